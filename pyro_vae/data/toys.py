@@ -1,0 +1,47 @@
+"""Data made by a formula: shapes in the plane and in space, and the mixture of the notes. Seeded, any size."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SEVEN_WEIGHTS = (0.10, 0.18, 0.14, 0.20, 0.12, 0.16, 0.10)
+SEVEN_MEANS = (-9.0, -6.0, -3.2, 0.0, 2.6, 5.5, 9.0)
+SEVEN_SCALES = (0.7, 0.9, 0.5, 0.8, 0.5, 1.0, 0.6)
+
+
+def swiss_roll(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A sheet rolled up in space, (N, 3); the label is the quarter of the sheet a point lies in, along the roll."""
+    from sklearn.datasets import make_swiss_roll
+
+    x, along = make_swiss_roll(num_rows, noise=0.3, random_state=seed)
+    order = np.argsort(np.argsort(along))
+    return torch.from_numpy(x).float(), torch.from_numpy(order * 4 // num_rows)
+
+
+def two_moons(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Two interleaved half circles, (N, 2); the label is the moon."""
+    from sklearn.datasets import make_moons
+
+    x, moon = make_moons(num_rows, noise=0.1, random_state=seed)
+    return torch.from_numpy(x).float(), torch.from_numpy(moon)
+
+
+def pinwheel(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Five bent arms around the origin, (N, 2), after Johnson et al. (arXiv:1603.06277); the label is the arm."""
+    generator = torch.Generator().manual_seed(seed)
+    arm = torch.randint(0, 5, (num_rows,), generator=generator)
+    radius = 1.0 + 0.3 * torch.randn(num_rows, generator=generator)
+    across = 0.05 * torch.randn(num_rows, generator=generator)
+    angle = 2 * math.pi * arm / 5 + 0.25 * torch.exp(radius)
+    along, side = torch.stack([angle.cos(), angle.sin()], 1), torch.stack([-angle.sin(), angle.cos()], 1)
+    return 2 * (radius[:, None] * along + across[:, None] * side), arm
+
+
+def seven_normals(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The one-dimensional mixture of seven normals that the second note draws, (N, 1); the label is the component."""
+    generator = torch.Generator().manual_seed(seed)
+    component = torch.multinomial(torch.tensor(SEVEN_WEIGHTS), num_rows, replacement=True, generator=generator)
+    noise = torch.randn(num_rows, generator=generator)
+    return (torch.tensor(SEVEN_MEANS)[component] + torch.tensor(SEVEN_SCALES)[component] * noise)[:, None], component

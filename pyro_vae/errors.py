@@ -1,0 +1,13 @@
+"""The package's own errors: what went wrong, where, and what to try."""
+
+
+class InputError(ValueError):
+    """Something the caller gave cannot be used; the command line shows the message alone and exits with 2."""
+
+
+class RowsError(InputError):
+    """A program has no weight for each row, because some site lies outside the one plate over rows."""
+
+
+class DivergedError(RuntimeError):
+    """The objective became NaN or infinite; the program holds the last good weights."""

@@ -1,0 +1,42 @@
+"""Pareto-smoothed importance sampling through ArviZ, which is imported here alone and only when asked for."""
+
+import importlib
+import math
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+TOO_FEW = 25  # draws below which the tail holds too few weights to say anything
+
+
+def _psislw() -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refactor", category=FutureWarning)
+        arviz = importlib.import_module("arviz")
+        if hasattr(arviz, "psislw"):
+            return lambda log_weights: arviz.psislw(log_weights)
+        stats = importlib.import_module("arviz_stats.base").array_stats
+        return lambda log_weights: stats.psislw(log_weights, axis=-1)
+
+
+def pareto_khat(log_weights: np.ndarray) -> np.ndarray:
+    r"""The shape $\hat k$ of a Pareto tail fitted to each row's weights, (N, S) → (N,); NaN where S is too small.
+
+    Below 0.5 the weights have a variance; above `khat_limit(S)` the importance-sampled value is not to be trusted (Vehtari et al.,
+    arXiv:1507.02646). Weights that agree to rounding are exact and have $\hat k = 0$.
+    """
+    if log_weights.shape[1] < TOO_FEW:
+        return np.full(len(log_weights), np.nan)
+    found = np.asarray(_psislw()(np.array(log_weights, dtype=np.float64))[1], dtype=np.float64)
+    flat = np.ptp(log_weights, axis=1) < 1e-4
+    return np.where(flat, 0.0, found)
+
+
+def khat_limit(num_samples: int) -> float:
+    """The k-hat above which S draws are too few, min(1 − 1/log10 S, 0.7).
+
+    >>> round(khat_limit(100), 2), khat_limit(10_000)
+    (0.5, 0.7)
+    """
+    return min(1 - 1 / math.log10(max(num_samples, 11)), 0.7)

@@ -1,0 +1,94 @@
+"""One fused torch optimizer over all parameters, in the shape that Pyro's SVI asks for."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+
+from pyro_vae.errors import InputError
+
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "adam": (torch.optim.Adam, {"fused": True}),
+    "adamw": (torch.optim.AdamW, {"fused": True}),
+    "adagrad": (torch.optim.Adagrad, {}),
+    "rmsprop": (torch.optim.RMSprop, {}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "fused": True}),
+}
+SCHEDULES = ("constant", "cosine", "one-cycle")
+
+
+class OneOptimizer(PyroOptim):
+    """A `PyroOptim` that holds one torch optimizer, where Pyro's own makes one for each parameter.
+
+    Gradients are clipped by their joint norm where `clip` is given, and set to None after the step. Parameters are kept in the order they
+    were named in, so that two runs add up the same numbers in the same order.
+    """
+
+    def __init__(self, name: str, learning_rate: float, clip: float | None = None) -> None:
+        if name not in OPTIMIZERS:
+            raise InputError(f"no optimizer called {name!r}; try one of {', '.join(OPTIMIZERS)}")
+        self.make, self.options = OPTIMIZERS[name]
+        self.learning_rate, self.clip = learning_rate, clip
+        self.parameters: dict[str, Tensor] = {}
+        self._known: set[int] = set()
+        self._torch: torch.optim.Optimizer | None = None
+
+    def follow(self, parameters: dict[str, Tensor]) -> None:
+        """Train these parameters, each under its name, from now on."""
+        fresh = {name: value for name, value in parameters.items() if value.requires_grad and id(value) not in self._known}
+        if not fresh:
+            return
+        self.parameters |= fresh
+        self._known |= {id(value) for value in fresh.values()}
+        if self._torch is None:
+            self._torch = self.make(list(fresh.values()), lr=self.learning_rate, **self.options)  # type: ignore[call-arg]
+        else:
+            self._torch.add_param_group({"params": list(fresh.values())})
+
+    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
+        late = [value for value in params if id(value) not in self._known]
+        self.follow({f"late.{len(self.parameters) + i}": value for i, value in enumerate(late)})
+        if self._torch is None:
+            return
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
+        for group in self._torch.param_groups:
+            group["lr"] = self.learning_rate
+        self._torch.step()
+        self._torch.zero_grad(set_to_none=True)
+
+    def get_state(self) -> dict[str, Tensor]:
+        """The optimizer's moments and counters, flat, named after the parameters."""
+        if self._torch is None:
+            return {}
+        kept = ((name, self._torch.state.get(value, {})) for name, value in self.parameters.items())
+        return {f"{name}/{key}": torch.as_tensor(item).clone() for name, state in kept for key, item in state.items() if item is not None}
+
+    def set_state(self, state: dict[str, Tensor]) -> None:
+        if self._torch is None:
+            return
+        for full, item in state.items():
+            name, _, key = full.rpartition("/")
+            self._torch.state[self.parameters[name]][key] = item.clone()
+
+
+def rate_factor(schedule: str, done: float) -> float:
+    """What multiplies the learning rate when a share `done` in [0, 1] of all steps is over.
+
+    `cosine` falls from 1 to 0; `one-cycle` rises from 1/25 to 1 over the first 30 % and falls to 0 (Smith & Topin, arXiv:1708.07120).
+
+    >>> [round(rate_factor("cosine", t), 3) for t in (0.0, 0.5, 1.0)]
+    [1.0, 0.5, 0.0]
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if schedule == "one-cycle":
+        if done < 0.3:
+            return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * done / 0.3))
+        return 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
+    raise InputError(f"no schedule called {schedule!r}; try one of {', '.join(SCHEDULES)}")

@@ -1,0 +1,292 @@
+"""Fit a program by stochastic variational inference: Pyro's `SVI` and `Trace_ELBO`, one optimizer, honest bookkeeping."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO, SVI, Trace_ELBO
+from torch import Tensor, nn
+
+from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.errors import DivergedError, InputError
+from pyro_vae.inference.objective import RowWeighted, Terms
+from pyro_vae.inference.optim import OneOptimizer
+from pyro_vae.inference.progress import Progress, Style
+from pyro_vae.inference.settings import Settings
+from pyro_vae.models.program import encode, load_state, named_parameters, parameters_of, place_of, state_of
+from pyro_vae.models.rows import Batch, caller, layout_of, seeded
+from pyro_vae.runs import CHECKPOINT, read_tensors, write_tensors
+
+VALID_ROWS_AT_ONCE = 1000
+VALID_DRAWS = 2000
+SECONDS_BETWEEN_CHECKPOINTS = 10.0
+ACTIVE_VARIANCE = 0.01
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit did: the program itself holds what it learned.
+
+    `history` has one row an epoch (the keys of `metrics.jsonl`; nats per row), `best_epoch` the epoch whose weights were kept,
+    `stopped` why the fit ended ("epochs" or "patience"), `seconds` its wall time.
+    """
+
+    history: list[dict[str, Any]]
+    best_epoch: int
+    stopped: str
+    seconds: float
+
+    def __repr__(self) -> str:
+        best = self.history[self.best_epoch - 1]
+        value = best["elbo"] if best["valid_elbo"] is None else best["valid_elbo"]
+        return f"FitResult({len(self.history)} epochs, best {self.best_epoch}: ELBO {value:.2f} nats per row; stopped by {self.stopped}; {self.seconds:.1f} s)"
+
+
+def fit(
+    program: Any,
+    data: Dataset | Split | Tensor,
+    *,
+    valid: Split | Tensor | None = None,
+    epochs: int = 100,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    optimizer: str = "adam",
+    schedule: str = "constant",
+    clip: float | None = None,
+    beta: float = 1.0,
+    kl_warmup: float = 0.0,
+    num_particles: int = 1,
+    patience: int | None = None,
+    loss: ELBO | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    labels: Tensor | None = None,
+    checkpoint: str | Path | None = None,
+    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+    progress: Style = "auto",
+) -> FitResult:
+    r"""Climb the ELBO of a program, $\frac1N \sum_i E_{q(z|x_i)}[\log p(x_i, z) - \log q(z|x_i)]$, by `pyro.infer.SVI`.
+
+    `program` is any object with `model(x)` and `guide(x)`; it is trained in place and ends with the weights of the best epoch: by the
+    validation ELBO where there are validation rows (`valid`, or those of a data set), else the last. `patience` ends the fit after so many
+    epochs without a better validation ELBO, counted after the warm-up. The validation ELBO uses the same random numbers every epoch.
+    `beta` weighs log q − log p(z) in the objective, rising from zero over `kl_warmup` epochs; what is reported is always β = 1.
+    `schedule` is constant, cosine or one-cycle over all steps; `loss` any Pyro ELBO (`Trace_ELBO(num_particles)` by default).
+    Parameters with `requires_grad_(False)` stay as they are. Same seed, same machine, same bits, and the caller's random numbers are untouched.
+
+    `checkpoint` is a folder: the fit's state is kept there and a fit that finds one goes on from it, to the same bits as one never
+    interrupted. `on_epoch` is called with the history after each epoch. Shapes: x (N, D), `labels` (N,).
+
+    Raises `InputError` for settings or rows that cannot be used, `DivergedError` when the objective is no longer finite: the program
+    then holds the last good weights.
+
+    >>> import pyro_vae as pv
+    >>> vae = pv.VAE(pv.priors.StandardNormal(1), pv.likelihoods.Normal(pv.nets.mlp(1, 3)), pv.guides.MeanFieldNormal(pv.nets.mlp(3, 2)))
+    >>> fitted = pv.fit(vae, torch.randn(200, 3), epochs=3, learning_rate=0.01)
+    >>> len(fitted.history), fitted.history[2]["elbo"] > fitted.history[0]["elbo"]
+    (3, True)
+    """
+    settings = Settings(epochs, batch_size, learning_rate, optimizer, schedule, clip, beta, kl_warmup, num_particles, patience, seed)
+    settings.check()
+    train = as_split(data, "train")
+    held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
+    if patience is not None and held_out is None:
+        raise InputError("patience watches the validation ELBO, so it needs validation rows: give valid=…")
+    if isinstance(program, nn.Module):
+        program.to(device=None if device is None else pick_device(device), dtype=dtype)
+    with parameters_of(program), seeded(seed):
+        run = _Fit(program, train, held_out, settings, loss, labels)
+        return run.climb(None if checkpoint is None else Path(checkpoint) / CHECKPOINT, on_epoch, progress)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `auto` (the accelerator at hand, else the CPU), `cpu`, `cuda` or `mps`; `InputError` where it is absent."""
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
+    if not present.get(name.split(":")[0], False):
+        here = ", ".join(kind for kind, there in present.items() if there)
+        raise InputError(f"device {name!r} is not available here; available: {here}")
+    return torch.device(name)
+
+
+class _Fit:
+    """One run of `fit`: what stays the same from epoch to epoch, and where it stands."""
+
+    def __init__(
+        self, program: Any, train: Split, valid: Split | None, settings: Settings, loss: ELBO | None, labels: Tensor | None
+    ) -> None:
+        self.program, self.train, self.valid, self.settings = program, train, valid, settings
+        self.labels = train.labels if labels is None else labels
+        self.num_rows = len(train)
+        self.batch_size = min(settings.batch_size, self.num_rows)
+        self.place = place_of(program, like=train[:1])
+        if hasattr(program, "start_at"):
+            program.start_at(train.mean.to(self.place))
+        if getattr(program, "num_features", self) is None:
+            program.num_features = train.shape[1]
+        first = torch.arange(min(self.num_rows, self.batch_size))
+        self.layout = layout_of(program, self._batch(train[first], first))
+        self._climb_with(loss or Trace_ELBO(num_particles=settings.num_particles))
+        self.epoch, self.best_epoch, self.best_value = 0, 0, -math.inf
+        self.best = state_of(program)
+        self.history: list[dict[str, Any]] = []
+
+    def _climb_with(self, loss: ELBO) -> None:
+        """Set up `SVI` on the program, each site weighed and each trace watched; every parameter exists by now."""
+        settings = self.settings
+        self.optimizer = OneOptimizer(settings.optimizer, settings.learning_rate, settings.clip)
+        self.optimizer.follow(named_parameters(self.program))
+        self.weigh = RowWeighted(self.layout, self.num_rows)
+        self.terms = Terms(self.layout.row_dim, self.num_rows)
+        model, guide = self.weigh(caller(self.program.model)), self.weigh(caller(self.program.guide))
+        self.svi = SVI(model, guide, self.optimizer, self.terms.watch(loss))
+
+    def climb(self, checkpoint: Path | None, on_epoch: Callable[..., None] | None, style: Style) -> FitResult:
+        if checkpoint is not None and checkpoint.exists():
+            self._go_on_from(checkpoint)
+        earlier = self.history[-1]["seconds"] if self.history else 0.0
+        began = written = time.perf_counter()
+        kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        try:
+            with Progress(style, self.settings.epochs, math.ceil(self.num_rows / self.batch_size), self.epoch) as progress:
+                while not self._stopped():
+                    row = self._one_epoch(progress)
+                    row["seconds"] = earlier + time.perf_counter() - began
+                    self._keep_the_best(row)
+                    progress.epoch(row)
+                    if on_epoch is not None:
+                        on_epoch(self.history)
+                    if checkpoint is not None:
+                        kept = self._snapshot()
+                        if time.perf_counter() - written > SECONDS_BETWEEN_CHECKPOINTS:
+                            write_tensors(checkpoint, *kept)
+                            written = time.perf_counter()
+        finally:  # finished, interrupted or diverged: the last whole epoch is on disk, and the program holds the best weights
+            if checkpoint is not None and kept is not None:
+                write_tensors(checkpoint, *kept)
+            load_state(self.program, self.best)
+            _mode(self.program, training=False)
+        return FitResult(self.history, self.best_epoch, self._stopped(), self.history[-1]["seconds"] if self.history else 0.0)
+
+    def _stopped(self) -> str:
+        if self.settings.out_of_patience(self.epoch, self.best_epoch):
+            return "patience"
+        return "epochs" if self.epoch >= self.settings.epochs else ""
+
+    def _one_epoch(self, progress: Progress) -> dict[str, Any]:
+        """All batches once, in an order and with noise that follow from the seed and the epoch alone."""
+        settings = self.settings
+        pyro.set_rng_seed(settings.stream(self.epoch))
+        generator = torch.Generator().manual_seed(settings.stream(self.epoch))
+        order = torch.randperm(self.num_rows, generator=generator)
+        self.terms.reset()
+        _mode(self.program, training=True)
+        total = 0.0
+        for start in range(0, self.num_rows, self.batch_size):
+            at = self.epoch + start / self.num_rows
+            index = order[start : start + self.batch_size]
+            batch = self._batch(self.train.batch(index, generator), index)
+            if self.epoch == 0:
+                self.layout.check(batch.x)
+            self.optimizer.learning_rate, self.weigh.beta = settings.rate(at), settings.kl_weight(at)
+            total += self._step(batch, first=at == 0) * len(index)
+            progress.step()
+        self.epoch += 1
+        elbo, reconstruction, kl = self.terms.means() or (-total / self.num_rows if self.weigh.beta == 1 else None, None, None)
+        row = {"epoch": self.epoch, "step": self.epoch * math.ceil(self.num_rows / self.batch_size)}
+        row |= {"elbo": elbo, "reconstruction": reconstruction, "kl": kl}
+        rates = {"learning_rate": self.optimizer.learning_rate, "beta": self.weigh.beta}
+        return row | self._validate() | rates
+
+    def _step(self, batch: Batch, first: bool) -> float:
+        self.terms.expect(len(batch.x))
+        with pyro.validation_enabled(first):
+            loss = self.svi.step(batch.x, batch.extras)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the objective became {loss} in epoch {self.epoch + 1}; the weights of epoch {self.best_epoch} were kept. "
+                f"Likely causes: a learning rate too high (try {self.settings.learning_rate / 10:g}), gradients too large (try clip=10), "
+                "columns on very different scales (standardize them), a likelihood scale too small"
+            )
+        return loss
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, Any]:
+        """The validation rows' ELBO and its terms, with the same random numbers every epoch; nulls without such rows."""
+        row = dict.fromkeys(("valid_elbo", "valid_reconstruction", "valid_kl", "active_units"))
+        if self.valid is None:
+            return row
+        draws, beta, total = max(1, VALID_DRAWS // len(self.valid)), self.weigh.beta, 0.0
+        self.terms.reset()
+        self.weigh.beta = 1.0
+        _mode(self.program, training=False)
+        with seeded(self.settings.stream(-1)), pyro.validation_enabled(False):
+            for start in range(0, len(self.valid), VALID_ROWS_AT_ONCE):
+                batch = self._held_out(start, start + VALID_ROWS_AT_ONCE)
+                if self.epoch == 1:
+                    self.layout.check(batch.x)
+                for _ in range(draws):
+                    self.terms.expect(len(batch.x))
+                    total += self.svi.evaluate_loss(batch.x, batch.extras) * len(batch.x)
+        self.weigh.beta = beta
+        found = self.terms.means() or (-total / (draws * len(self.valid)), None, None)
+        row |= dict(zip(("valid_elbo", "valid_reconstruction", "valid_kl"), found, strict=True))
+        return row | {"active_units": self._active_units()}
+
+    def _active_units(self) -> int | None:
+        """How many latent dimensions the guide uses: their posterior means vary over rows (Burda et al., arXiv:1509.00519)."""
+        if self.layout.discrete or self.layout.row_dim is None:
+            return None
+        batch = self._held_out(0, VALID_ROWS_AT_ONCE)
+        means = encode(self.program, batch.x, **batch.extras)
+        return int((means.var(0, correction=0) > ACTIVE_VARIANCE).sum())
+
+    def _batch(self, x: Tensor, index: Tensor) -> Batch:
+        labels = None if self.labels is None else self.labels[index].to(self.place.device)
+        return Batch(x.to(self.place), index.to(self.place.device), labels, num_rows=self.num_rows)
+
+    def _held_out(self, start: int, end: int) -> Batch:
+        assert self.valid is not None
+        labels = None if self.valid.labels is None else self.valid.labels[start:end].to(self.place.device)
+        return Batch(self.valid[start:end].to(self.place), None, labels, num_rows=self.num_rows)
+
+    def _keep_the_best(self, row: dict[str, Any]) -> None:
+        self.history.append(row)
+        value = float(self.epoch) if row["valid_elbo"] is None else row["valid_elbo"]
+        if value > self.best_value:
+            self.best_epoch, self.best_value, self.best = self.epoch, value, state_of(self.program)
+
+    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the next epoch depends on beside the settings and the data: weights, best weights, moments, counters."""
+        parts = {"now": state_of(self.program), "best": self.best, "optimizer": self.optimizer.get_state()}
+        tensors = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
+        about = {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "history")}
+        return tensors, json.loads(json.dumps(about)) | {"settings": asdict(self.settings), "num_rows": self.num_rows}
+
+    def _go_on_from(self, checkpoint: Path) -> None:
+        tensors, about = read_tensors(checkpoint)
+        theirs, ours = about["settings"] | {"num_rows": about["num_rows"]}, asdict(self.settings) | {"num_rows": self.num_rows}
+        if other := [f"{name} was {theirs[name]}, is {ours[name]}" for name in ours if theirs.get(name) != ours[name]]:
+            raise InputError(f"{checkpoint}: this fit was begun with other settings ({'; '.join(other)}); repeat them, or use another folder")
+        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
+        for full, value in tensors.items():
+            part, _, name = full.partition("/")
+            parts[part][name] = value
+        load_state(self.program, parts["now"])
+        self.best = parts["best"]
+        self.optimizer.set_state(parts["optimizer"])
+        self.epoch, self.best_epoch, self.best_value = about["epoch"], about["best_epoch"], about["best_value"]
+        self.history = about["history"]
+
+
+def _mode(program: Any, training: bool) -> None:
+    if isinstance(program, nn.Module):
+        program.train(training)

@@ -1,0 +1,127 @@
+"""Importance weights of rows from traces: one matrix (S, N) of log p(x, z) − log q(z | x), for any program."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_vae.models.rows import Batch, Layout, require_rows, sample_sites, seeded, traces_of
+from pyro_vae.shapes import LogWeights
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Log weights of S draws for N rows, nats: `log_weights` = `log_likelihood` + `log_ratio`, each (S, N).
+
+    `log_likelihood` is log p(x | z) over all observed sites, `log_ratio` is log p(z) − log q(z | x) over all latent ones.
+    """
+
+    log_likelihood: LogWeights
+    log_ratio: LogWeights
+
+    @property
+    def log_weights(self) -> LogWeights:
+        return self.log_likelihood + self.log_ratio
+
+
+class Weigher:
+    """Draws weights for batches of rows; made once for a program, since it learns by trial how the program takes many draws.
+
+    Where the program gives the same weights for draws side by side (a plate to the left of all its own) as for one draw at a
+    time, draws go side by side, and the guide's network runs once for all of them. Otherwise rows are repeated, once for each
+    draw, which any program with a row plate can do. Scales (`poutine.scale`, a subsampling plate) belong to an objective and are left out;
+    masks belong to the model and count. Raises `RowsError` where rows have no weight of their own.
+    """
+
+    def __init__(self, program: Any, layout: Layout, example: Batch) -> None:
+        self.program, self.layout = program, layout
+        self.row_dim = require_rows(layout)
+        few = example.take(torch.arange(2, device=example.x.device) % len(example.x))
+        with torch.no_grad(), seeded(0):
+            self.side_by_side = self._agrees(few)
+
+    def __call__(self, batch: Batch, draws: int) -> Weights:
+        if self.side_by_side:
+            return self._side_by_side(batch, draws)
+        index = torch.arange(len(batch.x), device=batch.x.device).repeat(draws)
+        sums = _sums(*traces_of(self.program, batch.take(index)), lambda site: _over(site, {self.row_dim}))
+        return Weights(*(value.reshape(draws, len(batch.x)) for value in sums))
+
+    def _side_by_side(self, batch: Batch, draws: int) -> Weights:
+        model, guide = traces_of(self.program, batch, around=self._draws_plate(draws))
+        return Weights(*_sums(model, guide, lambda site: _over(site, {self.row_dim, -self.layout.nesting - 1})))
+
+    def _draws_plate(self, draws: int) -> Callable[[Any], Any]:
+        return pyro.plate("_draws", draws, dim=-self.layout.nesting - 1)
+
+    def _agrees(self, few: Batch) -> bool:
+        """Whether two draws side by side weigh what each of them weighs alone."""
+        try:
+            model, guide = traces_of(self.program, few, around=self._draws_plate(2))
+            together = _sums(model, guide, lambda site: _over(site, {self.row_dim, -self.layout.nesting - 1}))
+            for draw in range(2):
+                values = {name: site["value"][draw] for name, site in sample_sites(guide).items()}
+                alone = _sums(*traces_of(self.program, few, around=_Set(values)), lambda site: _over(site, {self.row_dim}))
+                if not all(torch.allclose(a[draw], b, rtol=1e-4, atol=1e-3) for a, b in zip(together, alone, strict=True)):
+                    return False
+        except (RuntimeError, ValueError, IndexError, TypeError):  # the shapes of the program's own code do not take a second axis
+            return False
+        return True
+
+    def bytes_per_weight(self, example: Batch) -> int:
+        """Bytes that one draw of one row makes the program write, from a small trial: what a memory budget is divided by."""
+        rows, draws = 8, 4
+        trial = example.take(torch.arange(rows, device=example.x.device) % len(example.x))
+        with torch.no_grad(), seeded(0), _Written() as written:
+            self(trial, draws)
+        return max(64, written.bytes // (rows * draws))
+
+
+class _Set(Messenger):
+    """Latent sites of the guide take given values instead of draws."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.values and not msg["is_observed"] and not msg["done"]:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+class _Written(TorchDispatchMode):
+    """Counts the bytes of every tensor that operations write, views left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if not getattr(func, "is_view", False):
+            for value in made if isinstance(made, (tuple, list)) else (made,):
+                if isinstance(value, Tensor):
+                    self.bytes += value.numel() * value.element_size()
+        return made
+
+
+def _over(site: Any, keep: set[int]) -> Tensor:
+    """A site's log-probability with its mask and without its scale, summed over all plates but those kept."""
+    log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+    summed = [dim for dim in range(-log_prob.dim(), 0) if dim not in keep]
+    return log_prob.sum(summed) if summed else log_prob
+
+
+def _sums(model: Trace, guide: Trace, over: Callable[[Any], Tensor]) -> tuple[Tensor, Tensor]:
+    """(log p(x | z), log p(z) − log q(z | x)), each summed over its sites."""
+    sites, drawn = sample_sites(model).values(), sample_sites(guide).values()
+    likelihood = sum((over(site) for site in sites if site["is_observed"]), torch.zeros(()))
+    prior = sum((over(site) for site in sites if not site["is_observed"]), torch.zeros(()))
+    return torch.as_tensor(likelihood), torch.as_tensor(prior) - sum((over(site) for site in drawn), torch.zeros(()))

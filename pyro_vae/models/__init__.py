@@ -1,0 +1,1 @@
+"""Programs: a model and a guide, and what surrounds such a pair."""

@@ -1,0 +1,237 @@
+"""A program is a model and a guide: its parameters, its state, and the verbs that need nothing but its two functions."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from pyro.params.param_store import ParamStoreDict
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError
+from pyro_vae.models.rows import caller, sample_sites, seeded
+from pyro_vae.shapes import RowLatents, Rows
+
+STORED = "pyro.param/"  # the prefix, in a saved state, of parameters that live in a param store and in no module
+
+
+class Program(nn.Module):
+    """Two plain Pyro functions, `model(x)` and `guide(x)`, as one thing that can be fitted, scored, sampled and saved.
+
+    Parameters that the functions make by `pyro.param` and `pyro.module` stay with the program: each call of `model` and
+    `guide` sees this program's parameters and no others, so that two programs may use the same names. Functions may ask
+    for `rows`, `labels`, `mask` or `num_rows` by taking a keyword of that name (`docs/programs.md` says what each holds).
+
+    >>> import pyro, pyro.distributions as dist, pyro_vae as pv
+    >>> def model(x):
+    ...     loc = pyro.param("loc", torch.zeros(x.shape[1]))
+    ...     with pyro.plate("data", len(x)):
+    ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    ...         pyro.sample("x", dist.Normal(loc + z[..., None], 1.0).to_event(1), obs=x)
+    >>> def guide(x):
+    ...     weight = pyro.param("weight", torch.ones(x.shape[1]))
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", dist.Normal(x @ weight, 1.0))
+    >>> program = pv.Program(model, guide)
+    >>> fitted = pv.fit(program, torch.randn(64, 3), epochs=2)
+    >>> pv.log_evidence(program, torch.randn(5, 3), num_samples=50).log_px.shape
+    torch.Size([5])
+    """
+
+    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> None:
+        super().__init__()
+        self._model, self._guide = caller(model), caller(guide)
+        owners = [getattr(function, "__self__", function) for function in (model, guide)]
+        self.owners = nn.ModuleList(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
+        self.num_features: int | None = None
+
+    def model(self, x: Rows, **extras: Any) -> Any:
+        with parameters_of(self):
+            return self._model(x, extras)
+
+    def guide(self, x: Rows, **extras: Any) -> Any:
+        with parameters_of(self):
+            return self._guide(x, extras)
+
+    def encode(self, x: Rows) -> RowLatents:
+        """Posterior means under the guide, (N, K), every latent site flattened; from 64 draws where a site has no mean."""
+        return encode(self, x)
+
+    def reconstruct(self, x: Rows) -> Rows:
+        """E[x | z] at the guide's posterior means, (N, D)."""
+        return reconstruct(self, x)
+
+    def sample(self, n: int, seed: int | None = None) -> Tensor:
+        """n new rows from the model, (n, D): z from the prior, then x from the likelihood."""
+        return sample(self, n, seed=seed)
+
+
+_ENTERED: list[Any] = []
+
+
+@contextmanager
+def parameters_of(program: Any) -> Iterator[None]:
+    """Inside, Pyro's param store holds this program's parameters; outside, whatever it held before.
+
+    The store's three dictionaries are exchanged for the program's own rather than copied in and out by
+    `ParamStoreDict.scope`, which strips the links that `SVI.step` follows after the model has returned.
+    """
+    if _ENTERED and _ENTERED[-1] is program:
+        yield
+        return
+    own = program.__dict__.setdefault("param_store", ParamStoreDict())
+    store = pyro.get_param_store()
+    outside = store._params, store._param_to_name, store._constraints
+    store._params, store._param_to_name, store._constraints = own._params, own._param_to_name, own._constraints
+    _ENTERED.append(program)
+    try:
+        with ExitStack() as stack:
+            if waiting := program.__dict__.get("_waiting"):
+                stack.enter_context(_Restore(waiting))
+            yield
+    finally:
+        _ENTERED.pop()
+        own._params, own._param_to_name, own._constraints = store._params, store._param_to_name, store._constraints
+        store._params, store._param_to_name, store._constraints = outside
+
+
+class _Restore(Messenger):
+    """Give each parameter its saved value when the program first makes it: only then is its constraint known."""
+
+    def __init__(self, waiting: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.waiting = waiting
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        saved = self.waiting.pop(msg["name"], None)
+        if saved is not None:
+            store = pyro.get_param_store()
+            with torch.no_grad():
+                dict(store.named_parameters())[msg["name"]].copy_(saved)
+            msg["value"] = store[msg["name"]]
+
+
+def named_parameters(program: Any) -> dict[str, Tensor]:
+    """Every unconstrained parameter of a program by name: its modules' first, then those in its param store alone."""
+    found: dict[str, Tensor] = dict(program.named_parameters()) if isinstance(program, nn.Module) else {}
+    known = {id(parameter) for parameter in found.values()}
+    with parameters_of(program):
+        for name, value in pyro.get_param_store().named_parameters():
+            if id(value) not in known:
+                found[STORED + name] = value
+    return found
+
+
+def place_of(program: Any, like: Tensor | None = None) -> Tensor:
+    """An empty tensor with the device and floating type a program works in; those of `like` where it has no parameters."""
+    held = list(named_parameters(program).values()) + (list(program.buffers()) if isinstance(program, nn.Module) else [])
+    return next((value.detach().new_empty(0) for value in held if value.is_floating_point()), torch.empty(0) if like is None else like[:0])
+
+
+def state_of(program: Any) -> dict[str, Tensor]:
+    """A copy of all that a program has learned: parameters and saved buffers, by name."""
+    state = dict(program.state_dict()) if isinstance(program, nn.Module) else {}
+    state |= {name: value for name, value in named_parameters(program).items() if name.startswith(STORED)}
+    state |= {STORED + name: value for name, value in program.__dict__.get("_waiting", {}).items()}
+    return {name: value.detach().clone().contiguous() for name, value in state.items()}
+
+
+def load_state(program: Any, state: dict[str, Tensor]) -> None:
+    """Put a state into a program, in place. Parameters that a function has yet to make get their values when it does."""
+    if isinstance(program, nn.Module):
+        try:
+            program.load_state_dict({name: value for name, value in state.items() if not name.startswith(STORED)})
+        except RuntimeError as error:
+            raise InputError(f"the saved weights do not fit this program: {error}") from error
+    made = named_parameters(program)
+    waiting = {}
+    for name, value in state.items():
+        if name in made and name.startswith(STORED):
+            made[name].data = value.to(made[name].device, copy=True)
+        elif name.startswith(STORED):
+            waiting[name.removeprefix(STORED)] = value
+    program.__dict__["_waiting"] = waiting
+
+
+def show_parameters(part: Any, name: str) -> None:
+    """Tell Pyro of a part's trainable parameters; frozen ones (`requires_grad_(False)`) stay out of the optimizer's sight.
+
+    Unlike `pyro.module` it never leaves another module's tensor under the name: with that, the second of two models in one
+    process trains the first one's weights.
+    """
+    if not isinstance(part, nn.Module):
+        return
+    store = pyro.get_param_store()
+    for key, parameter in part.named_parameters():
+        if parameter.requires_grad:
+            full = f"{name}.{key}"
+            if full in store and store[full] is not parameter:
+                del store[full]
+            pyro.param(full, parameter)
+
+
+class _SetToMean(Messenger):
+    """Every latent site takes its distribution's mean instead of a draw."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["type"] != "sample" or msg["is_observed"] or msg["done"] or site_is_subsample(msg):
+            return
+        msg["value"], msg["done"] = _mean_of(msg["fn"]), True
+
+
+def _mean_of(fn: Any, draws: int = 64) -> Tensor:
+    try:
+        return fn.mean
+    except NotImplementedError:
+        return fn.sample((draws,)).mean(0)
+
+
+@torch.no_grad()
+def encode(program: Any, x: Rows, **extras: Any) -> RowLatents:
+    """Posterior means under the guide, (N, K); several latent sites stand side by side in the order the guide draws them."""
+    x = x.to(place_of(program, like=x))
+    with parameters_of(program), poutine.block():
+        trace = poutine.trace(_SetToMean()(caller(program.guide))).get_trace(x, extras)
+    sites = [site for site in sample_sites(trace).values() if not site["is_observed"] and not site["infer"].get("is_auxiliary")]
+    values = [site["value"] for site in sites if site["value"].dim() and site["value"].shape[0] == len(x)]
+    if not values:
+        raise InputError("the guide draws no latent for each row, so rows cannot be encoded")
+    return torch.cat([value.reshape(len(x), -1) for value in values], -1).to(x.dtype)
+
+
+@torch.no_grad()
+def reconstruct(program: Any, x: Rows, **extras: Any) -> Rows:
+    """E[x | z] with every latent at its posterior mean under the guide, (N, D)."""
+    x = x.to(place_of(program, like=x))
+    with parameters_of(program), poutine.block():
+        guide_trace = poutine.trace(_SetToMean()(caller(program.guide))).get_trace(x, extras)
+        replayed = poutine.replay(caller(program.model), trace=guide_trace)
+        trace = poutine.trace(replayed).get_trace(x, extras)
+    observed = [site for site in sample_sites(trace).values() if site["is_observed"]]
+    if not observed:
+        raise InputError("the model observes nothing, so there is nothing to reconstruct")
+    return torch.cat([_mean_of(site["fn"]).reshape(len(x), -1) for site in observed], -1)
+
+
+@torch.no_grad()
+def sample(program: Any, n: int, *, num_features: int | None = None, seed: int | None = None) -> Tensor:
+    """n new rows from the model, (n, D): every site is drawn, the observed ones included.
+
+    The model runs on n placeholder rows, so its x-sites are drawn and not conditioned on. `num_features` is the width of
+    the placeholder, for models that ask x for its shape.
+    """
+    if n < 1:
+        raise InputError(f"expected one row or more to draw, got {n}")
+    width = num_features or getattr(program, "num_features", None) or 1
+    placeholder = place_of(program).new_zeros(n, width)
+    with seeded(seed), parameters_of(program), poutine.block():
+        trace = poutine.trace(poutine.uncondition(caller(program.model))).get_trace(placeholder, {})
+    drawn = [site["value"] for site in sample_sites(trace).values() if site["infer"].get("was_observed")]
+    if not drawn:
+        raise InputError("the model observes nothing, so there is nothing to sample")
+    return torch.cat([value.reshape(n, -1) for value in drawn], -1)
+
