@@ -29,7 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "data": ["Dataset", "Split", "load_data"],
         "errors": ["DivergedError", "InputError", "RowsError"],
         "evidence.importance": ["Evidence", "log_evidence"],
-        "inference.svi": ["FitResult", "fit"],
+        "inference.svi": ["FitResult", "fit", "pick_device"],
         "models.program": ["Program"],
         "models.vae": ["VAE"],
         "runs": ["load", "save"],

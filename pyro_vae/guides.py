@@ -2,6 +2,7 @@
 
 import pyro.distributions as dist
 import torch.nn.functional as F
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import nn
 
 from pyro_vae.errors import InputError
@@ -28,7 +29,7 @@ class MeanFieldNormal(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, x: Rows) -> dist.TorchDistribution:
+    def forward(self, x: Rows) -> Distribution:
         out = self.net(x)
         if out.shape[-1] % 2:
             raise InputError(f"a mean-field guide needs 2K outputs, a mean and a raw scale for each latent; got {out.shape[-1]}")

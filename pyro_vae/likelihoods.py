@@ -4,6 +4,7 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -98,7 +99,7 @@ class Normal(nn.Module):
             raise InputError(f"scale is a standard deviation and must be positive, got {scale}")
         self.net, self.scale = net, scale
 
-    def forward(self, z: Latents) -> dist.TorchDistribution:
+    def forward(self, z: Latents) -> Distribution:
         loc = self.net(z)
         return dist.Normal(loc, loc.new_tensor(self.scale)).to_event(1)
 

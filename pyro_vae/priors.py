@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
@@ -29,7 +30,7 @@ class StandardNormal(nn.Module):
         self.register_buffer("loc", torch.zeros(num_latents), persistent=False)
         self.register_buffer("scale", torch.ones(num_latents), persistent=False)
 
-    def forward(self) -> dist.TorchDistribution:
+    def forward(self) -> Distribution:
         return dist.Normal(self.loc, self.scale).to_event(1)
 
 
@@ -60,5 +61,5 @@ class Normal(nn.Module):
         self.register_buffer("loc", wide_loc.clone())
         self.register_buffer("scale", wide_scale.clone())
 
-    def forward(self) -> dist.TorchDistribution:
+    def forward(self) -> Distribution:
         return dist.Normal(self.loc, self.scale).to_event(1)

@@ -56,6 +56,10 @@ class Measure:
             return (drawn < stored).to(torch.float32)
         return (torch.rand(stored.shape, generator=generator) < stored / (self.levels or 1)).to(torch.float32)
 
+    def undo(self, x: Tensor) -> Tensor:
+        """Values in the units that the measure names, from values as the density sees them: standardizing undone."""
+        return x * x.new_tensor(self.scale) + x.new_tensor(self.shift) if self.scale else x
+
     @property
     def log_jacobian(self) -> float:
         """log |dx_model / dx_reported| in nats per row: what turns a log-density of standardized values into one of original units."""

@@ -1,0 +1,127 @@
+"""From settings to objects: the data set, the likelihood that suits it, the VAE, and back from a run's folder."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae import guides, likelihoods, nets, priors, runs
+from pyro_vae.data import NAMED, Dataset, Measure, Split, load_data
+from pyro_vae.data.files import read_file
+from pyro_vae.errors import InputError
+from pyro_vae.models.rows import seeded
+from pyro_vae.models.vae import VAE
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def data_of(settings: dict[str, Any]) -> Dataset:
+    """The data set that the settings' data group names."""
+    return load_data(
+        settings["data"],
+        binarize=settings["binarize"],
+        dequantize=settings["dequantize"],
+        standardize=settings["standardize"],
+        image_shape=settings["image_shape"],
+        root=settings["data_root"],
+    )
+
+
+def choose_likelihood(asked: str, data: Dataset) -> tuple[str, str]:
+    """The likelihood's name and why: what was asked for, or what the data's values call for."""
+    if asked != "auto":
+        return asked, "asked for"
+    if data.train.measure.binarize != "none":
+        return "bernoulli", "the values are 0 or 1"
+    return "normal", "the values are real numbers"
+
+
+def vae_of(settings: dict[str, Any], data: Dataset, seed: int) -> VAE:
+    """A fresh VAE with the settings' parts, its weights drawn from the seed."""
+    latent_dim, hidden, activation = settings["latent_dim"], tuple(settings["hidden"]), settings["activation"]
+    hidden = () if settings["network"] == "linear" else hidden
+    if latent_dim < 1:
+        raise InputError(f"latent_dim must be one or more, got {latent_dim}")
+    with seeded(seed):
+        decoder = nets.mlp(latent_dim, *reversed(hidden), data.num_features, activation=activation)
+        encoder = nets.mlp(data.num_features, *hidden, 2 * latent_dim, activation=activation)
+    name, _ = choose_likelihood(settings["likelihood"], data)
+    likelihood = likelihoods.Bernoulli(decoder) if name == "bernoulli" else likelihoods.Normal(decoder, scale=settings["scale"])
+    return VAE(priors.StandardNormal(latent_dim), likelihood, guides.MeanFieldNormal(encoder))
+
+
+class Run:
+    """A run's folder, opened: its settings, its program, and its data when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = runs.read_config(folder)
+        self.measure = Measure(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.config["measure"].items()})
+        self.about = self.config["about"]
+        if not (folder / runs.WEIGHTS).exists():
+            raise InputError(f"{folder}: this run has no weights yet; finish it with pyro-vae fit --resume {folder}")
+
+    def program(self) -> VAE:
+        return runs.load(self.folder)
+
+    def data(self) -> Dataset:
+        """The data set the run was fitted to; `InputError` where it is gone or has changed."""
+        data = data_of(absent_as_none(self.config["data"]))
+        if data.fingerprint != self.about["fingerprint"]:
+            raise InputError(f"{self.folder}: the data {data.name} is not what it was when this run was fitted; fit again, or bring the old data back")
+        return data
+
+    def rows(self, name: str | None, split: str) -> tuple[Split, list[int]]:
+        """Rows to work on and their numbers: a file in its own order under this run's measure, or a split of a named data set."""
+        if name is None or name in NAMED:
+            settings = absent_as_none(self.config["data"])
+            data = self.data() if name is None else load_data(name, binarize=settings["binarize"], root=settings["data_root"])
+            found = data.split(split)
+            self._check_width(found.shape[1], data.name)
+            return Split(split, found.stored, self.measure, found.labels, found.image_shape), list(range(len(found)))
+        table = read_file(Path(name))
+        self._check_width(table.values.shape[1], name)
+        shape = (self.about["image_shape"][0], self.about["image_shape"][1]) if "image_shape" in self.about else None
+        return Split("given", table.values, self.measure, table.labels, table.image_shape or shape), list(range(len(table.values)))
+
+    def _check_width(self, found: int, name: str) -> None:
+        expected = self.about["num_features"]
+        if found != expected:
+            raise InputError(f"{name}: {found} columns, but this run was fitted to rows of {expected}; give rows of the same kind")
+
+
+def absent_as_none(settings: dict[str, Any]) -> dict[str, Any]:
+    names = ("data", "data_root", "binarize", "dequantize", "standardize", "image_shape")
+    shape = settings.get("image_shape")
+    return {name: settings.get(name) for name in names} | {
+        "dequantize": bool(settings.get("dequantize")),
+        "image_shape": None if shape is None else (int(shape[0]), int(shape[1])),
+    }
+
+
+def measure_config(measure: Measure) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(measure).items() if value is not None}
+
+
+def write_rows(path: Path, rows: Tensor, names: list[str], index: list[int] | None = None, labels: Tensor | None = None) -> None:
+    """Rows to a `.npy` array or a `.csv` table with an index and, where known, labels."""
+    import io
+
+    import numpy as np
+    import pandas
+
+    if path.suffix == ".npy":
+        buffer = io.BytesIO()
+        np.save(buffer, rows.numpy(), allow_pickle=False)
+        runs.write_whole(path, buffer.getvalue())
+    elif path.suffix == ".csv":
+        frame = pandas.DataFrame(rows.numpy(), columns=names)
+        if labels is not None:
+            frame.insert(0, "label", labels.numpy())
+        if index is not None:
+            frame.insert(0, "index", index)
+        runs.write_whole(path, frame.to_csv(index=False).encode())
+    else:
+        raise InputError(f"{path}: can write .npy or .csv, not {path.suffix or 'a file without an ending'}")

@@ -1,0 +1,75 @@
+"""`pyro-vae sample`, `reconstruct` and `encode`: rows out of a run, or through it."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyro_vae.cli import print_json
+from pyro_vae.cli.options import RUN, GroupedCommand, option, output_options
+
+ROWS = click.argument("data", required=False, metavar="[DATA]")
+SPLIT = option("Rows", "--split", type=click.Choice(["train", "valid", "test"]), default="test", help="Which rows of a named data set.")
+OUT = option("Rows", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to write: .npy or .csv; by default in the run's folder.")
+
+
+@click.command(cls=GroupedCommand)
+@RUN
+@option("Rows", "--num", type=click.IntRange(1), default=64, help="How many rows to draw.")
+@option("Rows", "--seed", type=int, default=0, help="Seed of the draws.")
+@OUT
+@output_options
+def sample(run: Path, num: int, seed: int, out: Path | None, as_json: bool, debug: bool) -> None:
+    """Draw new rows from a run's model: z from the prior, then x from the likelihood."""
+    from pyro_vae.cli.build import Run
+
+    opened = Run(run)
+    drawn = opened.measure.undo(opened.program().sample(num, seed=seed))
+    _write(opened, out or run / "samples.npy", drawn, "x", as_json)
+
+
+@click.command(cls=GroupedCommand)
+@RUN
+@ROWS
+@SPLIT
+@OUT
+@output_options
+def reconstruct(run: Path, data: str | None, split: str, out: Path | None, as_json: bool, debug: bool) -> None:
+    """Write E[x | z] at each row's posterior mean, in the units of the data.
+
+    DATA is a file, whose rows keep their order, or a named data set; without it, the run's own.
+    """
+    from pyro_vae.cli.build import Run
+
+    opened = Run(run)
+    rows, index = opened.rows(data, split)
+    again = opened.measure.undo(opened.program().reconstruct(rows.x))
+    _write(opened, out or run / "reconstructions.npy", again, "x", as_json, index, rows.labels)
+
+
+@click.command(cls=GroupedCommand)
+@RUN
+@ROWS
+@SPLIT
+@OUT
+@output_options
+def encode(run: Path, data: str | None, split: str, out: Path | None, as_json: bool, debug: bool) -> None:
+    """Write the posterior mean of z for each row, with its index and label.
+
+    DATA is a file, whose rows keep their order, or a named data set; without it, the run's own.
+    """
+    from pyro_vae.cli.build import Run
+
+    opened = Run(run)
+    rows, index = opened.rows(data, split)
+    _write(opened, out or run / "latents.csv", opened.program().encode(rows.x), "z", as_json, index, rows.labels)
+
+
+def _write(opened: Any, path: Path, rows: Any, letter: str, as_json: bool, index: Any = None, labels: Any = None) -> None:
+    from pyro_vae.cli.build import write_rows
+
+    write_rows(path, rows.cpu(), [f"{letter}{i + 1}" for i in range(rows.shape[1])], index, labels)
+    if as_json:
+        print_json({"run": str(opened.folder), "path": str(path), "num_rows": len(rows), "num_columns": rows.shape[1]})
+    else:
+        click.echo(f"{path}: {len(rows)} rows of {rows.shape[1]}")

@@ -1,0 +1,58 @@
+"""One program's numbers on one split as a flat record: the JSON that `fit`, `evaluate` and `compare` print."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evidence.importance import Evidence
+
+
+def record(
+    found: Evidence,
+    *,
+    run: str | None = None,
+    model: str = "vae",
+    way: str = "svi",
+    split: str | None = None,
+    active_units: int | None = None,
+    num_parameters: int | None = None,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """The means over rows, nats per row, with kind, errors and diagnostics; None where a thing does not exist.
+
+    `bound` is the ELBO and `gap` is log p(x) − ELBO; `iwae` maps the number of draws, as text, to its bound.
+    """
+    log_px, elbo = _mean(found.log_px), _mean(found.elbo)
+    return {
+        "run": run,
+        "model": model,
+        "way": way,
+        "split": split,
+        "measure": found.measure,
+        "elbo": elbo,
+        "reconstruction": _mean(found.reconstruction),
+        "kl": _mean(found.kl),
+        "log_px": log_px,
+        "log_px_kind": found.kind,
+        "log_px_se": _finite(found.log_px_se),
+        "log_px_mc_se": _finite(found.log_px_mc_se),
+        "iwae": {str(k): _mean(bound) for k, bound in found.iwae.items()},
+        "bound": elbo,
+        "gap": None if log_px is None or elbo is None else log_px - elbo,
+        "khat_bad": found.khat_bad,
+        "active_units": active_units,
+        "num_data": len(found),
+        "num_samples": found.num_samples,
+        "num_parameters": num_parameters,
+        "seconds": seconds,
+    }
+
+
+def _mean(values: Tensor) -> float | None:
+    return _finite(float(values.to(torch.float64).mean()))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

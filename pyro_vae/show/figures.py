@@ -1,0 +1,183 @@
+"""The figures every fit writes, from a program and its data to PNG files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae.data import Dataset
+from pyro_vae.errors import InputError
+from pyro_vae.models.program import encode, parameters_of, reconstruct, sample
+from pyro_vae.models.rows import caller, seeded
+from pyro_vae.show import plots
+
+GRID = 20
+PRIOR_DRAWS = 64
+
+
+def write_figures(folder: Path, program: Any, data: Dataset, history: list[dict[str, Any]], best_epoch: int) -> list[Path]:
+    """Draw what this program and data allow and write `folder/*.png`; the files, in the order they are best looked at.
+
+    Training curve; originals over reconstructions; samples from the prior; latent means coloured by label; for two latents
+    and pictures the manifold of Kingma & Welling's figure 4.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    drawings: dict[str, Callable[[], Figure | None]] = {
+        "training": lambda: training(history, best_epoch),
+        "reconstructions": lambda: reconstructions(program, data),
+        "samples": lambda: samples(program, data),
+        "latents": lambda: latents(program, data),
+        "manifold": lambda: manifold(program, data),
+    }
+    written = []
+    with plots.style(), mpl.rc_context({"backend": "agg"}):
+        for name, draw in drawings.items():
+            figure = draw()
+            if figure is not None:
+                written.append(folder / f"{name}.png")
+                figure.savefig(written[-1])
+    return written
+
+
+def training(history: list[dict[str, Any]], best_epoch: int) -> Figure | None:
+    """The ELBO and its two terms over epochs, training and validation."""
+    if len(history) < 2:
+        return None
+    figure = Figure(figsize=(11, 3.4))
+    panels = {"elbo": "ELBO", "reconstruction": "Reconstruction  E[log p(x|z)]", "kl": "KL(q(z|x) ‖ p(z))"}
+    epochs = [row["epoch"] for row in history]
+    for axes, (key, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        plots.curve(axes, epochs, [row[key] for row in history], [row[f"valid_{key}"] for row in history], title, best_epoch)
+    figure.axes[0].legend(loc="lower right")
+    return figure
+
+
+def reconstructions(program: Any, data: Dataset) -> Figure:
+    """Validation rows over their reconstructions, one column for each label where there are labels."""
+    split = data.valid
+    index = one_of_each(split.labels, len(split)) if data.image_shape else torch.arange(min(500, len(split)))
+    x = split[index]
+    extras = {} if split.labels is None else {"labels": split.labels[index]}
+    again = reconstruct(program, x, **extras)
+    if data.image_shape:
+        shown = np.concatenate([_grey(split.stored[index], split.measure.levels), x.numpy(), again.cpu().numpy()])
+        figure = Figure(figsize=(len(index) * 0.8, 3.0))
+        axes = plots.pictures(figure.subplots(), shown, data.image_shape, columns=len(index), title="Validation pictures and their reconstructions")
+        _name_rows(axes, ["stored", "x", "E[x | z]"], data.image_shape[0])
+        return figure
+    figure = Figure(figsize=(6, 4.4))
+    known, found = (_columns(split.measure.undo(rows)) for rows in (x, again.cpu()))
+    plots.two_clouds(figure.subplots(), known, found, "Validation rows and their reconstructions", column_names(data), "E[x | z]")
+    return figure
+
+
+def _name_rows(axes: Any, names: list[str], height: int, gap: int = 2) -> None:
+    for i, name in enumerate(names):
+        axes.text(-4, i * (height + gap) + height / 2, name, ha="right", va="center", fontsize=9)
+
+
+def samples(program: Any, data: Dataset) -> Figure:
+    """What the model generates: E[x | z] for pictures (drawn pixels only add noise), drawn rows for tables."""
+    with seeded(0):
+        if not data.image_shape:
+            drawn = sample(program, min(1000, len(data.train)), num_features=data.num_features).cpu()
+            figure = Figure(figsize=(6, 4.4))
+            known = data.train[: len(drawn)]
+            clouds = [_columns(data.train.measure.undo(rows)) for rows in (known, drawn)]
+            plots.two_clouds(figure.subplots(), clouds[0], clouds[1], "Training rows and draws from the model", column_names(data), "drawn from p(x)")
+            return figure
+        drawn = prior_means(program, PRIOR_DRAWS, data.num_features)
+    figure = Figure(figsize=(5.2, 5.5))
+    title = "Pictures from the model: E[x | z], z drawn from p(z)"
+    plots.pictures(figure.subplots(), drawn.cpu().numpy(), data.image_shape, columns=8, title=title)
+    return figure
+
+
+def prior_means(program: Any, n: int, num_features: int) -> Tensor:
+    """E[x | z] for n draws of the latents from the model, (n, D)."""
+    import pyro.poutine as poutine
+
+    from pyro_vae.models.rows import sample_sites
+
+    with torch.no_grad(), parameters_of(program), poutine.block():
+        placeholder = torch.zeros(n, num_features)
+        trace = poutine.trace(poutine.uncondition(caller(program.model))).get_trace(placeholder, {})
+        return torch.cat([site["fn"].mean.reshape(n, -1) for site in sample_sites(trace).values() if site["infer"].get("was_observed")], -1)
+
+
+def latents(program: Any, data: Dataset) -> Figure | None:
+    """Posterior means of validation rows, coloured by label; by their two principal directions above two dimensions."""
+    split = data.valid
+    extras = {} if split.labels is None else {"labels": split.labels}
+    try:
+        means = encode(program, split.x, **extras).cpu().double()
+    except InputError:
+        return None
+    labels = None if split.labels is None else split.labels.numpy()
+    figure, names = Figure(figsize=(6.4, 5)), ("$z_1$", "$z_2$")
+    title = f"Posterior means of {len(means)} validation rows"
+    if means.shape[1] == 1:
+        jitter = torch.rand(len(means), 1, generator=torch.Generator().manual_seed(0), dtype=means.dtype)
+        means, names = torch.cat([means, jitter], 1), ("$z_1$", "(spread out to be seen)")
+    elif means.shape[1] > 2:
+        centred = means - means.mean(0)
+        _, spread, directions = torch.linalg.svd(centred, full_matrices=False)
+        share = float(spread[:2].square().sum() / spread.square().sum())
+        title += f"\nplane of most variance, {share:.0%} of {means.shape[1]} dimensions'"
+        means, names = centred @ directions[:2].T, ("first principal direction", "second principal direction")
+    plots.scatter(figure.subplots(), means.numpy(), labels, title, names)
+    return figure
+
+
+def manifold(program: Any, data: Dataset) -> Figure | None:
+    """For two latents and pictures: E[x | z] on a grid that the prior's inverse CDF spreads evenly in probability."""
+    plane = prior_grid(program)
+    if plane is None or data.image_shape is None:
+        return None
+    decoded = program.decode(plane.reshape(-1, 2)).cpu().numpy()
+    figure = Figure(figsize=(7, 7.4))
+    title = "The manifold: E[x | z] at equal steps of prior probability"
+    plots.pictures(figure.subplots(), decoded, data.image_shape, columns=GRID, title=title, gap=0)
+    return figure
+
+
+@torch.no_grad()
+def prior_grid(program: Any) -> Tensor | None:
+    """A grid (20, 20, 2) of latents through the prior's inverse CDF, z_2 upwards; None where the prior is no plane or has none."""
+    if not hasattr(program, "prior") or not hasattr(program, "decode"):
+        return None
+    with parameters_of(program):
+        prior = program.prior()
+    if prior.event_shape != (2,):
+        return None
+    steps = (torch.arange(GRID) + 0.5) / GRID
+    up, across = torch.meshgrid(steps.flip(0), steps, indexing="ij")
+    try:
+        return getattr(prior, "base_dist", prior).icdf(torch.stack([across, up], -1))
+    except NotImplementedError:
+        return None
+
+
+def one_of_each(labels: Tensor | None, num_rows: int, most: int = 10) -> Tensor:
+    """Rows to show, (≤ 10,): the first of each label, else the first rows."""
+    if labels is None:
+        return torch.arange(min(most, num_rows))
+    kinds = labels.unique()[:most]
+    return torch.stack([(labels == kind).nonzero()[0, 0] for kind in kinds]) if len(kinds) > 3 else torch.arange(min(most, num_rows))
+
+
+def column_names(data: Dataset) -> list[str]:
+    return [f"column {i + 1}" for i in range(data.num_features)]
+
+
+def _columns(rows: Tensor) -> np.ndarray:
+    return rows.numpy()
+
+
+def _grey(stored: Tensor, levels: int | None) -> np.ndarray:
+    return (stored.double() / (levels or 1)).numpy()
