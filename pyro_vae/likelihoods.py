@@ -1,5 +1,7 @@
 """Likelihoods p(x|z): a part from z (..., K) to a distribution over x with event shape (D,)."""
 
+from collections.abc import Sequence
+
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
@@ -43,13 +45,13 @@ class BernoulliVector(TorchDistribution):
     def variance(self) -> Tensor:
         return self.mean * (1 - self.mean)
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "BernoulliVector":
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "BernoulliVector":
         logits = self.logits.expand(torch.Size(batch_shape) + self.event_shape)
         return BernoulliVector(logits, self.relaxed, validate_args=False)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
-            return torch.bernoulli(self.mean.expand(self._extended_shape(sample_shape)))
+            return torch.bernoulli(self.mean.expand(self._extended_shape(torch.Size(sample_shape))))
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:

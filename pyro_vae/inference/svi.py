@@ -3,7 +3,9 @@
 import json
 import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from pyro_vae.inference.objective import RowWeighted, Terms
 from pyro_vae.inference.optim import OneOptimizer
 from pyro_vae.inference.progress import Progress, Style
 from pyro_vae.inference.settings import Settings
+from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import encode, load_state, named_parameters, parameters_of, place_of, state_of
 from pyro_vae.models.rows import Batch, caller, layout_of, seeded
 from pyro_vae.runs import CHECKPOINT, read_tensors, write_tensors
@@ -133,11 +136,20 @@ class _Fit:
         if getattr(program, "num_features", self) is None:
             program.num_features = train.shape[1]
         first = torch.arange(min(self.num_rows, self.batch_size))
-        self.layout = layout_of(program, self._batch(train[first], first))
-        self._climb_with(loss or Trace_ELBO(num_particles=settings.num_particles))
+        example = self._batch(train[first], first)
+        self.layout = layout_of(program, example)
+        self._climb_with(loss or self._trace_elbo(example))
         self.epoch, self.best_epoch, self.best_value = 0, 0, -math.inf
         self.best = state_of(program)
         self.history: list[dict[str, Any]] = []
+
+    def _trace_elbo(self, example: Batch) -> ELBO:
+        """Pyro's `Trace_ELBO`; several particles go side by side where the program takes them so."""
+        particles = self.settings.num_particles
+        if particles == 1 or self.layout.row_dim is None or self.layout.outside:
+            return Trace_ELBO(num_particles=particles)
+        side_by_side = Weigher(self.program, self.layout, example).side_by_side
+        return Trace_ELBO(num_particles=particles, vectorize_particles=side_by_side, max_plate_nesting=self.layout.nesting)
 
     def _climb_with(self, loss: ELBO) -> None:
         """Set up `SVI` on the program, each site weighed and each trace watched; every parameter exists by now."""
@@ -156,7 +168,7 @@ class _Fit:
         began = written = time.perf_counter()
         kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         try:
-            with Progress(style, self.settings.epochs, math.ceil(self.num_rows / self.batch_size), self.epoch) as progress:
+            with _quiet_about_nan(), Progress(style, self.settings.epochs, math.ceil(self.num_rows / self.batch_size), self.epoch) as progress:
                 while not self._stopped():
                     row = self._one_epoch(progress)
                     row["seconds"] = earlier + time.perf_counter() - began
@@ -285,6 +297,14 @@ class _Fit:
         self.optimizer.set_state(parts["optimizer"])
         self.epoch, self.best_epoch, self.best_value = about["epoch"], about["best_epoch"], about["best_value"]
         self.history = about["history"]
+
+
+@contextmanager
+def _quiet_about_nan() -> Iterator[None]:
+    """Pyro warns of a loss that is not finite; the fit stops at it with an error that says more."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered (NaN|inf|\\+inf|-inf|infinite)", category=UserWarning)
+        yield
 
 
 def _mode(program: Any, training: bool) -> None:

@@ -95,7 +95,7 @@ class Layout:
     `row_dim` is the dimension of the plate that counts rows (None where none does) and `nesting` the number of plate
     dimensions. `outside` names the sites that lie outside the row plate, which have no value for each row; `support` is what the
     model says of x. `relaxed` marks a likelihood that is no density, `discrete` a
-    program with latent sites that take discrete values.
+    program with latent sites that take discrete values, `enumerated` the model's sites that training sums out.
     """
 
     row_dim: int | None
@@ -104,6 +104,7 @@ class Layout:
     support: Constraint | None
     relaxed: bool
     discrete: bool
+    enumerated: tuple[str, ...]
 
     def check(self, x: Tensor) -> None:
         """Raise `InputError` where x is not finite or lies outside what the model says x can be."""
@@ -140,8 +141,8 @@ def layout_of(program: Any, batch: Batch) -> Layout:
             pair = traces_of(program, batch.take(torch.arange(n, device=batch.x.device) % len(batch.x)))
             runs.append(list(map(sample_sites, pair)))
     (model2, guide2), (model, guide) = runs
-    missing = [name for name, site in model.items() if not site["is_observed"] and name not in guide]
-    if missing:
+    undrawn = [name for name, site in model.items() if not site["is_observed"] and name not in guide]
+    if missing := [name for name in undrawn if not model[name]["infer"].get("enumerate")]:
         raise InputError(f"the model draws {', '.join(missing)}, which the guide does not: give the guide a sample site of that name")
     grown = [(site, _grown(before, site)) for two, three in ((model2, model), (guide2, guide)) for before, site in _pairs(two, three)]
     observed = [(site, dims) for site, dims in grown if site["is_observed"]]
@@ -156,6 +157,7 @@ def layout_of(program: Any, batch: Batch) -> Layout:
         support=about_x[0].support if len(about_x) == 1 else None,
         relaxed=any(getattr(site["fn"], "relaxed", False) for site, _ in observed),
         discrete=any(site["fn"].support.is_discrete for site in guide.values()),
+        enumerated=tuple(undrawn),
     )
     layout.check(batch.x)
     return layout
@@ -175,6 +177,8 @@ def _grown(two: Any, three: Any) -> set[int]:
 
 def require_rows(layout: Layout) -> int:
     """The row plate's dimension; `RowsError` with the remedy where a row has no weight of its own."""
+    if layout.enumerated:
+        raise RowsError(f"the guide must draw {', '.join(layout.enumerated)} to weigh a row; in training the model sums it out")
     if layout.row_dim is None or layout.outside:
         sites = ", ".join(layout.outside) or "every site"
         raise RowsError(

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 # Petroff (arXiv:2107.02270): ten colours chosen for colour-vision deficiency and for looks
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
@@ -43,6 +44,7 @@ def curve(axes: Axes, epochs: Sequence[int], train: Sequence[Any], valid: Sequen
     if best is not None:
         axes.axvline(best, color="0.6", linewidth=1, linestyle=":", label=f"kept: epoch {best}")
     axes.set(title=title, xlabel="epoch", ylabel="nats per row")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _show_the_end(axes, [*train, *valid])
     return axes
 

@@ -1,0 +1,220 @@
+"""The contract: any pair of model and guide can be fitted, scored, sampled, saved and loaded, with no special case."""
+
+import copy
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from programs import Cauchyish, Hierarchical, PerRowGuide, global_mean, global_mean_posterior, plain_functions, vamp_vae
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
+
+import pyro_vae as pv
+from pyro_vae.models.program import named_parameters, state_of
+
+
+def own_prior_vae():
+    return pv.VAE(Cauchyish(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)))
+
+
+def bits(n=60, D=6):
+    probabilities = torch.tensor([[0.9, 0.8, 0.7, 0.1, 0.1, 0.2], [0.1, 0.2, 0.1, 0.9, 0.8, 0.9]])
+    return torch.bernoulli(probabilities[torch.randint(0, 2, (n,))])
+
+
+PROGRAMS = {"vamp": vamp_vae, "hierarchical": Hierarchical, "own prior": own_prior_vae}
+
+
+@pytest.mark.parametrize("make", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_programs_of_a_user_go_through_everything(make, tmp_path):
+    program, x, held_out = make(), bits(200), bits(100)
+    before = pv.log_evidence(program, held_out, num_samples=50)
+    start = state_of(program)
+    fitted = pv.fit(program, x, valid=held_out, epochs=12, batch_size=20, learning_rate=0.01)
+    after = pv.log_evidence(program, held_out, num_samples=50)
+    assert fitted.history[-1]["valid_elbo"] > fitted.history[0]["valid_elbo"]
+    assert after.log_px.mean() > before.log_px.mean() + 0.3
+    moved = [name for name, value in state_of(program).items() if value.is_floating_point() and not torch.equal(value, start[name])]
+    assert set(moved) == set(named_parameters(program)), "every parameter learns"
+    assert after.iwae[50].mean() >= after.elbo.mean()
+    drawn = pv.models.program.sample(program, 400, num_features=6, seed=1)
+    assert drawn.shape == (400, 6)
+    assert set(drawn.unique().tolist()) <= {0.0, 1.0}
+    assert abs(drawn.mean() - x.mean()) < 0.1
+    pv.save(program, tmp_path)
+    loaded = pv.load(tmp_path, build=make)
+    again = pv.log_evidence(loaded, held_out, num_samples=50)
+    assert torch.equal(again.log_px, after.log_px)
+
+
+def test_a_users_part_says_how_to_load_it(tmp_path):
+    pv.save(own_prior_vae(), tmp_path)
+    with pytest.raises(pv.InputError, match=r"program.prior is programs.Cauchyish.*load it with pv.load\(dir, build=function\)"):
+        pv.load(tmp_path)
+
+
+def test_plain_functions_keep_what_they_learned(tmp_path):
+    x = torch.randn(300, 1) + 0.3 * torch.randn(300, 3) + torch.tensor([1.0, -2.0, 0.5])
+    program = plain_functions()
+    pv.fit(program, x, epochs=60, learning_rate=0.05, schedule="cosine")
+    learned = named_parameters(program)
+    assert set(learned) == {f"pyro.param/{name}" for name in ("loc", "noise", "weight", "bias", "scale")}
+    torch.testing.assert_close(learned["pyro.param/loc"].detach(), x.mean(0), atol=0.2, rtol=0)
+    assert not pyro.get_param_store(), "nothing is left in Pyro's global store"
+    found = pv.log_evidence(program, x[:20], num_samples=100)
+    assert program.sample(5).shape == (5, 3)
+    pv.save(program, tmp_path)
+    loaded = pv.load(tmp_path, build=plain_functions)
+    assert torch.equal(pv.log_evidence(loaded, x[:20], num_samples=100).log_px, found.log_px)
+    assert torch.equal(loaded.reconstruct(x[:4]), program.reconstruct(x[:4]))
+    # saved again before any of its functions has run, a loaded program still holds everything
+    pv.save(pv.load(tmp_path, build=plain_functions), tmp_path / "again")
+    twice = pv.load(tmp_path / "again", build=plain_functions)
+    assert torch.equal(pv.log_evidence(twice, x[:20], num_samples=100).log_px, found.log_px)
+
+
+def test_two_fits_in_one_process_never_meet():
+    """The param store is global by name; both programs use the same names, and both must learn, each its own data."""
+    low, high = torch.randn(200, 3) - 5, torch.randn(200, 3) + 5
+    for make in (plain_functions, lambda: small_normal_vae()):
+        one, two = make(), make()
+        pv.fit(one, low, epochs=40, learning_rate=0.1)
+        pv.fit(two, high, epochs=40, learning_rate=0.1)
+        assert one.reconstruct(low).mean() < -3.5
+        assert two.reconstruct(high).mean() > 3.5
+
+
+def small_normal_vae():
+    return pv.VAE(pv.priors.StandardNormal(1), pv.likelihoods.Normal(pv.nets.mlp(1, 3)), pv.guides.MeanFieldNormal(pv.nets.mlp(3, 2)))
+
+
+def test_two_vaes_under_pyros_own_svi_never_meet():
+    """Pyro's store keeps the first model's tensors under a name; the second must train its own."""
+    x = torch.randn(50, 3) + 4
+    first, second = small_normal_vae(), small_normal_vae()
+    for vae in (first, second):
+        start = copy.deepcopy(vae.state_dict())
+        svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+        losses = [svi.step(x) for _ in range(50)]
+        assert losses[-1] < losses[0]
+        assert any(not torch.equal(value, start[name]) for name, value in vae.state_dict().items())
+
+
+def test_a_replaced_part_is_the_one_that_learns():
+    vae, x = small_normal_vae(), torch.randn(50, 3) + 4
+    pv.fit(vae, x, epochs=1)
+    vae.likelihood = pv.likelihoods.Normal(pv.nets.mlp(1, 3))
+    pv.fit(vae, x, epochs=20, learning_rate=0.05)
+    assert vae.reconstruct(x).mean() > 2
+
+
+def test_pyros_tools_work_unaided(tiny_vae):
+    vae, x = tiny_vae
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    assert svi.step(x) > 0
+    drawn = Predictive(vae.model, guide=vae.guide, num_samples=7)(x)
+    assert drawn["x"].shape == (7, 60, 6)
+    assert drawn["z"].shape == (7, 60, 2)
+    parallel = Predictive(vae.model, num_samples=7, parallel=True)(x)
+    assert parallel["z"].shape == (7, 60, 2)
+    mcmc = MCMC(NUTS(vae.model), num_samples=30, warmup_steps=30, disable_progbar=True)
+    mcmc.run(x[:1])
+    assert mcmc.get_samples()["z"].shape == (30, 1, 2)
+    with pyro.plate("outer", 5, dim=-2):
+        trace = pyro.poutine.trace(vae.guide).get_trace(x)
+    assert trace.nodes["z"]["value"].shape == (5, 60, 2)
+
+
+def test_a_guide_with_parameters_for_each_row_finds_each_posterior():
+    weight, noise = torch.tensor([[1.0], [0.5]]), 0.7
+    x = torch.randn(40, 2)
+    program = PerRowGuide(40, weight, noise)
+    pv.fit(program, x, epochs=300, batch_size=20, learning_rate=0.05, schedule="cosine", num_particles=16)
+    precision = 1 + (weight**2).sum().item() / noise**2
+    torch.testing.assert_close(program.loc.detach(), x @ weight / noise**2 / precision, atol=0.06, rtol=0)
+    scale = torch.nn.functional.softplus(program.raw.detach())
+    torch.testing.assert_close(scale, torch.full((40, 1), precision**-0.5), atol=0.06, rtol=0)
+    # in this family the best q is the exact posterior, so the evidence is exact
+    exact = dist.MultivariateNormal(torch.zeros(2), weight @ weight.T + noise**2 * torch.eye(2)).log_prob(x)
+    found = pv.log_evidence(program, x, num_samples=1000)
+    assert abs((found.log_px - exact.double()).mean()) < 0.01
+    with pytest.raises(pv.InputError, match="asks for rows, which these rows do not have"):
+        pv.fit(program, x, valid=x, epochs=1)
+
+
+def test_a_global_latent_is_fitted_at_its_right_weight():
+    """Local sites count N/B times: in minibatches of 8 the posterior of the shared mean must be as narrow as for all 64 rows."""
+    x = torch.randn(64, 1) + 2
+    program = global_mean()
+    pv.fit(program, x, epochs=400, batch_size=8, learning_rate=0.02, schedule="cosine")
+    mean, deviation = global_mean_posterior(x)
+    learned = named_parameters(program)
+    assert learned["pyro.param/loc"].item() == pytest.approx(mean, abs=0.05)
+    assert learned["pyro.param/scale"].exp().item() == pytest.approx(deviation, rel=0.15)
+    with pytest.raises(pv.RowsError, match="mean lies outside"):
+        pv.log_evidence(program, x)
+
+
+def test_a_pyro_plate_that_subsamples_weighs_the_same():
+    """`pyro.plate("data", N, subsample_size=len(x))` scales by N/B itself; the fit must not do so again."""
+    x = torch.randn(64, 1) + 2
+    results = []
+    for subsampled in (False, True):
+
+        def model(x, num_rows, subsampled=subsampled):
+            mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
+            size, subsample = (num_rows, torch.arange(len(x))) if subsampled else (len(x), None)
+            with pyro.plate("data", size, subsample=subsample):
+                pyro.sample("x", dist.Normal(mean, 1.0).expand([1]).to_event(1), obs=x)
+
+        def guide(x):
+            scale = pyro.param("scale", torch.tensor(1.0), constraint=dist.constraints.positive)
+            pyro.sample("mean", dist.Normal(pyro.param("loc", torch.tensor(0.0)), scale))
+
+        fitted = pv.fit(pv.Program(model, guide), x, epochs=3, batch_size=8)
+        results.append([row["elbo"] for row in fitted.history])
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_missing_guide_site_is_named():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal((z + w)[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(pv.InputError, match="the model draws w, which the guide does not"):
+        pv.log_evidence(pv.Program(model, guide), torch.randn(5, 1))
+
+
+def test_sampling_uses_the_prior_not_the_placeholder():
+    vae = pv.VAE(pv.priors.Normal([3.0], [0.5]), pv.likelihoods.Normal(torch.nn.Identity(), scale=0.1), pv.guides.MeanFieldNormal(pv.nets.mlp(1, 2)))
+    drawn = vae.sample(4000, seed=0)
+    assert drawn.mean().item() == pytest.approx(3.0, abs=0.05)
+    assert drawn.std().item() == pytest.approx((0.5**2 + 0.1**2) ** 0.5, abs=0.03)
+    assert torch.equal(drawn, vae.sample(4000, seed=0))
+
+
+def test_encode_averages_draws_where_the_guide_has_no_mean():
+    class NoMean(dist.TorchDistribution):
+        arg_constraints = {}
+        support = dist.constraints.independent(dist.constraints.real, 1)
+
+        def __init__(self, loc):
+            self.loc = loc
+            super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+        def expand(self, shape, _instance=None):
+            return NoMean(self.loc.expand(torch.Size(shape) + self.event_shape))
+
+        def sample(self, shape=torch.Size()):
+            return self.loc + torch.randn(torch.Size(shape) + self.loc.shape)
+
+    vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Normal(pv.nets.mlp(2, 3)), lambda x: NoMean(x[:, :2]))
+    x = torch.randn(500, 3)
+    error = (vae.encode(x) - x[:, :2]).std().item()
+    assert error == pytest.approx(1 / 8, rel=0.1)  # 64 draws of unit noise
