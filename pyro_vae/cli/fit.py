@@ -10,7 +10,7 @@ import click
 
 from pyro_vae import __version__
 from pyro_vae.cli import print_json
-from pyro_vae.cli.options import GroupedCommand, option, output_options, parse_shape, parse_sizes, plain, settle
+from pyro_vae.cli.options import SHAPE, WIDTHS, GroupedCommand, option, output_options, plain, settle
 
 DATA, MODEL, OBJECTIVE, TRAINING, RUN_GROUP = "Data", "Model", "Objective", "Training", "Run"
 VALID_DRAWS = 200
@@ -22,10 +22,10 @@ VALID_DRAWS = 200
 @option(DATA, "--binarize", type=click.Choice(["stochastic", "fixed", "threshold", "none"]), help="How pixels become 0 or 1; pictures: stochastic, fresh each epoch.")
 @option(DATA, "--dequantize", is_flag=True, help="Add uniform noise to integers, so that a density exists.")
 @option(DATA, "--standardize/--no-standardize", default=None, help="Centre and scale columns; tables of real numbers: yes.")
-@option(DATA, "--image-shape", callback=parse_shape, metavar="HxW", help="Say that rows are pictures of this height and width, as in 28x20.")
+@option(DATA, "--image-shape", type=SHAPE, metavar="HxW", help="Say that rows are pictures of this height and width, as in 28x20.")
 @option(MODEL, "--latent-dim", type=int, default=2, help="Dimensions K of the latent z.")
 @option(MODEL, "--network", type=click.Choice(["mlp", "linear"]), default="mlp", help="Encoder and decoder networks.")
-@option(MODEL, "--hidden", default="500", callback=parse_sizes, metavar="WIDTH[,WIDTH]", show_default=True, help="Hidden layers of the encoder; the decoder mirrors them.")
+@option(MODEL, "--hidden", type=WIDTHS, default="500", metavar="WIDTH[,WIDTH]", help="Hidden layers of the encoder; the decoder mirrors them.")
 @option(MODEL, "--activation", type=click.Choice(["tanh", "relu", "softplus", "elu", "gelu", "silu"]), default="tanh", help="Nonlinearity of the hidden layers.")
 @option(MODEL, "--likelihood", type=click.Choice(["auto", "bernoulli", "normal"]), default="auto", help="p(x|z); auto looks at the data and says why.")
 @option(MODEL, "--scale", type=float, default=0.1, help="Standard deviation of a normal likelihood, in the units the model sees.")

@@ -48,28 +48,37 @@ def output_options(function: Any) -> Any:
 RUN = click.argument("run", type=click.Path(path_type=Path))
 
 
-def parse_shape(ctx: click.Context, parameter: click.Parameter, value: Any) -> tuple[int, int] | None:
+class _Shape(click.ParamType):
     """HEIGHTxWIDTH, as in 28x20."""
-    if value is None or isinstance(value, tuple):
-        return value
-    try:
-        height, width = (int(part) for part in str(value).lower().replace("×", "x").split("x"))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not HEIGHTxWIDTH, as in 28x20") from error
-    return height, width
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        parts = value if isinstance(value, (tuple, list)) else str(value).lower().replace("×", "x").split("x")
+        try:
+            height, width = (int(part) for part in parts)
+        except ValueError:
+            self.fail(f"{value!r} is not HEIGHTxWIDTH, as in 28x20", param, ctx)
+        return height, width
 
 
-def parse_sizes(ctx: click.Context, parameter: click.Parameter, value: Any) -> tuple[int, ...]:
+class _Widths(click.ParamType):
     """500 or 500,200: the hidden layers' widths."""
-    if isinstance(value, (tuple, list)):
-        return tuple(int(size) for size in value)
-    try:
-        sizes = tuple(int(part) for part in str(value).split(",") if part.strip())
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not a list of widths, as in 500 or 500,200") from error
-    if not sizes or min(sizes) < 1:
-        raise click.BadParameter(f"{value!r}: every width must be one or more")
-    return sizes
+
+    name = "WIDTH[,WIDTH]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        parts = value if isinstance(value, (tuple, list)) else str(value).split(",")
+        try:
+            widths = tuple(int(part) for part in parts)
+        except ValueError:
+            self.fail(f"{value!r} is not a list of widths, as in 500 or 500,200", param, ctx)
+        if not widths or min(widths) < 1:
+            self.fail(f"{value!r}: every width must be one or more", param, ctx)
+        return widths
+
+
+SHAPE, WIDTHS = _Shape(), _Widths()
 
 
 def settle(ctx: click.Context, config: dict[str, Any] | None, source: str) -> dict[str, dict[str, Any]]:
@@ -122,4 +131,4 @@ def plain(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {group: {k: value_of(v) for k, v in values.items() if v is not None} for group, values in settings.items()}
 
 
-__all__: Sequence[str] = ("RUN", "Grouped", "GroupedCommand", "option", "output_options", "parse_shape", "parse_sizes", "plain", "settle")
+__all__: Sequence[str] = ("RUN", "SHAPE", "WIDTHS", "Grouped", "GroupedCommand", "option", "output_options", "plain", "settle")

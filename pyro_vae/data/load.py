@@ -1,5 +1,6 @@
 """Data by name or by path: read, shuffled by a fixed seed, cut into three splits, given its measure."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def _keep(path: Path, **arrays: np.ndarray) -> None:
         np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
         partial.replace(path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _digits(root: str | Path | None, seed: int) -> list[Table]:
@@ -66,7 +68,11 @@ def _digits(root: str | Path | None, seed: int) -> list[Table]:
 
 def _vision(name: str) -> Callable[[str | Path | None, int], list[Table]]:
     def read(root: str | Path | None, seed: int) -> list[Table]:
-        train_x, train_y, test_x, test_y = load_vision(name, root)
+        try:
+            train_x, train_y, test_x, test_y = load_vision(name, root)
+        except InputError as error:
+            offline = ", ".join(other for other, named in NAMED.items() if named.offline)
+            raise InputError(f"{error}, or try one that needs no network: {offline}") from error
         train, valid = _cut(Table(train_x, train_y, (28, 28)), seed, 5000, 0)[:2]
         return [train, valid, Table(test_x, test_y, (28, 28))]
 

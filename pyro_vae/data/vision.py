@@ -57,9 +57,7 @@ def load_vision(name: str, root: str | Path | None) -> tuple[Tensor, Tensor, Ten
     except (RuntimeError, OSError) as error:
         where = f"under {folder / CLASSES[name] / 'raw'}" if root else "in the cache, and it could not be downloaded"
         raise InputError(
-            f"data set {name!r} is not {where} ({_first_line(error)}); "
-            "give the folder that holds it (--data-root, root=…), or try one that needs no network: "
-            "mnist-5k, digits, swiss-roll, two-moons, pinwheel, seven-normals"
+            f"data set {name!r} is not {where} ({_first_line(error)}); give the folder that holds it (--data-root, root=…)"
         ) from error
     (train_x, train_y), (test_x, test_y) = parts
     return train_x, train_y, test_x, test_y

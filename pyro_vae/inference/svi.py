@@ -303,7 +303,7 @@ class _Fit:
 def _quiet_about_nan() -> Iterator[None]:
     """Pyro warns of a loss that is not finite; the fit stops at it with an error that says more."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Encountered (NaN|inf|\\+inf|-inf|infinite)", category=UserWarning)
+        warnings.filterwarnings("ignore", message=r"Encountered (NaN|[+-]inf)", category=UserWarning)
         yield
 
 
