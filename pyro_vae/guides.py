@@ -14,10 +14,10 @@ SCALE_FLOOR = 1e-4
 
 @part
 class MeanFieldNormal(nn.Module):
-    r"""The mean-field normal guide of Kingma & Welling (arXiv:1312.6114), $q(z|x) = \prod_k N(z_k; \mu_k(x), \sigma_k(x)^2)$.
+    r"""A normal guide, dimensions independent: $q(z|x) = \prod_k N(z_k; \mu_k(x), \sigma_k(x)^2)$ (arXiv 1312.6114).
 
-    `net` maps (N, D) to (N, 2K): the means, then the raw scales, with $\sigma = \mathrm{softplus}(\text{raw}) + 10^{-4}$, so
-    that no scale reaches zero. Raises `InputError` when the network's last output is odd.
+    `net` maps (N, D) to (N, 2K): the means, then the raw scales, with $\sigma = \mathrm{softplus}(\text{raw}) +
+    10^{-4}$, so that no scale reaches zero. Raises `InputError` when the network's last output is odd.
 
     >>> import torch
     >>> from pyro_vae.nets import mlp
@@ -32,6 +32,8 @@ class MeanFieldNormal(nn.Module):
     def forward(self, x: Rows) -> Distribution:
         out = self.net(x)
         if out.shape[-1] % 2:
-            raise InputError(f"a mean-field guide needs 2K outputs, a mean and a raw scale for each latent; got {out.shape[-1]}")
+            raise InputError(
+                f"a mean-field guide needs 2K outputs, a mean and a raw scale for each latent; got {out.shape[-1]}"
+            )
         loc, raw = out.chunk(2, -1)
         return dist.Normal(loc, F.softplus(raw) + SCALE_FLOOR).to_event(1)

@@ -61,10 +61,10 @@ class BernoulliVector(TorchDistribution):
 
 @part
 class Bernoulli(nn.Module):
-    r"""Bernoulli pixels with logits from a network, $p(x|z) = \prod_d \mathrm{Bernoulli}(x_d; \mathrm{logits} = f_d(z))$.
+    r"""Bernoulli pixels, $p(x|z) = \prod_d \mathrm{Bernoulli}(x_d; \mathrm{logits} = f_d(z))$ with a network f.
 
-    `net` maps (..., K) to (..., D). The values of x must be 0 or 1; `relaxed=True` accepts grey levels between them, and
-    everything computed from it then says that it is not a density (arXiv:1907.06845 tells the story).
+    `net` maps (..., K) to (..., D). The values of x must be 0 or 1; `relaxed=True` accepts grey levels between them,
+    and everything computed from it then says that it is not a density (arXiv:1907.06845 tells the story).
 
     >>> from pyro_vae.nets import mlp
     >>> Bernoulli(mlp(2, 10, 784))(torch.zeros(3, 2)).event_shape
@@ -108,5 +108,3 @@ class Normal(nn.Module):
     def start_at(self, mean: Tensor) -> None:
         """Let the decoder's output bias be the mean of the training rows."""
         start_output_at(self.net, mean)
-
-

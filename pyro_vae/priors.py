@@ -55,7 +55,9 @@ class Normal(nn.Module):
         try:
             wide_loc, wide_scale = torch.broadcast_tensors(torch.atleast_1d(wide_loc), torch.atleast_1d(wide_scale))
         except RuntimeError as error:
-            raise InputError(f"loc has {wide_loc.numel()} values and scale {wide_scale.numel()}; give both K values") from error
+            raise InputError(
+                f"loc has {wide_loc.numel()} values and scale {wide_scale.numel()}; give both K values"
+            ) from error
         if not (wide_scale > 0).all():
             raise InputError("scale is a standard deviation: every value must be positive")
         self.register_buffer("loc", wide_loc.clone())

@@ -1,7 +1,8 @@
 """How a part was made, kept as data: the reason a saved model needs no code from its file.
 
-A constructor marked `@part` notes the arguments it was called with. `describe` turns an object into a recipe (a dictionary
-of plain values) and `build` turns a recipe into an object, through the constructors that were marked here and no others.
+A constructor marked `@part` notes the arguments it was called with. `describe` turns an object into a recipe (a
+dictionary of plain values) and `build` turns a recipe into an object, through the constructors that were marked here
+and no others.
 """
 
 import functools
@@ -36,7 +37,7 @@ def part(maker: Maker) -> Maker:
             if type(self) is maker:  # a user's subclass is not what this recipe would rebuild
                 note(self, args, kwargs)
 
-        maker.__init__ = noted_init  # type: ignore[misc]
+        maker.__init__ = noted_init  # type: ignore[method-assign]
         _MAKERS[name] = maker
         return maker
 
@@ -74,7 +75,8 @@ def _describe(thing: Any, path: str, seen: dict[int, str]) -> Any:
     name, made_as, arguments = getattr(thing, "_made_by", (None, None, {}))
     if name is None or type(thing) is not made_as:
         raise InputError(
-            f"{path} is {type(thing).__module__}.{type(thing).__name__}, which is not one of this package's parts, so a file "
+            f"{path} is {type(thing).__module__}.{type(thing).__name__}, which is not one of this package's parts, so "
+            "a file "
             "cannot say how to build it; load it with pv.load(dir, build=function), a function that builds the program"
         )
     kept = {key: value for key, value in arguments.items() if value is not None}
@@ -95,7 +97,10 @@ def _build(recipe: Any, path: str, built: dict[str, Any]) -> Any:
         return built[recipe["same_as"]]
     maker = _MAKERS.get(recipe["make"])
     if maker is None:
-        raise InputError(f"{path}: no part called {recipe['make']!r} in this version of pyro_vae; known: {', '.join(sorted(_MAKERS))}")
+        raise InputError(
+            f"{path}: no part called {recipe['make']!r} in this version of pyro_vae; known: "
+            f"{', '.join(sorted(_MAKERS))}"
+        )
     arguments = {key: _build(value, f"{path}.{key}", built) for key, value in recipe.items() if key != "make"}
     positional: list[Any] = []
     for parameter in inspect.signature(maker).parameters.values():

@@ -71,7 +71,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
     metadata = {"about": json.dumps(about)} if about is not None else None
-    write_whole(path, safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
+    write_whole(
+        path, safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata)
+    )
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -87,8 +89,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def save(program: Any, folder: str | Path) -> None:
     """Write a program to a folder: `model.safetensors`, and in `config.toml` the recipe that rebuilds it.
 
-    A program made from this package's parts comes back by `load(folder)`; one that holds a user's own parts or functions
-    comes back by `load(folder, build=function)`.
+    A program made from this package's parts comes back by `load(folder)`; one that holds a user's own parts or
+    functions comes back by `load(folder, build=function)`.
     """
     folder = Path(folder)
     config = read_toml(folder / CONFIG) if (folder / CONFIG).exists() else {}
@@ -107,8 +109,8 @@ def recipe_of(program: Any) -> dict[str, Any]:
 def load(folder: str | Path, build: Callable[[], Any] | None = None) -> Any:
     """The program saved in a folder, with its weights, on the CPU.
 
-    `build` makes the program where a file cannot say how (a user's own parts or functions): no file ever names code to run.
-    Raises `InputError` where the folder holds no program, or one that needs `build`.
+    `build` makes the program where a file cannot say how (a user's own parts or functions): no file ever names code to
+    run. Raises `InputError` where the folder holds no program, or one that needs `build`.
     """
     folder = Path(folder)
     config = read_config(folder)

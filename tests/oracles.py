@@ -9,7 +9,7 @@ from torch import nn
 
 
 class LinearGaussian(nn.Module):
-    """z ~ N(m, diag(s²)), x | z ~ N(W z + b, σ² I), as a program whose guide is the exact posterior, its covariance times `inflate`.
+    """z ~ N(m, diag(s²)), x | z ~ N(W z + b, σ² I); the guide is the exact posterior, its covariance times `inflate`.
 
     With `sites=2` the latents are drawn in two halves, z_a then z_b given z_a, in model and guide alike.
     """

@@ -11,7 +11,8 @@ import pyro_vae as pv
 
 
 class VampPrior(nn.Module):
-    """p(z) = mean of q(z | u_k) over learned pseudo-inputs (Tomczak & Welling, arXiv:1705.07120); it borrows the guide."""
+    """p(z) = mean of q(z | u_k) over learned pseudo-inputs (Tomczak & Welling, arXiv:1705.07120); it borrows the
+    guide."""
 
     def __init__(self, guide, num_pseudo, num_features):
         super().__init__()
@@ -63,7 +64,10 @@ class PerRowGuide(nn.Module):
 
     def __init__(self, num_rows, weight, noise):
         super().__init__()
-        self.loc, self.raw = nn.Parameter(torch.zeros(num_rows, weight.shape[1])), nn.Parameter(torch.zeros(num_rows, weight.shape[1]))
+        self.loc, self.raw = (
+            nn.Parameter(torch.zeros(num_rows, weight.shape[1])),
+            nn.Parameter(torch.zeros(num_rows, weight.shape[1])),
+        )
         self.weight, self.noise = weight, noise
 
     def model(self, x):

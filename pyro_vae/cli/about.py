@@ -16,11 +16,16 @@ def datasets(as_json: bool, debug: bool) -> None:
     from pyro_vae.data import NAMED
 
     if as_json:
-        print_json({"datasets": [{"name": n, "description": d.description, "offline": d.offline} for n, d in NAMED.items()]})
+        print_json(
+            {"datasets": [{"name": n, "description": d.description, "offline": d.offline} for n, d in NAMED.items()]}
+        )
         return
     for name, named in NAMED.items():
         click.echo(f"{name:<15}{named.description}{'' if named.offline else '; downloaded once, or --data-root'}")
-    click.echo("\nYour own: a .npy, .npz, .csv or .parquet file with a row for each observation, or a folder of pictures of one size.")
+    click.echo(
+        "\nYour own: a .npy, .npz, .csv or .parquet file with a row for each observation, or a folder of pictures of "
+        "one size."
+    )
 
 
 @click.command(cls=GroupedCommand)
@@ -36,12 +41,21 @@ def info(run: Path, as_json: bool, debug: bool) -> None:
     history = runs.read_lines(run / runs.METRICS)
     path = run / runs.EVALUATION
     evaluation = json.loads(path.read_text()) if path.exists() else {}
-    found: dict[str, Any] = {"run": str(run), "finished": path.exists(), "epochs": len(history), "last_epoch": history[-1] if history else None}
+    found: dict[str, Any] = {
+        "run": str(run),
+        "finished": path.exists(),
+        "epochs": len(history),
+        "last_epoch": history[-1] if history else None,
+    }
     groups = {group: config.get(group, {}) for group in ("about", "data", "model", "objective", "training")}
     if as_json:
         print_json(found | groups | {"evaluation": evaluation})
         return
-    state = f"{len(history)} epochs, finished" if path.exists() else f"{len(history)} epochs, not finished: pyro-vae fit --resume {run}"
+    state = (
+        f"{len(history)} epochs, finished"
+        if path.exists()
+        else f"{len(history)} epochs, not finished: pyro-vae fit --resume {run}"
+    )
     click.echo(f"{run}: {state}")
     for group, settings in groups.items():
         click.echo(f"\n{group}\n" + "\n".join(f"  {name:<16}{value}" for name, value in settings.items()))

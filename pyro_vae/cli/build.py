@@ -1,6 +1,5 @@
 """From settings to objects: the data set, the likelihood that suits it, the VAE, and back from a run's folder."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,9 @@ def vae_of(settings: dict[str, Any], data: Dataset, seed: int) -> VAE:
         decoder = nets.mlp(latent_dim, *reversed(hidden), data.num_features, activation=activation)
         encoder = nets.mlp(data.num_features, *hidden, 2 * latent_dim, activation=activation)
     name, _ = choose_likelihood(settings["likelihood"], data)
-    likelihood = likelihoods.Bernoulli(decoder) if name == "bernoulli" else likelihoods.Normal(decoder, scale=settings["scale"])
+    likelihood = (
+        likelihoods.Bernoulli(decoder) if name == "bernoulli" else likelihoods.Normal(decoder, scale=settings["scale"])
+    )
     return VAE(priors.StandardNormal(latent_dim), likelihood, guides.MeanFieldNormal(encoder))
 
 
@@ -58,7 +59,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = runs.read_config(folder)
-        self.measure = Measure(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.config["measure"].items()})
+        self.measure = Measure.from_plain(self.config["measure"])
         self.about = self.config["about"]
         if not (folder / runs.WEIGHTS).exists():
             raise InputError(f"{folder}: this run has no weights yet; finish it with pyro-vae fit --resume {folder}")
@@ -70,26 +71,38 @@ class Run:
         """The data set the run was fitted to; `InputError` where it is gone or has changed."""
         data = data_of(absent_as_none(self.config["data"]))
         if data.fingerprint != self.about["fingerprint"]:
-            raise InputError(f"{self.folder}: the data {data.name} is not what it was when this run was fitted; fit again, or bring the old data back")
+            raise InputError(
+                f"{self.folder}: the data {data.name} is not what it was when this run was fitted; fit again, or bring "
+                "the old data back"
+            )
         return data
 
     def rows(self, name: str | None, split: str) -> tuple[Split, list[int]]:
-        """Rows to work on and their numbers: a file in its own order under this run's measure, or a split of a named data set."""
+        """Rows to work on and their numbers: a file in its own order under this run's measure, or a split of a named
+        data set."""
         if name is None or name in NAMED:
             settings = absent_as_none(self.config["data"])
-            data = self.data() if name is None else load_data(name, binarize=settings["binarize"], root=settings["data_root"])
+            data = (
+                self.data()
+                if name is None
+                else load_data(name, binarize=settings["binarize"], root=settings["data_root"])
+            )
             found = data.split(split)
             self._check_width(found.shape[1], data.name)
             return Split(split, found.stored, self.measure, found.labels, found.image_shape), list(range(len(found)))
         table = read_file(Path(name))
         self._check_width(table.values.shape[1], name)
         shape = (self.about["image_shape"][0], self.about["image_shape"][1]) if "image_shape" in self.about else None
-        return Split("given", table.values, self.measure, table.labels, table.image_shape or shape), list(range(len(table.values)))
+        return Split("given", table.values, self.measure, table.labels, table.image_shape or shape), list(
+            range(len(table.values))
+        )
 
     def _check_width(self, found: int, name: str) -> None:
         expected = self.about["num_features"]
         if found != expected:
-            raise InputError(f"{name}: {found} columns, but this run was fitted to rows of {expected}; give rows of the same kind")
+            raise InputError(
+                f"{name}: {found} columns, but this run was fitted to rows of {expected}; give rows of the same kind"
+            )
 
 
 def absent_as_none(settings: dict[str, Any]) -> dict[str, Any]:
@@ -101,11 +114,9 @@ def absent_as_none(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def measure_config(measure: Measure) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(measure).items() if value is not None}
-
-
-def write_rows(path: Path, rows: Tensor, names: list[str], index: list[int] | None = None, labels: Tensor | None = None) -> None:
+def write_rows(
+    path: Path, rows: Tensor, names: list[str], index: list[int] | None = None, labels: Tensor | None = None
+) -> None:
     """Rows to a `.npy` array or a `.csv` table with an index and, where known, labels."""
     import io
 

@@ -13,16 +13,27 @@ from pyro_vae.cli.options import RUN, GroupedCommand, option, output_options
 
 @click.command(cls=GroupedCommand)
 @RUN
-@option("Evidence", "--split", type=click.Choice(["train", "valid", "test"]), default="test", help="Which rows to score.")
+@option(
+    "Evidence", "--split", type=click.Choice(["train", "valid", "test"]), default="test", help="Which rows to score."
+)
 @option("Evidence", "--num-samples", type=click.IntRange(1), default=1000, help="Draws S from the guide for each row.")
-@option("Evidence", "--memory-mib", type=float, default=256.0, help="Memory for the draws in progress; results need a few numbers for each row.")
+@option(
+    "Evidence",
+    "--memory-mib",
+    type=float,
+    default=256.0,
+    help="Memory for the draws in progress; results need a few numbers for each row.",
+)
 @option("Evidence", "--seed", type=int, default=0, help="Seed of the draws.")
 @option("Evidence", "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="")
 @output_options
-def evaluate(run: Path, split: str, num_samples: int, memory_mib: float, seed: int, device: str, as_json: bool, debug: bool) -> None:
+def evaluate(
+    run: Path, split: str, num_samples: int, memory_mib: float, seed: int, device: str, as_json: bool, debug: bool
+) -> None:
     """Score a run: ELBO, its two terms, importance-sampled log p(x) with both errors, k-hat, active units.
 
-    Choices are made on the validation rows; score the test rows once, at the end. The numbers are kept in RUN/evaluation.json.
+    Choices are made on the validation rows; score the test rows once, at the end. The numbers are kept in
+    RUN/evaluation.json.
     """
     import json
 
@@ -45,7 +56,14 @@ def evaluate(run: Path, split: str, num_samples: int, memory_mib: float, seed: i
 
 
 def score_split(
-    program: Any, rows: Any, folder: Path, num_samples: int, *, sizes: Iterable[int], memory_mib: float = 256.0, seed: int = 0
+    program: Any,
+    rows: Any,
+    folder: Path,
+    num_samples: int,
+    *,
+    sizes: Iterable[int],
+    memory_mib: float = 256.0,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """The record of one split under a run's program."""
     from pyro_vae import log_evidence
@@ -58,4 +76,6 @@ def score_split(
     active = int((means.var(0, correction=0) > 0.01).sum())
     parameters = sum(parameter.numel() for parameter in program.parameters())
     seconds = time.perf_counter() - began
-    return record(found, run=str(folder), split=rows.name, active_units=active, num_parameters=parameters, seconds=seconds)
+    return record(
+        found, run=str(folder), split=rows.name, active_units=active, num_parameters=parameters, seconds=seconds
+    )

@@ -42,7 +42,9 @@ def option(group: str, *names: str, **kwargs: Any) -> Decorator:
 def output_options(function: Any) -> Any:
     """--json and --debug, which every command takes."""
     function = option("Output", "--debug", is_flag=True, help="Show a traceback when something fails.")(function)
-    return option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")(function)
+    return option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else.")(
+        function
+    )
 
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -131,4 +133,14 @@ def plain(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {group: {k: value_of(v) for k, v in values.items() if v is not None} for group, values in settings.items()}
 
 
-__all__: Sequence[str] = ("RUN", "SHAPE", "WIDTHS", "Grouped", "GroupedCommand", "option", "output_options", "plain", "settle")
+__all__: Sequence[str] = (
+    "RUN",
+    "SHAPE",
+    "WIDTHS",
+    "Grouped",
+    "GroupedCommand",
+    "option",
+    "output_options",
+    "plain",
+    "settle",
+)

@@ -9,8 +9,20 @@ from pyro_vae.cli import print_json
 from pyro_vae.cli.options import RUN, GroupedCommand, option, output_options
 
 ROWS = click.argument("data", required=False, metavar="[DATA]")
-SPLIT = option("Rows", "--split", type=click.Choice(["train", "valid", "test"]), default="test", help="Which rows of a named data set.")
-OUT = option("Rows", "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where to write: .npy or .csv; by default in the run's folder.")
+SPLIT = option(
+    "Rows",
+    "--split",
+    type=click.Choice(["train", "valid", "test"]),
+    default="test",
+    help="Which rows of a named data set.",
+)
+OUT = option(
+    "Rows",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write: .npy or .csv; by default in the run's folder.",
+)
 
 
 @click.command(cls=GroupedCommand)
@@ -65,7 +77,9 @@ def encode(run: Path, data: str | None, split: str, out: Path | None, as_json: b
     _write(opened, out or run / "latents.csv", opened.program().encode(rows.x), "z", as_json, index, rows.labels)
 
 
-def _write(opened: Any, path: Path, rows: Any, letter: str, as_json: bool, index: Any = None, labels: Any = None) -> None:
+def _write(
+    opened: Any, path: Path, rows: Any, letter: str, as_json: bool, index: Any = None, labels: Any = None
+) -> None:
     from pyro_vae.cli.build import write_rows
 
     write_rows(path, rows.cpu(), [f"{letter}{i + 1}" for i in range(rows.shape[1])], index, labels)

@@ -9,9 +9,17 @@ from pyro_vae.evidence.psis import khat_limit
 
 def print_record(record: dict[str, Any], title: str) -> None:
     """A record of `evidence.record` on stdout: each number with its kind and its errors."""
-    bounds = [f"{_number(bound)} at S = {k}" for k, bound in record["iwae"].items() if int(k) not in (1, record["num_samples"])]
+    bounds = [
+        f"{_number(bound)} at S = {k}"
+        for k, bound in record["iwae"].items()
+        if int(k) not in (1, record["num_samples"])
+    ]
     rows = [
-        ("log p(x)", _number(record["log_px"]), f"± {_number(record['log_px_se'])} (rows) ± {_number(record['log_px_mc_se'], 3)} (Monte Carlo)"),
+        (
+            "log p(x)",
+            _number(record["log_px"]),
+            f"± {_number(record['log_px_se'])} (rows) ± {_number(record['log_px_mc_se'], 3)} (Monte Carlo)",
+        ),
         ("", "", f"{record['log_px_kind']}, S = {record['num_samples']} draws"),
         ("ELBO", _number(record["elbo"]), f"{_number(record['gap'])} below log p(x)"),
         ("  reconstruction", _number(record["reconstruction"]), "E[log p(x|z)]"),
@@ -21,7 +29,9 @@ def print_record(record: dict[str, Any], title: str) -> None:
         rows.append(("IWAE bounds", "", ", ".join(bounds)))
     rows.append(("k-hat", *_khat(record)))
     if record["active_units"] is not None:
-        rows.append(("active units", str(record["active_units"]), "latent dimensions whose posterior mean varies over rows"))
+        rows.append(
+            ("active units", str(record["active_units"]), "latent dimensions whose posterior mean varies over rows")
+        )
     click.secho(f"\n{title}", bold=True)
     for name, value, note in rows:
         click.echo(f"  {name:<17}{value:>10}  {note}".rstrip())

@@ -19,8 +19,8 @@ DRAW_SEED = 0
 class Split:
     """Some rows of a data set: `stored` (N, D) as read (uint8 stays uint8), and the measure that turns them into x.
 
-    `x` (N, D) float32 **is** the one draw of seed 0: every score refers to it. Training on a split with a random measure draws
-    afresh by `batch`. A split can stand wherever rows are expected; `labels` (N,) or None.
+    `x` (N, D) float32 **is** the one draw of seed 0: every score refers to it. Training on a split with a random
+    measure draws afresh by `batch`. A split can stand wherever rows are expected; `labels` (N,) or None.
     """
 
     name: str

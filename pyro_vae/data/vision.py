@@ -18,9 +18,10 @@ _OPERATORS: list[torch.library.Library] = []
 def import_torchvision() -> ModuleType:
     """torchvision, also where its compiled operators do not load.
 
-    Its wheels are built against one torch. Beside another (the CPU build from a package index) the compiled library does not
-    load, and the import then fails because two operators have no schema, though data sets are pure Python. Only on that
-    one error the two schemas are declared and the import tried again; declaring them where the real ones load would be an error.
+    Its wheels are built against one torch. Beside another (the CPU build from a package index) the compiled library
+    does not load, and the import then fails because two operators have no schema, though data sets are pure Python.
+    Only on that one error the two schemas are declared and the import tried again; declaring them where the real ones
+    load would be an error.
     """
     try:
         return importlib.import_module("torchvision")
@@ -44,7 +45,7 @@ def cache_folder() -> Path:
 
 
 def load_vision(name: str, root: str | Path | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The training and test pictures of a torchvision data set: (60000, 784) and (10000, 784) uint8, each with its labels.
+    """A torchvision data set's training and test pictures, (60000, 784) and (10000, 784) uint8, each with its labels.
 
     Read from `root`, or from the cache folder, where they are downloaded if absent.
     """
@@ -57,7 +58,8 @@ def load_vision(name: str, root: str | Path | None) -> tuple[Tensor, Tensor, Ten
     except (RuntimeError, OSError) as error:
         where = f"under {folder / CLASSES[name] / 'raw'}" if root else "in the cache, and it could not be downloaded"
         raise InputError(
-            f"data set {name!r} is not {where} ({_first_line(error)}); give the folder that holds it (--data-root, root=…)"
+            f"data set {name!r} is not {where} ({_first_line(error)}); give the folder that holds it (--data-root, "
+            "root=…)"
         ) from error
     (train_x, train_y), (test_x, test_y) = parts
     return train_x, train_y, test_x, test_y

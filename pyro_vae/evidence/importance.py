@@ -22,12 +22,14 @@ ROWS_AT_ONCE = 128
 
 @dataclass(frozen=True)
 class Evidence:
-    """What S draws from the guide say about N rows; nats per row, float64 on the CPU, the Jacobian of standardization counted.
+    """What S draws from the guide say about N rows.
 
-    `log_px` (N,) is log of the mean weight, a lower bound on log p(x) in expectation (the IWAE bound at S). `elbo` (N,) is the mean log weight,
-    `reconstruction` (N,) − `kl` (N,) its two terms. `iwae` maps a number of draws k to the bound (N,) at k. `mc_se` (N,) is the
-    Monte-Carlo standard error of `log_px`, `ess` (N,) the effective number of the S draws, `khat` (N,) the Pareto shape of their tail (NaN where
-    S < 25). `measure` names what the density is against; only equal measures may be compared.
+    Nats per row, float64 on the CPU, the Jacobian of standardization counted.
+    `log_px` (N,) is log of the mean weight, a lower bound on log p(x) in expectation (the IWAE bound at S). `elbo` (N,)
+    is the mean log weight, `reconstruction` (N,) − `kl` (N,) its two terms. `iwae` maps a number of draws k to the
+    bound (N,) at k. `mc_se` (N,) is the Monte-Carlo standard error of `log_px`, `ess` (N,) the effective number of the
+    S draws, `khat` (N,) the Pareto shape of their tail (NaN where S < 25). `measure` names what the density is against;
+    only equal measures may be compared.
     """
 
     log_px: Tensor
@@ -62,7 +64,8 @@ class Evidence:
 
     def __repr__(self) -> str:
         return (
-            f"Evidence({len(self)} rows, S = {self.num_samples}: log p(x) {self.log_px.mean():.2f} ± {self.log_px_se:.2f} (rows) "
+            f"Evidence({len(self)} rows, S = {self.num_samples}: log p(x) {self.log_px.mean():.2f} ± "
+            f"{self.log_px_se:.2f} (rows) "
             f"± {self.log_px_mc_se:.3f} (Monte Carlo) nats, {self.kind}; ELBO {self.elbo.mean():.2f}; {self.measure})"
         )
 
@@ -78,15 +81,19 @@ def log_evidence(
 ) -> Evidence:
     r"""Importance-sampled $\log p(x_i)$ of each row with the program's guide as proposal.
 
-    $\log \hat p(x_i) = \log \frac1S \sum_s w_{si}$ with $w_{si} = p(x_i, z_{si}) / q(z_{si} | x_i)$ and $z_{si} \sim q(z | x_i)$: unbiased for $p(x_i)$, so a
-    lower bound on $\log p(x_i)$ in expectation, the bound of Burda et al. (arXiv:1509.00519). Weights come from traces, (S, N), for any
-    program whose sites share one plate over rows. `data` is a tensor (N, D), a split, or a data set (its test split). Work goes in
-    chunks of rows and draws under `memory_mib`, so memory is flat in S and N; `iwae` asks for the bound at further numbers of draws.
+    $\log \hat p(x_i) = \log \frac1S \sum_s w_{si}$ with $w_{si} = p(x_i, z_{si}) / q(z_{si} | x_i)$ and $z_{si} \sim
+    q(z | x_i)$: unbiased for $p(x_i)$, so a lower bound on $\log p(x_i)$ in expectation, the bound of Burda et al.
+    (arXiv:1509.00519). Weights come from traces, (S, N), for any program whose sites share one plate over rows. `data`
+    is a tensor (N, D), a split, or a data set (its test split). Work goes in chunks of rows and draws under
+    `memory_mib`, so memory is flat in S and N; `iwae` asks for the bound at further numbers of draws.
 
-    Raises `RowsError` where a row has no weight of its own (a global latent), `InputError` for rows the likelihood cannot give.
+    Raises `RowsError` where a row has no weight of its own (a global latent), `InputError` for rows the likelihood
+    cannot give.
 
     >>> import pyro_vae as pv
-    >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5)), pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+    >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
     >>> found = pv.log_evidence(vae, torch.ones(3, 5), num_samples=100)
     >>> bool((found.log_px >= found.elbo).all()), found.khat.shape
     (True, torch.Size([3]))
@@ -104,7 +111,7 @@ def log_evidence(
     finally:
         if training:
             program.train()
-    columns = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+    columns: dict[str, Any] = {name: torch.cat([part[name] for part in found]) for name in found[0]}
     bounds = {k: columns.pop(f"iwae {k}") for k in sizes}
     for name in ("log_px", "elbo", "reconstruction"):
         columns[name] = columns[name] + split.log_jacobian
@@ -113,7 +120,9 @@ def log_evidence(
     return Evidence(**columns, iwae=bounds, num_samples=num_samples, measure=measure)
 
 
-def _weigh(program: Any, split: Split, num_samples: int, sizes: list[int], memory_mib: float) -> tuple[list[dict[str, Tensor]], bool]:
+def _weigh(
+    program: Any, split: Split, num_samples: int, sizes: list[int], memory_mib: float
+) -> tuple[list[dict[str, Tensor]], bool]:
     first = _batch(program, split, 0, min(len(split), 8))
     layout = layout_of(program, first)
     weigher = Weigher(program, layout, first)

@@ -23,8 +23,8 @@ def _psislw() -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
 def pareto_khat(log_weights: np.ndarray) -> np.ndarray:
     r"""The shape $\hat k$ of a Pareto tail fitted to each row's weights, (N, S) → (N,); NaN where S is too small.
 
-    Below 0.5 the weights have a variance; above `khat_limit(S)` the importance-sampled value is not to be trusted (Vehtari et al.,
-    arXiv:1507.02646). Weights that agree to rounding are exact and have $\hat k = 0$.
+    Below 0.5 the weights have a variance; above `khat_limit(S)` the importance-sampled value is not to be trusted
+    (Vehtari et al., arXiv:1507.02646). Weights that agree to rounding are exact and have $\hat k = 0$.
     """
     if log_weights.shape[1] < TOO_FEW:
         return np.full(len(log_weights), np.nan)

@@ -17,9 +17,9 @@ from pyro_vae.models.rows import Layout, sample_sites
 class RowWeighted(Messenger):
     r"""Weigh every site so that the ELBO of a batch is the ELBO per row, with β on the latent sites.
 
-    Sites inside the row plate weigh 1/B, sites outside it (global latents) 1/N: for a batch of B of the N rows the sum is
-    $\frac1B\sum_i [\log p(x_i|z_i) + \beta(\log p(z_i) - \log q(z_i|x_i))] + \frac1N \beta [\log p(w) - \log q(w)]$. A plate that
-    subsamples has scaled its sites by N/B already and weighs 1/N.
+    Sites inside the row plate weigh 1/B, sites outside it (global latents) 1/N: for a batch of B of the N rows the sum
+    is $\frac1B\sum_i [\log p(x_i|z_i) + \beta(\log p(z_i) - \log q(z_i|x_i))] + \frac1N \beta [\log p(w) - \log q(w)]$.
+    A plate that subsamples has scaled its sites by N/B already and weighs 1/N.
     """
 
     def __init__(self, layout: Layout, num_rows: int) -> None:
@@ -35,8 +35,9 @@ class RowWeighted(Messenger):
 class Terms:
     """Sums over rows of the ELBO's two terms, at β = 1 whatever the objective, from the traces an ELBO makes.
 
-    `reconstruction` sums log p of observed sites, `kl` sums log q − log p of latent ones; a site outside the row plate counts in the
-    share of the batch. `exact_terms` is False where sites were enumerated and their sums mean something else.
+    `reconstruction` sums log p of observed sites, `kl` sums log q − log p of latent ones; a site outside the row plate
+    counts in the share of the batch. `exact_terms` is False where sites were enumerated and their sums mean something
+    else.
     """
 
     def __init__(self, row_dim: int | None, num_rows: int) -> None:
@@ -52,14 +53,16 @@ class Terms:
         """The same ELBO, its traces passing by here on their way."""
         watched, get_trace = copy.copy(loss), getattr(loss, "_get_trace", None)
         if get_trace is None:
-            raise InputError(f"{type(loss).__name__} makes no pair of traces; use one of Pyro's trace ELBOs or a subclass")
+            raise InputError(
+                f"{type(loss).__name__} makes no pair of traces; use one of Pyro's trace ELBOs or a subclass"
+            )
 
         def passing(*args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
             pair = get_trace(*args, **kwargs)
-            self.add(*pair, draws=loss.num_particles)
+            self.add(pair[0], pair[1], draws=loss.num_particles)
             return pair
 
-        watched._get_trace = passing
+        watched._get_trace = passing  # type: ignore[method-assign]
         return watched
 
     @torch.no_grad()
@@ -92,4 +95,3 @@ class Terms:
             return None
         reconstruction, kl = float(self.reconstruction) / self.rows, float(self.kl) / self.rows
         return reconstruction - kl, reconstruction, kl
-

@@ -23,8 +23,8 @@ SCHEDULES = ("constant", "cosine", "one-cycle")
 class OneOptimizer(PyroOptim):
     """A `PyroOptim` that holds one torch optimizer, where Pyro's own makes one for each parameter.
 
-    Gradients are clipped by their joint norm where `clip` is given, and set to None after the step. Parameters are kept in the order they
-    were named in, so that two runs add up the same numbers in the same order.
+    Gradients are clipped by their joint norm where `clip` is given, and set to None after the step. Parameters are kept
+    in the order they were named in, so that two runs add up the same numbers in the same order.
     """
 
     def __init__(self, name: str, learning_rate: float, clip: float | None = None) -> None:
@@ -38,7 +38,9 @@ class OneOptimizer(PyroOptim):
 
     def follow(self, parameters: dict[str, Tensor]) -> None:
         """Train these parameters, each under its name, from now on."""
-        fresh = {name: value for name, value in parameters.items() if value.requires_grad and id(value) not in self._known}
+        fresh = {
+            name: value for name, value in parameters.items() if value.requires_grad and id(value) not in self._known
+        }
         if not fresh:
             return
         self.parameters |= fresh
@@ -65,7 +67,12 @@ class OneOptimizer(PyroOptim):
         if self._torch is None:
             return {}
         kept = ((name, self._torch.state.get(value, {})) for name, value in self.parameters.items())
-        return {f"{name}/{key}": torch.as_tensor(item).clone() for name, state in kept for key, item in state.items() if item is not None}
+        return {
+            f"{name}/{key}": torch.as_tensor(item).clone()
+            for name, state in kept
+            for key, item in state.items()
+            if item is not None
+        }
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         if self._torch is None:
@@ -78,7 +85,8 @@ class OneOptimizer(PyroOptim):
 def rate_factor(schedule: str, done: float) -> float:
     """What multiplies the learning rate when a share `done` in [0, 1] of all steps is over.
 
-    `cosine` falls from 1 to 0; `one-cycle` rises from 1/25 to 1 over the first 30 % and falls to 0 (Smith & Topin, arXiv:1708.07120).
+    `cosine` falls from 1 to 0; `one-cycle` rises from 1/25 to 1 over the first 30 % and falls to 0 (Smith & Topin,
+    arXiv:1708.07120).
 
     >>> [round(rate_factor("cosine", t), 3) for t in (0.0, 0.5, 1.0)]
     [1.0, 0.5, 0.0]

@@ -19,13 +19,20 @@ class Progress:
         self._last_line = time.monotonic()
         if self.style == "bar":
             self._bar = self._make_bar()
-            self._task = self._bar.add_task("", total=epochs * steps_per_epoch, completed=done_epochs * steps_per_epoch, numbers="")
+            self._task = self._bar.add_task(
+                "", total=epochs * steps_per_epoch, completed=done_epochs * steps_per_epoch, numbers=""
+            )
 
     def _make_bar(self) -> Any:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = TextColumn("{task.fields[numbers]}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn()
+        columns = (
+            TextColumn("{task.fields[numbers]}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeRemainingColumn(),
+        )
         return Progress(*columns, console=Console(stderr=True), transient=True)
 
     def __enter__(self) -> "Progress":
@@ -33,7 +40,9 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar:
             self._bar.stop()
 

@@ -1,4 +1,5 @@
-"""Fit a program by stochastic variational inference: Pyro's `SVI` and `Trace_ELBO`, one optimizer, honest bookkeeping."""
+"""Fit a program by stochastic variational inference: Pyro's `SVI` and `Trace_ELBO`, one optimizer, honest
+bookkeeping."""
 
 import json
 import math
@@ -36,8 +37,8 @@ ACTIVE_VARIANCE = 0.01
 class FitResult:
     """What a fit did: the program itself holds what it learned.
 
-    `history` has one row an epoch (the keys of `metrics.jsonl`; nats per row), `best_epoch` the epoch whose weights were kept,
-    `stopped` why the fit ended ("epochs" or "patience"), `seconds` its wall time.
+    `history` has one row an epoch (the keys of `metrics.jsonl`; nats per row), `best_epoch` the epoch whose weights
+    were kept, `stopped` why the fit ended ("epochs" or "patience"), `seconds` its wall time.
     """
 
     history: list[dict[str, Any]]
@@ -48,7 +49,10 @@ class FitResult:
     def __repr__(self) -> str:
         best = self.history[self.best_epoch - 1]
         value = best["elbo"] if best["valid_elbo"] is None else best["valid_elbo"]
-        return f"FitResult({len(self.history)} epochs, best {self.best_epoch}: ELBO {value:.2f} nats per row; stopped by {self.stopped}; {self.seconds:.1f} s)"
+        words = (
+            f"best {self.best_epoch}: ELBO {value:.2f} nats per row; stopped by {self.stopped}; {self.seconds:.1f} s"
+        )
+        return f"FitResult({len(self.history)} epochs, {words})"
 
 
 def fit(
@@ -77,26 +81,31 @@ def fit(
 ) -> FitResult:
     r"""Climb the ELBO of a program, $\frac1N \sum_i E_{q(z|x_i)}[\log p(x_i, z) - \log q(z|x_i)]$, by `pyro.infer.SVI`.
 
-    `program` is any object with `model(x)` and `guide(x)`; it is trained in place and ends with the weights of the best epoch: by the
-    validation ELBO where there are validation rows (`valid`, or those of a data set), else the last. `patience` ends the fit after so many
-    epochs without a better validation ELBO, counted after the warm-up. The validation ELBO uses the same random numbers every epoch.
-    `beta` weighs log q − log p(z) in the objective, rising from zero over `kl_warmup` epochs; what is reported is always β = 1.
-    `schedule` is constant, cosine or one-cycle over all steps; `loss` any Pyro ELBO (`Trace_ELBO(num_particles)` by default).
-    Parameters with `requires_grad_(False)` stay as they are. Same seed, same machine, same bits, and the caller's random numbers are untouched.
+    `program` is any object with `model(x)` and `guide(x)`; it is trained in place and ends with the weights of the best
+    epoch: by the validation ELBO where there are validation rows (`valid`, or those of a data set), else the last.
+    `patience` ends the fit after so many epochs without a better validation ELBO, counted after the warm-up. The
+    validation ELBO uses the same random numbers every epoch. `beta` weighs log q − log p(z) in the objective, rising
+    from zero over `kl_warmup` epochs; what is reported is always β = 1. `schedule` is constant, cosine or one-cycle
+    over all steps; `loss` any Pyro ELBO (`Trace_ELBO(num_particles)` by default). Parameters with
+    `requires_grad_(False)` stay as they are. Same seed, same machine, same bits, and the caller's random numbers are
+    untouched.
 
-    `checkpoint` is a folder: the fit's state is kept there and a fit that finds one goes on from it, to the same bits as one never
-    interrupted. `on_epoch` is called with the history after each epoch. Shapes: x (N, D), `labels` (N,).
+    `checkpoint` is a folder: the fit's state is kept there and a fit that finds one goes on from it, to the same bits
+    as one never interrupted. `on_epoch` is called with the history after each epoch. Shapes: x (N, D), `labels` (N,).
 
-    Raises `InputError` for settings or rows that cannot be used, `DivergedError` when the objective is no longer finite: the program
-    then holds the last good weights.
+    Raises `InputError` for settings or rows that cannot be used, `DivergedError` when the objective is no longer
+    finite: the program then holds the last good weights.
 
     >>> import pyro_vae as pv
-    >>> vae = pv.VAE(pv.priors.StandardNormal(1), pv.likelihoods.Normal(pv.nets.mlp(1, 3)), pv.guides.MeanFieldNormal(pv.nets.mlp(3, 2)))
+    >>> likelihood, guide = pv.likelihoods.Normal(pv.nets.mlp(1, 3)), pv.guides.MeanFieldNormal(pv.nets.mlp(3, 2))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(1), likelihood, guide)
     >>> fitted = pv.fit(vae, torch.randn(200, 3), epochs=3, learning_rate=0.01)
     >>> len(fitted.history), fitted.history[2]["elbo"] > fitted.history[0]["elbo"]
     (3, True)
     """
-    settings = Settings(epochs, batch_size, learning_rate, optimizer, schedule, clip, beta, kl_warmup, num_particles, patience, seed)
+    settings = Settings(
+        epochs, batch_size, learning_rate, optimizer, schedule, clip, beta, kl_warmup, num_particles, patience, seed
+    )
     settings.check()
     train = as_split(data, "train")
     held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
@@ -110,7 +119,8 @@ def fit(
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `auto` (the accelerator at hand, else the CPU), `cpu`, `cuda` or `mps`; `InputError` where it is absent."""
+    """The device called `auto` (the accelerator at hand, else the CPU), `cpu`, `cuda` or `mps`; `InputError` where it
+    is absent."""
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
@@ -124,7 +134,13 @@ class _Fit:
     """One run of `fit`: what stays the same from epoch to epoch, and where it stands."""
 
     def __init__(
-        self, program: Any, train: Split, valid: Split | None, settings: Settings, loss: ELBO | None, labels: Tensor | None
+        self,
+        program: Any,
+        train: Split,
+        valid: Split | None,
+        settings: Settings,
+        loss: ELBO | None,
+        labels: Tensor | None,
     ) -> None:
         self.program, self.train, self.valid, self.settings = program, train, valid, settings
         self.labels = train.labels if labels is None else labels
@@ -149,7 +165,9 @@ class _Fit:
         if particles == 1 or self.layout.row_dim is None or self.layout.outside:
             return Trace_ELBO(num_particles=particles)
         side_by_side = Weigher(self.program, self.layout, example).side_by_side
-        return Trace_ELBO(num_particles=particles, vectorize_particles=side_by_side, max_plate_nesting=self.layout.nesting)
+        return Trace_ELBO(
+            num_particles=particles, vectorize_particles=side_by_side, max_plate_nesting=self.layout.nesting
+        )
 
     def _climb_with(self, loss: ELBO) -> None:
         """Set up `SVI` on the program, each site weighed and each trace watched; every parameter exists by now."""
@@ -168,7 +186,12 @@ class _Fit:
         began = written = time.perf_counter()
         kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         try:
-            with _quiet_about_nan(), Progress(style, self.settings.epochs, math.ceil(self.num_rows / self.batch_size), self.epoch) as progress:
+            with (
+                _quiet_about_nan(),
+                Progress(
+                    style, self.settings.epochs, math.ceil(self.num_rows / self.batch_size), self.epoch
+                ) as progress,
+            ):
                 while not self._stopped():
                     row = self._one_epoch(progress)
                     row["seconds"] = earlier + time.perf_counter() - began
@@ -181,12 +204,14 @@ class _Fit:
                         if time.perf_counter() - written > SECONDS_BETWEEN_CHECKPOINTS:
                             write_tensors(checkpoint, *kept)
                             written = time.perf_counter()
-        finally:  # finished, interrupted or diverged: the last whole epoch is on disk, and the program holds the best weights
+        finally:  # finished, interrupted or diverged: the last whole epoch is kept, the program holds the best weights
             if checkpoint is not None and kept is not None:
                 write_tensors(checkpoint, *kept)
             load_state(self.program, self.best)
             _mode(self.program, training=False)
-        return FitResult(self.history, self.best_epoch, self._stopped(), self.history[-1]["seconds"] if self.history else 0.0)
+        return FitResult(
+            self.history, self.best_epoch, self._stopped(), self.history[-1]["seconds"] if self.history else 0.0
+        )
 
     def _stopped(self) -> str:
         if self.settings.out_of_patience(self.epoch, self.best_epoch):
@@ -212,8 +237,12 @@ class _Fit:
             total += self._step(batch, first=at == 0) * len(index)
             progress.step()
         self.epoch += 1
-        elbo, reconstruction, kl = self.terms.means() or (-total / self.num_rows if self.weigh.beta == 1 else None, None, None)
-        row = {"epoch": self.epoch, "step": self.epoch * math.ceil(self.num_rows / self.batch_size)}
+        elbo, reconstruction, kl = self.terms.means() or (
+            -total / self.num_rows if self.weigh.beta == 1 else None,
+            None,
+            None,
+        )
+        row: dict[str, Any] = {"epoch": self.epoch, "step": self.epoch * math.ceil(self.num_rows / self.batch_size)}
         row |= {"elbo": elbo, "reconstruction": reconstruction, "kl": kl}
         rates = {"learning_rate": self.optimizer.learning_rate, "beta": self.weigh.beta}
         return row | self._validate() | rates
@@ -224,16 +253,19 @@ class _Fit:
             loss = self.svi.step(batch.x, batch.extras)
         if not math.isfinite(loss):
             raise DivergedError(
-                f"the objective became {loss} in epoch {self.epoch + 1}; the weights of epoch {self.best_epoch} were kept. "
-                f"Likely causes: a learning rate too high (try {self.settings.learning_rate / 10:g}), gradients too large (try clip=10), "
+                f"the objective became {loss} in epoch {self.epoch + 1}; the weights of epoch {self.best_epoch} were "
+                "kept. "
+                f"Likely causes: a learning rate too high (try {self.settings.learning_rate / 10:g}), gradients too "
+                "large (try clip=10), "
                 "columns on very different scales (standardize them), a likelihood scale too small"
             )
         return loss
 
     @torch.no_grad()
     def _validate(self) -> dict[str, Any]:
-        """The validation rows' ELBO and its terms, with the same random numbers every epoch; nulls without such rows."""
-        row = dict.fromkeys(("valid_elbo", "valid_reconstruction", "valid_kl", "active_units"))
+        """The validation rows' ELBO and its terms, with the same random numbers every epoch; nulls without such
+        rows."""
+        row: dict[str, Any] = dict.fromkeys(("valid_elbo", "valid_reconstruction", "valid_kl", "active_units"))
         if self.valid is None:
             return row
         draws, beta, total = max(1, VALID_DRAWS // len(self.valid)), self.weigh.beta, 0.0
@@ -254,7 +286,8 @@ class _Fit:
         return row | {"active_units": self._active_units()}
 
     def _active_units(self) -> int | None:
-        """How many latent dimensions the guide uses: their posterior means vary over rows (Burda et al., arXiv:1509.00519)."""
+        """How many latent dimensions the guide uses: their posterior means vary over rows (Burda et al.,
+        arXiv:1509.00519)."""
         if self.layout.discrete or self.layout.row_dim is None:
             return None
         batch = self._held_out(0, VALID_ROWS_AT_ONCE)
@@ -277,7 +310,8 @@ class _Fit:
             self.best_epoch, self.best_value, self.best = self.epoch, value, state_of(self.program)
 
     def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that the next epoch depends on beside the settings and the data: weights, best weights, moments, counters."""
+        """All that the next epoch depends on beside the settings and the data: weights, best weights, moments,
+        counters."""
         parts = {"now": state_of(self.program), "best": self.best, "optimizer": self.optimizer.get_state()}
         tensors = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
         about = {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "history")}
@@ -285,9 +319,15 @@ class _Fit:
 
     def _go_on_from(self, checkpoint: Path) -> None:
         tensors, about = read_tensors(checkpoint)
-        theirs, ours = about["settings"] | {"num_rows": about["num_rows"]}, asdict(self.settings) | {"num_rows": self.num_rows}
+        theirs, ours = (
+            about["settings"] | {"num_rows": about["num_rows"]},
+            asdict(self.settings) | {"num_rows": self.num_rows},
+        )
         if other := [f"{name} was {theirs[name]}, is {ours[name]}" for name in ours if theirs.get(name) != ours[name]]:
-            raise InputError(f"{checkpoint}: this fit was begun with other settings ({'; '.join(other)}); repeat them, or use another folder")
+            raise InputError(
+                f"{checkpoint}: this fit was begun with other settings ({'; '.join(other)}); repeat them, or use "
+                "another folder"
+            )
         parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
         for full, value in tensors.items():
             part, _, name = full.partition("/")

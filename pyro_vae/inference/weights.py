@@ -20,7 +20,8 @@ from pyro_vae.shapes import LogWeights
 class Weights:
     """Log weights of S draws for N rows, nats: `log_weights` = `log_likelihood` + `log_ratio`, each (S, N).
 
-    `log_likelihood` is log p(x | z) over all observed sites, `log_ratio` is log p(z) − log q(z | x) over all latent ones.
+    `log_likelihood` is log p(x | z) over all observed sites, `log_ratio` is log p(z) − log q(z | x) over all latent
+    ones.
     """
 
     log_likelihood: LogWeights
@@ -32,12 +33,13 @@ class Weights:
 
 
 class Weigher:
-    """Draws weights for batches of rows; made once for a program, since it learns by trial how the program takes many draws.
+    """Draws weights for batches of rows; made once for a program, since it learns by trial how that takes many draws.
 
-    Where the program gives the same weights for draws side by side (a plate to the left of all its own) as for one draw at a
-    time, draws go side by side, and the guide's network runs once for all of them. Otherwise rows are repeated, once for each
-    draw, which any program with a row plate can do. Scales (`poutine.scale`, a subsampling plate) belong to an objective and are left out;
-    masks belong to the model and count. Raises `RowsError` where rows have no weight of their own.
+    Where the program gives the same weights for draws side by side (a plate to the left of all its own) as for one draw
+    at a time, draws go side by side, and the guide's network runs once for all of them. Otherwise rows are repeated,
+    once for each draw, which any program with a row plate can do. Scales (`poutine.scale`, a subsampling plate) belong
+    to an objective and are left out; masks belong to the model and count. Raises `RowsError` where rows have no weight
+    of their own.
     """
 
     def __init__(self, program: Any, layout: Layout, example: Batch) -> None:
@@ -68,15 +70,25 @@ class Weigher:
             together = _sums(model, guide, lambda site: _over(site, {self.row_dim, -self.layout.nesting - 1}))
             for draw in range(2):
                 values = {name: site["value"][draw] for name, site in sample_sites(guide).items()}
-                alone = _sums(*traces_of(self.program, few, around=_Set(values)), lambda site: _over(site, {self.row_dim}))
-                if not all(torch.allclose(a[draw], b, rtol=1e-4, atol=1e-3) for a, b in zip(together, alone, strict=True)):
+                alone = _sums(
+                    *traces_of(self.program, few, around=_Set(values)), lambda site: _over(site, {self.row_dim})
+                )
+                if not all(
+                    torch.allclose(a[draw], b, rtol=1e-4, atol=1e-3) for a, b in zip(together, alone, strict=True)
+                ):
                     return False
-        except (RuntimeError, ValueError, IndexError, TypeError):  # the shapes of the program's own code do not take a second axis
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+            TypeError,
+        ):  # the shapes of the program's own code do not take a second axis
             return False
         return True
 
     def bytes_per_weight(self, example: Batch) -> int:
-        """Bytes that one draw of one row makes the program write, from a small trial: what a memory budget is divided by."""
+        """Bytes that one draw of one row makes the program write, from a small trial: what a memory budget is divided
+        by."""
         rows, draws = 8, 4
         trial = example.take(torch.arange(rows, device=example.x.device) % len(example.x))
         with torch.no_grad(), seeded(0), _Written() as written:

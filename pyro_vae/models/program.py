@@ -1,4 +1,5 @@
-"""A program is a model and a guide: its parameters, its state, and the verbs that need nothing but its two functions."""
+"""A program is a model and a guide: its parameters, its state, and the verbs that need nothing but its two
+functions."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,8 @@ class Program(nn.Module):
 
     Parameters that the functions make by `pyro.param` and `pyro.module` stay with the program: each call of `model` and
     `guide` sees this program's parameters and no others, so that two programs may use the same names. Functions may ask
-    for `rows`, `labels`, `mask` or `num_rows` by taking a keyword of that name (`docs/programs.md` says what each holds).
+    for `rows`, `labels`, `mask` or `num_rows` by taking a keyword of that name (`docs/programs.md` says what each
+    holds).
 
     >>> import pyro, pyro.distributions as dist, pyro_vae as pv
     >>> def model(x):
@@ -58,7 +60,8 @@ class Program(nn.Module):
             return self._guide(x, extras)
 
     def encode(self, x: Rows) -> RowLatents:
-        """Posterior means under the guide, (N, K), every latent site flattened; from 64 draws where a site has no mean."""
+        """Posterior means under the guide, (N, K), every latent site flattened; from 64 draws where a site has no
+        mean."""
         return encode(self, x)
 
     def reconstruct(self, x: Rows) -> Rows:
@@ -127,9 +130,15 @@ def named_parameters(program: Any) -> dict[str, Tensor]:
 
 
 def place_of(program: Any, like: Tensor | None = None) -> Tensor:
-    """An empty tensor with the device and floating type a program works in; those of `like` where it has no parameters."""
-    held = list(named_parameters(program).values()) + (list(program.buffers()) if isinstance(program, nn.Module) else [])
-    return next((value.detach().new_empty(0) for value in held if value.is_floating_point()), torch.empty(0) if like is None else like[:0])
+    """An empty tensor with the device and floating type a program works in; those of `like` where it has no
+    parameters."""
+    held = list(named_parameters(program).values()) + (
+        list(program.buffers()) if isinstance(program, nn.Module) else []
+    )
+    return next(
+        (value.detach().new_empty(0) for value in held if value.is_floating_point()),
+        torch.empty(0) if like is None else like[:0],
+    )
 
 
 def state_of(program: Any) -> dict[str, Tensor]:
@@ -141,7 +150,8 @@ def state_of(program: Any) -> dict[str, Tensor]:
 
 
 def load_state(program: Any, state: dict[str, Tensor]) -> None:
-    """Put a state into a program, in place. Parameters that a function has yet to make get their values when it does."""
+    """Put a state into a program, in place. Parameters that a function has yet to make get their values when it
+    does."""
     if isinstance(program, nn.Module):
         try:
             program.load_state_dict({name: value for name, value in state.items() if not name.startswith(STORED)})
@@ -158,10 +168,10 @@ def load_state(program: Any, state: dict[str, Tensor]) -> None:
 
 
 def show_parameters(part: Any, name: str) -> None:
-    """Tell Pyro of a part's trainable parameters; frozen ones (`requires_grad_(False)`) stay out of the optimizer's sight.
+    """Tell Pyro of a part's trainable parameters; frozen ones (`requires_grad_(False)`) stay out of sight.
 
-    Unlike `pyro.module` it never leaves another module's tensor under the name: with that, the second of two models in one
-    process trains the first one's weights.
+    Unlike `pyro.module` it never leaves another module's tensor under the name: with that, the second of two models in
+    one process trains the first one's weights.
     """
     if not isinstance(part, nn.Module):
         return
@@ -192,11 +202,16 @@ def _mean_of(fn: Any, draws: int = 64) -> Tensor:
 
 @torch.no_grad()
 def encode(program: Any, x: Rows, **extras: Any) -> RowLatents:
-    """Posterior means under the guide, (N, K); several latent sites stand side by side in the order the guide draws them."""
+    """Posterior means under the guide, (N, K); several latent sites stand side by side in the order the guide draws
+    them."""
     x = x.to(place_of(program, like=x))
     with parameters_of(program), poutine.block():
         trace = poutine.trace(_SetToMean()(caller(program.guide))).get_trace(x, extras)
-    sites = [site for site in sample_sites(trace).values() if not site["is_observed"] and not site["infer"].get("is_auxiliary")]
+    sites = [
+        site
+        for site in sample_sites(trace).values()
+        if not site["is_observed"] and not site["infer"].get("is_auxiliary")
+    ]
     values = [site["value"] for site in sites if site["value"].dim() and site["value"].shape[0] == len(x)]
     if not values:
         raise InputError("the guide draws no latent for each row, so rows cannot be encoded")
@@ -221,8 +236,8 @@ def reconstruct(program: Any, x: Rows, **extras: Any) -> Rows:
 def sample(program: Any, n: int, *, num_features: int | None = None, seed: int | None = None) -> Tensor:
     """n new rows from the model, (n, D): every site is drawn, the observed ones included.
 
-    The model runs on n placeholder rows, so its x-sites are drawn and not conditioned on. `num_features` is the width of
-    the placeholder, for models that ask x for its shape.
+    The model runs on n placeholder rows, so its x-sites are drawn and not conditioned on. `num_features` is the width
+    of the placeholder, for models that ask x for its shape.
     """
     if n < 1:
         raise InputError(f"expected one row or more to draw, got {n}")
@@ -234,4 +249,3 @@ def sample(program: Any, n: int, *, num_features: int | None = None, seed: int |
     if not drawn:
         raise InputError("the model observes nothing, so there is nothing to sample")
     return torch.cat([value.reshape(n, -1) for value in drawn], -1)
-

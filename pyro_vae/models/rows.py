@@ -22,8 +22,8 @@ from pyro_vae.errors import InputError, RowsError
 class Batch:
     """Some rows and what belongs to them.
 
-    `x` (n, D); `rows` (n,) the rows' places in the training set (None for rows held out); `labels` (n,) and `mask` (n, D),
-    or None; `num_rows` the number N of training rows.
+    `x` (n, D); `rows` (n,) the rows' places in the training set (None for rows held out); `labels` (n,) and `mask` (n,
+    D), or None; `num_rows` the number N of training rows.
     """
 
     x: Tensor
@@ -38,8 +38,9 @@ class Batch:
         return {key: value for key, value in given.items() if value is not None}
 
     def take(self, index: Tensor) -> "Batch":
-        kept = {name: getattr(self, name) for name in ("rows", "labels", "mask")}
-        return replace(self, x=self.x[index], **{name: None if value is None else value[index] for name, value in kept.items()})
+        kept = {"rows": self.rows, "labels": self.labels, "mask": self.mask}
+        taken: dict[str, Any] = {name: value[index] for name, value in kept.items() if value is not None}
+        return replace(self, x=self.x[index], **taken)
 
 
 def caller(function: Callable[..., Any]) -> Callable[[Tensor, dict[str, Any]], Any]:
@@ -53,7 +54,8 @@ def caller(function: Callable[..., Any]) -> Callable[[Tensor, dict[str, Any]], A
     def called(x: Tensor, extras: dict[str, Any]) -> Any:
         if missing := [name for name in needed if name not in extras]:
             raise InputError(
-                f"{getattr(function, '__qualname__', function)} asks for {', '.join(missing)}, which these rows do not have; a program may ask for "
+                f"{getattr(function, '__qualname__', function)} asks for {', '.join(missing)}, which these rows do not "
+                "have; a program may ask for "
                 "rows (only training rows have a place in the training set), labels, mask and num_rows"
             )
         return function(x, **{key: extras[key] for key in names & extras.keys()})
@@ -75,8 +77,11 @@ def seeded(seed: int | None) -> Iterator[None]:
         pyro.util.set_rng_state(before)
 
 
-def traces_of(program: Any, batch: Batch, around: Callable[[Any], Any] = lambda function: function) -> tuple[Trace, Trace]:
-    """The model's trace, replayed against the guide's, and the guide's, with log-probabilities; `around` wraps both functions."""
+def traces_of(
+    program: Any, batch: Batch, around: Callable[[Any], Any] = lambda function: function
+) -> tuple[Trace, Trace]:
+    """The model's trace, replayed against the guide's, and the guide's, with log-probabilities; `around` wraps both
+    functions."""
     model, guide = caller(program.model), caller(program.guide)
     wrapped = around(lambda: model(batch.x, batch.extras)), around(lambda: guide(batch.x, batch.extras))
     with pyro.validation_enabled(False):
@@ -85,7 +90,9 @@ def traces_of(program: Any, batch: Batch, around: Callable[[Any], Any] = lambda 
 
 def sample_sites(trace: Trace) -> dict[str, Any]:
     """The sample sites of a trace by name, in the order they ran; the plates' own subsampling sites left out."""
-    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
+    return {
+        name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)
+    }
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,9 @@ class Layout:
     """Where a program keeps its rows, as found by running it.
 
     `row_dim` is the dimension of the plate that counts rows (None where none does) and `nesting` the number of plate
-    dimensions. `outside` names the sites that lie outside the row plate, which have no value for each row; `support` is what the
-    model says of x. `relaxed` marks a likelihood that is no density, `discrete` a
-    program with latent sites that take discrete values, `enumerated` the model's sites that training sums out.
+    dimensions. `outside` names the sites that lie outside the row plate, which have no value for each row; `support` is
+    what the model says of x. `relaxed` marks a likelihood that is no density, `discrete` a program with latent sites
+    that take discrete values, `enumerated` the model's sites that training sums out.
     """
 
     row_dim: int | None
@@ -110,12 +117,15 @@ class Layout:
         """Raise `InputError` where x is not finite or lies outside what the model says x can be."""
         if not torch.isfinite(x).all():
             row, column = (int(i) for i in torch.nonzero(~torch.isfinite(x))[0][:2])
-            raise InputError(f"x holds NaN or infinity, first in row {row}, column {column} of a batch; remove or fill such values")
+            raise InputError(
+                f"x holds NaN or infinity, first in row {row}, column {column} of a batch; remove or fill such values"
+            )
         if self.support is not None and not (inside := self.support.check(x)).all():
             wrong = x[~inside].flatten() if inside.shape == x.shape[: inside.dim()] else x.flatten()
             low, high = wrong.min().item(), wrong.max().item()
             raise InputError(
-                f"x holds values the likelihood gives no probability to: found {low:.3g} to {high:.3g}, expected {_words(self.support)}"
+                f"x holds values the likelihood gives no probability to: found {low:.3g} to {high:.3g}, expected "
+                f"{_words(self.support)}"
             )
 
 
@@ -133,7 +143,8 @@ def _words(support: Constraint) -> str:
 def layout_of(program: Any, batch: Batch) -> Layout:
     """Find the row plate by running the program on two rows and on three: it is the plate that grew.
 
-    Raises `InputError` where the model has a latent site that the guide does not draw, and where x lies outside the support.
+    Raises `InputError` where the model has a latent site that the guide does not draw, and where x lies outside the
+    support.
     """
     runs = []
     with seeded(0):
@@ -143,8 +154,14 @@ def layout_of(program: Any, batch: Batch) -> Layout:
     (model2, guide2), (model, guide) = runs
     undrawn = [name for name, site in model.items() if not site["is_observed"] and name not in guide]
     if missing := [name for name in undrawn if not model[name]["infer"].get("enumerate")]:
-        raise InputError(f"the model draws {', '.join(missing)}, which the guide does not: give the guide a sample site of that name")
-    grown = [(site, _grown(before, site)) for two, three in ((model2, model), (guide2, guide)) for before, site in _pairs(two, three)]
+        raise InputError(
+            f"the model draws {', '.join(missing)}, which the guide does not: give the guide a sample site of that name"
+        )
+    grown = [
+        (site, _grown(before, site))
+        for two, three in ((model2, model), (guide2, guide))
+        for before, site in _pairs(two, three)
+    ]
     observed = [(site, dims) for site, dims in grown if site["is_observed"]]
     shared = set.intersection(*(dims for _, dims in observed)) if observed else set()
     row_dim = max(shared, default=None)
@@ -165,7 +182,10 @@ def layout_of(program: Any, batch: Batch) -> Layout:
 
 def _pairs(two: dict[str, Any], three: dict[str, Any]) -> list[tuple[Any, Any]]:
     if two.keys() != three.keys():
-        raise InputError("the program has other sample sites for two rows than for three: a row's sites must not depend on the others")
+        raise InputError(
+            "the program has other sample sites for two rows than for three: a row's sites must not depend on the "
+            "others"
+        )
     return [(two[name], three[name]) for name in three]
 
 
@@ -178,11 +198,14 @@ def _grown(two: Any, three: Any) -> set[int]:
 def require_rows(layout: Layout) -> int:
     """The row plate's dimension; `RowsError` with the remedy where a row has no weight of its own."""
     if layout.enumerated:
-        raise RowsError(f"the guide must draw {', '.join(layout.enumerated)} to weigh a row; in training the model sums it out")
+        raise RowsError(
+            f"the guide must draw {', '.join(layout.enumerated)} to weigh a row; in training the model sums it out"
+        )
     if layout.row_dim is None or layout.outside:
         sites = ", ".join(layout.outside) or "every site"
         raise RowsError(
-            f"log p(x) of a row needs every site inside one plate of size len(x), but {sites} lies outside: put it inside "
+            f"log p(x) of a row needs every site inside one plate of size len(x), but {sites} lies outside: put it "
+            "inside "
             '(with pyro.plate("data", len(x)): …), or fix it to a value learned as a parameter (pyro.param); '
             "a global latent couples the rows, and then log p(x) exists only for all of them together"
         )

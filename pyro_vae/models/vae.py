@@ -15,9 +15,9 @@ from pyro_vae.shapes import Latents, Rows
 class VAE(Program):
     r"""A variational autoencoder (Kingma & Welling, arXiv:1312.6114; Rezende et al., arXiv:1401.4082) from three parts.
 
-    $p(x, z) = p(z)\, p_\theta(x|z)$ with guide $q_\phi(z|x)$, one z for each row. `prior()`, `likelihood(z)` and `guide(x)` return Pyro
-    distributions; any module or function that does so is a part. The part given as `guide` is kept as `posterior`, since
-    `vae.guide` is the Pyro guide function.
+    $p(x, z) = p(z)\, p_\theta(x|z)$ with guide $q_\phi(z|x)$, one z for each row. `prior()`, `likelihood(z)` and
+    `guide(x)` return Pyro distributions; any module or function that does so is a part. The part given as `guide` is
+    kept as `posterior`, since `vae.guide` is the Pyro guide function.
 
     >>> import pyro_vae as pv
     >>> vae = pv.VAE(
@@ -33,16 +33,17 @@ class VAE(Program):
         nn.Module.__init__(self)
         self.prior, self.likelihood, self.posterior = prior, likelihood, guide
         self.num_features = None
+        self.started: Tensor
         self.register_buffer("started", torch.tensor(False))
 
-    def model(self, x: Rows) -> None:
+    def model(self, x: Rows) -> None:  # type: ignore[override]  # it asks for no extras
         show_parameters(self.prior, "prior")
         show_parameters(self.likelihood, "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.likelihood(z), obs=x)
 
-    def guide(self, x: Rows) -> None:
+    def guide(self, x: Rows) -> None:  # type: ignore[override]  # it asks for no extras
         show_parameters(self.posterior, "posterior")
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.posterior(x))
@@ -54,7 +55,9 @@ class VAE(Program):
             return self.likelihood(z.to(place_of(self, like=z))).mean
 
     def start_at(self, mean: Tensor) -> None:
-        """Before the first step of a VAE's first fit: let the likelihood start at the data mean (D,), where it knows how."""
-        if not self.started and hasattr(self.likelihood, "start_at"):
-            self.likelihood.start_at(mean)
+        """Before the first step of a VAE's first fit: let the likelihood start at the data mean (D,), where it knows
+        how."""
+        start = getattr(self.likelihood, "start_at", None)
+        if not self.started and start is not None:
+            start(mean)
         self.started.fill_(True)

@@ -20,11 +20,13 @@ GRID = 20
 PRIOR_DRAWS = 64
 
 
-def write_figures(folder: Path, program: Any, data: Dataset, history: list[dict[str, Any]], best_epoch: int) -> list[Path]:
+def write_figures(
+    folder: Path, program: Any, data: Dataset, history: list[dict[str, Any]], best_epoch: int
+) -> list[Path]:
     """Draw what this program and data allow and write `folder/*.png`; the files, in the order they are best looked at.
 
-    Training curve; originals over reconstructions; samples from the prior; latent means coloured by label; for two latents
-    and pictures the manifold of Kingma & Welling's figure 4.
+    Training curve; originals over reconstructions; samples from the prior; latent means coloured by label; for two
+    latents and pictures the manifold of Kingma & Welling's figure 4.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, Callable[[], Figure | None]] = {
@@ -52,7 +54,9 @@ def training(history: list[dict[str, Any]], best_epoch: int) -> Figure | None:
     panels = {"elbo": "ELBO", "reconstruction": "Reconstruction  E[log p(x|z)]", "kl": "KL(q(z|x) ‖ p(z))"}
     epochs = [row["epoch"] for row in history]
     for axes, (key, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        plots.curve(axes, epochs, [row[key] for row in history], [row[f"valid_{key}"] for row in history], title, best_epoch)
+        plots.curve(
+            axes, epochs, [row[key] for row in history], [row[f"valid_{key}"] for row in history], title, best_epoch
+        )
     figure.axes[0].legend(loc="lower right")
     return figure
 
@@ -67,12 +71,20 @@ def reconstructions(program: Any, data: Dataset) -> Figure:
     if data.image_shape:
         shown = np.concatenate([_grey(split.stored[index], split.measure.levels), x.numpy(), again.cpu().numpy()])
         figure = Figure(figsize=(len(index) * 0.8, 3.0))
-        axes = plots.pictures(figure.subplots(), shown, data.image_shape, columns=len(index), title="Validation pictures and their reconstructions")
+        axes = plots.pictures(
+            figure.subplots(),
+            shown,
+            data.image_shape,
+            columns=len(index),
+            title="Validation pictures and their reconstructions",
+        )
         _name_rows(axes, ["stored", "x", "E[x | z]"], data.image_shape[0])
         return figure
     figure = Figure(figsize=(6, 4.4))
     known, found = (_columns(split.measure.undo(rows)) for rows in (x, again.cpu()))
-    plots.two_clouds(figure.subplots(), known, found, "Validation rows and their reconstructions", column_names(data), "E[x | z]")
+    plots.two_clouds(
+        figure.subplots(), known, found, "Validation rows and their reconstructions", column_names(data), "E[x | z]"
+    )
     return figure
 
 
@@ -89,7 +101,14 @@ def samples(program: Any, data: Dataset) -> Figure:
             figure = Figure(figsize=(6, 4.4))
             known = data.train[: len(drawn)]
             clouds = [_columns(data.train.measure.undo(rows)) for rows in (known, drawn)]
-            plots.two_clouds(figure.subplots(), clouds[0], clouds[1], "Training rows and draws from the model", column_names(data), "drawn from p(x)")
+            plots.two_clouds(
+                figure.subplots(),
+                clouds[0],
+                clouds[1],
+                "Training rows and draws from the model",
+                column_names(data),
+                "drawn from p(x)",
+            )
             return figure
         drawn = prior_means(program, PRIOR_DRAWS, data.num_features)
     figure = Figure(figsize=(5.2, 5.5))
@@ -107,7 +126,14 @@ def prior_means(program: Any, n: int, num_features: int) -> Tensor:
     with torch.no_grad(), parameters_of(program), poutine.block():
         placeholder = torch.zeros(n, num_features)
         trace = poutine.trace(poutine.uncondition(caller(program.model))).get_trace(placeholder, {})
-        return torch.cat([site["fn"].mean.reshape(n, -1) for site in sample_sites(trace).values() if site["infer"].get("was_observed")], -1)
+        return torch.cat(
+            [
+                site["fn"].mean.reshape(n, -1)
+                for site in sample_sites(trace).values()
+                if site["infer"].get("was_observed")
+            ],
+            -1,
+        )
 
 
 def latents(program: Any, data: Dataset) -> Figure | None:
@@ -148,7 +174,8 @@ def manifold(program: Any, data: Dataset) -> Figure | None:
 
 @torch.no_grad()
 def prior_grid(program: Any) -> Tensor | None:
-    """A grid (20, 20, 2) of latents through the prior's inverse CDF, z_2 upwards; None where the prior is no plane or has none."""
+    """A grid (20, 20, 2) of latents through the prior's inverse CDF, z_2 upwards; None where the prior is no plane or
+    has none."""
     if not hasattr(program, "prior") or not hasattr(program, "decode"):
         return None
     with parameters_of(program):
@@ -168,7 +195,11 @@ def one_of_each(labels: Tensor | None, num_rows: int, most: int = 10) -> Tensor:
     if labels is None:
         return torch.arange(min(most, num_rows))
     kinds = labels.unique()[:most]
-    return torch.stack([(labels == kind).nonzero()[0, 0] for kind in kinds]) if len(kinds) > 3 else torch.arange(min(most, num_rows))
+    return (
+        torch.stack([(labels == kind).nonzero()[0, 0] for kind in kinds])
+        if len(kinds) > 3
+        else torch.arange(min(most, num_rows))
+    )
 
 
 def column_names(data: Dataset) -> list[str]:

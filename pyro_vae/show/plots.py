@@ -6,12 +6,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 # Petroff (arXiv:2107.02270): ten colours chosen for colour-vision deficiency and for looks
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.dpi": 150,
     "savefig.bbox": "tight",
     "figure.constrained_layout.use": True,
@@ -25,7 +26,7 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 9,
     "xtick.labelsize": 9,
     "ytick.labelsize": 9,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
 }
 
 
@@ -36,7 +37,9 @@ def style() -> Iterator[None]:
         yield
 
 
-def curve(axes: Axes, epochs: Sequence[int], train: Sequence[Any], valid: Sequence[Any], title: str, best: int | None = None) -> Axes:
+def curve(
+    axes: Axes, epochs: Sequence[int], train: Sequence[Any], valid: Sequence[Any], title: str, best: int | None = None
+) -> Axes:
     """A quantity over epochs, on training and validation rows, the kept epoch marked."""
     axes.plot(epochs, _numbers(train), color=COLOURS[0], label="training")
     if any(value is not None for value in valid):
@@ -96,7 +99,7 @@ def scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None, title: st
 def two_clouds(axes: Axes, data: np.ndarray, model: np.ndarray, title: str, names: Sequence[str], second: str) -> Axes:
     """Data and model rows in the same plane (the first two columns), or as histograms where there is one column."""
     if data.shape[1] == 1:
-        bins = np.histogram_bin_edges(np.concatenate([data, model]), bins=60)
+        bins = np.histogram_bin_edges(np.concatenate([data, model]), bins=60).tolist()
         axes.hist(data[:, 0], bins=bins, density=True, color="0.75", label="data")
         axes.hist(model[:, 0], bins=bins, density=True, histtype="step", color=COLOURS[2], linewidth=1.5, label=second)
         axes.set(xlabel=names[0], ylabel="density")

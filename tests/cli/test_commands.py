@@ -17,8 +17,9 @@ from pyro_vae.cli import _run
 from pyro_vae.runs import read_lines, read_tensors
 
 KEYS = {
-    "run", "model", "way", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind", "log_px_se", "log_px_mc_se", "iwae",
-    "bound", "gap", "khat_bad", "active_units", "num_data", "num_samples", "num_parameters", "seconds",
+    "run", "model", "way", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind", "log_px_se",
+    "log_px_mc_se", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data", "num_samples", "num_parameters",
+    "seconds",
 }  # fmt: skip
 SMALL = ["--data", "digits", "--epochs", "4", "--hidden", "30"]
 
@@ -51,7 +52,8 @@ def test_fit_writes_a_run_and_prints_a_record(run, capsys):
     rows = read_lines(run / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert set(rows[0]) == {
-        "epoch", "step", "elbo", "reconstruction", "kl", "valid_elbo", "valid_reconstruction", "valid_kl", "active_units", "learning_rate", "beta", "seconds",
+        "epoch", "step", "elbo", "reconstruction", "kl", "valid_elbo", "valid_reconstruction", "valid_kl",
+        "active_units", "learning_rate", "beta", "seconds",
     }  # fmt: skip
     record = json.loads((run / "evaluation.json").read_text())["valid"]
     assert set(record) == KEYS
@@ -103,7 +105,15 @@ def test_files_of_rows(run, capsys, tmp_path):
 def test_people_see_tables(run, capsys):
     code, out, _ = command(capsys, "evaluate", run, "--num-samples", 40)
     assert code == 0
-    for words in ("log p(x)", "(rows)", "(Monte Carlo)", "lower bound, S = 40", "E[log p(x|z)]", "k-hat", "nats per row over 180 rows"):
+    for words in (
+        "log p(x)",
+        "(rows)",
+        "(Monte Carlo)",
+        "lower bound, S = 40",
+        "E[log p(x|z)]",
+        "k-hat",
+        "nats per row over 180 rows",
+    ):
         assert words in out
     assert "4 epochs, finished" in command(capsys, "info", run)[1]
 
@@ -117,7 +127,9 @@ def test_config_repeats_a_run_bit_for_bit(run, capsys, tmp_path):
 
 
 def test_flag_beats_config_beats_default(capsys, tmp_path):
-    (tmp_path / "c.toml").write_text('epochs = 1\nhidden = [7]\n[data]\ndata = "digits"\n[training]\nlearning-rate = 0.005\n')
+    (tmp_path / "c.toml").write_text(
+        'epochs = 1\nhidden = [7]\n[data]\ndata = "digits"\n[training]\nlearning-rate = 0.005\n'
+    )
     json_of(capsys, "fit", "--config", tmp_path / "c.toml", "--learning-rate", 0.001, "--out", tmp_path / "run")
     kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert kept["training"]["learning_rate"] == 0.001
@@ -130,13 +142,24 @@ def test_a_users_table_needs_no_option(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     z = rng.normal(size=(200, 1))
-    np.savetxt("mine.csv", np.hstack([z, 3 * z, z**2]) + rng.normal(size=(200, 3)) * [0.1, 30, 1], delimiter=",", header="a,b,c", comments="")
-    code, out, err = command(capsys, "fit", "--data", "mine.csv", "--epochs", "2", "--hidden", "20")
+    np.savetxt(
+        "mine.csv",
+        np.hstack([z, 3 * z, z**2]) + rng.normal(size=(200, 3)) * [0.1, 30, 1],
+        delimiter=",",
+        header="a,b,c",
+        comments="",
+    )
+    code, _, err = command(capsys, "fit", "--data", "mine.csv", "--epochs", "2", "--hidden", "20")
     assert code == 0, err
     assert "likelihood normal: the values are real numbers; Lebesgue measure on R^3 (original units)" in err
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("mine-")
-    assert {path.name for path in (folder / "figures").iterdir()} == {"training.png", "reconstructions.png", "samples.png", "latents.png"}
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        "training.png",
+        "reconstructions.png",
+        "samples.png",
+        "latents.png",
+    }
     json_of(capsys, "reconstruct", folder, "mine.csv", "--out", "again.csv")
     again = np.genfromtxt("again.csv", delimiter=",", skip_header=1)[:, 1:]
     assert again[:, 1].std() > 1, "reconstructions are in the units of the file"
@@ -185,7 +208,20 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
 
 
 def test_divergence_exits_with_one_and_keeps_good_weights(capsys, tmp_path):
-    words = ["fit", *SMALL, "--optimizer", "sgd", "--learning-rate", "1e20", "--binarize", "none", "--likelihood", "normal", "--scale", "0.001"]
+    words = [
+        "fit",
+        *SMALL,
+        "--optimizer",
+        "sgd",
+        "--learning-rate",
+        "1e20",
+        "--binarize",
+        "none",
+        "--likelihood",
+        "normal",
+        "--scale",
+        "0.001",
+    ]
     code, _, err = command(capsys, *words, "--out", tmp_path / "run")
     assert code == 1
     assert "learning rate too high" in err
@@ -203,8 +239,26 @@ def test_changed_data_is_noticed(capsys, tmp_path):
 
 
 def start(folder, epochs):
-    words = ["fit", "--data", "digits", "--hidden", "200", "--epochs", str(epochs), "--patience", "0", "--out", str(folder)]
-    return subprocess.Popen([sys.executable, "-m", "pyro_vae", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
+    words = [
+        "fit",
+        "--data",
+        "digits",
+        "--hidden",
+        "200",
+        "--epochs",
+        str(epochs),
+        "--patience",
+        "0",
+        "--out",
+        str(folder),
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pyro_vae", *words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
 
 
 def wait_for_epochs(folder, n):
@@ -235,7 +289,10 @@ def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, how):
     for record in (resumed, expected):
         del record["seconds"], record["run"]
     assert resumed == expected
-    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in read_lines(tmp_path / n / "metrics.jsonl")] for n in ("whole", "stopped")]
+    rows = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in read_lines(tmp_path / n / "metrics.jsonl")]
+        for n in ("whole", "stopped")
+    ]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 40
     weights = [read_tensors(tmp_path / n / "model.safetensors")[0] for n in ("whole", "stopped")]
@@ -243,7 +300,8 @@ def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, how):
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
-    code = "import sys; from pyro_vae.cli import _run; _run(['fit', '--help']); print([m for m in ('torch', 'matplotlib', 'pyro') if m in sys.modules])"
+    heavy = "[m for m in ('torch', 'matplotlib', 'pyro') if m in sys.modules]"
+    code = f"import sys; from pyro_vae.cli import _run; _run(['fit', '--help']); print({heavy})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
     for group in ("Data:", "Model:", "Objective:", "Training:", "Run:", "Output:"):

@@ -95,7 +95,9 @@ def test_dequantized_and_standardized_rows_undo_to_the_stored_ones():
 
 def test_toys_follow_their_formulas():
     x, component = toys.seven_normals(200_000, seed=0)
-    for k, (weight, mean, scale) in enumerate(zip(toys.SEVEN_WEIGHTS, toys.SEVEN_MEANS, toys.SEVEN_SCALES, strict=True)):
+    for k, (weight, mean, scale) in enumerate(
+        zip(toys.SEVEN_WEIGHTS, toys.SEVEN_MEANS, toys.SEVEN_SCALES, strict=True)
+    ):
         mine = x[component == k, 0]
         assert len(mine) / len(x) == pytest.approx(weight, abs=0.004)
         assert mine.mean().item() == pytest.approx(mean, abs=4 * scale / len(mine) ** 0.5)
@@ -229,17 +231,24 @@ print(module.__name__, module.answer, len(_OPERATORS))
 
 
 def test_torchvision_is_imported_where_its_operators_load_and_where_they_do_not(tmp_path):
-    """A stand-in that asks for `torchvision::nms` as the real one does, beside a torch that has it and one that has not."""
+    """A stand-in that asks for `torchvision::nms` as the real one does, beside a torch that has it and one that has
+    not."""
     import subprocess
     import sys
 
     (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision" / "__init__.py").write_text("import torch\ntorch.library.register_fake('torchvision::nms')(lambda d, s, t: d)\nanswer = 42\n")
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "import torch\ntorch.library.register_fake('torchvision::nms')(lambda d, s, t: d)\nanswer = 42\n"
+    )
     for how, declared in (("loads", "0"), ("does not", "1")):
-        run = subprocess.run([sys.executable, "-c", FAKE_TORCHVISION, str(tmp_path), how], capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            [sys.executable, "-c", FAKE_TORCHVISION, str(tmp_path), how], capture_output=True, text=True, check=False
+        )
         assert run.stdout.split() == ["torchvision", "42", declared], run.stderr
     (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('another trouble')\n")
-    run = subprocess.run([sys.executable, "-c", FAKE_TORCHVISION, str(tmp_path), "does not"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", FAKE_TORCHVISION, str(tmp_path), "does not"], capture_output=True, text=True, check=False
+    )
     assert "another trouble" in run.stderr
 
 

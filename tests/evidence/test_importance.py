@@ -52,7 +52,8 @@ def test_with_the_exact_posterior_as_guide_all_weights_are_equal(double):
 
 
 def test_mean_over_rows_does_not_depend_on_how_they_are_grouped(double):
-    """N = 53 rows in chunks of 7 and of 53, with weights that have no noise: a last, smaller chunk must not count more."""
+    """N = 53 rows in chunks of 7 and of 53, with weights that have no noise: a last, smaller chunk must not count
+    more."""
     program = LinearGaussian(3, 10, inflate=1.0)
     x = program.rows(53)
     small = pv.log_evidence(program, x, num_samples=11, memory_mib=0.004)
@@ -62,9 +63,10 @@ def test_mean_over_rows_does_not_depend_on_how_they_are_grouped(double):
 
 
 class FromABank(dist.TorchDistribution):
-    """N(loc, 1) whose draws come from a bank of noise (S, N), in order: makes chunked and whole runs draw the same numbers."""
+    """N(loc, 1) whose draws come from a bank of noise (S, N), in order: makes chunked and whole runs draw the same
+    numbers."""
 
-    arg_constraints = {}
+    arg_constraints = {}  # noqa: RUF012
     support = dist.constraints.real
     has_rsample = True
 
@@ -75,7 +77,7 @@ class FromABank(dist.TorchDistribution):
     def expand(self, batch_shape, _instance=None):
         return FromABank(self.loc.expand(batch_shape), self.bank, self.position)
 
-    def rsample(self, sample_shape=torch.Size()):
+    def rsample(self, sample_shape=()):
         draws = self.batch_shape[0] if len(self.batch_shape) > 1 else 1
         start = self.position[0]
         self.position[0] += draws
@@ -87,8 +89,10 @@ class FromABank(dist.TorchDistribution):
 
 def test_seven_draws_in_chunks_of_three_equal_one_chunk(double, monkeypatch):
     """The chunks hold 3, 3 and 1 draws; the trap is to draw nine and divide by seven."""
-    x, bank = torch.randn(4, 2), torch.randn(7, 4)
-    position = [0]
+    from pyro_vae.evidence import importance
+    from pyro_vae.inference.weights import Weigher
+
+    x, bank, position, recording = torch.randn(4, 2), torch.randn(7, 4), [0], [False]
 
     def model(x):
         with pyro.plate("rows", len(x)):
@@ -96,35 +100,29 @@ def test_seven_draws_in_chunks_of_three_equal_one_chunk(double, monkeypatch):
             pyro.sample("x", dist.Normal(z[..., None], 1.0).expand([*z.shape, 2]).to_event(1), obs=x)
 
     def guide(x):
-        with pyro.plate("rows", len(x)):
-            noise = bank if len(x) == 4 and recording[0] else torch.randn(64, len(x))
-            pyro.sample("z", FromABank(x.mean(-1), noise, position if recording[0] else [0]))
+        with pyro.plate("rows", len(x)):  # trials draw from noise of their own and leave the bank alone
+            noise, at = (bank, position) if recording[0] else (torch.randn(64, len(x)), [0])
+            pyro.sample("z", FromABank(x.mean(-1), noise, at))
 
-    from pyro_vae.evidence import importance
-    from pyro_vae.inference.weights import Weigher
+    weigh = Weigher.__call__
 
+    def banked(self, batch, number):
+        recording[0] = True
+        result = weigh(self, batch, number)
+        recording[0] = False
+        return result
+
+    monkeypatch.setattr(Weigher, "__call__", banked)
+    monkeypatch.setattr(Weigher, "bytes_per_weight", lambda *_: 64)
     found = {}
     for draws in (3, 7):
-        recording, position[0] = [False], 0
-        real = Weigher.__call__
-
-        def banked(self, batch, number, real=real):
-            recording[0] = True
-            try:
-                return real(self, batch, number)
-            finally:
-                recording[0] = False
-
-        with monkeypatch.context() as patch:
-            patch.setattr(importance, "chunks", lambda *_, draws=draws: (4, draws))
-            patch.setattr(Weigher, "__call__", banked)
-            patch.setattr(Weigher, "bytes_per_weight", lambda *_: 64)
-            found[draws] = pv.log_evidence(pv.Program(model, guide), x, num_samples=7, seed=None)
+        position[0] = 0
+        monkeypatch.setattr(importance, "chunks", lambda *_, draws=draws: (4, draws))
+        found[draws] = pv.log_evidence(pv.Program(model, guide), x, num_samples=7, seed=None)
         assert position[0] == 7
     z = x.mean(-1) + bank
-    by_hand = (
-        dist.Normal(0.0, 2.0).log_prob(z) + dist.Normal(z[..., None], 1.0).log_prob(x).sum(-1) - dist.Normal(x.mean(-1), 1.0).log_prob(z)
-    )
+    prior, likelihood = dist.Normal(0.0, 2.0).log_prob(z), dist.Normal(z[..., None], 1.0).log_prob(x).sum(-1)
+    by_hand = prior + likelihood - dist.Normal(x.mean(-1), 1.0).log_prob(z)
     for result in found.values():
         torch.testing.assert_close(result.log_px, torch.logsumexp(by_hand, 0) - math.log(7), rtol=0, atol=1e-12)
         torch.testing.assert_close(result.elbo, by_hand.mean(0), rtol=0, atol=1e-12)
@@ -206,7 +204,9 @@ def test_scales_are_left_out_and_masks_count(double):
                 super().model(x)
 
     x = plain.rows(8)
-    torch.testing.assert_close(pv.log_evidence(Scaled(2, 4, inflate=1.0), x, num_samples=30).log_px, plain.exact(x), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        pv.log_evidence(Scaled(2, 4, inflate=1.0), x, num_samples=30).log_px, plain.exact(x), rtol=0, atol=1e-9
+    )
 
     def model(x):
         with pyro.plate("rows", len(x)):

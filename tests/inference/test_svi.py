@@ -25,7 +25,8 @@ def without_seconds(history):
 
 
 def test_one_step_equals_pyros_own_svi(tiny_vae):
-    """Same seed, same rows in the same order: the loss of `SVI.step`, divided by the rows, and the same gradient step."""
+    """Same seed, same rows in the same order: the loss of `SVI.step`, divided by the rows, and the same gradient
+    step."""
     vae, x = tiny_vae
     vae.start_at(x.mean(0))
     stock = copy.deepcopy(vae)
@@ -49,7 +50,8 @@ def test_terms_are_the_elbos_own(tiny_vae):
 
 
 def test_reported_elbo_is_at_beta_one_and_below_the_exact_value():
-    """On a linear-Gaussian program, whose guide is not trained here, the reported ELBO is exact log p(x) − KL at any β."""
+    """On a linear-Gaussian program, whose guide is not trained here, the reported ELBO is exact log p(x) − KL at any
+    β."""
     program = LinearGaussian(2, 5)
     x = program.rows(2000)
     exact = program.exact(x).mean().item() - program.kl_to_posterior()
@@ -60,11 +62,14 @@ def test_reported_elbo_is_at_beta_one_and_below_the_exact_value():
 
 
 def test_fit_finds_ppca():
-    """A linear VAE with the right noise climbs to the exact log p(x) of the linear-Gaussian model that made the rows."""
+    """A linear VAE with the right noise climbs to the exact log p(x) of the linear-Gaussian model that made the
+    rows."""
     truth = LinearGaussian(2, 8, noise=0.5)
     x, held_out = truth.rows(2000), truth.rows(500, seed=2)
     vae = pv.VAE(
-        pv.priors.StandardNormal(2), pv.likelihoods.Normal(pv.nets.mlp(2, 8), scale=0.5), pv.guides.MeanFieldNormal(pv.nets.mlp(8, 4))
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Normal(pv.nets.mlp(2, 8), scale=0.5),
+        pv.guides.MeanFieldNormal(pv.nets.mlp(8, 4)),
     )
     pv.fit(vae, x, epochs=60, batch_size=50, learning_rate=0.01, schedule="cosine")
     found = pv.log_evidence(vae, held_out, num_samples=300)
@@ -72,7 +77,9 @@ def test_fit_finds_ppca():
     assert abs(paired.mean().item()) < 0.05
 
 
-@pytest.mark.parametrize("loss", [TraceMeanField_ELBO(), Trace_ELBO(num_particles=3), Trace_ELBO(num_particles=3, vectorize_particles=True)])
+@pytest.mark.parametrize(
+    "loss", [TraceMeanField_ELBO(), Trace_ELBO(num_particles=3), Trace_ELBO(num_particles=3, vectorize_particles=True)]
+)
 def test_any_pyro_elbo_can_be_the_loss(tiny_vae, loss):
     vae, x = tiny_vae
     fitted = pv.fit(vae, x, valid=x, epochs=10, learning_rate=0.01, loss=loss)
@@ -150,16 +157,25 @@ def test_frozen_parts_stay_as_they_are(tiny_vae):
 
 
 def test_clipping_does_not_depend_on_the_batch_size():
-    """The objective is per row: the gradient's norm, and so what clipping does, is of one size for 10 rows and 1,000."""
+    """The objective is per row: the gradient's norm, and so what clipping does, is of one size for 10 rows and
+    1,000."""
     norms = []
     for rows in (10, 1000):
         torch.manual_seed(0)
-        vae = pv.VAE(pv.priors.StandardNormal(1), pv.likelihoods.Normal(pv.nets.mlp(1, 2)), pv.guides.MeanFieldNormal(pv.nets.mlp(2, 2)))
+        vae = pv.VAE(
+            pv.priors.StandardNormal(1),
+            pv.likelihoods.Normal(pv.nets.mlp(1, 2)),
+            pv.guides.MeanFieldNormal(pv.nets.mlp(2, 2)),
+        )
         vae.started.fill_(True)
         x = torch.ones(rows, 2) * 3
         start = copy.deepcopy(vae.state_dict())
         pv.fit(vae, x, epochs=1, batch_size=rows, optimizer="sgd", learning_rate=1e-3)
-        norms.append(sum((value - start[name]).square().sum() for name, value in vae.state_dict().items() if "net" in name).sqrt().item())
+        norms.append(
+            sum((value - start[name]).square().sum() for name, value in vae.state_dict().items() if "net" in name)
+            .sqrt()
+            .item()
+        )
     assert norms[0] == pytest.approx(norms[1], rel=0.35)
 
 
@@ -175,7 +191,14 @@ def test_divergence_stops_at_once_with_the_last_good_weights(tiny_vae):
 def test_a_fit_goes_on_from_its_checkpoint_to_the_same_bits(tiny_vae, tmp_path, optimizer):
     vae, x = tiny_vae
     whole, parts = copy.deepcopy(vae), copy.deepcopy(vae)
-    options = {"valid": x, "batch_size": 7, "optimizer": optimizer, "schedule": "cosine", "learning_rate": 1e-3, "kl_warmup": 3}
+    options = {
+        "valid": x,
+        "batch_size": 7,
+        "optimizer": optimizer,
+        "schedule": "cosine",
+        "learning_rate": 1e-3,
+        "kl_warmup": 3,
+    }
     expected = pv.fit(whole, x, epochs=6, **options)
 
     def stop(history):
@@ -201,7 +224,8 @@ from pyro_vae.inference import svi
 svi.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 torch.manual_seed(0)
 x = (torch.rand(60, 6) < 0.4).float()
-vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)))
+likelihood, guide = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4))
+vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
 steps = [0]
 def kill(history):
     if len(history) == 4 and sys.argv[2] == "kill":

@@ -14,7 +14,9 @@ from pyro_vae.models.program import named_parameters, state_of
 
 
 def own_prior_vae():
-    return pv.VAE(Cauchyish(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)))
+    return pv.VAE(
+        Cauchyish(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4))
+    )
 
 
 def bits(n=60, D=6):
@@ -34,7 +36,11 @@ def test_programs_of_a_user_go_through_everything(make, tmp_path):
     after = pv.log_evidence(program, held_out, num_samples=50)
     assert fitted.history[-1]["valid_elbo"] > fitted.history[0]["valid_elbo"]
     assert after.log_px.mean() > before.log_px.mean() + 0.3
-    moved = [name for name, value in state_of(program).items() if value.is_floating_point() and not torch.equal(value, start[name])]
+    moved = [
+        name
+        for name, value in state_of(program).items()
+        if value.is_floating_point() and not torch.equal(value, start[name])
+    ]
     assert set(moved) == set(named_parameters(program)), "every parameter learns"
     assert after.iwae[50].mean() >= after.elbo.mean()
     drawn = pv.models.program.sample(program, 400, num_features=6, seed=1)
@@ -49,7 +55,9 @@ def test_programs_of_a_user_go_through_everything(make, tmp_path):
 
 def test_a_users_part_says_how_to_load_it(tmp_path):
     pv.save(own_prior_vae(), tmp_path)
-    with pytest.raises(pv.InputError, match=r"program.prior is programs.Cauchyish.*load it with pv.load\(dir, build=function\)"):
+    with pytest.raises(
+        pv.InputError, match=r"program.prior is programs.Cauchyish.*load it with pv.load\(dir, build=function\)"
+    ):
         pv.load(tmp_path)
 
 
@@ -85,7 +93,11 @@ def test_two_fits_in_one_process_never_meet():
 
 
 def small_normal_vae():
-    return pv.VAE(pv.priors.StandardNormal(1), pv.likelihoods.Normal(pv.nets.mlp(1, 3)), pv.guides.MeanFieldNormal(pv.nets.mlp(3, 2)))
+    return pv.VAE(
+        pv.priors.StandardNormal(1),
+        pv.likelihoods.Normal(pv.nets.mlp(1, 3)),
+        pv.guides.MeanFieldNormal(pv.nets.mlp(3, 2)),
+    )
 
 
 def test_two_vaes_under_pyros_own_svi_never_meet():
@@ -143,7 +155,8 @@ def test_a_guide_with_parameters_for_each_row_finds_each_posterior():
 
 
 def test_a_global_latent_is_fitted_at_its_right_weight():
-    """Local sites count N/B times: in minibatches of 8 the posterior of the shared mean must be as narrow as for all 64 rows."""
+    """Local sites count N/B times: in minibatches of 8 the posterior of the shared mean must be as narrow as for all 64
+    rows."""
     x = torch.randn(64, 1) + 2
     program = global_mean()
     pv.fit(program, x, epochs=400, batch_size=8, learning_rate=0.02, schedule="cosine")
@@ -192,7 +205,11 @@ def test_missing_guide_site_is_named():
 
 
 def test_sampling_uses_the_prior_not_the_placeholder():
-    vae = pv.VAE(pv.priors.Normal([3.0], [0.5]), pv.likelihoods.Normal(torch.nn.Identity(), scale=0.1), pv.guides.MeanFieldNormal(pv.nets.mlp(1, 2)))
+    vae = pv.VAE(
+        pv.priors.Normal([3.0], [0.5]),
+        pv.likelihoods.Normal(torch.nn.Identity(), scale=0.1),
+        pv.guides.MeanFieldNormal(pv.nets.mlp(1, 2)),
+    )
     drawn = vae.sample(4000, seed=0)
     assert drawn.mean().item() == pytest.approx(3.0, abs=0.05)
     assert drawn.std().item() == pytest.approx((0.5**2 + 0.1**2) ** 0.5, abs=0.03)
@@ -201,7 +218,7 @@ def test_sampling_uses_the_prior_not_the_placeholder():
 
 def test_encode_averages_draws_where_the_guide_has_no_mean():
     class NoMean(dist.TorchDistribution):
-        arg_constraints = {}
+        arg_constraints = {}  # noqa: RUF012
         support = dist.constraints.independent(dist.constraints.real, 1)
 
         def __init__(self, loc):
@@ -211,7 +228,7 @@ def test_encode_averages_draws_where_the_guide_has_no_mean():
         def expand(self, shape, _instance=None):
             return NoMean(self.loc.expand(torch.Size(shape) + self.event_shape))
 
-        def sample(self, shape=torch.Size()):
+        def sample(self, shape=()):
             return self.loc + torch.randn(torch.Size(shape) + self.loc.shape)
 
     vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Normal(pv.nets.mlp(2, 3)), lambda x: NoMean(x[:, :2]))

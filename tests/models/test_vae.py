@@ -25,9 +25,13 @@ def test_output_bias_starts_at_the_data_mean_once(tiny_vae):
     x[:, 5] = 1
     vae.start_at(x.mean(0))
     bias = vae.likelihood.net[-1].bias
-    torch.testing.assert_close(torch.sigmoid(bias), torch.tensor([0.3, 1e-3, 1e-3, 1e-3, 1e-3, 0.999]), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.sigmoid(bias), torch.tensor([0.3, 1e-3, 1e-3, 1e-3, 1e-3, 0.999]), rtol=1e-4, atol=1e-6
+    )
     vae.start_at(1 - x.mean(0))
-    assert torch.sigmoid(bias)[0].item() == pytest.approx(0.3, rel=1e-4), "a second fit goes on; it does not start again"
+    assert torch.sigmoid(bias)[0].item() == pytest.approx(0.3, rel=1e-4), (
+        "a second fit goes on; it does not start again"
+    )
 
 
 def test_parts_are_plain_arguments(tiny_vae):
@@ -37,6 +41,9 @@ def test_parts_are_plain_arguments(tiny_vae):
     vae, x = tiny_vae
     other = pv.VAE(pv.priors.Normal([1.0, -1.0], [2.0, 0.5]), vae.likelihood, vae.posterior)
     z = torch.randn(60, 2)
-    density = [poutine.trace(poutine.condition(program.model, {"z": z})).get_trace(x).log_prob_sum() for program in (vae, other)]
+    density = [
+        poutine.trace(poutine.condition(program.model, {"z": z})).get_trace(x).log_prob_sum()
+        for program in (vae, other)
+    ]
     expected = (other.prior().log_prob(z) - vae.prior().log_prob(z)).sum()
     torch.testing.assert_close(density[1] - density[0], expected, rtol=1e-4, atol=1e-3)
