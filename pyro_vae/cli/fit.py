@@ -100,12 +100,12 @@ VALID_DRAWS = 200
 @option(
     TRAINING, "--optimizer", type=click.Choice(["adam", "adamw", "adagrad", "rmsprop", "sgd"]), default="adam", help=""
 )
-@option(TRAINING, "--learning-rate", type=float, default=2e-3, help="")
+@option(TRAINING, "--learning-rate", type=float, default=5e-3, help="")
 @option(
     TRAINING,
     "--schedule",
     type=click.Choice(["constant", "cosine", "one-cycle"]),
-    default="cosine",
+    default="one-cycle",
     help="How the learning rate moves over the whole fit.",
 )
 @option(TRAINING, "--clip", type=float, metavar="NORM", help="Largest joint norm of the gradients.")
@@ -113,7 +113,7 @@ VALID_DRAWS = 200
     TRAINING,
     "--patience",
     type=int,
-    default=3,
+    default=20,
     metavar="EPOCHS",
     help="Stop after so many epochs without a better validation ELBO; 0: never.",
 )

@@ -13,9 +13,9 @@ class Settings:
 
     epochs: int = 100
     batch_size: int = 100
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-3
     optimizer: str = "adam"
-    schedule: str = "constant"
+    schedule: str = "one-cycle"
     clip: float | None = None
     beta: float = 1.0
     kl_warmup: float = 0.0

@@ -1,0 +1,68 @@
+"""The figures: what they show is what the program says."""
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+import pyro_vae as pv
+from pyro_vae.show import figures, plots
+
+
+def small(data, num_latents):
+    hidden = pv.nets.mlp(num_latents, 10, data.num_features), pv.nets.mlp(data.num_features, 10, 2 * num_latents)
+    likelihood = pv.likelihoods.Bernoulli if data.measure.startswith("counting") else pv.likelihoods.Normal
+    return pv.VAE(pv.priors.StandardNormal(num_latents), likelihood(hidden[0]), pv.guides.MeanFieldNormal(hidden[1]))
+
+
+def test_every_figure_is_written_and_large_enough_to_read(tmp_path):
+    for name, num_latents, expected in [
+        ("digits", 2, {"training", "reconstructions", "samples", "latents", "manifold"}),
+        ("digits", 5, {"training", "reconstructions", "samples", "latents"}),
+        ("pinwheel", 1, {"training", "reconstructions", "samples", "latents"}),
+        ("seven-normals", 2, {"training", "reconstructions", "samples", "latents"}),
+    ]:
+        data = pv.load_data(name)
+        vae = small(data, num_latents)
+        fitted = pv.fit(vae, data, epochs=3)
+        folder = tmp_path / f"{name}-{num_latents}"
+        written = figures.write_figures(folder, vae, data, fitted.history, fitted.best_epoch)
+        assert {path.stem for path in written} == expected
+        for path in written:
+            with Image.open(path) as picture:
+                assert min(picture.size) > 300
+                assert np.asarray(picture.convert("L")).std() > 5, f"{path} is blank"
+
+
+def test_the_grid_is_even_in_prior_probability_and_upright():
+    vae = pv.VAE(pv.priors.Normal([1.0, -2.0], [2.0, 0.5]), None, None)
+    grid = figures.prior_grid(vae)
+    assert grid.shape == (20, 20, 2)
+    share = torch.distributions.Normal(torch.tensor([1.0, -2.0]), torch.tensor([2.0, 0.5])).cdf(grid)
+    steps = (torch.arange(20) + 0.5) / 20
+    torch.testing.assert_close(share[0, :, 0], steps)
+    torch.testing.assert_close(share[:, 0, 1], steps.flip(0))  # z_2 grows upwards
+    assert figures.prior_grid(pv.VAE(pv.priors.StandardNormal(3), None, None)) is None
+
+
+def test_pictures_lie_where_their_numbers_say():
+    axes = Figure().subplots()
+    rows = np.arange(5)[:, None] / 4 * np.ones((5, 6))
+    plots.pictures(axes, rows, (2, 3), columns=3, gap=1)
+    sheet = np.asarray(axes.images[0].get_array())
+    assert sheet.shape == (2 * 3 - 1, 3 * 4 - 1)
+    assert sheet[0, 4] == 0.25
+    assert sheet[3, 0] == 0.75
+    assert sheet[3, 8] == 0
+
+
+def test_one_of_each_label():
+    labels = torch.tensor([3, 3, 1, 0, 2, 1])
+    assert figures.one_of_each(labels, 6).tolist() == [3, 2, 4, 0]
+    assert figures.one_of_each(None, 4).tolist() == [0, 1, 2, 3]
+
+
+def test_curves_mark_the_kept_epoch():
+    axes = Figure().subplots()
+    plots.curve(axes, [1, 2, 3], [-3.0, -2.0, -1.0], [None, None, None], "ELBO", best=2)
+    assert [line.get_label() for line in axes.lines] == ["training", "kept: epoch 2"]
