@@ -1,12 +1,12 @@
 """Time a training epoch of `pyro_vae.fit` against the same VAE written by hand, side by side in one process.
 
-Every arm trains 784-500-K-500-784 with tanh units, batch 100 and Adam, binarizing as it goes, on the same rows; the arms take turns and
-the figures are medians over turns, since machines are noisy and only ratios travel. Run from anywhere:
+Every arm trains 784-500-K-500-784 with tanh units, batch 100 and Adam on the same rows, binarizing as it goes. The arms
+take turns and the figures are medians over turns: machines are noisy, and only ratios travel. Run from anywhere:
 
     python scripts/benchmark.py [--data mnist --data-root DIR] [--rows 20000] [--turns 5] [--latent-dim 20] [--json]
 
-Arms: `floor` the matrix products of a step alone, forward and backward; `by hand` a plain PyTorch loop with fused Adam; `pyro_vae` the
-whole of `pv.fit`, without validation rows, as the others; `pyro stock` Pyro's SVI with its own Adam on the same program.
+Arms: `floor` the matrix products of a step alone, forward and backward; `by hand` a plain PyTorch loop with fused Adam;
+`pyro_vae` the whole of `pv.fit`, without validation rows, as the others; `pyro stock` Pyro's SVI with its own Adam.
 """
 
 import json
@@ -39,7 +39,7 @@ def batches(pixels: Tensor) -> list[Tensor]:
 
 
 def floor(pixels: Tensor, latent_dim: int) -> float:
-    """The products of one step: for each of four layers the output, the gradient of the weight and that of the input."""
+    """The products of one step: each of four layers' output, its weight's gradient, and its input's but the first."""
     sizes = [(pixels.shape[1], HIDDEN), (HIDDEN, 2 * latent_dim), (latent_dim, HIDDEN), (HIDDEN, pixels.shape[1])]
     layers = [(torch.randn(BATCH, a), torch.randn(a, b), torch.randn(BATCH, b)) for a, b in sizes]
     began = time.perf_counter()
@@ -127,9 +127,8 @@ def main(data: str, data_root: str | None, rows: int, turns: int, latent_dim: in
             json.dumps({"ms_per_step": milliseconds, "ratio_to_by_hand": ratios, "turns": turns, "steps": steps})
         )
         return
-    click.echo(
-        f"{'':<12}{'ms per step':>12}{'to by hand':>12}   ({torch.get_num_threads()} threads, {turns} turns of {steps} steps)"
-    )
+    about = f"({torch.get_num_threads()} threads, {turns} turns of {steps} steps)"
+    click.echo(f"{'':<12}{'ms per step':>12}{'to by hand':>12}   {about}")
     for name in ARMS:
         click.echo(f"{name:<12}{milliseconds[name]:>12.2f}{ratios[name]:>12.2f}")
 

@@ -57,7 +57,7 @@ def training(history: list[dict[str, Any]], best_epoch: int) -> Figure | None:
         plots.curve(
             axes, epochs, [row[key] for row in history], [row[f"valid_{key}"] for row in history], title, best_epoch
         )
-    figure.axes[0].legend(loc="lower right")
+    figure.axes[-1].legend(loc="lower right")
     return figure
 
 

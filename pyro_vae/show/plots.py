@@ -83,7 +83,7 @@ def pictures(axes: Axes, rows: np.ndarray, shape: tuple[int, int], columns: int,
 
 def scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None, title: str, names: tuple[str, str]) -> Axes:
     """Points in the plane, coloured by label where there are labels (ten colours at most, else one)."""
-    size = float(np.clip(4000 / len(points), 2, 20))
+    size = float(np.clip(9000 / len(points), 3, 30))
     kinds = np.unique(labels) if labels is not None else np.array([])
     if labels is not None and 1 < len(kinds) <= len(COLOURS):
         for colour, kind in zip(COLOURS, kinds, strict=False):
