@@ -19,6 +19,7 @@ import pyro
 import torch
 import torch.nn.functional as F
 from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
 from torch import Tensor, nn
 
 import pyro_vae as pv
@@ -86,7 +87,7 @@ def ours(pixels: Tensor, latent_dim: int) -> float:
 def stock(pixels: Tensor, latent_dim: int) -> float:
     vae = vae_of(latent_dim, pixels.shape[1])
     pyro.clear_param_store()
-    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": RATE}), Trace_ELBO())
+    svi = SVI(vae.model, vae.guide, Adam({"lr": RATE}), Trace_ELBO())
     began = time.perf_counter()
     for index in batches(pixels):
         svi.step(torch.bernoulli(pixels[index].float() / 255))

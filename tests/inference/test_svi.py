@@ -30,7 +30,7 @@ def test_one_step_equals_pyros_own_svi(tiny_vae):
     vae, x = tiny_vae
     vae.start_at(x.mean(0))
     stock = copy.deepcopy(vae)
-    fitted = pv.fit(vae, x, epochs=1, batch_size=60, learning_rate=1e-3, optimizer="adam", seed=3)
+    fitted = pv.fit(vae, x, epochs=1, batch_size=60, learning_rate=1e-3, schedule="constant", seed=3)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(Settings(seed=3).stream(0)))
     svi = SVI(stock.model, stock.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
     pyro.set_rng_seed(Settings(seed=3).stream(0))
