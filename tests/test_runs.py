@@ -1,0 +1,82 @@
+"""What lies on disk: whole or not at all, and never code."""
+
+import tomllib
+
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae import recipes, runs
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    runs.write_whole(path, b"old")
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(runs.os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        runs.write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_recipe_is_plain_data_and_names_our_parts_alone(tiny_vae, tmp_path):
+    vae, _ = tiny_vae
+    pv.save(vae, tmp_path)
+    recipe = tomllib.loads((tmp_path / "config.toml").read_text())["program"]
+    assert recipe["make"] == "models.vae.VAE"
+    assert recipe["guide"]["net"] == {"make": "nets.mlp", "sizes": [6, 8, 4], "activation": "tanh"}
+    recipe["guide"]["net"]["make"] = "os.system"
+    with pytest.raises(pv.InputError, match=r"no part called 'os\.system'"):
+        recipes.build(recipe)
+
+
+def test_a_part_used_twice_is_one_part_after_loading(tiny_vae):
+    vae, _ = tiny_vae
+    net = pv.nets.mlp(6, 6)
+    shared = pv.VAE(vae.prior, pv.likelihoods.Bernoulli(net), pv.guides.MeanFieldNormal(net))
+    again = recipes.build(recipes.describe(shared))
+    assert again.likelihood.net is again.posterior.net
+
+
+def test_a_users_subclass_is_not_taken_for_its_base(tiny_vae):
+    vae, _ = tiny_vae
+
+    class Mine(pv.priors.StandardNormal):
+        pass
+
+    with pytest.raises(pv.InputError, match=r"program.prior is .*Mine, which is not one of this package's parts"):
+        recipes.describe(pv.VAE(Mine(2), vae.likelihood, vae.posterior))
+
+
+def test_what_cannot_be_loaded_says_why(tiny_vae, tmp_path):
+    vae, _ = tiny_vae
+    with pytest.raises(pv.InputError, match="is not a run"):
+        pv.load(tmp_path)
+    pv.save(vae, tmp_path)
+    other = pv.VAE(vae.prior, pv.likelihoods.Bernoulli(pv.nets.mlp(2, 9, 6)), vae.posterior)
+    with pytest.raises(pv.InputError, match="the saved weights do not fit this program"):
+        pv.load(tmp_path, build=lambda: other)
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(pv.InputError, match="no readable weights there"):
+        pv.load(tmp_path)
+    (tmp_path / "config.toml").write_text("= not toml")
+    with pytest.raises(pv.InputError, match="not readable as TOML"):
+        pv.load(tmp_path)
+
+
+def test_new_runs_never_share_a_folder(tmp_path):
+    folders = {runs.new_run(tmp_path, "digits") for _ in range(3)}
+    assert len(folders) == 3
+    assert all(folder.name.startswith("digits-") for folder in folders)
+
+
+def test_tensors_keep_their_types_and_bits(tmp_path):
+    tensors = {"a": torch.randn(3, dtype=torch.float64), "b": torch.tensor(True), "c": torch.arange(3)}
+    runs.write_tensors(tmp_path / "t", tensors, {"epoch": 3, "value": 0.1 + 0.2})
+    found, about = runs.read_tensors(tmp_path / "t")
+    assert all(torch.equal(value, found[name]) and value.dtype == found[name].dtype for name, value in tensors.items())
+    assert about == {"epoch": 3, "value": 0.1 + 0.2}
