@@ -29,12 +29,10 @@ def mlp(*sizes: int, activation: str = "tanh") -> nn.Sequential:
 
     Raises `InputError` for fewer than two sizes, a size below one, or an unknown activation.
 
-        >>> import itertools
-
-    import torch
-        >>> from pyro_vae.nets import mlp
-        >>> mlp(784, 500, 40)(torch.zeros(3, 784)).shape
-        torch.Size([3, 40])
+    >>> import torch
+    >>> from pyro_vae.nets import mlp
+    >>> mlp(784, 500, 40)(torch.zeros(3, 784)).shape
+    torch.Size([3, 40])
     """
     if len(sizes) < 2 or any(size < 1 for size in sizes):
         raise InputError(f"mlp needs at least an input and an output size, each one or more; got {sizes}")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from pyro_vae.errors import InputError
 
@@ -59,7 +60,32 @@ def describe(thing: Any) -> dict[str, Any]:
     recipe = _describe(thing, "program", {})
     if not isinstance(recipe, dict):
         raise InputError(f"expected a program, got {type(thing).__name__}")
+    with torch.random.fork_rng():
+        _same(thing, build(recipe))
     return recipe
+
+
+def _same(thing: nn.Module, rebuilt: nn.Module) -> None:
+    """`InputError` where a thing is no longer what its constructors made: a part or a setting was changed."""
+    ours, theirs = dict(thing.named_modules()), dict(rebuilt.named_modules())
+    for name in sorted(ours.keys() | theirs.keys()):
+        pair = [(type(modules.get(name)), _settings(modules.get(name))) for modules in (ours, theirs)]
+        if pair[0] != pair[1]:
+            raise InputError(
+                f"program.{name} was changed after it was made, so its recipe would not bring it back; make the "
+                "program "
+                "anew with the changed part, or load it with pv.load(dir, build=function)"
+            )
+
+
+def _settings(module: nn.Module | None) -> dict[str, Any]:
+    """The plain values a module was given, and the shapes of its tensors."""
+    if module is None:
+        return {}
+    passing = ("training", "num_features")  # what a fit sets
+    values = {k: v for k, v in vars(module).items() if isinstance(v, (str, bool, int, float)) and k not in passing}
+    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return values | {name: tuple(tensor.shape) for name, tensor in tensors}
 
 
 def _describe(thing: Any, path: str, seen: dict[int, str]) -> Any:

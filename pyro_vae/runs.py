@@ -47,7 +47,10 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The rows of a file of JSON lines; a last line without its end was being written when a process died."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -94,16 +97,19 @@ def save(program: Any, folder: str | Path) -> None:
     """
     folder = Path(folder)
     config = read_toml(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    write_config(folder, config | recipe_of(program))
+    kept = {key: value for key, value in config.items() if key not in ("program", "program_needs", "num_features")}
+    write_config(folder, kept | recipe_of(program))
     write_tensors(folder / WEIGHTS, state_of(program))
 
 
 def recipe_of(program: Any) -> dict[str, Any]:
-    """`{"program": recipe}`, or why there is none: `{"program_needs": reason}`."""
+    """`{"program": recipe}`, or why there is none: `{"program_needs": reason}`; and the width of its rows."""
+    width = getattr(program, "num_features", None)
+    known = {} if width is None else {"num_features": width}
     try:
-        return {"program": recipes.describe(program)}
+        return known | {"program": recipes.describe(program)}
     except InputError as reason:
-        return {"program_needs": str(reason)}
+        return known | {"program_needs": str(reason)}
 
 
 def load(folder: str | Path, build: Callable[[], Any] | None = None) -> Any:
@@ -125,6 +131,8 @@ def load(folder: str | Path, build: Callable[[], Any] | None = None) -> Any:
     if hasattr(program, "to") and first is not None:
         program.to(first.dtype)
     load_state(program, tensors)
+    if hasattr(program, "num_features"):
+        program.num_features = config.get("num_features", program.num_features)
     return program
 
 

@@ -98,6 +98,8 @@ def settle(ctx: click.Context, config: dict[str, Any] | None, source: str) -> di
                 value = parameter.process_value(ctx, given[name])
             except click.ClickException as error:
                 raise InputError(f"{source}: {name}: {error.format_message()}") from error
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{source}: {name}: {given[name]!r} is not a value it can have") from error
         settled[parameter.group.lower()][name] = value
     return settled
 
@@ -121,7 +123,13 @@ def _flat(config: dict[str, Any], options: dict[str, Grouped], source: str) -> d
     return known
 
 
-ABOUT = ("about", "program", "program_needs", "measure")  # what a run's own config.toml holds beside the settings
+ABOUT = (
+    "about",
+    "program",
+    "program_needs",
+    "num_features",
+    "measure",
+)  # what a run's own config.toml holds beside the settings
 
 
 def plain(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

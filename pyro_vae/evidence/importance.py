@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.psis import TOO_FEW, khat_limit, pareto_khat
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import parameters_of, place_of
-from pyro_vae.models.rows import Batch, layout_of, seeded
+from pyro_vae.models.rows import Batch, Layout, evaluating, layout_of, seeded
 from pyro_vae.shapes import LogWeights, PerRow
 
 ROWS_AT_ONCE = 128
@@ -76,6 +76,7 @@ def log_evidence(
     num_samples: int = 1000,
     *,
     iwae: Iterable[int] = (),
+    rows: Tensor | None = None,
     memory_mib: float = 256,
     seed: int | None = 0,
 ) -> Evidence:
@@ -85,7 +86,8 @@ def log_evidence(
     q(z | x_i)$: unbiased for $p(x_i)$, so a lower bound on $\log p(x_i)$ in expectation, the bound of Burda et al.
     (arXiv:1509.00519). Weights come from traces, (S, N), for any program whose sites share one plate over rows. `data`
     is a tensor (N, D), a split, or a data set (its test split). Work goes in chunks of rows and draws under
-    `memory_mib`, so memory is flat in S and N; `iwae` asks for the bound at further numbers of draws.
+    `memory_mib`, so memory is flat in S and N; `iwae` asks for the bound at further numbers of
+    draws. `rows` (N,) are the rows' places in the training set, for programs that ask for them.
 
     Raises `RowsError` where a row has no weight of its own (a global latent), `InputError` for rows the likelihood
     cannot give.
@@ -100,48 +102,55 @@ def log_evidence(
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be one or more, got {num_samples}")
+    if not memory_mib > 0:
+        raise InputError(f"memory_mib must be positive, got {memory_mib}")
     split = as_split(data, "test")
+    if rows is None and split.name == "train":
+        rows = torch.arange(len(split))
     sizes = sorted({k for k in iwae if 1 <= k < num_samples})
-    training = isinstance(program, nn.Module) and program.training
-    if training:
-        program.eval()
-    try:
-        with torch.no_grad(), parameters_of(program), seeded(seed):
-            found, relaxed = _weigh(program, split, num_samples, sizes, memory_mib)
-    finally:
-        if training:
-            program.train()
-    columns: dict[str, Any] = {name: torch.cat([part[name] for part in found]) for name in found[0]}
-    bounds = {k: columns.pop(f"iwae {k}") for k in sizes}
+    with torch.no_grad(), parameters_of(program), seeded(seed), evaluating(program):
+        columns, layout = _weigh(program, split, rows, num_samples, sizes, memory_mib)
+    bounds = {k: columns.pop(f"iwae {k}") + split.log_jacobian for k in sizes}
     for name in ("log_px", "elbo", "reconstruction"):
         columns[name] = columns[name] + split.log_jacobian
-    bounds = {k: bound + split.log_jacobian for k, bound in bounds.items()} | {num_samples: columns["log_px"]}
-    measure = "relaxed Bernoulli on grey levels: not a density" if relaxed else split.measure_name
-    return Evidence(**columns, iwae=bounds, num_samples=num_samples, measure=measure)
+    bounds[num_samples] = columns["log_px"]
+    return Evidence(**columns, iwae=bounds, num_samples=num_samples, measure=_measure(split, layout))
+
+
+def _measure(split: Split, layout: Layout) -> str:
+    """The measure in words, from the data and from what the likelihood says it is a density of."""
+    if layout.relaxed:
+        return "relaxed Bernoulli on grey levels: not a density"
+    if split.measure.binarize != "none" and layout.support is not None and not layout.support.is_discrete:
+        return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
+    return split.measure_name
 
 
 def _weigh(
-    program: Any, split: Split, num_samples: int, sizes: list[int], memory_mib: float
-) -> tuple[list[dict[str, Tensor]], bool]:
-    first = _batch(program, split, 0, min(len(split), 8))
+    program: Any, split: Split, places: Tensor | None, num_samples: int, sizes: list[int], memory_mib: float
+) -> tuple[dict[str, Any], Layout]:
+    place = place_of(program, like=split[:1])
+
+    def batch_of(start: int, end: int) -> Batch:
+        kept = {"rows": places, "labels": split.labels}
+        extras: dict[str, Any] = {k: v[start:end].to(place.device) for k, v in kept.items() if v is not None}
+        return Batch(split[start:end].to(place), num_rows=len(split), **extras)
+
+    first = batch_of(0, min(len(split), 8))
     layout = layout_of(program, first)
     weigher = Weigher(program, layout, first)
-    rows, draws = chunks(num_samples, len(split), weigher.bytes_per_weight(first), memory_mib)
+    size, draws = chunks(num_samples, len(split), weigher.bytes_per_weight(first), memory_mib)
     found = []
-    for start in range(0, len(split), rows):
-        batch = _batch(program, split, start, min(start + rows, len(split)))
+    for start in range(0, len(split), size):
+        batch = batch_of(start, min(start + size, len(split)))
         layout.check(batch.x)
         parts = [weigher(batch, min(draws, num_samples - done)) for done in range(0, num_samples, draws)]
-        likelihood = torch.cat([part.log_likelihood.double().cpu() for part in parts])
-        found.append(summarize(likelihood, torch.cat([part.log_ratio.double().cpu() for part in parts]), sizes))
-    return found, layout.relaxed
-
-
-def _batch(program: Any, split: Split, start: int, end: int) -> Batch:
-    place = place_of(program, like=split[:1])
-    labels = None if split.labels is None else split.labels[start:end].to(place.device)
-    rows = None if split.name in ("valid", "test") else torch.arange(start, end, device=place.device)
-    return Batch(split[start:end].to(place), rows, labels, num_rows=len(split))
+        likelihood, ratio = (
+            torch.cat([getattr(part, name).cpu().double() for part in parts])
+            for name in ("log_likelihood", "log_ratio")
+        )
+        found.append(summarize(likelihood, ratio, sizes))
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]}, layout
 
 
 def chunks(num_samples: int, num_rows: int, bytes_per_weight: int, memory_mib: float) -> tuple[int, int]:
@@ -163,7 +172,7 @@ def summarize(log_likelihood: LogWeights, log_ratio: LogWeights, sizes: Iterable
     log_sum = torch.logsumexp(log_weights, 0)
     normalized = torch.exp(log_weights - log_sum)
     ess = 1 / normalized.square().sum(0)
-    relative_variance = (num_samples / ess - 1).clamp(min=0) / max(num_samples - 1, 1)
+    relative_variance = (num_samples / ess - 1).clamp(min=0) / (num_samples - 1) if num_samples > 1 else ess * math.nan
     summary = {
         "log_px": log_sum - math.log(num_samples),
         "elbo": log_weights.mean(0),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import pyro
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
@@ -35,6 +36,7 @@ class OneOptimizer(PyroOptim):
         self.parameters: dict[str, Tensor] = {}
         self._known: set[int] = set()
         self._torch: torch.optim.Optimizer | None = None
+        self.has_stepped = False
 
     def follow(self, parameters: dict[str, Tensor]) -> None:
         """Train these parameters, each under its name, from now on."""
@@ -51,8 +53,10 @@ class OneOptimizer(PyroOptim):
             self._torch.add_param_group({"params": list(fresh.values())})
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        late = [value for value in params if id(value) not in self._known]
-        self.follow({f"late.{len(self.parameters) + i}": value for i, value in enumerate(late)})
+        params, store = list(params), pyro.get_param_store()
+        self.has_stepped = bool(params)
+        late = {f"{store.param_name(value)}": value for value in params if id(value) not in self._known}
+        self.follow(dict(sorted(late.items())))
         if self._torch is None:
             return
         if self.clip is not None:
@@ -75,11 +79,19 @@ class OneOptimizer(PyroOptim):
         }
 
     def set_state(self, state: dict[str, Tensor]) -> None:
+        """Take up a state that `get_state` gave; torch puts each piece on its parameter's device."""
         if self._torch is None:
             return
+        places = {name: i for i, name in enumerate(self.parameters)}
+        moments: dict[int, dict[str, Tensor]] = {}
         for full, item in state.items():
             name, _, key = full.rpartition("/")
-            self._torch.state[self.parameters[name]][key] = item.clone()
+            if name not in places:
+                raise InputError(
+                    f"the checkpoint holds {name}, a parameter this fit does not have at its start; begin anew"
+                )
+            moments.setdefault(places[name], {})[key] = item
+        self._torch.load_state_dict({"state": moments, "param_groups": self._torch.state_dict()["param_groups"]})
 
 
 def rate_factor(schedule: str, done: float) -> float:

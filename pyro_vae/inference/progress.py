@@ -61,7 +61,9 @@ class Progress:
 
 
 def _words(row: dict[str, Any], epochs: int) -> str:
-    parts = [f"epoch {row['epoch']}/{epochs}", f"ELBO {row['elbo']:.2f}"]
+    parts = [f"epoch {row['epoch']}/{epochs}"]
+    if row["elbo"] is not None:
+        parts.append(f"ELBO {row['elbo']:.2f}")
     if row["reconstruction"] is not None:
         parts.append(f"= {row['reconstruction']:.2f} − KL {row['kl']:.2f}")
     if row["valid_elbo"] is not None:

@@ -44,8 +44,9 @@ class Settings:
         return self.beta * (min(1.0, epoch / self.kl_warmup) if self.kl_warmup > 0 else 1.0)
 
     def out_of_patience(self, epoch: int, best_epoch: int) -> bool:
-        """Whether so many epochs went by without a better one, counted after the warm-up."""
-        return self.patience is not None and epoch - max(best_epoch, math.ceil(self.kl_warmup)) >= self.patience
+        """Whether `patience` epochs (0 or None: never) went by without a better one, counted after the warm-up."""
+        patience = self.patience or math.inf
+        return epoch - max(best_epoch, math.ceil(self.kl_warmup)) >= patience
 
     def stream(self, epoch: int) -> int:
         """The seed of one epoch's random numbers; epoch −1 stands for validation, the same at every epoch."""

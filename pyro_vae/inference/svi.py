@@ -1,6 +1,7 @@
 """Fit a program by stochastic variational inference: Pyro's `SVI` and `Trace_ELBO`, one optimizer, honest
 bookkeeping."""
 
+import hashlib
 import json
 import math
 import time
@@ -8,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,14 @@ from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.errors import DivergedError, InputError
+from pyro_vae.errors import DivergedError, InputError, RowsError
 from pyro_vae.inference.objective import RowWeighted, Terms
 from pyro_vae.inference.optim import OneOptimizer
 from pyro_vae.inference.progress import Progress, Style
 from pyro_vae.inference.settings import Settings
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import encode, load_state, named_parameters, parameters_of, place_of, state_of
-from pyro_vae.models.rows import Batch, caller, layout_of, seeded
+from pyro_vae.models.rows import Batch, caller, evaluating, layout_of, seeded, traces_of
 from pyro_vae.runs import CHECKPOINT, read_tensors, write_tensors
 
 VALID_ROWS_AT_ONCE = 1000
@@ -49,10 +51,8 @@ class FitResult:
     def __repr__(self) -> str:
         best = self.history[self.best_epoch - 1]
         value = best["elbo"] if best["valid_elbo"] is None else best["valid_elbo"]
-        words = (
-            f"best {self.best_epoch}: ELBO {value:.2f} nats per row; stopped by {self.stopped}; {self.seconds:.1f} s"
-        )
-        return f"FitResult({len(self.history)} epochs, {words})"
+        words = f"best {self.best_epoch}: ELBO {math.nan if value is None else value:.2f} nats per row"
+        return f"FitResult({len(self.history)} epochs, {words}; stopped by {self.stopped}; {self.seconds:.1f} s)"
 
 
 def fit(
@@ -111,11 +111,19 @@ def fit(
     held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
     if patience is not None and held_out is None:
         raise InputError("patience watches the validation ELBO, so it needs validation rows: give valid=…")
-    if isinstance(program, nn.Module):
-        program.to(device=None if device is None else pick_device(device), dtype=dtype)
+    place = _move(program, train[:1], None if device is None else pick_device(device), dtype)
     with parameters_of(program), seeded(seed):
-        run = _Fit(program, train, held_out, settings, loss, labels)
+        run = _Fit(program, train, held_out, settings, loss, labels, place)
         return run.climb(None if checkpoint is None else Path(checkpoint) / CHECKPOINT, on_epoch, progress)
+
+
+def _move(program: Any, like: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
+    """Move what a program holds where it was asked to go; an empty tensor of the place its rows then belong in."""
+    if isinstance(program, nn.Module):
+        program.to(device=device, dtype=dtype)
+    for parameter in named_parameters(program).values():
+        parameter.data = parameter.data.to(device=device, dtype=dtype)
+    return place_of(program, like=like[:0].to(device=device, dtype=dtype))
 
 
 def pick_device(name: str) -> torch.device:
@@ -141,33 +149,65 @@ class _Fit:
         settings: Settings,
         loss: ELBO | None,
         labels: Tensor | None,
+        place: Tensor,
     ) -> None:
         self.program, self.train, self.valid, self.settings = program, train, valid, settings
         self.labels = train.labels if labels is None else labels
         self.num_rows = len(train)
         self.batch_size = min(settings.batch_size, self.num_rows)
-        self.place = place_of(program, like=train[:1])
+        self.place = place
+        first = torch.arange(self.batch_size)
+        example = self._batch(train[first], first)
+        with torch.no_grad(), seeded(settings.stream(-2)), evaluating(program):
+            traces_of(program, example)  # parameters that functions make themselves are made on real rows, by this seed
+        self.layout = layout_of(program, example)
+        self.layout.check(example.x)
+        self._check(settings)
         if hasattr(program, "start_at"):
             program.start_at(train.mean.to(self.place))
         if getattr(program, "num_features", self) is None:
             program.num_features = train.shape[1]
-        first = torch.arange(min(self.num_rows, self.batch_size))
-        example = self._batch(train[first], first)
-        self.layout = layout_of(program, example)
         self._climb_with(loss or self._trace_elbo(example))
         self.epoch, self.best_epoch, self.best_value = 0, 0, -math.inf
         self.best = state_of(program)
         self.history: list[dict[str, Any]] = []
+
+    def _check(self, settings: Settings) -> None:
+        if self.layout.row_dim is None and self.batch_size < self.num_rows:
+            raise RowsError(
+                'the program has no plate over rows (with pyro.plate("data", len(x)): …), so it cannot be fitted in '
+                f"batches: add the plate, or fit all {self.num_rows} rows at once (batch_size={self.num_rows})"
+            )
+        if self.layout.enumerated and (settings.beta != 1 or settings.kl_warmup):
+            raise InputError(
+                f"{', '.join(self.layout.enumerated)} is summed out by enumeration, which takes beta=1 alone"
+            )
 
     def _trace_elbo(self, example: Batch) -> ELBO:
         """Pyro's `Trace_ELBO`; several particles go side by side where the program takes them so."""
         particles = self.settings.num_particles
         if particles == 1 or self.layout.row_dim is None or self.layout.outside:
             return Trace_ELBO(num_particles=particles)
-        side_by_side = Weigher(self.program, self.layout, example).side_by_side
+        with self._jittered():  # weights that start at zero agree with anything
+            side_by_side = Weigher(self.program, self.layout, example).side_by_side
         return Trace_ELBO(
             num_particles=particles, vectorize_particles=side_by_side, max_plate_nesting=self.layout.nesting
         )
+
+    @contextmanager
+    def _jittered(self) -> Iterator[None]:
+        """Inside, every parameter is a little off."""
+        parameters = list(named_parameters(self.program).values())
+        before = [parameter.detach().clone() for parameter in parameters]
+        with torch.no_grad(), seeded(0):
+            for parameter in parameters:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, before, strict=True):
+                    parameter.copy_(value)
 
     def _climb_with(self, loss: ELBO) -> None:
         """Set up `SVI` on the program, each site weighed and each trace watched; every parameter exists by now."""
@@ -175,7 +215,8 @@ class _Fit:
         self.optimizer = OneOptimizer(settings.optimizer, settings.learning_rate, settings.clip)
         self.optimizer.follow(named_parameters(self.program))
         self.weigh = RowWeighted(self.layout, self.num_rows)
-        self.terms = Terms(self.layout.row_dim, self.num_rows)
+        self.terms = Terms(self.layout, self.num_rows)
+        self.loss_name = type(loss).__name__
         model, guide = self.weigh(caller(self.program.model)), self.weigh(caller(self.program.guide))
         self.svi = SVI(model, guide, self.optimizer, self.terms.watch(loss))
 
@@ -236,30 +277,41 @@ class _Fit:
             self.optimizer.learning_rate, self.weigh.beta = settings.rate(at), settings.kl_weight(at)
             total += self._step(batch, first=at == 0) * len(index)
             progress.step()
+        if not all(torch.isfinite(parameter).all() for parameter in self.optimizer.parameters.values()):
+            raise self._diverged("a parameter became NaN or infinite", self.epoch + 1)
         self.epoch += 1
-        elbo, reconstruction, kl = self.terms.means() or (
-            -total / self.num_rows if self.weigh.beta == 1 else None,
-            None,
-            None,
-        )
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.epoch * math.ceil(self.num_rows / self.batch_size)}
-        row |= {"elbo": elbo, "reconstruction": reconstruction, "kl": kl}
+        row |= self._reported("", -total / self.num_rows if self.weigh.beta == 1 else None)
         rates = {"learning_rate": self.optimizer.learning_rate, "beta": self.weigh.beta}
         return row | self._validate() | rates
 
+    def _reported(self, prefix: str, elbo: float | None) -> dict[str, Any]:
+        """The ELBO and its terms in the units of the data, from the traces; where sites are enumerated, `elbo`
+        alone."""
+        elbo, reconstruction, kl = self.terms.means() or (elbo, None, None)
+        jacobian = self.train.log_jacobian
+        shifted = {"elbo": elbo, "reconstruction": reconstruction}
+        row = {prefix + name: None if value is None else value + jacobian for name, value in shifted.items()}
+        return row | {f"{prefix}kl": kl}
+
     def _step(self, batch: Batch, first: bool) -> float:
-        self.terms.expect(len(batch.x))
         with pyro.validation_enabled(first):
             loss = self.svi.step(batch.x, batch.extras)
         if not math.isfinite(loss):
-            raise DivergedError(
-                f"the objective became {loss} in epoch {self.epoch + 1}; the weights of epoch {self.best_epoch} were "
-                "kept. "
-                f"Likely causes: a learning rate too high (try {self.settings.learning_rate / 10:g}), gradients too "
-                "large (try clip=10), "
-                "columns on very different scales (standardize them), a likelihood scale too small"
+            raise self._diverged(f"the objective became {loss}", self.epoch + 1)
+        if first and self.optimizer.parameters and not self.optimizer.has_stepped:
+            raise InputError(
+                "no parameter took part in the first step: tell Pyro of a module's parameters in model or guide "
+                '(pyro.module("decoder", decoder)), or make them by pyro.param'
             )
         return loss
+
+    def _diverged(self, what: str, epoch: int) -> DivergedError:
+        return DivergedError(
+            f"{what} in epoch {epoch}; the weights of epoch {self.best_epoch} were kept. Likely causes: a "
+            f"learning rate too high (try {self.settings.learning_rate / 10:g}), gradients too large (try clip=10), "
+            "columns on very different scales (standardize them), a likelihood scale too small"
+        )
 
     @torch.no_grad()
     def _validate(self) -> dict[str, Any]:
@@ -278,20 +330,21 @@ class _Fit:
                 if self.epoch == 1:
                     self.layout.check(batch.x)
                 for _ in range(draws):
-                    self.terms.expect(len(batch.x))
                     total += self.svi.evaluate_loss(batch.x, batch.extras) * len(batch.x)
         self.weigh.beta = beta
-        found = self.terms.means() or (-total / (draws * len(self.valid)), None, None)
-        row |= dict(zip(("valid_elbo", "valid_reconstruction", "valid_kl"), found, strict=True))
+        row |= self._reported("valid_", -total / (draws * len(self.valid)))
+        if not math.isfinite(row["valid_elbo"]):
+            raise self._diverged(f"the validation ELBO became {row['valid_elbo']}", self.epoch)
         return row | {"active_units": self._active_units()}
 
     def _active_units(self) -> int | None:
         """How many latent dimensions the guide uses: their posterior means vary over rows (Burda et al.,
         arXiv:1509.00519)."""
-        if self.layout.discrete or self.layout.row_dim is None:
-            return None
         batch = self._held_out(0, VALID_ROWS_AT_ONCE)
-        means = encode(self.program, batch.x, **batch.extras)
+        try:
+            means = encode(self.program, batch.x, **batch.extras)
+        except InputError:  # no latent for each row, or latents that take discrete values
+            return None
         return int((means.var(0, correction=0) > ACTIVE_VARIANCE).sum())
 
     def _batch(self, x: Tensor, index: Tensor) -> Batch:
@@ -315,18 +368,22 @@ class _Fit:
         parts = {"now": state_of(self.program), "best": self.best, "optimizer": self.optimizer.get_state()}
         tensors = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
         about = {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "history")}
-        return tensors, json.loads(json.dumps(about)) | {"settings": asdict(self.settings), "num_rows": self.num_rows}
+        return tensors, json.loads(json.dumps(about)) | {"settings": self._settled}
+
+    @cached_property
+    def _settled(self) -> dict[str, Any]:
+        """What a fit that goes on must share with the one that began."""
+        rows = hashlib.sha256(self.train.stored.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+        return asdict(self.settings) | {"loss": self.loss_name, "training rows": rows}
 
     def _go_on_from(self, checkpoint: Path) -> None:
         tensors, about = read_tensors(checkpoint)
-        theirs, ours = (
-            about["settings"] | {"num_rows": about["num_rows"]},
-            asdict(self.settings) | {"num_rows": self.num_rows},
-        )
-        if other := [f"{name} was {theirs[name]}, is {ours[name]}" for name in ours if theirs.get(name) != ours[name]]:
+        theirs, ours = about["settings"], self._settled
+        if other := [
+            f"{name} was {theirs.get(name)}, is {ours[name]}" for name in ours if theirs.get(name) != ours[name]
+        ]:
             raise InputError(
-                f"{checkpoint}: this fit was begun with other settings ({'; '.join(other)}); repeat them, or use "
-                "another folder"
+                f"{checkpoint}: this fit was begun otherwise ({'; '.join(other)}); repeat that, or use another folder"
             )
         parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
         for full, value in tensors.items():

@@ -14,7 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
-from pyro_vae.models.rows import caller, sample_sites, seeded
+from pyro_vae.models.rows import Batch, Layout, caller, evaluating, layout_of, layout_of_model, sample_sites, seeded
 from pyro_vae.shapes import RowLatents, Rows
 
 STORED = "pyro.param/"  # the prefix, in a saved state, of parameters that live in a param store and in no module
@@ -46,18 +46,22 @@ class Program(nn.Module):
 
     def __init__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> None:
         super().__init__()
-        self._model, self._guide = caller(model), caller(guide)
+        self._model, self._guide = model, guide
         owners = [getattr(function, "__self__", function) for function in (model, guide)]
+        if any(isinstance(owner, Program) for owner in owners):
+            raise InputError("this is a program already: fit it as it is, or give Program two plain functions")
         self.owners = nn.ModuleList(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
         self.num_features: int | None = None
 
     def model(self, x: Rows, **extras: Any) -> Any:
         with parameters_of(self):
-            return self._model(x, extras)
+            return caller(self._model)(x, extras)
 
     def guide(self, x: Rows, **extras: Any) -> Any:
         with parameters_of(self):
-            return self._guide(x, extras)
+            return caller(self._guide)(x, extras)
+
+    model.passes_extras = guide.passes_extras = True  # type: ignore[attr-defined]  # for `caller`
 
     def encode(self, x: Rows) -> RowLatents:
         """Posterior means under the guide, (N, K), every latent site flattened; from 64 draws where a site has no
@@ -110,12 +114,22 @@ class _Restore(Messenger):
         self.waiting = waiting
 
     def _pyro_post_param(self, msg: Any) -> None:
-        saved = self.waiting.pop(msg["name"], None)
-        if saved is not None:
-            store = pyro.get_param_store()
-            with torch.no_grad():
-                dict(store.named_parameters())[msg["name"]].copy_(saved)
-            msg["value"] = store[msg["name"]]
+        saved = self.waiting.get(msg["name"])
+        if saved is None:
+            return
+        store = pyro.get_param_store()
+        made = dict(store.named_parameters())[msg["name"]]
+        if made.shape != saved.shape:
+            del store[msg["name"]]
+            raise InputError(
+                f"parameter {msg['name']} was saved with shape {tuple(saved.shape)}, and is made with "
+                f"{tuple(made.shape)}: "
+                "the program is not the one that was saved, or x has another width"
+            )
+        with torch.no_grad():
+            made.copy_(saved)
+        del self.waiting[msg["name"]]
+        msg["value"] = store[msg["name"]]
 
 
 def named_parameters(program: Any) -> dict[str, Tensor]:
@@ -178,6 +192,8 @@ def show_parameters(part: Any, name: str) -> None:
     store = pyro.get_param_store()
     for key, parameter in part.named_parameters():
         if parameter.requires_grad:
+            if not parameter.is_contiguous():  # the store would keep a contiguous copy instead
+                parameter.data = parameter.data.contiguous()
             full = f"{name}.{key}"
             if full in store and store[full] is not parameter:
                 del store[full]
@@ -195,41 +211,51 @@ class _SetToMean(Messenger):
 
 def _mean_of(fn: Any, draws: int = 64) -> Tensor:
     try:
-        return fn.mean
+        mean = fn.mean
     except NotImplementedError:
         return fn.sample((draws,)).mean(0)
+    if mean.isnan().any():
+        raise InputError(f"a {type(fn).__name__} has no mean to encode or reconstruct with")
+    return mean
 
 
 @torch.no_grad()
 def encode(program: Any, x: Rows, **extras: Any) -> RowLatents:
-    """Posterior means under the guide, (N, K); several latent sites stand side by side in the order the guide draws
-    them."""
-    x = x.to(place_of(program, like=x))
-    with parameters_of(program), poutine.block():
-        trace = poutine.trace(_SetToMean()(caller(program.guide))).get_trace(x, extras)
-    sites = [
-        site
-        for site in sample_sites(trace).values()
-        if not site["is_observed"] and not site["infer"].get("is_auxiliary")
-    ]
-    values = [site["value"] for site in sites if site["value"].dim() and site["value"].shape[0] == len(x)]
-    if not values:
+    """Posterior means under the guide, (N, K); several latent sites stand side by side in the order they are drawn."""
+    layout, guide, _ = _at_posterior_means(program, x, extras)
+    inside = [site for site in guide.values() if layout.row_frame(site) and not site["infer"].get("is_auxiliary")]
+    if not inside:
         raise InputError("the guide draws no latent for each row, so rows cannot be encoded")
-    return torch.cat([value.reshape(len(x), -1) for value in values], -1).to(x.dtype)
+    return torch.cat([layout.rows_first(site, site["value"]).to(place_of(program, like=x)) for site in inside], -1)
 
 
 @torch.no_grad()
 def reconstruct(program: Any, x: Rows, **extras: Any) -> Rows:
     """E[x | z] with every latent at its posterior mean under the guide, (N, D)."""
+    layout, _, model = _at_posterior_means(program, x, extras)
+    return _side_by_side(
+        layout, [site for site in model.values() if site["is_observed"]], lambda site: _mean_of(site["fn"])
+    )
+
+
+def _at_posterior_means(
+    program: Any, x: Tensor, extras: dict[str, Any]
+) -> tuple[Layout, dict[str, Any], dict[str, Any]]:
+    """The program's layout, and the guide's and the model's sites with every latent at its mean under the guide."""
     x = x.to(place_of(program, like=x))
-    with parameters_of(program), poutine.block():
-        guide_trace = poutine.trace(_SetToMean()(caller(program.guide))).get_trace(x, extras)
-        replayed = poutine.replay(caller(program.model), trace=guide_trace)
-        trace = poutine.trace(replayed).get_trace(x, extras)
-    observed = [site for site in sample_sites(trace).values() if site["is_observed"]]
-    if not observed:
-        raise InputError("the model observes nothing, so there is nothing to reconstruct")
-    return torch.cat([_mean_of(site["fn"]).reshape(len(x), -1) for site in observed], -1)
+    with parameters_of(program), poutine.block(), evaluating(program):
+        layout = layout_of(program, Batch(x, **extras))
+        guide = poutine.trace(_SetToMean()(caller(program.guide))).get_trace(x, extras)
+        model = poutine.trace(poutine.replay(caller(program.model), trace=guide)).get_trace(x, extras)
+    return layout, sample_sites(guide), sample_sites(model)
+
+
+def _side_by_side(layout: Layout, sites: list[Any], value: Callable[[Any], Tensor]) -> Tensor:
+    """The values of the sites that have one for each row, next to each other, (n, D)."""
+    inside = [site for site in sites if layout.row_frame(site)]
+    if not inside:
+        raise InputError("the model observes nothing for each row")
+    return torch.cat([layout.rows_first(site, value(site)) for site in inside], -1)
 
 
 @torch.no_grad()
@@ -243,9 +269,21 @@ def sample(program: Any, n: int, *, num_features: int | None = None, seed: int |
         raise InputError(f"expected one row or more to draw, got {n}")
     width = num_features or getattr(program, "num_features", None) or 1
     placeholder = place_of(program).new_zeros(n, width)
-    with seeded(seed), parameters_of(program), poutine.block():
+    return _drawn(program, placeholder, seed, lambda site: site["value"])
+
+
+@torch.no_grad()
+def sample_means(program: Any, n: int, *, num_features: int | None = None, seed: int | None = None) -> Tensor:
+    """E[x | z] for n draws of the latents from the model, (n, D): what the model means, without the pixels' noise."""
+    width = num_features or getattr(program, "num_features", None) or 1
+    placeholder = place_of(program).new_zeros(n, width)
+    return _drawn(program, placeholder, seed, lambda site: _mean_of(site["fn"]))
+
+
+def _drawn(program: Any, placeholder: Tensor, seed: int | None, value: Callable[[Any], Tensor]) -> Tensor:
+    with seeded(seed), parameters_of(program), poutine.block(), evaluating(program):
+        layout = layout_of_model(program, Batch(placeholder))
         trace = poutine.trace(poutine.uncondition(caller(program.model))).get_trace(placeholder, {})
-    drawn = [site["value"] for site in sample_sites(trace).values() if site["infer"].get("was_observed")]
-    if not drawn:
-        raise InputError("the model observes nothing, so there is nothing to sample")
-    return torch.cat([value.reshape(n, -1) for value in drawn], -1)
+    return _side_by_side(
+        layout, [site for site in sample_sites(trace).values() if site["infer"].get("was_observed")], value
+    )

@@ -1,17 +1,19 @@
 """What a program does with rows: the keywords it asks for, the traces of its pair, and the one plate over rows."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
+import pyro.poutine as poutine
 import torch
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
@@ -44,19 +46,25 @@ class Batch:
 
 
 def caller(function: Callable[..., Any]) -> Callable[[Tensor, dict[str, Any]], Any]:
-    """The function as one of (x, extras): each extra is passed only where the signature takes it."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+    """The function as one of (x, extras): each extra is passed only where the signature names it.
+
+    A module's signature is that of its `forward`; a function that takes any keyword names none.
+    """
+    if getattr(function, "passes_extras", False):
         return lambda x, extras: function(x, **extras)
-    names = {parameter.name for parameter in parameters}
-    needed = [p.name for p in list(parameters)[1:] if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+    inspected = function.forward if isinstance(function, nn.Module) else function
+    named = [
+        p for p in inspect.signature(inspected).parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    needed = [p.name for p in named[1:] if p.default is p.empty]
+    names = {p.name for p in named[1:]}
 
     def called(x: Tensor, extras: dict[str, Any]) -> Any:
         if missing := [name for name in needed if name not in extras]:
             raise InputError(
                 f"{getattr(function, '__qualname__', function)} asks for {', '.join(missing)}, which these rows do not "
-                "have; a program may ask for "
-                "rows (only training rows have a place in the training set), labels, mask and num_rows"
+                "have; a program may ask for rows (only training rows have a place in the training set; for a tensor "
+                "give rows=…), labels and num_rows"
             )
         return function(x, **{key: extras[key] for key in names & extras.keys()})
 
@@ -69,12 +77,13 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    before = pyro.util.get_rng_state()
-    pyro.set_rng_seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        pyro.util.set_rng_state(before)
+    before = pyro.util.get_rng_state()  # torch's on the CPU, Python's, numpy's; fork_rng adds those of accelerators
+    with torch.random.fork_rng():
+        pyro.set_rng_seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            pyro.util.set_rng_state(before)
 
 
 def traces_of(
@@ -89,10 +98,10 @@ def traces_of(
 
 
 def sample_sites(trace: Trace) -> dict[str, Any]:
-    """The sample sites of a trace by name, in the order they ran; the plates' own subsampling sites left out."""
-    return {
-        name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)
-    }
+    """The sample sites of a trace by name, in order, without plates' own sites and deterministic values."""
+    drawn = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+    sites = {name: site for name, site in drawn.items() if not site_is_subsample(site)}
+    return {name: site for name, site in sites.items() if not (site["infer"] or {}).get("_deterministic")}
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,8 @@ class Layout:
 
     `row_dim` is the dimension of the plate that counts rows (None where none does) and `nesting` the number of plate
     dimensions. `outside` names the sites that lie outside the row plate, which have no value for each row; `support` is
-    what the model says of x. `relaxed` marks a likelihood that is no density, `discrete` a program with latent sites
-    that take discrete values, `enumerated` the model's sites that training sums out.
+    what the model says of x. `relaxed` marks a likelihood that is no density, `enumerated` the model's sites that
+    training sums out.
     """
 
     row_dim: int | None
@@ -110,8 +119,21 @@ class Layout:
     outside: tuple[str, ...]
     support: Constraint | None
     relaxed: bool
-    discrete: bool
     enumerated: tuple[str, ...]
+
+    def row_frame(self, site: Any) -> Any:
+        """The site's frame of the plate over rows, or None where it lies outside.
+
+        A plate over something else may have the same dimension, so the dimension alone does not tell.
+        """
+        if self.row_dim is None or site["name"] in self.outside:
+            return None
+        return next((frame for frame in site["cond_indep_stack"] if frame.dim == self.row_dim), None)
+
+    def rows_first(self, site: Any, value: Tensor) -> Tensor:
+        """A site's value with its rows in front, the rest flattened, (n, …) → (n, size)."""
+        assert self.row_dim is not None
+        return value.movedim(self.row_dim - site["fn"].event_dim, 0).flatten(1)
 
     def check(self, x: Tensor) -> None:
         """Raise `InputError` where x is not finite or lies outside what the model says x can be."""
@@ -143,41 +165,73 @@ def _words(support: Constraint) -> str:
 def layout_of(program: Any, batch: Batch) -> Layout:
     """Find the row plate by running the program on two rows and on three: it is the plate that grew.
 
-    Raises `InputError` where the model has a latent site that the guide does not draw, and where x lies outside the
-    support.
+    Raises `InputError` where model and guide do not draw the same latents.
     """
-    runs = []
-    with seeded(0):
-        for n in (2, 3):
-            pair = traces_of(program, batch.take(torch.arange(n, device=batch.x.device) % len(batch.x)))
-            runs.append(list(map(sample_sites, pair)))
-    (model2, guide2), (model, guide) = runs
+    with seeded(0), evaluating(program):
+        two, three = ([sample_sites(trace) for trace in traces_of(program, batch.take(few))] for few in _few(batch))
+    return _layout(two, three, batch, enumerated=_check_pair(*three))
+
+
+@torch.no_grad()
+def layout_of_model(program: Any, batch: Batch) -> Layout:
+    """The same from the model alone, which is all that sampling needs; x holds placeholders, and nothing is
+    observed."""
+    model = poutine.uncondition(caller(program.model))
+    with seeded(0), evaluating(program), pyro.validation_enabled(False):
+        traces = [poutine.trace(model).get_trace(part.x, part.extras) for part in map(batch.take, _few(batch))]
+    two, three = ([sample_sites(trace)] for trace in traces)
+    return _layout(two, three, batch, enumerated=())
+
+
+def _few(batch: Batch) -> list[Tensor]:
+    return [torch.arange(n, device=batch.x.device) % len(batch.x) for n in (2, 3)]
+
+
+def _layout(two: list[Any], three: list[Any], batch: Batch, enumerated: tuple[str, ...]) -> Layout:
+    sites = [pair for before, after in zip(two, three, strict=True) for pair in _pairs(before, after)]
+    grown = [_grown(before, after) for before, after in sites]
+    counts = Counter(dim for dims in grown for dim in dims)
+    row_dim = max(counts, key=lambda dim: (counts[dim], dim), default=None)
+    outside = [site["name"] for (_, site), dims in zip(sites, grown, strict=True) if row_dim not in dims]
+    observed = [site for _, site in sites if site["is_observed"]]
+    about_x = [site["fn"] for site in observed if site["value"].shape == (3, *batch.x.shape[1:])]
+    return Layout(
+        row_dim=row_dim,
+        nesting=max((-f.dim for _, site in sites for f in site["cond_indep_stack"] if f.vectorized), default=0),
+        outside=tuple(dict.fromkeys(outside)),
+        support=about_x[0].support if len(about_x) == 1 else None,
+        relaxed=any(getattr(site["fn"], "relaxed", False) for site in observed),
+        enumerated=enumerated,
+    )
+
+
+@contextmanager
+def evaluating(program: Any) -> Iterator[None]:
+    """Inside, a program that is a module is in evaluation mode."""
+    training = isinstance(program, nn.Module) and program.training
+    if training:
+        program.eval()
+    try:
+        yield
+    finally:
+        if training:
+            program.train()
+
+
+def _check_pair(model: dict[str, Any], guide: dict[str, Any]) -> tuple[str, ...]:
+    """The model's latents that the guide leaves to enumeration; `InputError` where the two do not belong together."""
     undrawn = [name for name, site in model.items() if not site["is_observed"] and name not in guide]
     if missing := [name for name in undrawn if not model[name]["infer"].get("enumerate")]:
         raise InputError(
             f"the model draws {', '.join(missing)}, which the guide does not: give the guide a sample site of that name"
         )
-    grown = [
-        (site, _grown(before, site))
-        for two, three in ((model2, model), (guide2, guide))
-        for before, site in _pairs(two, three)
-    ]
-    observed = [(site, dims) for site, dims in grown if site["is_observed"]]
-    shared = set.intersection(*(dims for _, dims in observed)) if observed else set()
-    row_dim = max(shared, default=None)
-    frames = [frame for site, _ in grown for frame in site["cond_indep_stack"] if frame.vectorized]
-    about_x = [site["fn"] for site, _ in observed if site["value"].shape == (3, *batch.x.shape[1:])]
-    layout = Layout(
-        row_dim=row_dim,
-        nesting=max((-frame.dim for frame in frames), default=0),
-        outside=tuple(dict.fromkeys(site["name"] for site, dims in grown if row_dim not in dims)),
-        support=about_x[0].support if len(about_x) == 1 else None,
-        relaxed=any(getattr(site["fn"], "relaxed", False) for site, _ in observed),
-        discrete=any(site["fn"].support.is_discrete for site in guide.values()),
-        enumerated=tuple(undrawn),
-    )
-    layout.check(batch.x)
-    return layout
+    latent = {name for name, site in model.items() if not site["is_observed"]}
+    if extra := [name for name, site in guide.items() if name not in latent and not site["infer"].get("is_auxiliary")]:
+        raise InputError(
+            f"the guide draws {', '.join(extra)}, which is no latent of the model: name the sites alike, or mark it "
+            'as auxiliary (infer={"is_auxiliary": True})'
+        )
+    return tuple(undrawn)
 
 
 def _pairs(two: dict[str, Any], three: dict[str, Any]) -> list[tuple[Any, Any]]:

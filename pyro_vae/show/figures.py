@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
-from pyro_vae.models.program import encode, parameters_of, reconstruct, sample
-from pyro_vae.models.rows import caller, seeded
+from pyro_vae.models.program import encode, parameters_of, reconstruct, sample, sample_means
+from pyro_vae.models.rows import seeded
 from pyro_vae.show import plots
 
 GRID = 20
@@ -110,30 +110,11 @@ def samples(program: Any, data: Dataset) -> Figure:
                 "drawn from p(x)",
             )
             return figure
-        drawn = prior_means(program, PRIOR_DRAWS, data.num_features)
+        drawn = sample_means(program, PRIOR_DRAWS, num_features=data.num_features)
     figure = Figure(figsize=(5.2, 5.5))
     title = "Pictures from the model: E[x | z], z drawn from p(z)"
     plots.pictures(figure.subplots(), drawn.cpu().numpy(), data.image_shape, columns=8, title=title)
     return figure
-
-
-def prior_means(program: Any, n: int, num_features: int) -> Tensor:
-    """E[x | z] for n draws of the latents from the model, (n, D)."""
-    import pyro.poutine as poutine
-
-    from pyro_vae.models.rows import sample_sites
-
-    with torch.no_grad(), parameters_of(program), poutine.block():
-        placeholder = torch.zeros(n, num_features)
-        trace = poutine.trace(poutine.uncondition(caller(program.model))).get_trace(placeholder, {})
-        return torch.cat(
-            [
-                site["fn"].mean.reshape(n, -1)
-                for site in sample_sites(trace).values()
-                if site["infer"].get("was_observed")
-            ],
-            -1,
-        )
 
 
 def latents(program: Any, data: Dataset) -> Figure | None:
@@ -143,6 +124,8 @@ def latents(program: Any, data: Dataset) -> Figure | None:
     try:
         means = encode(program, split.x, **extras).cpu().double()
     except InputError:
+        return None
+    if len(means) < 3:
         return None
     labels = None if split.labels is None else split.labels.numpy()
     figure, names = Figure(figsize=(6.4, 5)), ("$z_1$", "$z_2$")
