@@ -80,3 +80,29 @@ def test_tensors_keep_their_types_and_bits(tmp_path):
     found, about = runs.read_tensors(tmp_path / "t")
     assert all(torch.equal(value, found[name]) and value.dtype == found[name].dtype for name, value in tensors.items())
     assert about == {"epoch": 3, "value": 0.1 + 0.2}
+
+
+def test_a_program_changed_after_it_was_made_has_no_recipe(tiny_vae, tmp_path):
+    """A recipe of what was constructed would bring back another model with the same weights, and other numbers."""
+    vae, _ = tiny_vae
+    normal = pv.VAE(vae.prior, pv.likelihoods.Normal(pv.nets.mlp(2, 6), scale=0.5), vae.posterior)
+    normal.likelihood.scale = 0.3
+    with pytest.raises(pv.InputError, match=r"program\.likelihood was changed after it was made"):
+        recipes.describe(normal)
+    vae.posterior.net[1] = torch.nn.ReLU()
+    pv.save(vae, tmp_path)
+    with pytest.raises(pv.InputError, match=r"posterior\.net\.1 was changed"):
+        pv.load(tmp_path)
+
+
+def test_saving_over_an_older_save_leaves_nothing_of_it(tiny_vae, tmp_path):
+    vae, _ = tiny_vae
+    pv.save(vae, tmp_path)
+    pv.save(pv.VAE(vae.prior, vae.likelihood, torch.nn.Identity()), tmp_path)
+    with pytest.raises(pv.InputError, match=r"load it with pv\.load"):
+        pv.load(tmp_path)
+
+
+def test_a_line_that_was_being_written_is_not_read(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"epoch": 1}\n{"epo')
+    assert runs.read_lines(tmp_path / "m.jsonl") == [{"epoch": 1}]

@@ -64,6 +64,9 @@ def _run(words: list[str]) -> int:
 
     try:
         return int(cli.main(words, prog_name="pyro-vae", standalone_mode=False) or DONE)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return WRONG_INPUT
     except click.ClickException as error:
         return _say(error.format_message(), WRONG_INPUT, "--debug" in words)
     except InputError as error:

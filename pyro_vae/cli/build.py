@@ -59,6 +59,10 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = runs.read_config(folder)
+        if "about" not in self.config or "measure" not in self.config:
+            raise InputError(
+                f"{folder} was saved from Python and says nothing of data; load it there: pv.load({str(folder)!r})"
+            )
         self.measure = Measure.from_plain(self.config["measure"])
         self.about = self.config["about"]
         if not (folder / runs.WEIGHTS).exists():
@@ -92,10 +96,21 @@ class Run:
             return Split(split, found.stored, self.measure, found.labels, found.image_shape), list(range(len(found)))
         table = read_file(Path(name))
         self._check_width(table.values.shape[1], name)
+        self._check_levels(table.values, name)
         shape = (self.about["image_shape"][0], self.about["image_shape"][1]) if "image_shape" in self.about else None
         return Split("given", table.values, self.measure, table.labels, table.image_shape or shape), list(
             range(len(table.values))
         )
+
+    def _check_levels(self, values: Tensor, name: str) -> None:
+        levels, highest = self.measure.levels, float(values.max())
+        as_shares = levels is not None and levels > 1 and values.is_floating_point() and highest <= 1
+        if levels is not None and (highest > levels or as_shares or float(values.min()) < 0):
+            raise InputError(
+                f"{name}: values from {float(values.min()):g} to {highest:g}, but this run was fitted to pictures of 0 "
+                "to "
+                f"{levels}; bring them to that range"
+            )
 
     def _check_width(self, found: int, name: str) -> None:
         expected = self.about["num_features"]

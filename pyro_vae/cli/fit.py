@@ -1,6 +1,5 @@
 """`pyro-vae fit`: data to a run's folder, with its numbers and its pictures."""
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -177,6 +176,7 @@ def run_fit(settings: dict[str, dict[str, Any]], out: Path | None, *, resuming: 
     """Everything that one fit does, from reading the data to the last figure; the record of the validation rows."""
     from pyro_vae import pick_device, runs
     from pyro_vae.cli.build import data_of, vae_of
+    from pyro_vae.errors import InputError
     from pyro_vae.inference.settings import Settings
 
     training = settings["training"] | settings["objective"]
@@ -186,14 +186,21 @@ def run_fit(settings: dict[str, dict[str, Any]], out: Path | None, *, resuming: 
     settings["data"] |= _absolute(settings["data"])
     data = data_of(settings["data"])
     program = vae_of(settings["model"], data, training["seed"])
+    made = [path for path in ((out, *out.parents) if out else (Path("runs"),)) if not path.exists()]
     folder = out or runs.new_run(Path("runs"), Path(data.name).stem)
+    made = made if out else [folder, *made]
     if resuming:
         _same_data(folder, data.fingerprint)
     else:
         runs.write_config(folder, _config(settings, data) | runs.recipe_of(program))
     if not quiet:
         _introduce(folder, settings, data)
-    fitted = _climb(folder, program, data, training, quiet, resuming)
+    try:
+        fitted = _climb(folder, program, data, training, quiet)
+    except InputError:
+        if not resuming:
+            _clear_away(folder, made)
+        raise
     return _report(folder, program, data, fitted, quiet)
 
 
@@ -210,17 +217,18 @@ def _introduce(folder: Path, settings: dict[str, dict[str, Any]], data: Any) -> 
 
     likelihood, why = choose_likelihood(settings["model"]["likelihood"], data)
     rows = f"{len(data.train)} training, {len(data.valid)} validation and {len(data.test)} test rows"
-    say(f"{data.name}: {rows} of {data.num_features} columns")
+    labels = f", labels from {data.label_name!r}" if data.label_name else ""
+    say(f"{data.name}: {rows} of {data.num_features} columns{labels}")
     say(f"likelihood {likelihood}: {why}; {data.measure}")
     say(f"run {folder}; Ctrl-C saves, pyro-vae fit --resume {folder} goes on")
 
 
-def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], quiet: bool, resuming: bool) -> Any:
+def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], quiet: bool) -> Any:
     """The fit itself, its metrics written as they come; on trouble the folder holds what is good, or is gone."""
     from pyro_vae import fit as climb
     from pyro_vae import runs
     from pyro_vae.cli.build import DTYPES
-    from pyro_vae.errors import DivergedError, InputError
+    from pyro_vae.errors import DivergedError
 
     style: Any = "none" if quiet else "bar" if sys.stderr.isatty() else "lines"
     done = _forget_later_epochs(folder)
@@ -236,10 +244,6 @@ def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], quie
     except DivergedError:
         runs.save(program, folder)
         raise
-    except InputError:
-        if not resuming:
-            _clear_away(folder)
-        raise
     except KeyboardInterrupt:
         say(f"interrupted after {len(done) or 'no'} whole epochs; pyro-vae fit --resume {folder} goes on from there")
         raise
@@ -248,15 +252,14 @@ def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], quie
     return fitted
 
 
-def _clear_away(folder: Path) -> None:
-    """Nothing half-written: remove the files of a run that could not begin, and its folder if that leaves it empty."""
+def _clear_away(folder: Path, made: list[Path]) -> None:
+    """Nothing half-written: remove the files of a run that could not begin, and the folders that were made for it."""
     from pyro_vae import runs
 
     for name in (runs.CONFIG, runs.METRICS):
         (folder / name).unlink(missing_ok=True)
-    for path in (folder, folder.parent):
-        with contextlib.suppress(OSError):  # another run, or a file of the user's, is in it
-            path.rmdir()
+    for path in made:
+        path.rmdir()
 
 
 def say(words: str) -> None:
@@ -302,7 +305,9 @@ def _report(folder: Path, program: Any, data: Any, fitted: Any, quiet: bool) -> 
     program.to("cpu")
     record = score_split(program, data.valid, folder, VALID_DRAWS, sizes=(1, 5, 50)) | {"seconds": fitted.seconds}
     figures = write_figures(folder / "figures", program, data, fitted.history, fitted.best_epoch)
-    runs.write_json(folder / runs.EVALUATION, {"valid": record})  # last: its presence says that the run is complete
+    path = folder / runs.EVALUATION
+    known = json.loads(path.read_text()) if path.exists() else {}
+    runs.write_json(path, known | {"valid": record})  # last: its presence says that the run is complete
     if not quiet:
         ended = f"{len(fitted.history)} epochs in {fitted.seconds:.0f} s, stopped by {fitted.stopped}"
         print_record(record, f"Validation rows · {ended}, kept epoch {fitted.best_epoch}")

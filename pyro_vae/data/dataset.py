@@ -97,7 +97,7 @@ class Dataset:
     valid: Split
     test: Split
     description: str = ""
-    levels: int | None = None
+    label_name: str | None = None
 
     @property
     def num_features(self) -> int:

@@ -1,5 +1,6 @@
 """The user's own data: tables and pictures from files, checked as they are read."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,26 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError
 
-LABEL_COLUMNS = ("label", "labels", "target", "class", "y")
+LABEL_COLUMNS = ("label", "labels", "target", "class")
+LABEL_ARRAYS = (*LABEL_COLUMNS, "y")
+EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 
 
 class Table:
-    """What a file held: `values` (N, D) as stored, `labels` (N,) or None, `image_shape` where the rows are pictures."""
+    """What a file held: `values` (N, D) as stored, `labels` (N,) or None, `image_shape` where the rows are pictures.
+
+    `label_name` is the column that was taken for labels.
+    """
 
     def __init__(
-        self, values: Tensor, labels: Tensor | None = None, image_shape: tuple[int, int] | None = None
+        self,
+        values: Tensor,
+        labels: Tensor | None = None,
+        image_shape: tuple[int, int] | None = None,
+        label_name: str | None = None,
     ) -> None:
-        self.values, self.labels, self.image_shape = values, labels, image_shape
+        self.values, self.labels, self.image_shape, self.label_name = values, labels, image_shape, label_name
 
 
 def read_file(path: Path) -> Table:
@@ -51,24 +61,32 @@ def _read_npy(path: Path) -> Table:
 def _numpy_load(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a readable numpy file ({error})") from error
 
 
 def _read_npz(path: Path) -> Table:
     archive = _numpy_load(path)
+    if isinstance(archive, np.ndarray):
+        raise InputError(f"{path}: holds one array, not an archive; name it .npy")
     names = list(archive.files)
-    of_labels = [name for name in names if name.lower() in LABEL_COLUMNS]
+    of_labels = [name for name in names if name.lower() in LABEL_ARRAYS]
     of_values = [name for name in names if name not in of_labels]
-    chosen = next(
-        (name for name in of_values if name.lower() in ("x", "data")), of_values[0] if len(of_values) == 1 else None
-    )
-    if chosen is None:
+    named = [name for name in of_values if name.lower() in ("x", "data")]
+    if not named and len(of_values) != 1:
         raise InputError(f"{path}: holds {', '.join(names) or 'nothing'}; name the rows 'x' (and their labels 'y')")
-    table = _from_array(archive[chosen], path)
+    table = _from_array(_array(archive, (named or of_values)[0], path), path)
     if of_labels:
-        table.labels = _labels(archive[of_labels[0]], path, len(table.values))
+        table.labels = _labels(_array(archive, of_labels[0], path), path, len(table.values))
+        table.label_name = of_labels[0]
     return table
+
+
+def _array(archive: Any, name: str, path: Path) -> np.ndarray:
+    try:
+        return archive[name]
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: {name} cannot be read ({error})") from error
 
 
 def _from_array(array: np.ndarray, path: Path) -> Table:
@@ -83,7 +101,7 @@ def _from_array(array: np.ndarray, path: Path) -> Table:
         raise InputError(f"{path}: has shape {array.shape}; expected (N, D) or grey pictures (N, height, width)")
     flat = array.reshape(len(array), -1)
     if flat.dtype != np.uint8:
-        flat = flat.astype(np.float32)
+        flat = flat.astype(np.float64)  # until columns are standardized: time stamps are all one float32
         _check_finite(flat, path, [f"column {i}" for i in range(flat.shape[1])])
     return Table(torch.from_numpy(np.ascontiguousarray(flat)), None, image_shape)
 
@@ -102,20 +120,26 @@ def _labels(values: Any, path: Path, num_rows: int) -> Tensor:
     array = np.asarray(values).reshape(-1)
     if len(array) != num_rows:
         raise InputError(f"{path}: {len(array)} labels for {num_rows} rows")
-    _, codes = np.unique(array, return_inverse=True)
-    numbers = array.astype(np.int64) if array.dtype.kind in "iub" else codes
-    return torch.from_numpy(np.ascontiguousarray(numbers.astype(np.int64)))
+    if array.dtype.kind in "iub":
+        return torch.from_numpy(array.astype(np.int64))
+    names = array.astype(str)  # a missing label is a label called nan
+    return torch.from_numpy(np.unique(names, return_inverse=True)[1].astype(np.int64))
 
 
 def _read_csv(path: Path) -> Table:
     import pandas
 
     try:
-        frame = pandas.read_csv(path)
-        if all(_is_number(name) for name in frame.columns):  # the first line was data, not names
-            frame = pandas.read_csv(path, header=None)
-    except (ValueError, UnicodeDecodeError) as error:
+        first = (
+            pandas.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].str.strip().tolist()
+        )
+        counted = first == [str(i) for i in range(len(first))]  # what a frame without names writes
+        is_data = all(_is_number(cell) for cell in first) and not counted
+        frame = pandas.read_csv(path, header=None if is_data else 0, skipinitialspace=True)
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from error
+    if str(frame.columns[0]).startswith("Unnamed") and (frame.iloc[:, 0] == np.arange(len(frame))).all():
+        frame = frame.iloc[:, 1:]  # an index that was written with the table
     return _from_frame(frame, path)
 
 
@@ -123,16 +147,17 @@ def _read_parquet(path: Path) -> Table:
     import pandas
 
     try:
-        return _from_frame(pandas.read_parquet(path, engine="pyarrow"), path)
+        frame = pandas.read_parquet(path, engine="pyarrow")
     except ImportError as error:
         raise InputError(f"{path}: Parquet needs one more package; pip install 'pyro-vae[parquet]'") from error
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+    return _from_frame(frame, path)
 
 
-def _is_number(text: Any) -> bool:
+def _is_number(text: str) -> bool:
     try:
-        float(str(text))
+        float(text or "nan")  # an empty cell may be a missing number
     except ValueError:
         return False
     return True
@@ -145,14 +170,15 @@ def _from_frame(frame: Any, path: Path) -> Table:
     texts = [str(name) for name in values.columns if values[name].dtype.kind not in "fiub"]
     if texts:
         raise InputError(
-            f"{path}: {', '.join(texts[:3])}{' …' if len(texts) > 3 else ''} hold text; keep columns of numbers, "
-            f"or name one of them 'label' to colour pictures by it (columns: {', '.join(names[:8])})"
+            f"{path}: {', '.join(texts[:3])}{' …' if len(texts) > 3 else ''} hold text; keep columns of numbers, or "
+            "name "
+            f"one of them 'label' to colour pictures by it (columns: {', '.join(names[:8])})"
         )
-    array = values.to_numpy(dtype=np.float32)
+    array = values.to_numpy(dtype=np.float64)
     _check_finite(array, path, [f"column {name}" for name in values.columns])
     table = Table(torch.from_numpy(np.ascontiguousarray(array)))
     if of_labels:
-        table.labels = _labels(frame[of_labels[0]].to_numpy(), path, len(array))
+        table.labels, table.label_name = _labels(frame[of_labels[0]].to_numpy(), path, len(array)), str(of_labels[0])
     return table
 
 
@@ -166,9 +192,13 @@ def _read_pictures(folder: Path) -> Table:
     for path in paths:
         try:
             with Image.open(path) as picture:
-                grey = np.asarray(picture.convert("L"))
+                mode, grey = picture.mode, np.asarray(picture.convert("L"))
         except (UnidentifiedImageError, OSError) as error:
             raise InputError(f"{path}: not a readable picture") from error
+        if mode not in EIGHT_BITS:
+            raise InputError(
+                f"{path}: a picture of mode {mode}, with more than 8 bits a pixel; save it with 8, or as .npy"
+            )
         size = size or grey.shape
         if grey.shape != size:
             raise InputError(

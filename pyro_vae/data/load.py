@@ -106,9 +106,9 @@ NAMED: dict[str, Named] = {
 def _cut(table: Table, seed: int, num_valid: int, num_test: int) -> list[Table]:
     order = torch.randperm(len(table.values), generator=torch.Generator().manual_seed(seed))
     end = len(order) - num_valid - num_test
-    parts = order[:end], order[end : end + num_valid], order[end + num_valid :]
+    name, parts = table.label_name, (order[:end], order[end : end + num_valid], order[end + num_valid :])
     return [
-        Table(table.values[part], None if table.labels is None else table.labels[part], table.image_shape)
+        Table(table.values[part], table.labels if table.labels is None else table.labels[part], table.image_shape, name)
         for part in parts
     ]
 
@@ -139,10 +139,7 @@ def load_data(
     >>> data.train.shape, data.valid.shape, data.test.shape, data.measure
     (torch.Size([1437, 64]), torch.Size([180, 64]), torch.Size([180, 64]), 'counting measure on {0, 1}^64')
     """
-    tables, levels, description = _read(str(name), root, seed)
-    if image_shape is not None:
-        for table in tables:
-            table.image_shape = image_shape
+    tables, levels, description = _read(str(name), image_shape, root, seed)
     shape = tables[0].image_shape
     if shape and shape[0] * shape[1] != tables[0].values.shape[1]:
         raise InputError(
@@ -155,10 +152,12 @@ def load_data(
         for split, table in zip(("train", "valid", "test"), tables, strict=True)
     ]
     train, valid, test = splits
-    return Dataset(str(name), train, valid, test, description=description, levels=levels)
+    return Dataset(str(name), train, valid, test, description=description, label_name=tables[0].label_name)
 
 
-def _read(name: str, root: str | Path | None, seed: int) -> tuple[list[Table], int | None, str]:
+def _read(
+    name: str, image_shape: tuple[int, int] | None, root: str | Path | None, seed: int
+) -> tuple[list[Table], int | None, str]:
     if name in NAMED:
         return NAMED[name].read(root, seed), NAMED[name].levels, NAMED[name].description
     path = Path(name)
@@ -170,20 +169,27 @@ def _read(name: str, root: str | Path | None, seed: int) -> tuple[list[Table], i
         raise InputError(
             f"{path}: {num_rows} rows are too few to train, validate and test on; at least {SMALLEST} are needed"
         )
+    table.image_shape = image_shape or table.image_shape or _square(table)
     levels = levels_of(table)
-    if levels and table.image_shape is None:
-        side = round(table.values.shape[1] ** 0.5)
-        table.image_shape = (side, side) if side * side == table.values.shape[1] and side > 3 else None
     return _cut(table, seed, max(1, num_rows // 10), max(1, num_rows // 10)), levels, str(path)
 
 
+def _square(table: Table) -> tuple[int, int] | None:
+    """The shape of pictures that came as rows of bytes, where it can only be a square of 8×8 pixels or more."""
+    side = round(table.values.shape[1] ** 0.5)
+    is_square = table.values.dtype == torch.uint8 and side * side == table.values.shape[1] and side >= 8
+    return (side, side) if is_square else None
+
+
 def levels_of(table: Table) -> int | None:
-    """The largest value a stored pixel can have: 255 for 8-bit pictures, 1 for values that are all 0 or 1 and float
-    pictures."""
+    """The largest value a stored pixel can have: 255 for 8-bit pictures, 1 for float ones and values all 0 or 1.
+
+    None where the rows are a table.
+    """
     values = table.values
     if bool(((values == 0) | (values == 1)).all()):
         return 1
-    if values.dtype == torch.uint8:
+    if values.dtype == torch.uint8 and table.image_shape:
         return 255
     in_unit = bool((values.min() >= 0) & (values.max() <= 1))
     return 1 if table.image_shape and in_unit else None
@@ -195,6 +201,8 @@ def _measure_of(
     binary = bool(((values == 0) | (values == 1)).all())
     if binarize is None:
         binarize = "none" if levels is None or dequantize or standardize else "fixed" if binary else "stochastic"
+    if binarize != "none" and levels is None and values.dtype == torch.uint8:
+        levels = 255
     if binarize != "none" and levels is None:
         low, high = values.min().item(), values.max().item()
         if low < 0 or high > 1:

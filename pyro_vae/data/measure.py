@@ -42,14 +42,16 @@ class Measure:
             return self._bernoulli(stored, generator)
         if self.binarize == "threshold":
             return (stored > (self.levels or 1) / 2).to(torch.float32)
+        if self.given:
+            return stored
         x = stored if stored.is_floating_point() else stored.to(torch.float32)
         if self.dequantize:
             x = (x + torch.rand(x.shape, generator=generator)) / ((self.levels + 1) if self.levels else 1)
         elif self.levels:
             x = x / self.levels
         if self.scale:
-            x = (x - torch.tensor(self.shift)) / torch.tensor(self.scale)
-        return x
+            x = (x.to(torch.float64) - torch.tensor(self.shift, dtype=torch.float64)) / x.new_tensor(self.scale)
+        return x.to(torch.float32)
 
     def _bernoulli(self, stored: Tensor, generator: torch.Generator) -> Tensor:
         if stored.dtype == torch.uint8:  # P(r < v) = v / levels exactly, for r uniform on 0 … levels − 1

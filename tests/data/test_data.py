@@ -262,3 +262,42 @@ def test_a_cache_that_cannot_be_written_is_only_a_slower_start(tmp_path, monkeyp
     assert pv.load_data("mnist-5k").fingerprint == expected
     assert [path.name for path in (tmp_path / "fresh").iterdir()] == ["mnist-5k-v1.npz"]
     assert pv.load_data("mnist-5k").fingerprint == expected
+
+
+def test_tables_as_other_programs_write_them(tmp_path):
+    """Names that are numbers, an index column, a first row with repeats, time stamps: no row or column is lost or made
+    up."""
+    import pandas
+
+    values = np.random.default_rng(0).normal(size=(12, 3))
+    pandas.DataFrame(values).to_csv(tmp_path / "numbered.csv", index=False)
+    pandas.DataFrame(values, columns=["x", "y", "z"]).to_csv(tmp_path / "indexed.csv")
+    (tmp_path / "repeats.csv").write_text("\n".join(["1.0, 1.0, 2.0"] * 12))
+    for name in ("numbered.csv", "indexed.csv"):
+        table = read_file(tmp_path / name)
+        np.testing.assert_allclose(table.values.numpy(), values)
+        assert table.labels is None
+    assert read_file(tmp_path / "repeats.csv").values.shape == (12, 3)
+    stamps = 1_700_000_000 + 17.6 * values
+    np.save(tmp_path / "stamps.npy", stamps)
+    data = pv.load_data(tmp_path / "stamps.npy")
+    assert data.train.x.dtype == torch.float32
+    torch.testing.assert_close(data.train.x.std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_bytes_are_pictures_only_where_they_look_like_them(tmp_path):
+    counts = np.random.default_rng(0).poisson(3, size=(30, 5)).astype(np.uint8)
+    np.save(tmp_path / "counts.npy", counts)
+    assert pv.load_data(tmp_path / "counts.npy").measure == "Lebesgue measure on R^5 (original units)"
+    pictures = np.random.default_rng(0).integers(0, 256, size=(30, 20, 14), dtype=np.uint8)
+    np.save(tmp_path / "pictures.npy", pictures)
+    np.save(tmp_path / "flat.npy", pictures.reshape(30, -1))
+    assert pv.load_data(tmp_path / "pictures.npy").measure == "counting measure on {0, 1}^280"
+    assert pv.load_data(tmp_path / "flat.npy", image_shape=(20, 14)).measure == "counting measure on {0, 1}^280"
+    assert pv.load_data(tmp_path / "flat.npy").image_shape is None
+    from PIL import Image
+
+    (tmp_path / "deep").mkdir()
+    Image.fromarray(pictures[0].astype(np.uint16) * 200).save(tmp_path / "deep" / "a.png")
+    with pytest.raises(pv.InputError, match="more than 8 bits a pixel"):
+        pv.load_data(tmp_path / "deep")

@@ -242,3 +242,20 @@ def test_relaxed_pixels_say_so():
     strict = pv.VAE(vae.prior, pv.likelihoods.Bernoulli(vae.likelihood.net), vae.posterior)
     with pytest.raises(pv.InputError, match=r"found 0.5 to 0.5, expected 0 or 1; binarize"):
         pv.log_evidence(strict, torch.full((2, 3), 0.5), num_samples=5)
+
+
+def test_a_normal_density_at_zeros_and_ones_is_not_called_a_probability():
+    data = pv.load_data("digits")
+    vae = pv.VAE(
+        pv.priors.StandardNormal(1),
+        pv.likelihoods.Normal(pv.nets.mlp(1, 64)),
+        pv.guides.MeanFieldNormal(pv.nets.mlp(64, 2)),
+    )
+    assert "no probability of pictures" in pv.log_evidence(vae, data.test, num_samples=3).measure
+
+
+def test_one_draw_has_no_monte_carlo_error_to_speak_of(tiny_vae):
+    vae, x = tiny_vae
+    found = pv.log_evidence(vae, x, num_samples=1)
+    assert math.isnan(found.log_px_mc_se)
+    assert found.khat_bad is None

@@ -267,3 +267,23 @@ def test_bad_settings_and_rows_are_named(tiny_vae):
         pv.fit(vae, x * 0.5, epochs=1)
     with pytest.raises(pv.InputError, match=r"expected rows of shape \(N, D\)"):
         pv.fit(vae, x[0])
+
+
+def test_reports_are_in_the_units_of_the_data():
+    """Standardizing divides by 10: the history's density, like the evidence's, is lower by log 10 for each column."""
+    from pyro_vae.data import Measure, Split
+
+    program = LinearGaussian(2, 3)
+    x = program.rows(300)
+    stretched = Split("train", x * 10, Measure(shift=(0.0,) * 3, scale=(10.0,) * 3))
+    plain, scaled = (pv.fit(program, data, valid=data, epochs=1, batch_size=50).history[0] for data in (x, stretched))
+    for name in ("elbo", "reconstruction", "valid_elbo", "valid_reconstruction"):
+        assert scaled[name] == pytest.approx(plain[name] - 3 * math.log(10), abs=1e-3)
+    assert scaled["kl"] == pytest.approx(plain["kl"], abs=1e-3)
+
+
+def test_a_checkpoint_is_of_its_own_rows(tiny_vae, tmp_path):
+    vae, x = tiny_vae
+    pv.fit(vae, x, epochs=1, checkpoint=tmp_path)
+    with pytest.raises(pv.InputError, match="training rows was"):
+        pv.fit(vae, 1 - x, epochs=1, checkpoint=tmp_path)

@@ -1,5 +1,6 @@
 """The contract: any pair of model and guide can be fitted, scored, sampled, saved and loaded, with no special case."""
 
+import contextlib
 import copy
 
 import pyro
@@ -8,6 +9,7 @@ import pytest
 import torch
 from programs import Cauchyish, Hierarchical, PerRowGuide, global_mean, global_mean_posterior, plain_functions, vamp_vae
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
+from pyro.nn import PyroModule, PyroParam
 
 import pyro_vae as pv
 from pyro_vae.models.program import named_parameters, state_of
@@ -238,3 +240,177 @@ def test_encode_averages_draws_where_the_guide_has_no_mean():
     x = torch.randn(500, 3)
     error = (vae.encode(x) - x[:, :2]).std().item()
     assert error == pytest.approx(1 / 8, rel=0.1)  # 64 draws of unit noise
+
+
+def mixture_of_means(num_rows, with_components_plate):
+    """A global latent inside a plate of its own, which has the same dimension as the plate over rows."""
+
+    def model(x):
+        with contextlib.ExitStack() as stack:
+            if with_components_plate:
+                stack.enter_context(pyro.plate("components", 1))
+            mean = pyro.sample(
+                "mean", dist.Normal(torch.zeros(1), 3.0) if with_components_plate else dist.Normal(0.0, 3.0)
+            )
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mean.sum(), 1.0).expand([1]).to_event(1), obs=x)
+
+    def guide(x):
+        loc, scale = (
+            pyro.param("loc", torch.tensor(0.0)),
+            pyro.param("scale", torch.tensor(1.0), dist.constraints.positive),
+        )
+        with contextlib.ExitStack() as stack:
+            if with_components_plate:
+                stack.enter_context(pyro.plate("components", 1))
+            pyro.sample("mean", dist.Normal(loc, scale).expand([1] if with_components_plate else []))
+
+    return pv.Program(model, guide)
+
+
+def test_a_global_latent_in_a_plate_of_the_same_dimension_is_still_global():
+    x = torch.randn(64, 1) + 2
+    first, second = (pv.fit(mixture_of_means(64, plate), x, epochs=3, batch_size=8).history for plate in (False, True))
+    assert [row["elbo"] for row in first] == pytest.approx([row["elbo"] for row in second], rel=1e-5)
+
+
+def test_a_program_without_a_row_plate_is_not_fitted_in_batches():
+    def model(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
+        pyro.sample("x", dist.Normal(mean, 1.0).expand(x.shape).to_event(2), obs=x)
+
+    def guide(x):
+        scale = pyro.param("scale", torch.tensor(1.0), constraint=dist.constraints.positive)
+        pyro.sample("mean", dist.Normal(pyro.param("loc", torch.tensor(0.0)), scale))
+
+    x = torch.randn(64, 1) + 2
+    with pytest.raises(pv.RowsError, match=r"no plate over rows .*batch_size=64"):
+        pv.fit(pv.Program(model, guide), x, batch_size=8)
+    program = pv.Program(model, guide)
+    pv.fit(program, x, batch_size=64, epochs=2000, learning_rate=0.05, schedule="cosine")
+    mean, deviation = global_mean_posterior(x)
+    assert named_parameters(program)["pyro.param/loc"].item() == pytest.approx(mean, abs=0.1)
+    assert named_parameters(program)["pyro.param/scale"].exp().item() == pytest.approx(deviation, rel=0.2)
+
+
+def test_deterministic_values_and_global_programs_validate_too():
+    x = torch.randn(64, 1) + 2
+    fitted = pv.fit(global_mean(), x, valid=x, epochs=2, batch_size=8)
+    assert fitted.history[-1]["active_units"] is None
+
+    class Deterministic(type(own_prior_vae())):
+        def model(self, x):
+            pyro.deterministic("n", torch.tensor(1.0))
+            with pyro.plate("outer", len(x)):
+                pyro.deterministic("twice", 2 * x, event_dim=1)
+            super().model(x)
+
+    vae = own_prior_vae()
+    program = Deterministic(vae.prior, vae.likelihood, vae.posterior)
+    x = bits(20)
+    assert program.reconstruct(x).shape == (20, 6)
+    assert program.sample(5).shape == (5, 6)
+    torch.testing.assert_close(
+        pv.log_evidence(program, x, num_samples=9).log_px, pv.log_evidence(vae, x, num_samples=9).log_px
+    )
+
+
+def test_a_guide_site_the_model_does_not_have_is_refused():
+    program = plain_functions()
+
+    def guide(x):
+        program._guide(x)
+        with pyro.plate("more", len(x)):
+            pyro.sample("stray", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(pv.InputError, match="the guide draws stray, which is no latent of the model"):
+        pv.log_evidence(pv.Program(program._model, guide), torch.randn(5, 3))
+
+
+def test_parameters_that_pyro_was_never_told_of_are_noticed():
+    class Forgot(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = torch.nn.Parameter(torch.zeros(1))
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z[..., None] + self.loc, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(pv.InputError, match=r"no parameter took part in the first step: .*pyro.module"):
+        pv.fit(Forgot(), torch.randn(20, 1), epochs=1)
+
+
+def test_modules_can_be_model_and_guide():
+    class Model(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.noise = PyroParam(torch.tensor(1.0), constraint=dist.constraints.positive)
+            self.loc = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(self.loc + z[..., None], self.noise).to_event(1), obs=x)
+
+    class Guide(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.net = PyroModule[torch.nn.Linear](2, 1)
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(self.net(x).squeeze(-1), 0.5))
+
+    program = pv.Program(Model(), Guide())
+    x = torch.randn(200, 1) + torch.tensor([2.0, -1.0]) + 0.3 * torch.randn(200, 2)
+    pv.fit(program, x, epochs=250, learning_rate=0.05)
+    torch.testing.assert_close(program.owners[0].loc.detach(), x.mean(0), atol=0.25, rtol=0)
+    assert program.owners[0].noise.item() < 0.6
+    assert not pyro.get_param_store()
+
+
+def test_a_copy_of_a_program_is_a_program_of_its_own():
+    original = pv.Program(PerRowGuide(4, torch.ones(1, 1), 1.0).model, lambda x: None)
+    module = small_normal_vae()
+    twin = copy.deepcopy(module)
+    pv.fit(twin, torch.randn(50, 3) + 4, epochs=5)
+    assert not torch.equal(twin.likelihood.net[0].weight, module.likelihood.net[0].weight)
+    assert copy.deepcopy(original)._model.__self__ is not original._model.__self__
+    with pytest.raises(pv.InputError, match="a program already"):
+        pv.Program(module.model, module.guide)
+
+
+def test_particles_go_side_by_side_only_where_that_means_the_same():
+    """`z[:, 0]` agrees with anything while W is zero: the trial must not be fooled by how training starts."""
+
+    class OneAxis(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.W = torch.nn.Parameter(torch.zeros(3))
+            self.to_z = pv.nets.mlp(3, 4)
+
+        def model(self, x):
+            pyro.param("W", self.W)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z[:, 0, None] * self.W, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            pyro.module("to_z", self.to_z)
+            loc, raw = self.to_z(x).chunk(2, -1)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(loc, torch.nn.functional.softplus(raw)).to_event(1))
+
+    x = torch.randn(400, 1) * torch.tensor([3.0, -3.0, 3.0]) + torch.randn(400, 3)
+    elbos = []
+    for particles in (1, 4):
+        torch.manual_seed(0)
+        program = OneAxis()
+        elbos.append(pv.fit(program, x, epochs=40, learning_rate=0.02, num_particles=particles).history[-1]["elbo"])
+    assert elbos[1] == pytest.approx(elbos[0], abs=0.3)
