@@ -75,8 +75,7 @@ VALID_DRAWS = 200
     MODEL,
     "--scale",
     type=float,
-    default=0.1,
-    help="Standard deviation of a normal likelihood, in the units the model sees.",
+    help="Standard deviation of a normal likelihood, in the units the model sees; standardized columns: 0.3, else 0.1.",
 )
 @option(OBJECTIVE, "--num-particles", type=int, default=1, help="Draws of z for each row and step.")
 @option(
@@ -213,9 +212,10 @@ def _config(settings: dict[str, dict[str, Any]], data: Any) -> dict[str, Any]:
 
 
 def _introduce(folder: Path, settings: dict[str, dict[str, Any]], data: Any) -> None:
-    from pyro_vae.cli.build import choose_likelihood
+    from pyro_vae.cli.build import choose_likelihood, scale_of
 
     likelihood, why = choose_likelihood(settings["model"]["likelihood"], data)
+    likelihood += f" with scale {scale_of(settings['model'], data):g}" if likelihood == "normal" else ""
     rows = f"{len(data.train)} training, {len(data.valid)} validation and {len(data.test)} test rows"
     labels = f", labels from {data.label_name!r}" if data.label_name else ""
     say(f"{data.name}: {rows} of {data.num_features} columns{labels}")

@@ -25,7 +25,7 @@ class Program(nn.Module):
 
     Parameters that the functions make by `pyro.param` and `pyro.module` stay with the program: each call of `model` and
     `guide` sees this program's parameters and no others, so that two programs may use the same names. Functions may ask
-    for `rows`, `labels`, `mask` or `num_rows` by taking a keyword of that name (`docs/programs.md` says what each
+    for `rows`, `labels` or `num_rows` by taking a keyword of that name (`docs/programs.md` says what each
     holds).
 
     >>> import pyro, pyro.distributions as dist, pyro_vae as pv
