@@ -68,6 +68,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"no file {path}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not readable as TOML ({error})") from error
 

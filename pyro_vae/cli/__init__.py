@@ -68,7 +68,12 @@ def _run(words: list[str]) -> int:
         click.echo(error.format_message())
         return WRONG_INPUT
     except click.ClickException as error:
-        return _say(error.format_message(), WRONG_INPUT, "--debug" in words)
+        hint = (
+            "; name the data with --data"
+            if "unexpected extra argument" in error.format_message() and words[0] == "fit"
+            else ""
+        )
+        return _say(error.format_message() + hint, WRONG_INPUT, "--debug" in words)
     except InputError as error:
         return _say(str(error), WRONG_INPUT, "--debug" in words)
     except (KeyboardInterrupt, click.Abort):

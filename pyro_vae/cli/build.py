@@ -1,5 +1,6 @@
 """From settings to objects: the data set, the likelihood that suits it, the VAE, and back from a run's folder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae import guides, likelihoods, nets, priors, runs
 from pyro_vae.data import NAMED, Dataset, Measure, Split, load_data
-from pyro_vae.data.files import read_file
+from pyro_vae.data.files import Table, read_file
 from pyro_vae.errors import InputError
 from pyro_vae.models.rows import seeded
 from pyro_vae.models.vae import VAE
@@ -16,11 +17,11 @@ from pyro_vae.models.vae import VAE
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def data_of(settings: dict[str, Any]) -> Dataset:
-    """The data set that the settings' data group names."""
+def data_of(settings: dict[str, Any], likelihood: str = "auto") -> Dataset:
+    """The data set that the settings' data group names; a normal likelihood is given pictures' grey levels."""
     return load_data(
         settings["data"],
-        binarize=settings["binarize"],
+        binarize="none" if likelihood == "normal" and settings["binarize"] is None else settings["binarize"],
         dequantize=settings["dequantize"],
         standardize=settings["standardize"],
         image_shape=settings["image_shape"],
@@ -29,12 +30,30 @@ def data_of(settings: dict[str, Any]) -> Dataset:
 
 
 def choose_likelihood(asked: str, data: Dataset) -> tuple[str, str]:
-    """The likelihood's name and why: what was asked for, or what the data's values call for."""
+    """The likelihood's name and why: what was asked for, or what the data's values call for.
+
+    `InputError` where the one asked for gives the values no probability.
+    """
+    measure, stored = data.train.measure, data.train.stored
+    binary = measure.binarize != "none"
+    if asked == "bernoulli" and not binary:
+        low, high = stored.min().item(), stored.max().item()
+        raise InputError(
+            f"{data.name}: a bernoulli likelihood needs values of 0 or 1, found {low:.3g} to {high:.3g}; binarize "
+            "pictures "
+            "(--binarize stochastic), or leave the likelihood to --likelihood auto"
+        )
     if asked != "auto":
         return asked, "asked for"
-    if data.train.measure.binarize != "none":
-        return "bernoulli", "the values are 0 or 1"
-    return "normal", "the values are real numbers"
+    if binary and measure.levels and measure.levels > 1:
+        return (
+            "bernoulli",
+            f"pixels of 0 to {measure.levels}, binarized ({measure.binarize}); --binarize none keeps greys",
+        )
+    if binary:
+        return "bernoulli", f"the values are {'0 or 1' if measure.binarize == 'fixed' else 'binarized'}"
+    whole = not measure.dequantize and not measure.levels and bool((stored == stored.round()).all())
+    return "normal", "whole numbers, taken as real ones; --dequantize gives them a density" if whole else "real numbers"
 
 
 def scale_of(settings: dict[str, Any], data: Dataset) -> float:
@@ -80,7 +99,10 @@ class Run:
 
     def data(self) -> Dataset:
         """The data set the run was fitted to; `InputError` where it is gone or has changed."""
-        data = data_of(absent_as_none(self.config["data"]))
+        try:
+            data = data_of(absent_as_none(self.config["data"]), self.config["model"]["likelihood"])
+        except InputError as error:
+            raise InputError(f"{self.folder}: the data this run was fitted to cannot be read: {error}") from error
         if data.fingerprint != self.about["fingerprint"]:
             raise InputError(
                 f"{self.folder}: the data {data.name} is not what it was when this run was fitted; fit again, or bring "
@@ -89,8 +111,11 @@ class Run:
         return data
 
     def rows(self, name: str | None, split: str) -> tuple[Split, list[int]]:
-        """Rows to work on and their numbers: a file in its own order under this run's measure, or a split of a named
-        data set."""
+        """Rows to work on and their places where they were read.
+
+        A file's rows keep its order, under this run's measure; without a name it is a split of the run's own data, and
+        a data set's name stands for a split of that.
+        """
         if name is None or name in NAMED:
             settings = absent_as_none(self.config["data"])
             data = (
@@ -100,14 +125,26 @@ class Run:
             )
             found = data.split(split)
             self._check_width(found.shape[1], data.name)
-            return Split(split, found.stored, self.measure, found.labels, found.image_shape), list(range(len(found)))
-        table = read_file(Path(name))
+            places = torch.arange(len(found)) if found.index is None else found.index
+            return Split(split, found.stored, self.measure, found.labels, found.image_shape), places.tolist()
+        table = self._in_order(read_file(Path(name)), name)
         self._check_width(table.values.shape[1], name)
         self._check_levels(table.values, name)
-        shape = (self.about["image_shape"][0], self.about["image_shape"][1]) if "image_shape" in self.about else None
-        return Split("given", table.values, self.measure, table.labels, table.image_shape or shape), list(
-            range(len(table.values))
-        )
+        return Split("given", table.values, self.measure, table.labels), list(range(len(table.values)))
+
+    def columns(self) -> list[str]:
+        """The names of x's columns, made up where the data had none."""
+        return list(self.about.get("columns", ())) or [f"x{i + 1}" for i in range(self.about["num_features"])]
+
+    def _in_order(self, table: Table, name: str) -> Table:
+        """The table with its columns in the order this run was fitted to, where both know their names."""
+        expected = tuple(self.about.get("columns", ()))
+        if not expected or not table.columns or table.columns == expected:
+            return table
+        if missing := [column for column in expected if column not in table.columns]:
+            raise InputError(f"{name}: no column {', '.join(missing)}; this run was fitted to {', '.join(expected)}")
+        order = [table.columns.index(column) for column in expected]
+        return replace(table, values=table.values[:, order], columns=expected)
 
     def _check_levels(self, values: Tensor, name: str) -> None:
         levels, highest = self.measure.levels, float(values.max())

@@ -32,12 +32,15 @@ OUT = option(
 @OUT
 @output_options
 def sample(run: Path, num: int, seed: int, out: Path | None, as_json: bool, debug: bool) -> None:
-    """Draw new rows from a run's model: z from the prior, then x from the likelihood."""
+    """Draw new rows from a run's model: z from the prior, then x from the likelihood.
+
+    For pictures these are drawn pixels; the run's own figure shows E[x | z], without their noise.
+    """
     from pyro_vae.cli.build import Run
 
     opened = Run(run)
     drawn = opened.measure.undo(opened.program().sample(num, seed=seed))
-    _write(opened, out or run / "samples.npy", drawn, "x", as_json)
+    _write(opened, out or run / "samples.npy", drawn, opened.columns(), as_json)
 
 
 @click.command(cls=GroupedCommand)
@@ -47,7 +50,7 @@ def sample(run: Path, num: int, seed: int, out: Path | None, as_json: bool, debu
 @OUT
 @output_options
 def reconstruct(run: Path, data: str | None, split: str, out: Path | None, as_json: bool, debug: bool) -> None:
-    """Write E[x | z] at each row's posterior mean, in the units of the data.
+    """Write E[x | z] at each row's posterior mean: a table in its own units, pixels between 0 and 1.
 
     DATA is a file, whose rows keep their order, or a named data set; without it, the run's own.
     """
@@ -56,7 +59,8 @@ def reconstruct(run: Path, data: str | None, split: str, out: Path | None, as_js
     opened = Run(run)
     rows, index = opened.rows(data, split)
     again = opened.measure.undo(opened.program().reconstruct(rows.x))
-    _write(opened, out or run / "reconstructions.npy", again, "x", as_json, index, rows.labels)
+    path = out or run / f"reconstructions{'' if data else f'-{split}'}.npy"
+    _write(opened, path, again, opened.columns(), as_json, index, rows.labels)
 
 
 @click.command(cls=GroupedCommand)
@@ -74,15 +78,17 @@ def encode(run: Path, data: str | None, split: str, out: Path | None, as_json: b
 
     opened = Run(run)
     rows, index = opened.rows(data, split)
-    _write(opened, out or run / "latents.csv", opened.program().encode(rows.x), "z", as_json, index, rows.labels)
+    means = opened.program().encode(rows.x)
+    path = out or run / f"latents{'' if data else f'-{split}'}.csv"
+    _write(opened, path, means, [f"z{i + 1}" for i in range(means.shape[1])], as_json, index, rows.labels)
 
 
 def _write(
-    opened: Any, path: Path, rows: Any, letter: str, as_json: bool, index: Any = None, labels: Any = None
+    opened: Any, path: Path, rows: Any, names: list[str], as_json: bool, index: Any = None, labels: Any = None
 ) -> None:
     from pyro_vae.cli.build import write_rows
 
-    write_rows(path, rows.cpu(), [f"{letter}{i + 1}" for i in range(rows.shape[1])], index, labels)
+    write_rows(path, rows.cpu(), names, index, labels)
     if as_json:
         print_json({"run": str(opened.folder), "path": str(path), "num_rows": len(rows), "num_columns": rows.shape[1]})
     else:

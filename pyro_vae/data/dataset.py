@@ -20,7 +20,8 @@ class Split:
     """Some rows of a data set: `stored` (N, D) as read (uint8 stays uint8), and the measure that turns them into x.
 
     `x` (N, D) float32 **is** the one draw of seed 0: every score refers to it. Training on a split with a random
-    measure draws afresh by `batch`. A split can stand wherever rows are expected; `labels` (N,) or None.
+    measure draws afresh by `batch`. A split can stand wherever rows are expected; `labels` (N,) or None, `index` (N,)
+    the rows' places where they were read.
     """
 
     name: str
@@ -28,6 +29,10 @@ class Split:
     measure: Measure = field(default_factory=Measure)
     labels: Tensor | None = None
     image_shape: tuple[int, int] | None = None
+    index: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"Split({self.name}: {len(self)} rows of {self.shape[1]}; {self.measure_name})"
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -97,7 +102,12 @@ class Dataset:
     valid: Split
     test: Split
     description: str = ""
+    columns: tuple[str, ...] = ()
     label_name: str | None = None
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test rows"
+        return f"Dataset({self.name}: {sizes} of {self.num_features}; {self.measure})"
 
     @property
     def num_features(self) -> int:

@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,25 @@ EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 
 
+@dataclass
 class Table:
     """What a file held: `values` (N, D) as stored, `labels` (N,) or None, `image_shape` where the rows are pictures.
 
-    `label_name` is the column that was taken for labels.
+    `columns` are the columns' names, `label_name` that of the column taken for labels, `index` (N,) the rows' places in
+    the file.
     """
 
-    def __init__(
-        self,
-        values: Tensor,
-        labels: Tensor | None = None,
-        image_shape: tuple[int, int] | None = None,
-        label_name: str | None = None,
-    ) -> None:
-        self.values, self.labels, self.image_shape, self.label_name = values, labels, image_shape, label_name
+    values: Tensor
+    labels: Tensor | None = None
+    image_shape: tuple[int, int] | None = None
+    columns: tuple[str, ...] = ()
+    label_name: str | None = None
+    index: Tensor | None = None
+
+    def take(self, rows: Tensor) -> "Table":
+        index = torch.arange(len(self.values)) if self.index is None else self.index
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, values=self.values[rows], labels=labels, index=index[rows])
 
 
 def read_file(path: Path) -> Table:
@@ -52,6 +58,13 @@ def read_file(path: Path) -> Table:
     if table.values.numel() == 0:
         raise InputError(f"{path}: no rows in it")
     return table
+
+
+def table_of(data: Any) -> Table:
+    """Rows that are in memory already: an array (N, D) or (N, height, width), a tensor, or a data frame."""
+    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
+        return _from_frame(data, Path("the data frame"))
+    return _from_array(np.asarray(data), Path("the array"))
 
 
 def _read_npy(path: Path) -> Table:
@@ -111,7 +124,8 @@ def _check_finite(values: np.ndarray, path: Path, columns: list[str]) -> None:
     if len(bad):
         row, column = bad[0]
         raise InputError(
-            f"{path}: {len(bad)} values are NaN or infinite, the first in row {row}, {columns[column]}; remove or fill "
+            f"{path}: {len(bad)} values are NaN or infinite, the first in row {row} (counting from 0), "
+            f"{columns[column]}; remove or fill "
             "those rows"
         )
 
@@ -130,12 +144,13 @@ def _read_csv(path: Path) -> Table:
     import pandas
 
     try:
-        first = (
-            pandas.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].str.strip().tolist()
-        )
+        with path.open() as file:
+            separator = max(",;\t", key=file.readline().count)
+        one = pandas.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, sep=separator)
+        first = one.iloc[0].str.strip().tolist()
         counted = first == [str(i) for i in range(len(first))]  # what a frame without names writes
         is_data = all(_is_number(cell) for cell in first) and not counted
-        frame = pandas.read_csv(path, header=None if is_data else 0, skipinitialspace=True)
+        frame = pandas.read_csv(path, header=None if is_data else 0, skipinitialspace=True, sep=separator)
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from error
     if str(frame.columns[0]).startswith("Unnamed") and (frame.iloc[:, 0] == np.arange(len(frame))).all():
@@ -170,13 +185,14 @@ def _from_frame(frame: Any, path: Path) -> Table:
     texts = [str(name) for name in values.columns if values[name].dtype.kind not in "fiub"]
     if texts:
         raise InputError(
-            f"{path}: {', '.join(texts[:3])}{' …' if len(texts) > 3 else ''} hold text; keep columns of numbers, or "
+            f"{path}: text in {', '.join(texts[:3])}{' …' if len(texts) > 3 else ''}; keep columns of numbers, or "
             "name "
             f"one of them 'label' to colour pictures by it (columns: {', '.join(names[:8])})"
         )
     array = values.to_numpy(dtype=np.float64)
     _check_finite(array, path, [f"column {name}" for name in values.columns])
-    table = Table(torch.from_numpy(np.ascontiguousarray(array)))
+    named = () if all(isinstance(name, int) for name in values.columns) else tuple(str(name) for name in values.columns)
+    table = Table(torch.from_numpy(np.ascontiguousarray(array)), columns=named)
     if of_labels:
         table.labels, table.label_name = _labels(frame[of_labels[0]].to_numpy(), path, len(array)), str(of_labels[0])
     return table

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.data import toys
 from pyro_vae.data.dataset import Dataset, Split
-from pyro_vae.data.files import Table, read_file
+from pyro_vae.data.files import Table, read_file, table_of
 from pyro_vae.data.measure import Measure
 from pyro_vae.data.vision import cache_folder, load_vision
 from pyro_vae.errors import InputError
@@ -23,8 +24,7 @@ SMALLEST = 10
 
 @dataclass(frozen=True)
 class Named:
-    """A data set with a name: `read(root, seed)` gives train, valid and test tables (or one table, to be cut
-    80/10/10)."""
+    """A data set with a name: `read(root, seed)` gives its training, validation and test tables."""
 
     read: Callable[[str | Path | None, int], list[Table]]
     description: str
@@ -106,15 +106,11 @@ NAMED: dict[str, Named] = {
 def _cut(table: Table, seed: int, num_valid: int, num_test: int) -> list[Table]:
     order = torch.randperm(len(table.values), generator=torch.Generator().manual_seed(seed))
     end = len(order) - num_valid - num_test
-    name, parts = table.label_name, (order[:end], order[end : end + num_valid], order[end + num_valid :])
-    return [
-        Table(table.values[part], table.labels if table.labels is None else table.labels[part], table.image_shape, name)
-        for part in parts
-    ]
+    return [table.take(part) for part in (order[:end], order[end : end + num_valid], order[end + num_valid :])]
 
 
 def load_data(
-    name: str | Path = "mnist-5k",
+    name: Any = "mnist-5k",
     *,
     binarize: str | None = None,
     dequantize: bool = False,
@@ -123,7 +119,10 @@ def load_data(
     root: str | Path | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """A data set by name, or from the user's file: `.npy`, `.npz`, `.csv`, `.parquet`, or a folder of pictures.
+    """A data set by name, from the user's file or from memory.
+
+    A file is `.npy`, `.npz`, `.csv`, `.parquet`, or a folder of pictures; in memory it is an array or tensor (N, D) or
+    (N, height, width), or a data frame.
 
     `binarize` is stochastic, fixed, threshold or none; by default pictures are binarized stochastically, tables left as
     they are. `standardize` subtracts the training mean and divides by the training standard deviation of each column;
@@ -139,7 +138,8 @@ def load_data(
     >>> data.train.shape, data.valid.shape, data.test.shape, data.measure
     (torch.Size([1437, 64]), torch.Size([180, 64]), torch.Size([180, 64]), 'counting measure on {0, 1}^64')
     """
-    tables, levels, description = _read(str(name), image_shape, root, seed)
+    tables, levels, description = _read(name, image_shape, root, seed)
+    known = isinstance(name, (str, Path))
     shape = tables[0].image_shape
     if shape and shape[0] * shape[1] != tables[0].values.shape[1]:
         raise InputError(
@@ -147,31 +147,35 @@ def load_data(
             f"{tables[0].values.shape[1]}"
         )
     measure = _measure_of(tables[0].values, levels, binarize, dequantize, standardize)
-    splits = [
-        Split(split, table.values, measure, table.labels, table.image_shape)
+    train, valid, test = (
+        Split(split, table.values, measure, table.labels, table.image_shape, table.index)
         for split, table in zip(("train", "valid", "test"), tables, strict=True)
-    ]
-    train, valid, test = splits
-    return Dataset(str(name), train, valid, test, description=description, label_name=tables[0].label_name)
+    )
+    called = str(name) if known else "memory"
+    return Dataset(called, train, valid, test, description, tables[0].columns, tables[0].label_name)
 
 
 def _read(
-    name: str, image_shape: tuple[int, int] | None, root: str | Path | None, seed: int
+    name: Any, image_shape: tuple[int, int] | None, root: str | Path | None, seed: int
 ) -> tuple[list[Table], int | None, str]:
-    if name in NAMED:
-        return NAMED[name].read(root, seed), NAMED[name].levels, NAMED[name].description
-    path = Path(name)
-    if not path.exists() and not path.suffix and "/" not in name:
+    if isinstance(name, str) and name in NAMED:
+        found = NAMED[name]
+        return found.read(root, seed), found.levels, found.description
+    if isinstance(name, str) and not Path(name).exists() and not Path(name).suffix and "/" not in name:
         raise InputError(f"no data set or file called {name!r}; try one of {', '.join(NAMED)}, or the path of a file")
-    table = read_file(path)
+    table = read_file(Path(name)) if isinstance(name, (str, Path)) else table_of(name)
+    words = str(name) if isinstance(name, (str, Path)) else "the data"
     num_rows = len(table.values)
     if num_rows < SMALLEST:
+        raise InputError(f"{words}: {num_rows} rows are too few to train, validate and test on; {SMALLEST} are needed")
+    if image_shape and table.image_shape and image_shape != table.image_shape:
+        own = "×".join(map(str, table.image_shape))
         raise InputError(
-            f"{path}: {num_rows} rows are too few to train, validate and test on; at least {SMALLEST} are needed"
+            f"{words}: holds pictures of {own}, not of {'×'.join(map(str, image_shape))}; leave the shape out"
         )
-    table.image_shape = image_shape or table.image_shape or _square(table)
+    table.image_shape = table.image_shape or image_shape or _square(table)
     levels = levels_of(table)
-    return _cut(table, seed, max(1, num_rows // 10), max(1, num_rows // 10)), levels, str(path)
+    return _cut(table, seed, max(1, num_rows // 10), max(1, num_rows // 10)), levels, words
 
 
 def _square(table: Table) -> tuple[int, int] | None:

@@ -52,7 +52,7 @@ class Progress:
 
     def epoch(self, row: dict[str, Any]) -> None:
         if self._bar:
-            self._bar.update(self._task, numbers=_words(row, self.epochs))
+            self._bar.update(self._task, numbers=_words(row, self.epochs, short=self._bar.console.width < 120))
         elif self.style == "lines":
             now = time.monotonic()
             if row["epoch"] in (1, self.epochs) or now - self._last_line > SECONDS_BETWEEN_LINES:
@@ -60,12 +60,12 @@ class Progress:
                 self._last_line = now
 
 
-def _words(row: dict[str, Any], epochs: int) -> str:
+def _words(row: dict[str, Any], epochs: int, short: bool = False) -> str:
     parts = [f"epoch {row['epoch']}/{epochs}"]
     if row["elbo"] is not None:
         parts.append(f"ELBO {row['elbo']:.2f}")
-    if row["reconstruction"] is not None:
+    if row["reconstruction"] is not None and not short:
         parts.append(f"= {row['reconstruction']:.2f} − KL {row['kl']:.2f}")
     if row["valid_elbo"] is not None:
         parts.append(f"validation {row['valid_elbo']:.2f}")
-    return "  ".join([*parts, f"rate {row['learning_rate']:.1e}"])
+    return "  ".join(parts if short else [*parts, f"rate {row['learning_rate']:.1e}"])

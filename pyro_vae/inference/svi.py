@@ -1,58 +1,22 @@
 """Fit a program by stochastic variational inference: Pyro's `SVI` and `Trace_ELBO`, one optimizer, honest
 bookkeeping."""
 
-import hashlib
-import json
-import math
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
-from pyro.infer import ELBO, SVI, Trace_ELBO
+from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.errors import DivergedError, InputError, RowsError
-from pyro_vae.inference.objective import RowWeighted, Terms
-from pyro_vae.inference.optim import OneOptimizer
-from pyro_vae.inference.progress import Progress, Style
+from pyro_vae.errors import InputError
+from pyro_vae.inference.loop import FitResult, Loop
+from pyro_vae.inference.progress import Style
 from pyro_vae.inference.settings import Settings
-from pyro_vae.inference.weights import Weigher
-from pyro_vae.models.program import encode, load_state, named_parameters, parameters_of, place_of, state_of
-from pyro_vae.models.rows import Batch, caller, evaluating, layout_of, seeded, traces_of
-from pyro_vae.runs import CHECKPOINT, read_tensors, write_tensors
-
-VALID_ROWS_AT_ONCE = 1000
-VALID_DRAWS = 2000
-SECONDS_BETWEEN_CHECKPOINTS = 10.0
-ACTIVE_VARIANCE = 0.01
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a fit did: the program itself holds what it learned.
-
-    `history` has one row an epoch (the keys of `metrics.jsonl`; nats per row), `best_epoch` the epoch whose weights
-    were kept, `stopped` why the fit ended ("epochs" or "patience"), `seconds` its wall time.
-    """
-
-    history: list[dict[str, Any]]
-    best_epoch: int
-    stopped: str
-    seconds: float
-
-    def __repr__(self) -> str:
-        best = self.history[self.best_epoch - 1]
-        value = best["elbo"] if best["valid_elbo"] is None else best["valid_elbo"]
-        words = f"best {self.best_epoch}: ELBO {math.nan if value is None else value:.2f} nats per row"
-        return f"FitResult({len(self.history)} epochs, {words}; stopped by {self.stopped}; {self.seconds:.1f} s)"
+from pyro_vae.models.program import named_parameters, parameters_of, place_of
+from pyro_vae.models.rows import seeded
+from pyro_vae.runs import CHECKPOINT
 
 
 def fit(
@@ -113,8 +77,8 @@ def fit(
         raise InputError("patience watches the validation ELBO, so it needs validation rows: give valid=…")
     place = _move(program, train[:1], None if device is None else pick_device(device), dtype)
     with parameters_of(program), seeded(seed):
-        run = _Fit(program, train, held_out, settings, loss, labels, place)
-        return run.climb(None if checkpoint is None else Path(checkpoint) / CHECKPOINT, on_epoch, progress)
+        loop = Loop(program, train, held_out, settings, loss, labels, place)
+        return loop.climb(None if checkpoint is None else Path(checkpoint) / CHECKPOINT, on_epoch, progress)
 
 
 def _move(program: Any, like: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
@@ -136,274 +100,3 @@ def pick_device(name: str) -> torch.device:
         here = ", ".join(kind for kind, there in present.items() if there)
         raise InputError(f"device {name!r} is not available here; available: {here}")
     return torch.device(name)
-
-
-class _Fit:
-    """One run of `fit`: what stays the same from epoch to epoch, and where it stands."""
-
-    def __init__(
-        self,
-        program: Any,
-        train: Split,
-        valid: Split | None,
-        settings: Settings,
-        loss: ELBO | None,
-        labels: Tensor | None,
-        place: Tensor,
-    ) -> None:
-        self.program, self.train, self.valid, self.settings = program, train, valid, settings
-        self.labels = train.labels if labels is None else labels
-        self.num_rows = len(train)
-        self.batch_size = min(settings.batch_size, self.num_rows)
-        self.place = place
-        first = torch.arange(self.batch_size)
-        example = self._batch(train[first], first)
-        with torch.no_grad(), seeded(settings.stream(-2)), evaluating(program):
-            traces_of(program, example)  # parameters that functions make themselves are made on real rows, by this seed
-        self.layout = layout_of(program, example)
-        self.layout.check(example.x)
-        self._check(settings)
-        if hasattr(program, "start_at"):
-            program.start_at(train.mean.to(self.place))
-        if getattr(program, "num_features", self) is None:
-            program.num_features = train.shape[1]
-        self._climb_with(loss or self._trace_elbo(example))
-        self.epoch, self.best_epoch, self.best_value = 0, 0, -math.inf
-        self.best = state_of(program)
-        self.history: list[dict[str, Any]] = []
-
-    def _check(self, settings: Settings) -> None:
-        if self.layout.row_dim is None and self.batch_size < self.num_rows:
-            raise RowsError(
-                'the program has no plate over rows (with pyro.plate("data", len(x)): …), so it cannot be fitted in '
-                f"batches: add the plate, or fit all {self.num_rows} rows at once (batch_size={self.num_rows})"
-            )
-        if self.layout.enumerated and (settings.beta != 1 or settings.kl_warmup):
-            raise InputError(
-                f"{', '.join(self.layout.enumerated)} is summed out by enumeration, which takes beta=1 alone"
-            )
-
-    def _trace_elbo(self, example: Batch) -> ELBO:
-        """Pyro's `Trace_ELBO`; several particles go side by side where the program takes them so."""
-        particles = self.settings.num_particles
-        if particles == 1 or self.layout.row_dim is None or self.layout.outside:
-            return Trace_ELBO(num_particles=particles)
-        with self._jittered():  # weights that start at zero agree with anything
-            side_by_side = Weigher(self.program, self.layout, example).side_by_side
-        return Trace_ELBO(
-            num_particles=particles, vectorize_particles=side_by_side, max_plate_nesting=self.layout.nesting
-        )
-
-    @contextmanager
-    def _jittered(self) -> Iterator[None]:
-        """Inside, every parameter is a little off."""
-        parameters = list(named_parameters(self.program).values())
-        before = [parameter.detach().clone() for parameter in parameters]
-        with torch.no_grad(), seeded(0):
-            for parameter in parameters:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip(parameters, before, strict=True):
-                    parameter.copy_(value)
-
-    def _climb_with(self, loss: ELBO) -> None:
-        """Set up `SVI` on the program, each site weighed and each trace watched; every parameter exists by now."""
-        settings = self.settings
-        self.optimizer = OneOptimizer(settings.optimizer, settings.learning_rate, settings.clip)
-        self.optimizer.follow(named_parameters(self.program))
-        self.weigh = RowWeighted(self.layout, self.num_rows)
-        self.terms = Terms(self.layout, self.num_rows)
-        self.loss_name = type(loss).__name__
-        model, guide = self.weigh(caller(self.program.model)), self.weigh(caller(self.program.guide))
-        self.svi = SVI(model, guide, self.optimizer, self.terms.watch(loss))
-
-    def climb(self, checkpoint: Path | None, on_epoch: Callable[..., None] | None, style: Style) -> FitResult:
-        if checkpoint is not None and checkpoint.exists():
-            self._go_on_from(checkpoint)
-        earlier = self.history[-1]["seconds"] if self.history else 0.0
-        began = written = time.perf_counter()
-        kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-        try:
-            with (
-                _quiet_about_nan(),
-                Progress(
-                    style, self.settings.epochs, math.ceil(self.num_rows / self.batch_size), self.epoch
-                ) as progress,
-            ):
-                while not self._stopped():
-                    row = self._one_epoch(progress)
-                    row["seconds"] = earlier + time.perf_counter() - began
-                    self._keep_the_best(row)
-                    progress.epoch(row)
-                    if on_epoch is not None:
-                        on_epoch(self.history)
-                    if checkpoint is not None:
-                        kept = self._snapshot()
-                        if time.perf_counter() - written > SECONDS_BETWEEN_CHECKPOINTS:
-                            write_tensors(checkpoint, *kept)
-                            written = time.perf_counter()
-        finally:  # finished, interrupted or diverged: the last whole epoch is kept, the program holds the best weights
-            if checkpoint is not None and kept is not None:
-                write_tensors(checkpoint, *kept)
-            load_state(self.program, self.best)
-            _mode(self.program, training=False)
-        return FitResult(
-            self.history, self.best_epoch, self._stopped(), self.history[-1]["seconds"] if self.history else 0.0
-        )
-
-    def _stopped(self) -> str:
-        if self.settings.out_of_patience(self.epoch, self.best_epoch):
-            return "patience"
-        return "epochs" if self.epoch >= self.settings.epochs else ""
-
-    def _one_epoch(self, progress: Progress) -> dict[str, Any]:
-        """All batches once, in an order and with noise that follow from the seed and the epoch alone."""
-        settings = self.settings
-        pyro.set_rng_seed(settings.stream(self.epoch))
-        generator = torch.Generator().manual_seed(settings.stream(self.epoch))
-        order = torch.randperm(self.num_rows, generator=generator)
-        self.terms.reset()
-        _mode(self.program, training=True)
-        total = 0.0
-        for start in range(0, self.num_rows, self.batch_size):
-            at = self.epoch + start / self.num_rows
-            index = order[start : start + self.batch_size]
-            batch = self._batch(self.train.batch(index, generator), index)
-            if self.epoch == 0:
-                self.layout.check(batch.x)
-            self.optimizer.learning_rate, self.weigh.beta = settings.rate(at), settings.kl_weight(at)
-            total += self._step(batch, first=at == 0) * len(index)
-            progress.step()
-        if not all(torch.isfinite(parameter).all() for parameter in self.optimizer.parameters.values()):
-            raise self._diverged("a parameter became NaN or infinite", self.epoch + 1)
-        self.epoch += 1
-        row: dict[str, Any] = {"epoch": self.epoch, "step": self.epoch * math.ceil(self.num_rows / self.batch_size)}
-        row |= self._reported("", -total / self.num_rows if self.weigh.beta == 1 else None)
-        rates = {"learning_rate": self.optimizer.learning_rate, "beta": self.weigh.beta}
-        return row | self._validate() | rates
-
-    def _reported(self, prefix: str, elbo: float | None) -> dict[str, Any]:
-        """The ELBO and its terms in the units of the data, from the traces; where sites are enumerated, `elbo`
-        alone."""
-        elbo, reconstruction, kl = self.terms.means() or (elbo, None, None)
-        jacobian = self.train.log_jacobian
-        shifted = {"elbo": elbo, "reconstruction": reconstruction}
-        row = {prefix + name: None if value is None else value + jacobian for name, value in shifted.items()}
-        return row | {f"{prefix}kl": kl}
-
-    def _step(self, batch: Batch, first: bool) -> float:
-        with pyro.validation_enabled(first):
-            loss = self.svi.step(batch.x, batch.extras)
-        if not math.isfinite(loss):
-            raise self._diverged(f"the objective became {loss}", self.epoch + 1)
-        if first and self.optimizer.parameters and not self.optimizer.has_stepped:
-            raise InputError(
-                "no parameter took part in the first step: tell Pyro of a module's parameters in model or guide "
-                '(pyro.module("decoder", decoder)), or make them by pyro.param'
-            )
-        return loss
-
-    def _diverged(self, what: str, epoch: int) -> DivergedError:
-        return DivergedError(
-            f"{what} in epoch {epoch}; the weights of epoch {self.best_epoch} were kept. Likely causes: a "
-            f"learning rate too high (try {self.settings.learning_rate / 10:g}), gradients too large (try clip=10), "
-            "columns on very different scales (standardize them), a likelihood scale too small"
-        )
-
-    @torch.no_grad()
-    def _validate(self) -> dict[str, Any]:
-        """The validation rows' ELBO and its terms, with the same random numbers every epoch; nulls without such
-        rows."""
-        row: dict[str, Any] = dict.fromkeys(("valid_elbo", "valid_reconstruction", "valid_kl", "active_units"))
-        if self.valid is None:
-            return row
-        draws, beta, total = max(1, VALID_DRAWS // len(self.valid)), self.weigh.beta, 0.0
-        self.terms.reset()
-        self.weigh.beta = 1.0
-        _mode(self.program, training=False)
-        with seeded(self.settings.stream(-1)), pyro.validation_enabled(False):
-            for start in range(0, len(self.valid), VALID_ROWS_AT_ONCE):
-                batch = self._held_out(start, start + VALID_ROWS_AT_ONCE)
-                if self.epoch == 1:
-                    self.layout.check(batch.x)
-                for _ in range(draws):
-                    total += self.svi.evaluate_loss(batch.x, batch.extras) * len(batch.x)
-        self.weigh.beta = beta
-        row |= self._reported("valid_", -total / (draws * len(self.valid)))
-        if not math.isfinite(row["valid_elbo"]):
-            raise self._diverged(f"the validation ELBO became {row['valid_elbo']}", self.epoch)
-        return row | {"active_units": self._active_units()}
-
-    def _active_units(self) -> int | None:
-        """How many latent dimensions the guide uses: their posterior means vary over rows (Burda et al.,
-        arXiv:1509.00519)."""
-        batch = self._held_out(0, VALID_ROWS_AT_ONCE)
-        try:
-            means = encode(self.program, batch.x, **batch.extras)
-        except InputError:  # no latent for each row, or latents that take discrete values
-            return None
-        return int((means.var(0, correction=0) > ACTIVE_VARIANCE).sum())
-
-    def _batch(self, x: Tensor, index: Tensor) -> Batch:
-        labels = None if self.labels is None else self.labels[index].to(self.place.device)
-        return Batch(x.to(self.place), index.to(self.place.device), labels, num_rows=self.num_rows)
-
-    def _held_out(self, start: int, end: int) -> Batch:
-        assert self.valid is not None
-        labels = None if self.valid.labels is None else self.valid.labels[start:end].to(self.place.device)
-        return Batch(self.valid[start:end].to(self.place), None, labels, num_rows=self.num_rows)
-
-    def _keep_the_best(self, row: dict[str, Any]) -> None:
-        self.history.append(row)
-        value = float(self.epoch) if row["valid_elbo"] is None else row["valid_elbo"]
-        if value > self.best_value:
-            self.best_epoch, self.best_value, self.best = self.epoch, value, state_of(self.program)
-
-    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that the next epoch depends on beside the settings and the data: weights, best weights, moments,
-        counters."""
-        parts = {"now": state_of(self.program), "best": self.best, "optimizer": self.optimizer.get_state()}
-        tensors = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
-        about = {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "history")}
-        return tensors, json.loads(json.dumps(about)) | {"settings": self._settled}
-
-    @cached_property
-    def _settled(self) -> dict[str, Any]:
-        """What a fit that goes on must share with the one that began."""
-        rows = hashlib.sha256(self.train.stored.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
-        return asdict(self.settings) | {"loss": self.loss_name, "training rows": rows}
-
-    def _go_on_from(self, checkpoint: Path) -> None:
-        tensors, about = read_tensors(checkpoint)
-        theirs, ours = about["settings"], self._settled
-        if other := [
-            f"{name} was {theirs.get(name)}, is {ours[name]}" for name in ours if theirs.get(name) != ours[name]
-        ]:
-            raise InputError(
-                f"{checkpoint}: this fit was begun otherwise ({'; '.join(other)}); repeat that, or use another folder"
-            )
-        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
-        for full, value in tensors.items():
-            part, _, name = full.partition("/")
-            parts[part][name] = value
-        load_state(self.program, parts["now"])
-        self.best = parts["best"]
-        self.optimizer.set_state(parts["optimizer"])
-        self.epoch, self.best_epoch, self.best_value = about["epoch"], about["best_epoch"], about["best_value"]
-        self.history = about["history"]
-
-
-@contextmanager
-def _quiet_about_nan() -> Iterator[None]:
-    """Pyro warns of a loss that is not finite; the fit stops at it with an error that says more."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Encountered (NaN|[+-]inf)", category=UserWarning)
-        yield
-
-
-def _mode(program: Any, training: bool) -> None:
-    if isinstance(program, nn.Module):
-        program.train(training)

@@ -57,7 +57,7 @@ def training(history: list[dict[str, Any]], best_epoch: int) -> Figure | None:
         plots.curve(
             axes, epochs, [row[key] for row in history], [row[f"valid_{key}"] for row in history], title, best_epoch
         )
-    figure.axes[-1].legend(loc="lower right")
+    figure.axes[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     return figure
 
 
@@ -137,7 +137,7 @@ def latents(program: Any, data: Dataset) -> Figure | None:
         centred = means - means.mean(0)
         _, spread, directions = torch.linalg.svd(centred, full_matrices=False)
         share = float(spread[:2].square().sum() / spread.square().sum())
-        title += f"\nplane of most variance, {share:.0%} of {means.shape[1]} dimensions'"
+        title += f"\nthe plane that holds most, {share:.0%}, of the variance in {means.shape[1]} dimensions"
         means, names = centred @ directions[:2].T, ("first principal direction", "second principal direction")
     plots.scatter(figure.subplots(), means.numpy(), labels, title, names)
     return figure
@@ -186,7 +186,7 @@ def one_of_each(labels: Tensor | None, num_rows: int, most: int = 10) -> Tensor:
 
 
 def column_names(data: Dataset) -> list[str]:
-    return [f"column {i + 1}" for i in range(data.num_features)]
+    return list(data.columns) or [f"column {i + 1}" for i in range(data.num_features)]
 
 
 def _columns(rows: Tensor) -> np.ndarray:

@@ -10,8 +10,11 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-# Petroff (arXiv:2107.02270): ten colours chosen for colour-vision deficiency and for looks
-COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+# Paul Tol's muted scheme and a grey, ten colours that stay apart for colour-blind readers; three of his vibrant ones
+COLOURS = (
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#888888",
+)  # fmt: skip
+BLUE, ORANGE, RED = "#0077BB", "#EE7733", "#CC3311"
 STYLE: Any = {
     "figure.dpi": 150,
     "savefig.bbox": "tight",
@@ -41,9 +44,9 @@ def curve(
     axes: Axes, epochs: Sequence[int], train: Sequence[Any], valid: Sequence[Any], title: str, best: int | None = None
 ) -> Axes:
     """A quantity over epochs, on training and validation rows, the kept epoch marked."""
-    axes.plot(epochs, _numbers(train), color=COLOURS[0], label="training")
+    axes.plot(epochs, _numbers(train), color=BLUE, label="training")
     if any(value is not None for value in valid):
-        axes.plot(epochs, _numbers(valid), color=COLOURS[6], label="validation")
+        axes.plot(epochs, _numbers(valid), color=ORANGE, label="validation")
     if best is not None:
         axes.axvline(best, color="0.6", linewidth=1, linestyle=":", label=f"kept: epoch {best}")
     axes.set(title=title, xlabel="epoch", ylabel="nats per row")
@@ -91,7 +94,7 @@ def scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None, title: st
             axes.scatter(chosen[:, 0], chosen[:, 1], s=size, color=colour, alpha=0.8, linewidths=0, label=str(kind))
         axes.legend(title="label", markerscale=max(1.0, 5 / size**0.5), loc="center left", bbox_to_anchor=(1.0, 0.5))
     else:
-        axes.scatter(points[:, 0], points[:, 1], s=size, color=COLOURS[0], alpha=0.6, linewidths=0)
+        axes.scatter(points[:, 0], points[:, 1], s=size, color=BLUE, alpha=0.6, linewidths=0)
     axes.set(title=title, xlabel=names[0], ylabel=names[1])
     return axes
 
@@ -101,11 +104,11 @@ def two_clouds(axes: Axes, data: np.ndarray, model: np.ndarray, title: str, name
     if data.shape[1] == 1:
         bins = np.histogram_bin_edges(np.concatenate([data, model]), bins=60).tolist()
         axes.hist(data[:, 0], bins=bins, density=True, color="0.75", label="data")
-        axes.hist(model[:, 0], bins=bins, density=True, histtype="step", color=COLOURS[2], linewidth=1.5, label=second)
+        axes.hist(model[:, 0], bins=bins, density=True, histtype="step", color=RED, linewidth=1.5, label=second)
         axes.set(xlabel=names[0], ylabel="density")
     else:
         axes.scatter(data[:, 0], data[:, 1], s=5, color="0.7", linewidths=0, label="data")
-        axes.scatter(model[:, 0], model[:, 1], s=5, color=COLOURS[2], alpha=0.7, linewidths=0, label=second)
+        axes.scatter(model[:, 0], model[:, 1], s=5, color=RED, alpha=0.7, linewidths=0, label=second)
         axes.set(xlabel=names[0], ylabel=names[1])
     axes.set_title(title)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=2)

@@ -96,6 +96,7 @@ def test_files_of_rows(run, capsys, tmp_path):
     assert table.dtype.names == ("index", "label", "z1", "z2")
     np.testing.assert_allclose(table["z1"], vae.encode(data.test.x)[:, 0].numpy(), rtol=1e-4)
     assert table["label"].astype(int).tolist() == data.test.labels.tolist()
+    assert table["index"].astype(int).tolist() == data.test.index.tolist()
     json_of(capsys, "reconstruct", run, "--split", "valid", "--out", tmp_path / "r.npy")
     np.testing.assert_allclose(np.load(tmp_path / "r.npy"), vae.reconstruct(data.valid.x).numpy(), rtol=1e-5)
     json_of(capsys, "sample", run, "--num", 3, "--seed", 4, "--out", tmp_path / "s.npy")
@@ -151,7 +152,7 @@ def test_a_users_table_needs_no_option(capsys, tmp_path, monkeypatch):
     )
     code, _, err = command(capsys, "fit", "--data", "mine.csv", "--epochs", "2", "--hidden", "20")
     assert code == 0, err
-    assert "likelihood normal: the values are real numbers; Lebesgue measure on R^3 (original units)" in err
+    assert "likelihood normal with scale 0.3: real numbers; Lebesgue measure on R^3 (original units)" in err
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("mine-")
     assert {path.name for path in (folder / "figures").iterdir()} == {
@@ -177,9 +178,15 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
     for words, message in [
         (["fit", "--data", "absent.npy"], "no file or folder absent.npy"),
         (["fit", "--data", "empty.csv"], "the file is empty"),
-        (["fit", "--data", "nan.npy"], "120 values are NaN or infinite, the first in row 0, column 0"),
+        (["fit", "--data", "nan.npy"], "120 values are NaN or infinite, the first in row 0 (counting from 0), column 0"),
         (["fit", "--data", "minst"], "no data set or file called 'minst'; try one of mnist-5k"),
-        (["fit", "--data", "reals.npy", "--likelihood", "bernoulli", "--epochs", "1"], "expected 0 or 1; binarize"),
+        (
+            ["fit", "--data", "reals.npy", "--likelihood", "bernoulli", "--epochs", "1"],
+            "needs values of 0 or 1, found -",
+        ),
+        (["fit", "reals.npy"], "name the data with --data"),
+        (["fit", "--config", "absent.toml"], "no file absent.toml"),
+        (["fit", "--out", str(tmp_path)], "holds other files"),
         (["fit", "--data", "reals.npy", "--binarize", "fixed"], "needs values in [0, 1]"),
         (["fit", "--learning-rat", "1"], "No such option '--learning-rat'"),
         (["fit", "--epochs", "many"], "'many' is not a valid integer"),
@@ -276,12 +283,15 @@ def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, how):
     wait_for_epochs(tmp_path / "stopped", 5)
     stopped.send_signal(how)
     _, err = stopped.communicate()
-    if how != signal.SIGKILL:
+    if how == signal.SIGKILL:
+        assert not (tmp_path / "stopped" / "model.safetensors").exists()
+        assert command(capsys, "evaluate", tmp_path / "stopped")[0] == 2
+    else:
         assert stopped.returncode == 130
-        assert f"pyro-vae fit --resume {tmp_path / 'stopped'} goes on from there" in err
-        assert (tmp_path / "stopped" / "checkpoint" / "state.safetensors").exists()
-    assert not (tmp_path / "stopped" / "model.safetensors").exists()
-    assert command(capsys, "evaluate", tmp_path / "stopped")[0] == 2
+        assert f"--resume {tmp_path / 'stopped'} goes on from there" in err
+        assert json_of(capsys, "sample", tmp_path / "stopped", "--num", 2)["num_rows"] == 2, (
+            "the best so far can be used"
+        )
     _, err = whole.communicate()
     assert whole.returncode == 0, err
     resumed = json_of(capsys, "fit", "--resume", tmp_path / "stopped")
@@ -306,3 +316,33 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert run.stdout.splitlines()[-1] == "[]"
     for group in ("Data:", "Model:", "Objective:", "Training:", "Run:", "Output:"):
         assert group in run.stdout
+
+
+def test_columns_are_known_by_name(capsys, tmp_path, monkeypatch):
+    import pandas
+
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {"temp": rng.normal(size=60), "pressure": 5 + rng.normal(size=60), "label": ["lo", "hi"] * 30}
+    )
+    frame.to_csv("t.csv", index=False)
+    code, _, err = command(capsys, "fit", "--data", "t.csv", "--epochs", "1", "--hidden", "5", "--out", "run")
+    assert code == 0, err
+    assert "labels from 'label'" in err
+    json_of(capsys, "encode", "run", "t.csv", "--out", "a.csv")
+    frame[["label", "pressure", "temp"]].to_csv("other-order.csv", index=False)
+    json_of(capsys, "encode", "run", "other-order.csv", "--out", "b.csv")
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    frame.rename(columns={"temp": "id"}).to_csv("others.csv", index=False)
+    code, _, err = command(capsys, "encode", "run", "others.csv")
+    assert code == 2
+    assert "no column temp; this run was fitted to temp, pressure" in err
+    json_of(capsys, "sample", "run", "--out", "s.csv")
+    assert (tmp_path / "s.csv").read_text().startswith("temp,pressure\n")
+
+
+def test_a_normal_likelihood_gets_grey_levels(capsys, tmp_path):
+    found = json_of(capsys, "fit", *SMALL, "--likelihood", "normal", "--out", tmp_path / "run")
+    assert found["measure"] == "Lebesgue measure on [0, 1]^64 (grey levels, not dequantized)"
+    assert json_of(capsys, "evaluate", tmp_path / "run", "--num-samples", 5)["measure"] == found["measure"]

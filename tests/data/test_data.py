@@ -173,8 +173,8 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
         ("objects.npy", "not a readable numpy file"),
         ("line.npy", r"has shape \(5,\); expected one row for each observation"),
         ("few.npy", "4 rows are too few"),
-        ("nan.csv", "6 values are NaN or infinite, the first in row 1, column a"),
-        ("text.csv", "name hold text; keep columns of numbers"),
+        ("nan.csv", r"6 values are NaN or infinite, the first in row 1 \(counting from 0\), column a"),
+        ("text.csv", "text in name; keep columns of numbers"),
         ("odd.doc", r"cannot read a .doc; try one of .npy"),
     ]:
         with pytest.raises(pv.InputError, match=message):
@@ -272,6 +272,8 @@ def test_tables_as_other_programs_write_them(tmp_path):
     values = np.random.default_rng(0).normal(size=(12, 3))
     pandas.DataFrame(values).to_csv(tmp_path / "numbered.csv", index=False)
     pandas.DataFrame(values, columns=["x", "y", "z"]).to_csv(tmp_path / "indexed.csv")
+    pandas.DataFrame(values, columns=["a", "b", "c"]).to_csv(tmp_path / "semicolons.csv", index=False, sep=";")
+    assert read_file(tmp_path / "semicolons.csv").columns == ("a", "b", "c")
     (tmp_path / "repeats.csv").write_text("\n".join(["1.0, 1.0, 2.0"] * 12))
     for name in ("numbered.csv", "indexed.csv"):
         table = read_file(tmp_path / name)
@@ -301,3 +303,16 @@ def test_bytes_are_pictures_only_where_they_look_like_them(tmp_path):
     Image.fromarray(pictures[0].astype(np.uint16) * 200).save(tmp_path / "deep" / "a.png")
     with pytest.raises(pv.InputError, match="more than 8 bits a pixel"):
         pv.load_data(tmp_path / "deep")
+
+
+def test_data_from_memory_and_where_its_rows_came_from():
+    import pandas
+
+    values = np.random.default_rng(0).normal(size=(40, 2))
+    for data in (values, torch.from_numpy(values), pandas.DataFrame(values, columns=["a", "b"])):
+        found = pv.load_data(data)
+        assert len(repr(found)) < 200
+        torch.testing.assert_close(found.test.stored, torch.from_numpy(values)[found.test.index])
+    assert found.columns == ("a", "b")
+    with pytest.raises(pv.InputError, match=r"holds pictures of 5×4, not of 4×5"):
+        pv.load_data(np.zeros((20, 5, 4), dtype=np.uint8), image_shape=(4, 5))

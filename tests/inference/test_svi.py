@@ -220,8 +220,8 @@ def test_a_fit_goes_on_from_its_checkpoint_to_the_same_bits(tiny_vae, tmp_path, 
 KILLED = """
 import os, signal, torch, sys
 import pyro_vae as pv
-from pyro_vae.inference import svi
-svi.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+from pyro_vae.inference import loop
+loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 torch.manual_seed(0)
 x = (torch.rand(60, 6) < 0.4).float()
 likelihood, guide = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4))
