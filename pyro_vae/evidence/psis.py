@@ -16,8 +16,8 @@ def _psislw() -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         arviz = importlib.import_module("arviz")
         if hasattr(arviz, "psislw"):
             return lambda log_weights: arviz.psislw(log_weights)
-        stats = importlib.import_module("arviz_stats.base").array_stats
-        return lambda log_weights: stats.psislw(log_weights, axis=-1)
+        stats = importlib.import_module("arviz_stats.base").array_stats  # 1.x: it takes minus the log weights
+        return lambda log_weights: stats.psislw(-log_weights, axis=-1)
 
 
 def pareto_khat(log_weights: np.ndarray) -> np.ndarray:
@@ -28,9 +28,11 @@ def pareto_khat(log_weights: np.ndarray) -> np.ndarray:
     """
     if log_weights.shape[1] < TOO_FEW:
         return np.full(len(log_weights), np.nan)
-    found = np.asarray(_psislw()(np.array(log_weights, dtype=np.float64))[1], dtype=np.float64)
-    flat = np.ptp(log_weights, axis=1) < 1e-4
-    return np.where(flat, 0.0, found)
+    found = np.zeros(len(log_weights))
+    uneven = np.ptp(log_weights, axis=1) > 1e-4
+    if uneven.any():
+        found[uneven] = _psislw()(np.array(log_weights[uneven], dtype=np.float64))[1]
+    return found
 
 
 def khat_limit(num_samples: int) -> float:

@@ -178,7 +178,10 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
     for words, message in [
         (["fit", "--data", "absent.npy"], "no file or folder absent.npy"),
         (["fit", "--data", "empty.csv"], "the file is empty"),
-        (["fit", "--data", "nan.npy"], "120 values are NaN or infinite, the first in row 0 (counting from 0), column 0"),
+        (
+            ["fit", "--data", "nan.npy"],
+            "120 values are NaN or infinite, the first in row 0 (counting from 0), column 0",
+        ),
         (["fit", "--data", "minst"], "no data set or file called 'minst'; try one of mnist-5k"),
         (
             ["fit", "--data", "reals.npy", "--likelihood", "bernoulli", "--epochs", "1"],
