@@ -19,25 +19,24 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("sites", [1, 2])
+SHAPES = [(K, sites) for K in (1, 5, 20) for sites in (1, 2) if sites <= K]
+
+
 @pytest.mark.parametrize("loc", [0.0, 3.0])
 @pytest.mark.parametrize("D", [40, 784])
-@pytest.mark.parametrize("K", [1, 5, 20])
-def test_linear_gaussian_equals_its_closed_form(double, K, D, loc, sites):
-    if sites > K:
-        sites = 1
+@pytest.mark.parametrize(("K", "sites"), SHAPES)
+def test_linear_gaussian_equals_its_closed_form(double, K, sites, D, loc):
     program = LinearGaussian(K, D, loc=loc, scale=1.5, sites=sites)
     x = program.rows(50)
-    found = pv.log_evidence(program, x, num_samples=2000)
-    bias = (found.log_px - program.exact(x)).mean().item()
+    found, exact = pv.log_evidence(program, x, num_samples=2000), program.exact(x)
+    bias = (found.log_px - exact).mean().item()
     assert abs(bias) < 0.05
     assert found.log_px_mc_se < 0.02
-    assert abs(bias) < 4 * found.log_px_mc_se + 1e-9
-    assert (found.khat < 0.5).double().mean() > 0.95
-    # the ELBO is exact log p(x) − KL(q ‖ posterior), and so never above
-    gap = program.exact(x) - found.elbo
-    assert gap.mean().item() == pytest.approx(program.kl_to_posterior(), abs=0.02)
-    assert found.elbo.mean() <= program.exact(x).mean()
+    assert abs(bias) < 4 * found.log_px_mc_se
+    assert (found.khat < 0.5).all()
+    # the ELBO is exact log p(x) − KL(q ‖ posterior), known in closed form, and so never above
+    assert (exact - found.elbo).mean().item() == pytest.approx(program.kl_to_posterior(), abs=0.003)
+    assert (found.elbo < exact).all()
 
 
 def test_with_the_exact_posterior_as_guide_all_weights_are_equal(double):
