@@ -45,8 +45,7 @@ def mlp(*sizes: int, activation: str = "tanh") -> nn.Sequential:
 
 
 def start_output_at(net: nn.Module, values: Tensor) -> None:
-    """Set the bias of the network's last linear layer, where it has one of that size; else leave the network as it
-    is."""
+    """Set the bias of the network's last linear layer, where it has one of that size."""
     linears = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
     if linears and linears[-1].bias is not None and linears[-1].bias.shape == values.shape:
         with torch.no_grad():

@@ -40,8 +40,7 @@ class Table:
 
 
 def read_file(path: Path) -> Table:
-    """Read a file or a folder of pictures by its ending; `InputError` says what is wrong with it, where, and what to
-    try."""
+    """Read a file by its ending, or a folder of pictures; `InputError` says what is wrong and what to try."""
     if not path.exists():
         raise InputError(f"no file or folder {path}; `pyro-vae datasets` lists the data sets that have names")
     if path.is_dir():

@@ -65,8 +65,7 @@ class Measure:
 
     @property
     def log_jacobian(self) -> float:
-        """log |dx_model / dx_reported| in nats per row: what turns a log-density of standardized values into one of
-        original units."""
+        """log |dx_model / dx_reported| in nats per row, which turns a log-density of x into one of original units."""
         return -float(torch.tensor(self.scale, dtype=torch.float64).log().sum()) if self.scale else 0.0
 
     def name(self, num_features: int) -> str:

@@ -202,8 +202,7 @@ class Loop:
         return row | self._validate() | rates
 
     def _reported(self, prefix: str, elbo: float | None) -> dict[str, Any]:
-        """The ELBO and its terms in the units of the data, from the traces; where sites are enumerated, `elbo`
-        alone."""
+        """The ELBO and its terms in the data's units, from the traces; `elbo` alone where sites are enumerated."""
         elbo, reconstruction, kl = self.terms.means() or (elbo, None, None)
         jacobian = self.train.log_jacobian
         shifted = {"elbo": elbo, "reconstruction": reconstruction}
@@ -231,8 +230,7 @@ class Loop:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, Any]:
-        """The validation rows' ELBO and its terms, with the same random numbers every epoch; nulls without such
-        rows."""
+        """The validation ELBO and its terms, with the same random numbers every epoch; nulls without rows."""
         row: dict[str, Any] = dict.fromkeys(("valid_elbo", "valid_reconstruction", "valid_kl", "active_units"))
         if self.valid is None:
             return row
@@ -254,8 +252,7 @@ class Loop:
         return row | {"active_units": self._active_units()}
 
     def _active_units(self) -> int | None:
-        """How many latent dimensions the guide uses: their posterior means vary over rows (Burda et al.,
-        arXiv:1509.00519)."""
+        """How many latents the guide uses: their posterior means vary over rows (arXiv:1509.00519)."""
         batch = self._held_out(0, VALID_ROWS_AT_ONCE)
         try:
             means = encode(self.program, batch.x, **batch.extras)
@@ -279,8 +276,7 @@ class Loop:
             self.best_epoch, self.best_value, self.best = self.epoch, value, state_of(self.program)
 
     def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that the next epoch depends on beside the settings and the data: weights, best weights, moments,
-        counters."""
+        """All that the next epoch depends on beside settings and data: weights, best weights, moments, counters."""
         parts = {"now": state_of(self.program), "best": self.best, "optimizer": self.optimizer.get_state()}
         tensors = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
         about = {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "history")}

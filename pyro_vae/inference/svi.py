@@ -1,5 +1,4 @@
-"""Fit a program by stochastic variational inference: Pyro's `SVI` and `Trace_ELBO`, one optimizer, honest
-bookkeeping."""
+"""Fit a program by stochastic variational inference: Pyro's `SVI` and `Trace_ELBO`, and what surrounds them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +49,7 @@ def fit(
     `patience` ends the fit after so many epochs without a better validation ELBO, counted after the warm-up. The
     validation ELBO uses the same random numbers every epoch. `beta` weighs log q − log p(z) in the objective, rising
     from zero over `kl_warmup` epochs; what is reported is always β = 1. `schedule` is constant, cosine or one-cycle
-    over all steps; `loss` any Pyro ELBO (`Trace_ELBO(num_particles)` by default). Parameters with
+    over all steps; `loss` any of Pyro's trace ELBOs (`Trace_ELBO(num_particles)` by default). Parameters with
     `requires_grad_(False)` stay as they are. Same seed, same machine, same bits, and the caller's random numbers are
     untouched.
 
@@ -91,8 +90,7 @@ def _move(program: Any, like: Tensor, device: torch.device | None, dtype: torch.
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `auto` (the accelerator at hand, else the CPU), `cpu`, `cuda` or `mps`; `InputError` where it
-    is absent."""
+    """The device `auto` (an accelerator, else the CPU), `cpu`, `cuda` or `mps`; `InputError` where it is absent."""
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))

@@ -82,8 +82,7 @@ class Weigher:
         return True
 
     def bytes_per_weight(self, example: Batch) -> int:
-        """Bytes that one draw of one row makes the program write, from a small trial: what a memory budget is divided
-        by."""
+        """Bytes that one draw of one row makes the program write: what a memory budget is divided by."""
         rows, draws = 8, 4
         trial = example.take(torch.arange(rows, device=example.x.device) % len(example.x))
         with torch.no_grad(), seeded(0), _Written() as written:

@@ -64,8 +64,7 @@ class Program(nn.Module):
     model.passes_extras = guide.passes_extras = True  # type: ignore[attr-defined]  # for `caller`
 
     def encode(self, x: Rows) -> RowLatents:
-        """Posterior means under the guide, (N, K), every latent site flattened; from 64 draws where a site has no
-        mean."""
+        """Posterior means (N, K), latent sites side by side; from 64 draws where a site has no mean."""
         return encode(self, x)
 
     def reconstruct(self, x: Rows) -> Rows:
@@ -144,8 +143,7 @@ def named_parameters(program: Any) -> dict[str, Tensor]:
 
 
 def place_of(program: Any, like: Tensor | None = None) -> Tensor:
-    """An empty tensor with the device and floating type a program works in; those of `like` where it has no
-    parameters."""
+    """An empty tensor of the device and floating type a program works in; of `like` where it has none."""
     held = list(named_parameters(program).values()) + (
         list(program.buffers()) if isinstance(program, nn.Module) else []
     )
@@ -164,8 +162,7 @@ def state_of(program: Any) -> dict[str, Tensor]:
 
 
 def load_state(program: Any, state: dict[str, Tensor]) -> None:
-    """Put a state into a program, in place. Parameters that a function has yet to make get their values when it
-    does."""
+    """Put a state into a program; parameters that a function has yet to make get their values when it does."""
     if isinstance(program, nn.Module):
         try:
             program.load_state_dict({name: value for name, value in state.items() if not name.startswith(STORED)})

@@ -89,8 +89,7 @@ def seeded(seed: int | None) -> Iterator[None]:
 def traces_of(
     program: Any, batch: Batch, around: Callable[[Any], Any] = lambda function: function
 ) -> tuple[Trace, Trace]:
-    """The model's trace, replayed against the guide's, and the guide's, with log-probabilities; `around` wraps both
-    functions."""
+    """The model's trace, replayed against the guide's, and the guide's; `around` wraps both functions."""
     model, guide = caller(program.model), caller(program.guide)
     wrapped = around(lambda: model(batch.x, batch.extras)), around(lambda: guide(batch.x, batch.extras))
     with pyro.validation_enabled(False):
@@ -174,8 +173,7 @@ def layout_of(program: Any, batch: Batch) -> Layout:
 
 @torch.no_grad()
 def layout_of_model(program: Any, batch: Batch) -> Layout:
-    """The same from the model alone, which is all that sampling needs; x holds placeholders, and nothing is
-    observed."""
+    """The same from the model alone, which is all that sampling needs; x holds placeholders."""
     model = poutine.uncondition(caller(program.model))
     with seeded(0), evaluating(program), pyro.validation_enabled(False):
         traces = [poutine.trace(model).get_trace(part.x, part.extras) for part in map(batch.take, _few(batch))]

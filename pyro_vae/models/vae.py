@@ -55,8 +55,7 @@ class VAE(Program):
             return self.likelihood(z.to(place_of(self, like=z))).mean
 
     def start_at(self, mean: Tensor) -> None:
-        """Before the first step of a VAE's first fit: let the likelihood start at the data mean (D,), where it knows
-        how."""
+        """Before a VAE's first fit: let the likelihood start at the data mean (D,), where it knows how."""
         start = getattr(self.likelihood, "start_at", None)
         if not self.started and start is not None:
             start(mean)

@@ -157,8 +157,7 @@ def manifold(program: Any, data: Dataset) -> Figure | None:
 
 @torch.no_grad()
 def prior_grid(program: Any) -> Tensor | None:
-    """A grid (20, 20, 2) of latents through the prior's inverse CDF, z_2 upwards; None where the prior is no plane or
-    has none."""
+    """A grid (20, 20, 2) of latents through the prior's inverse CDF, z_2 upwards; None where there is none."""
     if not hasattr(program, "prior") or not hasattr(program, "decode"):
         return None
     with parameters_of(program):
