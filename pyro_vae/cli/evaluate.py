@@ -25,7 +25,13 @@ from pyro_vae.cli.options import RUN, GroupedCommand, option, output_options
     help="Memory for the draws in progress; results need a few numbers for each row.",
 )
 @option("Evidence", "--seed", type=int, default=0, help="Seed of the draws.")
-@option("Evidence", "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="")
+@option(
+    "Evidence",
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    help="auto: an accelerator, if there is one.",
+)
 @output_options
 def evaluate(
     run: Path, split: str, num_samples: int, memory_mib: float, seed: int, device: str, as_json: bool, debug: bool

@@ -92,9 +92,13 @@ DATA, MODEL, OBJECTIVE, TRAINING, RUN_GROUP = "Data", "Model", "Objective", "Tra
 @option(TRAINING, "--epochs", type=int, default=100, help="Passes over the training rows, at most.")
 @option(TRAINING, "--batch-size", type=int, default=100, help="Rows for each step.")
 @option(
-    TRAINING, "--optimizer", type=click.Choice(["adam", "adamw", "adagrad", "rmsprop", "sgd"]), default="adam", help=""
+    TRAINING,
+    "--optimizer",
+    type=click.Choice(["adam", "adamw", "adagrad", "rmsprop", "sgd"]),
+    default="adam",
+    help="How gradients become steps.",
 )
-@option(TRAINING, "--learning-rate", type=float, default=5e-3, help="")
+@option(TRAINING, "--learning-rate", type=float, default=5e-3, help="Its peak, where a schedule moves it.")
 @option(
     TRAINING,
     "--schedule",
@@ -112,8 +116,20 @@ DATA, MODEL, OBJECTIVE, TRAINING, RUN_GROUP = "Data", "Model", "Objective", "Tra
     help="Stop after so many epochs without a better validation ELBO; 0: never.",
 )
 @option(TRAINING, "--seed", type=int, default=0, help="Same seed, same machine, same bits.")
-@option(TRAINING, "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="")
-@option(TRAINING, "--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="")
+@option(
+    TRAINING,
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    help="auto: an accelerator, if there is one.",
+)
+@option(
+    TRAINING,
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    help="Floating type of weights and rows.",
+)
 @option(
     RUN_GROUP,
     "--out",
