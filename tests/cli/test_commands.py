@@ -248,27 +248,33 @@ def test_changed_data_is_noticed(capsys, tmp_path):
     assert "is not what it was when this run was fitted" in err
 
 
-def start(folder, epochs):
-    words = [
-        "fit",
-        "--data",
-        "digits",
-        "--hidden",
-        "200",
-        "--epochs",
-        str(epochs),
-        "--patience",
-        "0",
-        "--out",
-        str(folder),
-    ]
-    return subprocess.Popen(
-        [sys.executable, "-m", "pyro_vae", *words],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-    )
+def heed_interrupts():
+    """A shell that runs the tests in the background has its children ignore Ctrl-C; these are to heed it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def start():
+    """Start fits in processes of their own; whatever still runs when the test ends is ended."""
+    started = []
+
+    def begin(folder, epochs):
+        words = ["fit", "--data", "digits", "--hidden", "200", "--epochs", str(epochs), "--out", str(folder)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pyro_vae", *words],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ,
+            preexec_fn=heed_interrupts,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def wait_for_epochs(folder, n):
@@ -280,7 +286,7 @@ def wait_for_epochs(folder, n):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, how):
+def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, start, how):
     whole = start(tmp_path / "whole", 40)
     stopped = start(tmp_path / "stopped", 40)
     wait_for_epochs(tmp_path / "stopped", 5)
