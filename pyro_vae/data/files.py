@@ -135,8 +135,10 @@ def _labels(values: Any, path: Path, num_rows: int) -> Tensor:
         raise InputError(f"{path}: {len(array)} labels for {num_rows} rows")
     if array.dtype.kind in "iub":
         return torch.from_numpy(array.astype(np.int64))
-    names = array.astype(str)  # a missing label is a label called nan
-    return torch.from_numpy(np.unique(names, return_inverse=True)[1].astype(np.int64))
+    if array.dtype.kind == "f" and (array == np.round(array)).all():
+        return torch.from_numpy(array.astype(np.int64))
+    kinds = array if array.dtype.kind == "f" else array.astype(str)  # a missing label is a label called nan
+    return torch.from_numpy(np.unique(kinds, return_inverse=True)[1].astype(np.int64))
 
 
 def _read_csv(path: Path) -> Table:
@@ -147,7 +149,7 @@ def _read_csv(path: Path) -> Table:
             separator = max(",;\t", key=file.readline().count)
         one = pandas.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, sep=separator)
         first = one.iloc[0].str.strip().tolist()
-        counted = first == [str(i) for i in range(len(first))]  # what a frame without names writes
+        counted = len(first) > 2 and first == [str(i) for i in range(len(first))]  # a frame without names
         is_data = all(_is_number(cell) for cell in first) and not counted
         frame = pandas.read_csv(path, header=None if is_data else 0, skipinitialspace=True, sep=separator)
     except (ValueError, IndexError, UnicodeDecodeError) as error:
@@ -191,7 +193,7 @@ def _from_frame(frame: Any, path: Path) -> Table:
     array = values.to_numpy(dtype=np.float64)
     _check_finite(array, path, [f"column {name}" for name in values.columns])
     named = () if all(isinstance(name, int) for name in values.columns) else tuple(str(name) for name in values.columns)
-    table = Table(torch.from_numpy(np.ascontiguousarray(array)), columns=named)
+    table = Table(torch.from_numpy(np.array(array)), columns=named)
     if of_labels:
         table.labels, table.label_name = _labels(frame[of_labels[0]].to_numpy(), path, len(array)), str(of_labels[0])
     return table

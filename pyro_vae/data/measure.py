@@ -61,7 +61,10 @@ class Measure:
 
     def undo(self, x: Tensor) -> Tensor:
         """Values in the units that the measure names, from values as the density sees them: standardizing undone."""
-        return x * x.new_tensor(self.scale) + x.new_tensor(self.shift) if self.scale else x
+        if not self.scale:
+            return x
+        x = x.double()  # time stamps are all one float32
+        return x * x.new_tensor(self.scale) + x.new_tensor(self.shift)
 
     @property
     def log_jacobian(self) -> float:

@@ -94,6 +94,8 @@ class Loop:
                 'the program has no plate over rows (with pyro.plate("data", len(x)): …), so it cannot be fitted in '
                 f"batches: add the plate, or fit all {self.num_rows} rows at once (batch_size={self.num_rows})"
             )
+        if self.layout.row_dim is None and self.valid is not None:
+            raise RowsError("the program has no plate over rows, so held-out rows have no ELBO: leave valid out")
         if self.layout.enumerated and (settings.beta != 1 or settings.kl_warmup):
             raise InputError(
                 f"{', '.join(self.layout.enumerated)} is summed out by enumeration, which takes beta=1 alone"

@@ -5,13 +5,15 @@ from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceTailAdaptive_ELBO
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import InputError
 from pyro_vae.models.rows import Layout, sample_sites
+
+LINEAR = (Trace_ELBO, TraceGraph_ELBO, TraceEnum_ELBO)  # a scale on every site is a scale on these, and on few others
 
 
 class RowWeighted(Messenger):
@@ -51,9 +53,11 @@ class Terms:
     def watch(self, loss: ELBO) -> ELBO:
         """The same ELBO, its traces passing by here on their way."""
         watched, get_trace = copy.copy(loss), getattr(loss, "_get_trace", None)
-        if get_trace is None or type(loss).__name__.startswith("Jit"):
+        linear = isinstance(loss, LINEAR) and not isinstance(loss, TraceTailAdaptive_ELBO)
+        if not linear or get_trace is None or type(loss).__name__.startswith("Jit"):
             raise InputError(
-                f"{type(loss).__name__} cannot be the loss: it takes one of Pyro's trace ELBOs, not compiled"
+                f"{type(loss).__name__} cannot be the loss: a weight of 1/B on each site would change what it is; take "
+                "Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO, TraceEnum_ELBO or a subclass, not compiled"
             )
 
         def passing(*args: Any, **kwargs: Any) -> tuple[Trace, Trace]:

@@ -167,7 +167,10 @@ def load_state(program: Any, state: dict[str, Tensor]) -> None:
         try:
             program.load_state_dict({name: value for name, value in state.items() if not name.startswith(STORED)})
         except RuntimeError as error:
-            raise InputError(f"the saved weights do not fit this program: {error}") from error
+            raise InputError(
+                f"the saved weights do not fit this program (a guide that makes its parameters at its first call, as "
+                f"Pyro's autoguides do, has to be called once in the function that builds it): {error}"
+            ) from error
     made = named_parameters(program)
     waiting = {}
     for name, value in state.items():
@@ -240,7 +243,7 @@ def _at_posterior_means(
 ) -> tuple[Layout, dict[str, Any], dict[str, Any]]:
     """The program's layout, and the guide's and the model's sites with every latent at its mean under the guide."""
     x = x.to(place_of(program, like=x))
-    with parameters_of(program), poutine.block(), evaluating(program):
+    with poutine.block(), parameters_of(program), evaluating(program):
         layout = layout_of(program, Batch(x, **extras))
         guide = poutine.trace(_SetToMean()(caller(program.guide))).get_trace(x, extras)
         model = poutine.trace(poutine.replay(caller(program.model), trace=guide)).get_trace(x, extras)
@@ -278,7 +281,7 @@ def sample_means(program: Any, n: int, *, num_features: int | None = None, seed:
 
 
 def _drawn(program: Any, placeholder: Tensor, seed: int | None, value: Callable[[Any], Tensor]) -> Tensor:
-    with seeded(seed), parameters_of(program), poutine.block(), evaluating(program):
+    with poutine.block(), seeded(seed), parameters_of(program), evaluating(program):
         layout = layout_of_model(program, Batch(placeholder))
         trace = poutine.trace(poutine.uncondition(caller(program.model))).get_trace(placeholder, {})
     return _side_by_side(

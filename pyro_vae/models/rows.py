@@ -36,7 +36,12 @@ class Batch:
 
     @property
     def extras(self) -> dict[str, Any]:
-        given = {"rows": self.rows, "labels": self.labels, "mask": self.mask, "num_rows": self.num_rows or len(self.x)}
+        given = {
+            "rows": self.rows,
+            "labels": self.labels,
+            "mask": self.mask,
+            "num_rows": max(self.num_rows, len(self.x)),
+        }
         return {key: value for key, value in given.items() if value is not None}
 
     def take(self, index: Tensor) -> "Batch":
@@ -132,7 +137,7 @@ class Layout:
     def rows_first(self, site: Any, value: Tensor) -> Tensor:
         """A site's value with its rows in front, the rest flattened, (n, …) → (n, size)."""
         assert self.row_dim is not None
-        return value.movedim(self.row_dim - site["fn"].event_dim, 0).flatten(1)
+        return value.movedim(self.row_dim - site["fn"].event_dim, 0).unsqueeze(-1).flatten(1)
 
     def check(self, x: Tensor) -> None:
         """Raise `InputError` where x is not finite or lies outside what the model says x can be."""

@@ -13,7 +13,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 from oracles import LinearGaussian
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    SVI,
+    JitTrace_ELBO,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
+)
 
 import pyro_vae as pv
 from pyro_vae.inference.settings import Settings
@@ -84,6 +92,13 @@ def test_any_pyro_elbo_can_be_the_loss(tiny_vae, loss):
     vae, x = tiny_vae
     fitted = pv.fit(vae, x, valid=x, epochs=10, learning_rate=0.01, loss=loss)
     assert fitted.history[-1]["valid_elbo"] > fitted.history[0]["valid_elbo"]
+
+
+@pytest.mark.parametrize("loss", [RenyiELBO(alpha=0.0, num_particles=2), JitTrace_ELBO(), TraceTailAdaptive_ELBO()])
+def test_losses_that_a_weight_on_each_site_would_change_are_refused(tiny_vae, loss):
+    vae, x = tiny_vae
+    with pytest.raises(pv.InputError, match="cannot be the loss"):
+        pv.fit(vae, x, epochs=1, loss=loss)
 
 
 def test_enumerated_mixture_by_trace_enum():

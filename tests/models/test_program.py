@@ -83,6 +83,26 @@ def test_plain_functions_keep_what_they_learned(tmp_path):
     assert torch.equal(pv.log_evidence(twice, x[:20], num_samples=100).log_px, found.log_px)
 
 
+VERBS = {
+    "encode": lambda program, x: program.encode(x),
+    "reconstruct": lambda program, x: program.reconstruct(x),
+    "sample": lambda program, x: program.sample(9, seed=0),
+    "score": lambda program, x: pv.log_evidence(program, x, num_samples=9).log_px,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS.keys())
+def test_a_loaded_programs_first_call_sees_what_was_learned(tmp_path, verb):
+    """Parameters that functions make are restored when they are made, whichever verb makes them."""
+    x = torch.randn(60, 3) + 2
+    program = plain_functions()
+    fitted = pv.fit(program, x, valid=x[:20], epochs=10, learning_rate=0.1)
+    assert fitted.history[-1]["active_units"] in (0, 1)
+    pv.save(program, tmp_path)
+    assert torch.equal(verb(pv.load(tmp_path, build=plain_functions), x), verb(program, x))
+    assert torch.equal(verb(copy.deepcopy(pv.load(tmp_path, build=plain_functions)), x), verb(program, x))
+
+
 def test_two_fits_in_one_process_never_meet():
     """The param store is global by name; both programs use the same names, and both must learn, each its own data."""
     low, high = torch.randn(200, 3) - 5, torch.randn(200, 3) + 5
@@ -284,6 +304,8 @@ def test_a_program_without_a_row_plate_is_not_fitted_in_batches():
         pyro.sample("mean", dist.Normal(pyro.param("loc", torch.tensor(0.0)), scale))
 
     x = torch.randn(64, 1) + 2
+    with pytest.raises(pv.RowsError, match="held-out rows have no ELBO"):
+        pv.fit(pv.Program(model, guide), x, valid=x, batch_size=64)
     with pytest.raises(pv.RowsError, match=r"no plate over rows .*batch_size=64"):
         pv.fit(pv.Program(model, guide), x, batch_size=8)
     program = pv.Program(model, guide)
