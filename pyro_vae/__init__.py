@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["guides", "likelihoods", "nets", "priors"],
+    submodules=["flows", "guides", "likelihoods", "nets", "priors"],
     submod_attrs={
         "data": ["Dataset", "Split", "load_data"],
         "errors": ["DivergedError", "InputError", "RowsError"],

@@ -1,66 +1,40 @@
-"""Likelihoods p(x|z): a part from z (..., K) to a distribution over x with event shape (D,)."""
+"""Likelihoods p(x|z): a part from z (..., K) to a distribution over x with event shape (D,).
 
-from collections.abc import Sequence
+`likelihood.masked(z, mask)` is the same density of the observed values alone.
+"""
+
+import math
 
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
-from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 
+from pyro_vae.distributions import BernoulliVector, LogisticBins, Observed
 from pyro_vae.errors import InputError
-from pyro_vae.nets import start_output_at
+from pyro_vae.nets import positive, start_output_at
 from pyro_vae.recipes import part
 from pyro_vae.shapes import Latents
 
+SCALE_FLOOR = 0.01
+SCALE_START = 0.5
 
-class BernoulliVector(TorchDistribution):
-    r"""D independent Bernoulli values as one event, $\log p(x) = \sum_d x_d l_d - \log(1 + e^{l_d})$ for logits $l$.
 
-    Equal to `dist.Bernoulli(logits=l).to_event(1)`, in one pass over x instead of three. With `relaxed=True` it accepts
-    values between 0 and 1 and is then no density: its values do not integrate to one over [0, 1]^D.
+class Likelihood(nn.Module):
+    """A network and what its outputs mean; every likelihood has its D values independent given z."""
 
-    >>> l, x = torch.randn(3, 5), torch.ones(3, 5)
-    >>> torch.allclose(BernoulliVector(l).log_prob(x), dist.Bernoulli(logits=l).to_event(1).log_prob(x))
-    True
-    """
+    net: nn.Module
 
-    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 - torch.distributions looks for this attribute
+    def masked(self, z: Latents, mask: Tensor) -> Observed:
+        """The density of the values that `mask` (N, D) marks as observed."""
+        return Observed(self(z), mask.bool())
 
-    def __init__(self, logits: Tensor, relaxed: bool = False, validate_args: bool | None = None) -> None:
-        self.logits, self.relaxed = logits, relaxed
-        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.independent(constraints.unit_interval if self.relaxed else constraints.boolean, 1)
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.sigmoid(self.logits)
-
-    @property
-    def variance(self) -> Tensor:
-        return self.mean * (1 - self.mean)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "BernoulliVector":
-        logits = self.logits.expand(torch.Size(batch_shape) + self.event_shape)
-        return BernoulliVector(logits, self.relaxed, validate_args=False)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            return torch.bernoulli(self.mean.expand(self._extended_shape(torch.Size(sample_shape))))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return (value * self.logits - F.softplus(self.logits)).sum(-1)
+    def start_at(self, mean: Tensor) -> None:
+        """Let the decoder's output bias give each value its mean (D,) over the training rows."""
 
 
 @part
-class Bernoulli(nn.Module):
+class Bernoulli(Likelihood):
     r"""Bernoulli pixels, $p(x|z) = \prod_d \mathrm{Bernoulli}(x_d; \mathrm{logits} = f_d(z))$ with a network f.
 
     `net` maps (..., K) to (..., D). The values of x must be 0 or 1; `relaxed=True` accepts grey levels between them,
@@ -79,32 +53,229 @@ class Bernoulli(nn.Module):
         return BernoulliVector(self.net(z), self.relaxed)
 
     def start_at(self, mean: Tensor) -> None:
-        """Let the decoder's output bias give each pixel its mean over the training rows."""
         start_output_at(self.net, torch.logit(mean.clamp(1e-3, 1 - 1e-3)))
 
 
 @part
-class Normal(nn.Module):
-    r"""Normal values around a network's output, $p(x|z) = \prod_d N(x_d; f_d(z), \text{scale}^2)$, the scale fixed.
+class ContinuousBernoulli(Likelihood):
+    r"""Grey levels in [0, 1] with a true density, $p(x|z) \propto \prod_d \lambda_d^{x_d} (1 - \lambda_d)^{1 - x_d}$.
 
-    `net` maps (..., K) to (..., D). `scale` is the standard deviation that the analyst chooses: it decides what the
-    reconstruction weighs against the KL term. Raises `InputError` unless it is positive.
+    $\mathrm{logit}\, \lambda_d = f_d(z)$, and the constant that makes each factor integrate to one (Loaiza-Ganem &
+    Cunningham, arXiv:1907.06845). `net` maps (..., K) to (..., D).
+
+    >>> from pyro_vae.nets import mlp
+    >>> ContinuousBernoulli(mlp(2, 10, 784))(torch.zeros(3, 2)).log_prob(torch.rand(3, 784)).shape
+    torch.Size([3])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Latents) -> Distribution:
+        return dist.ContinuousBernoulli(logits=self.net(z)).to_event(1)
+
+    def start_at(self, mean: Tensor) -> None:
+        start_output_at(self.net, torch.logit(mean.clamp(1e-2, 1 - 1e-2)))
+
+
+class _LocScale(Likelihood):
+    """A location for each value from the network, and a scale: chosen, learned, or the network's too."""
+
+    def __init__(self, net: nn.Module, scale: float | str, num_features: int | None, floor: float) -> None:
+        super().__init__()
+        kinds = ("learned", "per-feature", "network")
+        if isinstance(scale, str) and scale not in kinds:
+            raise InputError(f"scale is a positive number or one of {', '.join(kinds)}; got {scale!r}")
+        if not isinstance(scale, str) and not scale > 0:
+            raise InputError(f"scale is a standard deviation and must be positive, got {scale}")
+        if not floor > 0:
+            raise InputError(f"floor must be positive, got {floor}: without one the likelihood is unbounded")
+        if scale == "per-feature" and num_features is None:
+            raise InputError("a scale for each feature needs to know how many there are: give num_features=…")
+        self.net, self.scale, self.floor = net, scale, floor
+        start = math.log(math.expm1(max(SCALE_START - floor, 1e-3)))  # what softplus brings to the start
+        self._start = start
+        if scale in ("learned", "per-feature"):
+            size = () if scale == "learned" else (num_features or 0,)
+            self.raw_scale = nn.Parameter(torch.full(size, start))
+
+    def loc_and_scale(self, z: Latents) -> tuple[Tensor, Tensor]:
+        out = self.net(z)
+        if self.scale == "network":
+            if out.shape[-1] % 2:
+                raise InputError(
+                    f"a scale from the network needs 2D outputs, locations and raw scales; got {out.shape[-1]}"
+                )
+            loc, raw = out.chunk(2, -1)
+            return loc, positive(raw, self.floor)
+        if isinstance(self.scale, str):
+            return out, positive(self.raw_scale, self.floor)
+        return out, out.new_tensor(self.scale)
+
+    def start_at(self, mean: Tensor) -> None:
+        raw = [torch.full_like(mean, self._start)] if self.scale == "network" else []
+        start_output_at(self.net, torch.cat([mean, *raw]))
+
+
+@part
+class Normal(_LocScale):
+    r"""Normal values around a network's output, $p(x|z) = \prod_d N(x_d; f_d(z), \sigma_d^2)$.
+
+    `net` maps (..., K) to (..., D). `scale` is the standard deviation σ: a number that the analyst chooses (it decides
+    what the reconstruction weighs against the KL term), `"learned"` (one), `"per-feature"` (one for each of
+    `num_features`), or `"network"`, σ(z) from the network's second D outputs. Scales that are learned stay above
+    `floor`, $\sigma = \mathrm{softplus}(\text{raw}) + \text{floor}$: where x can be met exactly (a constant column, a
+    copied one) the density is otherwise unbounded, and each such column still adds −log(floor) − 0.92 nats. Raises
+    `InputError` unless scale and floor are positive.
 
     >>> from pyro_vae.nets import mlp
     >>> Normal(mlp(2, 10, 3), scale=0.5)(torch.zeros(4, 2)).log_prob(torch.zeros(4, 3)).shape
     torch.Size([4])
+    >>> Normal(mlp(2, 10, 2 * 3), scale="network")(torch.zeros(4, 2)).event_shape
+    torch.Size([3])
     """
 
-    def __init__(self, net: nn.Module, scale: float = 1.0) -> None:
-        super().__init__()
-        if not scale > 0:
-            raise InputError(f"scale is a standard deviation and must be positive, got {scale}")
-        self.net, self.scale = net, scale
+    def __init__(
+        self, net: nn.Module, scale: float | str = 1.0, num_features: int | None = None, floor: float = SCALE_FLOOR
+    ) -> None:
+        super().__init__(net, scale, num_features, floor)
 
     def forward(self, z: Latents) -> Distribution:
-        loc = self.net(z)
-        return dist.Normal(loc, loc.new_tensor(self.scale)).to_event(1)
+        return dist.Normal(*self.loc_and_scale(z)).to_event(1)
+
+
+@part
+class StudentT(_LocScale):
+    r"""Heavy-tailed values, for data with outliers, $p(x|z) = \prod_d t_\nu(x_d; f_d(z), \sigma_d)$.
+
+    `df` is ν, the degrees of freedom: a number above 2, so that mean and variance exist, or `"learned"`, one for all.
+    `scale` and `floor` as `Normal`; σ is the scale of the t distribution, its standard deviation $\sigma\sqrt{\nu/(\nu
+    - 2)}$.
+
+    >>> from pyro_vae.nets import mlp
+    >>> StudentT(mlp(2, 10, 3), scale="learned")(torch.zeros(4, 2)).log_prob(torch.zeros(4, 3)).shape
+    torch.Size([4])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        scale: float | str = 1.0,
+        num_features: int | None = None,
+        floor: float = SCALE_FLOOR,
+        df: float | str = 4.0,
+    ) -> None:
+        super().__init__(net, scale, num_features, floor)
+        if (isinstance(df, str) and df != "learned") or (not isinstance(df, str) and not df > 2):
+            raise InputError(f"df is a number above 2, so that mean and variance exist, or 'learned'; got {df!r}")
+        self.df = df
+        if df == "learned":
+            self.raw_df = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, z: Latents) -> Distribution:
+        loc, scale = self.loc_and_scale(z)
+        df = positive(self.raw_df, 2.01) if isinstance(self.df, str) else loc.new_tensor(self.df)
+        return dist.StudentT(df, loc, scale).to_event(1)
+
+
+@part
+class DiscretizedLogistic(_LocScale):
+    r"""Grey levels as they are stored, $P(x_d|z)$ a logistic density summed over each of the `levels` + 1 levels.
+
+    The likelihood of 8-bit pixels in IAF and PixelCNN++ (arXiv:1606.04934, arXiv:1701.05517): x is v/255 and the
+    probability of a picture a number of its own, not a density. `net`, `scale` (of the logistic: its standard deviation
+    is π/√3 times that) and `num_features` as `Normal`; `floor` is 1/1000 by default, a quarter of a level.
+
+    >>> from pyro_vae.nets import mlp
+    >>> DiscretizedLogistic(mlp(2, 10, 784), scale="learned")(torch.zeros(3, 2)).log_prob(torch.zeros(3, 784)).shape
+    torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        scale: float | str = "learned",
+        num_features: int | None = None,
+        floor: float = 1e-3,
+        levels: int = 255,
+    ) -> None:
+        super().__init__(net, scale, num_features, floor)
+        if levels < 1:
+            raise InputError(f"levels is the largest stored value, one or more; got {levels}")
+        self.levels = levels
+
+    def forward(self, z: Latents) -> Distribution:
+        return LogisticBins(*self.loc_and_scale(z), self.levels).to_event(1)
+
+
+@part
+class Categorical(Likelihood):
+    r"""D values, each one of C categories 0 … C − 1, $p(x|z) = \prod_d \mathrm{softmax}(f_d(z))_{x_d}$.
+
+    `net` maps (..., K) to (..., D·C), the categories of a value side by side. Categories have no mean, so
+    `reconstruct` gives the most probable one.
+
+    >>> from pyro_vae.nets import mlp
+    >>> Categorical(mlp(2, 10, 3 * 4), num_categories=4)(torch.zeros(5, 2)).event_shape
+    torch.Size([3])
+    """
+
+    def __init__(self, net: nn.Module, num_categories: int) -> None:
+        super().__init__()
+        if num_categories < 2:
+            raise InputError(f"a categorical value needs two categories or more, got {num_categories}")
+        self.net, self.num_categories = net, num_categories
+
+    def forward(self, z: Latents) -> Distribution:
+        out = self.net(z)
+        if out.shape[-1] % self.num_categories:
+            raise InputError(
+                f"expected D·{self.num_categories} outputs, {self.num_categories} for each value; got {out.shape[-1]}"
+            )
+        return dist.Categorical(logits=out.unflatten(-1, (-1, self.num_categories))).to_event(1)
+
+
+@part
+class Poisson(Likelihood):
+    r"""Counts, $p(x|z) = \prod_d \mathrm{Poisson}(x_d; \mathrm{rate} = e^{f_d(z)})$. `net` maps (..., K) to (..., D).
+
+    >>> from pyro_vae.nets import mlp
+    >>> Poisson(mlp(2, 10, 3))(torch.zeros(4, 2)).log_prob(torch.ones(4, 3)).shape
+    torch.Size([4])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Latents) -> Distribution:
+        return dist.Poisson(self.net(z).clamp(max=20.0).exp()).to_event(1)
 
     def start_at(self, mean: Tensor) -> None:
-        """Let the decoder's output bias be the mean of the training rows."""
-        start_output_at(self.net, mean)
+        start_output_at(self.net, mean.clamp(min=1e-3).log())
+
+
+@part
+class NegativeBinomial(Likelihood):
+    r"""Counts that vary more than a Poisson's, with mean $e^{f_d(z)}$ and variance mean + mean²/r.
+
+    `total_count` r is learned, one for each of `num_features`; large r is Poisson. `net` maps (..., K) to (..., D).
+
+    >>> from pyro_vae.nets import mlp
+    >>> NegativeBinomial(mlp(2, 10, 3), num_features=3)(torch.zeros(4, 2)).log_prob(torch.ones(4, 3)).shape
+    torch.Size([4])
+    """
+
+    def __init__(self, net: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self.net, self.num_features = net, num_features
+        self.log_total_count = nn.Parameter(torch.full((num_features,), 1.0))
+
+    def forward(self, z: Latents) -> Distribution:
+        total_count = self.log_total_count.clamp(-7.0, 9.0).exp()
+        logits = self.net(z).clamp(max=20.0) - total_count.log()
+        return dist.NegativeBinomial(total_count, logits=logits).to_event(1)
+
+    def start_at(self, mean: Tensor) -> None:
+        start_output_at(self.net, mean.clamp(min=1e-3).log())

@@ -1,14 +1,21 @@
 """Priors p(z): a part with no input whose forward returns a distribution with event shape (K,)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
+from pyro_vae.distributions import Mixture, NormalMixture
 from pyro_vae.errors import InputError
+from pyro_vae.flows import Couplings
+from pyro_vae.nets import positive
 from pyro_vae.recipes import part
+
+SCALE_FLOOR = 1e-4
+Values = Sequence[float] | Tensor | float
 
 
 @part
@@ -25,8 +32,7 @@ class StandardNormal(nn.Module):
 
     def __init__(self, num_latents: int) -> None:
         super().__init__()
-        if num_latents < 1:
-            raise InputError(f"a prior needs at least one latent dimension, got {num_latents}")
+        _check_latents(num_latents)
         self.register_buffer("loc", torch.zeros(num_latents), persistent=False)
         self.register_buffer("scale", torch.ones(num_latents), persistent=False)
 
@@ -34,22 +40,12 @@ class StandardNormal(nn.Module):
         return dist.Normal(self.loc, self.scale).to_event(1)
 
 
-@part
-class Normal(nn.Module):
-    r"""A fixed normal prior with independent dimensions, $p(z) = \prod_k N(z_k; \text{loc}_k, \text{scale}_k^2)$.
+class _LocScale(nn.Module):
+    """Independent dimensions, each with a location and a scale, fixed or learned."""
 
-    `loc` and `scale` are numbers or vectors of length K; `scale` is a standard deviation. Raises `InputError` unless
-    every scale is positive and the two lengths agree.
+    family: Any
 
-    >>> from pyro_vae.priors import Normal
-    >>> Normal(loc=[0.0, 0.0], scale=[1.0, 3.0])().event_shape
-    torch.Size([2])
-    """
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, loc: Sequence[float] | Tensor | float, scale: Sequence[float] | Tensor | float) -> None:
+    def __init__(self, loc: Values, scale: Values, learned: bool = False) -> None:
         super().__init__()
         wide_loc, wide_scale = torch.as_tensor(loc, dtype=torch.float32), torch.as_tensor(scale, dtype=torch.float32)
         try:
@@ -60,8 +56,139 @@ class Normal(nn.Module):
             ) from error
         if not (wide_scale > 0).all():
             raise InputError("scale is a standard deviation: every value must be positive")
-        self.register_buffer("loc", wide_loc.clone())
-        self.register_buffer("scale", wide_scale.clone())
+        self.learned = learned
+        if learned:
+            self.loc, self.log_scale = nn.Parameter(wide_loc.clone()), nn.Parameter(wide_scale.log())
+        else:
+            self.register_buffer("loc", wide_loc.clone())
+            self.register_buffer("scale", wide_scale.clone())
 
     def forward(self) -> Distribution:
-        return dist.Normal(self.loc, self.scale).to_event(1)
+        scale = self.log_scale.exp() if self.learned else self.scale
+        return self.family(self.loc, scale).to_event(1)
+
+
+@part
+class Normal(_LocScale):
+    r"""A normal prior with independent dimensions, $p(z) = \prod_k N(z_k; \text{loc}_k, \text{scale}_k^2)$.
+
+    `loc` and `scale` are numbers or vectors of length K; `scale` is a standard deviation. With `learned=True` they are
+    where learning starts. Raises `InputError` unless every scale is positive and the two lengths agree.
+
+    >>> from pyro_vae.priors import Normal
+    >>> Normal(loc=[0.0, 0.0], scale=[1.0, 3.0])().event_shape
+    torch.Size([2])
+    """
+
+    family = dist.Normal
+
+
+@part
+class Laplace(_LocScale):
+    r"""A Laplace prior, $p(z) = \prod_k \frac{1}{2 b_k} e^{-|z_k - \text{loc}_k| / b_k}$ with b the `scale`.
+
+    Its peak and its tails draw latents to `loc` and let a few lie far out. `scale` is the Laplace scale b, the standard
+    deviation divided by √2. Arguments and errors as `Normal`.
+
+    >>> Laplace([0.0, 0.0], 1.0)().log_prob(torch.zeros(2))
+    tensor(-1.3863)
+    """
+
+    family = dist.Laplace
+
+
+@part
+class MixtureOfNormals(nn.Module):
+    r"""A learned mixture of C normals, $p(z) = \sum_c \pi_c \prod_k N(z_k; \mu_{ck}, \sigma_{ck}^2)$.
+
+    Weights, means and scales are learned; means start as draws from N(0, I) and scales at one. Raises `InputError` for
+    fewer than one component.
+
+    >>> MixtureOfNormals(num_latents=2, num_components=5)().log_prob(torch.zeros(3, 2)).shape
+    torch.Size([3])
+    """
+
+    def __init__(self, num_latents: int, num_components: int = 10) -> None:
+        super().__init__()
+        _check_latents(num_latents)
+        _check_components(num_components)
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.loc = nn.Parameter(torch.randn(num_components, num_latents))
+        self.raw_scale = nn.Parameter(torch.full((num_components, num_latents), 0.5413))  # softplus of it is one
+
+    def forward(self) -> Distribution:
+        return NormalMixture(self.loc, positive(self.raw_scale, SCALE_FLOOR), self.logits)
+
+
+@part
+class VampPrior(nn.Module):
+    r"""The variational mixture of posteriors, $p(z) = \frac1C \sum_c q_\phi(z | u_c)$.
+
+    Tomczak & Welling, arXiv:1705.07120. The pseudo-inputs $u_c$ (C, D) are learned; before a VAE's first fit they are
+    set to training rows. `guide` is the VAE's own guide part, borrowed: the VAE alone registers it. Raises `InputError`
+    for a guide that cannot score points it did not draw, or that needs more than x.
+
+    >>> import pyro_vae as pv
+    >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 2 * 2))
+    >>> prior = VampPrior(guide, num_pseudo=4, num_features=6)
+    >>> vae = pv.VAE(prior, pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), guide)
+    >>> prior().log_prob(torch.zeros(3, 2)).shape
+    torch.Size([3])
+    """
+
+    def __init__(self, guide: Any, num_pseudo: int, num_features: int) -> None:
+        super().__init__()
+        _check_components(num_pseudo)
+        if getattr(guide, "scores_own_draws", False):
+            raise InputError(
+                "a VampPrior scores points that its guide did not draw, which an inverse autoregressive flow does one "
+                "dimension at a time; take FlowGuide(…, kind='coupling')"
+            )
+        if getattr(guide, "per_row", False):
+            raise InputError(
+                "a VampPrior sends pseudo-inputs through the guide, which a guide for each row cannot take"
+            )
+        self.borrowed = [guide]  # in a list: used here, registered by the VAE
+        self.pseudo = nn.Parameter(torch.rand(num_pseudo, num_features))
+
+    def forward(self) -> Distribution:
+        components = self.borrowed[0](self.pseudo)
+        return Mixture(dist.Categorical(logits=self.pseudo.new_zeros(len(self.pseudo))), components)
+
+    def start_at(self, rows: Tensor) -> None:
+        """Let the pseudo-inputs be these rows (n, D), repeated where there are too few."""
+        with torch.no_grad():
+            self.pseudo.copy_(rows[torch.arange(len(self.pseudo)) % len(rows)])
+
+
+@part
+class FlowPrior(nn.Module):
+    r"""A flow as prior, $z = f(u)$ with $u \sim N(0, I)$ and f a chain of spline couplings.
+
+    `layers` couplings (`pyro_vae.flows.Couplings`) with one hidden layer of `hidden` units each. Chen et al.
+    (arXiv:1611.02731) use autoregressive layers, which draw one dimension at a time; couplings draw and score at once.
+
+    >>> FlowPrior(num_latents=2)().log_prob(torch.zeros(3, 2)).shape
+    torch.Size([3])
+    """
+
+    loc: Tensor
+
+    def __init__(self, num_latents: int, layers: int = 4, hidden: int = 64) -> None:
+        super().__init__()
+        self.flow = Couplings(num_latents, layers=layers, hidden=hidden)
+        self.register_buffer("loc", torch.zeros(num_latents), persistent=False)
+
+    def forward(self) -> Distribution:
+        base = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+        return dist.TransformedDistribution(base, self.flow())
+
+
+def _check_latents(num_latents: int) -> None:
+    if num_latents < 1:
+        raise InputError(f"a prior needs at least one latent dimension, got {num_latents}")
+
+
+def _check_components(num_components: int) -> None:
+    if num_components < 1:
+        raise InputError(f"a mixture needs at least one component, got {num_components}")

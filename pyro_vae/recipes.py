@@ -129,8 +129,14 @@ def _build(recipe: Any, path: str, built: dict[str, Any]) -> Any:
         )
     arguments = {key: _build(value, f"{path}.{key}", built) for key, value in recipe.items() if key != "make"}
     positional: list[Any] = []
-    for parameter in inspect.signature(maker).parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            positional = list(arguments.pop(parameter.name, []))
+    parameters = inspect.signature(maker).parameters.values()
+    if any(
+        parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters
+    ):  # those before it go by position too
+        for parameter in parameters:
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+                positional.append(arguments.pop(parameter.name))
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                positional += arguments.pop(parameter.name, [])
     built[path] = maker(*positional, **arguments)
     return built[path]

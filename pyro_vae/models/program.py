@@ -12,6 +12,7 @@ from pyro.params.param_store import ParamStoreDict
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.distributions import Categorical
 
 from pyro_vae.errors import InputError
 from pyro_vae.models.rows import Batch, Layout, caller, evaluating, layout_of, layout_of_model, sample_sites, seeded
@@ -214,6 +215,8 @@ def _mean_of(fn: Any, draws: int = 64) -> Tensor:
         mean = fn.mean
     except NotImplementedError:
         return fn.sample((draws,)).mean(0)
+    if mean.isnan().any() and isinstance(getattr(fn, "base_dist", fn), Categorical):
+        return fn.mode.to(torch.get_default_dtype())  # a category has no mean: the most probable one
     if mean.isnan().any():
         raise InputError(f"a {type(fn).__name__} has no mean to encode or reconstruct with")
     return mean

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import pyro
@@ -57,12 +58,8 @@ def caller(function: Callable[..., Any]) -> Callable[[Tensor, dict[str, Any]], A
     """
     if getattr(function, "passes_extras", False):
         return lambda x, extras: function(x, **extras)
-    inspected = function.forward if isinstance(function, nn.Module) else function
-    named = [
-        p for p in inspect.signature(inspected).parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    ]
-    needed = [p.name for p in named[1:] if p.default is p.empty]
-    names = {p.name for p in named[1:]}
+    kind: Any = type(function)
+    needed, names = _keywords_of_module(kind) if isinstance(function, nn.Module) else _keywords(function)
 
     def called(x: Tensor, extras: dict[str, Any]) -> Any:
         if missing := [name for name in needed if name not in extras]:
@@ -74,6 +71,18 @@ def caller(function: Callable[..., Any]) -> Callable[[Tensor, dict[str, Any]], A
         return function(x, **{key: extras[key] for key in names & extras.keys()})
 
     return called
+
+
+def _keywords(function: Callable[..., Any], before: int = 1) -> tuple[list[str], frozenset[str]]:
+    """The names of a function's arguments after x: those it cannot do without, and all."""
+    named = inspect.signature(function).parameters.values()
+    after = [p for p in named if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][before:]
+    return [p.name for p in after if p.default is p.empty], frozenset(p.name for p in after)
+
+
+@cache
+def _keywords_of_module(kind: Any) -> tuple[list[str], frozenset[str]]:
+    return _keywords(kind.forward, before=2)  # self and x
 
 
 @contextmanager

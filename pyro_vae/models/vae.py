@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.models.program import Program, parameters_of, place_of, show_parameters
+from pyro_vae.models.rows import caller
 from pyro_vae.recipes import part
 from pyro_vae.shapes import Latents, Rows
 
@@ -36,17 +37,19 @@ class VAE(Program):
         self.started: Tensor
         self.register_buffer("started", torch.tensor(False))
 
-    def model(self, x: Rows) -> None:  # type: ignore[override]  # it asks for no extras
+    def model(self, x: Rows, mask: Tensor | None = None) -> None:  # type: ignore[override]  # the extras it asks for
         show_parameters(self.prior, "prior")
         show_parameters(self.likelihood, "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(z), obs=x)
+            pyro.sample("x", self.likelihood(z) if mask is None else self.likelihood.masked(z, mask), obs=x)
 
-    def guide(self, x: Rows) -> None:  # type: ignore[override]  # it asks for no extras
+    def guide(self, x: Rows, **extras: Any) -> None:
         show_parameters(self.posterior, "posterior")
         with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(x))
+            pyro.sample("z", caller(self.posterior)(x, extras))
+
+    guide.passes_extras = True  # type: ignore[attr-defined]  # to the guide part, each where its forward names it
 
     @torch.no_grad()
     def decode(self, z: Latents) -> Tensor:
@@ -54,9 +57,13 @@ class VAE(Program):
         with parameters_of(self):
             return self.likelihood(z.to(place_of(self, like=z))).mean
 
-    def start_at(self, mean: Tensor) -> None:
-        """Before a VAE's first fit: let the likelihood start at the data mean (D,), where it knows how."""
-        start = getattr(self.likelihood, "start_at", None)
-        if not self.started and start is not None:
-            start(mean)
+    def start_at(self, mean: Tensor, rows: Tensor) -> None:
+        """Before a VAE's first fit: let the likelihood start at the data's mean (D,) and the prior at some rows (n, D).
+
+        Each where it knows how.
+        """
+        for part_, values in ((self.likelihood, mean), (self.prior, rows)):
+            start = getattr(part_, "start_at", None)
+            if not self.started and start is not None:
+                start(values)
         self.started.fill_(True)

@@ -1,0 +1,265 @@
+"""Distributions that Pyro has not, or not as one event: what some parts return."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+
+class BernoulliVector(TorchDistribution):
+    r"""D independent Bernoulli values as one event, $\log p(x) = \sum_d x_d l_d - \log(1 + e^{l_d})$ for logits $l$.
+
+    Equal to `dist.Bernoulli(logits=l).to_event(1)`, in one pass over x instead of three. With `relaxed=True` it accepts
+    values between 0 and 1 and is then no density: its values do not integrate to one over [0, 1]^D.
+
+    >>> l, x = torch.randn(3, 5), torch.ones(3, 5)
+    >>> torch.allclose(BernoulliVector(l).log_prob(x), dist.Bernoulli(logits=l).to_event(1).log_prob(x))
+    True
+    """
+
+    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012 - torch.distributions looks for this attribute
+
+    def __init__(self, logits: Tensor, relaxed: bool = False, validate_args: bool | None = None) -> None:
+        self.logits, self.relaxed = logits, relaxed
+        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.unit_interval if self.relaxed else constraints.boolean, 1)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.mean * (1 - self.mean)
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "BernoulliVector":
+        logits = self.logits.expand(torch.Size(batch_shape) + self.event_shape)
+        return BernoulliVector(logits, self.relaxed, validate_args=False)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            return torch.bernoulli(self.mean.expand(self._extended_shape(torch.Size(sample_shape))))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return (value * self.logits - F.softplus(self.logits)).sum(-1)
+
+
+class Observed(TorchDistribution):
+    """D independent values of which a mask (..., D) says that some were observed: only those are scored.
+
+    All D values are drawn, so that what was not observed can be imputed.
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - torch.distributions looks for this attribute
+
+    def __init__(self, values: Any, mask: Tensor) -> None:
+        self.values, self.seen = values, mask
+        super().__init__(values.batch_shape, values.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.values.support
+
+    @property
+    def mean(self) -> Tensor:
+        return self.values.mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.values.variance
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "Observed":
+        return Observed(self.values.expand(torch.Size(batch_shape)), self.seen)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.values.sample(torch.Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        each = self.values
+        if isinstance(each, BernoulliVector):
+            apart = value * each.logits - F.softplus(each.logits)
+        else:
+            apart = each.base_dist.log_prob(value)
+        return torch.where(self.seen, apart, 0.0).sum(-1)
+
+
+class LogisticBins(TorchDistribution):
+    r"""Whole levels v = 0 … L seen as x = v/L: a logistic density, summed over the width of a level.
+
+    $P(v) = \sigma((x + h - \mu)/s) - \sigma((x - h - \mu)/s)$ with $h = 1/(2L)$ and the outermost levels open to
+    infinity.
+
+    >>> bins = LogisticBins(torch.tensor(0.3), torch.tensor(0.05), levels=255)
+    >>> bins.log_prob(torch.arange(256) / 255).exp().sum()
+    tensor(1.0000)
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 - as torch's own
+
+    def __init__(self, loc: Tensor, scale: Tensor, levels: int) -> None:
+        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
+        self.levels = levels
+        super().__init__(self.loc.shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return Levels(self.levels)
+
+    @property
+    def _points(self) -> Tensor:
+        return torch.arange(self.levels + 1, dtype=self.loc.dtype, device=self.loc.device) / self.levels
+
+    def _moment(self, power: int) -> Tensor:
+        points = self._points
+        shape = (-1,) + (1,) * self.loc.dim()
+        total = torch.zeros_like(self.loc)
+        for some in points.split(16):
+            total = total + (self.log_prob(some.reshape(shape)).exp() * some.reshape(shape) ** power).sum(0)
+        return total
+
+    @property
+    def mean(self) -> Tensor:
+        return self._moment(1)
+
+    @property
+    def variance(self) -> Tensor:
+        return self._moment(2) - self._moment(1) ** 2
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "LogisticBins":
+        shape = torch.Size(batch_shape)
+        return LogisticBins(self.loc.expand(shape), self.scale.expand(shape), self.levels)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            uniform = torch.rand(
+                self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device
+            )
+            x = self.loc + self.scale * torch.logit(uniform.clamp(1e-6, 1 - 1e-6))
+            return (x * self.levels).round().clamp(0, self.levels) / self.levels
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        half = 0.5 / self.levels
+        above, below = (value - self.loc + half) / self.scale, (value - self.loc - half) / self.scale
+        # log(σ(a) − σ(b)) = log σ(a) + log σ(−b) + log(1 − e^{b − a}), exact in both tails
+        inside = F.logsigmoid(above) + F.logsigmoid(-below) + torch.log(-torch.expm1(below - above))
+        lowest, highest = value < half, value > 1 - half
+        return torch.where(lowest, F.logsigmoid(above), torch.where(highest, F.logsigmoid(-below), inside))
+
+
+class Levels(constraints.Constraint):
+    """0, 1/L, …, 1: what grey levels of L + 1 steps can be."""
+
+    is_discrete = True
+
+    def __init__(self, levels: int) -> None:
+        self.levels = levels
+        super().__init__()
+
+    def __repr__(self) -> str:
+        return f"0, 1/{self.levels}, …, 1: grey levels as they were stored, neither binarized nor dequantized"
+
+    def check(self, value: Tensor) -> Tensor:
+        steps = value * self.levels
+        return (value >= 0) & (value <= 1) & ((steps - steps.round()).abs() < 1e-3)
+
+
+class NormalMixture(TorchDistribution):
+    r"""A mixture of C normals with pathwise gradients, $\sum_c \pi_c \prod_k N(z_k; \mu_{ck}, \sigma_{ck}^2)$.
+
+    `loc` and `scale` (..., C, K), `logits` (..., C). A draw's gradient is implicit: one dimension after another, its
+    conditional distribution function is held fixed, $dz_k = -dF_k(z_k | z_{<k}) / f_k(z_k | z_{<k})$ (Graves,
+    arXiv:1607.05690; Figurnov et al., arXiv:1805.08498), which reaches weights, means and scales.
+
+    >>> z = NormalMixture(torch.zeros(3, 2), torch.ones(3, 2), torch.zeros(3))
+    >>> z.log_prob(torch.zeros(2))
+    tensor(-1.8379)
+    """
+
+    arg_constraints = {  # noqa: RUF012 - torch.distributions looks for this attribute
+        "loc": constraints.independent(constraints.real, 2),
+        "scale": constraints.independent(constraints.positive, 2),
+        "logits": constraints.real_vector,
+    }
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, scale: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.loc, self.scale, self.logits = loc, scale, logits
+        self.log_weights = logits.log_softmax(-1)
+        super().__init__(loc.shape[:-2], loc.shape[-1:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.log_weights.exp().unsqueeze(-1) * self.loc).sum(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        second = (self.log_weights.exp().unsqueeze(-1) * (self.loc.square() + self.scale.square())).sum(-2)
+        return second - self.mean.square()
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "NormalMixture":
+        shape = torch.Size(batch_shape)
+        sizes = self.loc.shape[-2:]
+        logits = self.logits.expand(shape + sizes[:1])
+        return NormalMixture(self.loc.expand(shape + sizes), self.scale.expand(shape + sizes), logits, False)
+
+    def _terms(self, value: Tensor) -> Tensor:
+        """log N(z_k; μ_ck, σ_ck²), (..., C, K)."""
+        standard = (value.unsqueeze(-2) - self.loc) / self.scale
+        return -0.5 * standard.square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return torch.logsumexp(self.log_weights + self._terms(value).sum(-1), -1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        which = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))[..., None, None]
+        which = which.expand(*shape[:-1], 1, shape[-1])
+        loc, scale = (
+            value.expand(*shape[:-1], *value.shape[-2:]).gather(-2, which).squeeze(-2)
+            for value in (self.loc, self.scale)
+        )
+        return loc + scale * torch.randn_like(loc)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        drawn = self.sample(sample_shape)
+        if not any(value.requires_grad for value in (self.loc, self.scale, self.logits)):
+            return drawn
+        known, log_weights = [], self.log_weights  # of the components, given the dimensions before this one
+        for k in range(drawn.shape[-1]):
+            loc, scale, z = self.loc[..., k], self.scale[..., k], drawn[..., k, None]
+            weights = log_weights.softmax(-1)
+            below = (weights * torch.special.ndtr((z - loc) / scale)).sum(-1)
+            density = (weights * torch.exp(-0.5 * ((z - loc) / scale).square()) / scale).sum(-1) / math.sqrt(
+                2 * math.pi
+            )
+            tiny = torch.finfo(z.dtype).tiny
+            path = drawn[..., k] - (below - below.detach()) / density.detach().clamp(min=tiny)
+            known.append(path)
+            standard = (path.unsqueeze(-1) - loc) / scale
+            log_weights = log_weights - 0.5 * standard.square() - scale.log()
+        return torch.stack(known, -1)
+
+
+class Mixture(dist.MixtureSameFamily):
+    """Torch's mixture over the last batch dimension, for components whose parameters do not broadcast over points."""
+
+    def _pad(self, x: Tensor) -> Tensor:
+        event = self._event_ndims
+        padded = x.unsqueeze(-1 - event)
+        components = self._component_distribution.batch_shape[-1]
+        return padded.expand(*padded.shape[: -1 - event], components, *padded.shape[padded.dim() - event :])

@@ -1,0 +1,122 @@
+"""Networks of linear layers, and what every network shares: activations, positive outputs, where outputs start."""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError
+from pyro_vae.recipes import part
+
+ACTIVATIONS = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "softplus": nn.Softplus,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+@part
+def mlp(*sizes: int, activation: str = "tanh") -> nn.Sequential:
+    r"""A multi-layer perceptron from `sizes[0]` inputs to `sizes[-1]` outputs, the last layer linear.
+
+    $h_{l+1} = a(W_l h_l + b_l)$ for the hidden layers. Shapes (..., sizes[0]) → (..., sizes[-1]). With two sizes it is
+    a linear map. Weights and biases start where torch puts them, uniform within $\pm 1/\sqrt{\text{inputs}}$: behind
+    two latents that is wide enough to bend tanh units, as Glorot's range is not (7 nats of validation ELBO on
+    `mnist-5k`).
+
+    Raises `InputError` for fewer than two sizes, a size below one, or an unknown activation.
+
+    >>> import torch
+    >>> from pyro_vae.nets import mlp
+    >>> mlp(784, 500, 40)(torch.zeros(3, 784)).shape
+    torch.Size([3, 40])
+    """
+    if len(sizes) < 2 or any(size < 1 for size in sizes):
+        raise InputError(f"mlp needs at least an input and an output size, each one or more; got {sizes}")
+    if activation not in ACTIVATIONS:
+        raise InputError(f"no activation called {activation!r}; try one of {', '.join(ACTIVATIONS)}")
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1])
+
+
+@part
+def linear(inputs: int, outputs: int) -> nn.Sequential:
+    """One linear map, (..., inputs) → (..., outputs): with normal parts on both sides, factor analysis.
+
+    >>> linear(3, 2)(torch.zeros(4, 3)).shape
+    torch.Size([4, 2])
+    """
+    return mlp(inputs, outputs)
+
+
+class Gated(nn.Module):
+    r"""A gated layer, $(W h + b) \odot \sigma(V h + c)$ (Dauphin et al., arXiv:1612.08083)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.value, self.gate = nn.Linear(inputs, outputs), nn.Linear(inputs, outputs)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.value(h) * torch.sigmoid(self.gate(h))
+
+
+@part
+def gated_mlp(*sizes: int) -> nn.Sequential:
+    r"""A perceptron with gated hidden layers, $h_{l+1} = (W_l h_l + b_l) \odot \sigma(V_l h_l + c_l)$.
+
+    The network of the VampPrior paper (Tomczak & Welling, arXiv:1705.07120). Shapes (..., sizes[0]) → (..., sizes[-1]).
+
+    >>> gated_mlp(784, 300, 300, 40)(torch.zeros(3, 784)).shape
+    torch.Size([3, 40])
+    """
+    if len(sizes) < 2 or any(size < 1 for size in sizes):
+        raise InputError(f"gated_mlp needs at least an input and an output size, each one or more; got {sizes}")
+    hidden = [Gated(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes[:-1])]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-2], sizes[-1]))
+
+
+class Log1p(nn.Module):
+    """log(1 + x): counts of any size as inputs that a network can take."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log1p(x)
+
+
+@part
+def log1p(net: nn.Module) -> nn.Sequential:
+    """A network that sees log(1 + x) in place of x: for encoders of counts.
+
+    >>> log1p(mlp(3, 2))(torch.tensor([[0.0, 10.0, 1e6]])).shape
+    torch.Size([1, 2])
+    """
+    return nn.Sequential(Log1p(), net)
+
+
+def positive(raw: Tensor, floor: float) -> Tensor:
+    """A scale from any real number: softplus(raw) + floor, so that none reaches zero."""
+    return F.softplus(raw) + floor
+
+
+class Offset(nn.Module):
+    """A learned number added to each output, for networks whose last layer has no bias of its own for each."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.bias
+
+
+def start_output_at(net: nn.Module, values: Tensor) -> None:
+    """Set the bias of the network's last layer, where it has one of that size."""
+    biased = [layer for layer in net.modules() if isinstance(layer, (nn.Linear, Offset))]
+    if biased and biased[-1].bias is not None and biased[-1].bias.shape == values.shape:
+        with torch.no_grad():
+            biased[-1].bias.copy_(values)
