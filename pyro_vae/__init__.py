@@ -29,6 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "data": ["Dataset", "Split", "load_data"],
         "errors": ["DivergedError", "InputError", "RowsError"],
         "evidence.importance": ["Evidence", "log_evidence"],
+        "inference.elbos": ["FreeBits_ELBO", "ImportanceWeighted_ELBO"],
         "inference.svi": ["FitResult", "fit", "pick_device"],
         "models.program": ["Program"],
         "models.vae": ["VAE"],

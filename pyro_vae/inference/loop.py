@@ -1,5 +1,6 @@
 """The loop of a fit: epochs of `SVI.step`, each of which can be repeated to the bit, and what is kept between them."""
 
+import copy
 import hashlib
 import json
 import math
@@ -85,7 +86,7 @@ class Loop:
             program.start_at(train.mean.to(self.place), train[some].to(self.place))
         if getattr(program, "num_features", self) is None:
             program.num_features = train.shape[1]
-        self._climb_with(loss or self._trace_elbo(example))
+        self._climb_with(self._side_by_side(loss or Trace_ELBO(settings.num_particles), example))
         self.epoch, self.best_epoch, self.best_value = 0, 0, -math.inf
         self.best = state_of(program)
         self.history: list[dict[str, Any]] = []
@@ -103,16 +104,18 @@ class Loop:
                 f"{', '.join(self.layout.enumerated)} is summed out by enumeration, which takes beta=1 alone"
             )
 
-    def _trace_elbo(self, example: Batch) -> ELBO:
-        """Pyro's `Trace_ELBO`; several particles go side by side where the program takes them so."""
-        particles = self.settings.num_particles
-        if particles == 1 or self.layout.row_dim is None or self.layout.outside:
-            return Trace_ELBO(num_particles=particles)
+    def _side_by_side(self, loss: ELBO, example: Batch) -> ELBO:
+        """The same objective, its particles side by side where the program takes them so."""
+        rows = self.layout.row_dim is not None and not self.layout.outside and not self.layout.enumerated
+        if loss.num_particles == 1 or loss.vectorize_particles or not rows:
+            return loss
         with self._jittered():  # weights that start at zero agree with anything
             side_by_side = Weigher(self.program, self.layout, example).side_by_side
-        return Trace_ELBO(
-            num_particles=particles, vectorize_particles=side_by_side, max_plate_nesting=self.layout.nesting
-        )
+        if not side_by_side:
+            return loss
+        loss = copy.copy(loss)
+        loss.vectorize_particles, loss.max_plate_nesting = True, self.layout.nesting + 1  # one for the particles
+        return loss
 
     @contextmanager
     def _jittered(self) -> Iterator[None]:
@@ -235,11 +238,13 @@ class Loop:
     @torch.no_grad()
     def _validate(self) -> dict[str, Any]:
         """The validation ELBO and its terms, with the same random numbers every epoch; nulls without rows."""
-        row: dict[str, Any] = dict.fromkeys(("valid_elbo", "valid_reconstruction", "valid_kl", "active_units"))
+        row: dict[str, Any] = dict.fromkeys(
+            ("valid_elbo", "valid_reconstruction", "valid_kl", "valid_kl_apart", "active_units")
+        )
         if self.valid is None:
             return row
         draws, beta, total = max(1, VALID_DRAWS // len(self.valid)), self.weigh.beta, 0.0
-        self.terms.reset()
+        self.terms.reset(apart=True)
         self.weigh.beta = 1.0
         _mode(self.program, training=False)
         with seeded(self.settings.stream(-1)), pyro.validation_enabled(False):
@@ -250,7 +255,9 @@ class Loop:
                 for _ in range(draws):
                     total += self.svi.evaluate_loss(batch.x, batch.extras) * len(batch.x)
         self.weigh.beta = beta
-        row |= self._reported("valid_", -total / (draws * len(self.valid)))
+        row |= self._reported("valid_", -total / (draws * len(self.valid))) | {
+            "valid_kl_apart": self.terms.apart_means()
+        }
         if not math.isfinite(row["valid_elbo"]):
             raise self._diverged(f"the validation ELBO became {row['valid_elbo']}", self.epoch)
         return row | {"active_units": self._active_units()}

@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import InputError
+from pyro_vae.inference.elbos import OWN, PARTICLES, factorizes
 from pyro_vae.models.rows import Layout, sample_sites
 
 LINEAR = (Trace_ELBO, TraceGraph_ELBO, TraceEnum_ELBO)  # a scale on every site is a scale on these, and on few others
@@ -45,19 +46,23 @@ class Terms:
         self.layout, self.num_rows = layout, num_rows
         self.reset()
 
-    def reset(self) -> None:
+    def reset(self, apart: bool = False) -> None:
+        """Begin anew; with `apart` the KL of each latent site, and of each dimension where there is one, is kept
+        too."""
         self.reconstruction: Tensor | float = 0.0
         self.kl: Tensor | float = 0.0
         self.rows, self.exact = 0.0, True
+        self.apart: dict[str, Tensor] | None = {} if apart else None
 
     def watch(self, loss: ELBO) -> ELBO:
         """The same ELBO, its traces passing by here on their way."""
         watched, get_trace = copy.copy(loss), getattr(loss, "_get_trace", None)
-        linear = isinstance(loss, LINEAR) and not isinstance(loss, TraceTailAdaptive_ELBO)
-        if not linear or get_trace is None or type(loss).__name__.startswith("Jit"):
+        known = isinstance(loss, OWN) or (isinstance(loss, LINEAR) and not isinstance(loss, TraceTailAdaptive_ELBO))
+        if not known or get_trace is None or type(loss).__name__.startswith("Jit"):
             raise InputError(
                 f"{type(loss).__name__} cannot be the loss: a weight of 1/B on each site would change what it is; take "
-                "Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO, TraceEnum_ELBO or a subclass, not compiled"
+                "Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO, TraceEnum_ELBO, ImportanceWeighted_ELBO, "
+                "FreeBits_ELBO or a subclass, not compiled"
             )
 
         def passing(*args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
@@ -77,18 +82,35 @@ class Terms:
             self.exact = False
             return
         batch = next((frame.size for site in sites if (frame := self.layout.row_frame(site))), self.num_rows)
-        self.rows += batch / draws
+        side_by_side = any(frame.name == PARTICLES for site in sites for frame in site["cond_indep_stack"])
+        self.rows += batch if side_by_side else batch / draws
         for site in model.values():
             if site["is_observed"]:
                 self.reconstruction = self.reconstruction + self._sum(site, batch) / draws
             else:
                 self.kl = self.kl - self._sum(site, batch) / draws
-        for site in guide.values():
+        for name, site in guide.items():
             self.kl = self.kl + self._sum(site, batch) / draws
+            if self.apart is not None and name in model:
+                self.apart[name] = self.apart.get(name, torch.zeros(())) + self._apart(model[name], site, batch) / draws
 
     def _sum(self, site: Any, batch: int) -> Tensor:
         total = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]).sum()
         return total * (batch / self.num_rows) if self.layout.row_frame(site) is None else total
+
+    def _apart(self, model: Any, guide: Any, batch: int) -> Tensor:
+        """log q − log p of one site summed over rows and draws, for each dimension (K,) where both factorize."""
+        p, q, value = model["fn"], guide["fn"], guide["value"]
+        if not factorizes(p, q) or guide["mask"] is not None or model["mask"] is not None:
+            return self._sum(guide, batch) - self._sum(model, batch)
+        each = (q.base_dist.log_prob(value) - p.base_dist.log_prob(value)).flatten(0, -2).sum(0)
+        return each * (batch / self.num_rows) if self.layout.row_frame(guide) is None else each
+
+    def apart_means(self) -> dict[str, float | list[float]] | None:
+        """The KL of each latent site in nats per row, as one number or one for each of its dimensions."""
+        if not self.exact or self.apart is None:
+            return None
+        return {name: (total / self.rows).tolist() for name, total in self.apart.items()}
 
     def means(self) -> tuple[float, float, float] | None:
         """(ELBO, reconstruction, KL) in nats per row; None where sites were enumerated."""

@@ -71,7 +71,7 @@ class Weigher:
             for draw in range(draws):
                 values = {name: site["value"][draw] for name, site in sample_sites(guide).items()}
                 alone = _sums(
-                    *traces_of(self.program, few, around=_Set(values)), lambda site: _over(site, {self.row_dim})
+                    *traces_of(self.program, few, around=GivenValues(values)), lambda site: _over(site, {self.row_dim})
                 )
                 if not all(
                     torch.allclose(a[draw], b, rtol=1e-5, atol=1e-3) for a, b in zip(together, alone, strict=True)
@@ -90,7 +90,7 @@ class Weigher:
         return max(64, written.bytes // (rows * draws))
 
 
-class _Set(Messenger):
+class GivenValues(Messenger):
     """Latent sites of the guide take given values instead of draws."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
