@@ -32,7 +32,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "inference.elbos": ["FreeBits_ELBO", "ImportanceWeighted_ELBO"],
         "inference.svi": ["FitResult", "fit", "pick_device"],
         "models.program": ["Program"],
-        "models.vae": ["VAE"],
+        "models.vae": ["ConditionalVAE", "VAE"],
         "runs": ["load", "save"],
     },
 )

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pyro_vae.cli import print_json
-from pyro_vae.cli.options import RUN, GroupedCommand, option, output_options
+from pyro_vae.cli.options import PROGRAM, RUN, GroupedCommand, option, output_options
 
 
 @click.command(cls=GroupedCommand)
@@ -32,9 +32,18 @@ from pyro_vae.cli.options import RUN, GroupedCommand, option, output_options
     default="auto",
     help="auto: an accelerator, if there is one.",
 )
+@PROGRAM
 @output_options
 def evaluate(
-    run: Path, split: str, num_samples: int, memory_mib: float, seed: int, device: str, as_json: bool, debug: bool
+    run: Path,
+    program: str | None,
+    split: str,
+    num_samples: int,
+    memory_mib: float,
+    seed: int,
+    device: str,
+    as_json: bool,
+    debug: bool,
 ) -> None:
     """Score a run: ELBO, its two terms, importance-sampled log p(x) with both errors, k-hat, active units.
 
@@ -47,11 +56,13 @@ def evaluate(
     from pyro_vae.cli.build import Run
     from pyro_vae.cli.tables import print_record
 
-    opened = Run(run)
+    opened = Run(run, program)
     rows = opened.data().split(split)
-    program = opened.program().to(pick_device(device))
+    scored = opened.program()
+    if hasattr(scored, "to"):
+        scored.to(pick_device(device))
     sizes = [k for k in (1, 5, 50, 500) if k < num_samples]
-    record = score_split(program, rows, run, num_samples, sizes=sizes, memory_mib=memory_mib, seed=seed)
+    record = score_split(scored, rows, run, num_samples, sizes=sizes, memory_mib=memory_mib, seed=seed)
     path = run / runs.EVALUATION
     known = json.loads(path.read_text()) if path.exists() else {}
     runs.write_json(path, known | {split: record})
@@ -73,14 +84,19 @@ def score_split(
 ) -> dict[str, Any]:
     """The record of one split under a run's program."""
     from pyro_vae import log_evidence
+    from pyro_vae.errors import InputError
     from pyro_vae.evidence.record import record
-    from pyro_vae.models.program import encode
+    from pyro_vae.inference.loop import ACTIVE_VARIANCE
+    from pyro_vae.models.program import encode, named_parameters
 
     began = time.perf_counter()
     found = log_evidence(program, rows, num_samples=num_samples, iwae=sizes, memory_mib=memory_mib, seed=seed)
-    means = encode(program, rows[:5000])
-    active = int((means.var(0, correction=0) > 0.01).sum())
-    parameters = sum(parameter.numel() for parameter in program.parameters())
+    try:
+        means = encode(program, rows[:5000], **rows.extras(slice(5000)))
+        active: int | None = int((means.var(0, correction=0) > ACTIVE_VARIANCE).sum())
+    except InputError:  # no latent for each row
+        active = None
+    parameters = sum(parameter.numel() for parameter in named_parameters(program).values())
     seconds = time.perf_counter() - began
     return record(
         found, run=str(folder), split=rows.name, active_units=active, num_parameters=parameters, seconds=seconds

@@ -6,8 +6,18 @@ from typing import Any
 import click
 
 from pyro_vae.cli import print_json
-from pyro_vae.cli.options import SHAPE, WIDTHS, GroupedCommand, option, output_options, settle
+from pyro_vae.cli.options import PROGRAM, SCALE, SHAPE, WIDTHS, GroupedCommand, option, output_options, settle
 
+LIKELIHOODS = (
+    "bernoulli",
+    "continuous-bernoulli",
+    "normal",
+    "student-t",
+    "discretized-logistic",
+    "categorical",
+    "poisson",
+    "negative-binomial",
+)
 DATA, MODEL, OBJECTIVE, TRAINING, RUN_GROUP = "Data", "Model", "Objective", "Training", "Run"
 
 
@@ -38,42 +48,81 @@ DATA, MODEL, OBJECTIVE, TRAINING, RUN_GROUP = "Data", "Model", "Objective", "Tra
 )
 @option(
     DATA,
+    "--missing",
+    type=click.Choice(["refuse", "mask"]),
+    default="refuse",
+    help="NaN and empty cells: refuse them, or model the observed values, the guide seeing which those are.",
+)
+@option(
+    DATA,
     "--image-shape",
     type=SHAPE,
     metavar="HxW",
     help="Say that rows are pictures of this height and width, as in 28x20.",
 )
 @option(MODEL, "--latent-dim", type=int, default=2, help="Dimensions K of the latent z.")
-@option(MODEL, "--network", type=click.Choice(["mlp", "linear"]), default="mlp", help="Encoder and decoder networks.")
 @option(
     MODEL,
-    "--hidden",
-    type=WIDTHS,
-    default="500",
-    metavar="WIDTH[,WIDTH]",
-    help="Hidden layers of the encoder; the decoder mirrors them.",
+    "--prior",
+    type=click.Choice(["standard-normal", "normal", "laplace", "mixture", "vamp", "flow"]),
+    default="standard-normal",
+    help="p(z); normal: learned mean and scales; vamp: a mixture of the guide's own posteriors.",
 )
-@option(
-    MODEL,
-    "--activation",
-    type=click.Choice(["tanh", "relu", "softplus", "elu", "gelu", "silu"]),
-    default="tanh",
-    help="Nonlinearity of the hidden layers.",
-)
+@option(MODEL, "--components", type=int, help="Components of a mixture: of the prior (50) or the guide (4).")
+@option(MODEL, "--pseudo-inputs", type=int, help="Pseudo-inputs of a VampPrior (100).")
 @option(
     MODEL,
     "--likelihood",
-    type=click.Choice(["auto", "bernoulli", "normal"]),
+    type=click.Choice(["auto", *LIKELIHOODS]),
     default="auto",
     help="p(x|z); auto looks at the data and says why.",
 )
 @option(
     MODEL,
     "--scale",
-    type=float,
-    help="Standard deviation of a normal likelihood, in the units the model sees; standardized columns: 0.3, else 0.1.",
+    type=SCALE,
+    help="Of a normal, student-t or discretized-logistic likelihood, in the units the model sees: a number, or "
+    "learned, one for all, one for each column, or by the network.",
 )
-@option(OBJECTIVE, "--num-particles", type=int, default=1, help="Draws of z for each row and step.")
+@option(
+    MODEL,
+    "--guide",
+    type=click.Choice(["mean-field", "full-rank", "low-rank", "flow", "iaf", "mixture"]),
+    default="mean-field",
+    help="q(z|x); flow: spline couplings, iaf: inverse autoregressive.",
+)
+@option(MODEL, "--rank", type=int, help="Directions of correlation of a low-rank guide (2).")
+@option(MODEL, "--flow-layers", type=int, help="Layers of a flow, in the prior or the guide (4).")
+@option(
+    MODEL,
+    "--network",
+    type=click.Choice(["mlp", "gated-mlp", "conv", "resnet", "linear"]),
+    default="mlp",
+    help="Encoder and decoder networks; conv and resnet for pictures.",
+)
+@option(
+    MODEL,
+    "--hidden",
+    type=WIDTHS,
+    metavar="WIDTH[,WIDTH]",
+    help="Hidden layers of the encoder, mirrored by the decoder (500); for conv and resnet their channels (32,64).",
+)
+@option(
+    MODEL,
+    "--activation",
+    type=click.Choice(["tanh", "relu", "softplus", "elu", "gelu", "silu"]),
+    help="Nonlinearity of the hidden layers (mlp: tanh, conv: relu, resnet: elu).",
+)
+@PROGRAM
+@option(
+    OBJECTIVE,
+    "--loss",
+    type=click.Choice(["elbo", "analytic-elbo", "iwae"]),
+    default="elbo",
+    help="What is climbed: the ELBO, the same with its KL in closed form, or the importance-weighted bound.",
+)
+@option(OBJECTIVE, "--num-particles", type=int, help="Draws of z for each row and step (1; iwae: 8).")
+@option(OBJECTIVE, "--dreg", is_flag=True, help="Doubly reparameterized gradients for iwae.")
 @option(
     OBJECTIVE,
     "--beta",
@@ -88,6 +137,13 @@ DATA, MODEL, OBJECTIVE, TRAINING, RUN_GROUP = "Data", "Model", "Objective", "Tra
     default=0.0,
     metavar="EPOCHS",
     help="Epochs over which that weight rises from 0.",
+)
+@option(
+    OBJECTIVE,
+    "--free-bits",
+    type=float,
+    metavar="NATS",
+    help="KL that costs nothing, for each latent dimension; where they depend on each other K times that for all.",
 )
 @option(TRAINING, "--epochs", type=int, default=100, help="Passes over the training rows, at most.")
 @option(TRAINING, "--batch-size", type=int, default=100, help="Rows for each step.")
@@ -154,7 +210,14 @@ DATA, MODEL, OBJECTIVE, TRAINING, RUN_GROUP = "Data", "Model", "Objective", "Tra
 @output_options
 @click.pass_context
 def fit(
-    ctx: click.Context, out: Path | None, config: Path | None, resume: Path | None, as_json: bool, debug: bool, **_: Any
+    ctx: click.Context,
+    program: str | None,
+    out: Path | None,
+    config: Path | None,
+    resume: Path | None,
+    as_json: bool,
+    debug: bool,
+    **_: Any,
 ) -> None:
     """Train a VAE, score its validation rows, and write a run's folder with weights, numbers and pictures.
 
@@ -165,7 +228,7 @@ def fit(
     from pyro_vae.errors import InputError
 
     if resume is not None:
-        if ctx_given := [name for name in _given(ctx) if name not in ("resume", "as_json", "debug")]:
+        if ctx_given := [name for name in _given(ctx) if name not in ("resume", "program", "as_json", "debug")]:
             raise InputError(
                 f"--resume takes the run's own settings: leave out --{ctx_given[0].replace('_', '-')}, or start a new "
                 "run with --config"
@@ -176,10 +239,24 @@ def fit(
         raise InputError(f"{out} holds other files: name a folder that is new or empty")
     elif out is not None and (out / runs.CONFIG).exists():
         raise InputError(f"{out} holds a run already: go on with it (--resume {out}), or name another folder")
-    settings = settle(ctx, None if config is None else runs.read_toml(config), str(config))
-    record = run_fit(settings, out, resuming=resume is not None, quiet=as_json)
+    if program is not None and (
+        chosen := [p.name for p in ctx.command.params if _is_model(p) and p.name in _given(ctx)]
+    ):
+        raise InputError(
+            f"--program is the whole model: leave out --{str(chosen[0]).replace('_', '-')}, or leave out --program"
+        )
+    kept = None if config is None else runs.read_toml(config)
+    own = (kept or {}).get("about", {}).get("program")
+    if own and program is None:
+        raise InputError(f"{config} is of a program of your own, which no file may name for you: add --program {own}")
+    settings = settle(ctx, kept, str(config))
+    record = run_fit(settings, out, program, resuming=resume is not None, quiet=as_json)
     if as_json:
         print_json(record)
+
+
+def _is_model(parameter: click.Parameter) -> bool:
+    return getattr(parameter, "group", "") == MODEL
 
 
 def _given(ctx: click.Context) -> list[str]:

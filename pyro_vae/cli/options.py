@@ -48,6 +48,12 @@ def output_options(function: Any) -> Any:
 
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
+PROGRAM = option(
+    "Program",
+    "--program",
+    metavar="FILE.py:FUNCTION",
+    help="A program of your own: a function, of the data set or of nothing, that returns it.",
+)
 
 
 class _Shape(click.ParamType):
@@ -80,7 +86,22 @@ class _Widths(click.ParamType):
         return widths
 
 
-SHAPE, WIDTHS = _Shape(), _Widths()
+class _Scale(click.ParamType):
+    """A positive number, or who says what the scale is."""
+
+    name = "NUMBER|learned|per-feature|network"
+    words = ("learned", "per-feature", "network")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value in self.words:
+            return str(value)
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor one of {', '.join(self.words)}", param, ctx)
+
+
+SHAPE, WIDTHS, SCALE = _Shape(), _Widths(), _Scale()
 
 
 def settle(ctx: click.Context, config: dict[str, Any] | None, source: str) -> dict[str, dict[str, Any]]:
@@ -142,7 +163,9 @@ def plain(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 __all__: Sequence[str] = (
+    "PROGRAM",
     "RUN",
+    "SCALE",
     "SHAPE",
     "WIDTHS",
     "Grouped",

@@ -13,29 +13,42 @@ from pyro_vae.cli.options import plain
 VALID_DRAWS = 200
 
 
-def run_fit(settings: dict[str, dict[str, Any]], out: Path | None, *, resuming: bool, quiet: bool) -> dict[str, Any]:
+def run_fit(
+    settings: dict[str, dict[str, Any]], out: Path | None, own: str | None = None, *, resuming: bool, quiet: bool
+) -> dict[str, Any]:
     """Everything that one fit does, from reading the data to the last figure; the record of the validation rows."""
     from pyro_vae import pick_device, runs
-    from pyro_vae.cli.build import data_of, vae_of
+    from pyro_vae.cli.build import build_of, data_of, loss_of, vae_of
     from pyro_vae.errors import InputError
     from pyro_vae.inference.settings import Settings
+    from pyro_vae.models.rows import seeded
 
-    training = settings["training"] | settings["objective"]
+    objective = settings["objective"]
+    training = settings["training"] | {name: objective[name] for name in ("beta", "kl_warmup")}
     training |= {"patience": training["patience"] or None}
-    Settings(**{name: value for name, value in training.items() if name not in ("device", "dtype")}).check()
+    particles = objective["num_particles"]
+    tried = {name: value for name, value in training.items() if name not in ("device", "dtype")}
+    Settings(**tried, num_particles=1 if particles is None else particles).check()
     pick_device(training["device"])
+    build = None if own is None else build_of(own)
     settings["data"] |= _absolute(settings["data"])
     data = data_of(settings["data"], settings["model"]["likelihood"])
-    program = vae_of(settings["model"], data, training["seed"])
+    if build is None:
+        program = vae_of(settings["model"], data, training["seed"], settings["data"]["missing"] == "mask")
+    else:
+        with seeded(training["seed"]):
+            program = build(data)
+    loss = loss_of(objective, program, data.train[:2])
+    training |= {"loss": loss} if loss is not None else {"num_particles": particles or 1}
     made = [path for path in ((out, *out.parents) if out else (Path("runs"),)) if not path.exists()]
     folder = out or runs.new_run(Path("runs"), Path(data.name).stem)
     made = made if out else [folder, *made]
     if resuming:
         _same_data(folder, data.fingerprint)
     else:
-        runs.write_config(folder, _config(settings, data) | runs.recipe_of(program))
+        runs.write_config(folder, _config(settings, data, own) | runs.recipe_of(program))
     if not quiet:
-        _introduce(folder, settings, data)
+        _introduce(folder, settings, data, program, own)
     try:
         fitted = _climb(folder, program, data, training, quiet)
         return _report(folder, program, data, fitted, quiet)
@@ -53,24 +66,34 @@ def run_fit(settings: dict[str, dict[str, Any]], out: Path | None, *, resuming: 
         raise
 
 
-def _config(settings: dict[str, dict[str, Any]], data: Any) -> dict[str, Any]:
+def _config(settings: dict[str, dict[str, Any]], data: Any, own: str | None) -> dict[str, Any]:
     """What a run's `config.toml` says beside its program: version, data fingerprint, every setting, the measure."""
     about = {"pyro_vae": __version__, "data": data.name, "fingerprint": data.fingerprint}
     about |= {"num_features": data.num_features}
     about |= {"columns": list(data.columns)} if data.columns else {}
+    about |= {"program": own} if own else {}  # for people: no command runs what a file names
     about |= {"image_shape": list(data.image_shape)} if data.image_shape else {}
     return {"about": about} | plain(settings) | {"measure": data.train.measure.plain()}
 
 
-def _introduce(folder: Path, settings: dict[str, dict[str, Any]], data: Any) -> None:
+def _introduce(folder: Path, settings: dict[str, dict[str, Any]], data: Any, program: Any, own: str | None) -> None:
     from pyro_vae.cli.build import choose_likelihood, scale_of
+    from pyro_vae.evidence.importance import measure_of
+    from pyro_vae.models.rows import Batch, layout_of
 
-    likelihood, why = choose_likelihood(settings["model"]["likelihood"], data)
-    likelihood += f" with scale {scale_of(settings['model'], data):g}" if likelihood == "normal" else ""
     rows = f"{len(data.train)} training, {len(data.valid)} validation and {len(data.test)} test rows"
     labels = f", labels from {data.label_name!r}" if data.label_name else ""
     say(f"{data.name}: {rows} of {data.num_features} columns{labels}")
-    say(f"likelihood {likelihood}: {why}; {data.measure}")
+    measure = measure_of(data.train, layout_of(program, Batch(data.train[:2])))
+    if own is None:
+        model = settings["model"]
+        likelihood, why = choose_likelihood(model["likelihood"], data)
+        scale = scale_of(model, likelihood, data)
+        likelihood += "" if scale is None else f" with scale {scale}"
+        say(f"likelihood {likelihood}: {why}; {measure}")
+        say(f"prior {model['prior']}, guide {model['guide']}, network {model['network']}, K = {model['latent_dim']}")
+    else:
+        say(f"program {own}; {measure}")
     say(f"run {folder}; Ctrl-C saves, pyro-vae fit --resume {folder} goes on")
 
 

@@ -60,10 +60,25 @@ class Split:
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.x)
 
-    @property
-    def log_jacobian(self) -> float:
-        """Nats per row to add to a log-density of x to get one of the stored units."""
-        return self.measure.log_jacobian
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """Which values were observed, (N, D), where some are missing; a missing value of x is 0, and means nothing."""
+        may = self.stored.is_floating_point() and not self.measure.given
+        gaps = self.stored.isnan() if may else None
+        return None if gaps is None or not gaps.any() else ~gaps
+
+    def extras(self, rows: slice | Tensor) -> dict[str, Tensor]:
+        """What belongs to some rows beside x: their `labels` and `mask`, where there are such."""
+        kept = {"labels": self.labels, "mask": self.mask}
+        return {name: value[rows] for name, value in kept.items() if value is not None}
+
+    @cached_property
+    def log_jacobian(self) -> Tensor:
+        """Nats to add to each row's log-density of x to get one of the stored units, (N,) float64."""
+        columns = self.measure.log_jacobian
+        if not len(columns):
+            return torch.zeros(len(self), dtype=torch.float64)
+        return columns.sum().expand(len(self)) if self.mask is None else self.mask.double() @ columns
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """The given rows for one training step, drawn afresh where the measure is random."""
@@ -72,13 +87,16 @@ class Split:
     @cached_property
     def mean(self) -> Tensor:
         """The mean of x over rows, (D,) float32; of its distribution where x is drawn."""
+        if self.mask is not None:
+            return (self.x * self.mask).sum(0) / self.mask.sum(0).clamp(min=1)
         if self.measure.binarize in ("stochastic", "fixed"):
             return (self.stored.to(torch.float64).mean(0) / (self.measure.levels or 1)).to(torch.float32)
         return self.x.mean(0)
 
     @property
     def measure_name(self) -> str:
-        return self.measure.name(self.shape[1])
+        name = self.measure.name(self.shape[1])
+        return name if self.mask is None else f"{name}, observed values only"
 
 
 def as_split(data: "Split | Dataset | Tensor", name: str) -> Split:

@@ -39,8 +39,11 @@ class Table:
         return replace(self, values=self.values[rows], labels=labels, index=index[rows])
 
 
-def read_file(path: Path) -> Table:
-    """Read a file by its ending, or a folder of pictures; `InputError` says what is wrong and what to try."""
+def read_file(path: Path, missing: bool = False) -> Table:
+    """Read a file by its ending, or a folder of pictures; `InputError` says what is wrong and what to try.
+
+    NaN, which stands for a missing value, is kept with `missing` and refused without.
+    """
     if not path.exists():
         raise InputError(f"no file or folder {path}; `pyro-vae datasets` lists the data sets that have names")
     if path.is_dir():
@@ -56,14 +59,28 @@ def read_file(path: Path) -> Table:
     table = reader(path)
     if table.values.numel() == 0:
         raise InputError(f"{path}: no rows in it")
-    return table
+    return table if missing else _complete(table, path)
 
 
-def table_of(data: Any) -> Table:
+def table_of(data: Any, missing: bool = False) -> Table:
     """Rows that are in memory already: an array (N, D) or (N, height, width), a tensor, or a data frame."""
     if hasattr(data, "columns") and hasattr(data, "to_numpy"):
-        return _from_frame(data, Path("the data frame"))
-    return _from_array(np.asarray(data), Path("the array"))
+        table, path = _from_frame(data, Path("the data frame")), Path("the data frame")
+    else:
+        table, path = _from_array(np.asarray(data), Path("the array")), Path("the array")
+    return table if missing else _complete(table, path)
+
+
+def _complete(table: Table, path: Path) -> Table:
+    """The table; `InputError` where values are missing."""
+    if table.values.is_floating_point() and bool((gaps := table.values.isnan()).any()):
+        row, column = (int(i) for i in gaps.nonzero()[0])
+        name = f"column {table.columns[column] if table.columns else column}"
+        raise InputError(
+            f"{path}: {int(gaps.sum())} values are missing (NaN), the first in row {row} (counting from 0), {name}; "
+            "say --missing mask (missing='mask') to model the observed values, or remove or fill those rows"
+        )
+    return table
 
 
 def _read_npy(path: Path) -> Table:
@@ -119,13 +136,12 @@ def _from_array(array: np.ndarray, path: Path) -> Table:
 
 
 def _check_finite(values: np.ndarray, path: Path, columns: list[str]) -> None:
-    bad = np.argwhere(~np.isfinite(values))
+    bad = np.argwhere(np.isinf(values))
     if len(bad):
         row, column = bad[0]
         raise InputError(
-            f"{path}: {len(bad)} values are NaN or infinite, the first in row {row} (counting from 0), "
-            f"{columns[column]}; remove or fill "
-            "those rows"
+            f"{path}: {len(bad)} values are infinite, the first in row {row} (counting from 0), {columns[column]}; "
+            "remove or fill those rows"
         )
 
 

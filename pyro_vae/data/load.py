@@ -20,6 +20,7 @@ from pyro_vae.errors import InputError
 
 TOY_ROWS = 5000
 SMALLEST = 10
+MOST_COUNTED = 1000  # years, codes and time stamps are whole numbers too
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def load_data(
     binarize: str | None = None,
     dequantize: bool = False,
     standardize: bool | None = None,
+    missing: str = "refuse",
     image_shape: tuple[int, int] | None = None,
     root: str | Path | None = None,
     seed: int = 0,
@@ -126,19 +128,23 @@ def load_data(
 
     `binarize` is stochastic, fixed, threshold or none; by default pictures are binarized stochastically, tables left as
     they are. `standardize` subtracts the training mean and divides by the training standard deviation of each column;
-    by default tables of real numbers are, pictures are not, and every log-density reported counts the Jacobian.
-    `dequantize` adds uniform noise to integers. `root` is the folder that holds torchvision's data sets; `seed`
+    by default tables of real numbers are, pictures and counts are not, and every log-density reported counts the
+    Jacobian.
+    `dequantize` adds uniform noise to integers. With `missing="mask"` NaN stands for a missing value: splits then have
+    a `mask`, and only what was observed is modelled. `root` is the folder that holds torchvision's data sets; `seed`
     shuffles the rows before they are cut (files: 80 % training, 10 % validation, 10 % test).
 
-    Raises `InputError` for an unknown name, an unreadable or empty file, NaN, text, too few rows, or choices that
-    contradict each other.
+    Raises `InputError` for an unknown name, an unreadable or empty file, NaN (unless masked), text, too few rows,
+    or choices that contradict each other.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("digits")
     >>> data.train.shape, data.valid.shape, data.test.shape, data.measure
     (torch.Size([1437, 64]), torch.Size([180, 64]), torch.Size([180, 64]), 'counting measure on {0, 1}^64')
     """
-    tables, levels, description = _read(name, image_shape, root, seed)
+    if missing not in ("refuse", "mask"):
+        raise InputError(f"missing is 'refuse' or 'mask', got {missing!r}")
+    tables, levels, description = _read(name, image_shape, root, seed, missing == "mask")
     known = isinstance(name, (str, Path))
     shape = tables[0].image_shape
     if shape and shape[0] * shape[1] != tables[0].values.shape[1]:
@@ -156,14 +162,14 @@ def load_data(
 
 
 def _read(
-    name: Any, image_shape: tuple[int, int] | None, root: str | Path | None, seed: int
+    name: Any, image_shape: tuple[int, int] | None, root: str | Path | None, seed: int, missing: bool
 ) -> tuple[list[Table], int | None, str]:
     if isinstance(name, str) and name in NAMED:
         found = NAMED[name]
         return found.read(root, seed), found.levels, found.description
     if isinstance(name, str) and not Path(name).exists() and not Path(name).suffix and "/" not in name:
         raise InputError(f"no data set or file called {name!r}; try one of {', '.join(NAMED)}, or the path of a file")
-    table = read_file(Path(name)) if isinstance(name, (str, Path)) else table_of(name)
+    table = read_file(Path(name), missing) if isinstance(name, (str, Path)) else table_of(name, missing)
     words = str(name) if isinstance(name, (str, Path)) else "the data"
     num_rows = len(table.values)
     if num_rows < SMALLEST:
@@ -190,7 +196,7 @@ def levels_of(table: Table) -> int | None:
 
     None where the rows are a table.
     """
-    values = table.values
+    values = known(table.values)
     if bool(((values == 0) | (values == 1)).all()):
         return 1
     if values.dtype == torch.uint8 and table.image_shape:
@@ -199,31 +205,48 @@ def levels_of(table: Table) -> int | None:
     return 1 if table.image_shape and in_unit else None
 
 
+def known(values: Tensor) -> Tensor:
+    """The values that are not missing, in a row where some are."""
+    gaps = values.isnan() if values.is_floating_point() else None
+    return values if gaps is None or not gaps.any() else values[~gaps]
+
+
+def are_counts(values: Tensor) -> bool:
+    """Whether a table looks like counts: whole numbers from 0 to at most a thousand, not all of them 0 or 1."""
+    values = known(values)
+    return bool((values >= 0).all() and 1 < values.max() <= MOST_COUNTED and (values == values.round()).all())
+
+
 def _measure_of(
     values: Tensor, levels: int | None, binarize: str | None, dequantize: bool, standardize: bool | None
 ) -> Measure:
-    binary = bool(((values == 0) | (values == 1)).all())
+    there = known(values)
+    binary = bool(((there == 0) | (there == 1)).all())
     if binarize is None:
         binarize = "none" if levels is None or dequantize or standardize else "fixed" if binary else "stochastic"
     if binarize != "none" and levels is None and values.dtype == torch.uint8:
         levels = 255
     if binarize != "none" and levels is None:
-        low, high = values.min().item(), values.max().item()
+        low, high = there.min().item(), there.max().item()
         if low < 0 or high > 1:
             raise InputError(
                 f"binarize={binarize!r} needs values in [0, 1], found {low:.3g} to {high:.3g}; leave it out, or "
                 "rescale the columns"
             )
         levels = 1
-    if dequantize and not bool((values == values.round()).all()):
+    if dequantize and not bool((there == there.round()).all()):
         raise InputError("dequantize adds noise to integers, but the values are not whole numbers; leave it out")
     shift: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
-    if standardize or (standardize is None and binarize == "none" and levels is None):
+    if standardize or (standardize is None and binarize == "none" and levels is None and not are_counts(values)):
         x = values.double()
         if levels:
             x = x / levels
-        deviation = x.std(0, correction=0)
-        shift = tuple(x.mean(0).tolist())
+        if bool(x.isnan().all(0).any()):
+            column = int(x.isnan().all(0).nonzero()[0])
+            raise InputError(f"column {column} (counting from 0) has no value in any training row; leave it out")
+        mean = x.nanmean(0)
+        deviation = (x - mean).square().nanmean(0).sqrt()
+        shift = tuple(mean.tolist())
         scale = tuple(torch.where(deviation > 0, deviation, torch.ones_like(deviation)).tolist())
     return Measure(levels, binarize, dequantize, shift, scale).check()  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ class Measure:
             x = x / self.levels
         if self.scale:
             x = (x.to(torch.float64) - torch.tensor(self.shift, dtype=torch.float64)) / x.new_tensor(self.scale)
-        return x.to(torch.float32)
+        return x.to(torch.float32).nan_to_num(nan=0.0)  # a missing value, which a mask leaves out
 
     def _bernoulli(self, stored: Tensor, generator: torch.Generator) -> Tensor:
         if stored.dtype == torch.uint8:  # P(r < v) = v / levels exactly, for r uniform on 0 … levels − 1
@@ -67,9 +67,9 @@ class Measure:
         return x * x.new_tensor(self.scale) + x.new_tensor(self.shift)
 
     @property
-    def log_jacobian(self) -> float:
-        """log |dx_model / dx_reported| in nats per row, which turns a log-density of x into one of original units."""
-        return -float(torch.tensor(self.scale, dtype=torch.float64).log().sum()) if self.scale else 0.0
+    def log_jacobian(self) -> Tensor:
+        """log |dx_model / dx_reported| of each column, nats: their sum turns a log-density of x into original units."""
+        return -torch.tensor(self.scale, dtype=torch.float64).log()
 
     def name(self, num_features: int) -> str:
         """The measure in words: densities may be ranked only where this is the same."""

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.distributions import Levels
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.psis import TOO_FEW, khat_limit, pareto_khat
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import parameters_of, place_of
-from pyro_vae.models.rows import Batch, Layout, evaluating, layout_of, seeded
+from pyro_vae.models.rows import Batch, Layout, evaluating, layout_of, require_mask, seeded
 from pyro_vae.shapes import LogWeights, PerRow
 
 ROWS_AT_ONCE = 128
@@ -114,16 +117,30 @@ def log_evidence(
     for name in ("log_px", "elbo", "reconstruction"):
         columns[name] = columns[name] + split.log_jacobian
     bounds[num_samples] = columns["log_px"]
-    return Evidence(**columns, iwae=bounds, num_samples=num_samples, measure=_measure(split, layout))
+    return Evidence(**columns, iwae=bounds, num_samples=num_samples, measure=measure_of(split, layout))
 
 
-def _measure(split: Split, layout: Layout) -> str:
+def measure_of(split: Split, layout: Layout) -> str:
     """The measure in words, from the data and from what the likelihood says it is a density of."""
     if layout.relaxed:
         return "relaxed Bernoulli on grey levels: not a density"
     if split.measure.binarize != "none" and layout.support is not None and not layout.support.is_discrete:
         return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
+    if split.measure.binarize == "none" and not split.measure.given and layout.support is not None:
+        values = _whole_values(getattr(layout.support, "base_constraint", layout.support))
+        return f"counting measure on {{{values}}}^{split.shape[1]}" if values else split.measure_name
     return split.measure_name
+
+
+def _whole_values(support: Constraint) -> str:
+    """The values of a discrete support in words, nothing for a continuous one."""
+    if isinstance(support, Levels):
+        return f"0, …, {support.levels}"
+    if support is constraints.nonnegative_integer:
+        return "0, 1, 2, …"
+    if isinstance(support, constraints.integer_interval):
+        return f"{support.lower_bound}, …, {support.upper_bound}"
+    return ""
 
 
 def _weigh(
@@ -132,10 +149,12 @@ def _weigh(
     place = place_of(program, like=split[:1])
 
     def batch_of(start: int, end: int) -> Batch:
-        kept = {"rows": places, "labels": split.labels}
-        extras: dict[str, Any] = {k: v[start:end].to(place.device) for k, v in kept.items() if v is not None}
+        extras: dict[str, Any] = {k: v.to(place.device) for k, v in split.extras(slice(start, end)).items()}
+        if places is not None:
+            extras["rows"] = places[start:end].to(place.device)
         return Batch(split[start:end].to(place), num_rows=len(split), **extras)
 
+    require_mask(program, split.mask)
     first = batch_of(0, min(len(split), 8))
     layout = layout_of(program, first)
     weigher = Weigher(program, layout, first)

@@ -26,13 +26,14 @@ from pyro_vae.inference.progress import Progress, Style
 from pyro_vae.inference.settings import Settings
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import encode, load_state, named_parameters, state_of
-from pyro_vae.models.rows import Batch, caller, evaluating, layout_of, seeded, traces_of
+from pyro_vae.models.rows import Batch, caller, evaluating, layout_of, require_mask, seeded, traces_of
 from pyro_vae.runs import read_tensors, write_tensors
 
 VALID_ROWS_AT_ONCE = 1000
 VALID_DRAWS = 2000
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 START_ROWS = 1000
+ABOUT_LOSS = ("num_particles", "dreg", "free_bits", "each")
 ACTIVE_VARIANCE = 0.01
 
 
@@ -80,6 +81,8 @@ class Loop:
             traces_of(program, example)  # parameters that functions make themselves are made on real rows, by this seed
         self.layout = layout_of(program, example)
         self.layout.check(example.x)
+        for split in (train, valid):
+            require_mask(program, None if split is None else split.mask)
         self._check(settings)
         if hasattr(program, "start_at"):
             some = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
@@ -139,7 +142,8 @@ class Loop:
         self.optimizer.follow(named_parameters(self.program))
         self.weigh = RowWeighted(self.layout, self.num_rows)
         self.terms = Terms(self.layout, self.num_rows)
-        self.loss_name = type(loss).__name__
+        plain = {k: v for k, v in vars(loss).items() if isinstance(v, (bool, int, float, str)) and k in ABOUT_LOSS}
+        self.loss_name = f"{type(loss).__name__} {plain}" if plain else type(loss).__name__
         model, guide = self.weigh(caller(self.program.model)), self.weigh(caller(self.program.guide))
         self.svi = SVI(model, guide, self.optimizer, self.terms.watch(loss))
 
@@ -204,14 +208,14 @@ class Loop:
             raise self._diverged("a parameter became NaN or infinite", self.epoch + 1)
         self.epoch += 1
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.epoch * math.ceil(self.num_rows / self.batch_size)}
-        row |= self._reported("", -total / self.num_rows if self.weigh.beta == 1 else None)
+        row |= self._reported("", -total / self.num_rows if self.weigh.beta == 1 else None, self.train)
         rates = {"learning_rate": self.optimizer.learning_rate, "beta": self.weigh.beta}
         return row | self._validate() | rates
 
-    def _reported(self, prefix: str, elbo: float | None) -> dict[str, Any]:
+    def _reported(self, prefix: str, elbo: float | None, split: Split) -> dict[str, Any]:
         """The ELBO and its terms in the data's units, from the traces; `elbo` alone where sites are enumerated."""
         elbo, reconstruction, kl = self.terms.means() or (elbo, None, None)
-        jacobian = self.train.log_jacobian
+        jacobian = float(split.log_jacobian.mean())
         shifted = {"elbo": elbo, "reconstruction": reconstruction}
         row = {prefix + name: None if value is None else value + jacobian for name, value in shifted.items()}
         return row | {f"{prefix}kl": kl}
@@ -255,7 +259,7 @@ class Loop:
                 for _ in range(draws):
                     total += self.svi.evaluate_loss(batch.x, batch.extras) * len(batch.x)
         self.weigh.beta = beta
-        row |= self._reported("valid_", -total / (draws * len(self.valid))) | {
+        row |= self._reported("valid_", -total / (draws * len(self.valid)), self.valid) | {
             "valid_kl_apart": self.terms.apart_means()
         }
         if not math.isfinite(row["valid_elbo"]):
@@ -272,13 +276,15 @@ class Loop:
         return int((means.var(0, correction=0) > ACTIVE_VARIANCE).sum())
 
     def _batch(self, x: Tensor, index: Tensor) -> Batch:
-        labels = None if self.labels is None else self.labels[index].to(self.place.device)
-        return Batch(x.to(self.place), index.to(self.place.device), labels, num_rows=self.num_rows)
+        extras = {name: value.to(self.place.device) for name, value in self.train.extras(index).items()}
+        if self.labels is not None:
+            extras["labels"] = self.labels[index].to(self.place.device)
+        return Batch(x.to(self.place), index.to(self.place.device), num_rows=self.num_rows, **extras)
 
     def _held_out(self, start: int, end: int) -> Batch:
         assert self.valid is not None
-        labels = None if self.valid.labels is None else self.valid.labels[start:end].to(self.place.device)
-        return Batch(self.valid[start:end].to(self.place), None, labels, num_rows=self.num_rows)
+        extras = {n: value.to(self.place.device) for n, value in self.valid.extras(slice(start, end)).items()}
+        return Batch(self.valid[start:end].to(self.place), num_rows=self.num_rows, **extras)
 
     def _keep_the_best(self, row: dict[str, Any]) -> None:
         self.history.append(row)

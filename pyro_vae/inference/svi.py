@@ -70,6 +70,8 @@ def fit(
         epochs, batch_size, learning_rate, optimizer, schedule, clip, beta, kl_warmup, num_particles, patience, seed
     )
     settings.check()
+    if loss is not None and num_particles != 1:
+        raise InputError("an objective has its own number of particles: give num_particles to the loss, not to fit")
     train = as_split(data, "train")
     held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
     if patience is not None and held_out is None:

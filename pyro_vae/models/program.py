@@ -64,13 +64,13 @@ class Program(nn.Module):
 
     model.passes_extras = guide.passes_extras = True  # type: ignore[attr-defined]  # for `caller`
 
-    def encode(self, x: Rows) -> RowLatents:
+    def encode(self, x: Rows, **extras: Any) -> RowLatents:
         """Posterior means (N, K), latent sites side by side; from 64 draws where a site has no mean."""
-        return encode(self, x)
+        return encode(self, x, **extras)
 
-    def reconstruct(self, x: Rows) -> Rows:
+    def reconstruct(self, x: Rows, **extras: Any) -> Rows:
         """E[x | z] at the guide's posterior means, (N, D)."""
-        return reconstruct(self, x)
+        return reconstruct(self, x, **extras)
 
     def sample(self, n: int, seed: int | None = None) -> Tensor:
         """n new rows from the model, (n, D): z from the prior, then x from the likelihood."""
@@ -262,7 +262,9 @@ def _side_by_side(layout: Layout, sites: list[Any], value: Callable[[Any], Tenso
 
 
 @torch.no_grad()
-def sample(program: Any, n: int, *, num_features: int | None = None, seed: int | None = None) -> Tensor:
+def sample(
+    program: Any, n: int, *, num_features: int | None = None, seed: int | None = None, labels: Tensor | None = None
+) -> Tensor:
     """n new rows from the model, (n, D): every site is drawn, the observed ones included.
 
     The model runs on n placeholder rows, so its x-sites are drawn and not conditioned on. `num_features` is the width
@@ -272,7 +274,7 @@ def sample(program: Any, n: int, *, num_features: int | None = None, seed: int |
         raise InputError(f"expected one row or more to draw, got {n}")
     width = num_features or getattr(program, "num_features", None) or 1
     placeholder = place_of(program).new_zeros(n, width)
-    return _drawn(program, placeholder, seed, lambda site: site["value"])
+    return _drawn(program, Batch(placeholder, labels=labels), seed, lambda site: site["value"])
 
 
 @torch.no_grad()
@@ -280,13 +282,14 @@ def sample_means(program: Any, n: int, *, num_features: int | None = None, seed:
     """E[x | z] for n draws of the latents from the model, (n, D): what the model means, without the pixels' noise."""
     width = num_features or getattr(program, "num_features", None) or 1
     placeholder = place_of(program).new_zeros(n, width)
-    return _drawn(program, placeholder, seed, lambda site: _mean_of(site["fn"]))
+    return _drawn(program, Batch(placeholder), seed, lambda site: _mean_of(site["fn"]))
 
 
-def _drawn(program: Any, placeholder: Tensor, seed: int | None, value: Callable[[Any], Tensor]) -> Tensor:
+def _drawn(program: Any, batch: Batch, seed: int | None, value: Callable[[Any], Tensor]) -> Tensor:
     with poutine.block(), seeded(seed), parameters_of(program), evaluating(program):
-        layout = layout_of_model(program, Batch(placeholder))
-        trace = poutine.trace(poutine.uncondition(caller(program.model))).get_trace(placeholder, {})
+        layout = layout_of_model(program, batch)
+        given = {} if batch.labels is None else {"labels": batch.labels}
+        trace = poutine.trace(poutine.uncondition(caller(program.model))).get_trace(batch.x, given)
     return _side_by_side(
         layout, [site for site in sample_sites(trace).values() if site["infer"].get("was_observed")], value
     )

@@ -261,6 +261,22 @@ def _grown(two: Any, three: Any) -> set[int]:
     return {dim for dim, size in after.items() if size == 3 and before.get(dim) == 2}
 
 
+def require_mask(program: Any, mask: Tensor | None) -> None:
+    """`InputError` where values are missing and the model would not be told."""
+    if mask is None:
+        return
+    model = program.model
+    takes = (
+        getattr(model, "passes_extras", False)
+        or "mask" in _keywords(model.forward if isinstance(model, nn.Module) else model)[1]
+    )
+    if not takes:
+        raise InputError(
+            "values are missing, and the program's model takes no mask: give model(x, mask=None) a likelihood of the "
+            "observed values (likelihood.masked(z, mask)), or fill them first"
+        )
+
+
 def require_rows(layout: Layout) -> int:
     """The row plate's dimension; `RowsError` with the remedy where a row has no weight of its own."""
     if layout.enumerated:

@@ -66,7 +66,7 @@ def reconstructions(program: Any, data: Dataset) -> Figure:
     split = data.valid
     index = one_of_each(split.labels, len(split)) if data.image_shape else torch.arange(min(500, len(split)))
     x = split[index]
-    extras = {} if split.labels is None else {"labels": split.labels[index]}
+    extras = split.extras(index)
     again = reconstruct(program, x, **extras)
     if data.image_shape:
         shown = np.concatenate([_grey(split.stored[index], split.measure.levels), x.numpy(), again.cpu().numpy()])
@@ -120,7 +120,7 @@ def samples(program: Any, data: Dataset) -> Figure:
 def latents(program: Any, data: Dataset) -> Figure | None:
     """Posterior means of validation rows, coloured by label; by their two principal directions above two dimensions."""
     split = data.valid
-    extras = {} if split.labels is None else {"labels": split.labels}
+    extras = split.extras(slice(None))
     try:
         means = encode(program, split.x, **extras).cpu().double()
     except InputError:
