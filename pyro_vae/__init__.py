@@ -27,7 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["flows", "guides", "likelihoods", "nets", "priors"],
     submod_attrs={
         "data": ["Dataset", "Split", "load_data"],
-        "errors": ["DivergedError", "InputError", "RowsError"],
+        "errors": ["CollapseWarning", "DivergedError", "InputError", "RowsError"],
         "evidence.importance": ["Evidence", "log_evidence"],
         "inference.elbos": ["FreeBits_ELBO", "ImportanceWeighted_ELBO"],
         "inference.svi": ["FitResult", "fit", "pick_device"],

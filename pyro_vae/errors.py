@@ -9,5 +9,9 @@ class RowsError(InputError):
     """A program has no weight for each row, because some site lies outside the one plate over rows."""
 
 
+class CollapseWarning(UserWarning):
+    """Most latent dimensions carry nothing: the posterior has collapsed onto the prior there."""
+
+
 class DivergedError(RuntimeError):
     """The objective became NaN or infinite; the program holds the last good weights."""

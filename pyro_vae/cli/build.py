@@ -104,12 +104,12 @@ def choose_likelihood(asked: str, data: Dataset) -> tuple[str, str]:
 
 
 def scale_of(settings: dict[str, Any], name: str, data: Dataset) -> float | str | None:
-    """The scale of a likelihood that has one: what was asked for, or learned, for each column of a table."""
+    """The scale of a likelihood that has one: asked for, or from the network for tables, one learned for pictures."""
     if name not in SCALED:
         if settings["scale"] is not None:
             raise InputError(f"a {name} likelihood has no scale: leave out --scale, or choose --likelihood normal")
         return None
-    return settings["scale"] if settings["scale"] is not None else "learned" if data.image_shape else "per-feature"
+    return settings["scale"] if settings["scale"] is not None else "learned" if data.image_shape else "network"
 
 
 def vae_of(settings: dict[str, Any], data: Dataset, seed: int, masked: bool = False) -> VAE:

@@ -38,6 +38,16 @@ def print_record(record: dict[str, Any], title: str) -> None:
     click.echo(f"  nats per row over {record['num_data']} rows; {record['measure']}")
 
 
+def print_kl_apart(apart: dict[str, Any] | None) -> None:
+    """The KL of each latent site, by dimension where there is one for each, the largest first."""
+    for name, value in (apart or {}).items():
+        several = isinstance(value, list) and len(value) > 1
+        numbers = sorted(value, reverse=True) if several else []
+        shown = " ".join(f"{number:.2f}" for number in numbers[:12]) + (" …" if len(numbers) > 12 else "")
+        if several or len(apart or {}) > 1:
+            click.echo(f"  KL of {name:<11}          {shown if several else f'{value:.2f}'}")
+
+
 def _khat(record: dict[str, Any]) -> tuple[str, str]:
     if record["khat_bad"] is None:
         return "–", "too few draws to say"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], quie
     from pyro_vae import fit as climb
     from pyro_vae import runs
     from pyro_vae.cli.build import DTYPES
-    from pyro_vae.errors import DivergedError
+    from pyro_vae.errors import CollapseWarning, DivergedError
 
     style: Any = "none" if quiet else "bar" if sys.stderr.isatty() else "lines"
     _forget_later_epochs(folder)
@@ -113,13 +114,29 @@ def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], quie
 
     options = training | {"dtype": DTYPES[training["dtype"]], "checkpoint": folder, "on_epoch": keep, "progress": style}
     try:
-        fitted = climb(program, data.train, valid=data.valid, **options)
+        with warnings.catch_warnings():  # its advice is part of the report
+            warnings.simplefilter("ignore", CollapseWarning)
+            fitted = climb(program, data.train, valid=data.valid, **options)
     except DivergedError:
         runs.save(program, folder)
         raise
     runs.write_lines(folder / runs.METRICS, fitted.history)
     runs.save(program, folder)
     return fitted
+
+
+def _unscored(folder: Path, fitted: Any, why: str, quiet: bool) -> dict[str, Any]:
+    """The record of a fit whose rows cannot be scored one by one: its ELBO, and nulls."""
+    from pyro_vae import runs
+    from pyro_vae.evidence.record import unscored
+
+    best = fitted.history[fitted.best_epoch - 1]
+    record = unscored(best["valid_elbo"], run=str(folder), split="valid", seconds=fitted.seconds)
+    runs.write_json(folder / runs.EVALUATION, {"valid": record})
+    if not quiet:
+        say(f"validation ELBO {best['valid_elbo']:.2f} nats per row; no more numbers, since {why}")
+        click.echo(f"Written to {folder}/")
+    return record
 
 
 def _clear_away(folder: Path, made: list[Path]) -> None:
@@ -168,11 +185,16 @@ def _report(folder: Path, program: Any, data: Any, fitted: Any, quiet: bool) -> 
     """Score the validation rows, draw the figures, and say what was found and where it lies."""
     from pyro_vae import runs
     from pyro_vae.cli.evaluate import score_split
-    from pyro_vae.cli.tables import print_record
+    from pyro_vae.cli.tables import print_kl_apart, print_record
+    from pyro_vae.errors import RowsError
     from pyro_vae.show.figures import write_figures
 
-    program.to("cpu")
-    record = score_split(program, data.valid, folder, VALID_DRAWS, sizes=(1, 5, 50)) | {"seconds": fitted.seconds}
+    if hasattr(program, "to"):
+        program.to("cpu")
+    try:
+        record = score_split(program, data.valid, folder, VALID_DRAWS, sizes=(1, 5, 50)) | {"seconds": fitted.seconds}
+    except RowsError as error:  # a program of the user's own whose rows have no weight of their own
+        return _unscored(folder, fitted, str(error), quiet)
     figures = write_figures(folder / "figures", program, data, fitted.history, fitted.best_epoch)
     path = folder / runs.EVALUATION
     known = json.loads(path.read_text()) if path.exists() else {}
@@ -180,6 +202,9 @@ def _report(folder: Path, program: Any, data: Any, fitted: Any, quiet: bool) -> 
     if not quiet:
         ended = f"{len(fitted.history)} epochs in {fitted.seconds:.0f} s, stopped by {fitted.stopped}"
         print_record(record, f"Validation rows · {ended}, kept epoch {fitted.best_epoch}")
+        print_kl_apart(fitted.history[fitted.best_epoch - 1].get("valid_kl_apart"))
+        if fitted.advice:
+            say(f"\nNote: {fitted.advice}")
         click.echo(f"\nWritten to {folder}/")
         click.echo("  config.toml  model.safetensors  metrics.jsonl  evaluation.json  checkpoint/")
         click.echo(f"  figures/     {'  '.join(path.name for path in figures)}")

@@ -50,6 +50,27 @@ def record(
     }
 
 
+KEYS = (
+    "run", "model", "way", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind", "log_px_se",
+    "log_px_mc_se", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data", "num_samples", "num_parameters",
+    "seconds",
+)  # fmt: skip
+
+
+def unscored(elbo: float | None, *, run: str, split: str, seconds: float) -> dict[str, Any]:
+    """The record of rows that have an ELBO together and no weight each."""
+    known = {
+        "run": run,
+        "model": "program",
+        "way": "svi",
+        "split": split,
+        "elbo": elbo,
+        "bound": elbo,
+        "seconds": seconds,
+    }
+    return dict.fromkeys(KEYS) | known
+
+
 def _mean(values: Tensor) -> float | None:
     return _finite(float(values.to(torch.float64).mean()))
 

@@ -42,13 +42,15 @@ class FitResult:
     """What a fit did: the program itself holds what it learned.
 
     `history` has one row an epoch (the keys of `metrics.jsonl`; nats per row), `best_epoch` the epoch whose weights
-    were kept, `stopped` why the fit ended ("epochs" or "patience"), `seconds` its wall time.
+    were kept, `stopped` why the fit ended ("epochs" or "patience"), `seconds` its wall time, `advice` what to try where
+    most latents carry nothing, else empty.
     """
 
     history: list[dict[str, Any]]
     best_epoch: int
     stopped: str
     seconds: float
+    advice: str = ""
 
     def __repr__(self) -> str:
         best = self.history[self.best_epoch - 1]
@@ -75,14 +77,14 @@ class Loop:
         self.num_rows = len(train)
         self.batch_size = min(settings.batch_size, self.num_rows)
         self.place = place
+        for split in (train, valid):
+            require_mask(program, None if split is None else split.mask)
         first = torch.arange(self.batch_size)
         example = self._batch(train[first], first)
         with torch.no_grad(), seeded(settings.stream(-2)), evaluating(program):
             traces_of(program, example)  # parameters that functions make themselves are made on real rows, by this seed
         self.layout = layout_of(program, example)
         self.layout.check(example.x)
-        for split in (train, valid):
-            require_mask(program, None if split is None else split.mask)
         self._check(settings)
         if hasattr(program, "start_at"):
             some = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
@@ -90,7 +92,7 @@ class Loop:
         if getattr(program, "num_features", self) is None:
             program.num_features = train.shape[1]
         self._climb_with(self._side_by_side(loss or Trace_ELBO(settings.num_particles), example))
-        self.epoch, self.best_epoch, self.best_value = 0, 0, -math.inf
+        self.epoch, self.best_epoch, self.best_value, self.num_units = 0, 0, -math.inf, 0
         self.best = state_of(program)
         self.history: list[dict[str, Any]] = []
 
@@ -177,8 +179,19 @@ class Loop:
                 write_tensors(checkpoint, *kept)
             load_state(self.program, self.best)
             _mode(self.program, training=False)
-        return FitResult(
-            self.history, self.best_epoch, self._stopped(), self.history[-1]["seconds"] if self.history else 0.0
+        seconds = self.history[-1]["seconds"] if self.history else 0.0
+        return FitResult(self.history, self.best_epoch, self._stopped(), seconds, self._advice())
+
+    def _advice(self) -> str:
+        """What to try where fewer than half of the latent dimensions are used; empty where there is nothing to say."""
+        active = self.history[self.best_epoch - 1]["active_units"] if self.history else None
+        if active is None or self.num_units < 2 or 2 * active >= self.num_units:
+            return ""
+        return (
+            f"{self.num_units - active} of {self.num_units} latent dimensions carry nothing: their posterior means "
+            f"vary by less than {ACTIVE_VARIANCE} over rows. Try a KL warm-up "
+            f"(kl_warmup={max(1, self.settings.epochs // 5)}), free bits, a smaller likelihood scale, a lower "
+            "learning rate, more epochs, or fewer latents"
         )
 
     def _stopped(self) -> str:
@@ -273,6 +286,7 @@ class Loop:
             means = encode(self.program, batch.x, **batch.extras)
         except InputError:  # no latent for each row, or latents that take discrete values
             return None
+        self.num_units = means.shape[1]
         return int((means.var(0, correction=0) > ACTIVE_VARIANCE).sum())
 
     def _batch(self, x: Tensor, index: Tensor) -> Batch:

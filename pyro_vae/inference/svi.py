@@ -1,5 +1,6 @@
 """Fit a program by stochastic variational inference: Pyro's `SVI` and `Trace_ELBO`, and what surrounds them."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.errors import InputError
+from pyro_vae.errors import CollapseWarning, InputError
 from pyro_vae.inference.loop import FitResult, Loop
 from pyro_vae.inference.progress import Style
 from pyro_vae.inference.settings import Settings
@@ -57,7 +58,7 @@ def fit(
     as one never interrupted. `on_epoch` is called with the history after each epoch. Shapes: x (N, D), `labels` (N,).
 
     Raises `InputError` for settings or rows that cannot be used, `DivergedError` when the objective is no longer
-    finite: the program then holds the last good weights.
+    finite: the program then holds the last good weights. Warns (`CollapseWarning`) where most latents carry nothing.
 
     >>> import pyro_vae as pv
     >>> likelihood, guide = pv.likelihoods.Normal(pv.nets.mlp(1, 3)), pv.guides.MeanFieldNormal(pv.nets.mlp(3, 2))
@@ -79,7 +80,10 @@ def fit(
     place = _move(program, train[:1], None if device is None else pick_device(device), dtype)
     with parameters_of(program), seeded(seed):
         loop = Loop(program, train, held_out, settings, loss, labels, place)
-        return loop.climb(None if checkpoint is None else Path(checkpoint) / CHECKPOINT, on_epoch, progress)
+        fitted = loop.climb(None if checkpoint is None else Path(checkpoint) / CHECKPOINT, on_epoch, progress)
+    if fitted.advice:
+        warnings.warn(fitted.advice, CollapseWarning, stacklevel=2)
+    return fitted
 
 
 def _move(program: Any, like: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:

@@ -153,7 +153,7 @@ def test_a_users_table_needs_no_option(capsys, tmp_path, monkeypatch):
     )
     code, _, err = command(capsys, "fit", "--data", "mine.csv", "--epochs", "2", "--hidden", "20")
     assert code == 0, err
-    assert "likelihood normal with scale 0.3: real numbers; Lebesgue measure on R^3 (original units)" in err
+    assert "likelihood normal with scale network: real numbers; Lebesgue measure on R^3 (original units)" in err
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("mine-")
     assert {path.name for path in (folder / "figures").iterdir()} == {
@@ -173,6 +173,7 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
     np.save("reals.npy", np.random.default_rng(0).normal(size=(40, 3)))
     np.save("nan.npy", np.full((40, 3), np.nan))
     (tmp_path / "empty.csv").touch()
+    (tmp_path / "own.py").write_text("def nothing():\n    return 3\n")
     (tmp_path / "bad.toml").write_text("epoks = 3\n")
     (tmp_path / "broken.toml").write_text("epochs = = 3\n")
     (tmp_path / "norun").mkdir()
@@ -181,7 +182,7 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
         (["fit", "--data", "empty.csv"], "the file is empty"),
         (
             ["fit", "--data", "nan.npy"],
-            "120 values are NaN or infinite, the first in row 0 (counting from 0), column 0",
+            "120 values are missing (NaN), the first in row 0 (counting from 0), column 0; say --missing mask",
         ),
         (["fit", "--data", "minst"], "no data set or file called 'minst'; try one of mnist-5k"),
         (
@@ -192,6 +193,30 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
         (["fit", "--config", "absent.toml"], "no file absent.toml"),
         (["fit", "--out", str(tmp_path)], "holds other files"),
         (["fit", "--data", "reals.npy", "--binarize", "fixed"], "needs values in [0, 1]"),
+        (["fit", "--data", "nan.npy", "--missing", "mask"], "has no value in any training row"),
+        (["fit", "--rank", "2"], "--rank belongs to --guide low-rank"),
+        (["fit", "--components", "2"], "--components belongs to --prior mixture or --guide mixture"),
+        (["fit", "--network", "linear", "--hidden", "9"], "--hidden belongs to --network mlp or"),
+        (["fit", "--scale", "big"], "neither a number nor one of learned, per-feature, network"),
+        (["fit", "--scale", "0.1"], "a bernoulli likelihood has no scale"),
+        (["fit", "--prior", "vamp", "--guide", "iaf"], "kind='coupling'"),
+        (["fit", "--data", "reals.npy", "--network", "conv"], "--network conv is for pictures"),
+        (["fit", "--data", "reals.npy", "--likelihood", "poisson"], "needs whole numbers from 0"),
+        (["fit", "--data", "reals.npy", "--likelihood", "continuous-bernoulli"], "needs values in [0, 1]"),
+        (
+            ["fit", "--data", "reals.npy", "--likelihood", "discretized-logistic"],
+            "needs pictures with whole grey levels",
+        ),
+        (["fit", "--data", "digits", "--likelihood", "poisson"], "is for tables"),
+        (["fit", "--dreg"], "add --loss iwae"),
+        (["fit", "--free-bits", "0.1", "--loss", "iwae"], "leave out --loss iwae"),
+        (["fit", "--loss", "analytic-elbo", "--guide", "full-rank"], "has no closed form"),
+        (["fit", "--num-particles", "0"], "num_particles must be positive"),
+        (["fit", "--program", "mine.py:build"], "no file mine.py"),
+        (["fit", "--program", "mine.py"], "as in my_file.py:build"),
+        (["fit", "--program", "own.py:absent"], "own.py has no function absent"),
+        (["fit", "--program", "own.py:nothing"], "returned int, which has no model and guide"),
+        (["fit", "--program", "own.py:build", "--prior", "vamp"], "leave out --prior"),
         (["fit", "--learning-rat", "1"], "No such option '--learning-rat'"),
         (["fit", "--epochs", "many"], "'many' is not a valid integer"),
         (["fit", "--epochs", "0"], "epochs must be positive"),
@@ -356,3 +381,115 @@ def test_a_normal_likelihood_gets_grey_levels(capsys, tmp_path):
     found = json_of(capsys, "fit", *SMALL, "--likelihood", "normal", "--out", tmp_path / "run")
     assert found["measure"] == "Lebesgue measure on [0, 1]^64 (grey levels, not dequantized)"
     assert json_of(capsys, "evaluate", tmp_path / "run", "--num-samples", 5)["measure"] == found["measure"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--prior vamp --pseudo-inputs 5 --guide full-rank --loss iwae --dreg --num-particles 3",
+        "--prior flow --flow-layers 1 --network conv --hidden 4,4 --likelihood discretized-logistic",
+        "--prior mixture --components 3 --network gated-mlp --hidden 9 --likelihood continuous-bernoulli",
+        "--prior laplace --guide flow --flow-layers 1 --network resnet --hidden 4 --free-bits 0.1",
+        "--prior normal --network linear --loss analytic-elbo",
+        "--guide low-rank --rank 1 --likelihood student-t --scale network --free-bits 0.1 --num-particles 2",
+        "--guide iaf --flow-layers 1 --kl-warmup 1",
+        "--guide mixture --components 2",
+    ],
+)
+def test_every_option_of_the_model_fits_and_comes_back(options, capsys, tmp_path):
+    run = tmp_path / "run"
+    found = json_of(capsys, "fit", "--data", "digits", "--epochs", 1, *options.split(), "--out", run)
+    again = json_of(capsys, "evaluate", run, "--split", "valid", "--num-samples", 200)
+    assert again["log_px"] == pytest.approx(found["log_px"], abs=1e-9)
+    assert again["measure"] == found["measure"]
+    repeated = json_of(capsys, "fit", "--config", run / "config.toml", "--out", tmp_path / "again")
+    assert repeated["elbo"] == found["elbo"]
+    assert json_of(capsys, "sample", run, "--num", 3)["num_rows"] == 3
+
+
+OWN = """
+import pyro, pyro.distributions as dist, torch
+import pyro_vae as pv
+
+class Heavy(torch.nn.Module):
+    def __init__(self, num_latents):
+        super().__init__()
+        self.log_scale = torch.nn.Parameter(torch.zeros(num_latents))
+
+    def forward(self):
+        return dist.StudentT(5.0, torch.zeros_like(self.log_scale), self.log_scale.exp()).to_event(1)
+
+def build(data):
+    D = data.num_features
+    guide = pv.guides.MeanFieldNormal(pv.nets.mlp(D, 9, 4))
+    return pv.VAE(Heavy(2), pv.likelihoods.Normal(pv.nets.mlp(2, 9, D)), guide)
+
+def shared_mean():
+    def model(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0).expand([3]).to_event(1), obs=x)
+    def guide(x):
+        pyro.sample("mean", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 0.1))
+    return pv.Program(model, guide)
+"""
+
+
+def test_a_program_of_ones_own_is_fitted_scored_and_resumed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    words = ["fit", "--data", "x.npy", "--epochs", "2", "--program", "own.py:build", "--out", "run"]
+    found = json_of(capsys, *words)
+    own = ["--program", "own.py:build"]
+    again = json_of(capsys, "evaluate", "run", "--split", "valid", "--num-samples", 200, *own)
+    assert again["log_px"] == pytest.approx(found["log_px"], abs=1e-9)
+    assert json_of(capsys, "encode", "run", "x.npy", *own)["num_rows"] == 60
+    assert json_of(capsys, "sample", "run", *own)["num_columns"] == 3
+    assert json_of(capsys, "fit", "--resume", "run", *own)["log_px"] == found["log_px"]
+    for words in (["evaluate", "run"], ["fit", "--resume", "run"], ["fit", "--config", "run/config.toml"]):
+        code, _, err = command(capsys, *words)
+        assert code == 2
+        assert "add --program own.py:build" in err
+
+
+def test_a_program_whose_rows_have_no_weight_is_fitted_and_says_so(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    words = ["fit", "--data", "x.npy", "--epochs", "2", "--program", "own.py:shared_mean", "--out", "run"]
+    code, out, err = command(capsys, *words)
+    assert code == 0, err
+    assert "log p(x) of a row needs every site inside one plate" in out + err
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_counts_and_gaps_need_no_more_than_they_say(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savetxt("counts.csv", rng.poisson(4.0, size=(80, 3)), delimiter=",", header="a,b,c", comments="")
+    code, _, err = command(capsys, "fit", "--data", "counts.csv", "--epochs", "1", "--out", "counts")
+    assert code == 0, err
+    assert "likelihood negative-binomial: counts of 0 to" in err
+    assert json.loads((tmp_path / "counts" / "evaluation.json").read_text())["valid"]["measure"] == (
+        "counting measure on {0, 1, 2, …}^3"
+    )
+    as_reals = json_of(capsys, "fit", "--data", "counts.csv", "--likelihood", "normal", "--epochs", 1, "--out", "reals")
+    assert as_reals["measure"] == "Lebesgue measure on R^3 (original units)"
+    (tmp_path / "gaps.csv").write_text(
+        "a,b\n" + "\n".join(f"{v},{'' if i % 4 else v / 2}" for i, v in enumerate(rng.normal(size=80)))
+    )
+    gaps = json_of(capsys, "fit", "--data", "gaps.csv", "--missing", "mask", "--epochs", 1, "--out", "gaps")
+    assert gaps["measure"].endswith("observed values only")
+    assert json_of(capsys, "encode", "gaps", "gaps.csv")["num_rows"] == 80
+
+
+def test_collapse_is_said_with_what_to_try(capsys, tmp_path):
+    words = ["fit", "--data", "digits", "--latent-dim", "8", "--epochs", "2", "--beta", "50", "--out", tmp_path / "run"]
+    code, out, err = command(capsys, *words)
+    assert code == 0, err
+    assert "8 of 8 latent dimensions carry nothing" in err
+    assert "KL of z" in out
+    vae = pv.load(tmp_path / "run")
+    with pytest.warns(pv.CollapseWarning, match="KL warm-up"):
+        pv.fit(vae, pv.load_data("digits"), epochs=1, beta=50)

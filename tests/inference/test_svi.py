@@ -92,6 +92,8 @@ def test_any_pyro_elbo_can_be_the_loss(tiny_vae, loss):
     vae, x = tiny_vae
     fitted = pv.fit(vae, x, valid=x, epochs=10, learning_rate=0.01, loss=loss)
     assert fitted.history[-1]["valid_elbo"] > fitted.history[0]["valid_elbo"]
+    elbo = pv.log_evidence(vae, x, num_samples=300).elbo.mean().item()
+    assert fitted.history[fitted.best_epoch - 1]["valid_elbo"] == pytest.approx(elbo, abs=0.1)
 
 
 @pytest.mark.parametrize("loss", [RenyiELBO(alpha=0.0, num_particles=2), JitTrace_ELBO(), TraceTailAdaptive_ELBO()])
