@@ -30,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "errors": ["CollapseWarning", "DivergedError", "InputError", "RowsError"],
         "evidence.importance": ["Evidence", "log_evidence"],
         "inference.elbos": ["FreeBits_ELBO", "ImportanceWeighted_ELBO"],
+        "inference.refine": ["Refined", "refine"],
         "inference.svi": ["FitResult", "fit", "pick_device"],
         "models.program": ["Program"],
         "models.vae": ["ConditionalVAE", "VAE"],
