@@ -21,7 +21,8 @@ _MAKERS: dict[str, Callable[..., Any]] = {}
 
 def part(maker: Maker) -> Maker:
     """Mark a class or function as one whose results can be saved and rebuilt from their arguments."""
-    name = f"{maker.__module__.removeprefix('pyro_vae.')}.{maker.__name__}"
+    place = maker.__module__.removeprefix("pyro_vae.")
+    name = f"{'nets' if place.startswith('nets.') else place}.{maker.__name__}"  # a network's file is no one's business
     signature = inspect.signature(maker)
 
     def note(made: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -145,6 +145,11 @@ def load_data(
     if missing not in ("refuse", "mask"):
         raise InputError(f"missing is 'refuse' or 'mask', got {missing!r}")
     tables, levels, description = _read(name, image_shape, root, seed, missing == "mask")
+    values = tables[0].values
+    if values.is_floating_point() and bool((empty := values.isnan().all(0)).any()):
+        raise InputError(
+            f"column {int(empty.nonzero()[0])} (counting from 0) has no value in any training row; leave it out"
+        )
     known = isinstance(name, (str, Path))
     shape = tables[0].image_shape
     if shape and shape[0] * shape[1] != tables[0].values.shape[1]:
@@ -197,6 +202,8 @@ def levels_of(table: Table) -> int | None:
     None where the rows are a table.
     """
     values = known(table.values)
+    if not len(values):
+        return None
     if bool(((values == 0) | (values == 1)).all()):
         return 1
     if values.dtype == torch.uint8 and table.image_shape:
@@ -242,9 +249,6 @@ def _measure_of(
         x = values.double()
         if levels:
             x = x / levels
-        if bool(x.isnan().all(0).any()):
-            column = int(x.isnan().all(0).nonzero()[0])
-            raise InputError(f"column {column} (counting from 0) has no value in any training row; leave it out")
         mean = x.nanmean(0)
         deviation = (x - mean).square().nanmean(0).sqrt()
         shift = tuple(mean.tolist())

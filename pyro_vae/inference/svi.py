@@ -61,6 +61,7 @@ def fit(
     finite: the program then holds the last good weights. Warns (`CollapseWarning`) where most latents carry nothing.
 
     >>> import pyro_vae as pv
+    >>> _ = torch.manual_seed(0)
     >>> likelihood, guide = pv.likelihoods.Normal(pv.nets.mlp(1, 3)), pv.guides.MeanFieldNormal(pv.nets.mlp(3, 2))
     >>> vae = pv.VAE(pv.priors.StandardNormal(1), likelihood, guide)
     >>> fitted = pv.fit(vae, torch.randn(200, 3), epochs=3, learning_rate=0.01)

@@ -36,7 +36,7 @@ def test_one_step_equals_pyros_own_svi(tiny_vae):
     """Same seed, same rows in the same order: the loss of `SVI.step`, divided by the rows, and the same gradient
     step."""
     vae, x = tiny_vae
-    vae.start_at(x.mean(0))
+    vae.start_at(x.mean(0), x)
     stock = copy.deepcopy(vae)
     fitted = pv.fit(vae, x, epochs=1, batch_size=60, learning_rate=1e-3, schedule="constant", seed=3)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(Settings(seed=3).stream(0)))
@@ -164,7 +164,7 @@ def test_patience_starts_after_the_warm_up():
 
 def test_frozen_parts_stay_as_they_are(tiny_vae):
     vae, x = tiny_vae
-    vae.start_at(x.mean(0))
+    vae.start_at(x.mean(0), x)
     vae.likelihood.requires_grad_(False)
     start = copy.deepcopy(vae.state_dict())
     pv.fit(vae, x, epochs=2)
