@@ -187,7 +187,7 @@ def _report(folder: Path, program: Any, data: Any, fitted: Any, quiet: bool) -> 
     from pyro_vae.cli.evaluate import score_split
     from pyro_vae.cli.tables import print_kl_apart, print_record
     from pyro_vae.errors import RowsError
-    from pyro_vae.show.figures import write_figures
+    from pyro_vae.show.figures import why_no_manifold, write_figures
 
     if hasattr(program, "to"):
         program.to("cpu")
@@ -208,5 +208,7 @@ def _report(folder: Path, program: Any, data: Any, fitted: Any, quiet: bool) -> 
         click.echo(f"\nWritten to {folder}/")
         click.echo("  config.toml  model.safetensors  metrics.jsonl  evaluation.json  checkpoint/")
         click.echo(f"  figures/     {'  '.join(path.name for path in figures)}")
+        if missing := why_no_manifold(program, data):
+            click.echo(f"  {missing}")
         click.echo(f"\nNext: pyro-vae evaluate {folder} scores the test rows, once all choices are made.")
     return record

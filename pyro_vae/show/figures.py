@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.distributions import ComposeTransform
 
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
@@ -157,7 +158,10 @@ def manifold(program: Any, data: Dataset) -> Figure | None:
 
 @torch.no_grad()
 def prior_grid(program: Any) -> Tensor | None:
-    """A grid (20, 20, 2) of latents through the prior's inverse CDF, z_2 upwards; None where there is none."""
+    """A grid (20, 20, 2) of latents through the prior's inverse CDF, z_2 upwards; None where there is none.
+
+    A flow prior's grid is that of its base, sent through the flow.
+    """
     if not hasattr(program, "prior") or not hasattr(program, "decode"):
         return None
     with parameters_of(program):
@@ -166,10 +170,24 @@ def prior_grid(program: Any) -> Tensor | None:
         return None
     steps = (torch.arange(GRID) + 0.5) / GRID
     up, across = torch.meshgrid(steps.flip(0), steps, indexing="ij")
+    base, layers = (prior.base_dist, prior.transforms) if hasattr(prior, "transforms") else (prior, [])
     try:
-        return getattr(prior, "base_dist", prior).icdf(torch.stack([across, up], -1))
+        with torch.no_grad(), parameters_of(program):
+            z = getattr(base, "base_dist", base).icdf(torch.stack([across, up], -1))
+            return ComposeTransform(layers)(z)
     except NotImplementedError:
         return None
+
+
+def why_no_manifold(program: Any, data: Dataset) -> str:
+    """Why pictures with two latents get no manifold; empty where they do, or where nobody expects one."""
+    prior = getattr(program, "prior", None)
+    if data.image_shape is None or prior is None or prior_grid(program) is not None:
+        return ""
+    with torch.no_grad(), parameters_of(program):
+        if prior().event_shape != (2,):
+            return ""
+    return f"no manifold figure: a {type(prior).__name__} has no inverse CDF that would spread a grid evenly over it"
 
 
 def one_of_each(labels: Tensor | None, num_rows: int, most: int = 10) -> Tensor:

@@ -485,7 +485,19 @@ def test_counts_and_gaps_need_no_more_than_they_say(capsys, tmp_path, monkeypatc
 
 
 def test_collapse_is_said_with_what_to_try(capsys, tmp_path):
-    words = ["fit", "--data", "digits", "--latent-dim", "8", "--epochs", "2", "--beta", "1000", "--out", tmp_path / "run"]
+    words = [
+        "fit",
+        "--data",
+        "digits",
+        "--latent-dim",
+        "8",
+        "--epochs",
+        "2",
+        "--beta",
+        "1000",
+        "--out",
+        tmp_path / "run",
+    ]
     code, out, err = command(capsys, *words)
     assert code == 0, err
     assert "8 of 8 latent dimensions carry nothing" in err

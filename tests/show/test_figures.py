@@ -45,6 +45,24 @@ def test_the_grid_is_even_in_prior_probability_and_upright():
     assert figures.prior_grid(pv.VAE(pv.priors.StandardNormal(3), None, None)) is None
 
 
+def test_a_grid_goes_through_a_flow_and_a_mixture_says_that_it_has_none():
+    flow = pv.VAE(pv.priors.FlowPrior(2, layers=2, hidden=4), None, None)
+    with torch.no_grad():
+        for parameter in flow.prior.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    grid = figures.prior_grid(flow)
+    plain = figures.prior_grid(pv.VAE(pv.priors.StandardNormal(2), None, None))
+    back = torch.distributions.ComposeTransform(flow.prior.flow()).inv(grid)
+    torch.testing.assert_close(back, plain, atol=1e-3, rtol=0)
+    data = pv.load_data("digits")
+    mixture = pv.VAE(pv.priors.MixtureOfNormals(2, 3), None, None)
+    assert figures.why_no_manifold(mixture, data).startswith(
+        "no manifold figure: a MixtureOfNormals has no inverse CDF"
+    )
+    assert figures.why_no_manifold(flow, data) == ""
+    assert figures.why_no_manifold(mixture, pv.load_data("two-moons")) == ""
+
+
 def test_pictures_lie_where_their_numbers_say():
     axes = Figure().subplots()
     rows = np.arange(5)[:, None] / 4 * np.ones((5, 6))
