@@ -485,23 +485,11 @@ def test_counts_and_gaps_need_no_more_than_they_say(capsys, tmp_path, monkeypatc
 
 
 def test_collapse_is_said_with_what_to_try(capsys, tmp_path):
-    words = [
-        "fit",
-        "--data",
-        "digits",
-        "--latent-dim",
-        "8",
-        "--epochs",
-        "2",
-        "--beta",
-        "1000",
-        "--out",
-        tmp_path / "run",
-    ]
-    code, out, err = command(capsys, *words)
+    words = ["fit", "--data", "digits", "--latent-dim", "8", "--beta", "1000", "--epochs", "8", "--batch-size", "20"]
+    code, out, err = command(capsys, *words, "--out", tmp_path / "run")
     assert code == 0, err
     assert "8 of 8 latent dimensions carry nothing" in err
     assert "KL of z" in out
     vae = pv.load(tmp_path / "run")
     with pytest.warns(pv.CollapseWarning, match="KL warm-up"):
-        pv.fit(vae, pv.load_data("digits"), epochs=2, beta=1000)
+        pv.fit(vae, pv.load_data("digits"), epochs=3, batch_size=20, learning_rate=1e-3, beta=1000)
