@@ -156,7 +156,9 @@ class VampPrior(nn.Module):
         return Mixture(dist.Categorical(logits=self.pseudo.new_zeros(len(self.pseudo))), components)
 
     def start_at(self, rows: Tensor) -> None:
-        """Let the pseudo-inputs be these rows (n, D), repeated where there are too few."""
+        """Let the pseudo-inputs be these rows (n, D), repeated where there are too few; frozen ones stay."""
+        if not self.pseudo.requires_grad:
+            return
         with torch.no_grad():
             self.pseudo.copy_(rows[torch.arange(len(self.pseudo)) % len(rows)])
 

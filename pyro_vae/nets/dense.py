@@ -115,8 +115,9 @@ class Offset(nn.Module):
 
 
 def start_output_at(net: nn.Module, values: Tensor) -> None:
-    """Set the bias of the network's last layer, where it has one of that size."""
+    """Set the bias of the network's last layer, where it has one of that size and it is not frozen."""
     biased = [layer for layer in net.modules() if isinstance(layer, (nn.Linear, Offset))]
-    if biased and biased[-1].bias is not None and biased[-1].bias.shape == values.shape:
+    bias = biased[-1].bias if biased else None
+    if bias is not None and bias.requires_grad and bias.shape == values.shape:
         with torch.no_grad():
-            biased[-1].bias.copy_(values)
+            bias.copy_(values)

@@ -493,3 +493,19 @@ def test_collapse_is_said_with_what_to_try(capsys, tmp_path):
     vae = pv.load(tmp_path / "run")
     with pytest.warns(pv.CollapseWarning, match="KL warm-up"):
         pv.fit(vae, pv.load_data("digits"), epochs=3, batch_size=20, learning_rate=1e-3, beta=1000)
+
+
+def test_help_shows_every_option_of_the_model_under_its_group(capsys):
+    _, out, _ = command(capsys, "fit", "--help")
+    groups, at = {}, ""
+    for line in out.splitlines():
+        if line and not line.startswith(" ") and line.endswith(":"):
+            at = line[:-1]
+        groups.setdefault(at, set()).update(word for word in line.split() if word.startswith("--"))
+    assert groups["Data"] >= {"--data", "--binarize", "--dequantize", "--standardize", "--missing"}
+    assert groups["Model"] >= {
+        "--latent-dim", "--prior", "--components", "--pseudo-inputs", "--likelihood", "--scale", "--guide", "--rank",
+        "--flow-layers", "--network", "--hidden", "--activation",
+    }  # fmt: skip
+    assert groups["Objective"] >= {"--loss", "--num-particles", "--dreg", "--beta", "--kl-warmup", "--free-bits"}
+    assert "--program" in groups["Program"]

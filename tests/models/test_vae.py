@@ -34,6 +34,14 @@ def test_output_bias_starts_at_the_data_mean_once(tiny_vae):
     )
 
 
+def test_frozen_parts_are_not_started_anew(tiny_vae):
+    vae, x = tiny_vae
+    vae.likelihood.requires_grad_(False)
+    before = vae.likelihood.net[-1].bias.clone()
+    pv.fit(vae, x, epochs=1)
+    assert torch.equal(vae.likelihood.net[-1].bias, before)
+
+
 def test_parts_are_plain_arguments(tiny_vae):
     """Swapping a prior changes the model's density of z by exactly the two priors' difference."""
     import pyro.poutine as poutine
