@@ -53,7 +53,7 @@ def evaluate(
     import json
 
     from pyro_vae import pick_device, runs
-    from pyro_vae.cli.build import Run
+    from pyro_vae.cli.run import Run
     from pyro_vae.cli.tables import print_record
 
     opened = Run(run, program)

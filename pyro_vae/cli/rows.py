@@ -37,7 +37,7 @@ def sample(run: Path, program: str | None, num: int, seed: int, out: Path | None
 
     For pictures these are drawn pixels; the run's own figure shows E[x | z], without their noise.
     """
-    from pyro_vae.cli.build import Run
+    from pyro_vae.cli.run import Run
     from pyro_vae.models.program import sample as sampled
 
     opened = Run(run, program)
@@ -59,7 +59,7 @@ def reconstruct(
 
     DATA is a file, whose rows keep their order, or a named data set; without it, the run's own.
     """
-    from pyro_vae.cli.build import Run
+    from pyro_vae.cli.run import Run
     from pyro_vae.models.program import reconstruct as reconstructed
 
     opened = Run(run, program)
@@ -83,7 +83,7 @@ def encode(
 
     DATA is a file, whose rows keep their order, or a named data set; without it, the run's own.
     """
-    from pyro_vae.cli.build import Run
+    from pyro_vae.cli.run import Run
     from pyro_vae.models.program import encode as encoded
 
     opened = Run(run, program)
@@ -96,7 +96,7 @@ def encode(
 def _write(
     opened: Any, path: Path, rows: Any, names: list[str], as_json: bool, index: Any = None, labels: Any = None
 ) -> None:
-    from pyro_vae.cli.build import write_rows
+    from pyro_vae.cli.run import write_rows
 
     write_rows(path, rows.cpu(), names, index, labels)
     if as_json:
