@@ -181,10 +181,6 @@ class MixtureGuide(nn.Module):
 
     def __init__(self, net: nn.Module, num_latents: int, num_components: int = 4) -> None:
         super().__init__()
-        if num_latents < 2:
-            raise InputError(
-                "a mixture guide needs two latents or more; with one take FlowGuide, whose spline can bend"
-            )
         if num_components < 2:
             raise InputError(f"a mixture guide needs two components or more, got {num_components}")
         self.net, self.num_latents, self.num_components = net, num_latents, num_components

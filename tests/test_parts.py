@@ -292,6 +292,25 @@ def test_every_pair_of_parts_trains_scores_saves_and_loads(prior, likelihood, gu
     assert recipes.describe(loaded) == recipes.describe(vae)
 
 
+ONE_LATENT = {
+    "full-rank": lambda net: guides.FullRankNormal(net(guides.FullRankNormal.outputs(1)), 1),
+    "low-rank": lambda net: guides.LowRankNormal(net(guides.LowRankNormal.outputs(1, 1)), 1, rank=1),
+    "flow": lambda net: guides.FlowGuide(net(guides.FlowGuide.outputs(1)), 1),
+    "autoregressive": lambda net: guides.FlowGuide(net(guides.FlowGuide.outputs(1)), 1, kind="autoregressive"),
+    "mixture": lambda net: guides.MixtureGuide(net(guides.MixtureGuide.outputs(1)), 1),
+}
+
+
+@pytest.mark.parametrize("name", ONE_LATENT)
+@pytest.mark.parametrize("prior", [priors.FlowPrior, priors.MixtureOfNormals, priors.StandardNormal])
+def test_one_latent_is_enough_for_every_guide_and_prior(name, prior):
+    guide = ONE_LATENT[name](lambda outputs: nets.mlp(3, 8, outputs))
+    vae = pv.VAE(prior(1), likelihoods.Normal(nets.mlp(1, 8, 3), scale="learned"), guide)
+    x = torch.randn(60, 1) * torch.tensor([1.0, -1.0, 0.5]) + 0.1 * torch.randn(60, 3)
+    fitted = pv.fit(vae, x, valid=x, epochs=5, batch_size=10, learning_rate=0.01)
+    assert fitted.history[-1]["valid_elbo"] > fitted.history[0]["valid_elbo"]
+
+
 def test_a_guide_for_each_row_learns_the_exact_posteriors():
     """One linear-Gaussian latent: q_i ends at the posterior of row i, so the ELBO is log p(x) row by row."""
     decoder = nets.linear(1, 2)

@@ -1,4 +1,4 @@
-"""From settings to objects: the data set, the likelihood that suits it, the VAE, its objective, a program of one's own."""
+"""From settings to objects: the data set, the likelihood that suits it, the VAE, its objective, a user's program."""
 
 import inspect
 import sys
@@ -196,7 +196,7 @@ def _likelihood(name: str, decoder: Callable[[int], nn.Module], scale: float | s
 
 
 def _guide(settings: dict[str, Any], K: int, net: Callable[[int], nn.Module]) -> nn.Module:
-    rank, C, layers = settings["rank"] or 2, settings["components"] or 4, settings["flow_layers"] or 4
+    rank, C, layers = settings["rank"] or min(2, K), settings["components"] or 4, settings["flow_layers"] or 4
     kinds: dict[str, Callable[[], nn.Module]] = {
         "mean-field": lambda: guides.MeanFieldNormal(net(guides.MeanFieldNormal.outputs(K))),
         "full-rank": lambda: guides.FullRankNormal(net(guides.FullRankNormal.outputs(K)), K),
