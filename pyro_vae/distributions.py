@@ -65,6 +65,7 @@ class Observed(TorchDistribution):
 
     def __init__(self, values: Any, mask: Tensor) -> None:
         self.values, self.seen = values, mask
+        self.relaxed = getattr(values, "relaxed", False)
         super().__init__(values.batch_shape, values.event_shape, validate_args=False)
 
     @property
@@ -195,8 +196,10 @@ class NormalMixture(TorchDistribution):
     has_rsample = True
 
     def __init__(self, loc: Tensor, scale: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
-        self.loc, self.scale, self.logits = loc, scale, logits
-        self.log_weights = logits.log_softmax(-1)
+        rows = torch.broadcast_shapes(loc.shape[:-2], scale.shape[:-2], logits.shape[:-1])
+        loc, scale = (value.expand(rows + loc.shape[-2:]) for value in (loc, scale))
+        self.loc, self.scale, self.logits = loc, scale, logits.expand(rows + logits.shape[-1:])
+        self.log_weights = self.logits.log_softmax(-1)
         super().__init__(loc.shape[:-2], loc.shape[-1:], validate_args=validate_args)
 
     @property

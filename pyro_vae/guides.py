@@ -85,7 +85,7 @@ class FullRankNormal(nn.Module):
 
 @part
 class LowRankNormal(nn.Module):
-    r"""A normal guide with `rank` directions of correlation, $q(z|x) = N(z; \mu, \mathrm{diag}(\sigma^2) + W W^T)$.
+    r"""A normal guide with r directions of correlation, $q(z|x) = N(z; \mu, \mathrm{diag}(\sigma^2) + W W^T / r)$.
 
     `net` maps (N, D) to (N, 2K + K·rank): the means, the raw scales σ, then W (K, rank) by rows.
 
@@ -219,8 +219,10 @@ class PerRowNormal(nn.Module):
         self.raw_scale = nn.Parameter(torch.full((num_rows, num_latents), 0.5413))  # softplus of it is one
 
     def forward(self, x: Rows, rows: Tensor) -> Distribution:
-        if len(rows) and int(rows.max()) >= len(self.loc):
-            raise InputError(f"a guide for {len(self.loc)} rows was asked for row {int(rows.max())}")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.loc):
+            raise InputError(
+                f"a guide for {len(self.loc)} rows was asked for rows {int(rows.min())} to {int(rows.max())}"
+            )
         return dist.Normal(self.loc[rows], positive(self.raw_scale[rows], SCALE_FLOOR)).to_event(1)
 
 
@@ -245,7 +247,9 @@ class SeesMask(nn.Module):
         return getattr(self.guide, "scores_own_draws", False)
 
     def forward(self, x: Rows, mask: Tensor | None = None) -> Distribution:
-        seen = torch.ones_like(x) if mask is None else mask.to(x.dtype)
+        seen = torch.ones_like(x)
+        if mask is not None:
+            seen[..., : mask.shape[-1]] = mask.to(x.dtype)  # what lies beside x, a label, is always observed
         return self.guide(torch.cat([x, seen], -1))
 
 

@@ -408,7 +408,7 @@ def test_wrong_arguments_are_named():
         (lambda: guides.FlowGuide(identity, 2, kind="planar"), "try one of coupling, autoregressive"),
         (lambda: guides.MixtureGuide(identity, 2, num_components=1), "two components or more"),
         (lambda: guides.PerRowNormal(0, 2), "expected rows"),
-        (lambda: guides.PerRowNormal(3, 2)(torch.zeros(1, D), rows=torch.tensor([3])), "asked for row 3"),
+        (lambda: guides.PerRowNormal(3, 2)(torch.zeros(1, D), rows=torch.tensor([3])), "asked for rows 3 to 3"),
     ]:
         with pytest.raises(pv.InputError, match=message):
             make()

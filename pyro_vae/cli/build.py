@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO, TraceMeanField_ELBO
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import kl_divergence
 
 from pyro_vae import guides, likelihoods, nets, priors
@@ -17,7 +17,7 @@ from pyro_vae.data import Dataset, load_data
 from pyro_vae.data.load import are_counts, known
 from pyro_vae.errors import InputError
 from pyro_vae.inference.elbos import FreeBits_ELBO, ImportanceWeighted_ELBO, factorizes
-from pyro_vae.models.rows import seeded
+from pyro_vae.models.rows import Batch, sample_sites, seeded, traces_of
 from pyro_vae.models.vae import VAE
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -107,6 +107,8 @@ def scale_of(settings: dict[str, Any], name: str, data: Dataset) -> float | str 
         if settings["scale"] is not None:
             raise InputError(f"a {name} likelihood has no scale: leave out --scale, or choose --likelihood normal")
         return None
+    if isinstance(settings["scale"], float) and not settings["scale"] > 0:
+        raise InputError(f"scale is a standard deviation and must be positive, got {settings['scale']}")
     return settings["scale"] if settings["scale"] is not None else "learned" if data.image_shape else "network"
 
 
@@ -196,7 +198,10 @@ def _likelihood(name: str, decoder: Callable[[int], nn.Module], scale: float | s
 
 
 def _guide(settings: dict[str, Any], K: int, net: Callable[[int], nn.Module]) -> nn.Module:
-    rank, C, layers = settings["rank"] or min(2, K), settings["components"] or 4, settings["flow_layers"] or 4
+    rank, C, layers = (
+        default if settings[name] is None else settings[name]
+        for name, default in (("rank", min(2, K)), ("components", 4), ("flow_layers", 4))
+    )
     kinds: dict[str, Callable[[], nn.Module]] = {
         "mean-field": lambda: guides.MeanFieldNormal(net(guides.MeanFieldNormal.outputs(K))),
         "full-rank": lambda: guides.FullRankNormal(net(guides.FullRankNormal.outputs(K)), K),
@@ -209,18 +214,27 @@ def _guide(settings: dict[str, Any], K: int, net: Callable[[int], nn.Module]) ->
 
 
 def _prior(settings: dict[str, Any], K: int, guide: nn.Module, num_features: int) -> nn.Module:
+    C, pseudo, layers = (
+        default if settings[name] is None else settings[name]
+        for name, default in (("components", 50), ("pseudo_inputs", 100), ("flow_layers", 4))
+    )
     kinds: dict[str, Callable[[], nn.Module]] = {
         "standard-normal": lambda: priors.StandardNormal(K),
         "normal": lambda: priors.Normal([0.0] * K, 1.0, learned=True),
         "laplace": lambda: priors.Laplace([0.0] * K, 0.5**0.5),
-        "mixture": lambda: priors.MixtureOfNormals(K, settings["components"] or 50),
-        "vamp": lambda: priors.VampPrior(guide, settings["pseudo_inputs"] or 100, num_features),
-        "flow": lambda: priors.FlowPrior(K, settings["flow_layers"] or 4),
+        "mixture": lambda: priors.MixtureOfNormals(K, C),
+        "vamp": lambda: priors.VampPrior(guide, pseudo, num_features),
+        "flow": lambda: priors.FlowPrior(K, layers),
     }
     return kinds[settings["prior"]]()
 
 
-def loss_of(settings: dict[str, Any], program: Any, x: Tensor) -> ELBO | None:
+def few_rows(data: Dataset) -> Batch:
+    """Two training rows with all that belongs to them, for a first look at a program."""
+    return Batch(data.train[:2], torch.arange(2), num_rows=len(data.train), **data.train.extras(slice(2)))
+
+
+def loss_of(settings: dict[str, Any], program: Any, batch: Batch) -> ELBO | None:
     """The objective the settings name; None is `fit`'s own, `Trace_ELBO` with their number of particles."""
     name, free_bits, particles = settings["loss"], settings["free_bits"], settings["num_particles"]
     if settings["dreg"] and name != "iwae":
@@ -228,24 +242,29 @@ def loss_of(settings: dict[str, Any], program: Any, x: Tensor) -> ELBO | None:
     if free_bits is not None:
         if name != "elbo":
             raise InputError(f"--free-bits is an ELBO of its own: leave out --loss {name}")
-        if not isinstance(program, VAE):
-            return FreeBits_ELBO(free_bits, num_particles=particles or 1)
-        prior, q = program.prior(), program.posterior(x)
-        apart = factorizes(prior, q)
-        nats = free_bits if apart else free_bits * prior.event_shape.numel()
+        pairs = _latents(program, batch)
+        apart = all(factorizes(p, q) for p, q in pairs)
+        nats = free_bits if apart else free_bits * max(q.event_shape.numel() for _, q in pairs)
         return FreeBits_ELBO(nats, each="dimension" if apart else "site", num_particles=particles or 1)
     if name == "iwae":
         return ImportanceWeighted_ELBO(8 if particles is None else particles, dreg=settings["dreg"])
     if name == "analytic-elbo":
-        if isinstance(program, VAE):
-            _check_closed_form(program.prior(), program.posterior(x))
+        for p, q in _latents(program, batch):
+            _check_closed_form(p, q)
         return TraceMeanField_ELBO(num_particles=particles or 1)
     return None
 
 
+def _latents(program: Any, batch: Batch) -> list[tuple[Any, Any]]:
+    """Prior and guide of each latent site, as they are on some rows."""
+    with torch.no_grad(), seeded(0):
+        model, guide = (sample_sites(trace) for trace in traces_of(program, batch))
+    return [(model[name]["fn"], site["fn"]) for name, site in guide.items() if name in model]
+
+
 def _check_closed_form(prior: Any, q: Any) -> None:
     try:
-        kl_divergence(q, prior.expand(q.batch_shape))
+        kl_divergence(q, prior)
     except NotImplementedError as error:
         raise InputError(
             "the KL of this guide to this prior has no closed form: leave out --loss analytic-elbo, or take "

@@ -86,14 +86,14 @@ def score_split(
     from pyro_vae import log_evidence
     from pyro_vae.errors import InputError
     from pyro_vae.evidence.record import record
-    from pyro_vae.inference.loop import ACTIVE_VARIANCE
-    from pyro_vae.models.program import encode, named_parameters
+    from pyro_vae.models.program import active_units, named_parameters
+    from pyro_vae.models.rows import seeded
 
     began = time.perf_counter()
     found = log_evidence(program, rows, num_samples=num_samples, iwae=sizes, memory_mib=memory_mib, seed=seed)
     try:
-        means = encode(program, rows[:5000], **rows.extras(slice(5000)))
-        active: int | None = int((means.var(0, correction=0) > ACTIVE_VARIANCE).sum())
+        with seeded(seed):
+            active: int | None = active_units(program, rows[:5000], **rows.extras(slice(5000)))[0]
     except InputError:  # no latent for each row
         active = None
     parameters = sum(parameter.numel() for parameter in named_parameters(program).values())

@@ -19,7 +19,7 @@ def run_fit(
 ) -> dict[str, Any]:
     """Everything that one fit does, from reading the data to the last figure; the record of the validation rows."""
     from pyro_vae import pick_device, runs
-    from pyro_vae.cli.build import build_of, data_of, loss_of, vae_of
+    from pyro_vae.cli.build import build_of, data_of, few_rows, loss_of, vae_of
     from pyro_vae.errors import InputError
     from pyro_vae.inference.settings import Settings
     from pyro_vae.models.rows import seeded
@@ -39,7 +39,7 @@ def run_fit(
     else:
         with seeded(training["seed"]):
             program = build(data)
-    loss = loss_of(objective, program, data.train[:2])
+    loss = loss_of(objective, program, few_rows(data))
     training |= {"loss": loss} if loss is not None else {"num_particles": particles or 1}
     made = [path for path in ((out, *out.parents) if out else (Path("runs"),)) if not path.exists()]
     folder = out or runs.new_run(Path("runs"), Path(data.name).stem)
@@ -48,13 +48,13 @@ def run_fit(
         _same_data(folder, data.fingerprint)
     else:
         runs.write_config(folder, _config(settings, data, own) | runs.recipe_of(program))
-    if not quiet:
-        _introduce(folder, settings, data, program, own)
     try:
+        if not quiet:
+            _introduce(folder, settings, data, program, own)
         fitted = _climb(folder, program, data, training, quiet)
         return _report(folder, program, data, fitted, quiet)
     except InputError:
-        if not resuming:
+        if not resuming and not (folder / runs.WEIGHTS).exists():
             _clear_away(folder, made)
         raise
     except KeyboardInterrupt:
@@ -78,14 +78,14 @@ def _config(settings: dict[str, dict[str, Any]], data: Any, own: str | None) -> 
 
 
 def _introduce(folder: Path, settings: dict[str, dict[str, Any]], data: Any, program: Any, own: str | None) -> None:
-    from pyro_vae.cli.build import choose_likelihood, scale_of
+    from pyro_vae.cli.build import choose_likelihood, few_rows, scale_of
     from pyro_vae.evidence.importance import measure_of
-    from pyro_vae.models.rows import Batch, layout_of
+    from pyro_vae.models.rows import layout_of
 
     rows = f"{len(data.train)} training, {len(data.valid)} validation and {len(data.test)} test rows"
     labels = f", labels from {data.label_name!r}" if data.label_name else ""
     say(f"{data.name}: {rows} of {data.num_features} columns{labels}")
-    measure = measure_of(data.train, layout_of(program, Batch(data.train[:2])))
+    measure = measure_of(data.train, layout_of(program, few_rows(data)))
     if own is None:
         model = settings["model"]
         likelihood, why = choose_likelihood(model["likelihood"], data)

@@ -149,4 +149,5 @@ class Dataset:
         for split in (self.train, self.valid, self.test):
             digest.update(f"{split.name}{tuple(split.shape)}{split.stored.dtype}".encode())
             digest.update(split.stored.contiguous().numpy().tobytes())
+            digest.update(b"" if split.labels is None else split.labels.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

@@ -78,7 +78,7 @@ def _complete(table: Table, path: Path) -> Table:
         name = f"column {table.columns[column] if table.columns else column}"
         raise InputError(
             f"{path}: {int(gaps.sum())} values are missing (NaN), the first in row {row} (counting from 0), {name}; "
-            "say --missing mask (missing='mask') to model the observed values, or remove or fill those rows"
+            "fit with --missing mask (missing='mask') to model the observed values, or remove or fill those rows"
         )
     return table
 

@@ -170,6 +170,8 @@ def _read(
     name: Any, image_shape: tuple[int, int] | None, root: str | Path | None, seed: int, missing: bool
 ) -> tuple[list[Table], int | None, str]:
     if isinstance(name, str) and name in NAMED:
+        if image_shape is not None:
+            raise InputError(f"{name} knows its own shape: leave the image shape out")
         found = NAMED[name]
         return found.read(root, seed), found.levels, found.description
     if isinstance(name, str) and not Path(name).exists() and not Path(name).suffix and "/" not in name:
@@ -207,6 +209,8 @@ def levels_of(table: Table) -> int | None:
     if bool(((values == 0) | (values == 1)).all()):
         return 1
     if values.dtype == torch.uint8 and table.image_shape:
+        return 255
+    if table.image_shape and bool(((values >= 0) & (values <= 255) & (values == values.round())).all()):
         return 255
     in_unit = bool((values.min() >= 0) & (values.max() <= 1))
     return 1 if table.image_shape and in_unit else None
@@ -252,5 +256,6 @@ def _measure_of(
         mean = x.nanmean(0)
         deviation = (x - mean).square().nanmean(0).sqrt()
         shift = tuple(mean.tolist())
-        scale = tuple(torch.where(deviation > 0, deviation, torch.ones_like(deviation)).tolist())
+        varies = deviation > 1e-12 * x.abs().nan_to_num(nan=0.0).amax(0)  # a constant column deviates by rounding
+        scale = tuple(torch.where(varies, deviation, torch.ones_like(deviation)).tolist())
     return Measure(levels, binarize, dequantize, shift, scale).check()  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,7 @@ def log_evidence(
     *,
     iwae: Iterable[int] = (),
     rows: Tensor | None = None,
+    labels: Tensor | None = None,
     memory_mib: float = 256,
     seed: int | None = 0,
 ) -> Evidence:
@@ -90,7 +91,7 @@ def log_evidence(
     (arXiv:1509.00519). Weights come from traces, (S, N), for any program whose sites share one plate over rows. `data`
     is a tensor (N, D), a split, or a data set (its test split). Work goes in chunks of rows and draws under
     `memory_mib`, so memory is flat in S and N; `iwae` asks for the bound at further numbers of
-    draws. `rows` (N,) are the rows' places in the training set, for programs that ask for them.
+    draws. `rows` (N,) are the rows' places in the training set and `labels` (N,) their labels, for programs that ask.
 
     Raises `RowsError` where a row has no weight of its own (a global latent), `InputError` for rows the likelihood
     cannot give.
@@ -108,6 +109,8 @@ def log_evidence(
     if not memory_mib > 0:
         raise InputError(f"memory_mib must be positive, got {memory_mib}")
     split = as_split(data, "test")
+    if labels is not None:
+        split = replace(split, labels=labels)
     if rows is None and split.name == "train":
         rows = torch.arange(len(split))
     sizes = sorted({k for k in iwae if 1 <= k < num_samples})
@@ -128,7 +131,8 @@ def measure_of(split: Split, layout: Layout) -> str:
         return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
     if split.measure.binarize == "none" and not split.measure.given and layout.support is not None:
         values = _whole_values(getattr(layout.support, "base_constraint", layout.support))
-        return f"counting measure on {{{values}}}^{split.shape[1]}" if values else split.measure_name
+        seen = "" if split.mask is None else ", observed values only"
+        return f"counting measure on {{{values}}}^{split.shape[1]}{seen}" if values else split.measure_name
     return split.measure_name
 
 

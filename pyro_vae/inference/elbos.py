@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.errors import InputError, RowsError
-from pyro_vae.inference.weights import GivenValues
 from pyro_vae.models.rows import sample_sites
 
 PARTICLES = "num_particles_vectorized"  # what Pyro calls the plate over particles
@@ -93,8 +92,10 @@ class ImportanceWeighted_ELBO(_OneLoss):
         if not self.dreg:
             return loss
         shares = torch.exp(log_weights - bounds - math.log(self.num_particles)).detach()
-        for (_, guide), share in zip(traces, shares, strict=True):
-            guide.path_shares["share"] = share  # type: ignore[attr-defined]
+        for (_, guide), (_, row_scale), share in zip(traces, weighed, shares, strict=True):
+            for name, site in sample_sites(guide).items():
+                exponent = site["scale"] / row_scale  # β: q's score counts β times, so only so much of it moves
+                guide.path_shares[name] = 1 - exponent + exponent * share  # type: ignore[attr-defined]
         surrogate = -(weighed[0][1] * (shares * log_weights).sum(together, keepdim=True)).sum()
         return surrogate + (loss - surrogate).detach()
 
@@ -179,23 +180,25 @@ def _doubly_reparameterized(nesting: Any, model: Any, guide: Any, args: Any, kwa
             )
         copies[name] = site["value"].clone()
         if copies[name].requires_grad:
-            copies[name].register_hook(_scaled_by(shares, site["fn"].event_dim))
+            copies[name].register_hook(_scaled_by(shares, name, site["fn"].event_dim))
     again = drawn.copy()
     for name, value in copies.items():
         again.nodes[name] = again.nodes[name] | {"value": value}
     model_trace = poutine.trace(poutine.replay(model, trace=again)).get_trace(*args, **kwargs)
-    with _frozen(drawn):
-        guide_trace = poutine.trace(GivenValues(copies)(guide)).get_trace(*args, **kwargs)
-    model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+    with _frozen(drawn):  # flows run their networks when they are scored, so that is done in here too
+        guide_trace = prune_subsample_sites(
+            poutine.trace(poutine.replay(guide, trace=again)).get_trace(*args, **kwargs)
+        )
+        guide_trace.compute_log_prob()
+    model_trace = prune_subsample_sites(model_trace)
     model_trace.compute_log_prob()
-    guide_trace.compute_log_prob()
     guide_trace.path_shares = shares  # type: ignore[attr-defined]
     return model_trace, guide_trace
 
 
-def _scaled_by(shares: dict[str, Tensor], event_dim: int) -> Any:
+def _scaled_by(shares: dict[str, Tensor], name: str, event_dim: int) -> Any:
     def scaled(gradient: Tensor) -> Tensor:
-        share = shares["share"]
+        share = shares[name]
         return gradient * share.reshape(share.shape + (1,) * event_dim)
 
     return scaled

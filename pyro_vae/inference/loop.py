@@ -25,7 +25,7 @@ from pyro_vae.inference.optim import OneOptimizer
 from pyro_vae.inference.progress import Progress, Style
 from pyro_vae.inference.settings import Settings
 from pyro_vae.inference.weights import Weigher
-from pyro_vae.models.program import encode, load_state, named_parameters, state_of
+from pyro_vae.models.program import ACTIVE_VARIANCE, active_units, load_state, named_parameters, state_of
 from pyro_vae.models.rows import Batch, caller, evaluating, layout_of, require_mask, seeded, traces_of
 from pyro_vae.runs import read_tensors, write_tensors
 
@@ -34,7 +34,6 @@ VALID_DRAWS = 2000
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 START_ROWS = 1000
 ABOUT_LOSS = ("num_particles", "dreg", "free_bits", "each")
-ACTIVE_VARIANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -283,11 +282,10 @@ class Loop:
         """How many latents the guide uses: their posterior means vary over rows (arXiv:1509.00519)."""
         batch = self._held_out(0, VALID_ROWS_AT_ONCE)
         try:
-            means = encode(self.program, batch.x, **batch.extras)
+            active, self.num_units = active_units(self.program, batch.x, **batch.extras)
         except InputError:  # no latent for each row, or latents that take discrete values
             return None
-        self.num_units = means.shape[1]
-        return int((means.var(0, correction=0) > ACTIVE_VARIANCE).sum())
+        return active
 
     def _batch(self, x: Tensor, index: Tensor) -> Batch:
         extras = {name: value.to(self.place.device) for name, value in self.train.extras(index).items()}

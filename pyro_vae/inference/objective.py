@@ -103,7 +103,7 @@ class Terms:
         p, q, value = model["fn"], guide["fn"], guide["value"]
         if not factorizes(p, q) or guide["mask"] is not None or model["mask"] is not None:
             return self._sum(guide, batch) - self._sum(model, batch)
-        each = (q.base_dist.log_prob(value) - p.base_dist.log_prob(value)).flatten(0, -2).sum(0)
+        each = (q.base_dist.log_prob(value) - p.base_dist.log_prob(value)).reshape(-1, value.shape[-1]).sum(0)
         return each * (batch / self.num_rows) if self.layout.row_frame(guide) is None else each
 
     def apart_means(self) -> dict[str, float | list[float]] | None:

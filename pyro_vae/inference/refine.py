@@ -136,11 +136,13 @@ def refine(
             "steps, num_particles and batch_size must be one or more and learning_rate positive, got "
             f"{steps}, {num_particles}, {batch_size} and {learning_rate}"
         )
-    x = as_split(x, "given").x
-    given = {name: v for name, v in {"rows": rows, "labels": labels, "mask": mask}.items() if v is not None}
+    split = as_split(x, "test")
+    asked = {name: v for name, v in {"rows": rows, "labels": labels, "mask": mask}.items() if v is not None}
+    given = split.extras(slice(None)) | asked
+    x = split.x
     if wrong := [f"{len(value)} {name}" for name, value in given.items() if len(value) != len(x)]:
         raise InputError(f"expected one for each of the {len(x)} rows of x, got {', '.join(wrong)}")
-    require_mask(program, mask)
+    require_mask(program, given.get("mask"))
     with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
         place = place_of(program, like=x)
         whole = Batch(x.to(place), num_rows=len(x), **{name: value.to(place.device) for name, value in given.items()})

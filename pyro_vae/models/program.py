@@ -18,6 +18,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.models.rows import Batch, Layout, caller, evaluating, layout_of, layout_of_model, sample_sites, seeded
 from pyro_vae.shapes import RowLatents, Rows
 
+ACTIVE_VARIANCE = 0.01
 STORED = "pyro.param/"  # the prefix, in a saved state, of parameters that live in a param store and in no module
 
 
@@ -207,10 +208,12 @@ class _SetToMean(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["type"] != "sample" or msg["is_observed"] or msg["done"] or site_is_subsample(msg):
             return
-        msg["value"], msg["done"] = _mean_of(msg["fn"]), True
+        msg["value"], msg["done"] = mean_of(msg["fn"]), True
 
 
-def _mean_of(fn: Any, draws: int = 64) -> Tensor:
+def mean_of(fn: Any, draws: int = 64) -> Tensor:
+    """The mean of a site's distribution; from draws where it has none in closed form, the mode of categories."""
+    fn = getattr(fn, "values", fn)  # of all values, where some were not observed
     try:
         mean = fn.mean
     except NotImplementedError:
@@ -233,11 +236,23 @@ def encode(program: Any, x: Rows, **extras: Any) -> RowLatents:
 
 
 @torch.no_grad()
+def active_units(program: Any, x: Rows, **extras: Any) -> tuple[int, int]:
+    """How many latents the guide uses, their posterior means varying over rows by more than 0.01, and of how many.
+
+    Burda et al. (arXiv:1509.00519). The variance is the covariance of two estimates of the means, so that means from
+    draws (a flow's) do not look as if they varied.
+    """
+    first, second = encode(program, x, **extras), encode(program, x, **extras)
+    variance = ((first - first.mean(0)) * (second - second.mean(0))).mean(0)
+    return int((variance > ACTIVE_VARIANCE).sum()), first.shape[1]
+
+
+@torch.no_grad()
 def reconstruct(program: Any, x: Rows, **extras: Any) -> Rows:
     """E[x | z] with every latent at its posterior mean under the guide, (N, D)."""
     layout, _, model = _at_posterior_means(program, x, extras)
     return _side_by_side(
-        layout, [site for site in model.values() if site["is_observed"]], lambda site: _mean_of(site["fn"])
+        layout, [site for site in model.values() if site["is_observed"]], lambda site: mean_of(site["fn"])
     )
 
 
@@ -282,7 +297,7 @@ def sample_means(program: Any, n: int, *, num_features: int | None = None, seed:
     """E[x | z] for n draws of the latents from the model, (n, D): what the model means, without the pixels' noise."""
     width = num_features or getattr(program, "num_features", None) or 1
     placeholder = place_of(program).new_zeros(n, width)
-    return _drawn(program, Batch(placeholder), seed, lambda site: _mean_of(site["fn"]))
+    return _drawn(program, Batch(placeholder), seed, lambda site: mean_of(site["fn"]))
 
 
 def _drawn(program: Any, batch: Batch, seed: int | None, value: Callable[[Any], Tensor]) -> Tensor:

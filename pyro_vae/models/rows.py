@@ -66,7 +66,7 @@ def caller(function: Callable[..., Any]) -> Callable[[Tensor, dict[str, Any]], A
             raise InputError(
                 f"{getattr(function, '__qualname__', function)} asks for {', '.join(missing)}, which these rows do not "
                 "have; a program may ask for rows (only training rows have a place in the training set; for a tensor "
-                "give rows=…), labels and num_rows"
+                "give rows=…), labels, mask and num_rows"
             )
         return function(x, **{key: extras[key] for key in names & extras.keys()})
 

@@ -1,5 +1,6 @@
 """The variational autoencoder: p(z) p_θ(x|z) and q_φ(z|x), written once."""
 
+import math
 from typing import Any
 
 import pyro
@@ -7,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_vae.data import Split
+from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
 from pyro_vae.flows import beside
-from pyro_vae.models.program import Program, parameters_of, place_of, sample, show_parameters
+from pyro_vae.models.program import Program, mean_of, parameters_of, place_of, sample, show_parameters
 from pyro_vae.models.rows import caller, evaluating, seeded
 from pyro_vae.recipes import part
 from pyro_vae.shapes import Latents, Rows
@@ -47,7 +50,14 @@ class VAE(Program):
         show_parameters(self.likelihood, "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(z) if mask is None else self.likelihood.masked(z, mask), obs=x)
+            pyro.sample("x", self._of_x(z, mask), obs=x)
+
+    def _of_x(self, z: Latents, mask: Tensor | None) -> Any:
+        """p(x | z), or that of the observed values."""
+        if mask is None:
+            return self.likelihood(z)
+        masked = getattr(self.likelihood, "masked", None)
+        return Observed(self.likelihood(z), mask.bool()) if masked is None else masked(z, mask)
 
     def guide(self, x: Rows, **extras: Any) -> None:
         show_parameters(self.posterior, "posterior")
@@ -60,15 +70,18 @@ class VAE(Program):
     def decode(self, z: Latents) -> Tensor:
         """E[x | z], (..., K) → (..., D)."""
         with parameters_of(self):
-            return self.likelihood(z.to(place_of(self, like=z))).mean
+            return mean_of(self.likelihood(z.to(place_of(self, like=z))))
 
     @torch.no_grad()
-    def impute(self, x: Rows, num_samples: int = 100, seed: int | None = 0) -> Rows:
-        r"""x (N, D) with each NaN replaced by its mean given what was observed in the row.
+    def impute(self, x: Tensor | Split, num_samples: int = 100, seed: int | None = 0) -> Rows:
+        r"""x (N, D), a tensor or a split, each missing value replaced by its mean given what was observed in the row.
 
         $E[x_m | x_o] \approx \sum_s \bar w_s E[x_m | z_s]$ with draws $z_s \sim q(z | x_o)$ and self-normalized weights
         $w_s = p(z_s) p(x_o | z_s) / q(z_s | x_o)$ (Mattei & Frellsen, arXiv:1812.02633). In the units of x.
+        Raises `InputError` for categories, which have no mean.
         """
+        if isinstance(x, Split):
+            x = x.x if x.mask is None else torch.where(x.mask, x.x, math.nan)
         x = x.to(place_of(self, like=x))
         mask = ~x.isnan()
         filled = x.nan_to_num(nan=0.0)
@@ -78,8 +91,10 @@ class VAE(Program):
                 rows, seen = filled[start : start + IMPUTED_AT_ONCE], mask[start : start + IMPUTED_AT_ONCE]
                 q = caller(self.posterior)(rows, {"mask": seen})
                 z = q.sample((num_samples,))
-                log_weights = self.prior().log_prob(z) - q.log_prob(z) + self.likelihood.masked(z, seen).log_prob(rows)
+                log_weights = self.prior().log_prob(z) - q.log_prob(z) + self._of_x(z, seen).log_prob(rows)
                 means = (log_weights.softmax(0).unsqueeze(-1) * self.likelihood(z).mean).sum(0)
+                if means.isnan().any():
+                    raise InputError("this likelihood has no mean to impute with")
                 blocks.append(torch.where(seen, rows, means))
         return torch.cat(blocks)
 
@@ -128,12 +143,21 @@ class ConditionalVAE(VAE):
         y = self._indicator(torch.arange(len(x), device=x.device) % self.num_labels if labels is None else labels, x)
         with pyro.plate("data", len(x)):
             z = beside(pyro.sample("z", self.prior()), y)
-            pyro.sample("x", self.likelihood(z) if mask is None else self.likelihood.masked(z, mask), obs=x)
+            pyro.sample("x", self._of_x(z, mask), obs=x)
 
-    def guide(self, x: Rows, labels: Tensor, **extras: Any) -> None:  # type: ignore[override]
+    def guide(self, x: Rows, labels: Tensor | None = None, **extras: Any) -> None:
+        if labels is None:
+            raise InputError("a conditional VAE asks for labels, which these rows do not have: give labels=…")
         show_parameters(self.posterior, "posterior")
         with pyro.plate("data", len(x)):
             pyro.sample("z", caller(self.posterior)(beside(x, self._indicator(labels, x)), extras))
+
+    guide.passes_extras = True  # type: ignore[attr-defined]
+
+    def start_at(self, mean: Tensor, rows: Tensor) -> None:
+        """As a VAE's; a prior that starts at rows gets labels beside them, each in turn."""
+        turns = torch.arange(len(rows), device=rows.device) % self.num_labels
+        VAE.start_at(self, mean, beside(rows, self._indicator(turns, rows)))
 
     def _indicator(self, labels: Tensor, like: Tensor) -> Tensor:
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_labels:
@@ -151,7 +175,7 @@ class ConditionalVAE(VAE):
         """n new rows with these labels (n,), or with each label in turn, (n, D)."""
         return sample(self, n, seed=seed, labels=labels)
 
-    def impute(self, x: Rows, num_samples: int = 100, seed: int | None = 0) -> Rows:
+    def impute(self, x: Tensor | Split, num_samples: int = 100, seed: int | None = 0) -> Rows:
         raise InputError(
             "impute is not there for a conditional VAE: leave the labels out of the model, or fill x first"
         )

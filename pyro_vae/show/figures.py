@@ -1,5 +1,6 @@
 """The figures every fit writes, from a program and its data to PNG files."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,8 @@ def prior_grid(program: Any) -> Tensor | None:
 
     A flow prior's grid is that of its base, sent through the flow.
     """
-    if not hasattr(program, "prior") or not hasattr(program, "decode"):
+    decode = getattr(program, "decode", None)
+    if not hasattr(program, "prior") or decode is None or len(inspect.signature(decode).parameters) > 1:
         return None
     with parameters_of(program):
         prior = program.prior()
@@ -184,6 +186,8 @@ def why_no_manifold(program: Any, data: Dataset) -> str:
     prior = getattr(program, "prior", None)
     if data.image_shape is None or prior is None or prior_grid(program) is not None:
         return ""
+    if len(inspect.signature(program.decode).parameters) > 1:
+        return "no manifold figure: this program's decoder needs more than z"
     with torch.no_grad(), parameters_of(program):
         if prior().event_shape != (2,):
             return ""

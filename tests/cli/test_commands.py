@@ -182,7 +182,7 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
         (["fit", "--data", "empty.csv"], "the file is empty"),
         (
             ["fit", "--data", "nan.npy"],
-            "120 values are missing (NaN), the first in row 0 (counting from 0), column 0; say --missing mask",
+            "120 values are missing (NaN), the first in row 0 (counting from 0), column 0; fit with --missing mask",
         ),
         (["fit", "--data", "minst"], "no data set or file called 'minst'; try one of mnist-5k"),
         (
@@ -195,6 +195,9 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
         (["fit", "--data", "reals.npy", "--binarize", "fixed"], "needs values in [0, 1]"),
         (["fit", "--data", "nan.npy", "--missing", "mask"], "has no value in any training row"),
         (["fit", "--rank", "2"], "--rank belongs to --guide low-rank"),
+        (["fit", "--prior", "mixture", "--components", "0"], "at least one component"),
+        (["fit", "--data", "reals.npy", "--scale", "0"], "must be positive"),
+        (["fit", "--data", "digits", "--image-shape", "4x16"], "digits knows its own shape"),
         (["fit", "--components", "2"], "--components belongs to --prior mixture or --guide mixture"),
         (["fit", "--network", "linear", "--hidden", "9"], "--hidden belongs to --network mlp or"),
         (["fit", "--scale", "big"], "neither a number nor one of learned, per-feature, network"),
@@ -424,6 +427,11 @@ def build(data):
     guide = pv.guides.MeanFieldNormal(pv.nets.mlp(D, 9, 4))
     return pv.VAE(Heavy(2), pv.likelihoods.Normal(pv.nets.mlp(2, 9, D)), guide)
 
+def labelled(data):
+    D = data.num_features
+    guide = pv.guides.MeanFieldNormal(pv.nets.mlp(D + 10, 9, 4))
+    return pv.ConditionalVAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(12, 9, D)), guide, 10)
+
 def shared_mean():
     def model(x):
         mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
@@ -451,6 +459,24 @@ def test_a_program_of_ones_own_is_fitted_scored_and_resumed(capsys, tmp_path, mo
         code, _, err = command(capsys, *words)
         assert code == 2
         assert "add --program own.py:build" in err
+
+
+def test_a_conditional_program_is_fitted_from_the_command_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    words = ["fit", "--data", "digits", "--program", "own.py:labelled", "--epochs", "2", "--free-bits", "0.1"]
+    code, out, err = command(capsys, *words, "--out", "run")
+    assert code == 0, err
+    assert "no manifold figure: this program's decoder needs more than z" in out
+    assert json_of(capsys, "evaluate", "run", "--num-samples", 5)["num_data"] == 180
+
+
+def test_categories_with_gaps_are_fitted(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.save("c.npy", np.where(rng.random((80, 3)) < 0.9, rng.integers(0, 3, (80, 3)), np.nan))
+    words = ["fit", "--data", "c.npy", "--likelihood", "categorical", "--missing", "mask", "--epochs", 1]
+    assert json_of(capsys, *words, "--out", "run")["measure"] == "counting measure on {0, …, 2}^3, observed values only"
 
 
 def test_a_program_whose_rows_have_no_weight_is_fitted_and_says_so(capsys, tmp_path, monkeypatch):

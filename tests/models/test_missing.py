@@ -145,3 +145,73 @@ def test_labels_a_conditional_vae_cannot_take_are_named():
     ]:
         with pytest.raises(pv.InputError, match=message):
             make()
+
+
+def test_a_conditional_vae_hands_the_mask_to_its_guide_and_needs_it_on_no_split(tmp_path):
+    x, _ = rows_with_gaps(200)
+    labels = torch.arange(200) % 2
+    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(2 * (3 + 2), 8, 2)))
+    vae = pv.ConditionalVAE(pv.priors.StandardNormal(1), pv.likelihoods.Normal(pv.nets.mlp(3, 8, 3)), guide, 2)
+    train = Split("train", x[:150], Measure(), labels[:150])
+    whole = Split("valid", x[150:].nan_to_num(), Measure(), labels[150:])  # no gaps here
+    fitted = pv.fit(vae, train, valid=whole, epochs=3)
+    assert fitted.history[-1]["valid_elbo"] > fitted.history[0]["valid_elbo"]
+    seen = vae.encode(torch.zeros(1, 3), labels=labels[:1], mask=torch.tensor([[True, True, True]]))
+    unseen = vae.encode(torch.zeros(1, 3), labels=labels[:1], mask=torch.tensor([[False, True, True]]))
+    assert seen != unseen
+    assert pv.log_evidence(vae, whole.x, num_samples=5, labels=labels[150:]).log_px.shape == (50,)
+
+
+def test_refine_and_impute_take_a_splits_mask():
+    x, mask = rows_with_gaps()
+    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 2)))
+    split, vae = Split("valid", x, Measure()), linear_vae(guide)
+    assert torch.equal(vae.impute(split), vae.impute(x))
+    refined = pv.refine(vae, split, steps=150)
+    found = pv.log_evidence(refined, split, num_samples=500, rows=torch.arange(len(x)))
+    exact = torch.tensor([conditional(*pair)[0] for pair in zip(x, mask, strict=True)])
+    assert (exact - found.elbo).abs().max() < 0.05
+
+
+def test_a_likelihood_of_ones_own_is_masked_too():
+    class Own(nn.Module):
+        def forward(self, z):
+            return dist.Normal(z @ W.T, NOISE).to_event(1)
+
+    x, _ = rows_with_gaps()
+    split = Split("valid", x, Measure())
+    ours = pv.log_evidence(linear_vae(), split, num_samples=50).log_px
+    vae = pv.VAE(pv.priors.StandardNormal(1), Own(), Wide())
+    torch.testing.assert_close(pv.log_evidence(vae, split, num_samples=50).log_px, ours)
+
+
+def test_a_relaxed_likelihood_says_so_under_a_mask_and_counts_name_their_gaps():
+    x = torch.where(torch.rand(30, 4) < 0.8, torch.randint(0, 2, (30, 4)).float(), float("nan"))
+    guide = pv.guides.MeanFieldNormal(pv.nets.mlp(4, 2))
+    for likelihood, measure in [
+        (pv.likelihoods.Bernoulli(pv.nets.mlp(1, 4), relaxed=True), "relaxed Bernoulli on grey levels: not a density"),
+        (pv.likelihoods.Poisson(pv.nets.mlp(1, 4)), "counting measure on {0, 1, 2, …}^4, observed values only"),
+        (pv.likelihoods.Categorical(pv.nets.mlp(1, 8), 2), "counting measure on {0, …, 1}^4, observed values only"),
+    ]:
+        vae = pv.VAE(pv.priors.StandardNormal(1), likelihood, guide)
+        split = Split("valid", x, Measure())
+        assert pv.log_evidence(vae, split, num_samples=5).measure == measure
+        assert vae.reconstruct(split.x, mask=split.mask).isfinite().all()
+
+
+def test_a_collapsed_flow_has_no_active_units():
+    from pyro_vae.models.program import active_units
+
+    net = pv.nets.linear(3, pv.guides.FlowGuide.outputs(2))
+    with torch.no_grad():
+        net[0].weight.zero_()
+        net[0].bias.zero_()
+    vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Normal(pv.nets.linear(2, 3)), pv.guides.FlowGuide(net, 2))
+    assert active_units(vae, torch.randn(500, 3)) == (0, 2)
+
+
+def test_a_constant_column_has_no_density_to_give():
+    array = np.column_stack([np.random.default_rng(0).normal(size=177), np.full(177, 0.1), np.full(177, 1 / 3)])
+    data = pv.load_data(array)
+    assert data.train.measure.scale[1:] == (1.0, 1.0)
+    assert data.train.x[:, 1:].abs().max() < 1e-6
