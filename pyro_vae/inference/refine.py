@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from pyro_vae.data import as_split
+from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import parameters_of, place_of
@@ -98,7 +98,7 @@ class Refined(nn.Module):
 
 def refine(
     program: Any,
-    x: Tensor,
+    x: Dataset | Split | Tensor,
     steps: int = 100,
     *,
     learning_rate: float = 0.05,
@@ -117,7 +117,7 @@ def refine(
     amortization gap (Cremer et al., arXiv:1801.03558); a semi-amortized VAE takes such steps (Kim et al.,
     arXiv:1802.02550). The program is in evaluation mode, and none of its parameters moves or gets a gradient. Shapes: x
     (N, D), `rows` (N,) places in the training set and `labels` (N,) for programs that ask, `mask` (N, D) for x with
-    gaps. Same seed, same machine, same bits.
+    gaps; a split brings its own. Same seed, same machine, same bits.
 
     Raises `InputError` for latents that are not `Normal` or `MultivariateNormal`, or not independent given x, and for x
     that the likelihood cannot give; `RowsError` where a site lies outside the plate over rows.
