@@ -173,7 +173,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path):
         ("objects.npy", "not a readable numpy file"),
         ("line.npy", r"has shape \(5,\); expected one row for each observation"),
         ("few.npy", "4 rows are too few"),
-        ("nan.csv", r"6 values are NaN or infinite, the first in row 1 \(counting from 0\), column a"),
+        ("nan.csv", r"6 values are missing \(NaN\), the first in row 1 \(counting from 0\), column a"),
         ("text.csv", "text in name; keep columns of numbers"),
         ("odd.doc", r"cannot read a .doc; try one of .npy"),
     ]:
