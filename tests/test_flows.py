@@ -61,6 +61,7 @@ def test_couplings_broadcast_points_over_contexts():
 
 def test_wrong_flows_are_named():
     for make, message in [
+        (lambda: Autoregressive(1, 2), "two latents or more"),
         (lambda: Couplings(0), "num_latents must be one or more"),
         (lambda: Couplings(2, layers=0), "layers must be one or more"),
         (lambda: Couplings(2, bins=1), "two bins or more"),

@@ -251,7 +251,7 @@ def rows_for(likelihood, num_rows=200):
     if likelihood == "bernoulli":
         return (signal > 0).float()
     if likelihood == "continuous-bernoulli":
-        return torch.sigmoid(3 * signal)
+        return torch.sigmoid(6 * signal)
     if likelihood == "discretized-logistic":
         return (torch.sigmoid(signal) * 15).round() / 15
     if likelihood == "categorical":
@@ -280,10 +280,10 @@ def test_every_pair_of_parts_trains_scores_saves_and_loads(prior, likelihood, gu
     vae = pv.VAE(PRIORS[prior](guide_part), likelihood_of(likelihood, net), guide_part)
     x = rows_for(likelihood)
     x, held_out = x[:120], x[120:]
-    fitted = pv.fit(vae, x, valid=held_out, epochs=8, batch_size=20, learning_rate=0.01)
-    first, best = fitted.history[0]["valid_elbo"], fitted.history[fitted.best_epoch - 1]["valid_elbo"]
-    assert best > first
-    found = pv.log_evidence(vae, held_out, num_samples=50)
+    before = pv.log_evidence(vae, held_out, num_samples=50).elbo.mean()
+    pv.fit(vae, x, valid=held_out, epochs=8, batch_size=20, learning_rate=0.01)
+    found = pv.log_evidence(vae, held_out, num_samples=50)  # the same random numbers
+    assert found.elbo.mean() > before
     assert found.log_px.mean() >= found.elbo.mean()
     assert vae.sample(3).shape == vae.reconstruct(x[:3]).shape == (3, D)
     pv.save(vae, tmp_path)
@@ -296,7 +296,6 @@ ONE_LATENT = {
     "full-rank": lambda net: guides.FullRankNormal(net(guides.FullRankNormal.outputs(1)), 1),
     "low-rank": lambda net: guides.LowRankNormal(net(guides.LowRankNormal.outputs(1, 1)), 1, rank=1),
     "flow": lambda net: guides.FlowGuide(net(guides.FlowGuide.outputs(1)), 1),
-    "autoregressive": lambda net: guides.FlowGuide(net(guides.FlowGuide.outputs(1)), 1, kind="autoregressive"),
     "mixture": lambda net: guides.MixtureGuide(net(guides.MixtureGuide.outputs(1)), 1),
 }
 

@@ -19,6 +19,7 @@ def conv(image_shape: Shape, *channels: int, outputs: int, activation: str = "re
 
     Each of `channels` is a 3×3 convolution of stride 2, so that two of them bring 28×28 to 7×7; a linear layer ends it.
 
+    >>> import torch
     >>> conv((28, 28), 32, 64, outputs=40)(torch.zeros(3, 784)).shape
     torch.Size([3, 40])
     """
@@ -34,6 +35,7 @@ def conv_transpose(
     `channels` are read from the vector to the picture; each layer doubles height and width. `maps=2` gives two numbers
     for each pixel, one picture after the other, as a likelihood with a scale network asks for.
 
+    >>> import torch
     >>> conv_transpose(20, 64, 32, image_shape=(28, 28))(torch.zeros(3, 20)).shape
     torch.Size([3, 784])
     """
@@ -46,6 +48,7 @@ def resnet(image_shape: Shape, *channels: int, outputs: int, activation: str = "
 
     A block is two 3×3 convolutions beside a 1×1 one (He et al., arXiv:1603.05027).
 
+    >>> import torch
     >>> resnet((8, 8), 16, 32, outputs=4)(torch.zeros(3, 64)).shape
     torch.Size([3, 4])
     """
@@ -58,6 +61,7 @@ def resnet_transpose(
 ) -> nn.Module:
     """Residual blocks from a vector to a picture's row, (..., inputs) → (..., maps·H·W); each block doubles it.
 
+    >>> import torch
     >>> resnet_transpose(2, 32, 16, image_shape=(8, 8))(torch.zeros(3, 2)).shape
     torch.Size([3, 64])
     """
