@@ -22,8 +22,7 @@ class Couplings(nn.Module):
     Each layer leaves $u_{1:k}$ as it is and sends each of the others through a monotone spline whose knots are a
     network's output at $(u_{1:k}, c)$ (Durkan et al., arXiv:1906.04032; the linear rational splines of Dolatabadi et
     al., arXiv:2001.05168); the order of dimensions is turned round between layers. With one latent its spline depends
-    on the context alone. Starts near the
-    identity, but for the order of dimensions.
+    on the context alone. Starts near the identity, but for the order of dimensions.
 
     >>> _ = torch.manual_seed(0)
     >>> flow = Couplings(num_latents=3, num_context=2, layers=2)
