@@ -52,7 +52,11 @@ class BernoulliVector(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        return (value * self.logits - F.softplus(self.logits)).sum(-1)
+        if value.shape == self.logits.shape:
+            taken = (value * self.logits).sum(-1)
+        else:  # many draws for each row: a contraction, so that no product (S, N, D) is written
+            taken = torch.einsum("...d,...d->...", value, self.logits)
+        return taken - F.softplus(self.logits).sum(-1)
 
 
 class Observed(TorchDistribution):

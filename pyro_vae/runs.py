@@ -16,8 +16,9 @@ import tomli_w
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pyro_vae import recipes
+from pyro_vae import guides, likelihoods, nets, priors, recipes  # noqa: F401 - the parts that a recipe may name
 from pyro_vae.errors import InputError
+from pyro_vae.models import vae  # noqa: F401 - the same
 from pyro_vae.models.program import load_state, state_of
 
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"

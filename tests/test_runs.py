@@ -1,5 +1,7 @@
 """What lies on disk: whole or not at all, and never code."""
 
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -106,3 +108,11 @@ def test_saving_over_an_older_save_leaves_nothing_of_it(tiny_vae, tmp_path):
 def test_a_line_that_was_being_written_is_not_read(tmp_path):
     (tmp_path / "m.jsonl").write_text('{"epoch": 1}\n{"epo')
     assert runs.read_lines(tmp_path / "m.jsonl") == [{"epoch": 1}]
+
+
+def test_loading_is_the_first_thing_a_process_does(tiny_vae, tmp_path):
+    """Parts are known to recipes once their modules are imported, which loading has to see to."""
+    pv.save(tiny_vae[0], tmp_path)
+    code = f"import pyro_vae; print(type(pyro_vae.load({str(tmp_path)!r})).__name__)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == "VAE", run.stderr

@@ -21,7 +21,7 @@ from pyro_vae.cli.options import PROGRAM, RUN, GroupedCommand, option, output_op
     "Evidence",
     "--memory-mib",
     type=float,
-    default=256.0,
+    default=128.0,
     help="Memory for the draws in progress; results need a few numbers for each row.",
 )
 @option("Evidence", "--seed", type=int, default=0, help="Seed of the draws.")
@@ -79,7 +79,7 @@ def score_split(
     num_samples: int,
     *,
     sizes: Iterable[int],
-    memory_mib: float = 256.0,
+    memory_mib: float = 128.0,
     seed: int = 0,
 ) -> dict[str, Any]:
     """The record of one split under a run's program."""

@@ -81,7 +81,7 @@ def log_evidence(
     iwae: Iterable[int] = (),
     rows: Tensor | None = None,
     labels: Tensor | None = None,
-    memory_mib: float = 256,
+    memory_mib: float = 128,
     seed: int | None = 0,
 ) -> Evidence:
     r"""Importance-sampled $\log p(x_i)$ of each row with the program's guide as proposal.
