@@ -28,6 +28,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "data": ["Dataset", "Split", "load_data"],
         "errors": ["CollapseWarning", "DivergedError", "InputError", "RowsError"],
+        "evidence.annealing": ["Annealed", "Sandwich", "annealed_evidence", "bidirectional"],
+        "evidence.exact": ["Exact", "exact_evidence"],
         "evidence.importance": ["Evidence", "log_evidence"],
         "inference.elbos": ["FreeBits_ELBO", "ImportanceWeighted_ELBO"],
         "inference.refine": ["Refined", "refine"],

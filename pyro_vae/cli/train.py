@@ -79,7 +79,7 @@ def _config(settings: dict[str, dict[str, Any]], data: Any, own: str | None) -> 
 
 def _introduce(folder: Path, settings: dict[str, dict[str, Any]], data: Any, program: Any, own: str | None) -> None:
     from pyro_vae.cli.build import choose_likelihood, few_rows, scale_of
-    from pyro_vae.evidence.importance import measure_of
+    from pyro_vae.evidence.logpx import measure_of
     from pyro_vae.models.rows import layout_of
 
     rows = f"{len(data.train)} training, {len(data.valid)} validation and {len(data.test)} test rows"

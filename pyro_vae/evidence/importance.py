@@ -2,75 +2,55 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import constraints
-from torch.distributions.constraints import Constraint
 
-from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.distributions import Levels
+from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.psis import TOO_FEW, khat_limit, pareto_khat
+from pyro_vae.evidence.logpx import LogPx, Scored, rows_to_score
+from pyro_vae.evidence.psis import TOO_FEW, khat_limit, pareto_smoothed
 from pyro_vae.inference.weights import Weigher
-from pyro_vae.models.program import parameters_of, place_of
-from pyro_vae.models.rows import Batch, Layout, evaluating, layout_of, require_mask, seeded
+from pyro_vae.models.program import parameters_of
+from pyro_vae.models.rows import evaluating, seeded
 from pyro_vae.shapes import LogWeights, PerRow
 
 ROWS_AT_ONCE = 128
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What S draws from the guide say about N rows.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evidence(LogPx):
+    """What S draws say about N rows, beside what `LogPx` says.
 
-    Nats per row, float64 on the CPU, the Jacobian of standardization counted.
     `log_px` (N,) is log of the mean weight, a lower bound on log p(x) in expectation (the IWAE bound at S). `elbo` (N,)
-    is the mean log weight, `reconstruction` (N,) − `kl` (N,) its two terms. `iwae` maps a number of draws k to the
-    bound (N,) at k. `mc_se` (N,) is the Monte-Carlo standard error of `log_px`, `ess` (N,) the effective number of the
-    S draws, `khat` (N,) the Pareto shape of their tail (NaN where S < 25). `measure` names what the density is against;
-    only equal measures may be compared.
+    is the mean log weight of the guide's draws, `reconstruction` (N,) − `kl` (N,) its two terms. `iwae` maps a number
+    of draws k to the bound (N,) at k. `smoothed` (N,) is log of the mean weight with its largest weights
+    Pareto-smoothed, an estimate and no bound (NaN where S < 25). `ess` (N,) is the effective number of the S draws,
+    `khat` (N,) the Pareto shape of their tail (NaN where S < 25). `prior_share` is the share of the draws that came
+    from the prior.
     """
 
-    log_px: Tensor
     elbo: Tensor
     reconstruction: Tensor
     kl: Tensor
-    mc_se: Tensor
     ess: Tensor
     khat: Tensor
+    smoothed: Tensor
     iwae: dict[int, Tensor]
     num_samples: int
-    measure: str
+    prior_share: float = 0.0
     kind: str = "lower bound"
-
-    @property
-    def log_px_se(self) -> float:
-        """Standard error over rows: how well these N rows stand for the population, nats. NaN for one row."""
-        return float(self.log_px.std() / math.sqrt(len(self.log_px))) if len(self.log_px) > 1 else math.nan
-
-    @property
-    def log_px_mc_se(self) -> float:
-        """Monte-Carlo standard error of the mean: how well S draws stand for the integrals, nats."""
-        return float(self.mc_se.square().sum().sqrt() / len(self.mc_se))
 
     @property
     def khat_bad(self) -> float | None:
         """The share of rows whose k-hat is above the limit for S; None where S is too small to say."""
         return None if self.num_samples < TOO_FEW else float((self.khat > khat_limit(self.num_samples)).double().mean())
 
-    def __len__(self) -> int:
-        return len(self.log_px)
-
     def __repr__(self) -> str:
-        return (
-            f"Evidence({len(self)} rows, S = {self.num_samples}: log p(x) {self.log_px.mean():.2f} ± "
-            f"{self.log_px_se:.2f} (rows) "
-            f"± {self.log_px_mc_se:.3f} (Monte Carlo) nats, {self.kind}; ELBO {self.elbo.mean():.2f}; {self.measure})"
-        )
+        return self._in_words(f"ELBO {self.elbo.mean():.2f}, S = {self.num_samples}")
 
 
 def log_evidence(
@@ -79,6 +59,7 @@ def log_evidence(
     num_samples: int = 1000,
     *,
     iwae: Iterable[int] = (),
+    prior_share: float = 0.0,
     rows: Tensor | None = None,
     labels: Tensor | None = None,
     memory_mib: float = 128,
@@ -90,8 +71,13 @@ def log_evidence(
     q(z | x_i)$: unbiased for $p(x_i)$, so a lower bound on $\log p(x_i)$ in expectation, the bound of Burda et al.
     (arXiv:1509.00519). Weights come from traces, (S, N), for any program whose sites share one plate over rows. `data`
     is a tensor (N, D), a split, or a data set (its test split). Work goes in chunks of rows and draws under
-    `memory_mib`, so memory is flat in S and N; `iwae` asks for the bound at further numbers of
-    draws. `rows` (N,) are the rows' places in the training set and `labels` (N,) their labels, for programs that ask.
+    `memory_mib`, so memory is flat in S and N; `iwae` asks for the bound at further numbers of draws. `rows` (N,) are
+    the rows' places in the training set and `labels` (N,) their labels, for programs that ask.
+
+    With a `prior_share` $\alpha > 0$ the proposal is defensive (Hesterberg 1995; Owen & Zhou 2000): $\alpha S$ draws
+    come from the prior, the rest from the guide, and each is weighed against the mixture, $w = p(x, z) / (\alpha p(z) +
+    (1 - \alpha) q(z|x))$. No weight then exceeds $p(x|z) / \alpha$, however far from a row's posterior the guide lies;
+    a row that the guide knows pays $\log \frac{1}{1 - \alpha}$ of its ELBO and a share $\alpha$ of its draws.
 
     Raises `RowsError` where a row has no weight of its own (a global latent), `InputError` for rows the likelihood
     cannot give.
@@ -108,72 +94,50 @@ def log_evidence(
         raise InputError(f"num_samples must be one or more, got {num_samples}")
     if not memory_mib > 0:
         raise InputError(f"memory_mib must be positive, got {memory_mib}")
-    split = as_split(data, "test")
-    if labels is not None:
-        split = replace(split, labels=labels)
-    if rows is None and split.name == "train":
-        rows = torch.arange(len(split))
-    sizes = sorted({k for k in iwae if 1 <= k < num_samples})
+    from_prior = _prior_draws(num_samples, prior_share)
+    split, places = rows_to_score(data, rows, labels)
+    sizes = sorted({k for k in iwae if 1 <= k < num_samples and k <= num_samples - from_prior})
     with torch.no_grad(), parameters_of(program), seeded(seed), evaluating(program):
-        columns, layout = _weigh(program, split, rows, num_samples, sizes, memory_mib)
+        scored = Scored(program, split, places)
+        columns = _weigh(program, scored, num_samples, from_prior, sizes, memory_mib)
     bounds = {k: columns.pop(f"iwae {k}") + split.log_jacobian for k in sizes}
-    for name in ("log_px", "elbo", "reconstruction"):
+    for name in ("log_px", "elbo", "reconstruction", "smoothed"):
         columns[name] = columns[name] + split.log_jacobian
-    bounds[num_samples] = columns["log_px"]
-    return Evidence(**columns, iwae=bounds, num_samples=num_samples, measure=measure_of(split, layout))
+    if not from_prior:
+        bounds[num_samples] = columns["log_px"]
+    share = from_prior / num_samples
+    return Evidence(**columns, iwae=bounds, num_samples=num_samples, prior_share=share, measure=scored.measure)
 
 
-def measure_of(split: Split, layout: Layout) -> str:
-    """The measure in words, from the data and from what the likelihood says it is a density of."""
-    if layout.relaxed:
-        return "relaxed Bernoulli on grey levels: not a density"
-    if split.measure.binarize != "none" and layout.support is not None and not layout.support.is_discrete:
-        return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
-    if split.measure.binarize == "none" and not split.measure.given and layout.support is not None:
-        values = _whole_values(getattr(layout.support, "base_constraint", layout.support))
-        seen = "" if split.mask is None else ", observed values only"
-        return f"counting measure on {{{values}}}^{split.shape[1]}{seen}" if values else split.measure_name
-    return split.measure_name
-
-
-def _whole_values(support: Constraint) -> str:
-    """The values of a discrete support in words, nothing for a continuous one."""
-    if isinstance(support, Levels):
-        return f"0, …, {support.levels}"
-    if support is constraints.nonnegative_integer:
-        return "0, 1, 2, …"
-    if isinstance(support, constraints.integer_interval):
-        return f"{support.lower_bound}, …, {support.upper_bound}"
-    return ""
+def _prior_draws(num_samples: int, share: float) -> int:
+    """How many of the draws come from the prior: two or more of either kind, if there are to be both."""
+    if not 0 <= share <= 1:
+        raise InputError(f"prior_share is a share of the draws, from 0 to 1, got {share}")
+    if share in (0, 1):
+        return int(share * num_samples)
+    if num_samples < 4:
+        raise InputError(f"draws from the prior and from the guide need num_samples of 4 or more, got {num_samples}")
+    return min(max(round(share * num_samples), 2), num_samples - 2)
 
 
 def _weigh(
-    program: Any, split: Split, places: Tensor | None, num_samples: int, sizes: list[int], memory_mib: float
-) -> tuple[dict[str, Any], Layout]:
-    place = place_of(program, like=split[:1])
-
-    def batch_of(start: int, end: int) -> Batch:
-        extras: dict[str, Any] = {k: v.to(place.device) for k, v in split.extras(slice(start, end)).items()}
-        if places is not None:
-            extras["rows"] = places[start:end].to(place.device)
-        return Batch(split[start:end].to(place), num_rows=len(split), **extras)
-
-    require_mask(program, split.mask)
-    first = batch_of(0, min(len(split), 8))
-    layout = layout_of(program, first)
-    weigher = Weigher(program, layout, first)
-    size, draws = chunks(num_samples, len(split), weigher.bytes_per_weight(first), memory_mib)
+    program: Any, scored: Scored, num_samples: int, from_prior: int, sizes: list[int], memory_mib: float
+) -> dict[str, Any]:
+    weigher = Weigher(program, scored.layout, scored.first)
+    size, draws = chunks(num_samples, len(scored.split), weigher.bytes_per_weight(scored.first), memory_mib)
     found = []
-    for start in range(0, len(split), size):
-        batch = batch_of(start, min(start + size, len(split)))
-        layout.check(batch.x)
-        parts = [weigher(batch, min(draws, num_samples - done)) for done in range(0, num_samples, draws)]
+    for batch in scored.batches(size):
+        parts = [
+            weigher(batch, min(draws, count - done), from_prior=prior)
+            for prior, count in ((False, num_samples - from_prior), (True, from_prior))
+            for done in range(0, count, draws)
+        ]
         likelihood, ratio = (
             torch.cat([getattr(part, name).cpu().double() for part in parts])
             for name in ("log_likelihood", "log_ratio")
         )
-        found.append(summarize(likelihood, ratio, sizes))
-    return {name: torch.cat([part[name] for part in found]) for name in found[0]}, layout
+        found.append(summarize(likelihood, ratio, sizes, from_prior))
+    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
 
 def chunks(num_samples: int, num_rows: int, bytes_per_weight: int, memory_mib: float) -> tuple[int, int]:
@@ -188,25 +152,34 @@ def chunks(num_samples: int, num_rows: int, bytes_per_weight: int, memory_mib: f
     return rows, max(1, min(num_samples, at_once // rows))
 
 
-def summarize(log_likelihood: LogWeights, log_ratio: LogWeights, sizes: Iterable[int] = ()) -> dict[str, PerRow]:
-    """Every number of `Evidence` from the two parts of the weights, (S, N) each."""
+def summarize(
+    log_likelihood: LogWeights, log_ratio: LogWeights, sizes: Iterable[int] = (), from_prior: int = 0
+) -> dict[str, PerRow]:
+    """Every number of `Evidence` from the two parts of the weights, (S, N) each, the prior's draws last."""
+    num_samples = len(log_likelihood)
+    cut, share = num_samples - from_prior, from_prior / num_samples
     log_weights = log_likelihood + log_ratio
-    num_samples = len(log_weights)
+    guided = log_weights[:cut]
+    if from_prior:
+        log_weights = log_likelihood - torch.log(share + (1 - share) * torch.exp(-log_ratio))
     log_sum = torch.logsumexp(log_weights, 0)
-    normalized = torch.exp(log_weights - log_sum)
-    ess = 1 / normalized.square().sum(0)
-    relative_variance = (num_samples / ess - 1).clamp(min=0) / (num_samples - 1) if num_samples > 1 else ess * math.nan
+    log_px = log_sum - math.log(num_samples)
+    weights = torch.exp(log_weights - log_px)  # their mean is one
+    strata = [weights[:cut], weights[cut:]] if from_prior else [weights]
+    variance = sum((len(some) * some.var(0) for some in strata if len(some) > 1), torch.zeros(()))
+    khat, smoothed = pareto_smoothed(np.ascontiguousarray(log_weights.T.numpy()))
     summary = {
-        "log_px": log_sum - math.log(num_samples),
-        "elbo": log_weights.mean(0),
-        "reconstruction": log_likelihood.mean(0),
-        "kl": -log_ratio.mean(0),
-        "mc_se": relative_variance.sqrt(),
-        "ess": ess,
-        "khat": torch.from_numpy(pareto_khat(np.ascontiguousarray(log_weights.T.numpy()))),
+        "log_px": log_px,
+        "elbo": guided.mean(0),
+        "reconstruction": log_likelihood[:cut].mean(0),
+        "kl": -log_ratio[:cut].mean(0),
+        "mc_se": variance.sqrt() / num_samples if num_samples > 1 else log_px * math.nan,
+        "ess": num_samples / weights.square().mean(0),
+        "khat": torch.from_numpy(khat),
+        "smoothed": torch.from_numpy(smoothed),
     }
     for k in sizes:
-        groups = num_samples // k
-        grouped = log_weights[: groups * k].reshape(groups, k, -1)
+        groups = cut // k
+        grouped = guided[: groups * k].reshape(groups, k, -1)
         summary[f"iwae {k}"] = (torch.logsumexp(grouped, 1) - math.log(k)).mean(0)
     return summary

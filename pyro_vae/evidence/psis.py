@@ -20,19 +20,26 @@ def _psislw() -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         return lambda log_weights: stats.psislw(-log_weights, axis=-1)
 
 
-def pareto_khat(log_weights: np.ndarray) -> np.ndarray:
-    r"""The shape $\hat k$ of a Pareto tail fitted to each row's weights, (N, S) → (N,); NaN where S is too small.
+def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    r"""The shape $\hat k$ of a Pareto tail fitted to each row's weights (N, S), and log of their smoothed mean.
 
-    Below 0.5 the weights have a variance; above `khat_limit(S)` the importance-sampled value is not to be trusted
-    (Vehtari et al., arXiv:1507.02646). Weights that agree to rounding are exact and have $\hat k = 0$.
+    Two arrays (N,), NaN where S is too small. Below 0.5 the weights have a variance; above `khat_limit(S)` the
+    importance-sampled value is not to be trusted (Vehtari et al., arXiv:1507.02646). Smoothing puts the expected order
+    statistics of that tail in place of the largest weights. Weights that agree to rounding are exact and have
+    $\hat k = 0$.
     """
-    if log_weights.shape[1] < TOO_FEW:
-        return np.full(len(log_weights), np.nan)
-    found = np.zeros(len(log_weights))
+    num_rows, num_samples = log_weights.shape
+    if num_samples < TOO_FEW:
+        return np.full(num_rows, np.nan), np.full(num_rows, np.nan)
+    khat, smoothed = np.zeros(num_rows), log_weights.mean(axis=1)
     uneven = np.ptp(log_weights, axis=1) > 1e-4
     if uneven.any():
-        found[uneven] = _psislw()(np.array(log_weights[uneven], dtype=np.float64))[1]
-    return found
+        rows = np.array(log_weights[uneven], dtype=np.float64)
+        smallest = rows.argmin(axis=1)[:, None]  # in no tail: smoothing only shifts it, by log of the weights' sum
+        lowest = np.take_along_axis(rows, smallest, 1)[:, 0]
+        normalized, khat[uneven] = _psislw()(rows)
+        smoothed[uneven] = lowest - np.take_along_axis(normalized, smallest, 1)[:, 0] - math.log(num_samples)
+    return khat, smoothed
 
 
 def khat_limit(num_samples: int) -> float:

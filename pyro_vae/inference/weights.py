@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import pyro.poutine as poutine
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
@@ -12,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae.models.rows import Batch, Layout, evaluating, require_rows, sample_sites, seeded, traces_of
+from pyro_vae.models.rows import Batch, Layout, caller, evaluating, require_rows, sample_sites, seeded, traces_of
 from pyro_vae.shapes import LogWeights
 
 
@@ -49,16 +50,28 @@ class Weigher:
         with torch.no_grad(), seeded(0), evaluating(program):
             self.side_by_side = self._agrees(few, draws=3)
 
-    def __call__(self, batch: Batch, draws: int) -> Weights:
+    def __call__(self, batch: Batch, draws: int, *, from_prior: bool = False) -> Weights:
+        """Weights of draws from the guide, or the same two parts for draws from the prior."""
         if self.side_by_side:
-            return self._side_by_side(batch, draws)
-        index = torch.arange(len(batch.x), device=batch.x.device).repeat(draws)
-        sums = _sums(*traces_of(self.program, batch.take(index)), lambda site: _over(site, {self.row_dim}))
-        return Weights(*(value.reshape(draws, len(batch.x)) for value in sums))
+            kept, around = {self.row_dim, -self.layout.nesting - 1}, self._draws_plate(draws)
+        else:
+            kept, around = {self.row_dim}, _as_it_is
+            batch = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(draws))
+        outer = around
+        if from_prior:
+            values = self._from_prior(batch, around)
 
-    def _side_by_side(self, batch: Batch, draws: int) -> Weights:
-        model, guide = traces_of(self.program, batch, around=self._draws_plate(draws))
-        return Weights(*_sums(model, guide, lambda site: _over(site, {self.row_dim, -self.layout.nesting - 1})))
+            def outer(function: Any) -> Any:
+                return around(GivenValues(values)(function))
+
+        sums = _sums(*traces_of(self.program, batch, around=outer), lambda site: over_plates(site, kept))
+        return Weights(*(value.reshape(draws, -1) for value in sums))
+
+    def _from_prior(self, batch: Batch, around: Callable[[Any], Any]) -> dict[str, Tensor]:
+        """The latents' values in a run of the model on its own."""
+        model = around(lambda: caller(self.program.model)(batch.x, batch.extras))
+        sites = sample_sites(poutine.trace(model).get_trace())
+        return {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
 
     def _draws_plate(self, draws: int) -> Callable[[Any], Any]:
         return pyro.plate("_draws", draws, dim=-self.layout.nesting - 1)
@@ -67,11 +80,12 @@ class Weigher:
         """Whether draws side by side weigh what each of them weighs alone."""
         try:
             model, guide = traces_of(self.program, few, around=self._draws_plate(draws))
-            together = _sums(model, guide, lambda site: _over(site, {self.row_dim, -self.layout.nesting - 1}))
+            together = _sums(model, guide, lambda site: over_plates(site, {self.row_dim, -self.layout.nesting - 1}))
             for draw in range(draws):
                 values = {name: site["value"][draw] for name, site in sample_sites(guide).items()}
                 alone = _sums(
-                    *traces_of(self.program, few, around=GivenValues(values)), lambda site: _over(site, {self.row_dim})
+                    *traces_of(self.program, few, around=GivenValues(values)),
+                    lambda site: over_plates(site, {self.row_dim}),
                 )
                 if not all(
                     torch.allclose(a[draw], b, rtol=1e-5, atol=1e-3) for a, b in zip(together, alone, strict=True)
@@ -118,7 +132,11 @@ class _Written(TorchDispatchMode):
         return made
 
 
-def _over(site: Any, keep: set[int]) -> Tensor:
+def _as_it_is(function: Any) -> Any:
+    return function
+
+
+def over_plates(site: Any, keep: set[int]) -> Tensor:
     """A site's log-probability with its mask and without its scale, summed over all plates but those kept."""
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
     summed = [dim for dim in range(-log_prob.dim(), 0) if dim not in keep]

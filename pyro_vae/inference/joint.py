@@ -1,0 +1,165 @@
+"""log p(x, z) and log q(z | x) of rows at points of a flat, unconstrained space: what annealing and quadrature need."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import biject_to
+from torch.distributions.transforms import Transform
+
+from pyro_vae.errors import InputError
+from pyro_vae.inference.weights import GivenValues, over_plates
+from pyro_vae.models.rows import Batch, Layout, caller, require_rows, sample_sites
+from pyro_vae.shapes import PerRow, RowLatents
+
+
+@dataclass(frozen=True)
+class Point:
+    """Log densities of n rows at one point each, nats: `likelihood`, `prior` and `guide`, (n,) each.
+
+    `prior` and `guide` are densities over the unconstrained space: the Jacobian is counted in both. `guide` is None
+    where it was not asked for.
+    """
+
+    likelihood: PerRow
+    prior: PerRow
+    guide: PerRow | None = None
+
+
+class Joint:
+    r"""A program's densities as functions of u (n, K), all of a row's continuous latents side by side, unconstrained.
+
+    Site by site, $z = T(u)$ with T the map from the reals to what the model says the site can be (`biject_to`), so
+    that $\int p(x, T(u)) |\det T'(u)| du = p(x)$. Any program whose sites share one plate over rows will do.
+    """
+
+    def __init__(self, program: Any, layout: Layout, batch: Batch) -> None:
+        self.program, self.layout, self.batch = program, layout, batch
+        self.row_dim = require_rows(layout)
+        self.own_guide: Any = None  # the guide's one site, where its density can be kept
+        drawn = poutine.trace(caller(program.model)).get_trace(batch.x, batch.extras)
+        self._lay_out({name: site for name, site in sample_sites(drawn).items() if not site["is_observed"]})
+
+    def _lay_out(self, sites: dict[str, Any]) -> None:
+        if not sites:
+            raise InputError("the model draws no latent, so log p(x) is its log-likelihood")
+        self.shapes: dict[str, Any] = {}
+        self.axes: dict[str, int] = {}
+        for name, site in sites.items():
+            u = _free(site).inv(site["value"])
+            self.axes[name] = self.row_dim - site["fn"].event_dim
+            self.shapes[name] = u.movedim(self.axes[name], 0).shape[1:]
+        self.sizes = {name: shape.numel() for name, shape in self.shapes.items()}
+        self.dim = sum(self.sizes.values())
+
+    def at(self, u: RowLatents, *, guide: bool = False) -> Point:
+        """The log densities at u, differentiable in u."""
+        placed = _Placed(self, u)
+        trace = poutine.trace(placed(caller(self.program.model))).get_trace(self.batch.x, self.batch.extras)
+        trace.compute_log_prob()
+        sites = sample_sites(trace)
+        likelihood = sum(self._per_row(site) for site in sites.values() if site["is_observed"])
+        jacobian = sum(placed.jacobians, u.new_zeros(len(u)))
+        prior = sum(self._per_row(site) for site in sites.values() if not site["is_observed"]) + jacobian
+        values = {name: sites[name]["value"] for name in self.sizes}
+        return Point(
+            torch.as_tensor(likelihood).expand(len(u)), prior, self._guide_at(values) + jacobian if guide else None
+        )
+
+    def _per_row(self, site: Any) -> Tensor:
+        return over_plates(site, {self.row_dim}).expand(len(self.batch.x))
+
+    def _guide_at(self, values: dict[str, Tensor]) -> Tensor:
+        if self.own_guide is not None:
+            site = self.own_guide
+            log_prob = site["fn"].log_prob(values[site["name"]])
+            return self._per_row({"unscaled_log_prob": log_prob, "mask": site["mask"]})
+        trace = poutine.trace(GivenValues(values)(caller(self.program.guide))).get_trace(
+            self.batch.x, self.batch.extras
+        )
+        trace.compute_log_prob()
+        sites = sample_sites(trace)
+        if extra := sites.keys() - values.keys():
+            raise InputError(f"the guide's auxiliary {', '.join(sorted(extra))} leave it without a density of z alone")
+        if len(sites) == 1:  # one site depends on x alone, and x stays
+            self.own_guide = next(iter(sites.values()))
+        return torch.as_tensor(sum(self._per_row(site) for site in sites.values()))
+
+    @torch.no_grad()
+    def from_guide(self) -> RowLatents:
+        """A draw of u from the guide for each row."""
+        guide = sample_sites(poutine.trace(caller(self.program.guide)).get_trace(self.batch.x, self.batch.extras))
+        return self.flat({name: site["value"] for name, site in guide.items() if name in self.sizes})
+
+    @torch.no_grad()
+    def from_prior(self) -> RowLatents:
+        """A draw of u from the prior for each row."""
+        return self._flat_of(poutine.trace(caller(self.program.model)).get_trace(self.batch.x, self.batch.extras))
+
+    def flat(self, values: dict[str, Tensor]) -> RowLatents:
+        """The latents' values as u, by the maps of the model's own sites."""
+        given = GivenValues(values)(caller(self.program.model))
+        return self._flat_of(poutine.trace(given).get_trace(self.batch.x, self.batch.extras))
+
+    def _flat_of(self, trace: Any) -> RowLatents:
+        parts = []
+        for name, axis in self.axes.items():
+            site = trace.nodes[name]
+            u = _free(site).inv(site["value"])
+            parts.append(u.movedim(axis, 0).reshape(len(self.batch.x), -1))
+        return torch.cat(parts, -1)
+
+
+def _free(site: Any) -> Transform:
+    """The map from the reals to what a site can be; `InputError` where there is none."""
+    support = site["fn"].support
+    while not support.is_discrete:
+        try:
+            return biject_to(support)
+        except NotImplementedError:  # a constraint around another, as that of a mixture of equals
+            if (inner := getattr(support, "base_constraint", None)) is None:
+                break
+            support = inner
+    raise InputError(
+        f"the latent {site['name']} takes values in {support}; this needs continuous latents that some map makes of "
+        "real numbers"
+    )
+
+
+class _Placed(Messenger):
+    """The model's latents take the values that a point u stands for; their Jacobians are noted, (n,) each."""
+
+    def __init__(self, joint: Joint, u: Tensor) -> None:
+        super().__init__()
+        self.joint = joint
+        self.parts: dict[str, Tensor] = dict(zip(joint.sizes, u.split(list(joint.sizes.values()), -1), strict=True))
+        self.jacobians: list[Tensor] = []
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or site_is_subsample(msg) or msg["name"] not in self.parts:
+            return
+        name, joint = msg["name"], self.joint
+        part = self.parts[name]
+        u = part.reshape(len(part), *joint.shapes[name]).movedim(0, joint.axes[name])
+        transform = _free(msg)
+        msg["value"], msg["done"] = transform(u), True
+        jacobian = transform.log_abs_det_jacobian(u, msg["value"])
+        within = jacobian.dim() + joint.row_dim  # where rows are, counted from the left, if events were summed
+        within -= max(0, msg["fn"].event_dim - transform.codomain.event_dim)
+        self.jacobians.append(jacobian.movedim(within, 0).flatten(1).sum(-1) if jacobian.dim() > 1 else jacobian)
+
+
+def simulate(program: Any, placeholder: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Rows x (n, D) and the latents they came from, drawn from the model together; `InputError` for several x-sites."""
+    model = poutine.uncondition(caller(program.model))
+    sites = sample_sites(poutine.trace(model).get_trace(placeholder.x, placeholder.extras))
+    observed: Sequence[Any] = [site for site in sites.values() if site["infer"].get("was_observed")]
+    if len(observed) != 1 or observed[0]["value"].shape != placeholder.x.shape:
+        raise InputError("simulating rows needs a model that observes x, the whole of it, at one site")
+    latents = {name: site["value"] for name, site in sites.items() if site is not observed[0]}
+    return observed[0]["value"], latents
