@@ -20,7 +20,7 @@ def print_record(record: dict[str, Any], title: str) -> None:
             _number(record["log_px"]),
             f"± {_number(record['log_px_se'])} (rows) ± {_number(record['log_px_mc_se'], 3)} (Monte Carlo)",
         ),
-        ("", "", f"{record['log_px_kind']}, S = {record['num_samples']} draws"),
+        ("", "", f"{record['log_px_kind']}, {_how(record)}"),
         ("ELBO", _number(record["elbo"]), f"{_number(record['gap'])} below log p(x)"),
         ("  reconstruction", _number(record["reconstruction"]), "E[log p(x|z)]"),
         ("  KL", _number(record["kl"]), "KL(q(z|x) ‖ p(z))"),
@@ -38,6 +38,15 @@ def print_record(record: dict[str, Any], title: str) -> None:
     click.echo(f"  nats per row over {record['num_data']} rows; {record['measure']}")
 
 
+def _how(record: dict[str, Any]) -> str:
+    """The method in words; records of before there were several have none."""
+    method = record.get("method", "is")
+    draws = f"S = {record['num_samples']} draws"
+    if method == "ais":
+        return f"by annealing; what follows is from {draws}"
+    return draws if method == "is" else f"by {method.removeprefix('exact: ')}; what follows is from {draws}"
+
+
 def print_kl_apart(apart: dict[str, Any] | None) -> None:
     """The KL of each latent site, by dimension where there is one for each, the largest first."""
     for name, value in (apart or {}).items():
@@ -52,7 +61,8 @@ def _khat(record: dict[str, Any]) -> tuple[str, str]:
     if record["khat_bad"] is None:
         return "–", "too few draws to say"
     bad, limit = record["khat_bad"], khat_limit(record["num_samples"])
-    advice = "; more draws or a richer guide would tighten the bound" if bad >= 0.1 else ""
+    many = record.get("method", "is") == "is" and bad >= 0.1
+    advice = ": a loose bound; more draws, a richer guide or --method ais tighten it" if many else ""
     return f"{bad:.0%}", f"of rows above {limit:.2f}{advice}"
 
 

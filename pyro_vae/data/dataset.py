@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -59,6 +59,13 @@ class Split:
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.x)
+
+    def head(self, num_rows: int) -> "Split":
+        """The first rows, the same draw of them."""
+        labels, index = (None if value is None else value[:num_rows] for value in (self.labels, self.index))
+        split = replace(self, stored=self.stored[:num_rows], labels=labels, index=index)
+        split.__dict__["_drawn"] = self._drawn[:num_rows]  # another draw of fewer rows would be another draw
+        return split
 
     @cached_property
     def mask(self) -> Tensor | None:

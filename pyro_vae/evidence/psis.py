@@ -1,23 +1,12 @@
-"""Pareto-smoothed importance sampling through ArviZ, which is imported here alone and only when asked for."""
+"""Pareto-smoothed importance sampling: whether weights are to be believed, and their mean with a smoother tail."""
 
-import importlib
 import math
-import warnings
-from collections.abc import Callable
 
 import numpy as np
 
+from pyro_vae.evidence.arviz import psislw
+
 TOO_FEW = 25  # draws below which the tail holds too few weights to say anything
-
-
-def _psislw() -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refactor", category=FutureWarning)
-        arviz = importlib.import_module("arviz")
-        if hasattr(arviz, "psislw"):
-            return lambda log_weights: arviz.psislw(log_weights)
-        stats = importlib.import_module("arviz_stats.base").array_stats  # 1.x: it takes minus the log weights
-        return lambda log_weights: stats.psislw(-log_weights, axis=-1)
 
 
 def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +26,7 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rows = np.array(log_weights[uneven], dtype=np.float64)
         smallest = rows.argmin(axis=1)[:, None]  # in no tail: smoothing only shifts it, by log of the weights' sum
         lowest = np.take_along_axis(rows, smallest, 1)[:, 0]
-        normalized, khat[uneven] = _psislw()(rows)
+        normalized, khat[uneven] = psislw(rows)
         smoothed[uneven] = lowest - np.take_along_axis(normalized, smallest, 1)[:, 0] - math.log(num_samples)
     return khat, smoothed
 

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evidence.importance import Evidence
+from pyro_vae.evidence.logpx import LogPx
 
 
 def record(
     found: Evidence,
+    better: LogPx | None = None,
     *,
+    method: str = "is",
     run: str | None = None,
     model: str = "vae",
     way: str = "svi",
@@ -22,9 +25,12 @@ def record(
 ) -> dict[str, Any]:
     """The means over rows, nats per row, with kind, errors and diagnostics; None where a thing does not exist.
 
-    `bound` is the ELBO and `gap` is log p(x) − ELBO; `iwae` maps the number of draws, as text, to its bound.
+    `bound` is the ELBO and `gap` is log p(x) − ELBO; `iwae` maps the number of draws, as text, to its bound. log p(x)
+    and its errors are those of `better`, by another `method`, where there is one; the ELBO, its terms, the IWAE bounds
+    and k-hat are importance sampling's.
     """
-    log_px, elbo = _mean(found.log_px), _mean(found.elbo)
+    best = found if better is None else better
+    log_px, elbo = _mean(best.log_px), _mean(found.elbo)
     return {
         "run": run,
         "model": model,
@@ -35,9 +41,11 @@ def record(
         "reconstruction": _mean(found.reconstruction),
         "kl": _mean(found.kl),
         "log_px": log_px,
-        "log_px_kind": found.kind,
-        "log_px_se": _finite(found.log_px_se),
-        "log_px_mc_se": _finite(found.log_px_mc_se),
+        "log_px_kind": best.kind,
+        "log_px_se": _finite(best.log_px_se),
+        "log_px_mc_se": _finite(best.log_px_mc_se),
+        "method": method,
+        "smoothed": _mean(found.smoothed),
         "iwae": {str(k): _mean(bound) for k, bound in found.iwae.items()},
         "bound": elbo,
         "gap": None if log_px is None or elbo is None else log_px - elbo,
@@ -52,8 +60,8 @@ def record(
 
 KEYS = (
     "run", "model", "way", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind", "log_px_se",
-    "log_px_mc_se", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data", "num_samples", "num_parameters",
-    "seconds",
+    "log_px_mc_se", "method", "smoothed", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data",
+    "num_samples", "num_parameters", "seconds",
 )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ class Joint:
             self.axes[name] = self.row_dim - site["fn"].event_dim
             self.shapes[name] = u.movedim(self.axes[name], 0).shape[1:]
         self.sizes = {name: shape.numel() for name, shape in self.shapes.items()}
+        self.value_sizes = {name: site["value"].numel() // len(self.batch.x) for name, site in sites.items()}
         self.dim = sum(self.sizes.values())
 
     def at(self, u: RowLatents, *, guide: bool = False) -> Point:
@@ -89,6 +90,13 @@ class Joint:
         if len(sites) == 1:  # one site depends on x alone, and x stays
             self.own_guide = next(iter(sites.values()))
         return torch.as_tensor(sum(self._per_row(site) for site in sites.values()))
+
+    def values(self, u: RowLatents) -> dict[str, Tensor]:
+        """The latents' own values at u by site, rows first, (n, size) each; `value_sizes` says how wide."""
+        placed = _Placed(self, u)
+        trace = poutine.trace(placed(caller(self.program.model))).get_trace(self.batch.x, self.batch.extras)
+        sites = sample_sites(trace)
+        return {name: sites[name]["value"].movedim(axis, 0).reshape(len(u), -1) for name, axis in self.axes.items()}
 
     @torch.no_grad()
     def from_guide(self) -> RowLatents:

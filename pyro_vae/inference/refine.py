@@ -1,7 +1,8 @@
 """Refine q row by row: gradient steps on each row's own ELBO from where the guide put it, the program left alone."""
 
 import copy
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -56,8 +57,19 @@ class RowNormals(nn.Module):
         return dist.MultivariateNormal(loc, scale_tril=scale[..., None] * unit).to_event(self.to_event)
 
 
+class RowOutputs(nn.Module):
+    """What one module of a guide gives for each of n rows, as a buffer `outputs` (n, P) instead of a network's
+    answer."""
+
+    outputs: Tensor
+
+    def __init__(self, outputs: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("outputs", outputs.clone())
+
+
 class Refined(nn.Module):
-    """A program whose guide is a table: a normal $q_i(z)$ for each of the N rows that were refined.
+    """A program whose guide is a table: a $q_i(z)$ for each of the N rows that were refined.
 
     The model is the program's own, given whatever it asks for; `rows` (n,) are places in the refined x (N, D), by which
     the guide looks up each q, and the model is given the places that `refine` was given for them. Raises `InputError`
@@ -67,9 +79,17 @@ class Refined(nn.Module):
     sites: Any
     places: Tensor | None
 
-    def __init__(self, program: Any, sites: list[RowNormals], row_dim: int, places: Tensor | None) -> None:
+    def __init__(
+        self,
+        program: Any,
+        sites: list[RowNormals] | list[RowOutputs],
+        row_dim: int,
+        places: Tensor | None,
+        freed: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.program, self.sites, self.row_dim = program, nn.ModuleList(sites), row_dim
+        self.freed = [freed]  # in a list: it belongs to the program
         self.register_buffer("places", places)
         self.training = getattr(program, "training", False)  # or a verb would leave the program in another mode
 
@@ -82,10 +102,30 @@ class Refined(nn.Module):
 
     model.passes_extras = True  # type: ignore[attr-defined]  # for `caller`
 
-    def guide(self, x: Tensor, rows: Tensor) -> None:
-        known = len(self.sites[0].loc)
+    def guide(self, x: Tensor, rows: Tensor | None = None, **extras: Any) -> None:
+        if rows is None:
+            raise InputError(
+                "a refined guide asks for rows, the places of x among the rows that were refined: give rows="
+            )
+        known = len(next(self.sites[0].buffers()))
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < known:
             raise InputError(f"{known} rows were refined; asked for rows {int(rows.min())} to {int(rows.max())}")
+        if self.freed[0] is not None:
+            self._guide_of_outputs(x, rows, extras)
+        else:
+            self._guide_of_normals(x, rows)
+
+    guide.passes_extras = True  # type: ignore[attr-defined]  # for `caller`
+
+    def _guide_of_outputs(self, x: Tensor, rows: Tensor, extras: dict[str, Any]) -> None:
+        """The program's own guide, but for the freed module, which answers from the table."""
+        if self.places is not None:
+            extras = extras | {"rows": self.places[rows]}
+        answer = self.sites[0].outputs[rows]
+        with parameters_of(self.program), _answering(self.freed[0], lambda _: answer):
+            caller(self.program.guide)(x, extras)
+
+    def _guide_of_normals(self, x: Tensor, rows: Tensor) -> None:
         frames = {name: frame for q in self.sites for name, frame in q.plates.items()}
         sizes = {name: len(x) if frame.dim == self.row_dim else frame.size for name, frame in frames.items()}
         plates = {name: pyro.plate(name, sizes[name], dim=frame.dim) for name, frame in frames.items()}
@@ -96,11 +136,22 @@ class Refined(nn.Module):
                 pyro.sample(q.site, q(rows))
 
 
+@contextmanager
+def _answering(module: Any, answer: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, what a module gives is passed through a function."""
+    handle = module.register_forward_hook(lambda _module, _inputs, output: answer(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def refine(
     program: Any,
     x: Dataset | Split | Tensor,
     steps: int = 100,
     *,
+    outputs_of: nn.Module | None = None,
     learning_rate: float = 0.05,
     num_particles: int = 8,
     batch_size: int = 1000,
@@ -118,6 +169,9 @@ def refine(
     arXiv:1802.02550). The program is in evaluation mode, and none of its parameters moves or gets a gradient. Shapes: x
     (N, D), `rows` (N,) places in the training set and `labels` (N,) for programs that ask, `mask` (N, D) for x with
     gaps; a split brings its own. Same seed, same machine, same bits.
+
+    `outputs_of` names a module of the guide, such as `vae.posterior.net`, whose answer (P numbers for each row) is
+    moved in place of normals: with it a guide of any family, a flow or a mixture, can be refined within that family.
 
     Raises `InputError` for latents that are not `Normal` or `MultivariateNormal`, or not independent given x, and for x
     that the likelihood cannot give; `RowsError` where a site lies outside the plate over rows.
@@ -151,7 +205,11 @@ def refine(
         for index in torch.arange(len(x), device=place.device).split(batch_size):
             batch = whole.take(index)
             layout.check(batch.x)
-            block = Refined(program, _start(program, batch, row_dim), row_dim, batch.rows)
+            if outputs_of is None:
+                table: Any = _start(program, batch, row_dim)
+            else:
+                table = [RowOutputs(_outputs(program, batch, outputs_of))]
+            block = Refined(program, table, row_dim, batch.rows, outputs_of)
             batch = replace(batch, rows=torch.arange(len(index), device=place.device))
             weigher, before = Weigher(block, layout, batch), [value.clone() for value in block.sites.buffers()]
             elbo = _elbo(weigher, batch, num_particles, seed + 1)
@@ -160,7 +218,8 @@ def refine(
             for value, start in zip(block.sites.buffers(), before, strict=True):
                 value[~better] = start[~better]
             blocks.append(block.sites)
-    return Refined(program, [_joined(parts) for parts in zip(*blocks, strict=True)], row_dim, whole.rows)
+    tables = [_joined(parts) for parts in zip(*blocks, strict=True)]
+    return Refined(program, tables, row_dim, whole.rows, outputs_of)
 
 
 @torch.no_grad()
@@ -176,7 +235,8 @@ def _start(program: Any, batch: Batch, row_dim: int) -> list[RowNormals]:
         if odd or not isinstance(fn, Normal | MultivariateNormal):
             raise InputError(
                 f"refine moves Normal and MultivariateNormal latents, and the guide's {name} is {odd}"
-                f"{type(fn).__name__}: take a guide such as MeanFieldNormal or FullRankNormal, or leave q as it is"
+                f"{type(fn).__name__}: name the module whose answer is to be moved "
+                "(outputs_of=vae.posterior.net), or leave q as it is"
             )
     starts, others = ([RowNormals(site, row_dim) for site in sites.values()] for sites in (first, second))
     for q, other in zip(starts, others, strict=True):
@@ -186,6 +246,26 @@ def _start(program: Any, batch: Batch, row_dim: int) -> list[RowNormals]:
                 "are independent given x: draw them as one (FullRankNormal has every correlation), or leave q as it is"
             )
     return starts
+
+
+@torch.no_grad()
+def _outputs(program: Any, batch: Batch, module: nn.Module) -> Tensor:
+    """What a module gives for some rows in a run of the guide; `InputError` unless it is asked once, for rows."""
+    seen: list[Tensor] = []
+
+    def noted(output: Tensor) -> Tensor:
+        seen.append(output)
+        return output
+
+    with _answering(module, noted):
+        caller(program.guide)(batch.x, batch.extras)
+    if len(seen) != 1 or seen[0].dim() != 2 or len(seen[0]) != len(batch.x):
+        shapes = ", ".join(str(tuple(value.shape)) for value in seen) or "nothing"
+        raise InputError(
+            f"outputs_of has to be a module that the guide asks once, for one answer (n, P) for n = {len(batch.x)} "
+            f"rows; it gave {shapes}"
+        )
+    return seen[0]
 
 
 def _climb(weigher: Weigher, batch: Batch, steps: int, learning_rate: float, num_particles: int) -> None:
@@ -219,7 +299,7 @@ def _elbo(weigher: Weigher, batch: Batch, at_once: int, seed: int) -> PerRow:
     return torch.cat(parts).mean(0)
 
 
-def _joined(parts: Any) -> RowNormals:
+def _joined(parts: Any) -> Any:
     whole = copy.deepcopy(parts[0])
     for name, _ in parts[0].named_buffers():
         setattr(whole, name, torch.cat([getattr(part, name) for part in parts]))

@@ -64,8 +64,8 @@ class Weigher:
             def outer(function: Any) -> Any:
                 return around(GivenValues(values)(function))
 
-        sums = _sums(*traces_of(self.program, batch, around=outer), lambda site: over_plates(site, kept))
-        return Weights(*(value.reshape(draws, -1) for value in sums))
+        likelihood, ratio = parts_of(*traces_of(self.program, batch, around=outer), kept)
+        return Weights(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
 
     def _from_prior(self, batch: Batch, around: Callable[[Any], Any]) -> dict[str, Tensor]:
         """The latents' values in a run of the model on its own."""
@@ -79,14 +79,12 @@ class Weigher:
     def _agrees(self, few: Batch, draws: int) -> bool:
         """Whether draws side by side weigh what each of them weighs alone."""
         try:
+            kept = {self.row_dim, -self.layout.nesting - 1}
             model, guide = traces_of(self.program, few, around=self._draws_plate(draws))
-            together = _sums(model, guide, lambda site: over_plates(site, {self.row_dim, -self.layout.nesting - 1}))
+            together = parts_of(model, guide, kept)
             for draw in range(draws):
                 values = {name: site["value"][draw] for name, site in sample_sites(guide).items()}
-                alone = _sums(
-                    *traces_of(self.program, few, around=GivenValues(values)),
-                    lambda site: over_plates(site, {self.row_dim}),
-                )
+                alone = parts_of(*traces_of(self.program, few, around=GivenValues(values)), {self.row_dim})
                 if not all(
                     torch.allclose(a[draw], b, rtol=1e-5, atol=1e-3) for a, b in zip(together, alone, strict=True)
                 ):
@@ -143,9 +141,11 @@ def over_plates(site: Any, keep: set[int]) -> Tensor:
     return log_prob.sum(summed) if summed else log_prob
 
 
-def _sums(model: Trace, guide: Trace, over: Callable[[Any], Tensor]) -> tuple[Tensor, Tensor]:
-    """(log p(x | z), log p(z) − log q(z | x)), each summed over its sites."""
+def parts_of(model: Trace, guide: Trace, keep: set[int]) -> tuple[Tensor, Tensor]:
+    """The two parts of the log weights, log p(x | z) and log p(z) − log q(z | x), each summed over its sites and over
+    all plates but those kept."""
     sites, drawn = sample_sites(model).values(), sample_sites(guide).values()
-    likelihood = sum((over(site) for site in sites if site["is_observed"]), torch.zeros(()))
-    prior = sum((over(site) for site in sites if not site["is_observed"]), torch.zeros(()))
-    return torch.as_tensor(likelihood), torch.as_tensor(prior) - sum((over(site) for site in drawn), torch.zeros(()))
+    likelihood = sum((over_plates(site, keep) for site in sites if site["is_observed"]), torch.zeros(()))
+    prior = sum((over_plates(site, keep) for site in sites if not site["is_observed"]), torch.zeros(()))
+    ratio = torch.as_tensor(prior) - sum((over_plates(site, keep) for site in drawn), torch.zeros(()))
+    return torch.as_tensor(likelihood), ratio

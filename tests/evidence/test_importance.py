@@ -330,7 +330,7 @@ def test_intervals_cover(double):
 
 def test_wrong_shares_are_refused(tiny_vae):
     vae, x = tiny_vae
-    with pytest.raises(pv.InputError, match="from 0 to 1, got 1.5"):
+    with pytest.raises(pv.InputError, match=r"from 0 to 1, got 1\.5"):
         pv.log_evidence(vae, x, prior_share=1.5)
     with pytest.raises(pv.InputError, match="num_samples of 4 or more"):
         pv.log_evidence(vae, x, 3, prior_share=0.5)

@@ -244,7 +244,7 @@ def test_what_cannot_be_refined_is_said(tiny_vae):
         with pyro.plate("data", len(x)), poutine.mask(mask=x[:, 0] > 0):
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
-    remedy = "take a guide such as MeanFieldNormal"
+    remedy = "name the module whose answer is to be moved"
     for program, message in [
         (with_guide(flow), f"the guide's z is TransformedDistribution: {remedy}"),
         (with_guide(iaf), f"the guide's z is TransformedDistribution: {remedy}"),

@@ -1,0 +1,73 @@
+"""The one place that knows ArviZ, and both its lines: 0.23 (`InferenceData`) and 1.x (`DataTree`). Imported when asked.
+
+Arrays in, arrays and containers out; nothing here needs torch.
+"""
+
+import importlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def _arviz() -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refactor", category=FutureWarning)
+        return importlib.import_module("arviz")
+
+
+def _is_old(arviz: Any) -> bool:
+    return hasattr(arviz, "psislw")
+
+
+def _array_stats() -> Any:
+    return importlib.import_module("arviz_stats.base").array_stats
+
+
+def psislw(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pareto-smoothed, normalized log weights (N, S) and each row's k-hat (N,)."""
+    arviz = _arviz()
+    with np.errstate(over="ignore"):  # 0.23 divides by exp of something large, and rightly gets nothing
+        if _is_old(arviz):
+            return arviz.psislw(log_weights)
+        return _array_stats().psislw(-log_weights, axis=-1)  # 1.x takes minus the log weights
+
+
+def rhat_and_ess(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rank-normalized r-hat and bulk effective sample size over chains and draws, (chains, draws, M) → (M,) each."""
+    arviz = _arviz()
+    if not _is_old(arviz):
+        stats = _array_stats()
+        return tuple(getattr(stats, name)(draws, chain_axis=0, draw_axis=1) for name in ("rhat", "ess"))  # type: ignore[return-value]
+    columns = [np.ascontiguousarray(draws[:, :, i]) for i in range(draws.shape[2])]
+    return np.array([float(arviz.rhat(c)) for c in columns]), np.array([float(arviz.ess(c)) for c in columns])
+
+
+def container(
+    groups: Mapping[str, Mapping[str, tuple[tuple[str, ...], np.ndarray]]],
+    coords: Mapping[str, Any],
+    attrs: Mapping[str, Any],
+) -> Any:
+    """Groups of named arrays, each with the names of its axes, as ArviZ's container: `InferenceData`, or a
+    `DataTree`."""
+    xarray = importlib.import_module("xarray")
+    datasets = {}
+    for group, arrays in groups.items():
+        used = {axis for axes, _ in arrays.values() for axis in axes}
+        kept = {axis: values for axis, values in coords.items() if axis in used}
+        datasets[group] = xarray.Dataset(dict(arrays), coords=kept, attrs=dict(attrs))
+    arviz = _arviz()
+    return arviz.InferenceData(**datasets) if _is_old(arviz) else xarray.DataTree.from_dict(datasets)
+
+
+def write_netcdf(held: Any, path: Path) -> None:
+    """A container to a netCDF file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held.to_netcdf(str(partial), engine="h5netcdf")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

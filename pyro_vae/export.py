@@ -1,0 +1,126 @@
+"""A program's draws, weights and rows as ArviZ's container."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.poutine as poutine
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Dataset, Split
+from pyro_vae.errors import InputError
+from pyro_vae.evidence.arviz import container, write_netcdf
+from pyro_vae.evidence.logpx import Scored, rows_to_score
+from pyro_vae.evidence.psis import pareto_smoothed
+from pyro_vae.inference.weights import over_plates, parts_of
+from pyro_vae.models.program import parameters_of
+from pyro_vae.models.rows import Batch, Layout, caller, evaluating, require_rows, sample_sites, seeded, traces_of
+
+Group = dict[str, tuple[tuple[str, ...], np.ndarray]]
+
+
+def to_inference_data(
+    program: Any,
+    data: Dataset | Split | Tensor,
+    num_samples: int = 200,
+    *,
+    columns: Sequence[str] = (),
+    rows: Tensor | None = None,
+    labels: Tensor | None = None,
+    path: str | Path | None = None,
+    seed: int = 0,
+) -> Any:
+    r"""A program's guide, model and rows as ArviZ's `InferenceData` (0.23) or `DataTree` (1.x).
+
+    Groups: `posterior` the guide's draws of every latent; `posterior_predictive` x drawn at each of them, and
+    `log_likelihood` $\log p(x_i | z_{si})$; `sample_stats` their `log_weight` $\log p(x_i, z_{si}) - \log q(z_{si} |
+    x_i)$ and each row's `khat`; `prior` and `prior_predictive` as many rows from the model alone; `observed_data`.
+    Axes: `chain` (one), `draw`, `row` (the rows' places where they were read), `feature` (`columns`, if given), and one
+    for each latent's own. The guide's draws are draws from q: weigh them by `log_weight` for p(z|x). It holds S · N · D
+    numbers: choose rows. With `path` it is also written there as netCDF.
+
+    Raises `RowsError` where a row has no weight of its own.
+
+    >>> import pyro_vae as pv
+    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+    >>> held = pv.to_inference_data(vae, torch.ones(3, 5), num_samples=40)
+    >>> dict(held["posterior"].sizes)
+    {'chain': 1, 'draw': 40, 'row': 3, 'z_dim': 2}
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples must be one or more, got {num_samples}")
+    split, places = rows_to_score(data, rows, labels)
+    if columns and len(columns) != split.shape[1]:
+        raise InputError(f"{len(columns)} columns named, and rows of {split.shape[1]}")
+    with torch.no_grad(), parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
+        scored = Scored(program, split, places)
+        (batch,) = scored.batches(len(split))
+        require_rows(scored.layout)
+        given = _stack([_given(program, scored.layout, batch) for _ in range(num_samples)])
+        alone = _stack([_alone(program, scored.layout, batch) for _ in range(num_samples)])
+    observed = {name: values[0, 0] for name, values in given.pop("observed").items()}
+    khat = pareto_smoothed(np.ascontiguousarray(given["sample_stats"]["log_weight"][0].T.astype(np.float64)))[0]
+    groups = {group: _named(group, values) for group, values in (given | alone).items()}
+    groups["sample_stats"]["khat"] = (("row",), khat)
+    groups["observed_data"] = _named("observed_data", observed)
+    index = np.arange(len(split)) if split.index is None else split.index.numpy()
+    coords: dict[str, Any] = {"row": index, "chain": [0], "draw": np.arange(num_samples)}
+    if columns:
+        coords["feature"] = list(columns)
+    held = container(groups, coords, {"measure": scored.measure, "inference_library": "pyro_vae"})
+    if path is not None:
+        write_netcdf(held, Path(path))
+    return held
+
+
+Drawn = dict[str, dict[str, Tensor]]
+
+
+def _given(program: Any, layout: Layout, batch: Batch) -> Drawn:
+    """One draw from the guide for each row, and all that follows from it."""
+    model, guide = traces_of(program, batch)
+    sites = sample_sites(model)
+    observed = {name: site for name, site in sites.items() if site["is_observed"]}
+    row_dim = require_rows(layout)
+    return {
+        "posterior": _values(layout, {name: s for name, s in sample_sites(guide).items() if name in sites}),
+        "posterior_predictive": {name: layout.rows_first(s, s["fn"].sample()) for name, s in observed.items()},
+        "log_likelihood": {name: over_plates(site, {row_dim}).expand(len(batch.x)) for name, site in observed.items()},
+        "sample_stats": {"log_weight": torch.stack(parts_of(model, guide, {row_dim})).sum(0).expand(len(batch.x))},
+        "observed": _values(layout, observed),
+    }
+
+
+def _alone(program: Any, layout: Layout, batch: Batch) -> Drawn:
+    """One draw from the model for each row, x included."""
+    model = poutine.uncondition(caller(program.model))
+    sites = sample_sites(poutine.trace(model).get_trace(batch.x, batch.extras))
+    of_x = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
+    latent = {name: site for name, site in sites.items() if name not in of_x}
+    return {"prior": _values(layout, latent), "prior_predictive": _values(layout, of_x)}
+
+
+def _values(layout: Layout, sites: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: layout.rows_first(site, site["value"]) for name, site in sites.items()}
+
+
+def _stack(draws: list[Drawn]) -> dict[str, dict[str, np.ndarray]]:
+    """Draws side by side as one chain, (1, S, …)."""
+    return {
+        group: {name: torch.stack([draw[group][name] for draw in draws])[None].cpu().numpy() for name in names}
+        for group, names in draws[0].items()
+    }
+
+
+def _named(group: str, values: dict[str, np.ndarray]) -> Group:
+    """Arrays with the names of their axes."""
+    leading = ("row",) if group == "observed_data" else ("chain", "draw", "row")
+    named: Group = {}
+    for name, value in values.items():
+        last = "feature" if name == "x" else f"{name}_dim"
+        named[name] = ((*leading, last)[: value.ndim], value)
+    return named

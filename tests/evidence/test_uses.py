@@ -1,0 +1,186 @@
+"""Scores, comparisons, two-sample tests, NUTS and ArviZ's container: what the evidence is used for."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import programs
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles import LinearGaussian
+
+import pyro_vae as pv
+from pyro_vae.data import Measure, Split
+
+
+@pytest.fixture
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_percentiles_and_conformal_p_values_by_counting(double):
+    program = LinearGaussian(2, 4, inflate=1.0)
+    x, reference = program.rows(50, seed=3), program.rows(99, seed=4)
+    found = pv.score(program, x, reference, false_alarms=0.1, num_samples=30, prior_share=0.0)
+    mine, others = program.exact(x), program.exact(reference)
+    lower = torch.tensor([(others < value).sum().item() for value in mine])
+    torch.testing.assert_close(found.percentile, 100.0 * lower / 99)
+    torch.testing.assert_close(found.p_value, (1.0 + lower) / 100)
+    assert torch.equal(found.anomaly, mine < others.sort().values[9])  # nine of 99 and itself: ten in a hundred
+    assert found.threshold == pytest.approx(others.sort().values[9].item(), abs=1e-9)
+    assert 0 < found.anomaly.sum() < 50
+
+
+def test_usual_rows_are_flagged_no_more_often_than_asked(double):
+    """4,000 rows from where 400 reference rows come from, 5 % of false alarms asked; an own error of 1.1 %."""
+    program = LinearGaussian(2, 6, inflate=1.1)
+    scores = pv.score(program, program.rows(4000, seed=5), program.rows(400, seed=6), num_samples=50)
+    assert scores.anomaly.double().mean().item() == pytest.approx(0.05, abs=0.03)
+
+
+def test_high_density_is_not_typicality(double):
+    """At the mode of a normal in 200 dimensions no row ever lies, and its density is the highest: it is not flagged."""
+    program = LinearGaussian(2, 200)
+    centre = program.marginal().mean[None]
+    scores = pv.score(program, centre, program.rows(200))
+    assert scores.percentile.item() == 100
+    assert not scores.anomaly.any()
+
+
+def test_scores_ask_for_enough_rows_of_one_measure(tiny_vae):
+    vae, x = tiny_vae
+    with pytest.raises(pv.InputError, match=r"10 reference rows cannot tell one in 20: .* 0\.05 needs 19 or more"):
+        pv.score(vae, x, x[:10])
+    with pytest.raises(pv.InputError, match="between 0 and 1, got 0"):
+        pv.score(vae, x, x, false_alarms=0.0)
+    reference = replace(pv.log_evidence(vae, x, 30), measure="counts")
+    with pytest.raises(pv.InputError, match="these rows are measured by .*, the reference rows by counts"):
+        pv.score(vae, Split("test", x, Measure()), reference)
+
+
+def test_a_comparison_is_paired(double):
+    """Two guides of one model: the difference has a far smaller error than either mean."""
+    good, poor = LinearGaussian(3, 10, inflate=1.05), LinearGaussian(3, 10, inflate=4.0)
+    x = good.rows(100)
+    found = {
+        "poor": pv.log_evidence(poor, x, 30),
+        "good": pv.log_evidence(good, x, 30),
+        "exact": pv.exact_evidence(good, x),
+    }
+    table = pv.compare_evidence(found)
+    assert {row["name"] for row in table[:2]} == {"exact", "good"}
+    assert table[2]["name"] == "poor"
+    best = found[table[0]["name"]]
+    assert table[2]["behind"] == pytest.approx(float((best.log_px - found["poor"].log_px).mean()))
+    apart = best.log_px - found["poor"].log_px
+    assert table[2]["behind_se"] == pytest.approx(float(apart.std() / 10))
+    assert table[2]["behind_se"] < 0.3 * table[2]["log_px_se"]
+    assert (table[0]["behind"], table[0]["behind_se"], table[0]["behind_mc_se"]) == (0.0, 0.0, 0.0)
+
+
+def test_comparisons_of_different_things_are_refused(tiny_vae):
+    vae, x = tiny_vae
+    one = pv.log_evidence(vae, x, 10)
+    with pytest.raises(pv.InputError, match="two or more, got 1"):
+        pv.compare_evidence({"one": one})
+    with pytest.raises(pv.InputError, match="a has 60, b has 5"):
+        pv.compare_evidence({"a": one, "b": pv.log_evidence(vae, x[:5], 10)})
+    normal = LinearGaussian(1, 2)
+    real = pv.log_evidence(normal, Split("test", torch.randn(60, 2), Measure(scale=(2.0,) * 2, shift=(0.0,) * 2)), 10)
+    with pytest.raises(pv.InputError, match="different measures cannot be ranked"):
+        pv.compare_evidence({"a": one, "b": real})
+
+
+def test_two_samples_of_one_distribution_are_not_told_apart_and_others_are(double):
+    program = LinearGaussian(2, 5)
+    same = pv.two_sample(program, program.rows(500, seed=8))
+    assert same.p_value > 0.01
+    assert same.accuracy == pytest.approx(0.5, abs=0.06)
+    shifted = pv.two_sample(program, program.rows(500, seed=8) + 0.7)
+    assert shifted.p_value < 1e-4
+    assert shifted.auc > 0.6
+    assert len(shifted.real_score) == len(shifted.drawn_score) == 500
+    with pytest.raises(pv.InputError, match="20 rows or more, got 5"):
+        pv.two_sample(program, program.rows(5))
+
+
+def test_nuts_finds_the_exact_posterior(double):
+    program = LinearGaussian(3, 8, sites=1, inflate=2.0)
+    x = program.rows(2)
+    found = pv.nuts(program, x, 400, warmup=200, num_chains=2)
+    assert found.names == ("z[0]", "z[1]", "z[2]")
+    assert found.rhat.max() < 1.05
+    draws = found.draws.flatten(0, 1)
+    spread = program.posterior_cov.diagonal().sqrt()
+    assert ((draws.mean(0) - program.posterior_mean(x)) / spread).abs().max() < 0.2
+    assert (draws.std(0) / spread - 1).abs().max() < 0.15
+    assert (found.guide.std(0) / spread - math.sqrt(2)).abs().max() < 0.2
+
+
+def test_nuts_gives_constrained_latents_in_their_own_units():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", dist.Gamma(3.0, 2.0))
+            pyro.sample("x", dist.Normal(torch.zeros(1), s[..., None].rsqrt()).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("s", dist.Gamma(3.5, 2 + x[:, 0] ** 2 / 2))
+
+    found = pv.nuts(pv.Program(model, guide), torch.tensor([[1.0], [3.0]]), 400, warmup=200, num_chains=2)
+    exact = torch.tensor([3.5 / 2.5, 3.5 / 6.5])
+    torch.testing.assert_close(found.draws.mean((0, 1))[:, 0], exact, rtol=0.12, atol=0)
+    with pytest.raises(pv.InputError, match="64 at most; got 65"):
+        pv.nuts(pv.Program(model, guide), torch.zeros(65, 1))
+
+
+def test_container_holds_what_the_traces_say(tmp_path):
+    import xarray
+
+    program, x = programs.Hierarchical(), (torch.rand(7, 6) < 0.5).float()
+    columns = [f"pixel {i}" for i in range(6)]
+    held = pv.to_inference_data(program, x, 300, columns=columns, path=tmp_path / "run.nc", seed=4)
+    groups = {
+        "posterior",
+        "posterior_predictive",
+        "log_likelihood",
+        "sample_stats",
+        "prior",
+        "prior_predictive",
+        "observed_data",
+    }
+    assert groups <= set(held.groups())
+    assert dict(held["posterior"]["z1"].sizes) == {"chain": 1, "draw": 300, "row": 7, "z1_dim": 3}
+    assert np.array_equal(held["observed_data"]["x"].values, x.numpy())
+    assert list(held["observed_data"]["x"].coords["feature"].values) == columns
+    log_weight = held["sample_stats"]["log_weight"].values[0]
+    sampled = pv.log_evidence(program, x, 20_000)
+    log_px = np.logaddexp.reduce(log_weight, 0) - math.log(300)
+    assert abs((log_px - sampled.log_px.numpy()).mean()) < 0.15
+    z1 = torch.from_numpy(held["posterior"]["z1"].values[0])
+    with torch.no_grad():
+        by_hand = dist.Bernoulli(logits=program.decoder(z1)).to_event(1).log_prob(x)
+    np.testing.assert_allclose(held["log_likelihood"]["x"].values[0], by_hand.numpy(), rtol=1e-4)
+    assert held["sample_stats"]["khat"].sizes == {"row": 7}
+    assert held["prior"]["z2"].values.std() == pytest.approx(1.0, abs=0.05)
+    back = xarray.open_dataset(tmp_path / "run.nc", group="posterior", engine="h5netcdf")
+    np.testing.assert_array_equal(back["z1"].values, held["posterior"]["z1"].values)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.nc"]
+
+
+def test_rows_keep_their_places_and_labels(tmp_path):
+    data = pv.load_data("digits")
+    vae = pv.VAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64)),
+        pv.guides.MeanFieldNormal(pv.nets.mlp(64, 8, 4)),
+    )
+    held = pv.to_inference_data(vae, data.test.head(5), 30)
+    assert held["posterior"]["row"].values.tolist() == data.test.index[:5].tolist()
+    assert np.array_equal(held["observed_data"]["x"].values, data.test[:5].numpy())
+    with pytest.raises(pv.InputError, match="2 columns named, and rows of 64"):
+        pv.to_inference_data(vae, data.test.head(5), 30, columns=["a", "b"])
