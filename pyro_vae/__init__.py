@@ -43,5 +43,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "models.program": ["Program"],
         "models.vae": ["ConditionalVAE", "VAE"],
         "runs": ["load", "save"],
+        "show.figures": ["plot_posterior"],
     },
 )

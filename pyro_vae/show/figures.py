@@ -14,6 +14,7 @@ from torch.distributions import ComposeTransform
 
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
+from pyro_vae.evidence.nuts import Posterior
 from pyro_vae.models.program import encode, parameters_of, reconstruct, sample, sample_means
 from pyro_vae.models.rows import seeded
 from pyro_vae.show import plots
@@ -179,6 +180,22 @@ def prior_grid(program: Any) -> Tensor | None:
             return ComposeTransform(layers)(z)
     except NotImplementedError:
         return None
+
+
+def plot_posterior(found: Posterior, *, rows: int = 4, latents: int = 4) -> Figure:
+    """The marginals of p(z | x) by `nuts` over those of q, for the first rows and latents, with r-hat and ESS."""
+    num_rows, num = min(rows, found.draws.shape[2]), min(latents, found.draws.shape[3])
+    with plots.style():
+        figure = Figure(figsize=(2.7 * num, 1.9 * num_rows + 0.3))
+        panels = figure.subplots(num_rows, num, squeeze=False)
+        for i, line in enumerate(panels):
+            for k, axes in enumerate(line):
+                exact, guide = found.draws[:, :, i, k].flatten().numpy(), found.guide[:, i, k].numpy()
+                note = f"r-hat {found.rhat[i, k]:.3f}\nESS {found.ess[i, k]:.0f}"
+                plots.marginals(axes, exact, guide, found.names[k] if i == 0 else "", note)
+            line[0].set_ylabel(f"row {i}")
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
 
 
 def why_no_manifold(program: Any, data: Dataset) -> str:

@@ -113,3 +113,14 @@ def two_clouds(axes: Axes, data: np.ndarray, model: np.ndarray, title: str, name
     axes.set_title(title)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=2)
     return axes
+
+
+def marginals(axes: Axes, exact: np.ndarray, guide: np.ndarray, title: str, note: str) -> Axes:
+    """Draws from p(z | x) as a filled histogram and draws from q as an outline, on one axis."""
+    bins = np.histogram_bin_edges(np.concatenate([exact, guide]), bins=50).tolist()
+    axes.hist(exact, bins=bins, density=True, color="0.78", label="p(z | x), NUTS")
+    axes.hist(guide, bins=bins, density=True, histtype="step", color=BLUE, linewidth=1.4, label="q(z | x)")
+    axes.set(yticks=[], title=title)
+    axes.spines["left"].set_visible(False)
+    axes.text(0.98, 0.95, note, transform=axes.transAxes, ha="right", va="top", fontsize=8, color="0.35")
+    return axes

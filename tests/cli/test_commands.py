@@ -18,8 +18,8 @@ from pyro_vae.runs import read_lines, read_tensors
 
 KEYS = {
     "run", "model", "way", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind", "log_px_se",
-    "log_px_mc_se", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data", "num_samples", "num_parameters",
-    "seconds",
+    "log_px_mc_se", "method", "smoothed", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data",
+    "num_samples", "num_parameters", "seconds",
 }  # fmt: skip
 SMALL = ["--data", "digits", "--epochs", "4", "--hidden", "30"]
 
@@ -535,3 +535,61 @@ def test_help_shows_every_option_of_the_model_under_its_group(capsys):
     }  # fmt: skip
     assert groups["Objective"] >= {"--loss", "--num-particles", "--dreg", "--beta", "--kl-warmup", "--free-bits"}
     assert "--program" in groups["Program"]
+
+
+def test_evaluate_picks_a_method_and_says_which(run, capsys, tmp_path):
+    """The run has two latents, so that a grid is possible; each method's record is kept under its own name."""
+    few = ["evaluate", run, "--split", "valid", "--num-rows", 12]
+    exact = json_of(capsys, *few, "--method", "exact")
+    assert (exact["method"], exact["log_px_kind"], exact["log_px_mc_se"]) == ("exact: grid", "exact", 0)
+    annealed = json_of(capsys, *few, "--method", "ais", "--temperatures", 60, "--chains", 8)
+    assert annealed["method"] == "ais"
+    sampled = json_of(capsys, *few, "--prior-share", 0.2, "--netcdf", tmp_path / "run.nc")
+    assert sampled["num_data"] == 12
+    for record in (annealed, sampled):
+        assert record["log_px_kind"] == "lower bound"
+        assert abs(record["log_px"] - exact["log_px"]) < 4 * record["log_px_mc_se"] + 0.1
+    assert exact["elbo"] == annealed["elbo"]
+    assert exact["gap"] == pytest.approx(exact["log_px"] - exact["elbo"])
+    kept = json.loads((run / "evaluation.json").read_text())
+    assert {"valid", "valid exact first 12", "valid ais first 12", "valid first 12"} <= set(kept)
+    import xarray
+
+    rows = xarray.open_dataset(tmp_path / "run.nc", group="observed_data", engine="h5netcdf")
+    assert rows["x"].sizes == {"row": 12, "feature": 64}
+    code, out, _ = command(capsys, *few, "--method", "exact")
+    assert code == 0
+    assert "exact, by grid; what follows is from S = 1000 draws" in out
+
+
+def test_score_flags_what_is_strange(run, capsys, tmp_path):
+    data = pv.load_data("digits")
+    rows = np.concatenate([data.test.stored[:30].numpy(), np.full((3, 64), 16, dtype=np.uint8)])
+    np.save(tmp_path / "rows.npy", rows)
+    found = json_of(capsys, "score", run, tmp_path / "rows.npy", "--out", tmp_path / "scores.csv", "--num-samples", 200)
+    assert (found["num_data"], found["path"]) == (33, str(tmp_path / "scores.csv"))
+    lines = (tmp_path / "scores.csv").read_text().splitlines()
+    assert lines[0] == "index,log_px,khat,percentile,anomaly"
+    table = np.array([[float(value) for value in line.split(",")] for line in lines[1:]])
+    assert table[:, 0].tolist() == list(range(33))
+    assert (table[30:, 4] == 1).all()  # pictures all black
+    assert table[:30, 4].mean() < 0.2
+    assert found["num_anomalies"] == table[:, 4].sum()
+    assert ((table[:, 1] < found["threshold"]) == (table[:, 4] == 1)).all()
+    code, out, _ = command(capsys, "score", run, "--num-samples", 50)
+    assert code == 0
+    assert "flagged" in out
+    assert (run / "scores.csv").exists()
+
+
+def test_mistakes_about_evidence(run, capsys, tmp_path):
+    for words, message in {
+        ("evaluate", run, "--temperatures", 5): "--temperatures belongs to --method ais",
+        ("evaluate", run, "--method", "ais", "--prior-share", 0.5): "--prior-share belongs to --method is",
+        ("score", run, "--false-alarms", 0.0001): "cannot tell one in 10000",
+        ("score", run, "--out", tmp_path / "scores.txt"): "scores are written as .csv",
+    }.items():
+        code, out, err = command(capsys, *words)
+        assert (code, out) == (2, ""), err
+        assert message in err
+        assert err.count("\n") == 1

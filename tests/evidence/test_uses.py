@@ -58,7 +58,7 @@ def test_scores_ask_for_enough_rows_of_one_measure(tiny_vae):
     with pytest.raises(pv.InputError, match="between 0 and 1, got 0"):
         pv.score(vae, x, x, false_alarms=0.0)
     reference = replace(pv.log_evidence(vae, x, 30), measure="counts")
-    with pytest.raises(pv.InputError, match="these rows are measured by .*, the reference rows by counts"):
+    with pytest.raises(pv.InputError, match=r"these rows are measured by .*, the reference rows by counts"):
         pv.score(vae, Split("test", x, Measure()), reference)
 
 

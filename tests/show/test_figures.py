@@ -84,3 +84,12 @@ def test_curves_mark_the_kept_epoch():
     axes = Figure().subplots()
     plots.curve(axes, [1, 2, 3], [-3.0, -2.0, -1.0], [None, None, None], "ELBO", best=2)
     assert [line.get_label() for line in axes.lines] == ["training", "kept: epoch 2"]
+
+
+def test_marginals_by_nuts_are_drawn_over_those_of_q(tiny_vae, tmp_path):
+    vae, x = tiny_vae
+    found = pv.nuts(vae, x[:2], 40, warmup=40, num_chains=2)
+    figure = pv.plot_posterior(found)
+    assert len(figure.axes) == 4
+    assert "r-hat" in figure.axes[0].texts[0].get_text()
+    figure.savefig(tmp_path / "posterior.png")
