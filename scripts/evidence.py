@@ -5,6 +5,7 @@ The runs are those of `scripts/reproduce.py fit`. What takes long keeps its resu
     python scripts/evidence.py annealed --data-root DIR [--runs runs/mnist] [--arms plain,vamp] [--split test]
     python scripts/evidence.py gaps --data-root DIR        # approximation and amortization, mean-field and flow guide
     python scripts/evidence.py khat                        # docs/images/khat.png
+    python scripts/evidence.py posterior                   # docs/images/nuts.png
     python scripts/evidence.py prior-or-guide              # docs/images/prior_or_guide.png
     python scripts/evidence.py speed --data-root DIR       # 10,000 rows × S = 5,000 against the decoder's bare products
 """
@@ -200,20 +201,17 @@ def khat(out: Path, rows: int, num_samples: int) -> None:
                 click.echo(
                     f"K = {K}, width {width}, shift {shift}: k-hat {points[-1][1]:.2f}, {error.mean():.3f}", err=True
                 )
-    data = pv.load_data("mnist-5k")
-    with seeded(0):
-        guide = pv.guides.MeanFieldNormal(pv.nets.mlp(784, 500, 4))
-        vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 500, 784)), guide)
-    pv.fit(vae, data.train, valid=data.valid, epochs=100, learning_rate=5e-3, progress="none")
-    x = data.valid[: 2 * rows]
+    vae, valid = default_vae()
+    x = valid[: 2 * rows]
     found, exact = pv.log_evidence(vae, x, num_samples), pv.exact_evidence(vae, x)
     error = (found.log_px - exact.log_px).abs()
     rank = [spearman([p[1] for p in points], [p[2] for p in points]), spearman(found.khat, error)]
     bad = found.khat > khat_limit(num_samples)
     click.echo(
-        f"Spearman: {rank[0]:.2f} over {len(points)} linear models, {rank[1]:.2f} over {len(x)} rows of the VAE; "
-        f"there exact {exact.log_px.mean():.2f}, sampled {found.log_px.mean():.2f}, median error {error[~bad].median():.3f} "
-        f"where k-hat is good, {error[bad].median():.3f} where it is bad ({float(bad.double().mean()):.0%})"
+        f"Spearman: {rank[0]:.2f} over {len(points)} linear models, {rank[1]:.2f} over {len(x)} rows of a VAE; there "
+        f"exact {exact.log_px.mean():.2f}, sampled {found.log_px.mean():.2f}, median error "
+        f"{error[~bad].median():.3f} where k-hat is good, "
+        f"{error[bad].median():.3f} where it is bad ({float(bad.double().mean()):.0%})"
     )
     with style():
         figure = Figure(figsize=(9.5, 3.8))
@@ -231,6 +229,28 @@ def khat(out: Path, rows: int, num_samples: int) -> None:
             axes.set_title(f"Spearman {r:.2f}", loc="right", fontsize=9, fontweight="normal")
         left.legend(loc="lower right")
         figure.savefig(out, dpi=150)
+
+
+def default_vae() -> tuple[pv.VAE, Tensor]:
+    """The VAE that `pyro-vae fit` trains, and its validation rows."""
+    data = pv.load_data("mnist-5k")
+    with seeded(0):
+        guide = pv.guides.MeanFieldNormal(pv.nets.mlp(784, 500, 4))
+        vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 500, 784)), guide)
+    pv.fit(vae, data.train, valid=data.valid, epochs=100, learning_rate=5e-3, progress="none")
+    return vae, data.valid.x
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/images/nuts.png"), show_default=True)
+def posterior(out: Path) -> None:
+    """p(z | x) by NUTS and q(z | x), for rows of that VAE whose k-hat is low, in the middle and high."""
+    vae, x = default_vae()
+    order = pv.log_evidence(vae, x).khat.argsort()
+    chosen_rows = order[[len(x) // 10, len(x) // 2, 9 * len(x) // 10]]
+    found = pv.nuts(vae, x[chosen_rows])
+    click.echo(f"{found!r}, trusted: {found.trusted}")
+    pv.plot_posterior(found).savefig(out, dpi=150)
 
 
 def spearman(first: Any, second: Any) -> float:

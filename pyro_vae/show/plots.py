@@ -120,7 +120,7 @@ def marginals(axes: Axes, exact: np.ndarray, guide: np.ndarray, title: str, note
     bins = np.histogram_bin_edges(np.concatenate([exact, guide]), bins=50).tolist()
     axes.hist(exact, bins=bins, density=True, color="0.78", label="p(z | x), NUTS")
     axes.hist(guide, bins=bins, density=True, histtype="step", color=BLUE, linewidth=1.4, label="q(z | x)")
-    axes.set(yticks=[], title=title)
+    axes.set(yticks=[], title=title, ylim=(0, 1.3 * axes.get_ylim()[1]))
     axes.spines["left"].set_visible(False)
     axes.text(0.98, 0.95, note, transform=axes.transAxes, ha="right", va="top", fontsize=8, color="0.35")
     return axes
