@@ -235,7 +235,7 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
         (["evaluate", str(run), "--num-samples", "0"], "0 is not in the range"),
         (["encode", str(run), "narrow.npy"], "5 columns, but this run was fitted to rows of 64"),
         (["encode", str(run), "--out", "z.xls"], "can write .npy or .csv, not .xls"),
-        (["score"], "No such command 'score'"),
+        (["scores"], "No such command 'scores'"),
     ]:
         code, out, err = command(capsys, *words)
         assert code == 2, (words, err)
