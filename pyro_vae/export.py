@@ -40,7 +40,8 @@ def to_inference_data(
     x_i)$ and each row's `khat`; `prior` and `prior_predictive` as many rows from the model alone; `observed_data`.
     Axes: `chain` (one), `draw`, `row` (the rows' places where they were read), `feature` (`columns`, if given), and one
     for each latent's own. The guide's draws are draws from q: weigh them by `log_weight` for p(z|x). It holds S · N · D
-    numbers: choose rows. With `path` it is also written there as netCDF.
+    numbers: choose rows. x and its densities are in the units that the attribute `measure` names
+    (standardizing undone), NaN where it was not observed. With `path` it is also written there as netCDF.
 
     Raises `RowsError` where a row has no weight of its own.
 
@@ -63,10 +64,13 @@ def to_inference_data(
         given = _stack([_given(program, scored.layout, batch) for _ in range(num_samples)])
         alone = _stack([_alone(program, scored.layout, batch) for _ in range(num_samples)])
     observed = {name: values[0, 0] for name, values in given.pop("observed").items()}
+    of_x = [name for name, values in observed.items() if values.shape == tuple(split.shape)]
+    if len(of_x) == 1 and len(observed) == 1:
+        _in_reported_units(split, given, alone, observed, of_x[0])
     khat = pareto_smoothed(np.ascontiguousarray(given["sample_stats"]["log_weight"][0].T.astype(np.float64)))[0]
-    groups = {group: _named(group, values) for group, values in (given | alone).items()}
+    groups = {group: _named(group, values, of_x) for group, values in (given | alone).items()}
     groups["sample_stats"]["khat"] = (("row",), khat)
-    groups["observed_data"] = _named("observed_data", observed)
+    groups["observed_data"] = _named("observed_data", observed, of_x)
     index = np.arange(len(split)) if split.index is None else split.index.numpy()
     coords: dict[str, Any] = {"row": index, "chain": [0], "draw": np.arange(num_samples)}
     if columns:
@@ -116,11 +120,22 @@ def _stack(draws: list[Drawn]) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _named(group: str, values: dict[str, np.ndarray]) -> Group:
-    """Arrays with the names of their axes."""
+def _in_reported_units(split: Split, given: Any, alone: Any, observed: dict[str, np.ndarray], name: str) -> None:
+    """Put x and its densities in the units that the measure names; what was not observed is NaN."""
+    for held in (given["posterior_predictive"], alone["prior_predictive"], observed):
+        held[name] = split.measure.undo(torch.from_numpy(held[name])).numpy()
+    if split.mask is not None:
+        observed[name] = np.where(split.mask.numpy(), observed[name], np.nan)
+    jacobian = split.log_jacobian.numpy()
+    given["log_likelihood"][name] = given["log_likelihood"][name] + jacobian
+    given["sample_stats"]["log_weight"] = given["sample_stats"]["log_weight"] + jacobian
+
+
+def _named(group: str, values: dict[str, np.ndarray], of_x: Sequence[str]) -> Group:
+    """Arrays with the names of their axes; a site that holds x has `feature` for its own."""
     leading = ("row",) if group == "observed_data" else ("chain", "draw", "row")
     named: Group = {}
     for name, value in values.items():
-        last = "feature" if name == "x" else f"{name}_dim"
+        last = "feature" if name in of_x else f"{name}_dim"
         named[name] = ((*leading, last)[: value.ndim], value)
     return named

@@ -111,7 +111,8 @@ def evaluate(
     )
     path = run / runs.EVALUATION
     known = json.loads(path.read_text()) if path.exists() else {}
-    name = split + (f" {method}" if method != "is" else "") + (f" first {len(rows)}" if num_rows else "")
+    how = f" {method}" if method != "is" else f" prior-share {prior_share:g}" if prior_share else ""
+    name = split + how + (f" first {len(rows)}" if num_rows else "")
     runs.write_json(path, known | {name: record})
     if netcdf is not None:
         _write_netcdf(opened, scored, rows if num_rows else rows.head(100), netcdf, seed)

@@ -42,6 +42,8 @@ def _how(record: dict[str, Any]) -> str:
     """The method in words; records of before there were several have none."""
     method = record.get("method", "is")
     draws = f"S = {record['num_samples']} draws"
+    if share := record.get("prior_share"):
+        draws += f", {share:.0%} of them from the prior"
     if method == "ais":
         return f"by annealing; what follows is from {draws}"
     return draws if method == "is" else f"by {method.removeprefix('exact: ')}; what follows is from {draws}"

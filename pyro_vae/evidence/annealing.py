@@ -16,7 +16,7 @@ from pyro_vae.evidence.logpx import LogPx, Scored, rows_to_score
 from pyro_vae.inference.joint import Joint, simulate
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import parameters_of, place_of
-from pyro_vae.models.rows import Batch, Layout, evaluating, layout_of_model, seeded
+from pyro_vae.models.rows import Batch, Layout, evaluating, seeded
 
 PILOT_CHAINS, ACCEPTED, GAIN, FIRST_STEP = 4, 0.65, 0.2, 0.5
 STEEPNESS = 4.0  # of the sigmoid along which temperatures rise
@@ -47,7 +47,11 @@ class Annealed(LogPx):
 
 @dataclass(frozen=True, repr=False)
 class Sandwich:
-    """Rows x (N, D) drawn from the model, and two bounds on each row's log p(x), in expectation: `lower`, `upper`."""
+    """Rows x (N, D) drawn from the model, and two bounds on each row's log p(x), in expectation: `lower`, `upper`.
+
+    All chains of a row's upper bound start from the one exact draw of z there is, so their spread is no error of it:
+    `upper.mc_se` is NaN, and `gap_se`, over rows, is the error to quote.
+    """
 
     x: Tensor
     labels: Tensor | None
@@ -157,9 +161,11 @@ def bidirectional(
         raise InputError("how wide is a row? This program has not been fitted: give num_features")
     lower, upper = [], []
     with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        placeholder = Batch(place_of(program).new_zeros(num_rows, width), labels=labels)
+        empty = place_of(program).new_zeros(num_rows, width)
+        if labels is not None and len(labels) != num_rows:
+            raise InputError(f"expected a label for each of the {num_rows} rows, got {len(labels)}")
+        placeholder = Batch(empty, labels=None if labels is None else labels.to(empty.device))
         with torch.no_grad():
-            layout_of_model(program, placeholder)
             x, latents = simulate(program, placeholder)
         split = Split("simulated", x.cpu(), Measure(given=True), labels)
         scored = Scored(program, split, None)
@@ -170,8 +176,9 @@ def bidirectional(
             lower.append(path.forward())
             upper.append(path.backward(exact))
     below = _annealed(lower, split.log_jacobian, plan, scored.measure)
-    inverse, mc_se, _ = _mean_weight(-torch.cat(upper, -1))
-    above = LogPx(log_px=-inverse, mc_se=mc_se, measure=scored.measure, kind="upper bound")
+    inverse, _, _ = _mean_weight(-torch.cat(upper, -1))
+    unknown = torch.full_like(inverse, math.nan)  # chains that start from one draw do not show how others would do
+    above = LogPx(log_px=-inverse, mc_se=unknown, measure=scored.measure, kind="upper bound")
     return Sandwich(split.x, labels, below, above)
 
 
@@ -257,9 +264,16 @@ class _Path:
     def _spreads(self) -> tuple[Tensor, Tensor]:
         """The spread of the guide's draws for each row, and of the draws that chains start from, (n, K) each."""
         joint = self._joint(SCALE_DRAWS)
-        draws = [joint.from_guide(), joint.from_guide() if self.from_guide else joint.from_prior()]
+        draws = [joint.from_guide()] * 2 if self.from_guide else [self._narrow(joint), joint.from_prior()]
         guide, first = (u.unflatten(0, (SCALE_DRAWS, -1)).std(0).clamp(min=1e-6) for u in draws)
         return guide, first
+
+    def _narrow(self, joint: Joint) -> Tensor:
+        """Draws of the guide, or of the prior where the guide's are none the model could have."""
+        try:
+            return joint.from_guide()
+        except InputError:
+            return joint.from_prior()
 
     def _spread(self, beta: float) -> Tensor:
         """The spread to expect at β: precisions mix as they do between normals."""
@@ -294,7 +308,7 @@ class _Path:
 
     def _speed(self, state: _State) -> float:
         """The spread over chains of d log f_β / dβ, over rows its root mean square."""
-        terms = state.terms.double()
+        terms = state.terms.cpu().double()
         slope = (self._counts(1.0, terms) - self._counts(0.0, terms)) @ terms
         return float(slope.reshape(PILOT_CHAINS, -1).var(0).mean().sqrt())
 
@@ -309,7 +323,10 @@ class _Path:
                 state, chance = self._transition(joint, state, float(self.betas[t]), self.log_steps[t - 1])
                 taken += chance
         shape = (self.plan.num_chains, self.num_rows)
-        return log_weights.reshape(shape), taken.reshape(shape).mean(0) / max(1, len(self.betas) - 2)
+        moves = len(self.betas) - 2
+        return log_weights.reshape(shape), taken.reshape(shape).mean(0) / moves if moves else taken[
+            : shape[1]
+        ] * math.nan
 
     def backward(self, exact: Tensor) -> Tensor:
         """Log weights (C, n) of the path run from exact draws (n, K) of the posteriors back to f₀."""
@@ -341,9 +358,9 @@ class _Path:
 
     def _increment(self, state: _State, t: int) -> Tensor:
         """log f_t − log f_{t−1} at the chains' places, (n,) float64 on the CPU."""
-        terms = state.terms.double()
+        terms = state.terms.cpu().double()
         before, after = (self._counts(float(self.betas[s]), terms) for s in (t - 1, t))
-        return ((after - before) @ terms).cpu()
+        return (after - before) @ terms
 
     def _transition(self, joint: Joint, state: _State, beta: float, log_step: Tensor) -> tuple[_State, Tensor]:
         """One Hamiltonian step that leaves f_β as it is, and the chance with which each proposal was taken, (n,)."""
@@ -366,4 +383,4 @@ class _Path:
             torch.where(taken, moved.terms, state.terms),
             torch.where(taken[:, None], moved.gradients, state.gradients),
         )
-        return kept, chance.double().cpu()
+        return kept, chance.cpu().double()

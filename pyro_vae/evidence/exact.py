@@ -10,9 +10,10 @@ import pyro
 import pyro.poutine as poutine
 import torch
 from torch import Tensor
+from torch.distributions import Independent
 
 from pyro_vae.data import Dataset, Split
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, RowsError
 from pyro_vae.evidence.logpx import LogPx, Scored, rows_to_score
 from pyro_vae.inference.joint import Joint
 from pyro_vae.inference.weights import GivenValues, Weigher, over_plates
@@ -26,7 +27,9 @@ PROBES, ROUNDINGS = 4, 300  # points of each kind at which a quadratic must give
 CELLS = {1: 1024, 2: 64}  # of the first grid, on each side
 KEEP = (200.0, 100.0, 50.0, 25.0)  # nats below a row's highest cell at which cells are not divided further, by level
 LEVELS, TOLERANCE = 14, 1e-4
-BOX_DRAWS, BOX_SPREADS = 64, 8.0
+BOX_DRAWS, BOX_SPREADS, BOX_DOUBLINGS = 64, 8.0, 24
+ROWS_OF_A_SUM, ROWS_OF_A_GRID, MOST_CELLS = 1000, 64, 8_000_000
+DROPPED = 1e-7  # share of a row's mass below which a cell, times their number, is not divided further
 FOUND_MORE = 0.05  # nats by which the guide's draws may exceed a grid, beside five of their standard errors
 
 
@@ -34,8 +37,8 @@ FOUND_MORE = 0.05  # nats by which the guide's draws may exceed a grid, beside f
 class Exact(LogPx):
     """log p(x) with no Monte-Carlo error: `mc_se` is zero, `way` says how it was found.
 
-    `closed form` and `sum` are exact to rounding of the program's floating type, `grid` to `error` (N,) nats, by which
-    the last halving of its cells moved each row.
+    `closed form` and `sum` are exact to rounding of the program's floating type (float32: seven digits of log p(x)),
+    `grid` beside that to `error` (N,) nats, by which the last halving of its cells moved each row.
     """
 
     error: Tensor
@@ -97,11 +100,11 @@ def _way(program: Any, scored: Scored, memory_mib: float) -> tuple[str, OfBatch,
     """Which way applies, its function of a batch, and how many rows go at once."""
     layout, few = scored.layout, scored.first
     budget = memory_mib * 2**20
-    if values := _finite_values(program, layout, few):
-        count = math.prod(len(some) for some in values.values())
+    if choices := _finite_values(program, layout, few):
+        count = math.prod(len(one.values) ** one.elements for one in choices.values())
         if count > MANY_VALUES:
             raise InputError(f"the latents have {count:,} values together, too many to sum over; sample them")
-        return "sum", lambda batch: _sum(program, layout, batch, values), 1000
+        return "sum", lambda batch: _sum(program, layout, batch, choices), ROWS_OF_A_SUM
     joint = Joint(program, layout, few)
     each = Weigher(program, layout, few).bytes_per_weight(few)
     if joint.dim <= QUADRATIC_DIM and _quadratic(joint) is not None:
@@ -109,35 +112,67 @@ def _way(program: Any, scored: Scored, memory_mib: float) -> tuple[str, OfBatch,
         return "closed form", lambda batch: _closed_form(program, layout, batch), size
     if joint.dim in CELLS:
         at_once = max(1, int(budget // each))
-        return "grid", lambda batch: _Grid(program, layout, batch, at_once).settle(), 64
+        return "grid", lambda batch: _Grid(program, layout, batch, at_once).settle(), ROWS_OF_A_GRID
     raise InputError(
         f"no exact log p(x) for this program: its {joint.dim} latent dimensions are continuous, more than two, and "
         "log p(x, z) is not quadratic in them; use importance sampling or annealing"
     )
 
 
-def _finite_values(program: Any, layout: Layout, few: Batch) -> dict[str, Tensor]:
-    """The values of each latent, if all have finitely many; nothing where one has not."""
+@dataclass(frozen=True)
+class _Choices:
+    """What a discrete site can be: `values` (V, …) for each of a row's `elements`, independently, laid out as
+    `rest`."""
+
+    values: Tensor
+    elements: int
+    rest: torch.Size
+    row_axis: int
+
+    def value(self, chosen: tuple[int, ...], num_rows: int) -> Tensor:
+        """The site's value for n rows, every row alike."""
+        of_row = self.values[list(chosen)].reshape(self.rest)
+        return of_row.expand(num_rows, *self.rest).movedim(0, self.row_axis)
+
+
+def _finite_values(program: Any, layout: Layout, few: Batch) -> dict[str, _Choices]:
+    """What each latent can be, if all have finitely many values; nothing where one has not."""
     trace = poutine.trace(caller(program.model)).get_trace(few.x, few.extras)
     latents = {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
-    if not all(site["fn"].has_enumerate_support for site in latents.values()):
+    bases = {name: _innermost(site["fn"]) for name, site in latents.items()}
+    if not latents or not all(base.has_enumerate_support for base in bases.values()):
         return {}
-    if alone := [name for name in latents if name in layout.outside]:
-        raise InputError(f"{', '.join(alone)} lies outside the plate over rows, so no row has a log p(x) of its own")
-    return {name: site["fn"].enumerate_support(expand=False) for name, site in latents.items()}
+    if layout.row_dim is None or (alone := [name for name in latents if name in layout.outside]):
+        names = ", ".join(latents if layout.row_dim is None else alone)
+        raise RowsError(f"{names} lies outside the plate over rows, so no row has a log p(x) of its own")
+    found = {}
+    for name, base in bases.items():
+        try:
+            values = base.enumerate_support(expand=False)
+        except NotImplementedError as error:
+            raise InputError(f"the values of the latent {name} cannot be listed: {error}; sample it") from error
+        values = values.reshape(len(values), *base.event_shape)
+        axis = layout.row_dim - latents[name]["fn"].event_dim
+        rest = latents[name]["value"].movedim(axis, 0).shape[1:]
+        found[name] = _Choices(values, rest.numel() // base.event_shape.numel(), rest, axis)
+    return found
 
 
-def _sum(program: Any, layout: Layout, batch: Batch, values: dict[str, Tensor]) -> tuple[PerRow, PerRow]:
-    total = torch.full((len(batch.x),), -math.inf, dtype=torch.float64, device=batch.x.device)
-    drawn = sample_sites(poutine.trace(caller(program.model)).get_trace(batch.x, batch.extras))
-    for combination in itertools.product(*values.values()):
-        given = {
-            name: value.expand(drawn[name]["value"].shape) for name, value in zip(values, combination, strict=True)
-        }
+def _innermost(fn: Any) -> Any:
+    return _innermost(fn.base_dist) if isinstance(fn, Independent) else fn
+
+
+def _sum(program: Any, layout: Layout, batch: Batch, choices: dict[str, _Choices]) -> tuple[PerRow, PerRow]:
+    total = torch.full((len(batch.x),), -math.inf, dtype=torch.float64)
+    each = [itertools.product(range(len(one.values)), repeat=one.elements) for one in choices.values()]
+    for combination in itertools.product(*each):
+        pairs = zip(choices.items(), combination, strict=True)
+        given = {name: one.value(chosen, len(batch.x)) for (name, one), chosen in pairs}
         trace = poutine.trace(GivenValues(given)(caller(program.model))).get_trace(batch.x, batch.extras)
         trace.compute_log_prob()
-        log_joint = sum(over_plates(site, {layout.row_dim or -1}) for site in sample_sites(trace).values())
-        total = torch.logaddexp(total, torch.as_tensor(log_joint).double())
+        assert layout.row_dim is not None
+        log_joint = sum(over_plates(site, {layout.row_dim}) for site in sample_sites(trace).values())
+        total = torch.logaddexp(total, torch.as_tensor(log_joint).cpu().double())
     return total, torch.zeros_like(total)
 
 
@@ -161,18 +196,18 @@ def _quadratic(joint: Joint) -> tuple[Tensor, Tensor] | None:
     if (slope := _gradient(joint, start)).isnan().any():
         return None
     columns = [slope - _gradient(joint, start + unit) for unit in torch.eye(joint.dim).to(start)]
-    precision = torch.stack(columns, -1).double()
+    precision = torch.stack(columns, -1).cpu().double()  # on the CPU: not every accelerator has doubles
     precision = (precision + precision.mT) / 2
     factor, failed = torch.linalg.cholesky_ex(precision)
     if failed.any():
         return None
-    mode = start + torch.cholesky_solve(slope.double()[..., None], factor)[..., 0].to(start)
-    top = _log_joint(joint, mode).double()
+    mode = start + torch.cholesky_solve(slope.cpu().double()[..., None], factor)[..., 0].to(start)
+    top = _log_joint(joint, mode).cpu().double()
     probes = [stretch * joint.from_prior() for stretch in (1.0, 3.0) for _ in range(PROBES)]
     for u in probes + [joint.from_guide() for _ in range(PROBES)]:
-        away = (u - mode).double()
+        away = (u - mode).cpu().double()
         expected = top - 0.5 * torch.einsum("nj,njk,nk->n", away, precision, away)
-        found = _log_joint(joint, u).double()
+        found = _log_joint(joint, u).cpu().double()
         allowed = ROUNDINGS * torch.finfo(u.dtype).eps * (1 + top.abs() + found.abs())
         if not ((found - expected).abs() <= allowed).all():
             return None
@@ -185,12 +220,13 @@ def _closed_form(program: Any, layout: Layout, batch: Batch) -> tuple[PerRow, Pe
         raise InputError("log p(x, z) is quadratic in z for the first rows and not for others; sample it")
     mode, precision = found
     halves = torch.linalg.cholesky(precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_px = _log_joint(joint, mode).double() + joint.dim / 2 * math.log(2 * math.pi) - halves
+    log_px = _log_joint(joint, mode).cpu().double() + joint.dim / 2 * math.log(2 * math.pi) - halves
     return log_px, torch.zeros_like(log_px)
 
 
 class _Grid:
-    """The integral over u for some rows, by cells that are halved where a row's posterior is."""
+    """The integral over u for some rows, by cells that are halved where a row's posterior is. Bookkeeping on the
+    CPU."""
 
     def __init__(self, program: Any, layout: Layout, batch: Batch, at_once: int) -> None:
         self.program, self.layout, self.batch, self.at_once = program, layout, batch, at_once
@@ -201,26 +237,48 @@ class _Grid:
         guide, prior = joint.from_guide(), joint.from_prior()
         point = joint.at(guide, guide=True)
         assert point.guide is not None
-        self.log_weights = (point.likelihood + point.prior - point.guide).double().unflatten(0, (BOX_DRAWS, -1))
+        log_weights = (point.likelihood + point.prior - point.guide).cpu().double()
+        self.log_weights = log_weights.unflatten(0, (BOX_DRAWS, -1))
         ends = []
         for draws in (guide, prior):
-            apart = draws.unflatten(0, (BOX_DRAWS, -1)).double()
-            ends.append((apart.mean(0) - BOX_SPREADS * apart.std(0), apart.mean(0) + BOX_SPREADS * apart.std(0)))
+            apart = draws.cpu().double().unflatten(0, (BOX_DRAWS, -1))
+            reach = BOX_SPREADS * apart.std(0)
+            ends.append((apart.mean(0) - reach, apart.mean(0) + reach))
         self.low = torch.minimum(ends[0][0], ends[1][0])
         self.width = torch.maximum(ends[0][1], ends[1][1]) - self.low
+        cells = CELLS[self.dim]
+        side = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
+        self.places = torch.cartesian_prod(*[side] * self.dim).reshape(-1, self.dim)
+        self.edge = ((self.places < 1 / cells) | (self.places > 1 - 1 / cells)).any(-1)
+
+    def _enclose(self) -> None:
+        """Double a row's box until its edge has no mass to speak of; `InputError` where no box does."""
+        wrong = torch.arange(self.num_rows)
+        for _ in range(BOX_DOUBLINGS):
+            height = self._heights(wrong.repeat_interleave(len(self.places)), self.places.repeat(len(wrong), 1))
+            height = height.unflatten(0, (len(wrong), -1))
+            inside = torch.logsumexp(height, 1) - math.log(len(self.places))
+            outside = height[:, self.edge].amax(1)  # as if the whole box were as high as its edge
+            wrong = wrong[~(outside - inside < math.log(TOLERANCE / 10))]
+            if not len(wrong):
+                return
+            self.low[wrong] -= self.width[wrong] / 2
+            self.width[wrong] *= 2
+        raise InputError(
+            f"no box holds the posterior of {len(wrong)} of {self.num_rows} rows: their tails are too heavy for a "
+            "grid; use importance sampling or annealing"
+        )
 
     def settle(self) -> tuple[PerRow, PerRow]:
         """log p(x) (n,) and by how much the last halving moved it."""
-        cells = CELLS[self.dim]
-        side = (torch.arange(cells, device=self.low.device, dtype=torch.float64) + 0.5) / cells
-        places = torch.cartesian_prod(*[side] * self.dim).reshape(-1, self.dim)
-        row = torch.arange(self.num_rows, device=self.low.device).repeat_interleave(len(places))
-        share, size = places.repeat(self.num_rows, 1), 1 / cells
-        done = torch.full((self.num_rows,), -math.inf, dtype=torch.float64, device=self.low.device)
+        self._enclose()
+        row = torch.arange(self.num_rows).repeat_interleave(len(self.places))
+        share, size = self.places.repeat(self.num_rows, 1), 1 / CELLS[self.dim]
+        done = torch.full((self.num_rows,), -math.inf, dtype=torch.float64)
         before, moved = done, torch.full_like(done, math.inf)
         result = torch.full_like(done, math.nan)
         halves = torch.cartesian_prod(*[torch.tensor([-0.25, 0.25], dtype=torch.float64)] * self.dim)
-        halves = halves.reshape(-1, self.dim).to(self.low.device)
+        halves = halves.reshape(-1, self.dim)
         for level in range(LEVELS):
             height = self._heights(row, share)
             mass = height + self.dim * math.log(size) + self.width.log().sum(-1)[row]
@@ -228,12 +286,10 @@ class _Grid:
             settling = result.isnan()
             moved = torch.where(settling, (total - before).abs(), moved)
             result = torch.where(settling & (moved < TOLERANCE), total, result)
-            if not result.isnan().any():
+            kept = self._worth_dividing(result.isnan(), row, height, mass, total, level)
+            left = result.isnan()[row] & ~kept
+            if not kept.any() or int(kept.sum()) * len(halves) > MOST_CELLS:
                 break
-            top = torch.full_like(done, -math.inf).scatter_reduce(0, row, height, "amax")
-            open_rows = result.isnan()[row]
-            kept = open_rows & (height > top[row] - KEEP[min(level, len(KEEP) - 1)])
-            left = open_rows & ~kept
             done = torch.logaddexp(done, _log_sum(mass[left], row[left], self.num_rows))
             before = total
             share = (share[kept][:, None] + size * halves).flatten(0, 1)
@@ -241,14 +297,26 @@ class _Grid:
         self._check(result)
         return result, moved
 
+    def _worth_dividing(
+        self, unsettled: Tensor, row: Tensor, height: Tensor, mass: Tensor, total: PerRow, level: int
+    ) -> Tensor:
+        """Which cells to halve: high ones at first, where peaks may be narrower than cells; then those that hold
+        mass."""
+        top = torch.full((self.num_rows,), -math.inf, dtype=torch.float64).scatter_reduce(0, row, height, "amax")
+        high = unsettled[row] & (height > top[row] - KEEP[min(level, len(KEEP) - 1)])
+        if level < len(KEEP) - 1:
+            return high
+        number = torch.bincount(row, minlength=self.num_rows)[row]
+        return high & (mass + number.log() > total[row] + math.log(DROPPED))
+
     def _heights(self, row: Tensor, share: Tensor) -> Tensor:
         """log p(x, z) at a place of each row's box, (M,) float64."""
-        u = (self.low[row] + share * self.width[row]).to(self.batch.x)
-        parts = [
-            _log_joint(Joint(self.program, self.layout, self.batch.take(some)), at)
-            for some, at in zip(row.split(self.at_once), u.split(self.at_once), strict=True)
-        ]
-        return torch.cat(parts).double().nan_to_num(nan=-math.inf)
+        parts = []
+        for some, at in zip(row.split(self.at_once), share.split(self.at_once), strict=True):
+            u = (self.low[some] + at * self.width[some]).to(self.batch.x)
+            batch = self.batch.take(some.to(self.batch.x.device))
+            parts.append(_log_joint(Joint(self.program, self.layout, batch), u).cpu().double())
+        return torch.cat(parts).nan_to_num(nan=-math.inf)
 
     def _check(self, result: PerRow) -> None:
         if result.isnan().any():

@@ -47,10 +47,15 @@ class Evidence(LogPx):
     @property
     def khat_bad(self) -> float | None:
         """The share of rows whose k-hat is above the limit for S; None where S is too small to say."""
-        return None if self.num_samples < TOO_FEW else float((self.khat > khat_limit(self.num_samples)).double().mean())
+        return (
+            None
+            if self.num_samples < TOO_FEW
+            else float((~(self.khat <= khat_limit(self.num_samples))).double().mean())
+        )
 
     def __repr__(self) -> str:
-        return self._in_words(f"ELBO {self.elbo.mean():.2f}, S = {self.num_samples}")
+        elbo = f"ELBO {self.elbo.mean():.2f}, " if self.prior_share < 1 else ""
+        return self._in_words(f"{elbo}S = {self.num_samples}")
 
 
 def log_evidence(
@@ -165,7 +170,7 @@ def summarize(
     log_weights = log_likelihood + log_ratio
     guided = log_weights[:cut]
     if from_prior:
-        log_weights = log_likelihood - torch.log(share + (1 - share) * torch.exp(-log_ratio))
+        log_weights = log_likelihood - _log_mixture(share, log_ratio)
     log_sum = torch.logsumexp(log_weights, 0)
     log_px = log_sum - math.log(num_samples)
     weights = torch.exp(log_weights - log_px)  # their mean is one
@@ -187,3 +192,10 @@ def summarize(
         grouped = guided[: groups * k].reshape(groups, k, -1)
         summary[f"iwae {k}"] = (torch.logsumexp(grouped, 1) - math.log(k)).mean(0)
     return summary
+
+
+def _log_mixture(share: float, log_ratio: LogWeights) -> LogWeights:
+    """log [α p(z) + (1 − α) q(z|x)] − log p(z) from log p(z) − log q(z|x), without overflow however far q lies."""
+    if share == 1:
+        return torch.zeros_like(log_ratio)
+    return torch.logaddexp(torch.full_like(log_ratio, math.log(share)), math.log1p(-share) - log_ratio)

@@ -12,6 +12,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.distributions import Levels
+from pyro_vae.errors import InputError
 from pyro_vae.models.program import place_of
 from pyro_vae.models.rows import Batch, Layout, layout_of, require_mask
 
@@ -21,8 +22,9 @@ class LogPx:
     """log p(x) of N rows, what kind of number it is, and its errors.
 
     Nats per row, float64 on the CPU, the Jacobian of standardization counted. `mc_se` (N,) is the Monte-Carlo standard
-    error of `log_px` (N,), zero where it is exact. `kind` is `exact`, `lower bound`, `upper bound` or `estimate`; a
-    bound is one in expectation. `measure` names what the density is against; only equal measures may be compared.
+    error of `log_px` (N,), zero where it is exact, NaN where it is not known. `kind` is `exact`, `lower bound`, `upper
+    bound` or `estimate`; a bound is one in expectation. `measure` names what the density is against; only equal
+    measures may be compared.
     """
 
     log_px: Tensor
@@ -92,6 +94,9 @@ def rows_to_score(
         split = replace(split, labels=labels)
     if rows is None and split.name == "train":
         rows = torch.arange(len(split))
+    for name, value in {"labels": split.labels, "rows": rows}.items():
+        if value is not None and len(value) != len(split):
+            raise InputError(f"expected one for each of the {len(split)} rows of x, got {len(value)} {name}")
     return split, rows
 
 

@@ -45,6 +45,7 @@ def record(
         "log_px_se": _finite(best.log_px_se),
         "log_px_mc_se": _finite(best.log_px_mc_se),
         "method": method,
+        "prior_share": found.prior_share,
         "smoothed": _mean(found.smoothed),
         "iwae": {str(k): _mean(bound) for k, bound in found.iwae.items()},
         "bound": elbo,
@@ -60,7 +61,7 @@ def record(
 
 KEYS = (
     "run", "model", "way", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind", "log_px_se",
-    "log_px_mc_se", "method", "smoothed", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data",
+    "log_px_mc_se", "method", "prior_share", "smoothed", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data",
     "num_samples", "num_parameters", "seconds",
 )  # fmt: skip
 

@@ -63,7 +63,8 @@ def score(
     from the prior (`prior_share`), so that a row far from all that the encoder knows is not scored by luck. A row of
     high density need not be typical (Nalisnick et al., arXiv:1810.09136): only low ones are flagged. `data` is a tensor
     (N, D), a split or a data set (its test split), `reference` the same (its validation split) or what `log_evidence`
-    found. Nats per row.
+    found, whose number of
+    draws and prior share then hold for both. Nats per row.
 
     Raises `InputError` where there are too few reference rows for the rate, or their measure is another.
 
@@ -83,11 +84,16 @@ def score(
         held_out = as_split(reference, "valid")
         _require_enough(len(held_out), false_alarms)
         reference = log_evidence(program, held_out, num_samples, **settings)
+    else:  # scored alike, or the p-values would compare two estimators
+        num_samples, settings["prior_share"] = reference.num_samples, reference.prior_share
     _require_enough(len(reference), false_alarms)
     found = log_evidence(program, data, num_samples, **settings)
     given = "as given"
     if found.measure != reference.measure and not any(m.startswith(given) for m in (found.measure, reference.measure)):
         raise InputError(f"these rows are measured by {found.measure}, the reference rows by {reference.measure}")
+    for name, of in {"row": found, "reference row": reference}.items():
+        if of.log_px.isnan().any():
+            raise InputError(f"log p(x) of {name} {int(of.log_px.isnan().nonzero()[0])} is not a number")
     ordered = reference.log_px.sort().values
     lower = torch.searchsorted(ordered, found.log_px, right=False)
     as_low = torch.searchsorted(ordered, found.log_px, right=True)

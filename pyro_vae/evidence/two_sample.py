@@ -18,8 +18,8 @@ class TwoSample:
     """How well a classifier tells real rows from drawn ones, each row judged by a classifier that has not seen it.
 
     `accuracy` is 0.5 where it cannot, with standard error `accuracy_se`; `auc` the area under its ROC curve; `p_value`
-    the chance of an accuracy as high if both came from one distribution. `real_score` and `drawn_score` (n,) are the
-    classifier's probabilities that a row is real.
+    about the chance of an accuracy as high if both came from one distribution (rows of one fold share a classifier).
+    `real_score` and `drawn_score` (n,) are the classifier's probabilities that a row is real.
     """
 
     accuracy: float
@@ -43,7 +43,8 @@ def two_sample(
 
     As many rows are drawn from the program as there are real ones (the first `num_rows` of `data`: a tensor, a
     split, or a data set's test split), and `classifier`, scikit-learn's gradient-boosted trees unless another is given,
-    is fitted to tell them apart, in five folds. Density and this test see different faults: a program may give real
+    is fitted to tell them apart, in five folds (one of your own has to take NaN where rows have gaps). Labels go to
+    programs that ask for them. Density and this test see different faults: a program may give real
     rows a high log p(x) and draw rows that nobody would take for real.
 
     Raises `InputError` for fewer than 20 rows.
@@ -60,10 +61,13 @@ def two_sample(
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-    real = as_split(data, "test")[:num_rows].cpu().numpy()
+    split = as_split(data, "test").head(num_rows)
+    real = split.x.cpu().numpy()
     if len(real) < 4 * FOLDS:
         raise InputError(f"a two-sample test needs {4 * FOLDS} rows or more, got {len(real)}")
-    drawn = sample(program, len(real), num_features=real.shape[1], seed=seed).cpu().numpy()
+    drawn = sample(program, len(real), num_features=real.shape[1], seed=seed, labels=split.labels).cpu().numpy()
+    if split.mask is not None:  # the same gaps on both sides, or they alone would tell
+        real, drawn = (np.where(split.mask.numpy(), rows, np.nan) for rows in (real, drawn))
     rows, labels = np.concatenate([real, drawn]), np.repeat([1, 0], len(real))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     judge = HistGradientBoostingClassifier(random_state=seed) if classifier is None else classifier

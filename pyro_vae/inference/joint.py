@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pyro.poutine as poutine
 import torch
@@ -102,7 +102,18 @@ class Joint:
     def from_guide(self) -> RowLatents:
         """A draw of u from the guide for each row."""
         guide = sample_sites(poutine.trace(caller(self.program.guide)).get_trace(self.batch.x, self.batch.extras))
-        return self.flat({name: site["value"] for name, site in guide.items() if name in self.sizes})
+        values = {name: site["value"] for name, site in guide.items() if name in self.sizes}
+        given = GivenValues(values)(caller(self.program.model))
+        trace = poutine.trace(given).get_trace(self.batch.x, self.batch.extras)
+        for name in values:
+            support = cast(Any, trace.nodes[name]["fn"]).support
+            if not support.check(values[name]).all():
+                raise InputError(
+                    f"the guide draws {name} outside of what the model says it can be, "
+                    f"{support}: give it a distribution with that support, or start from the "
+                    "prior (annealing: start='prior')"
+                )
+        return self._flat_of(trace)
 
     @torch.no_grad()
     def from_prior(self) -> RowLatents:

@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_vae.errors import InputError
 from pyro_vae.models.rows import Batch, Layout, caller, evaluating, require_rows, sample_sites, seeded, traces_of
 from pyro_vae.shapes import LogWeights
 
@@ -57,14 +58,20 @@ class Weigher:
         else:
             kept, around = {self.row_dim}, _as_it_is
             batch = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(draws))
-        outer = around
+        outer, values = around, {}
         if from_prior:
             values = self._from_prior(batch, around)
 
             def outer(function: Any) -> Any:
                 return around(GivenValues(values)(function))
 
-        likelihood, ratio = parts_of(*traces_of(self.program, batch, around=outer), kept)
+        model, guide = traces_of(self.program, batch, around=outer)
+        if from_prior and (own := sample_sites(guide).keys() - values.keys()):
+            raise InputError(
+                f"draws of the prior cannot be weighed against this guide: its auxiliary {', '.join(sorted(own))} "
+                "leave it without a density of z alone; take prior_share=0"
+            )
+        likelihood, ratio = parts_of(model, guide, kept)
         return Weights(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
 
     def _from_prior(self, batch: Batch, around: Callable[[Any], Any]) -> dict[str, Tensor]:

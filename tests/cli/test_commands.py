@@ -18,7 +18,7 @@ from pyro_vae.runs import read_lines, read_tensors
 
 KEYS = {
     "run", "model", "way", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind", "log_px_se",
-    "log_px_mc_se", "method", "smoothed", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data",
+    "log_px_mc_se", "method", "prior_share", "smoothed", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data",
     "num_samples", "num_parameters", "seconds",
 }  # fmt: skip
 SMALL = ["--data", "digits", "--epochs", "4", "--hidden", "30"]
@@ -552,7 +552,7 @@ def test_evaluate_picks_a_method_and_says_which(run, capsys, tmp_path):
     assert exact["elbo"] == annealed["elbo"]
     assert exact["gap"] == pytest.approx(exact["log_px"] - exact["elbo"])
     kept = json.loads((run / "evaluation.json").read_text())
-    assert {"valid", "valid exact first 12", "valid ais first 12", "valid first 12"} <= set(kept)
+    assert {"valid", "valid exact first 12", "valid ais first 12", "valid prior-share 0.2 first 12"} <= set(kept)
     import xarray
 
     rows = xarray.open_dataset(tmp_path / "run.nc", group="observed_data", engine="h5netcdf")

@@ -42,7 +42,8 @@ def test_the_sandwich_is_narrow_and_the_exact_value_inside(double, K, D):
     assert abs(found.gap) < 0.5
     below, above = (exact - found.lower.log_px).mean().item(), (found.upper.log_px - exact).mean().item()
     assert below > -3 * found.lower.log_px_mc_se
-    assert above > -3 * found.upper.log_px_mc_se
+    assert above > -3 * found.gap_se
+    assert math.isnan(found.upper.log_px_mc_se)  # chains of one draw show no error of it
     assert found.lower.kind == "lower bound"
     assert found.upper.kind == "upper bound"
 
@@ -97,14 +98,15 @@ def test_it_corrects_a_guide_that_looks_at_one_mode(double):
     sampled = pv.log_evidence(program, x, 500).log_px
     assert (exact - sampled).mean().item() == pytest.approx(math.log(2), abs=0.05)
     annealed = pv.annealed_evidence(program, x, 150, num_chains=32, start="prior")
-    assert (exact - annealed.log_px).abs().mean() < 0.1
+    assert abs((exact - annealed.log_px).mean().item()) < 0.1
+    assert (exact - annealed.log_px).abs().max() < 0.4
 
 
 @pytest.mark.parametrize("make", [programs.vamp_vae, programs.Hierarchical])
 def test_programs_with_borrowed_and_several_latents(make):
     """Against draws from the prior, which find these shallow posteriors well; guides are as they were born."""
     program, x = make(), (torch.rand(6, 6) < 0.5).float()
-    annealed = pv.annealed_evidence(program, x, 150, num_chains=32)
+    annealed = pv.annealed_evidence(program, x, 60, num_chains=32, start="prior")
     sampled = pv.log_evidence(program, x, 40_000, prior_share=1.0)
     error = math.hypot(annealed.log_px_mc_se, sampled.log_px_mc_se)
     assert abs((annealed.log_px - sampled.log_px).mean().item()) < 4 * error

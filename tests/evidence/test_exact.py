@@ -1,5 +1,6 @@
 """Exact log p(x): each way against another that owes it nothing."""
 
+import itertools
 import math
 
 import programs
@@ -138,3 +139,104 @@ def test_a_posterior_that_the_grid_misses_is_an_error(double):
 
     with pytest.raises(pv.InputError, match="the grid"):
         pv.exact_evidence(pv.Program(model, guide), torch.zeros(2, 1))
+
+
+def test_discrete_latents_in_a_plate_within_a_row_are_each_summed_over(double):
+    """Three coins a row, k ~ Bernoulli(½), x_j ~ N(3 k_j, 1): rows factorize, so the answer is known."""
+
+    def model(x):
+        with pyro.plate("rows", len(x), dim=-2), pyro.plate("parts", 3, dim=-1):
+            k = pyro.sample("k", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(3 * k, 1.0), obs=x)
+
+    x = torch.tensor([[0.0, 3.0, 0.0], [3.0, 3.0, 1.0]])
+    one = torch.logaddexp(dist.Normal(0.0, 1.0).log_prob(x), dist.Normal(3.0, 1.0).log_prob(x)) - math.log(2)
+    found = pv.exact_evidence(pv.Program(model, drawn_alike(model)), x)
+    assert found.way == "sum"
+    torch.testing.assert_close(found.log_px, one.sum(-1))
+
+
+def drawn_alike(model):
+    """A guide that draws the model's latents from their prior."""
+
+    def guide(x):
+        pyro.poutine.block(model, expose_fn=lambda msg: msg["type"] == "sample" and not msg["is_observed"])(x)
+
+    return guide
+
+
+def test_vectors_of_discrete_latents_are_summed_over(double):
+    """`Bernoulli.to_event(1)` and one-hot categories, the discrete latents that people write."""
+    weight = torch.tensor([1.0, -2.0, 0.5])
+
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(torch.tensor([0.2, 0.5, 0.7])).to_event(1))
+            c = pyro.sample("c", dist.OneHotCategorical(torch.tensor([0.3, 0.7])))
+            pyro.sample("x", dist.Normal((b @ weight + c[..., 1])[..., None], 1.0).to_event(1), obs=x)
+
+    x = torch.randn(4, 1)
+    found = pv.exact_evidence(pv.Program(model, drawn_alike(model)), x)
+    by_hand = torch.full((4,), -math.inf)
+    for bits in itertools.product((0.0, 1.0), repeat=3):
+        for kind, share in ((0.0, 0.3), (1.0, 0.7)):
+            b = torch.tensor(bits)
+            prior = dist.Bernoulli(torch.tensor([0.2, 0.5, 0.7])).log_prob(b).sum() + math.log(share)
+            by_hand = torch.logaddexp(by_hand, prior + dist.Normal(b @ weight + kind, 1.0).log_prob(x[:, 0]))
+    torch.testing.assert_close(found.log_px, by_hand)
+
+
+def test_the_box_grows_to_where_the_posterior_is(double):
+    """A Laplace prior and rows far out in its tail, with a guide that knows nothing of them."""
+
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Laplace(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None], 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 0.3))
+
+    x = torch.tensor([[0.0], [15.0], [15.0], [30.0]])
+    found = pv.exact_evidence(pv.Program(model, guide), x)
+    z = torch.linspace(-60, 60, 1_200_001)
+    by_hand = dist.Laplace(0.0, 1.0).log_prob(z) + dist.Normal(z, 0.5).log_prob(x)
+    torch.testing.assert_close(found.log_px, by_hand.logsumexp(-1) + math.log(1e-4), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("tails", [3.0, 1.0])
+def test_heavy_tails_are_held_or_refused(double, tails):
+    """A Student-t prior and a likelihood that says nothing: log p(x) is that of the likelihood, or an error, not less."""
+
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.StudentT(tails, 0.0, 1.0))
+            pyro.sample("x", dist.Normal(0 * z[..., None], 1.0).to_event(1), obs=x)
+
+    x = torch.zeros(3, 1)
+    if tails == 1:
+        with pytest.raises(pv.InputError, match="their tails are too heavy for a grid"):
+            pv.exact_evidence(pv.Program(model, drawn_alike(model)), x)
+        return
+    found = pv.exact_evidence(pv.Program(model, drawn_alike(model)), x)
+    torch.testing.assert_close(found.log_px, dist.Normal(0.0, 1.0).log_prob(x[:, 0]), rtol=0, atol=5e-4)
+
+
+def test_guides_outside_of_the_prior_are_said():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Uniform(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None], 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(0.5, 0.5))
+
+    program, x = pv.Program(model, guide), torch.tensor([[0.5], [1.0]])
+    for estimate in (pv.exact_evidence, pv.annealed_evidence, pv.nuts):
+        with pytest.raises(pv.InputError, match="the guide draws z outside of what the model says it can be"):
+            estimate(program, x)
+    known = dist.Normal(0.0, 0.5).cdf(x[:, 0]) - dist.Normal(1.0, 0.5).cdf(x[:, 0])
+    found = pv.annealed_evidence(program, x, 50, start="prior")
+    torch.testing.assert_close(found.log_px.float(), known.log(), rtol=0, atol=0.03)

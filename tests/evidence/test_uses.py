@@ -111,7 +111,7 @@ def test_two_samples_of_one_distribution_are_not_told_apart_and_others_are(doubl
 def test_nuts_finds_the_exact_posterior(double):
     program = LinearGaussian(3, 8, sites=1, inflate=2.0)
     x = program.rows(2)
-    found = pv.nuts(program, x, 400, warmup=200, num_chains=2)
+    found = pv.nuts(program, x, 300, warmup=100, num_chains=2)
     assert found.names == ("z[0]", "z[1]", "z[2]")
     assert found.rhat.max() < 1.05
     draws = found.draws.flatten(0, 1)
@@ -131,7 +131,7 @@ def test_nuts_gives_constrained_latents_in_their_own_units():
         with pyro.plate("data", len(x)):
             pyro.sample("s", dist.Gamma(3.5, 2 + x[:, 0] ** 2 / 2))
 
-    found = pv.nuts(pv.Program(model, guide), torch.tensor([[1.0], [3.0]]), 400, warmup=200, num_chains=2)
+    found = pv.nuts(pv.Program(model, guide), torch.tensor([[1.0], [3.0]]), 300, warmup=100, num_chains=2)
     exact = torch.tensor([3.5 / 2.5, 3.5 / 6.5])
     torch.testing.assert_close(found.draws.mean((0, 1))[:, 0], exact, rtol=0.12, atol=0)
     with pytest.raises(pv.InputError, match="64 at most; got 65"):
@@ -184,3 +184,56 @@ def test_rows_keep_their_places_and_labels(tmp_path):
     assert np.array_equal(held["observed_data"]["x"].values, data.test[:5].numpy())
     with pytest.raises(pv.InputError, match="2 columns named, and rows of 64"):
         pv.to_inference_data(vae, data.test.head(5), 30, columns=["a", "b"])
+
+
+def test_reference_evidence_sets_how_rows_are_scored(tiny_vae):
+    """Scored with other draws the p-values would compare estimators, not rows."""
+    vae, x = tiny_vae
+    reference = pv.log_evidence(vae, x, 40)
+    found = pv.score(vae, x[:5], reference, num_samples=500)
+    assert (found.found.num_samples, found.found.prior_share) == (40, 0.0)
+    broken = replace(reference, log_px=reference.log_px.clone().fill_(math.nan))
+    with pytest.raises(pv.InputError, match="of reference row 0 is not a number"):
+        pv.score(vae, x, broken)
+
+
+def table_with_gaps():
+    rows = 3 + 50 * torch.randn(120, 3)
+    rows[torch.rand(120, 3) < 0.2] = math.nan
+    return pv.load_data(rows.numpy(), missing="mask")
+
+
+def test_exported_rows_are_in_reported_units_and_gaps_stay_gaps():
+    data = table_with_gaps()
+    vae = pv.VAE(
+        pv.priors.StandardNormal(1),
+        pv.likelihoods.Normal(pv.nets.linear(1, 3)),
+        pv.guides.MeanFieldNormal(pv.nets.linear(3, 2)),
+    )
+    rows = data.test.head(8)
+    held = pv.to_inference_data(vae, rows, 400)
+    x = held["observed_data"]["x"].values
+    assert np.array_equal(np.isnan(x), ~rows.mask.numpy())
+    np.testing.assert_allclose(x[rows.mask.numpy()], rows.stored.numpy()[rows.mask.numpy()], rtol=1e-4)
+    log_px = np.logaddexp.reduce(held["sample_stats"]["log_weight"].values[0], 0) - math.log(400)
+    apart = log_px - pv.log_evidence(vae, rows, 4000).log_px.numpy()
+    assert np.abs(np.median(apart)) < 0.1  # and not the 3.9 nats a column that standardizing is worth
+    predicted = held["posterior_predictive"]["x"].values
+    assert predicted.std() > 10
+
+
+def test_gaps_and_labels_alone_do_not_tell_two_samples_apart():
+    """A model that is right, rows with gaps: what tells them apart must not be the gaps."""
+    exact = LinearGaussian(1, 3)
+    stored = exact.rows(400)
+    stored[torch.rand(400, 3) < 0.3] = math.nan
+    found = pv.two_sample(exact, Split("test", stored, Measure()), 400)
+    assert found.p_value > 0.01
+    digits = pv.load_data("digits")
+    vae = pv.ConditionalVAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Bernoulli(pv.nets.mlp(12, 8, 64)),
+        pv.guides.MeanFieldNormal(pv.nets.mlp(74, 8, 4)),
+        num_labels=10,
+    )
+    assert pv.two_sample(vae, digits.test, 40).accuracy > 0.8
