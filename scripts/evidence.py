@@ -221,8 +221,8 @@ def khat(out: Path, rows: int, num_samples: int) -> None:
             left.scatter(some[:, 0], some[:, 1], s=22, color=colour, label=f"K = {K}")
         right.scatter(found.khat, error.clamp(min=1e-5), s=12, color=BLUE, alpha=0.7, linewidths=0)
         for axes, title, r in (
-            (left, "Linear models, exact by closed form", rank[0]),
-            (right, "A VAE's rows, exact by grid", rank[1]),
+            (left, "Linear models (closed form)", rank[0]),
+            (right, "A VAE's rows (grid)", rank[1]),
         ):
             axes.axvline(khat_limit(num_samples), color="0.6", linewidth=1, linestyle=":")
             axes.set(yscale="log", xlabel="k-hat", ylabel="|error of log p(x)|, nats", title=title)

@@ -38,7 +38,7 @@ OWNED = {"temperatures": "ais", "chains": "ais", "start": "ais", "prior_share": 
     "Evidence",
     "--memory-mib",
     type=float,
-    default=128.0,
+    default=64.0,
     help="Memory for the draws in progress; results need a few numbers for each row.",
 )
 @option("Evidence", "--seed", type=int, default=0, help="Seed of the draws.")
@@ -170,7 +170,7 @@ def score_split(
     *,
     sizes: Iterable[int],
     prior_share: float = 0.0,
-    memory_mib: float = 128.0,
+    memory_mib: float = 64.0,
     seed: int = 0,
     better: tuple[Any, float] | None = None,
     method: str = "is",

@@ -37,7 +37,7 @@ from pyro_vae.cli.rows import ROWS, SPLIT
     default=0.1,
     help="Share of draws from the prior, for rows unlike all that the encoder knows.",
 )
-@option("Evidence", "--memory-mib", type=float, default=128.0, help="Memory for the draws in progress.")
+@option("Evidence", "--memory-mib", type=float, default=64.0, help="Memory for the draws in progress.")
 @option("Evidence", "--seed", type=int, default=0, help="Seed of the draws.")
 @PROGRAM
 @output_options

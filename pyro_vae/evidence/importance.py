@@ -67,7 +67,7 @@ def log_evidence(
     prior_share: float = 0.0,
     rows: Tensor | None = None,
     labels: Tensor | None = None,
-    memory_mib: float = 128,
+    memory_mib: float = 64,
     seed: int | None = 0,
 ) -> Evidence:
     r"""Importance-sampled $\log p(x_i)$ of each row with the program's guide as proposal.

@@ -52,7 +52,7 @@ def score(
     false_alarms: float = 0.05,
     num_samples: int = 1000,
     prior_share: float = 0.1,
-    memory_mib: float = 128,
+    memory_mib: float = 64,
     seed: int = 0,
 ) -> Scores:
     r"""log p(x) of each row, its percentile among reference rows, and whether it is unusual at a false-alarm rate.

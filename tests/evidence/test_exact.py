@@ -207,7 +207,7 @@ def test_the_box_grows_to_where_the_posterior_is(double):
 
 @pytest.mark.parametrize("tails", [3.0, 1.0])
 def test_heavy_tails_are_held_or_refused(double, tails):
-    """A Student-t prior and a likelihood that says nothing: log p(x) is that of the likelihood, or an error, not less."""
+    """A Student-t prior and a likelihood that says nothing: log p(x) is that of the likelihood, or an error."""
 
     def model(x):
         with pyro.plate("rows", len(x)):
