@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -13,16 +12,10 @@ from torch import Tensor
 from pyro_vae.data import Dataset, Measure, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.logpx import LogPx, Scored, rows_to_score
+from pyro_vae.evidence.path import Path, Plan
 from pyro_vae.inference.joint import Joint, simulate
-from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import parameters_of, place_of
-from pyro_vae.models.rows import Batch, Layout, evaluating, seeded
-
-PILOT_CHAINS, ACCEPTED, GAIN, FIRST_STEP = 4, 0.65, 0.2, 0.5
-STEEPNESS = 4.0  # of the sigmoid along which temperatures rise
-PLACED = 0.9  # how far temperatures follow the length of the path; the rest keeps their sigmoid
-SCALE_DRAWS = 32
-TAPE = 3  # bytes held for a gradient, for each byte that a weight writes
+from pyro_vae.models.rows import Batch, evaluating, seeded
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -111,13 +104,13 @@ def annealed_evidence(
     >>> bool((annealed.log_px - exact.log_px).abs().max() < 0.05)
     True
     """
-    plan = _Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
+    plan = Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
     split, places = rows_to_score(data, rows, labels)
     with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
         scored = Scored(program, split, places)
         found = []
         for batch in scored.batches(plan.rows_at_once(program, scored.layout, scored.first)):
-            found.append(_Path(program, scored.layout, batch, plan).forward())
+            found.append(Path(program, scored.layout, batch, plan).forward())
             if on_rows is not None:
                 on_rows(sum(acceptance.shape[-1] for _, acceptance in found))
     return _annealed(found, split.log_jacobian, plan, scored.measure)
@@ -153,7 +146,7 @@ def bidirectional(
     >>> bool(abs(found.gap) < 0.05), found.x.shape
     (True, torch.Size([20, 5]))
     """
-    plan = _Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
+    plan = Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
     if num_rows < 1:
         raise InputError(f"expected one row or more to simulate, got {num_rows}")
     width = num_features or getattr(program, "num_features", None)
@@ -172,7 +165,7 @@ def bidirectional(
         size = plan.rows_at_once(program, scored.layout, scored.first)
         whole = Joint(program, scored.layout, scored.batch(0, num_rows)).flat(latents)
         for batch, exact in zip(scored.batches(size), whole.split(size), strict=True):
-            path = _Path(program, scored.layout, batch, plan)
+            path = Path(program, scored.layout, batch, plan)
             lower.append(path.forward())
             upper.append(path.backward(exact))
     below = _annealed(lower, split.log_jacobian, plan, scored.measure)
@@ -182,7 +175,7 @@ def bidirectional(
     return Sandwich(split.x, labels, below, above)
 
 
-def _annealed(found: list[tuple[Tensor, Tensor]], jacobian: Tensor, plan: "_Plan", measure: str) -> Annealed:
+def _annealed(found: list[tuple[Tensor, Tensor]], jacobian: Tensor, plan: Plan, measure: str) -> Annealed:
     log_weights, acceptance = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
     log_px, mc_se, ess = _mean_weight(log_weights)
     return Annealed(
@@ -197,12 +190,6 @@ def _annealed(found: list[tuple[Tensor, Tensor]], jacobian: Tensor, plan: "_Plan
     )
 
 
-def _length(betas: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """The share of a path's length that lies before each β, from 0 to 1."""
-    length = np.concatenate([[0.0], np.cumsum((speed[1:] + speed[:-1]) / 2 * np.diff(betas))])
-    return length / length[-1] if length[-1] > 0 else np.linspace(0, 1, len(betas))
-
-
 def _mean_weight(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log of the mean weight (N,), its standard error by the chains' spread, and their effective number."""
     chains = len(log_weights)
@@ -210,177 +197,3 @@ def _mean_weight(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     weights = torch.exp(log_weights - mean)
     mc_se = weights.std(0) / math.sqrt(chains) if chains > 1 else mean * math.nan
     return mean, mc_se, chains / weights.square().mean(0)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How to anneal, checked."""
-
-    num_temperatures: int
-    num_chains: int
-    num_leapfrog: int
-    start: str
-    memory_mib: float
-
-    def __post_init__(self) -> None:
-        if min(self.num_temperatures, self.num_chains, self.num_leapfrog) < 1 or not self.memory_mib > 0:
-            raise InputError(
-                "num_temperatures, num_chains, num_leapfrog and memory_mib must be positive, got "
-                f"{self.num_temperatures}, {self.num_chains}, {self.num_leapfrog} and {self.memory_mib}"
-            )
-        if self.start not in ("guide", "prior"):
-            raise InputError(f"chains start from the guide or from the prior, not from {self.start!r}")
-
-    @property
-    def betas(self) -> Tensor:
-        """From 0 to 1 along a sigmoid: slow at both ends, (T + 1,) float64."""
-        rising = torch.sigmoid(STEEPNESS * torch.linspace(-1, 1, self.num_temperatures + 1, dtype=torch.float64))
-        return (rising - rising[0]) / (rising[-1] - rising[0])
-
-    def rows_at_once(self, program: Any, layout: Layout, first: Batch) -> int:
-        held = TAPE * Weigher(program, layout, first).bytes_per_weight(first)
-        return max(1, int(self.memory_mib * 2**20 // (held * self.num_chains)))
-
-
-@dataclass
-class _State:
-    """Chains at u (n, K) with the terms' log densities (M, n) and gradients (M, n, K)."""
-
-    u: Tensor
-    terms: Tensor
-    gradients: Tensor
-
-
-class _Path:
-    """The path from f₀ to p(x, z) for some rows: chains side by side, chain by chain, rows within."""
-
-    def __init__(self, program: Any, layout: Layout, batch: Batch, plan: _Plan) -> None:
-        self.program, self.layout, self.batch, self.plan = program, layout, batch, plan
-        self.num_rows, self.from_guide = len(batch.x), plan.start == "guide"
-        self.spreads = self._spreads()
-        self.betas, self.log_steps = plan.betas, torch.empty(0)
-        self._tune()
-
-    def _spreads(self) -> tuple[Tensor, Tensor]:
-        """The spread of the guide's draws for each row, and of the draws that chains start from, (n, K) each."""
-        joint = self._joint(SCALE_DRAWS)
-        draws = [joint.from_guide()] * 2 if self.from_guide else [self._narrow(joint), joint.from_prior()]
-        guide, first = (u.unflatten(0, (SCALE_DRAWS, -1)).std(0).clamp(min=1e-6) for u in draws)
-        return guide, first
-
-    def _narrow(self, joint: Joint) -> Tensor:
-        """Draws of the guide, or of the prior where the guide's are none the model could have."""
-        try:
-            return joint.from_guide()
-        except InputError:
-            return joint.from_prior()
-
-    def _spread(self, beta: float) -> Tensor:
-        """The spread to expect at β: precisions mix as they do between normals."""
-        guide, first = self.spreads
-        return ((1 - beta) * first**-2 + beta * guide**-2) ** -0.5
-
-    def _joint(self, chains: int) -> Joint:
-        index = torch.arange(self.num_rows, device=self.batch.x.device).repeat(chains)
-        return Joint(self.program, self.layout, self.batch.take(index))
-
-    def _tune(self) -> None:
-        """Settle temperatures and step sizes by a pilot run, whose chains are then forgotten.
-
-        Steps follow the share of proposals taken. Temperatures are moved so that each goes the same way in
-        thermodynamic length, the integral over β of the spread of d log f_β / dβ, which is what makes weights uneven.
-        """
-        joint, T = self._joint(PILOT_CHAINS), self.plan.num_temperatures
-        state = self._at(joint, joint.from_guide() if self.from_guide else joint.from_prior())
-        step = torch.full((self.num_rows,), math.log(FIRST_STEP), dtype=torch.float64)
-        steps, speeds = [], [self._speed(state)]
-        for beta in self.betas[1:].tolist():
-            steps.append(step)
-            state, chance = self._transition(joint, state, beta, step)
-            step = step + GAIN * (chance.reshape(PILOT_CHAINS, -1).mean(0) - ACCEPTED)
-            speeds.append(self._speed(state))
-        before, even = self.betas.numpy(), np.arange(T + 1) / T
-        share = _length(before, np.nan_to_num(np.array(speeds), posinf=0.0))
-        after = np.interp(even, PLACED * share + (1 - PLACED) * even, before)
-        table = torch.stack(steps).numpy().T
-        self.betas = torch.from_numpy(after)
-        self.log_steps = torch.from_numpy(np.stack([np.interp(after[1:], before[1:], row) for row in table], 1))
-
-    def _speed(self, state: _State) -> float:
-        """The spread over chains of d log f_β / dβ, over rows its root mean square."""
-        terms = state.terms.cpu().double()
-        slope = (self._counts(1.0, terms) - self._counts(0.0, terms)) @ terms
-        return float(slope.reshape(PILOT_CHAINS, -1).var(0).mean().sqrt())
-
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """Log weights (C, n) and the share of proposals accepted (n,)."""
-        joint = self._joint(self.plan.num_chains)
-        state = self._at(joint, joint.from_guide() if self.from_guide else joint.from_prior())
-        log_weights, taken = self._zeros(), self._zeros()
-        for t in range(1, len(self.betas)):
-            log_weights += self._increment(state, t)
-            if t < len(self.betas) - 1:  # what follows the last weight changes nothing
-                state, chance = self._transition(joint, state, float(self.betas[t]), self.log_steps[t - 1])
-                taken += chance
-        shape = (self.plan.num_chains, self.num_rows)
-        moves = len(self.betas) - 2
-        return log_weights.reshape(shape), taken.reshape(shape).mean(0) / moves if moves else taken[
-            : shape[1]
-        ] * math.nan
-
-    def backward(self, exact: Tensor) -> Tensor:
-        """Log weights (C, n) of the path run from exact draws (n, K) of the posteriors back to f₀."""
-        joint = self._joint(self.plan.num_chains)
-        state = self._at(joint, exact.repeat(self.plan.num_chains, 1))
-        log_weights = self._zeros()
-        for t in range(len(self.betas) - 1, 0, -1):
-            if t < len(self.betas) - 1:
-                state, _ = self._transition(joint, state, float(self.betas[t]), self.log_steps[t - 1])
-            log_weights += self._increment(state, t)
-        return log_weights.reshape(self.plan.num_chains, self.num_rows)
-
-    def _zeros(self) -> Tensor:
-        return torch.zeros(self.plan.num_chains * self.num_rows, dtype=torch.float64)
-
-    def _at(self, joint: Joint, u: Tensor) -> _State:
-        u = u.detach().requires_grad_()
-        with torch.enable_grad():
-            point = joint.at(u, guide=self.from_guide)
-            terms = [term for term in (point.likelihood, point.prior, point.guide) if term is not None]
-            gradients = [torch.autograd.grad(term.sum(), u, retain_graph=True, allow_unused=True)[0] for term in terms]
-        found = [torch.zeros_like(u) if gradient is None else gradient for gradient in gradients]
-        return _State(u.detach(), torch.stack([term.detach() for term in terms]), torch.stack(found))
-
-    def _counts(self, beta: float, like: Tensor) -> Tensor:
-        """What each term counts for in log f_β."""
-        counts = (beta, beta, 1 - beta) if self.from_guide else (beta, 1.0)
-        return torch.tensor(counts, dtype=like.dtype, device=like.device)
-
-    def _increment(self, state: _State, t: int) -> Tensor:
-        """log f_t − log f_{t−1} at the chains' places, (n,) float64 on the CPU."""
-        terms = state.terms.cpu().double()
-        before, after = (self._counts(float(self.betas[s]), terms) for s in (t - 1, t))
-        return (after - before) @ terms
-
-    def _transition(self, joint: Joint, state: _State, beta: float, log_step: Tensor) -> tuple[_State, Tensor]:
-        """One Hamiltonian step that leaves f_β as it is, and the chance with which each proposal was taken, (n,)."""
-        counts = self._counts(beta, state.u)
-        chains = len(state.u) // self.num_rows
-        jitter = 0.8 + 0.4 * torch.rand(len(state.u), 1, device=state.u.device, dtype=state.u.dtype)
-        step = jitter * (log_step.exp().to(state.u)[:, None] * self._spread(beta)).repeat(chains, 1)
-        momentum = torch.randn_like(state.u)
-        moved, speed = state, momentum
-        for _ in range(self.plan.num_leapfrog):
-            speed = speed + 0.5 * step * torch.einsum("m,mnk->nk", counts, moved.gradients)
-            moved = self._at(joint, moved.u + step * speed)
-            speed = speed + 0.5 * step * torch.einsum("m,mnk->nk", counts, moved.gradients)
-        energy = counts @ moved.terms - counts @ state.terms
-        energy = energy + 0.5 * (momentum.square() - speed.square()).sum(-1)
-        chance = energy.clamp(max=0).exp().nan_to_num(0.0)
-        taken = torch.rand_like(chance) < chance
-        kept = _State(
-            torch.where(taken[:, None], moved.u, state.u),
-            torch.where(taken, moved.terms, state.terms),
-            torch.where(taken[:, None], moved.gradients, state.gradients),
-        )
-        return kept, chance.cpu().double()

@@ -10,7 +10,6 @@ import pyro
 import pyro.poutine as poutine
 import torch
 from torch import Tensor
-from torch.distributions import Independent
 
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError, RowsError
@@ -18,7 +17,7 @@ from pyro_vae.evidence.logpx import LogPx, Scored, rows_to_score
 from pyro_vae.inference.joint import Joint
 from pyro_vae.inference.weights import GivenValues, Weigher, over_plates
 from pyro_vae.models.program import parameters_of
-from pyro_vae.models.rows import Batch, Layout, caller, evaluating, sample_sites, seeded
+from pyro_vae.models.rows import Batch, Layout, caller, evaluating, innermost, sample_sites, seeded
 from pyro_vae.shapes import PerRow, RowLatents
 
 MANY_VALUES = 100_000  # combinations of discrete latents beyond which a sum is not attempted
@@ -139,7 +138,7 @@ def _finite_values(program: Any, layout: Layout, few: Batch) -> dict[str, _Choic
     """What each latent can be, if all have finitely many values; nothing where one has not."""
     trace = poutine.trace(caller(program.model)).get_trace(few.x, few.extras)
     latents = {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
-    bases = {name: _innermost(site["fn"]) for name, site in latents.items()}
+    bases = {name: innermost(site["fn"]) for name, site in latents.items()}
     if not latents or not all(base.has_enumerate_support for base in bases.values()):
         return {}
     if layout.row_dim is None or (alone := [name for name in latents if name in layout.outside]):
@@ -156,10 +155,6 @@ def _finite_values(program: Any, layout: Layout, few: Batch) -> dict[str, _Choic
         rest = latents[name]["value"].movedim(axis, 0).shape[1:]
         found[name] = _Choices(values, rest.numel() // base.event_shape.numel(), rest, axis)
     return found
-
-
-def _innermost(fn: Any) -> Any:
-    return _innermost(fn.base_dist) if isinstance(fn, Independent) else fn
 
 
 def _sum(program: Any, layout: Layout, batch: Batch, choices: dict[str, _Choices]) -> tuple[PerRow, PerRow]:

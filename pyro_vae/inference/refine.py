@@ -13,13 +13,23 @@ import torch
 from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import parameters_of, place_of
-from pyro_vae.models.rows import Batch, caller, evaluating, layout_of, require_mask, require_rows, sample_sites, seeded
+from pyro_vae.models.rows import (
+    Batch,
+    caller,
+    evaluating,
+    innermost,
+    layout_of,
+    require_mask,
+    require_rows,
+    sample_sites,
+    seeded,
+)
 from pyro_vae.shapes import PerRow
 
 JUDGING_DRAWS = 256
@@ -38,7 +48,7 @@ class RowNormals(nn.Module):
 
     def __init__(self, site: Any, row_dim: int) -> None:
         super().__init__()
-        fn, base = site["fn"], _innermost(site["fn"])
+        fn, base = site["fn"], innermost(site["fn"])
         self.site, self.row_axis, self.to_event = site["name"], row_dim - fn.event_dim, fn.event_dim - base.event_dim
         self.plates: dict[str, Any] = {frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized}
         scale, self.full = base.stddev, isinstance(base, MultivariateNormal)
@@ -230,7 +240,7 @@ def _start(program: Any, batch: Batch, row_dim: int) -> list[RowNormals]:
     if not first:
         raise InputError("the guide draws no latent, so there is nothing to refine")
     for name, site in first.items():
-        fn = _innermost(site["fn"])
+        fn = innermost(site["fn"])
         odd = "auxiliary " * bool(site["infer"].get("is_auxiliary")) + "masked " * (site["mask"] is not None)
         if odd or not isinstance(fn, Normal | MultivariateNormal):
             raise InputError(
@@ -304,7 +314,3 @@ def _joined(parts: Any) -> Any:
     for name, _ in parts[0].named_buffers():
         setattr(whole, name, torch.cat([getattr(part, name) for part in parts]))
     return whole
-
-
-def _innermost(fn: Any) -> Any:
-    return _innermost(fn.base_dist) if isinstance(fn, Independent) else fn

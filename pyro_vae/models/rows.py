@@ -15,7 +15,7 @@ from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Independent, constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.errors import InputError, RowsError
@@ -115,6 +115,11 @@ def sample_sites(trace: Trace) -> dict[str, Any]:
     drawn = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
     sites = {name: site for name, site in drawn.items() if not site_is_subsample(site)}
     return {name: site for name, site in sites.items() if not (site["infer"] or {}).get("_deterministic")}
+
+
+def innermost(fn: Any) -> Any:
+    """A site's distribution without the `Independent`s around it."""
+    return innermost(fn.base_dist) if isinstance(fn, Independent) else fn
 
 
 @dataclass(frozen=True)

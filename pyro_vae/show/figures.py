@@ -14,10 +14,10 @@ from torch.distributions import ComposeTransform
 
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.nuts import Posterior
 from pyro_vae.models.program import encode, parameters_of, reconstruct, sample, sample_means
 from pyro_vae.models.rows import seeded
 from pyro_vae.show import plots
+from pyro_vae.study.nuts import Posterior
 
 GRID = 20
 PRIOR_DRAWS = 64

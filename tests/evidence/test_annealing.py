@@ -10,7 +10,7 @@ import torch
 from oracles import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.evidence import annealing
+from pyro_vae.evidence import path as path_
 
 
 @pytest.fixture
@@ -65,9 +65,9 @@ def test_each_transition_leaves_its_density_as_it_is(double):
     program = LinearGaussian(3, 8, inflate=1.7)
     x = program.rows(2)
     layout = layout_of(program, Batch(x))
-    plan = annealing._Plan(4, 5000, 3, "guide", 1024)
+    plan = path_.Plan(4, 5000, 3, "guide", 1024)
     with torch.no_grad(), pyro.validation_enabled(False):
-        path = annealing._Path(program, layout, Batch(x), plan)
+        path = path_.Path(program, layout, Batch(x), plan)
         posterior = torch.distributions.MultivariateNormal(program.posterior_mean(x), program.posterior_cov)
         joint = path._joint(5000)
         state = path._at(joint, posterior.sample((5000,)).flatten(0, 1))
