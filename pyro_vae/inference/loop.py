@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pyro_vae.errors import DivergedError, InputError, RowsError
 from pyro_vae.inference.objective import RowWeighted, Terms
 from pyro_vae.inference.optim import OneOptimizer
 from pyro_vae.inference.progress import Progress, Style
+from pyro_vae.inference.result import FitResult
 from pyro_vae.inference.settings import Settings
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import ACTIVE_VARIANCE, active_units, load_state, named_parameters, state_of
@@ -34,28 +35,6 @@ VALID_DRAWS = 2000
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 START_ROWS = 1000
 ABOUT_LOSS = ("num_particles", "dreg", "free_bits", "each")
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a fit did: the program itself holds what it learned.
-
-    `history` has one row an epoch (the keys of `metrics.jsonl`; nats per row), `best_epoch` the epoch whose weights
-    were kept, `stopped` why the fit ended ("epochs" or "patience"), `seconds` its wall time, `advice` what to try where
-    most latents carry nothing, else empty.
-    """
-
-    history: list[dict[str, Any]]
-    best_epoch: int
-    stopped: str
-    seconds: float
-    advice: str = ""
-
-    def __repr__(self) -> str:
-        best = self.history[self.best_epoch - 1]
-        value = best["elbo"] if best["valid_elbo"] is None else best["valid_elbo"]
-        words = f"best {self.best_epoch}: ELBO {math.nan if value is None else value:.2f} nats per row"
-        return f"FitResult({len(self.history)} epochs, {words}; stopped by {self.stopped}; {self.seconds:.1f} s)"
 
 
 class Loop:

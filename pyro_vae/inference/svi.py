@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import CollapseWarning, InputError
-from pyro_vae.inference.loop import FitResult, Loop
+from pyro_vae.inference.loop import Loop
 from pyro_vae.inference.progress import Style
+from pyro_vae.inference.result import FitResult
 from pyro_vae.inference.settings import Settings
 from pyro_vae.models.program import named_parameters, parameters_of, place_of
 from pyro_vae.models.rows import seeded
