@@ -17,7 +17,7 @@ from pyro_vae.evidence.logpx import LogPx, Scored, rows_to_score
 from pyro_vae.inference.joint import Joint
 from pyro_vae.inference.weights import GivenValues, Weigher, over_plates
 from pyro_vae.models.program import parameters_of
-from pyro_vae.models.rows import Batch, Layout, caller, evaluating, innermost, sample_sites, seeded
+from pyro_vae.models.rows import Batch, Layout, caller, evaluating, innermost, require_rows, sample_sites, seeded
 from pyro_vae.shapes import PerRow, RowLatents
 
 MANY_VALUES = 100_000  # combinations of discrete latents beyond which a sum is not attempted
@@ -36,8 +36,8 @@ FOUND_MORE = 0.05  # nats by which the guide's draws may exceed a grid, beside f
 class Exact(LogPx):
     """log p(x) with no Monte-Carlo error: `mc_se` is zero, `way` says how it was found.
 
-    `closed form` and `sum` are exact to rounding of the program's floating type (float32: seven digits of log p(x)),
-    `grid` beside that to `error` (N,) nats, by which the last halving of its cells moved each row.
+    `the program's own`, `closed form` and `sum` are exact to rounding of the program's floating type (float32: seven
+    digits of log p(x)), `grid` beside that to `error` (N,) nats, by which the last halving of its cells moved each row.
     """
 
     error: Tensor
@@ -59,14 +59,15 @@ def exact_evidence(
 ) -> Exact:
     r"""$\log p(x_i) = \log \int p(x_i, z) dz$ of each row, where it can be had without sampling.
 
-    Three ways, the first that applies. *Closed form*: log p(x, z) is quadratic in z, as in linear-Gaussian models of
+    Four ways, the first that applies. *The program's own*: it has a method `log_prob(x)` (N,), as mixtures and PPCA do.
+    *Closed form*: log p(x, z) is quadratic in z, as in linear-Gaussian models of
     any depth and dimension; its Hessian H (from K gradients, checked at further points) gives $\log p(x, z^*) + \frac
     K2 \log 2\pi - \frac12 \log\det(-H)$. *Sum*: every latent takes finitely many values. *Grid*: one or two continuous
     dimensions, over cells that are halved where the posterior is until no row moves by more than 1e-4. The guide's
     draws are held against the grid; if they find more than it did, it is an error and not a number. Shapes and extras
     as in `log_evidence`; nats per row.
 
-    Raises `InputError` where none of the three applies or the grid does not settle, `RowsError` where a row has no
+    Raises `InputError` where none of the four applies or the grid does not settle, `RowsError` where a row has no
     weight of its own.
 
     >>> import pyro_vae as pv
@@ -99,6 +100,9 @@ def _way(program: Any, scored: Scored, memory_mib: float) -> tuple[str, OfBatch,
     """Which way applies, its function of a batch, and how many rows go at once."""
     layout, few = scored.layout, scored.first
     budget = memory_mib * 2**20
+    if hasattr(program, "log_prob"):
+        require_rows(layout)
+        return "the program's own", lambda batch: _own(program, batch), ROWS_OF_A_SUM
     if choices := _finite_values(program, layout, few):
         count = math.prod(len(one.values) ** one.elements for one in choices.values())
         if count > MANY_VALUES:
@@ -116,6 +120,11 @@ def _way(program: Any, scored: Scored, memory_mib: float) -> tuple[str, OfBatch,
         f"no exact log p(x) for this program: its {joint.dim} latent dimensions are continuous, more than two, and "
         "log p(x, z) is not quadratic in them; use importance sampling or annealing"
     )
+
+
+def _own(program: Any, batch: Batch) -> tuple[PerRow, PerRow]:
+    log_px = program.log_prob(batch.x).cpu().double()
+    return log_px, torch.zeros_like(log_px)
 
 
 @dataclass(frozen=True)

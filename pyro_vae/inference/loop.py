@@ -15,7 +15,8 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import ELBO, SVI, Trace_ELBO
+from pyro.infer import ELBO, SVI, Trace_ELBO, TraceEnum_ELBO
+from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_vae.data import Split
@@ -27,7 +28,7 @@ from pyro_vae.inference.result import FitResult
 from pyro_vae.inference.settings import Settings
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import ACTIVE_VARIANCE, active_units, load_state, named_parameters, state_of
-from pyro_vae.models.rows import Batch, caller, evaluating, layout_of, require_mask, seeded, traces_of
+from pyro_vae.models.rows import Batch, caller, evaluating, layout_of, require_mask, sample_sites, seeded, traces_of
 from pyro_vae.runs import read_tensors, write_tensors
 
 VALID_ROWS_AT_ONCE = 1000
@@ -60,7 +61,7 @@ class Loop:
         first = torch.arange(self.batch_size)
         example = self._batch(train[first], first)
         with torch.no_grad(), seeded(settings.stream(-2)), evaluating(program):
-            traces_of(program, example)  # parameters that functions make themselves are made on real rows, by this seed
+            _, guide = traces_of(program, example)  # functions make their parameters here, on real rows, by this seed
         self.layout = layout_of(program, example)
         self.layout.check(example.x)
         self._check(settings)
@@ -69,7 +70,7 @@ class Loop:
             program.start_at(train.mean.to(self.place), train[some].to(self.place))
         if getattr(program, "num_features", self) is None:
             program.num_features = train.shape[1]
-        self._climb_with(self._side_by_side(loss or Trace_ELBO(settings.num_particles), example))
+        self._climb_with(self._side_by_side(loss or self._usual_loss(guide), example))
         self.epoch, self.best_epoch, self.best_value, self.num_units = 0, 0, -math.inf, 0
         self.best = state_of(program)
         self.history: list[dict[str, Any]] = []
@@ -86,6 +87,12 @@ class Loop:
             raise InputError(
                 f"{', '.join(self.layout.enumerated)} is summed out by enumeration, which takes beta=1 alone"
             )
+
+    def _usual_loss(self, guide: Trace) -> ELBO:
+        """Trace_ELBO, or where the guide marks a site to be enumerated the ELBO that does so."""
+        if any(site["infer"].get("enumerate") for site in sample_sites(guide).values()):
+            return TraceEnum_ELBO(self.settings.num_particles, self.layout.nesting)
+        return Trace_ELBO(self.settings.num_particles)
 
     def _side_by_side(self, loss: ELBO, example: Batch) -> ELBO:
         """The same objective, its particles side by side where the program takes them so."""

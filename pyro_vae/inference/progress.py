@@ -68,4 +68,6 @@ def _words(row: dict[str, Any], epochs: int, short: bool = False) -> str:
         parts.append(f"= {row['reconstruction']:.2f} − KL {row['kl']:.2f}")
     if row["valid_elbo"] is not None:
         parts.append(f"validation {row['valid_elbo']:.2f}")
-    return "  ".join(parts if short else [*parts, f"rate {row['learning_rate']:.1e}"])
+    if row["learning_rate"] is not None and not short:
+        parts.append(f"rate {row['learning_rate']:.1e}")
+    return "  ".join(parts)

@@ -4,6 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+EPOCH_KEYS = (
+    "epoch", "step", "elbo", "reconstruction", "kl", "valid_elbo", "valid_reconstruction", "valid_kl", "valid_kl_apart",
+    "active_units", "learning_rate", "beta", "seconds",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class FitResult:

@@ -1,0 +1,217 @@
+"""Expectation–maximization for any model that knows its posterior: the loop, which knows no Gaussian."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.errors import DivergedError, InputError
+from pyro_vae.inference.progress import Progress, Style
+from pyro_vae.inference.result import EPOCH_KEYS, FitResult
+from pyro_vae.inference.settings import Settings
+from pyro_vae.models.density import Density, Statistics
+from pyro_vae.models.program import load_state, place_of, state_of
+from pyro_vae.models.rows import Batch, layout_of, seeded
+
+START_ROWS = 10_000
+CHECKED_AT_ONCE = 10_000
+WORST_ROWS = 64  # candidates for a component that explains nothing
+MOST_MOVES = 3  # of a start, for each component
+FORGETTING = 0.6  # the exponent of online EM's steps, between 1/2 and 1
+
+
+def fit_em(
+    model: Any,
+    data: Dataset | Split | Tensor,
+    *,
+    valid: Split | Tensor | None = None,
+    epochs: int = 500,
+    tolerance: float = 1e-6,
+    start: str = "k-means++",
+    num_starts: int = 1,
+    hard: bool = False,
+    batch_size: int | None = None,
+    memory_mib: float = 1024.0,
+    seed: int = 0,
+    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+    progress: Style = "none",
+) -> FitResult:
+    r"""Climb $\frac1N \{\sum_i \log p(x_i; \theta) + \log p(\theta)\}$ by EM (Dempster, Laird & Rubin 1977).
+
+    The E-step sets each $q_i$ to the exact posterior, so that the bound $F(q, \theta) = E_q[\log p(x, z) - \log q]$
+    touches log p(x); the M-step maximizes it in θ. So the objective never falls, up to rounding, within a `segment` of
+    the history: a component that explains less than one row is moved to the row explained worst, which begins a new
+    one. `start` is k-means++, k-means, random (rows as centres) or current (the parameters as they are); of
+    `num_starts` starts the best end is kept. A run ends when an iteration gains less than `tolerance` nats per row;
+    an E-step comes last, so every number is of the parameters that are kept. With `hard` the posterior's mode stands
+    for the posterior (classification EM): with a `GaussianMixture(…, scale=s)` that is k-means. With a `batch_size` it
+    is online EM (Cappé & Moulines, arXiv:0712.4273), for data that is too large to go through many times: statistics
+    are averages that forget, drawn from batches in random order, and the objective need not rise.
+
+    History rows have `metrics.jsonl`'s keys, with `elbo` = log p(x) (the bound touches), `kl` None, and `objective`,
+    `log_prior` (nats per row), `start`, `segment` and `revived` beside them. With `valid` each has `valid_elbo`, exact
+    held-out log p(x). Prepared rows are kept between iterations within `memory_mib` and made anew beyond, so memory
+    is flat in N but for one number a row.
+
+    Raises `InputError` for a model without an E-step, settings or rows that cannot be used, and singular covariances.
+
+    >>> import pyro_vae as pv
+    >>> data = pv.load_data("two-moons")
+    >>> mixture = pv.GaussianMixture(num_components=8, num_features=2)
+    >>> fitted = pv.fit_em(mixture, data, epochs=50, num_starts=2, seed=0)
+    >>> objective = [row["objective"] for row in fitted.history if row["start"] == 0]
+    >>> all(later >= earlier - 1e-9 for earlier, later in zip(objective, objective[1:]))
+    True
+    """
+    if not isinstance(model, Density):
+        raise InputError(
+            f"a {type(model).__name__} has no exact posterior, so no E-step: take fit, or fit_mcem, whose E-step is a "
+            "sampler"
+        )
+    if epochs < 1 or num_starts < 1 or tolerance < 0 or (batch_size is not None and batch_size < 1):
+        raise InputError(
+            f"expected epochs, num_starts and batch_size of one or more and a tolerance that is not negative, got "
+            f"{epochs}, {num_starts}, {batch_size} and {tolerance}"
+        )
+    train = as_split(data, "train")
+    if train.shape[1] != model.num_features:
+        raise InputError(f"the model is of {model.num_features} features, and the rows have {train.shape[1]}")
+    if train.mask is not None:
+        raise InputError("EM takes rows without missing values: fill them, or fit by SVI with a likelihood that masks")
+    held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
+    with seeded(seed), torch.no_grad():
+        run = _Run(model, train, held_out, memory_mib * 2**20, hard, on_epoch)
+        with Progress(progress, epochs * num_starts, 1) as bar:
+            for number in range(num_starts):
+                model.start_em(run.some_rows, start, seed + number)
+                if batch_size is None:
+                    run.climb(number, epochs, tolerance, bar)
+                else:
+                    run.climb_online(number, epochs, batch_size, seed + number, bar)
+        return run.result()
+
+
+class _Run:
+    """What stays the same over starts, and the best that was found."""
+
+    def __init__(
+        self,
+        model: Density,
+        train: Split,
+        valid: Split | None,
+        budget: float,
+        hard: bool,
+        on_epoch: Callable[[list[dict[str, Any]]], None] | None,
+    ) -> None:
+        self.model, self.train, self.valid, self.budget, self.hard = model, train, valid, budget, hard
+        self.on_epoch, self.place, self.num_rows = on_epoch, place_of(model), len(train)
+        self.some_rows = self._rows(torch.linspace(0, len(train) - 1, min(len(train), START_ROWS)).long())
+        self._check()
+        self.history: list[dict[str, Any]] = []
+        self.began, self.stopped = time.perf_counter(), "epochs"
+        self.best_epoch, self.best_value, self.best = 0, -math.inf, state_of(model)
+
+    def _rows(self, index: slice | Tensor) -> Tensor:
+        return self.train[index].to(self.place)
+
+    def _check(self) -> None:
+        placeholders = torch.zeros_like(self.some_rows[:3])  # the layout alone: real rows are what is to be checked
+        layout = layout_of(self.model, Batch(placeholders, rows=torch.arange(len(placeholders))))
+        for start in range(0, self.num_rows, CHECKED_AT_ONCE):
+            layout.check(self._rows(slice(start, start + CHECKED_AT_ONCE)))
+
+    def _prepared(self) -> list[Tensor] | None:
+        """All rows as the E-step takes them, where they fit the budget."""
+        size = self.model.block_rows
+        first = self.model.prepare(self._rows(slice(0, size)))
+        if first.numel() * first.element_size() * math.ceil(self.num_rows / size) > self.budget:
+            return None
+        return list(self._fresh())
+
+    def _fresh(self) -> Iterator[Tensor]:
+        size = self.model.block_rows
+        for start in range(0, self.num_rows, size):
+            yield self.model.prepare(self._rows(slice(start, start + size)))
+
+    def climb(self, number: int, epochs: int, tolerance: float, bar: Progress) -> None:
+        """EM from one start, until an iteration gains no more than the tolerance."""
+        kept, segment, before, moved = self._prepared(), 0, -math.inf, 0
+        self.stopped = "epochs"
+        for epoch in range(epochs):
+            statistics, log_px = self.model.e_step(kept or self._fresh(), self.hard)
+            row = self._record(number, segment, float(log_px.double().mean()), bar)
+            gained, before = row["objective"] - before, row["objective"]
+            if gained <= tolerance:
+                self.stopped = "tolerance"
+                return
+            if epoch == epochs - 1:
+                return
+            self.model.m_step(statistics)
+            if moved < MOST_MOVES * len(statistics.get("counts", ())):
+                worst = log_px.cpu().topk(min(WORST_ROWS, self.num_rows), largest=False).indices
+                row["revived"] = self.model.revive(statistics, self._rows(worst))
+                moved += row["revived"]
+            if row["revived"]:
+                segment, before = segment + 1, -math.inf
+
+    def climb_online(self, number: int, epochs: int, batch_size: int, seed: int, bar: Progress) -> None:
+        """Online EM: an M-step after each batch, on averages over rows that forget; one E-step over all rows last."""
+        average, step = _per_row(*self.model.e_step(self._blocks_of(self.some_rows))), 0
+        for epoch in range(epochs):
+            generator = torch.Generator().manual_seed(Settings(seed=seed).stream(epoch))
+            order, total = torch.randperm(self.num_rows, generator=generator), 0.0
+            for index in order.split(batch_size):
+                step += 1
+                statistics, log_px = self.model.e_step(self._blocks_of(self.train.batch(index, generator)), self.hard)
+                fresh, rate = _per_row(statistics, log_px), (step + 2) ** -FORGETTING
+                average = {name: value.lerp(fresh[name], rate) for name, value in average.items()}
+                self.model.m_step({name: self.num_rows * value for name, value in average.items()})
+                total += float(log_px.sum())
+            if epoch < epochs - 1:
+                self._record(number, 0, total / self.num_rows, bar, keep=False)
+        _, log_px = self.model.e_step(self._fresh(), self.hard)
+        self._record(number, 0, float(log_px.double().mean()), bar)
+
+    def _blocks_of(self, rows: Tensor) -> Iterator[Tensor]:
+        return (self.model.prepare(block) for block in rows.to(self.place).split(self.model.block_rows))
+
+    def _record(
+        self, number: int, segment: int, log_px: float, bar: Progress, keep: bool = True
+    ) -> dict[str, Any]:
+        """Note an iteration: the bound per row at the parameters as they are, and what it is climbed with."""
+        if not math.isfinite(log_px):
+            raise DivergedError(f"log p(x) became {log_px} in iteration {len(self.history) + 1}: the start is unusable")
+        log_prior = self.model.log_prior() / self.num_rows
+        elbo, epoch = log_px + float(self.train.log_jacobian.mean()), len(self.history) + 1
+        known = {"epoch": epoch, "step": epoch, "elbo": elbo, "valid_elbo": None}
+        if self.valid is not None:
+            known["valid_elbo"] = float(self.model.log_prob(self.valid).mean())
+        row: dict[str, Any] = dict.fromkeys(EPOCH_KEYS) | known | {"seconds": time.perf_counter() - self.began}
+        row |= {"objective": elbo + log_prior, "log_prior": log_prior, "start": number, "segment": segment}
+        row["revived"] = 0
+        self.history.append(row)
+        if keep and row["objective"] > self.best_value:
+            self.best_epoch, self.best_value, self.best = epoch, row["objective"], state_of(self.model)
+        bar.epoch(row)
+        if self.on_epoch is not None:
+            self.on_epoch(self.history)
+        return row
+
+    def result(self) -> FitResult:
+        load_state(self.model, self.best)
+        seconds = time.perf_counter() - self.began
+        return FitResult(self.history, self.best_epoch, self.stopped, seconds)
+
+
+def _per_row(statistics: Statistics, log_px: Tensor) -> Statistics:
+    """Statistics as averages over rows; `InputError` where they are about means that move."""
+    if any(name.endswith("about_loc") for name in statistics):
+        raise InputError(
+            "components lie so far apart, in units of their scales, that their moments have no common origin, which "
+            "online EM needs: standardize the columns, or leave batch_size out"
+        )
+    return {name: value / len(log_px) for name, value in statistics.items()}

@@ -1,0 +1,111 @@
+"""Programs whose log p(x) is known exactly, and what EM asks of them."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.errors import InputError
+from pyro_vae.models.program import Program, place_of
+from pyro_vae.shapes import PerRow, Rows
+
+Statistics = dict[str, Tensor]
+STARTS = ("k-means++", "k-means", "random", "current")
+
+
+class Density(Program):
+    r"""A program with a closed form for $\log p(x)$ and for the posterior of its latents.
+
+    A subclass writes its graphical model, `log_density(x)`, and for EM (`fit_em`) an E-step, an M-step and a start.
+    Parameters are float64 from the beginning. Its guide is the exact posterior at the current parameters, held: the
+    bound touches log p(x), and its gradient is that of log p(x) (Fisher's identity), so SVI climbs the likelihood.
+    """
+
+    started: Tensor
+    block_rows = 4096  # how many rows an E-step takes at once
+    num_free: int  # parameters that can be chosen freely, what an information criterion counts
+
+    def __init__(self, num_features: int) -> None:
+        nn.Module.__init__(self)
+        if num_features < 1:
+            raise InputError(f"expected one feature or more, got {num_features}")
+        self.num_features: int = num_features
+        self.register_buffer("started", torch.tensor(False))
+
+    def log_density(self, x: Rows) -> PerRow:
+        """log p(x) of some rows (n,), differentiable in the parameters, nats."""
+        raise NotImplementedError
+
+    def prepare(self, x: Rows) -> Tensor:
+        """Rows in the form that `e_step` takes: what can be computed of them once and kept."""
+        return x
+
+    def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:
+        """Expected statistics of prepared rows under the exact posterior, added up over rows; and log p(x) (N,).
+
+        With `hard` the posterior's mode stands for the posterior, and log p(x, mode) is returned.
+        """
+        raise NotImplementedError
+
+    def m_step(self, statistics: Statistics) -> None:
+        """Set the parameters to those that maximize the expected log p(x, z) plus the log prior."""
+        raise NotImplementedError
+
+    def log_prior(self) -> float:
+        """The penalty that MAP adds to the sum over rows of log p(x), nats, without constants."""
+        return 0.0
+
+    def start_em(self, rows: Rows, kind: str, seed: int) -> None:
+        """Set the parameters to a start from some rows of the data."""
+        raise NotImplementedError
+
+    def start_at(self, mean: Tensor, rows: Rows) -> None:
+        """Before a first fit by gradients: the same start as EM's."""
+        if not self.started:
+            self.start_em(rows, "k-means++", 0)
+
+    def revive(self, statistics: Statistics, rows: Rows) -> int:
+        """Move components that explain nothing to these rows, the worst explained; how many there were."""
+        return 0
+
+    @torch.no_grad()
+    def log_prob(self, x: Dataset | Split | Tensor) -> PerRow:
+        """log p(x) of each row (N,), float64 on the CPU, nats; a split counts the Jacobian of standardization."""
+        split = as_split(x, "test")
+        place = place_of(self)
+        blocks = [
+            self.log_density(split[start : start + self.block_rows].to(place)).cpu().double()
+            for start in range(0, len(split), self.block_rows)
+        ]
+        return torch.cat(blocks) + split.log_jacobian
+
+    def score_samples(self, x: Dataset | Split | Tensor) -> PerRow:
+        """`log_prob`, under the name that scikit-learn gives it."""
+        return self.log_prob(x)
+
+    def bic(self, x: Dataset | Split | Tensor) -> float:
+        """Schwarz's criterion, −2 Σ log p(x) + p log N with p free parameters; lower is better, as in scikit-learn."""
+        log_px = self.log_prob(x)
+        return float(-2 * log_px.sum() + self.num_free * math.log(len(log_px)))
+
+    def aic(self, x: Dataset | Split | Tensor) -> float:
+        """Akaike's criterion, −2 Σ log p(x) + 2p; lower is better, as in scikit-learn."""
+        return float(-2 * self.log_prob(x).sum() + 2 * self.num_free)
+
+
+def added(total: Statistics | None, more: Statistics) -> Statistics:
+    """The statistics of more rows, summed."""
+    return dict(more) if total is None else {name: value + more[name] for name, value in total.items()}
+
+
+def check_start(kind: str) -> None:
+    if kind not in STARTS:
+        raise InputError(f"no start called {kind!r}; try one of {', '.join(STARTS)}")
+
+
+def spread_of(rows: Tensor) -> Tensor:
+    """The standard deviation of each column (D,), one where it is zero."""
+    scale = rows.std(0, correction=0)
+    return torch.where(scale > 0, scale, torch.ones_like(scale))

@@ -1,0 +1,307 @@
+"""Mixtures of normals: density, E-step and M-step as products of one matrix of features."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vae.errors import InputError
+from pyro_vae.models.density import Statistics, spread_of
+from pyro_vae.models.mixture import Mixture
+from pyro_vae.recipes import part
+from pyro_vae.shapes import Rows
+
+COVARIANCES = ("full", "tied", "diagonal", "spherical")
+FEATURES_AT_ONCE = 2**22  # numbers that a block of rows may be turned into
+TRUSTED = 1e-10  # relative error of log p(x | c) beyond which features are not trusted
+
+
+@part
+class GaussianMixture(Mixture):
+    r"""A mixture of normals, $p(x) = \sum_c \pi_c N(x; \mu_c, \Sigma_c)$, with exact density and posterior.
+
+    `covariance` is full, tied (one Σ for all), diagonal or spherical. `fit_em` climbs the likelihood with an
+    inverse-Wishart prior on each Σ: as if each component (for tied: all together) held `prior_rows` more rows of
+    covariance $\Psi = C^{-2/D} \mathrm{diag}(\mathrm{var}(x))$ around its mean, $-\frac{n_0}2 (\log|\Sigma| +
+    \mathrm{tr}\, \Psi \Sigma^{-1})$. The default $n_0 = 2d + 3$, d = D or 1 the size of a block, is the least whole
+    number of degrees of freedom with a mean (Fraley & Raftery 2007); 0 is maximum likelihood. `scale` fixes every
+    covariance to scale² I and the weights to 1/C: the model whose limit is k-means. `guide` is a part q(c|x) in place
+    of the exact posterior. Raises `InputError` for settings that contradict each other.
+
+    >>> import pyro_vae as pv
+    >>> data = pv.load_data("seven-normals")
+    >>> mixture = GaussianMixture(num_components=7, num_features=1)
+    >>> fitted = pv.fit_em(mixture, data, seed=0)
+    >>> mixture.weights.shape, mixture.responsibilities(data.test.x).shape, mixture.sample(5).shape
+    (torch.Size([7]), torch.Size([500, 7]), torch.Size([5, 1]))
+    >>> bool(mixture.log_prob(data.test).mean() > -2.9)
+    True
+    """
+
+    support = constraints.real_vector
+    center: Tensor
+    prior_variance: Tensor
+
+    def __init__(
+        self,
+        num_components: int,
+        num_features: int,
+        covariance: str = "full",
+        *,
+        prior_rows: float | None = None,
+        scale: float | None = None,
+        guide: Any = None,
+    ) -> None:
+        super().__init__(num_components, num_features, guide)
+        if covariance not in COVARIANCES:
+            raise InputError(f"no covariance called {covariance!r}; try one of {', '.join(COVARIANCES)}")
+        if scale is not None and (covariance != "spherical" or not scale > 0):
+            raise InputError(f"scale is a positive number that goes with covariance='spherical', got {scale}")
+        if prior_rows is not None and prior_rows < 0:
+            raise InputError(f"prior_rows must not be negative, got {prior_rows}")
+        C, D, blocks = num_components, num_features, covariance in ("full", "tied")
+        self.covariance, self.scale = covariance, scale
+        self.prior_rows = (2.0 * (D if blocks else 1) + 3) if prior_rows is None else float(prior_rows)
+        self.loc = nn.Parameter(torch.randn(C, D, dtype=torch.float64))
+        shape = {"full": (C, D, D), "tied": (D, D), "diagonal": (C, D), "spherical": (C,)}[covariance]
+        self.raw_scale = nn.Parameter(torch.full(shape, math.log(scale or 1.0), dtype=torch.float64))
+        if blocks:  # what lies below the diagonal as it is, the diagonal as its logarithm
+            self.raw_scale.data.zero_()
+        if scale is not None:
+            self.raw_scale.requires_grad_(False)
+            self.logits.requires_grad_(False)
+        self.register_buffer("center", torch.zeros(D, dtype=torch.float64))
+        self.register_buffer("prior_variance", torch.ones(D, dtype=torch.float64))
+
+    @property
+    def num_free(self) -> int:  # type: ignore[override]
+        C, D = self.num_components, self.num_features
+        of_scale = {"full": C * D * (D + 1) // 2, "tied": D * (D + 1) // 2, "diagonal": C * D, "spherical": C}
+        return C * D if self.scale is not None else C - 1 + C * D + of_scale[self.covariance]
+
+    @property
+    def block_rows(self) -> int:  # type: ignore[override]
+        width = self.num_features**2 // 2 if self.covariance == "full" else self.num_features
+        return max(64, min(2048, FEATURES_AT_ONCE // (width + self.num_components)))
+
+    @property
+    def scale_tril(self) -> Tensor:
+        """The Cholesky factors (C, D, D) of the covariances, those of a tied one (D, D)."""
+        return self.raw_scale.tril(-1) + self.raw_scale.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
+
+    @property
+    def means(self) -> Tensor:
+        """(C, D)."""
+        return self.loc.detach()
+
+    @property
+    def covariances(self) -> Tensor:
+        """Full (C, D, D), tied (D, D), diagonal (C, D), spherical (C,), as in scikit-learn."""
+        with torch.no_grad():
+            if not self._blocks:
+                return (2 * self.raw_scale).exp()
+            return self.scale_tril @ self.scale_tril.mT
+
+    @torch.no_grad()
+    def set_covariances(self, covariances: Tensor) -> None:
+        """Take up covariances in the shape that `covariances` gives them; `InputError` where one is singular."""
+        if not self._blocks:
+            if not bool((covariances > 0).all()):
+                raise InputError(_singular("a variance is zero"))
+            self.raw_scale.copy_(covariances.log() / 2)
+            return
+        factor, failed = torch.linalg.cholesky_ex(covariances)
+        if failed.any() or not torch.isfinite(factor).all():
+            raise InputError(_singular("a covariance is singular"))
+        diagonal = factor.diagonal(dim1=-2, dim2=-1)
+        self.raw_scale.copy_(factor.tril(-1) + diagonal.log().diag_embed())
+
+    # log p(x | c) is linear in the features [x_j x_k, x_j, 1] of centred rows: one product gives all components', and
+    # another what the M-step needs, with no (n, C, D) array. Where terms would cancel, each component is solved for.
+
+    def prepare(self, x: Rows) -> Tensor:
+        """The features of centred rows, (F, n); the last are x and 1."""
+        x = (x - self.center).T
+        D, n = x.shape
+        if self.covariance != "full":
+            square = {"diagonal": x.square(), "spherical": x.square().sum(0, keepdim=True), "tied": x[:0]}
+            return torch.cat([square[self.covariance], x, torch.ones_like(x[:1])])
+        out, start = x.new_empty(D * (D + 1) // 2 + D + 1, n), 0
+        for j in range(D):
+            torch.mul(x[j], x[j:], out=out[start : start + D - j])
+            start += D - j
+        out[-1 - D : -1], out[-1] = x, 1.0
+        return out
+
+    def table(self) -> Tensor | None:
+        """The features' coefficients (C, F); None where they cannot be trusted."""
+        with torch.no_grad():
+            if self._cancels():
+                return None
+        D, loc = self.num_features, self.loc - self.center
+        if self._blocks:
+            precision = torch.cholesky_inverse(self.scale_tril)
+            first, second = torch.triu_indices(D, D, device=loc.device)
+            factor = torch.where(first == second, -0.5, -1.0).to(loc)
+            square = precision[:, first, second] * factor if self.covariance == "full" else loc[:, :0]
+            linear = (precision @ loc[..., None])[..., 0]
+        else:
+            precision = (-2 * self.raw_scale).exp()[:, None] if self.covariance == "spherical" else self._precision
+            square, linear = -0.5 * precision, precision * loc
+        constant = -self._log_scale - 0.5 * (linear * loc).sum(-1) - D / 2 * math.log(2 * math.pi)
+        return torch.cat([square, linear, constant[:, None]], 1)
+
+    @property
+    def _blocks(self) -> bool:
+        return self.covariance in ("full", "tied")
+
+    @property
+    def _precision(self) -> Tensor:
+        """Of diagonal and spherical covariances, (C, D)."""
+        raw = self.raw_scale if self.covariance == "diagonal" else self.raw_scale[:, None]
+        return (-2 * raw).exp().expand(-1, self.num_features)
+
+    @property
+    def _log_scale(self) -> Tensor:
+        """½ log |Σ_c| (C,), or () where there is one Σ."""
+        if self._blocks:
+            return self.raw_scale.diagonal(dim1=-2, dim2=-1).sum(-1)
+        return self.raw_scale.sum(1) if self.covariance == "diagonal" else self.num_features * self.raw_scale
+
+    def _cancels(self) -> bool:
+        """Whether the terms of log p(x | c) are so large beside their sum that features lose too many digits."""
+        reach = (self.loc - self.center).abs() + self.prior_variance.sqrt()
+        if self._blocks:
+            precision = torch.cholesky_inverse(self.scale_tril).abs()
+            terms = (reach[:, None] @ precision @ reach[..., None]).max()
+        else:
+            terms = (self._precision * reach.square()).sum(1).max()
+        return not bool(terms * torch.finfo(self.loc.dtype).eps < TRUSTED)
+
+    def log_probs(self, prepared: Tensor, table: Tensor | None) -> Tensor:
+        x = prepared[-1 - self.num_features : -1]
+        if table is None:
+            away = (self._whiten(x - (loc - self.center)[:, None], c) for c, loc in enumerate(self.loc))
+            distance = torch.stack([each.square().sum(0) for each in away])
+            constant = self._log_scale + self.num_features / 2 * math.log(2 * math.pi)
+            return -0.5 * distance - (constant[:, None] if constant.dim() else constant)
+        of_rows = 0.5 * self._whiten(x, 0).square().sum(0) if self.covariance == "tied" else 0.0
+        return table @ prepared - of_rows
+
+    def _whiten(self, away: Tensor, c: int) -> Tensor:
+        """Distances (D, n) in units of the component's scale."""
+        if not self._blocks:
+            return away * (-self.raw_scale[c]).exp().reshape(-1, 1)
+        factor = self.scale_tril if self.covariance == "tied" else self.scale_tril[c]
+        return torch.linalg.solve_triangular(factor, away, upper=False)
+
+    def statistics(self, prepared: Tensor, shares: Tensor, table: Tensor | None) -> Statistics:
+        """`counts` (C,), and moments about the centre, or where there is no table about each component's mean."""
+        D, x = self.num_features, prepared[-1 - self.num_features : -1]
+        if table is None:
+            return self._statistics_about_loc(x, shares)
+        sums = shares @ prepared.T
+        second = (x * shares.sum(0)) @ x.T if self.covariance == "tied" else sums[:, : -1 - D]
+        return {"counts": sums[:, -1], "first": sums[:, -1 - D : -1], "second": second}
+
+    def _statistics_about_loc(self, x: Tensor, shares: Tensor) -> Statistics:
+        first, second = torch.zeros_like(self.loc), torch.zeros_like(self.raw_scale)
+        for c, share in enumerate(shares):
+            away = x - (self.loc[c] - self.center)[:, None]
+            weighted = away * share
+            first[c] = weighted.sum(1)
+            outer = weighted @ away.T if self._blocks else (weighted * away).sum(1)
+            if self.covariance == "tied":
+                second += outer
+            else:
+                second[c] = outer.sum() if self.covariance == "spherical" else outer
+        return {"counts": shares.sum(1), "first_about_loc": first, "second_about_loc": second}
+
+    @torch.no_grad()
+    def m_step(self, statistics: Statistics) -> None:
+        if self.scale is None:
+            super().m_step(statistics)
+        else:
+            self.maximize(statistics)
+
+    @torch.no_grad()
+    def maximize(self, statistics: Statistics) -> None:
+        counts, apart = statistics["counts"], "first_about_loc" in statistics
+        first, second = (statistics[name + "_about_loc" * apart] for name in ("first", "second"))
+        some = counts[:, None] > 0
+        mean = torch.where(
+            some, first / torch.where(some, counts[:, None], 1.0), 0.0 if apart else self.loc - self.center
+        )
+        self.loc.copy_(mean + (self.loc if apart else self.center))
+        if self.scale is None:
+            self._set_map(self._scatter(second, counts, mean), counts)
+
+    def _scatter(self, second: Tensor, counts: Tensor, mean: Tensor) -> Tensor:
+        """Σ_i r_ic (x_i − μ_c)(x_i − μ_c)ᵀ from second moments, in the shape that the covariance has."""
+        D = self.num_features
+        if self.covariance == "full":
+            if second.dim() == 2:
+                first_, second_ = torch.triu_indices(D, D, device=second.device)
+                packed, second = second, second.new_zeros(len(second), D, D)
+                second[:, first_, second_] = second[:, second_, first_] = packed
+            return second - counts[:, None, None] * mean[:, :, None] * mean[:, None]
+        if self.covariance == "tied":
+            return second - (counts[:, None] * mean).T @ mean
+        of_mean = counts[:, None] * mean.square()
+        return second - of_mean if self.covariance == "diagonal" else second.reshape(-1) - of_mean.sum(1)
+
+    def _set_map(self, scatter: Tensor, counts: Tensor) -> None:
+        """Covariances at their posterior mode: `prior_rows` rows of covariance Ψ added."""
+        n0, prior = self.prior_rows, self.prior_variance
+        if n0 == 0 and bool((counts <= 0).any()) and self.covariance != "tied":
+            raise InputError(_singular("a component holds no row"))
+        if self.covariance == "tied":
+            self.set_covariances((scatter + n0 * prior.diag()) / (counts.sum() + n0))
+        elif self.covariance == "full":
+            self.set_covariances((scatter + n0 * prior.diag()) / (counts + n0)[:, None, None])
+        elif self.covariance == "diagonal":
+            self.set_covariances((scatter + n0 * prior) / (counts + n0)[:, None])
+        else:
+            self.set_covariances((scatter + n0 * prior.sum()) / (counts + n0) / self.num_features)
+
+    @torch.no_grad()
+    def log_prior(self) -> float:
+        if self.scale is not None or self.prior_rows == 0:
+            return 0.0
+        variance = self.covariances
+        if not self._blocks:
+            wide = variance if self.covariance == "diagonal" else variance[:, None].expand(-1, self.num_features)
+            return float(-self.prior_rows / 2 * (wide.log() + self.prior_variance / wide).sum())
+        factor = self.scale_tril
+        log_det = 2 * self.raw_scale.diagonal(dim1=-2, dim2=-1).sum()
+        root = torch.linalg.solve_triangular(factor, self.prior_variance.sqrt().diag().expand_as(factor), upper=False)
+        return float(-self.prior_rows / 2 * (log_det + root.square().sum()))
+
+    @torch.no_grad()
+    def describe_rows(self, rows: Rows) -> None:
+        rows = rows.to(self.loc)
+        self.center.copy_(rows.mean(0))
+        self.prior_variance.copy_(spread_of(rows).square() * self.num_components ** (-2 / self.num_features))
+
+    def place(self, components: Tensor, rows: Rows) -> None:
+        self.loc[components] = rows.to(self.loc)
+        if self.covariance == "full":
+            self.raw_scale[components] = (self.prior_variance.log() / 2).diag()
+        elif self.covariance == "diagonal":
+            self.raw_scale[components] = self.prior_variance.log() / 2
+        elif self.covariance == "spherical" and self.scale is None:
+            self.raw_scale[components] = self.prior_variance.mean().log() / 2
+
+    def draw(self, c: Tensor) -> Tensor:
+        noise = torch.randn(*c.shape, self.num_features).to(self.loc)
+        if self._blocks:
+            factor = self.scale_tril if self.covariance == "tied" else self.scale_tril[c]
+            return self.loc[c] + (factor @ noise[..., None])[..., 0]
+        scale = self.raw_scale.exp()[c]
+        return self.loc[c] + (scale if self.covariance == "diagonal" else scale[..., None]) * noise
+
+
+def _singular(what: str) -> str:
+    return f"{what}: give the covariances a prior (prior_rows above 0), take fewer components, or a simpler covariance"

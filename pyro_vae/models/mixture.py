@@ -1,0 +1,204 @@
+"""Mixtures: p(x) = Σ_c π_c p(x | c), programs whose every posterior is a sum, and their E- and M-steps."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError
+from pyro_vae.models.density import Density, Statistics, added, check_start
+from pyro_vae.models.program import show_parameters
+from pyro_vae.models.rows import caller
+from pyro_vae.shapes import PerRow, Rows
+
+SMALLEST_COUNT = 1.0  # rows that a component has to explain, or it is empty
+
+
+class Mixture(Density):
+    r"""What mixtures share: $p(x) = \sum_c \pi_c\, p(x | c)$, with the label c of each row as its latent.
+
+    `guide` is a part q(c|x), a module whose forward gives a distribution over 0 … C − 1; without one the guide is the
+    exact posterior, the responsibilities. A family writes what it knows of p(x | c).
+    """
+
+    def __init__(self, num_components: int, num_features: int, guide: Any = None) -> None:
+        super().__init__(num_features)
+        if num_components < 1:
+            raise InputError(f"expected one component or more, got {num_components}")
+        self.num_components = num_components
+        self.logits = nn.Parameter(torch.zeros(num_components, dtype=torch.float64))
+        self.posterior = guide
+
+    def model(self, x: Rows) -> None:  # type: ignore[override]
+        show_parameters(self, "mixture")
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
+            pyro.sample("x", _Component(self, c), obs=x)
+
+    def guide(self, x: Rows, **extras: Any) -> None:
+        show_parameters(self, "mixture")
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", self._posterior(x, extras), infer={"enumerate": "parallel"})
+
+    guide.passes_extras = True  # type: ignore[attr-defined]  # to the guide part, each where its forward names it
+
+    def _posterior(self, x: Rows, extras: dict[str, Any]) -> Any:
+        if self.posterior is not None:
+            return caller(self.posterior)(x, extras)
+        with torch.no_grad():
+            return dist.Categorical(logits=self._log_joint(self.prepare(x), self.table()).T)
+
+    @property
+    def weights(self) -> Tensor:
+        """The components' probabilities π (C,)."""
+        return self.logits.detach().softmax(0)
+
+    def _log_joint(self, prepared: Tensor, table: Tensor | None) -> Tensor:
+        """log π_c + log p(x | c), components first, (C, n)."""
+        return self.logits.log_softmax(0)[:, None] + self.log_probs(prepared, table)
+
+    def table(self) -> Tensor | None:
+        """What log p(x | c) needs of the parameters, computed once for many blocks of rows."""
+        raise NotImplementedError
+
+    def log_probs(self, prepared: Tensor, table: Tensor | None) -> Tensor:
+        """log p(x | c) of every component, (C, n)."""
+        raise NotImplementedError
+
+    @property
+    def means(self) -> Tensor:
+        """E[x | c] (C, D)."""
+        raise NotImplementedError
+
+    def draw(self, c: Tensor) -> Tensor:
+        """A draw of x (..., D) for each label (...,)."""
+        raise NotImplementedError
+
+    def statistics(self, prepared: Tensor, shares: Tensor, table: Tensor | None) -> Statistics:
+        """Sums over rows with the components' shares (C, n) as weights; `counts` (C,) is theirs."""
+        raise NotImplementedError
+
+    def log_density(self, x: Rows) -> PerRow:
+        return self._log_joint(self.prepare(x), self.table()).logsumexp(0)
+
+    @torch.no_grad()
+    def responsibilities(self, x: Rows) -> Tensor:
+        r"""$p(c | x_i) = \pi_c p(x_i | c) / p(x_i)$, (N, C)."""
+        x, table = torch.as_tensor(x[:]).to(self.logits), self.table()
+        return torch.cat([self._log_joint(self.prepare(rows), table).softmax(0).T for rows in x.split(self.block_rows)])
+
+    def predict(self, x: Rows) -> Tensor:
+        """The most probable component of each row, (N,)."""
+        return self.responsibilities(x).argmax(1)
+
+    @torch.no_grad()
+    def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:
+        table, found, total = self.table(), [], None
+        for prepared in blocks:
+            log_joint = self._log_joint(prepared, table)
+            if hard:
+                log_px, label = log_joint.max(0)
+                shares = torch.zeros_like(log_joint).scatter_(0, label[None], 1.0)
+            else:
+                log_px = log_joint.logsumexp(0)
+                shares = log_joint.sub_(log_px).exp_()
+            total = added(total, self.statistics(prepared, shares, table))
+            found.append(log_px)
+        return total or {}, torch.cat(found)
+
+    @torch.no_grad()
+    def m_step(self, statistics: Statistics) -> None:
+        counts = statistics["counts"]
+        self.logits.copy_((counts / counts.sum()).clamp(min=torch.finfo(counts.dtype).tiny).log())
+        self.maximize(statistics)
+
+    def maximize(self, statistics: Statistics) -> None:
+        """The M-step of what p(x | c) depends on."""
+        raise NotImplementedError
+
+    def describe_rows(self, rows: Rows) -> None:
+        """What a family has to know of the data before its first step."""
+
+    @torch.no_grad()
+    def start_em(self, rows: Rows, kind: str, seed: int) -> None:
+        """Centres among the rows, each row given to the nearest, and an M-step."""
+        check_start(kind)
+        if kind == "current":
+            if not self.started:
+                self.describe_rows(rows)
+                self.started.fill_(True)
+            return
+        if len(rows) < self.num_components:
+            raise InputError(f"{self.num_components} components need as many rows to start at, got {len(rows)}")
+        self.describe_rows(rows)
+        rows, total = rows.to(self.logits), None
+        centres = _centres(rows, self.num_components, kind, seed)
+        self.place(torch.arange(self.num_components), centres)
+        for some in rows.split(self.block_rows):
+            label = (centres.square().sum(1)[:, None] - 2 * centres @ some.T).argmin(0)
+            shares = torch.zeros(self.num_components, len(some)).to(centres).scatter_(0, label[None], 1.0)
+            total = added(total, self.statistics(self.prepare(some), shares, None))
+        self.m_step(total or {})
+        self.started.fill_(True)
+
+    @torch.no_grad()
+    def revive(self, statistics: Statistics, rows: Rows) -> int:
+        empty = (statistics["counts"] < SMALLEST_COUNT).nonzero()[:, 0][: len(rows)]
+        if len(empty):
+            self.place(empty, rows[: len(empty)])
+            self.logits[empty] = self.logits.logsumexp(0) - math.log(self.num_components)
+        return len(empty)
+
+    def place(self, components: Tensor, rows: Rows) -> None:
+        """Put some components at some rows, as wide as the prior says."""
+        raise NotImplementedError
+
+
+class _Component(TorchDistribution):
+    """p(x | c) for labels c: all components' log-probabilities of x once, then those of the labels picked."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = False
+
+    def __init__(self, mixture: Mixture, c: Tensor, validate_args: bool | None = None) -> None:
+        self.mixture, self.c = mixture, c
+        super().__init__(c.shape, torch.Size([mixture.num_features]), validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        return self.mixture.support
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "_Component":
+        return _Component(self.mixture, self.c.expand(torch.Size(batch_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        prepared = self.mixture.prepare(value.reshape(-1, value.shape[-1]))
+        every = self.mixture.log_probs(prepared, self.mixture.table()).T.reshape(*value.shape[:-1], -1)
+        shape = torch.broadcast_shapes(value.shape[:-1], self.c.shape)
+        return every.expand(*shape, -1).gather(-1, self.c.expand(shape)[..., None])[..., 0]
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            return self.mixture.draw(self.c.expand(torch.Size(sample_shape) + self.c.shape))
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mixture.means[self.c]
+
+
+def _centres(rows: Tensor, count: int, kind: str, seed: int) -> Tensor:
+    from sklearn.cluster import KMeans, kmeans_plusplus
+
+    values = rows.cpu().numpy()
+    if kind == "random":
+        return rows[torch.from_numpy(np.random.RandomState(seed).permutation(len(rows))[:count]).to(rows.device)]
+    if kind == "k-means":
+        found = KMeans(count, n_init=1, random_state=seed).fit(values)
+        return torch.from_numpy(found.cluster_centers_).to(rows)
+    return torch.from_numpy(kmeans_plusplus(values, count, random_state=seed)[0]).to(rows)

@@ -1,0 +1,172 @@
+"""Linear-Gaussian latent variable models: x = W z + μ + noise, with the posterior and log p(x) in closed form."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError
+from pyro_vae.models.density import Density, Statistics, added, check_start, spread_of
+from pyro_vae.models.program import show_parameters
+from pyro_vae.recipes import part
+from pyro_vae.shapes import PerRow, RowLatents, Rows
+
+SCALE_FLOOR = 1e-3  # of a noise, in units of the data's scale: where a column can be met exactly there is no maximum
+
+
+class _LinearGaussian(Density):
+    """What both share: z ~ N(0, I), x | z ~ N(W z + μ, diag(σ²)), and the exact posterior as guide."""
+
+    floor: Tensor
+
+    def __init__(self, num_latents: int, num_features: int, num_scales: int) -> None:
+        super().__init__(num_features)
+        if not 1 <= num_latents < num_features:
+            raise InputError(f"expected 1 to {num_features - 1} latents for {num_features} features, got {num_latents}")
+        self.num_latents = num_latents
+        self.weight = nn.Parameter(torch.randn(num_features, num_latents, dtype=torch.float64))
+        self.loc = nn.Parameter(torch.zeros(num_features, dtype=torch.float64))
+        self.log_scale = nn.Parameter(torch.zeros(num_scales, dtype=torch.float64))
+        self.register_buffer("floor", torch.full((num_features,), SCALE_FLOOR, dtype=torch.float64))
+
+    def model(self, x: Rows) -> None:  # type: ignore[override]
+        show_parameters(self, "linear")
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(self.loc.new_zeros(self.num_latents), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ self.weight.T + self.loc, self.scale).to_event(1), obs=x)
+
+    def guide(self, x: Rows) -> None:  # type: ignore[override]
+        with pyro.plate("data", len(x)), torch.no_grad():
+            pyro.sample("z", self.posterior(x))
+
+    @property
+    def scale(self) -> Tensor:
+        """The noise's standard deviation, (D,)."""
+        return self.log_scale.exp().expand(self.num_features)
+
+    @property
+    def num_free(self) -> int:  # type: ignore[override]
+        K, D = self.num_latents, self.num_features
+        return D + D * K - K * (K - 1) // 2 + len(self.log_scale)  # W is known up to a rotation
+
+    def posterior(self, x: Rows) -> Any:
+        r"""$p(z|x) = N(M^{-1} W^T \Psi^{-1} (x - \mu), M^{-1})$ with $M = I + W^T \Psi^{-1} W$, Ψ = diag(σ²)."""
+        factor, mean, _ = self._solve(x)
+        return dist.MultivariateNormal(mean, covariance_matrix=torch.cholesky_inverse(factor))
+
+    def _solve(self, x: Rows) -> tuple[Tensor, RowLatents, PerRow]:
+        """The Cholesky factor of M (K, K), posterior means (n, K), and log p(x) (n,)."""
+        D, scale = self.num_features, self.scale
+        weight, away = self.weight / scale[:, None], (x - self.loc) / scale
+        factor = torch.linalg.cholesky(torch.eye(self.num_latents).to(weight) + weight.T @ weight)
+        mean = torch.cholesky_solve((away @ weight).T, factor).T
+        distance = (away - mean @ weight.T).square().sum(1) + mean.square().sum(1)
+        log_det = scale.log().sum() + factor.diagonal().log().sum()
+        return factor, mean, -0.5 * distance - log_det - D / 2 * math.log(2 * math.pi)
+
+    def log_density(self, x: Rows) -> PerRow:
+        return self._solve(x)[2]
+
+    @torch.no_grad()
+    def transform(self, x: Rows) -> RowLatents:
+        """Posterior means of z (N, K)."""
+        return self._solve(torch.as_tensor(x[:]).to(self.loc))[1]
+
+    @torch.no_grad()
+    def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:
+        if hard:
+            raise InputError("hard EM is for latents with finitely many values, not for a linear-Gaussian model")
+        total, found = None, []
+        for x in blocks:
+            factor, mean, log_px = self._solve(x)
+            away = x - self.loc
+            zz = len(x) * torch.cholesky_inverse(factor) + mean.T @ mean
+            rows = torch.full((), float(len(x))).to(x)
+            total = added(total, {"rows": rows, "xz": away.T @ mean, "zz": zz, "xx": away.square().sum(0)})
+            found.append(log_px)
+        return total or {}, torch.cat(found)
+
+    @torch.no_grad()
+    def m_step(self, statistics: Statistics) -> None:
+        """W by least squares on E[z], then the noise that is left; μ stays at the data's mean, which maximizes."""
+        xz, zz = statistics["xz"], statistics["zz"]
+        self.weight.copy_(torch.linalg.solve(zz, xz.T).T)
+        left = (statistics["xx"] - (self.weight * xz).sum(1)) / statistics["rows"]
+        self._set_scale(left)
+
+    def _set_scale(self, variance: Tensor) -> None:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def start_em(self, rows: Rows, kind: str, seed: int) -> None:
+        """μ at the rows' mean; W random, as large as the data."""
+        check_start(kind)
+        rows = rows.to(self.loc)
+        self.floor.copy_(SCALE_FLOOR * spread_of(rows))
+        if kind != "current":
+            noise = torch.randn(self.weight.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            self.loc.copy_(rows.mean(0))
+            self.weight.copy_(spread_of(rows)[:, None] * noise.to(self.weight) / math.sqrt(self.num_latents))
+            self._set_scale(spread_of(rows).square())
+        self.started.fill_(True)
+
+
+@part
+class PPCA(_LinearGaussian):
+    r"""Probabilistic principal component analysis, $x = W z + \mu + \sigma \epsilon$ (Tipping & Bishop 1999).
+
+    $\log p(x) = \log N(x; \mu, W W^T + \sigma^2 I)$ and the posterior are exact; `fit_em` climbs by EM,
+    `fit_closed_form` takes the maximum from the covariance's eigenvectors. The linear VAE with a learned scale is the
+    same model (Lucas et al., arXiv:1911.02469). `num_latents` is K < D.
+
+    >>> import pyro_vae as pv
+    >>> data = pv.load_data("swiss-roll")
+    >>> ppca = PPCA(num_latents=2, num_features=3)
+    >>> fitted = pv.fit_closed_form(ppca, data)
+    >>> ppca.transform(data.test.x).shape, ppca.sample(4).shape
+    (torch.Size([500, 2]), torch.Size([4, 3]))
+    """
+
+    def __init__(self, num_latents: int, num_features: int) -> None:
+        super().__init__(num_latents, num_features, 1)
+
+    def _set_scale(self, variance: Tensor) -> None:
+        floor = self.floor.square().mean()
+        self.log_scale.copy_(variance.mean().clamp(min=floor).log()[None] / 2)
+
+    @torch.no_grad()
+    def maximize_exactly(self, mean: Tensor, covariance: Tensor) -> None:
+        """Set the parameters to the maximum of the likelihood, from the data's mean and covariance (over N)."""
+        K = self.num_latents
+        values, vectors = torch.linalg.eigh(covariance)
+        variance = values[:-K].mean().clamp(min=self.floor.square().mean())
+        self.loc.copy_(mean)
+        self.weight.copy_(vectors[:, -K:] * (values[-K:] - variance).clamp(min=0).sqrt())
+        self.log_scale.copy_(variance.log()[None] / 2)
+
+
+@part
+class FactorAnalysis(_LinearGaussian):
+    r"""Factor analysis, $x = W z + \mu + \mathrm{diag}(\sigma) \epsilon$: each feature has a noise of its own.
+
+    $\log p(x) = \log N(x; \mu, W W^T + \mathrm{diag}(\sigma^2))$ and the posterior are exact; `fit_em` climbs by EM
+    (Rubin & Thayer 1982). A noise is kept above 10⁻³ of its column's spread: the likelihood can grow without end where
+    one reaches zero. `num_latents` is K < D.
+
+    >>> import pyro_vae as pv
+    >>> data = pv.load_data("swiss-roll")
+    >>> factors = FactorAnalysis(num_latents=1, num_features=3)
+    >>> fitted = pv.fit_em(factors, data, seed=0)
+    >>> factors.scale.shape, bool(fitted.history[-1]["elbo"] > fitted.history[0]["elbo"])
+    (torch.Size([3]), True)
+    """
+
+    def __init__(self, num_latents: int, num_features: int) -> None:
+        super().__init__(num_latents, num_features, num_features)
+
+    def _set_scale(self, variance: Tensor) -> None:
+        self.log_scale.copy_(torch.maximum(variance, self.floor.square()).log() / 2)

@@ -1,0 +1,313 @@
+"""EM: it climbs, it ends where scikit-learn and closed forms end, its M-step is a maximum, and its bound touches."""
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from pyro.infer import TraceEnum_ELBO
+
+import pyro_vae as pv
+from pyro_vae.errors import InputError
+from pyro_vae.models.gaussian_mixture import COVARIANCES
+from pyro_vae.models.program import state_of
+
+
+def lumps(n=300, D=3, C=4, seed=0, spread=2.0):
+    g = torch.Generator().manual_seed(seed)
+    centres = spread * torch.randn(C, D, generator=g, dtype=torch.float64)
+    mix = torch.randn(C, D, D, generator=g, dtype=torch.float64)
+    label = torch.randint(0, C, (n,), generator=g)
+    noise = torch.randn(n, D, generator=g, dtype=torch.float64)
+    return centres[label] + (mix[label] @ noise[..., None])[..., 0]
+
+
+def bits(n=300, D=12, C=4, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    p = torch.rand(C, D, generator=g)
+    return torch.bernoulli(p[torch.randint(0, C, (n,), generator=g)], generator=g)
+
+
+def falls(fitted):
+    """By how much the objective of all rows fell at worst within a segment, in units of max(1, |value|)."""
+    rows = fitted.history
+    same = [
+        (a, b) for a, b in itertools.pairwise(rows) if (a["start"], a["segment"]) == (b["start"], b["segment"])
+    ]
+    return max((a["objective"] - b["objective"]) / max(1.0, abs(a["objective"])) for a, b in same)
+
+
+@pytest.mark.parametrize("prior_rows", [None, 0.5])
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_the_penalized_likelihood_never_falls(covariance, prior_rows):
+    """Random data, random starts, far too many components for some: hundreds of iterations for each setting here,
+    thousands over all of them."""
+    iterations = 0
+    for seed in range(4):
+        x = lumps(n=120 + 40 * seed, D=1 + seed, C=3, seed=seed, spread=[0.5, 3.0, 50.0, 1e4][seed])
+        mixture = pv.GaussianMixture(3 + 4 * seed, 1 + seed, covariance, prior_rows=prior_rows)
+        fitted = pv.fit_em(
+            mixture, x, start=["random", "k-means++"][seed % 2], num_starts=3, tolerance=1e-12, epochs=60
+        )
+        assert falls(fitted) < 1e-9
+        iterations += len(fitted.history)
+    assert iterations > 300
+
+
+def test_bits_never_fall_either():
+    for seed in range(3):
+        mixture = pv.BernoulliMixture(8, 12, prior_rows=[1.0, 0.1, 0.0][seed])
+        fitted = pv.fit_em(mixture, bits(seed=seed), start="random", num_starts=4, tolerance=1e-12, epochs=100)
+        assert falls(fitted) < 1e-9
+
+
+def theirs_from(mixture, x, **options):
+    """scikit-learn's mixture at our parameters."""
+    from sklearn.mixture import GaussianMixture
+
+    kind = {"diagonal": "diag"}.get(mixture.covariance, mixture.covariance)
+    inverse = torch.linalg.inv(mixture.covariances) if kind in ("full", "tied") else 1 / mixture.covariances
+    return GaussianMixture(
+        mixture.num_components,
+        covariance_type=kind,
+        reg_covar=0.0,
+        weights_init=mixture.weights.numpy(),
+        means_init=mixture.means.numpy(),
+        precisions_init=inverse.numpy(),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_without_a_prior_each_step_is_scikit_learns(covariance, steps):
+    """From the same start: weights, means, covariances and responsibilities to 1e-6 after 1, 2 and 7 M-steps."""
+    x = lumps(n=500)
+    mixture = pv.GaussianMixture(4, 3, covariance, prior_rows=0)
+    pv.fit_em(mixture, x, epochs=1)
+    theirs = theirs_from(mixture, x, max_iter=steps, tol=0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs.fit(x.numpy())
+    before = mixture.log_prob(x).mean().item()
+    fitted = pv.fit_em(mixture, x, epochs=steps + 1, start="current", tolerance=0)
+    assert fitted.history[0]["elbo"] == pytest.approx(before, rel=1e-12)
+    np.testing.assert_allclose(mixture.weights, theirs.weights_, atol=1e-6)
+    np.testing.assert_allclose(mixture.means, theirs.means_, atol=1e-6)
+    np.testing.assert_allclose(mixture.covariances, theirs.covariances_, atol=1e-6)
+    np.testing.assert_allclose(mixture.responsibilities(x), theirs.predict_proba(x.numpy()), atol=1e-6)
+    assert fitted.history[-1]["elbo"] == pytest.approx(theirs.score(x.numpy()), abs=1e-9)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("distance", [3.0, 1e6])
+def test_the_end_is_a_stationary_point_of_the_penalized_likelihood(covariance, distance):
+    """By autograd, in every parameter, with the prior written down anew from its formula."""
+    x = lumps(n=200, spread=distance)
+    mixture = pv.GaussianMixture(3, 3, covariance)
+    pv.fit_em(mixture, x, tolerance=0, epochs=3000)
+    n0, variance = mixture.prior_rows, mixture.prior_variance
+    C = mixture.num_components
+    prior = torch.distributions.MultivariateNormal(torch.zeros(3, dtype=torch.float64), variance.diag())
+    if mixture._blocks:
+        factor = mixture.scale_tril if covariance == "full" else mixture.scale_tril[None]
+        expected = torch.cholesky_inverse(factor) @ variance.diag()
+        penalty = -n0 / 2 * (2 * torch.linalg.slogdet(factor)[1] + expected.diagonal(dim1=1, dim2=2).sum(1)).sum()
+    else:
+        wide = (2 * mixture.raw_scale).exp().reshape(C, -1).expand(C, 3)
+        penalty = -n0 / 2 * (wide.log() + variance / wide).sum()
+    assert prior.event_shape == (3,)
+    assert mixture.log_prior() == pytest.approx(penalty.item(), rel=1e-9)
+    objective = (mixture.log_density(x).sum() + penalty) / len(x)
+    gradients = torch.autograd.grad(objective, [mixture.logits, mixture.loc, mixture.raw_scale])
+    scales = [1.0, mixture.covariances.abs().max().sqrt().item(), 1.0]
+    for gradient, unit in zip(gradients, scales, strict=True):
+        assert gradient.abs().max() * unit < 2e-4
+
+
+def test_the_default_prior_is_an_inverse_wishart():
+    """−n₀/2 (log|Σ| + tr ΨΣ⁻¹) is scipy's log-density with ν = n₀ − D − 1 and scale n₀Ψ, but for a constant."""
+    from scipy.stats import invwishart
+
+    mixture = pv.GaussianMixture(1, 3)
+    pv.fit_em(mixture, lumps(), epochs=1)
+    found = []
+    for seed in range(2):
+        root = torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        mixture.set_covariances((root @ root.T + torch.eye(3))[None])
+        df, scale = mixture.prior_rows - 4, mixture.prior_rows * mixture.prior_variance.diag()
+        found.append(mixture.log_prior() - invwishart.logpdf(mixture.covariances[0].numpy(), df, scale.numpy()))
+    assert mixture.prior_rows == 2 * 3 + 3
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_an_empty_component_is_moved_in_a_new_segment():
+    """Two components at the same far place: one is moved, the history says so, and the end is as good as without."""
+    x = lumps(n=400, C=3, spread=10.0)
+    mixture = pv.GaussianMixture(3, 3)
+    pv.fit_em(mixture, x, epochs=1)
+    with torch.no_grad():
+        mixture.loc[2] = 1e4
+    fitted = pv.fit_em(mixture, x, start="current", tolerance=1e-10)
+    assert [row["revived"] for row in fitted.history if row["revived"]] == [1]
+    assert fitted.history[-1]["segment"] == 1
+    assert falls(fitted) < 1e-9
+    other = pv.GaussianMixture(3, 3)
+    best = pv.fit_em(other, x, num_starts=3, tolerance=1e-10).history
+    assert fitted.history[-1]["elbo"] == pytest.approx(max(row["elbo"] for row in best), abs=1e-3)
+
+
+def test_the_best_start_is_kept_and_its_last_numbers_are_its_own():
+    x = lumps(n=200, C=6)
+    mixture = pv.GaussianMixture(6, 3)
+    fitted = pv.fit_em(mixture, x, num_starts=5, start="random", seed=3)
+    best = fitted.history[fitted.best_epoch - 1]
+    assert best["objective"] == max(row["objective"] for row in fitted.history)
+    assert best["elbo"] == pytest.approx(mixture.log_prob(x).mean().item(), rel=1e-12)
+    assert {row["start"] for row in fitted.history} == set(range(5))
+    again = pv.GaussianMixture(6, 3)
+    torch.manual_seed(99)
+    pv.fit_em(again, x, num_starts=5, start="random", seed=3)
+    torch.testing.assert_close(state_of(again), state_of(mixture), rtol=0, atol=0)
+
+
+def test_kept_and_fresh_features_give_the_same():
+    """With no memory for prepared rows they are made anew in every iteration."""
+    x, histories = lumps(n=5000), []
+    for memory in (1024.0, 0.0):
+        mixture = pv.GaussianMixture(4, 3)
+        fitted = pv.fit_em(mixture, x, epochs=5, memory_mib=memory)
+        histories.append([row["objective"] for row in fitted.history])
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("start", ["k-means++", "random"])
+def test_hard_em_with_one_fixed_scale_is_k_means(start):
+    """From the same centres: scikit-learn's Lloyd, centre by centre; and the bound is its inertia, rescaled."""
+    from sklearn.cluster import KMeans
+
+    x = lumps(n=400)
+    mixture = pv.GaussianMixture(4, 3, "spherical", scale=0.5)
+    pv.fit_em(mixture, x, epochs=1, hard=True, start=start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = KMeans(4, init=mixture.means.numpy(), n_init=1, algorithm="lloyd", tol=0, max_iter=500).fit(x.numpy())
+    fitted = pv.fit_em(mixture, x, hard=True, start="current", tolerance=0, epochs=500)
+    np.testing.assert_allclose(mixture.means, theirs.cluster_centers_, atol=1e-9)
+    constant = -np.log(4) - 1.5 * np.log(2 * np.pi * 0.25)
+    expected = constant - theirs.inertia_ / (2 * 0.25 * len(x))
+    assert fitted.history[-1]["elbo"] == pytest.approx(expected, rel=1e-9)
+    assert falls(fitted) < 1e-9
+
+
+def test_ppca_reaches_its_closed_form():
+    """log p(x), covariance and subspace, to 1e-5; and never falls."""
+    from test_ppca import rows
+
+    x = rows()
+    em, exact = pv.PPCA(2, 5), pv.PPCA(2, 5)
+    fitted = pv.fit_em(em, x, tolerance=0, epochs=3000)
+    pv.fit_closed_form(exact, x)
+    assert falls(fitted) < 1e-9
+    torch.testing.assert_close(em.log_prob(x), exact.log_prob(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(em.weight @ em.weight.T, exact.weight @ exact.weight.T, rtol=0, atol=1e-5)
+    torch.testing.assert_close(em.scale, exact.scale, rtol=0, atol=1e-5)
+    assert fitted.history[-1]["elbo"] <= exact.log_prob(x).mean().item() + 1e-12
+
+
+def test_factor_analysis_is_scikit_learns():
+    from sklearn.decomposition import FactorAnalysis
+    from test_ppca import rows
+
+    x = rows(n=1000)
+    factors = pv.FactorAnalysis(2, 5)
+    fitted = pv.fit_em(factors, x, tolerance=0, epochs=3000)
+    theirs = FactorAnalysis(2, tol=1e-12, max_iter=10_000, svd_method="lapack").fit(x.numpy())
+    assert falls(fitted) < 1e-9
+    assert fitted.history[-1]["elbo"] == pytest.approx(theirs.score(x.numpy()), abs=1e-5)
+    np.testing.assert_allclose(factors.scale.detach() ** 2, theirs.noise_variance_, atol=1e-3)
+
+
+def test_a_column_that_can_be_met_exactly_stays_finite():
+    """Two equal columns: the likelihood has no maximum, and the noise stops at its floor."""
+    x = lumps(n=300)
+    x = torch.cat([x, x[:, :1]], 1)
+    fitted = pv.fit_em(pv.FactorAnalysis(2, 4), x, tolerance=0, epochs=500)
+    assert np.isfinite(fitted.history[-1]["elbo"])
+    assert falls(fitted) < 1e-9
+
+
+@pytest.mark.parametrize("make", [lambda: pv.GaussianMixture(4, 3), lambda: pv.BernoulliMixture(4, 12)])
+def test_variational_inference_with_the_exact_posterior_has_ems_bound_at_every_step(make):
+    """The same number from Pyro's traces, enumerated, as from the E-step: EM is VI with q free."""
+    mixture = make()
+    x = lumps() if mixture.num_features == 3 else bits()
+    bounds = []
+    fitted = pv.fit_em(
+        mixture,
+        x,
+        epochs=15,
+        on_epoch=lambda _: bounds.append(
+            -TraceEnum_ELBO(max_plate_nesting=1).loss(mixture.model, mixture.guide, x.to(mixture.logits))
+        ),
+    )
+    found = [row["elbo"] for row in fitted.history]
+    assert found == pytest.approx([bound / len(x) for bound in bounds], rel=1e-12)
+    assert len(found) > 5
+
+
+def test_online_em_comes_close_to_em():
+    """Held-out log p(x) of lumps that lie apart, within 0.02 nats after four passes in small batches."""
+    x = lumps(n=6000, spread=6.0)
+    batch, online = pv.GaussianMixture(4, 3), pv.GaussianMixture(4, 3)
+    pv.fit_em(batch, x[:3000], num_starts=3)
+    fitted = pv.fit_em(online, x[:3000], epochs=4, batch_size=50, num_starts=3)
+    assert online.log_prob(x[3000:]).mean() > batch.log_prob(x[3000:]).mean() - 0.02
+    kept = fitted.history[fitted.best_epoch - 1]
+    assert kept["elbo"] == pytest.approx(online.log_prob(x[:3000]).mean().item(), rel=1e-9)
+    ppca, exact = pv.PPCA(1, 3), pv.PPCA(1, 3)
+    pv.fit_em(ppca, x, epochs=5, batch_size=200)
+    pv.fit_closed_form(exact, x)
+    assert ppca.log_prob(x).mean() > exact.log_prob(x).mean() - 0.02
+
+
+def test_svi_goes_on_where_em_began():
+    """The mixture is a program: `fit` climbs the same likelihood by gradients, enumerating by itself."""
+    x = lumps(n=1000)
+    by_em, by_svi = pv.GaussianMixture(4, 3, prior_rows=0), pv.GaussianMixture(4, 3, prior_rows=0)
+    pv.fit_em(by_em, x, tolerance=1e-10, epochs=2000)
+    pv.fit(by_svi, x, epochs=150, learning_rate=0.02, batch_size=200)
+    assert abs(by_svi.log_prob(x).mean() - by_em.log_prob(x).mean()) < 0.02
+
+
+def test_random_numbers_of_the_caller_are_untouched():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    pv.fit_em(pv.GaussianMixture(2, 3), lumps(), epochs=2)
+    torch.manual_seed(5)
+    mixture = pv.GaussianMixture(2, 3)
+    torch.manual_seed(5)
+    pv.fit_em(mixture, lumps(), epochs=2, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_em_cannot_do():
+    x = lumps()
+    with pytest.raises(InputError, match="no exact posterior"):
+        pv.fit_em(pv.VAE(None, None, None), x)
+    with pytest.raises(InputError, match="3 features"):
+        pv.fit_em(pv.GaussianMixture(2, 3), x[:, :2])
+    with pytest.raises(InputError, match="NaN"):
+        pv.fit_em(pv.GaussianMixture(2, 3), torch.where(x > 3, torch.nan, x))
+    with pytest.raises(InputError, match="0 or 1"):
+        pv.fit_em(pv.BernoulliMixture(2, 3), x)
+    with pytest.raises(InputError, match="as many rows"):
+        pv.fit_em(pv.GaussianMixture(400, 3), x)
+    with pytest.raises(InputError, match="try one of"):
+        pv.fit_em(pv.GaussianMixture(2, 3), x, start="kmeans")
+    with pytest.raises(InputError, match="prior_rows above 0"):
+        pv.fit_em(pv.GaussianMixture(2, 3, prior_rows=0), torch.ones(50, 3))
+    with pytest.raises(InputError, match="one or more"):
+        pv.fit_em(pv.GaussianMixture(2, 3), x, epochs=0)
