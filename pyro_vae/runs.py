@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_vae import guides, likelihoods, nets, priors, recipes  # noqa: F401 - the parts that a recipe may name
 from pyro_vae.errors import InputError
-from pyro_vae.models import vae  # noqa: F401 - the same
+from pyro_vae.models import bayesian_mixture, bernoulli_mixture, gaussian_mixture, ppca, vae  # noqa: F401 - the same
 from pyro_vae.models.program import load_state, state_of
 
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"

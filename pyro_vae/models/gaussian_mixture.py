@@ -15,7 +15,7 @@ from pyro_vae.shapes import Rows
 
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
 FEATURES_AT_ONCE = 2**22  # numbers that a block of rows may be turned into
-TRUSTED = 1e-10  # relative error of log p(x | c) beyond which features are not trusted
+TRUSTED = 1e-8  # nats that a row may be off before features are not trusted; the mean over rows is off far less
 
 
 @part

@@ -1,0 +1,75 @@
+"""Coordinate ascent: each factor of a mean-field guide set to its best in turn, for programs that know it."""
+
+import math
+import time
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.errors import DivergedError, InputError
+from pyro_vae.inference.result import EPOCH_KEYS, FitResult
+from pyro_vae.models.program import place_of
+from pyro_vae.models.rows import Batch, layout_of, require_mask
+
+
+@runtime_checkable
+class Conjugate(Protocol):
+    """A program whose guide has two blocks, each with a best value given the other in closed form."""
+
+    def start(self, x: Tensor, at: Any) -> None: ...
+    def update_local(self, x: Tensor) -> None: ...
+    def update_global(self, x: Tensor) -> None: ...
+    def bound(self, x: Tensor) -> Tensor: ...
+
+
+@torch.no_grad()
+def fit_cavi(
+    program: Conjugate,
+    x: Dataset | Split | Tensor,
+    *,
+    epochs: int = 1000,
+    tol: float = 1e-8,
+    start: Tensor | int | None = 0,
+) -> FitResult:
+    r"""Climb the ELBO of a conjugate program by coordinate ascent (CAVI; Attias 1999; Bishop 2006, §10.2).
+
+    Each epoch sets q(c_i) for every row, then q of the globals, each to $\exp E[\log p(x, \cdot)]$ over the other: the
+    bound, exact and with all its constants, never falls. `start` is responsibilities (N, C), a seed for k-means, or
+    None to go on from where the program stands (after an SVI fit, say). It ends after `epochs`, or when the bound rises
+    by less than `tol` nats per row. x (N, D). Raises `InputError` for rows or settings that cannot be used,
+    `DivergedError` where the bound is not finite.
+
+    >>> from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
+    >>> x = torch.randn(100, 2) + torch.tensor([[-1.5], [1.5]]).repeat(50, 1)
+    >>> mixture = BayesianGaussianMixture(num_components=2, num_features=2, num_rows=100)
+    >>> fitted = fit_cavi(mixture, x)
+    >>> fitted.stopped, fitted.history[-1]["elbo"] > fitted.history[0]["elbo"]
+    ('tolerance', True)
+    """
+    if not isinstance(program, Conjugate):
+        raise InputError(f"a {type(program).__name__} has no factors with a best value in closed form: take fit")
+    if epochs < 1 or not tol >= 0:
+        raise InputError(f"expected one epoch or more and a tolerance of 0 or more, got {epochs} and {tol}")
+    train = as_split(x, "train")
+    require_mask(program, train.mask)
+    rows, jacobian = train.x.to(place_of(program)), float(train.log_jacobian.mean())
+    layout_of(program, Batch(rows, rows=torch.arange(len(rows), device=rows.device))).check(rows)
+    began = time.perf_counter()
+    if start is not None:
+        program.start(rows, start)
+    history: list[dict[str, Any]] = []
+    stopped, before, rise = "epochs", -torch.inf, torch.inf
+    while len(history) < epochs and stopped != "tolerance":
+        program.update_local(rows)
+        program.update_global(rows)
+        elbo = float(program.bound(rows)) + jacobian
+        if not math.isfinite(elbo):
+            raise DivergedError(f"the bound became {elbo} in epoch {len(history) + 1}: standardize the columns")
+        stopped, before, rise = "tolerance" if elbo - before < tol else "epochs", elbo, elbo - before
+        epoch, seconds = len(history) + 1, time.perf_counter() - began
+        known = {"epoch": epoch, "step": epoch, "elbo": elbo, "seconds": seconds}
+        history.append(dict.fromkeys(EPOCH_KEYS) | known)
+    rising = f"the bound still rose by {rise:.1e} nats per row in the last epoch: give more epochs"
+    return FitResult(history, len(history), stopped, history[-1]["seconds"], rising if stopped == "epochs" else "")

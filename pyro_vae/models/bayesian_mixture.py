@@ -1,0 +1,373 @@
+"""A mixture of Gaussians whose weights, means and precisions are random too: a program with global latents."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from pyro.distributions import TorchDistribution
+from pyro.ops.indexing import Vindex
+from torch import Tensor, nn
+from torch.distributions import constraints, kl_divergence, register_kl, transform_to
+
+from pyro_vae.errors import InputError
+from pyro_vae.models.program import place_of, show_parameters
+from pyro_vae.models.rows import seeded
+from pyro_vae.recipes import part
+from pyro_vae.shapes import PerRow, Rows
+
+PerComponent = Float[Tensor, " C"]
+Responsibilities = Float[Tensor, "N C"]
+Number = Float[Tensor, ""]
+LOWER = transform_to(constraints.lower_cholesky)  # a free matrix to one with a positive diagonal, by its logarithm
+
+
+class WishartCholesky(TorchDistribution):
+    r"""The Cholesky factor L of $\Lambda = L L^\top \sim \mathrm{Wishart}(\nu, T T^\top)$, a density over L.
+
+    `df` ν > D − 1, shape (...), and `scale_tril` T, (..., D, D); E[Λ] = ν T Tᵀ. Drawn as T A, with
+    $A_{dd}^2 \sim \chi^2_{\nu - d + 1}$ and standard normals below the diagonal (Bartlett 1933; Odell & Feiveson 1966).
+    `torch.distributions.Wishart` (2.13) redraws every sample that is positive definite, with a warning, hence this.
+
+    >>> tril = WishartCholesky(torch.tensor(5.0), 2 * torch.eye(3)).sample((1000,))
+    >>> bool(((tril @ tril.mT).mean(0) - 20 * torch.eye(3)).abs().max() < 3)
+    True
+    """
+
+    support = constraints.lower_cholesky
+    has_rsample = True
+
+    def __init__(self, df: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
+        batch_shape, event_shape = torch.broadcast_shapes(df.shape, scale_tril.shape[:-2]), scale_tril.shape[-2:]
+        self.df, self.scale_tril = df.expand(batch_shape), scale_tril.expand(batch_shape + event_shape)
+        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+
+    @property
+    def arg_constraints(self) -> dict[str, Any]:  # type: ignore[override]
+        above = constraints.greater_than(self.scale_tril.shape[-1] - 1)
+        return {"df": above, "scale_tril": constraints.lower_cholesky}
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "WishartCholesky":
+        scale_tril = self.scale_tril.expand(torch.Size(batch_shape) + self.event_shape)
+        return WishartCholesky(self.df.expand(batch_shape), scale_tril, validate_args=False)
+
+    @property
+    def _places(self) -> Tensor:
+        return torch.arange(self.event_shape[-1], dtype=self.df.dtype, device=self.df.device)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        diagonal = dist.Chi2(self.df.unsqueeze(-1) - self._places).rsample(sample_shape).sqrt()
+        below = torch.randn(self._extended_shape(sample_shape), dtype=diagonal.dtype, device=diagonal.device).tril(-1)
+        return self.scale_tril @ (below + diagonal.diag_embed())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        size, nu = self.event_shape[-1], self.df
+        of_value = ((nu.unsqueeze(-1) - 1 - self._places) * value.diagonal(dim1=-2, dim2=-1).log()).sum(-1)
+        whitened = torch.linalg.solve_triangular(self.scale_tril, value, upper=False)
+        two = torch.log(nu.new_tensor(2.0)) * size * (1 - nu / 2)
+        scale = nu * _half_log_det(self.scale_tril)
+        return two + of_value - whitened.square().sum((-2, -1)) / 2 - scale - torch.mvlgamma(nu / 2, size)
+
+    @property
+    def mean_log_det(self) -> Tensor:
+        """E[log |Λ|], (...)."""
+        size = self.event_shape[-1]
+        digammas = torch.digamma((self.df.unsqueeze(-1) - self._places) / 2).sum(-1)
+        return digammas + size * torch.log(self.df.new_tensor(2.0)) + 2 * _half_log_det(self.scale_tril)
+
+
+def _half_log_det(tril: Tensor) -> Tensor:
+    return tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+@register_kl(WishartCholesky, WishartCholesky)
+def _kl_wishart(q: WishartCholesky, p: WishartCholesky) -> Tensor:
+    """The Wisharts' own KL: going from Λ to its factor changes none."""
+    size = q.event_shape[-1]
+    trace = torch.linalg.solve_triangular(p.scale_tril, q.scale_tril, upper=False).square().sum((-2, -1))
+    of_log_det = (q.df - p.df) / 2 * q.mean_log_det + q.df / 2 * (trace - size)
+    of_scale = p.df * _half_log_det(p.scale_tril) - q.df * _half_log_det(q.scale_tril)
+    of_two = torch.log(q.df.new_tensor(2.0)) * size * (p.df - q.df) / 2
+    return of_log_det + of_scale + of_two + torch.mvlgamma(p.df / 2, size) - torch.mvlgamma(q.df / 2, size)
+
+
+@dataclass(frozen=True)
+class Globals:
+    r"""Dirichlet(w) $\prod_k$ Normal–Wishart(m_k, Λ_k) over what all rows share: prior and posterior alike.
+
+    w ~ Dirichlet(`concentration` (C,)), Λ_k ~ Wishart(`df` (C,), T_k T_kᵀ) with T = `scale_tril` (C, D, D), and
+    m_k | Λ_k ~ N(`loc` (C, D), (κ_k Λ_k)⁻¹) with κ = `mean_precision` (C,).
+    """
+
+    concentration: PerComponent
+    loc: Float[Tensor, "C D"]
+    mean_precision: PerComponent
+    df: PerComponent
+    scale_tril: Float[Tensor, "C D D"]
+
+    @property
+    def wishart(self) -> WishartCholesky:
+        return WishartCholesky(self.df, self.scale_tril)
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The Pyro sites: weights (..., C), means (..., C, D), and the precisions' Cholesky factors (..., C, D, D)."""
+        weights = pyro.sample("weights", dist.Dirichlet(self.concentration))
+        with pyro.plate("components", len(self.loc)):
+            tril = pyro.sample("precision_tril", self.wishart)
+            precision = self.mean_precision[:, None, None] * tril @ tril.mT
+            means = pyro.sample("means", dist.MultivariateNormal(self.loc, precision_matrix=precision))
+        return weights, means, tril
+
+    def scores(self, x: Rows) -> Responsibilities:
+        r"""E[log w_k + log N(x_i; m_k, Λ_k⁻¹)], (N, C): the logits of the best q(c_i) (Bishop 2006, eq. 10.46)."""
+        size = x.shape[1]
+        pairs = zip(self.loc, self.scale_tril, strict=True)  # one component at a time: memory is flat in C
+        squares = torch.stack([((x - loc) @ tril).square().sum(-1) for loc, tril in pairs], -1)
+        log_weights = self.concentration.digamma() - self.concentration.sum().digamma()
+        log_det = self.wishart.mean_log_det - size * torch.log(2 * self.loc.new_tensor(torch.pi))
+        return log_weights + (log_det - size / self.mean_precision - self.df * squares) / 2
+
+    def kl(self, prior: "Globals") -> Number:
+        """KL(self ‖ prior) over weights, means and precisions, nats."""
+        shift = ((self.loc - prior.loc).unsqueeze(-2) @ self.scale_tril).squeeze(-2).square().sum(-1)
+        ratio = prior.mean_precision / self.mean_precision
+        of_means = (self.loc.shape[1] * (ratio - 1 - ratio.log()) + prior.mean_precision * self.df * shift) / 2
+        of_weights = kl_divergence(dist.Dirichlet(self.concentration), dist.Dirichlet(prior.concentration))
+        return of_weights + (of_means + kl_divergence(self.wishart, prior.wishart)).sum()
+
+    def predictive(self) -> dist.MixtureSameFamily:
+        r"""p(x_new) with the globals integrated out: a mixture of Student's t (Bishop 2006, eq. 10.81)."""
+        df = self.df + 1 - self.loc.shape[1]
+        spread = ((1 + self.mean_precision) / (self.mean_precision * df))[:, None, None]
+        scale_tril = _inverse_cholesky(self.scale_tril @ self.scale_tril.mT) * spread.sqrt()
+        components = dist.MultivariateStudentT(df, self.loc, scale_tril)
+        return dist.MixtureSameFamily(dist.Categorical(self.concentration), components)
+
+
+def _inverse_cholesky(matrix: Tensor) -> Tensor:
+    """The Cholesky factor of a matrix's inverse, (..., D, D)."""
+    return dist.MultivariateNormal(matrix.new_zeros(matrix.shape[-1]), precision_matrix=matrix).scale_tril
+
+
+@part
+class BayesianGaussianMixture(nn.Module):
+    r"""A Gaussian mixture with priors on all it has, and the mean field over them (Attias 1999; Bishop 2006, §10.2).
+
+    $w \sim \mathrm{Dirichlet}(\alpha_0)$, $\Lambda_k \sim \mathrm{Wishart}(\nu_0, W_0)$,
+    $m_k \sim N(m_0, (\kappa_0\Lambda_k)^{-1})$; for each row $c_i \sim w$, $x_i \sim N(m_{c_i}, \Lambda_{c_i}^{-1})$.
+    The guide is $q(w) \prod_k q(m_k, \Lambda_k) \prod_i q(c_i)$ of the same families, with a table of q(c_i) for the
+    `num_rows` rows it is fitted to. α₀ = `weight_concentration` (1/C by default), κ₀ = `mean_precision`, m₀ = `mean`
+    (D,) (zeros), ν₀ = `df` (D), W₀⁻¹ = `covariance` (D, D) (identity): standardize x, or say where it lies. Parameters
+    are float64.
+
+    Two ways climb the same bound: `fit_cavi` in closed form, and, after `start`, Pyro's SVI with
+    `TraceEnum_ELBO(max_plate_nesting=1)`, by `fit` or on its own. The weights, means and precisions couple the rows, so
+    a row has no log p(x) of its own; `log_predictive` is a new row's density under q. Raises `InputError` for
+    settings outside their range.
+
+    >>> import pyro_vae as pv
+    >>> x = torch.randn(100, 2, dtype=torch.float64) + torch.tensor([[-4.0], [4.0]]).repeat(50, 1)
+    >>> mixture = BayesianGaussianMixture(num_components=2, num_features=2, num_rows=100)
+    >>> mixture.start(x)
+    >>> loss = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
+    >>> fitted = pv.fit(mixture, x, epochs=3, batch_size=100, loss=loss)
+    >>> mixture.weights.sum().round().item(), mixture.covariances.shape, mixture.responsibilities(x[:5]).shape
+    (1.0, torch.Size([2, 2, 2]), torch.Size([5, 2]))
+    """
+
+    def __init__(
+        self,
+        num_components: int,
+        num_features: int,
+        num_rows: int,
+        *,
+        weight_concentration: float | None = None,
+        mean_precision: float = 1.0,
+        mean: Tensor | Sequence[float] | None = None,
+        df: float | None = None,
+        covariance: Tensor | Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__()
+        C, D = num_components, num_features
+        if min(C, D, num_rows) < 1:
+            raise InputError(f"expected one component, feature and row or more, got {C}, {D} and {num_rows}")
+        self.num_components, self.num_features, self.num_rows = C, D, num_rows
+        prior = _prior(C, D, weight_concentration, mean_precision, mean, df, covariance)
+        for name, value in vars(prior).items():
+            self.register_buffer(f"prior_{name}", value)
+        self.log_concentration, self.log_mean_precision, self.log_df = (nn.Parameter(torch.empty(C)) for _ in range(3))
+        self.loc, self.raw_tril = nn.Parameter(torch.empty(C, D)), nn.Parameter(torch.empty(C, D, D))
+        self.logits = nn.Parameter(torch.zeros(num_rows, C))
+        self.double()
+        self._put(prior)
+        self.started: Tensor
+        self.register_buffer("started", torch.tensor(False))
+
+    @property
+    def prior(self) -> Globals:
+        return Globals(*(getattr(self, f"prior_{name}") for name in Globals.__dataclass_fields__))
+
+    @property
+    def posterior(self) -> Globals:
+        """q(w) Π q(m_k, Λ_k), from the parameters in which it is unconstrained."""
+        df = self.num_features - 1 + self.log_df.exp()
+        concentration, mean_precision = self.log_concentration.exp(), self.log_mean_precision.exp()
+        return Globals(concentration, self.loc, mean_precision, df, LOWER(self.raw_tril))
+
+    @torch.no_grad()
+    def _put(self, found: Globals) -> None:
+        self.log_concentration.copy_(found.concentration.log())
+        self.log_mean_precision.copy_(found.mean_precision.log())
+        self.log_df.copy_((found.df - (self.num_features - 1)).log())
+        self.loc.copy_(found.loc)
+        self.raw_tril.copy_(LOWER.inv(found.scale_tril))
+
+    def model(self, x: Rows) -> None:
+        weights, means, tril = self.prior.draw()
+        means, scale_tril = means.unsqueeze(-3), _inverse_cholesky(tril @ tril.mT).unsqueeze(-4)  # below the plate
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("component", dist.Categorical(weights))
+            k = c.long()  # `encode` puts a mode in c's place, a float
+            row = dist.MultivariateNormal(Vindex(means)[..., k, :], scale_tril=Vindex(scale_tril)[..., k, :, :])
+            pyro.sample("x", row, obs=x)
+
+    def guide(self, x: Rows, rows: Tensor | None = None, num_rows: int | None = None) -> None:
+        """`rows` finds each row in the table of q(c); called with x alone, x is all rows, in order.
+
+        Rows held out, which come with `num_rows` and no `rows`, get the best q(c) under q(w, m, Λ).
+        """
+        show_parameters(self, "mixture")
+        posterior = self.posterior
+        posterior.draw()
+        if rows is None and num_rows is None and len(x) == self.num_rows:
+            rows = torch.arange(len(x), device=x.device)
+        logits = posterior.scores(x) if rows is None else self.logits[rows]
+        with pyro.plate("data", len(x)):
+            pyro.sample("component", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+    @torch.no_grad()
+    def start(self, x: Rows, at: Tensor | int = 0) -> None:
+        """Start from responsibilities `at` (N, C), or from k-means with this seed, then one update of all factors.
+
+        Raises `InputError` where x is not the N rows of the table or `at` no distribution over components.
+        """
+        x = self._all_rows(x)
+        given = self._k_means(x, at) if isinstance(at, int) else torch.as_tensor(at).to(x)
+        if given.shape != self.logits.shape or (given < 0).any() or not torch.allclose(given.sum(1), given.new_ones(1)):
+            raise InputError(
+                f"expected responsibilities of shape {tuple(self.logits.shape)}, no less than 0 and summing to 1 in "
+                f"each row, got {tuple(given.shape)}"
+            )
+        self.logits.copy_(given.clamp(min=torch.finfo(given.dtype).eps).log())
+        self.update_global(x)
+        self.update_local(x)
+        self.started.fill_(True)
+
+    def _k_means(self, x: Rows, seed: int) -> Responsibilities:
+        from sklearn.cluster import KMeans
+
+        if len(x) < self.num_components:
+            raise InputError(f"{len(x)} rows are too few for {self.num_components} clusters; give responsibilities")
+        found = KMeans(self.num_components, n_init=1, random_state=seed).fit_predict(x.cpu().numpy())
+        return nn.functional.one_hot(torch.as_tensor(found, device=x.device).long(), self.num_components).to(x)
+
+    def start_at(self, mean: Tensor, rows: Tensor) -> None:
+        """What `fit` calls first: `InputError` before `start`, since components that are alike would stay alike."""
+        if not self.started:
+            raise InputError("all components are still alike: call start(x) with all rows before fit, or take fit_cavi")
+
+    @torch.no_grad()
+    def update_local(self, x: Rows) -> None:
+        """The best q(c) given q(w, m, Λ): the E-step of variational Bayes."""
+        self.logits.copy_(self.posterior.scores(self._all_rows(x)).log_softmax(-1))
+
+    @torch.no_grad()
+    def update_global(self, x: Rows) -> None:
+        """The best q(w, m, Λ) given q(c), conjugate (Bishop 2006, eqs. 10.57 to 10.63)."""
+        x, prior, r = self._all_rows(x), self.prior, self.logits.softmax(-1)
+        counts = r.sum(0)
+        mean_precision = prior.mean_precision + counts
+        loc = (prior.mean_precision[:, None] * prior.loc + r.T @ x) / mean_precision[:, None]
+        scatters = torch.stack([(x - m).T @ (share[:, None] * (x - m)) for m, share in zip(loc, r.T, strict=True)])
+        shift = (loc - prior.loc).unsqueeze(-1)
+        of_prior = torch.cholesky_inverse(prior.scale_tril) + prior.mean_precision[:, None, None] * shift @ shift.mT
+        scale_tril = _inverse_cholesky(of_prior + scatters)
+        self._put(Globals(prior.concentration + counts, loc, mean_precision, prior.df + counts, scale_tril))
+
+    def bound(self, x: Rows) -> Number:
+        """The ELBO of all N rows with every constant, in closed form and differentiable, nats per row."""
+        x, posterior, log_r = self._all_rows(x), self.posterior, self.logits.log_softmax(-1)
+        local = (log_r.exp() * (posterior.scores(x) - log_r)).sum()
+        return (local - posterior.kl(self.prior)) / self.num_rows
+
+    def _all_rows(self, x: Rows) -> Rows:
+        if x.shape != (self.num_rows, self.num_features):
+            raise InputError(f"expected all {self.num_rows} rows of {self.num_features} features, got {tuple(x.shape)}")
+        return self._here(x)
+
+    def _here(self, x: Tensor) -> Tensor:
+        return x.to(place_of(self))
+
+    @property
+    def weights(self) -> PerComponent:
+        """E[w], (C,)."""
+        concentration = self.posterior.concentration.detach()
+        return concentration / concentration.sum()
+
+    @property
+    def means(self) -> Float[Tensor, "C D"]:
+        """E[m], (C, D)."""
+        return self.loc.detach().clone()
+
+    @property
+    def covariances(self) -> Float[Tensor, "C D D"]:
+        """E[Λ]⁻¹, (C, D, D)."""
+        posterior = self.posterior
+        return (torch.cholesky_inverse(posterior.scale_tril) / posterior.df[:, None, None]).detach()
+
+    @torch.no_grad()
+    def responsibilities(self, x: Rows) -> Responsibilities:
+        """The best q(c) for any rows given q(w, m, Λ), (N, C)."""
+        return self.posterior.scores(self._here(x)).softmax(-1)
+
+    @torch.no_grad()
+    def log_predictive(self, x: Rows) -> PerRow:
+        r"""log ∫ p(x | w, m, Λ) q(w, m, Λ), (N,) nats: a density of a new row, normalized.
+
+        An estimate of log p(x | training rows), with q in the posterior's place; a row that was trained on is no new
+        row.
+        """
+        return self.posterior.predictive().log_prob(self._here(x))
+
+    @torch.no_grad()
+    def sample(self, n: int, seed: int | None = None) -> Rows:
+        """n new rows, independent draws of that density, (n, D)."""
+        with seeded(seed):
+            return self.posterior.predictive().sample((n,))
+
+
+def _prior(
+    C: int, D: int, concentration: float | None, mean_precision: float, mean: Any, df: float | None, covariance: Any
+) -> Globals:
+    """The prior's settings, checked, each repeated for every component."""
+    concentration, df = 1 / C if concentration is None else concentration, D if df is None else df
+    loc = torch.as_tensor([0.0] * D if mean is None else mean, dtype=torch.float64)
+    scatter = torch.as_tensor(torch.eye(D) if covariance is None else covariance, dtype=torch.float64)
+    if not (concentration > 0 and mean_precision > 0 and df > D - 1):
+        raise InputError(
+            "expected a weight_concentration and a mean_precision above 0 and a df above "
+            f"{D - 1}, got {concentration}, {mean_precision} and {df}"
+        )
+    if loc.shape != (D,) or scatter.shape != (D, D) or not constraints.positive_definite.check(scatter):
+        raise InputError(
+            f"expected a mean of shape ({D},) and a positive definite covariance of shape ({D}, {D}), got "
+            f"{tuple(loc.shape)} and {tuple(scatter.shape)}"
+        )
+    one = torch.ones(C, dtype=torch.float64)
+    tril = _inverse_cholesky(scatter)
+    return Globals(one * concentration, loc.repeat(C, 1), one * mean_precision, one * df, tril.repeat(C, 1, 1))
