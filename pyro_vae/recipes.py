@@ -110,6 +110,14 @@ def _describe(thing: Any, path: str, seen: dict[int, str]) -> Any:
     return {"make": name} | {key: _describe(value, f"{path}.{key}", seen) for key, value in kept.items()}
 
 
+def remade(thing: Any, **changes: Any) -> Any:
+    """A fresh object by the same constructor with the same arguments but for some; `InputError` where it is no part."""
+    name, made_as, arguments = getattr(thing, "_made_by", (None, None, {}))
+    if name is None or type(thing) is not made_as:
+        raise InputError(f"a {type(thing).__name__} is not one of this package's parts, so it cannot be made anew")
+    return _MAKERS[name](**(arguments | changes))
+
+
 def build(recipe: dict[str, Any]) -> Any:
     """The object a recipe describes, with fresh weights; `InputError` for a constructor this package does not offer."""
     return _build(recipe, "program", {})

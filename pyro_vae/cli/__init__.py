@@ -14,6 +14,7 @@ COMMANDS = {  # name: (the module that holds it, what the list of commands says)
     "fit": ("fit", "Train a VAE on pictures or a table, score it and draw it."),
     "evaluate": ("evaluate", "Score a run: ELBO, its terms, log p(x) with its errors."),
     "score": ("score", "Score the rows of a file: log p(x) of each, anomalies flagged."),
+    "compare": ("compare", "Hold models, ways to fit them, or runs against each other."),
     "sample": ("rows", "Draw new rows from a run's model."),
     "reconstruct": ("rows", "Send rows through a run's guide and back."),
     "encode": ("rows", "Write the posterior means of rows."),

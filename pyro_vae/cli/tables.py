@@ -68,5 +68,41 @@ def _khat(record: dict[str, Any]) -> tuple[str, str]:
     return f"{bad:.0%}", f"of rows above {limit:.2f}{advice}"
 
 
+def print_comparison(table: list[dict[str, Any]], rows: Any) -> None:
+    """Records of `study.comparison` on stdout, best first."""
+    level = next((row["level"] for row in table if row["level"] is not None), None)
+    head = ["", "log p(x)", "behind the best", "bound", "KL(q ‖ p(z|x))", "parameters", "seconds", ""]
+    if level is not None:
+        head[7] = f"to {level:.2f}"
+    body = [
+        [
+            row["name"] + ("" if row["log_px_kind"] == "exact" else " *"),
+            _number(row["log_px"]),
+            "" if not row["behind"] else f"{_number(row['behind'])} ± {_number(row['behind_se'])}",
+            _number(row["bound"]),
+            _number(row["gap"], 3),
+            f"{row['num_parameters']:,}",
+            _number(row["seconds"], 1),
+            "" if level is None else _number(row["seconds_to_level"], 1),
+        ]
+        for row in table
+    ]
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    click.echo()
+    for number, line in enumerate([head, *body]):
+        cells = [
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]
+        click.secho("  ".join(cells).rstrip(), bold=number == 0)
+    click.echo(f"\nNats per row over {len(rows)} {rows.name} rows; {table[0]['measure']}.")
+    for kind, method in sorted({(row["log_px_kind"], row["method"]) for row in table if row["log_px_kind"] != "exact"}):
+        named = "importance sampling around each row's mode" if method == "laplace" else method
+        bad = max((row["khat_bad"] or 0.0 for row in table if row["method"] == method), default=0.0)
+        click.echo(f"* {kind}, by {named}" + (f"; k-hat above its limit in up to {bad:.0%} of rows" if bad else ""))
+    if level is not None:
+        click.echo(f"The last column: seconds until the validation bound was at {level:.2f}, where there is one.")
+
+
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import InputError
+from pyro_vae.inference.hmc import State, state_at, transition
 from pyro_vae.inference.joint import Joint
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.rows import Batch, Layout
@@ -48,15 +49,6 @@ class Plan:
     def rows_at_once(self, program: Any, layout: Layout, first: Batch) -> int:
         held = TAPE * Weigher(program, layout, first).bytes_per_weight(first)
         return max(1, int(self.memory_mib * 2**20 // (held * self.num_chains)))
-
-
-@dataclass
-class _State:
-    """Chains at u (n, K) with the terms' log densities (M, n) and gradients (M, n, K)."""
-
-    u: Tensor
-    terms: Tensor
-    gradients: Tensor
 
 
 class Path:
@@ -114,7 +106,7 @@ class Path:
         self.betas = torch.from_numpy(after)
         self.log_steps = torch.from_numpy(np.stack([np.interp(after[1:], before[1:], row) for row in table], 1))
 
-    def _speed(self, state: _State) -> float:
+    def _speed(self, state: State) -> float:
         """The spread over chains of d log f_β / dβ, over rows its root mean square."""
         terms = state.terms.cpu().double()
         slope = (self._counts(1.0, terms) - self._counts(0.0, terms)) @ terms
@@ -150,48 +142,30 @@ class Path:
     def _zeros(self) -> Tensor:
         return torch.zeros(self.plan.num_chains * self.num_rows, dtype=torch.float64)
 
-    def _at(self, joint: Joint, u: Tensor) -> _State:
-        u = u.detach().requires_grad_()
-        with torch.enable_grad():
+    def _at(self, joint: Joint, u: Tensor) -> State:
+        def terms(u: Tensor) -> list[Tensor]:
             point = joint.at(u, guide=self.from_guide)
-            terms = [term for term in (point.likelihood, point.prior, point.guide) if term is not None]
-            gradients = [torch.autograd.grad(term.sum(), u, retain_graph=True, allow_unused=True)[0] for term in terms]
-        found = [torch.zeros_like(u) if gradient is None else gradient for gradient in gradients]
-        return _State(u.detach(), torch.stack([term.detach() for term in terms]), torch.stack(found))
+            return [term for term in (point.likelihood, point.prior, point.guide) if term is not None]
+
+        return state_at(terms, u)
 
     def _counts(self, beta: float, like: Tensor) -> Tensor:
         """What each term counts for in log f_β."""
         counts = (beta, beta, 1 - beta) if self.from_guide else (beta, 1.0)
         return torch.tensor(counts, dtype=like.dtype, device=like.device)
 
-    def _increment(self, state: _State, t: int) -> Tensor:
+    def _increment(self, state: State, t: int) -> Tensor:
         """log f_t − log f_{t−1} at the chains' places, (n,) float64 on the CPU."""
         terms = state.terms.cpu().double()
         before, after = (self._counts(float(self.betas[s]), terms) for s in (t - 1, t))
         return (after - before) @ terms
 
-    def _transition(self, joint: Joint, state: _State, beta: float, log_step: Tensor) -> tuple[_State, Tensor]:
+    def _transition(self, joint: Joint, state: State, beta: float, log_step: Tensor) -> tuple[State, Tensor]:
         """One Hamiltonian step that leaves f_β as it is, and the chance with which each proposal was taken, (n,)."""
-        counts = self._counts(beta, state.u)
         chains = len(state.u) // self.num_rows
-        jitter = 0.8 + 0.4 * torch.rand(len(state.u), 1, device=state.u.device, dtype=state.u.dtype)
-        step = jitter * (log_step.exp().to(state.u)[:, None] * self._spread(beta)).repeat(chains, 1)
-        momentum = torch.randn_like(state.u)
-        moved, speed = state, momentum
-        for _ in range(self.plan.num_leapfrog):
-            speed = speed + 0.5 * step * torch.einsum("m,mnk->nk", counts, moved.gradients)
-            moved = self._at(joint, moved.u + step * speed)
-            speed = speed + 0.5 * step * torch.einsum("m,mnk->nk", counts, moved.gradients)
-        energy = counts @ moved.terms - counts @ state.terms
-        energy = energy + 0.5 * (momentum.square() - speed.square()).sum(-1)
-        chance = energy.clamp(max=0).exp().nan_to_num(0.0)
-        taken = torch.rand_like(chance) < chance
-        kept = _State(
-            torch.where(taken[:, None], moved.u, state.u),
-            torch.where(taken, moved.terms, state.terms),
-            torch.where(taken[:, None], moved.gradients, state.gradients),
-        )
-        return kept, chance.cpu().double()
+        step = (log_step.exp().to(state.u)[:, None] * self._spread(beta)).repeat(chains, 1)
+        counts = self._counts(beta, state.u)
+        return transition(lambda u: self._at(joint, u), state, counts, step, self.plan.num_leapfrog)
 
 
 def _length(betas: np.ndarray, speed: np.ndarray) -> np.ndarray:

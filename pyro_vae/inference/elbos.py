@@ -23,7 +23,7 @@ from pyro_vae.models.rows import sample_sites
 PARTICLES = "num_particles_vectorized"  # what Pyro calls the plate over particles
 
 
-class _OneLoss(Trace_ELBO):
+class OneLoss(Trace_ELBO):
     """An ELBO whose loss is one differentiable number: `loss`, `differentiable_loss` and `loss_and_grads` agree."""
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -45,7 +45,7 @@ class _OneLoss(Trace_ELBO):
         return torch_item(loss)
 
 
-class ImportanceWeighted_ELBO(_OneLoss):
+class ImportanceWeighted_ELBO(OneLoss):
     r"""The importance-weighted bound, $\sum_i \log \frac1S \sum_s p(x_i, z_{si}) / q(z_{si} | x_i)$.
 
     The IWAE of Burda et al. (arXiv:1509.00519); S is `num_particles`. A row is what lies in the plates that all sample
@@ -110,7 +110,7 @@ def _log_weights(model: Trace, guide: Trace) -> tuple[Tensor, Any]:
     if not observed:
         raise InputError("the model observes nothing, so there is nothing to weigh")
     row_scale = observed[0]["scale"]
-    if not all(_same(site["scale"], row_scale) for site in observed):
+    if not all(same_scale(site["scale"], row_scale) for site in observed):
         raise InputError("observed sites have different scales: an importance weight has one for each row")
     sites = [*observed, *latents.values(), *(site for _, site in pairs)]
     frames = [[frame for frame in site["cond_indep_stack"] if frame.vectorized] for site in sites]
@@ -125,15 +125,15 @@ def _log_weights(model: Trace, guide: Trace) -> tuple[Tensor, Any]:
     keep, width = {dim for dim, _ in shared}, max(-dim for dim, _ in set.union(*stacks, {(0, 0)}))
     total: Tensor | float = 0.0
     for site in observed:
-        total = total + _in_plates(site, keep, width)
+        total = total + in_plates(site, keep, width)
     for of_model, of_guide in pairs:
         exponent = of_model["scale"] / row_scale
-        total = total + exponent * (_in_plates(of_model, keep, width) - _in_plates(of_guide, keep, width))
+        total = total + exponent * (in_plates(of_model, keep, width) - in_plates(of_guide, keep, width))
     assert isinstance(total, Tensor)
     return total, row_scale
 
 
-def _in_plates(site: Any, keep: set[int], width: int) -> Tensor:
+def in_plates(site: Any, keep: set[int], width: int) -> Tensor:
     """A site's log-probability with its mask, without its scale, its dims aligned to `width` plates."""
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
     log_prob = log_prob.reshape((1,) * (width - log_prob.dim()) + log_prob.shape)
@@ -141,7 +141,7 @@ def _in_plates(site: Any, keep: set[int], width: int) -> Tensor:
     return log_prob.sum(summed, keepdim=True) if summed else log_prob
 
 
-def _same(a: Any, b: Any) -> bool:
+def same_scale(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return bool((torch.as_tensor(a) == torch.as_tensor(b)).all())
     return bool(a == b)
@@ -221,7 +221,7 @@ def _frozen(trace: Trace) -> Iterator[None]:
             leaf.requires_grad_(True)
 
 
-class FreeBits_ELBO(_OneLoss):
+class FreeBits_ELBO(OneLoss):
     r"""An ELBO in which the first λ nats of KL are free, $E[\log p(x|z)] - \sum_j \max(\lambda, \mathrm{KL}_j)$.
 
     `free_bits` is λ in nats, and $\mathrm{KL}_j$ the batch's mean for each latent site, or with `each="dimension"` for
@@ -286,6 +286,3 @@ def factorizes(p: Any, q: Any) -> bool:
         isinstance(fn, torch.distributions.Independent) and len(fn.event_shape) == 1 and fn.base_dist.event_shape == ()
         for fn in (p, q)
     )
-
-
-OWN = (ImportanceWeighted_ELBO, FreeBits_ELBO)

@@ -179,9 +179,7 @@ class _Run:
     def _blocks_of(self, rows: Tensor) -> Iterator[Tensor]:
         return (self.model.prepare(block) for block in rows.to(self.place).split(self.model.block_rows))
 
-    def _record(
-        self, number: int, segment: int, log_px: float, bar: Progress, keep: bool = True
-    ) -> dict[str, Any]:
+    def _record(self, number: int, segment: int, log_px: float, bar: Progress, keep: bool = True) -> dict[str, Any]:
         """Note an iteration: the bound per row at the parameters as they are, and what it is climbed with."""
         if not math.isfinite(log_px):
             raise DivergedError(f"log p(x) became {log_px} in iteration {len(self.history) + 1}: the start is unusable")

@@ -51,7 +51,7 @@ class Joint:
         self.shapes: dict[str, Any] = {}
         self.axes: dict[str, int] = {}
         for name, site in sites.items():
-            u = _free(site).inv(site["value"])
+            u = free_map(site).inv(site["value"])
             self.axes[name] = self.row_dim - site["fn"].event_dim
             self.shapes[name] = u.movedim(self.axes[name], 0).shape[1:]
         self.sizes = {name: shape.numel() for name, shape in self.shapes.items()}
@@ -129,12 +129,12 @@ class Joint:
         parts = []
         for name, axis in self.axes.items():
             site = trace.nodes[name]
-            u = _free(site).inv(site["value"])
+            u = free_map(site).inv(site["value"])
             parts.append(u.movedim(axis, 0).reshape(len(self.batch.x), -1))
         return torch.cat(parts, -1)
 
 
-def _free(site: Any) -> Transform:
+def free_map(site: Any) -> Transform:
     """The map from the reals to what a site can be; `InputError` where there is none."""
     support = site["fn"].support
     while not support.is_discrete:
@@ -165,7 +165,7 @@ class _Placed(Messenger):
         name, joint = msg["name"], self.joint
         part = self.parts[name]
         u = part.reshape(len(part), *joint.shapes[name]).movedim(0, joint.axes[name])
-        transform = _free(msg)
+        transform = free_map(msg)
         msg["value"], msg["done"] = transform(u), True
         jacobian = transform.log_abs_det_jacobian(u, msg["value"])
         within = jacobian.dim() + joint.row_dim  # where rows are, counted from the left, if events were summed

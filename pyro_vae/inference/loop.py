@@ -35,7 +35,7 @@ VALID_ROWS_AT_ONCE = 1000
 VALID_DRAWS = 2000
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 START_ROWS = 1000
-ABOUT_LOSS = ("num_particles", "dreg", "free_bits", "each")
+ABOUT_LOSS = ("num_particles", "dreg", "free_bits", "each", "insomnia")
 
 
 class Loop:

@@ -11,9 +11,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference.elbos import OWN, PARTICLES, factorizes
+from pyro_vae.inference.elbos import PARTICLES, FreeBits_ELBO, ImportanceWeighted_ELBO, factorizes
+from pyro_vae.inference.wake_sleep import ReweightedWakeSleep
 from pyro_vae.models.rows import Layout, sample_sites
 
+OWN = (ImportanceWeighted_ELBO, FreeBits_ELBO, ReweightedWakeSleep)
 LINEAR = (Trace_ELBO, TraceGraph_ELBO, TraceEnum_ELBO)  # a scale on every site is a scale on these, and on few others
 
 
@@ -62,7 +64,7 @@ class Terms:
             raise InputError(
                 f"{type(loss).__name__} cannot be the loss: a weight of 1/B on each site would change what it is; take "
                 "Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO, TraceEnum_ELBO, ImportanceWeighted_ELBO, "
-                "FreeBits_ELBO or a subclass, not compiled"
+                "FreeBits_ELBO, ReweightedWakeSleep or a subclass, not compiled"
             )
 
         def passing(*args: Any, **kwargs: Any) -> tuple[Trace, Trace]:

@@ -78,16 +78,47 @@ class RowOutputs(nn.Module):
         self.register_buffer("outputs", outputs.clone())
 
 
-class Refined(nn.Module):
-    """A program whose guide is a table: a $q_i(z)$ for each of the N rows that were refined.
+class Tabled(nn.Module):
+    """A program's own model beside another guide: a table with a q for each of N rows, to be looked up by `rows`.
 
-    The model is the program's own, given whatever it asks for; `rows` (n,) are places in the refined x (N, D), by which
-    the guide looks up each q, and the model is given the places that `refine` was given for them. Raises `InputError`
-    for places outside the N.
+    The model is the program's, given whatever it asks for; `rows` (n,) are places in the x (N, D) that the table was
+    made for, and the model is given the `places` that were given then. Raises `InputError` for places outside the N.
     """
 
-    sites: Any
     places: Tensor | None
+
+    def __init__(self, program: Any, places: Tensor | None) -> None:
+        super().__init__()
+        self.program = program
+        self.register_buffer("places", places)
+        self.training = getattr(program, "training", False)  # or a verb would leave the program in another mode
+
+    def model(self, x: Tensor, **extras: Any) -> Any:
+        with parameters_of(self.program):
+            return caller(self.program.model)(x, self._own(extras))
+
+    model.passes_extras = True  # type: ignore[attr-defined]  # for `caller`
+
+    def _own(self, extras: dict[str, Any]) -> dict[str, Any]:
+        """The extras as the program knows them, `rows` for its own places."""
+        rest = {name: value for name, value in extras.items() if name != "rows"}
+        known = self.places is not None and "rows" in extras
+        return rest | {"rows": self.places[extras["rows"]]} if known else rest  # type: ignore[index]
+
+    def _known(self, rows: Tensor | None, known: int, done: str) -> Tensor:
+        if rows is None:
+            raise InputError(
+                f"a {done} guide asks for rows, the places of x among the rows that were {done}: give rows="
+            )
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < known:
+            raise InputError(f"{known} rows were {done}; asked for rows {int(rows.min())} to {int(rows.max())}")
+        return rows
+
+
+class Refined(Tabled):
+    """A program whose guide is a table: a $q_i(z)$ for each of the N rows that were refined."""
+
+    sites: Any
 
     def __init__(
         self,
@@ -97,29 +128,12 @@ class Refined(nn.Module):
         places: Tensor | None,
         freed: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        self.program, self.sites, self.row_dim = program, nn.ModuleList(sites), row_dim
+        super().__init__(program, places)
+        self.sites, self.row_dim = nn.ModuleList(sites), row_dim
         self.freed = [freed]  # in a list: it belongs to the program
-        self.register_buffer("places", places)
-        self.training = getattr(program, "training", False)  # or a verb would leave the program in another mode
-
-    def model(self, x: Tensor, **extras: Any) -> Any:
-        rows = extras.pop("rows", None)
-        if rows is not None and self.places is not None:
-            extras["rows"] = self.places[rows]
-        with parameters_of(self.program):
-            return caller(self.program.model)(x, extras)
-
-    model.passes_extras = True  # type: ignore[attr-defined]  # for `caller`
 
     def guide(self, x: Tensor, rows: Tensor | None = None, **extras: Any) -> None:
-        if rows is None:
-            raise InputError(
-                "a refined guide asks for rows, the places of x among the rows that were refined: give rows="
-            )
-        known = len(next(self.sites[0].buffers()))
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < known:
-            raise InputError(f"{known} rows were refined; asked for rows {int(rows.min())} to {int(rows.max())}")
+        rows = self._known(rows, len(next(self.sites[0].buffers())), "refined")
         if self.freed[0] is not None:
             self._guide_of_outputs(x, rows, extras)
         else:
@@ -129,11 +143,9 @@ class Refined(nn.Module):
 
     def _guide_of_outputs(self, x: Tensor, rows: Tensor, extras: dict[str, Any]) -> None:
         """The program's own guide, but for the freed module, which answers from the table."""
-        if self.places is not None:
-            extras = extras | {"rows": self.places[rows]}
         answer = self.sites[0].outputs[rows]
         with parameters_of(self.program), _answering(self.freed[0], lambda _: answer):
-            caller(self.program.guide)(x, extras)
+            caller(self.program.guide)(x, self._own(extras | {"rows": rows}))
 
     def _guide_of_normals(self, x: Tensor, rows: Tensor) -> None:
         frames = {name: frame for q in self.sites for name, frame in q.plates.items()}
@@ -200,19 +212,12 @@ def refine(
             "steps, num_particles and batch_size must be one or more and learning_rate positive, got "
             f"{steps}, {num_particles}, {batch_size} and {learning_rate}"
         )
-    split = as_split(x, "test")
-    asked = {name: v for name, v in {"rows": rows, "labels": labels, "mask": mask}.items() if v is not None}
-    given = split.extras(slice(None)) | asked
-    x = split.x
-    if wrong := [f"{len(value)} {name}" for name, value in given.items() if len(value) != len(x)]:
-        raise InputError(f"expected one for each of the {len(x)} rows of x, got {', '.join(wrong)}")
-    require_mask(program, given.get("mask"))
+    whole = whole_batch(program, as_split(x, "test"), rows=rows, labels=labels, mask=mask)
+    device = whole.x.device
     with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        place = place_of(program, like=x)
-        whole = Batch(x.to(place), num_rows=len(x), **{name: value.to(place.device) for name, value in given.items()})
         layout = layout_of(program, whole)
         row_dim, blocks = require_rows(layout), []
-        for index in torch.arange(len(x), device=place.device).split(batch_size):
+        for index in torch.arange(len(whole.x), device=device).split(batch_size):
             batch = whole.take(index)
             layout.check(batch.x)
             if outputs_of is None:
@@ -220,7 +225,7 @@ def refine(
             else:
                 table = [RowOutputs(_outputs(program, batch, outputs_of))]
             block = Refined(program, table, row_dim, batch.rows, outputs_of)
-            batch = replace(batch, rows=torch.arange(len(index), device=place.device))
+            batch = replace(batch, rows=torch.arange(len(index), device=device))
             weigher, before = Weigher(block, layout, batch), [value.clone() for value in block.sites.buffers()]
             elbo = _elbo(weigher, batch, num_particles, seed + 1)
             _climb(weigher, batch, steps, learning_rate, num_particles)
@@ -230,6 +235,17 @@ def refine(
             blocks.append(block.sites)
     tables = [_joined(parts) for parts in zip(*blocks, strict=True)]
     return Refined(program, tables, row_dim, whole.rows, outputs_of)
+
+
+def whole_batch(program: Any, split: Split, **asked: Tensor | None) -> Batch:
+    """All rows of a split where the program works, with what belongs to them; `InputError` where it does not fit."""
+    given = split.extras(slice(None)) | {name: value for name, value in asked.items() if value is not None}
+    if wrong := [f"{len(value)} {name}" for name, value in given.items() if len(value) != len(split)]:
+        raise InputError(f"expected one for each of the {len(split)} rows of x, got {', '.join(wrong)}")
+    require_mask(program, given.get("mask"))
+    place = place_of(program, like=split[:1])
+    given = {name: value.to(place.device) for name, value in given.items()}
+    return Batch(split.x.to(place), num_rows=len(split), **given)  # type: ignore[arg-type]
 
 
 @torch.no_grad()

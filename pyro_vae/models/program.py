@@ -208,7 +208,9 @@ class _SetToMean(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["type"] != "sample" or msg["is_observed"] or msg["done"] or site_is_subsample(msg):
             return
-        msg["value"], msg["done"] = mean_of(msg["fn"]), True
+        fn = msg["fn"]
+        category = isinstance(getattr(fn, "base_dist", fn), Categorical)  # a whole number: a model may look up by it
+        msg["value"], msg["done"] = (fn.mode if category else mean_of(fn)), True
 
 
 def mean_of(fn: Any, draws: int = 64) -> Tensor:

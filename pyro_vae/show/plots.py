@@ -8,13 +8,17 @@ import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.ticker import MaxNLocator
 
 # Paul Tol's muted scheme and a grey, ten colours that stay apart for colour-blind readers; three of his vibrant ones
 COLOURS = (
     "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#888888",
 )  # fmt: skip
-BLUE, ORANGE, RED = "#0077BB", "#EE7733", "#CC3311"
+BLUE, ORANGE, RED, DARK = "#0077BB", "#EE7733", "#CC3311", "0.15"
+SHADES = LinearSegmentedColormap.from_list(
+    "pyro_vae", ["#FFFFFF", "#CDE6F5", "#88CCEE", "#3A87C8", "#332288", "#1B1145"]
+)
 STYLE: Any = {
     "figure.dpi": 150,
     "savefig.bbox": "tight",
@@ -124,3 +128,64 @@ def marginals(axes: Axes, exact: np.ndarray, guide: np.ndarray, title: str, note
     axes.spines["left"].set_visible(False)
     axes.text(0.98, 0.95, note, transform=axes.transAxes, ha="right", va="top", fontsize=8, color="0.35")
     return axes
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]], at: float = 1.02, room: float = 0.075) -> Axes:
+    """Names beside the ends of lines, (height, text, colour) each, moved apart where they would meet."""
+    low, high = axes.get_ylim()
+    inside = [(min(max((height - low) / (high - low), 0.0), 1.0), text, colour) for height, text, colour in ends]
+    places: list[float] = []
+    for height, _, _ in sorted(inside, key=lambda end: end[0]):
+        places.append(max(height, places[-1] + room) if places else height)
+    excess = max(0.0, places[-1] - 1.0) if places else 0.0
+    for place, (_, text, colour) in zip(places, sorted(inside, key=lambda end: end[0]), strict=True):
+        axes.text(
+            at, place - excess, text, color=colour, transform=axes.transAxes, va="center", fontsize=9, clip_on=False
+        )
+    return axes
+
+
+def gap(axes: Axes, epochs: Sequence[float], bound: Sequence[Any], log_px: Sequence[Any], title: str) -> Axes:
+    """log p(x) over epochs, the bound below it where there is one, and what lies between them shaded."""
+    at, top, below = np.asarray(epochs, dtype=float), _numbers(log_px), _numbers(bound)
+    both, known = np.isfinite(top) & np.isfinite(below), np.isfinite(top)
+    axes.plot(at[known], top[known], color=DARK, linewidth=1.6)
+    if np.isfinite(below).any():
+        drawn = np.isfinite(below)
+        axes.plot(at[drawn], below[drawn], color=BLUE, linewidth=1.6)
+        axes.fill_between(at[both], below[both], top[both], color=BLUE, alpha=0.18, linewidth=0)
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    axes.margins(x=0)
+    return axes
+
+
+def log_density(axes: Axes, xx: np.ndarray, yy: np.ndarray, log_px: np.ndarray, top: float, depth: float) -> Any:
+    """A log-density (n, n) in the plane, shaded in steps of one nat from `top` down to `depth` nats below."""
+    levels = np.linspace(top - depth, top, round(depth) + 1)
+    drawn = axes.contourf(xx, yy, log_px.clip(min=levels[0]), levels=levels, cmap=SHADES, extend="max")
+    axes.contour(xx, yy, log_px, levels=levels[1:], colors="white", linewidths=0.4, alpha=0.7)
+    return drawn
+
+
+def ellipses(
+    axes: Axes, mean: np.ndarray, covariance: np.ndarray, colour: Any, sizes: Sequence[float] = (1, 2)
+) -> Axes:
+    """The ellipses that lie some standard deviations around a mean (2,)."""
+    values, vectors = np.linalg.eigh(covariance)
+    angle = np.linspace(0, 2 * np.pi, 100)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    for size in sizes:
+        line = mean[:, None] + size * vectors @ (np.sqrt(values)[:, None] * circle)
+        axes.plot(line[0], line[1], color=colour, linewidth=1.5 if size == min(sizes) else 0.8)
+    return axes
+
+
+def mixed_colours(shares: np.ndarray, colours: Sequence[Any]) -> np.ndarray:
+    """One colour for each row (N, 3): those of the components, mixed as the row's shares (N, C) say."""
+    return np.clip(shares @ np.array([to_rgb(colour) for colour in colours]), 0, 1)
+
+
+def component_colours(count: int) -> list[Any]:
+    """A colour for each of some components, far apart where there are ten or fewer."""
+    return [COLOURS[c % len(COLOURS)] for c in range(count)]

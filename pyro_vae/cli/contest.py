@@ -1,0 +1,212 @@
+"""What `pyro-vae compare` does, step by step: contenders, their fits, one table, the pictures."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from pyro_vae import runs
+from pyro_vae.cli.build import data_of, vae_of
+from pyro_vae.cli.run import Run
+from pyro_vae.cli.tables import print_comparison
+from pyro_vae.cli.train import say
+from pyro_vae.data import Dataset, Split
+from pyro_vae.errors import InputError
+from pyro_vae.inference.result import FitResult
+from pyro_vae.study.comparison import Fitted, compare
+from pyro_vae.study.curves import Point, climb_with_curve, first_rows
+from pyro_vae.study.ways import WAYS, Effort, climb, goes_with, model_of
+
+TABLE, RESULT, SETTINGS = "comparison.json", "fit.json", "settings.json"
+DATA_SETTINGS = ("data", "data_root", "binarize", "dequantize", "standardize", "image_shape")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A pair of the grid on some of the training rows."""
+
+    model: str
+    way: str
+    data: Dataset
+    suffix: str = ""
+
+    @property
+    def folder(self) -> str:
+        return f"{self.model.replace(':', '-')}{self.suffix}-{self.way}"
+
+
+def run_contest(saved: tuple[Path, ...], settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
+    """Fit what is to be fitted, score all of it on the same rows, write and print the table and draw the pictures."""
+    began = time.perf_counter()
+    opened = [Run(folder) for folder in saved]
+    data = _data(opened, settings)
+    entries = list(_entries(settings, data))
+    if len(entries) + len(saved) < 1:
+        raise InputError("nothing to compare: name runs, or models with --model")
+    folder = settings["out"] or runs.new_run(Path("runs"), "compare")
+    folder.mkdir(parents=True, exist_ok=True)
+    _same_settings(folder, settings, data)
+    rows = data.split(settings["split"])
+    rows = rows if settings["num_rows"] is None else rows.head(settings["num_rows"])
+    if not quiet:
+        say(f"{data.name}: {len(data.train)} training rows; scored on {len(rows)} {rows.name} rows; {data.measure}")
+    fitted = [Fitted("vae", "svi", run.program(), run=str(run.folder)) for run in opened]
+    curves: dict[str, dict[str, list[Point]]] = {}
+    for number, entry in enumerate(entries):
+        one, points = _fitted(folder / entry.folder, entry, settings, rows, quiet, f"{number + 1}/{len(entries)}")
+        fitted.append(one)
+        if points:
+            curves.setdefault(f"N = {len(entry.data.train):,}", {})[entry.way] = points
+    if not quiet:
+        say("scoring")
+    table = compare(
+        fitted,
+        rows,
+        method=settings["method"],
+        num_samples=settings["num_samples"],
+        level=settings["level"],
+        seed=settings["seed"],
+    )
+    runs.write_json(folder / TABLE, {"rows": table})
+    pictures = _draw(folder / "figures", fitted, data, rows, curves, settings)
+    if not quiet:
+        print_comparison(table, rows)
+        click.echo(f"\nWritten to {folder}/ in {time.perf_counter() - began:.0f} s")
+        click.echo(f"  {TABLE}  " + "  ".join(f"figures/{path.name}" for path in pictures))
+    return table
+
+
+def _data(opened: list[Run], settings: dict[str, Any]) -> Dataset:
+    """The data set: the runs' own, which must be the same, or the one that was named."""
+    if not opened:
+        chosen = {name: settings[name] for name in DATA_SETTINGS} | {"missing": "refuse"}
+        return data_of(chosen | {"data": settings["data"] or "pinwheel"}, settings["likelihood"])
+    if settings["data"] is not None:
+        raise InputError("runs are scored on their own data: leave out --data")
+    first = opened[0].data()
+    for run in opened[1:]:
+        other = run.data()
+        if other.measure != first.measure:
+            raise InputError(
+                f"{run.folder} is a density against another measure ({other.measure}) than {opened[0].folder} "
+                f"({first.measure}): they cannot be ranked"
+            )
+        ours, theirs = first.split(settings["split"]), other.split(settings["split"])
+        if ours.shape != theirs.shape or not torch.equal(ours.stored.nan_to_num(), theirs.stored.nan_to_num()):
+            raise InputError(f"{run.folder} was fitted to other rows than {opened[0].folder}: they cannot be compared")
+        if other.train.measure != first.train.measure:
+            raise InputError(
+                f"{run.folder} sees its rows otherwise than {opened[0].folder} (one is standardized, or another draw): "
+                "fit both on the same settings of the data"
+            )
+    return first
+
+
+def _entries(settings: dict[str, Any], data: Dataset) -> Iterator[Entry]:
+    """The grid's pairs that go together; `InputError` where a model has none, or a way no model."""
+    sizes = settings["train_rows"] or (len(data.train),)
+    for size in sizes:
+        if size > len(data.train) and len(sizes) == 1:
+            raise InputError(f"there are {len(data.train)} training rows, fewer than --train-rows {size}")
+        some = first_rows(data, min(size, len(data.train)))
+        suffix = f"-{len(some.train)}-rows" if settings["train_rows"] else ""
+        for model, way in settings.get("pairs") or _grid(settings, data):
+            if size > 1000 and way == "mcem" and settings["preset"] == "paper":
+                continue  # as in the paper: an epoch of it on 50,000 rows is too dear
+            yield Entry(model, way, some, suffix)
+
+
+def _grid(settings: dict[str, Any], data: Dataset) -> list[tuple[str, str]]:
+    asked, pairs = settings["ways"] or ("em", "svi", "cavi"), []
+    if unknown := [way for way in asked if way not in WAYS]:
+        raise InputError(f"no way called {unknown[0]!r}; try one of {', '.join(WAYS)}")
+    for model in settings["models"]:
+        program = _program(model, settings, data)
+        ways = [way for way in asked if goes_with(program, way)]
+        if not settings["ways"]:
+            ways = ways[:1]
+        if not ways:
+            fitting = ", ".join(way for way in WAYS if goes_with(program, way))
+            raise InputError(f"none of {', '.join(asked)} is a way to fit {model}; try {fitting}")
+        pairs += [(model, way) for way in ways]
+    if lost := [way for way in settings["ways"] if way not in {found for _, found in pairs}]:
+        raise InputError(f"no model here can be fitted by {lost[0]}: leave it out, or add a model")
+    return pairs
+
+
+def _program(model: str, settings: dict[str, Any], data: Dataset) -> Any:
+    name, _, size = model.partition(":")
+    if name != "vae":
+        return model_of(model, data)
+    if size and not size.isdigit():
+        raise InputError(f"{model!r}: the size after the colon must be a whole number, as in vae:2")
+    absent = ("components", "pseudo_inputs", "rank", "flow_layers", "activation")
+    chosen = dict.fromkeys(absent) | {name: settings[name] for name in ("likelihood", "scale", "network", "hidden")}
+    known = {"latent_dim": int(size or 2), "prior": "standard-normal", "guide": "mean-field"}
+    return vae_of(chosen | known, data, settings["seed"])
+
+
+def _fitted(
+    folder: Path, entry: Entry, settings: dict[str, Any], rows: Split, quiet: bool, where: str
+) -> tuple[Fitted, list[Point]]:
+    """One contender, fitted now or found where an interrupted comparison left it."""
+    if (folder / RESULT).exists():
+        kept = json.loads((folder / RESULT).read_text())
+        result = FitResult(**kept["result"])
+        return Fitted(entry.model + entry.suffix, entry.way, runs.load(folder), result), [
+            Point(**point) for point in kept["curve"]
+        ]
+    if not quiet:
+        say(f"{where} {entry.model}{entry.suffix} by {entry.way}: {WAYS[entry.way].words}")
+    effort = Effort(
+        settings["epochs"],
+        settings["iterations"],
+        settings["batch_size"],
+        settings["learning_rate"],
+        settings["optimizer"],
+        settings["schedule"],
+        settings["starts"],
+        settings["width"],
+        settings["seed"],
+    )
+    program, points = _program(entry.model, settings, entry.data), []
+    if settings["curve"]:
+        most = max(len(entry.data.train), 1)
+        steps = replace(effort, epochs=max(1, effort.epochs * settings.get("longest", most) // most))
+        program, result, points = climb_with_curve(
+            entry.model, program, entry.way, entry.data, steps, rows, on_point=None if quiet else _say_point
+        )
+    else:
+        program, result = climb(program, entry.way, entry.data, effort)
+    runs.save(program, folder)
+    runs.write_json(folder / RESULT, {"result": asdict(result), "curve": [asdict(point) for point in points]})
+    return Fitted(entry.model + entry.suffix, entry.way, program, result), points
+
+
+def _say_point(point: Point) -> None:
+    say(
+        f"  {point.rows_seen:>12,} rows seen, {point.seconds:6.0f} s: log p(x) {point.train_log_px:.2f} of training "
+        f"rows, {point.log_px:.2f} of held-out ones"
+    )
+
+
+def _same_settings(folder: Path, settings: dict[str, Any], data: Dataset) -> None:
+    """A comparison that goes on must be the one that was begun."""
+    path = folder / SETTINGS
+    named = {name: value for name, value in settings.items() if name not in ("out", "split", "method", "level")}
+    plain = {n: list(v) if isinstance(v, tuple) else v for n, v in named.items() if v is not None}
+    text = json.dumps(plain | {"fingerprint": data.fingerprint}, default=list, sort_keys=True)
+    if path.exists() and path.read_text() != text + "\n":
+        raise InputError(f"{folder} holds a comparison with other settings: name another folder")
+    if not path.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds other files: name a folder that is new or empty")
+    runs.write_whole(path, (text + "\n").encode())
+
+
+def _draw(folder: Path, fitted: Any, data: Any, rows: Any, curves: Any, settings: Any) -> list[Path]:
+    return []

@@ -1,0 +1,207 @@
+"""Wake–sleep and its reweighted form: the guide learns from draws it is scored at, so no draw carries a gradient."""
+
+import math
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pyro_vae.errors import InputError, RowsError
+from pyro_vae.inference.elbos import PARTICLES, in_plates, OneLoss, same_scale
+from pyro_vae.models.rows import sample_sites
+
+
+class ReweightedWakeSleep(OneLoss):
+    r"""Reweighted wake–sleep, row by row: θ and φ each climb an objective of their own, with any latents.
+
+    With S = `num_particles` draws $z_{si} \sim q_\phi(z | x_i)$ and self-normalized shares $\bar w_{si} \propto
+    p_\theta(x_i, z_{si}) / q_\phi(z_{si} | x_i)$ of each row, draws and shares held fixed, the gradients are those of
+
+    - wake-θ: $-\sum_i \sum_s \bar w_{si} \log p_\theta(x_i, z_{si})$,
+    - wake-φ: $-\sum_i \sum_s \bar w_{si} \log q_\phi(z_{si} | x_i)$,
+    - sleep-φ: $-\sum_j \log q_\phi(z_j | x_j)$ at as many rows $(x_j, z_j) \sim p_\theta$ as x has: a dream,
+
+    θ taking wake-θ and φ taking `insomnia` · wake-φ + (1 − `insomnia`) · sleep-φ. Wake-φ lowers KL(p ‖ q) on the data,
+    up to a bias that vanishes as S grows, and sleep-φ on the model's own rows, without one. The value, which is what
+    the losses return, is minus the bound of `ImportanceWeighted_ELBO`, in nats; it is watched, not descended. Discrete
+    latents need no more than continuous ones. A parameter that model and guide share (a `VampPrior`'s guide) is of θ
+    and of φ, and takes the sum of both gradients.
+
+    A row is what lies in the plates that all sites share; scales multiply a row's terms after its shares are known, and
+    masks count. A dream is drawn from the model with the observations taken away, its labels, mask and all else that
+    the model is told as they are for x, and without `rows`, since it has no place in the training set; values that a
+    mask leaves out are 0 for the guide, as in data. x has to be the first argument.
+
+    Raises `RowsError` where a site lies outside the plates that the others share; `InputError` for a scale on latents
+    beyond the observed sites' (β, a KL warm-up), for model and guide that do not draw the same latents, for inverse
+    autoregressive flows, which would score points that they did not draw, for `insomnia` above 0 with one particle,
+    whose wake-φ has mean zero, and, below 1, where the model does not observe x whole in one site.
+
+    Bornschein & Bengio, arXiv:1406.2751; Le et al., arXiv:1805.10469, who compare the two ways for φ.
+
+    >>> import pyro_vae as pv
+    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+    >>> x = (torch.rand(60, 5, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    >>> fitted = pv.fit(vae, x, epochs=5, batch_size=20, loss=ReweightedWakeSleep(5, insomnia=0.5))
+    >>> fitted.history[-1]["elbo"] > fitted.history[0]["elbo"]
+    True
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 5,
+        *,
+        insomnia: float = 1.0,
+        vectorize_particles: bool = False,
+        max_plate_nesting: int | float = math.inf,
+    ) -> None:
+        super().__init__(num_particles, max_plate_nesting, vectorize_particles=vectorize_particles)
+        if num_particles < 1:
+            raise InputError(f"num_particles must be one or more, got {num_particles}")
+        if not 0 <= insomnia <= 1:
+            raise InputError(f"insomnia is a share from 0 (sleep alone) to 1 (wake alone), got {insomnia}")
+        if insomnia > 0 and num_particles == 1:
+            raise InputError("the wake-φ gradient of one particle has mean zero: take num_particles=2, or insomnia=0")
+        self.insomnia = insomnia
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        with _Detached():
+            return super()._get_trace(model, guide, args, kwargs)
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The bound's value, with the gradients of the two objectives; without gradients nothing is dreamed."""
+        loss = super().differentiable_loss(model, guide, *args, **kwargs)
+        if self.insomnia == 1 or not torch.is_grad_enabled():
+            return loss
+        asleep = (1 - self.insomnia) * _sleep(model, guide, args, kwargs)
+        return loss + (asleep - asleep.detach())
+
+    def _loss_of(self, traces: list[tuple[Trace, Trace]]) -> Tensor:
+        rows = [_row_terms(model, guide) for model, guide in traces]
+        log_p, log_q = torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
+        together = [0] if len(traces) == self.num_particles else [0, log_p.dim() - int(self.max_plate_nesting)]
+        log_weights, scale = (log_p - log_q).detach(), rows[0][2]
+        bounds = torch.logsumexp(log_weights, together, keepdim=True) - math.log(self.num_particles)
+        shares = torch.exp(log_weights - bounds) / self.num_particles
+        surrogate = -(scale * shares * (log_p + self.insomnia * log_q)).sum()
+        return -(scale * bounds).sum() + (surrogate - surrogate.detach())
+
+
+class WakeSleep(ReweightedWakeSleep):
+    r"""Wake–sleep: θ climbs $\log p_\theta(x_i, z_i)$ at a draw of the guide, φ $\log q_\phi(z_j | x_j)$ at a dream.
+
+    `ReweightedWakeSleep(1, insomnia=0)`, with the same errors; θ's gradient is that of the ELBO, φ's is not. Hinton,
+    Dayan, Frey & Neal, *The wake-sleep algorithm for unsupervised neural networks*, Science 268 (1995).
+
+    >>> import pyro_vae as pv
+    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+    >>> x = (torch.rand(60, 5, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    >>> fitted = pv.fit(vae, x, epochs=5, batch_size=20, loss=WakeSleep())
+    >>> fitted.history[-1]["elbo"] > fitted.history[0]["elbo"]
+    True
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1, insomnia=0.0)
+
+
+class _Detached(Messenger):
+    """Latents are drawn without their gradients; what is computed from them sees no path back either."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and isinstance(msg["value"], Tensor):
+            msg["value"] = msg["value"].detach()
+
+
+class _Dreaming(UnconditionMessenger):
+    """Observed sites are drawn; what `pyro.deterministic` names is no observation, though Pyro marks it as one."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not (msg["infer"] or {}).get("_deterministic"):
+            super()._pyro_sample(msg)
+
+
+def _row_terms(model: Trace, guide: Trace) -> tuple[Tensor, Tensor, Any]:
+    """log p(x, z) and log q(z | x) in the shape of the plates that all sites share, and a row's scale."""
+    of_model, of_guide = sample_sites(model), sample_sites(guide)
+    sites = [*of_model.values(), *of_guide.values()]
+    row_scale = _checked_scale(of_model, of_guide)
+    stacks = [{(frame.dim, frame.size) for frame in site["cond_indep_stack"] if frame.vectorized} for site in sites]
+    particles = {(f.dim, f.size) for site in sites for f in site["cond_indep_stack"] if f.name == PARTICLES}
+    shared = set.intersection(*stacks)
+    if shared == particles and any(stack != particles for stack in stacks):
+        raise RowsError(
+            'wake–sleep weighs each row, so every site has to lie inside one plate over rows (with pyro.plate("data", '
+            "len(x)): …); a latent outside it couples the rows: take Trace_ELBO"
+        )
+    keep, width = {dim for dim, _ in shared}, max(-dim for dim, _ in set.union(*stacks, {(0, 0)}))
+    log_p, log_q = (
+        sum((in_plates(site, keep, width) for site in some.values()), torch.zeros(())) for some in (of_model, of_guide)
+    )
+    return torch.as_tensor(log_p), torch.as_tensor(log_q), row_scale
+
+
+def _checked_scale(model: dict[str, Any], guide: dict[str, Any]) -> Any:
+    """The scale that all sites share; `InputError` unless they do and model and guide draw the same latents."""
+    observed = [site for site in model.values() if site["is_observed"]]
+    if not observed:
+        raise InputError("the model observes nothing, so there is nothing to weigh")
+    if other := {name for name, site in model.items() if not site["is_observed"]} ^ guide.keys():
+        raise InputError(
+            f"model and guide have to draw the same latents for wake–sleep; only one of them draws "
+            f"{', '.join(sorted(other))}"
+        )
+    for name, site in guide.items():
+        if any(getattr(transform, "autoregressive", False) for transform in getattr(site["fn"], "transforms", ())):
+            raise InputError(
+                f"{name} is drawn by an autoregressive flow, which wake–sleep would score at draws that it does not "
+                "remember, one dimension at a time; take a coupling flow"
+            )
+    scale = observed[0]["scale"]
+    if not all(same_scale(site["scale"], scale) for site in [*model.values(), *guide.values()]):
+        raise InputError(
+            "latent and observed sites have different scales, and wake–sleep has no β: take beta=1 and kl_warmup=0, "
+            "and scale model and guide alike"
+        )
+    return scale
+
+
+def _sleep(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
+    """−log q at a dream, with the sites' scales and masks."""
+    args, kwargs = (*args[:1], *map(_without_rows, args[1:])), _without_rows(kwargs)
+    try:
+        with torch.no_grad():
+            dream = poutine.trace(_Dreaming()(model)).get_trace(*args, **kwargs)
+        x = _dreamed_x(dream, args, kwargs)
+        trace = poutine.trace(poutine.replay(guide, trace=dream)).get_trace(x, *args[1:], **kwargs)
+    except InputError as error:
+        raise InputError(f"no dream can be drawn from this program, take insomnia=1: {error}") from error
+    return -torch.as_tensor(prune_subsample_sites(trace).log_prob_sum())
+
+
+def _without_rows(extras: Any) -> Any:
+    return {key: value for key, value in extras.items() if key != "rows"} if isinstance(extras, dict) else extras
+
+
+def _dreamed_x(dream: Trace, args: Any, kwargs: Any) -> Tensor:
+    """What stands in a dream for x, the first argument; `InputError` unless one site observes the whole of it."""
+    x = args[0] if args else None
+    sites = [site for site in sample_sites(dream).values() if site["infer"].get("was_observed")]
+    seen = sites[0]["infer"]["obs"] if len(sites) == 1 else None
+    if not isinstance(x, Tensor) or not isinstance(seen, Tensor) or not _holds(seen, x):
+        raise InputError("the model has to observe x, its first argument, the whole of it at one site")
+    dreamed = sites[0]["value"].reshape(x.shape).to(x.dtype)
+    told = [extras["mask"] for extras in (*args[1:], kwargs) if isinstance(extras, dict) and "mask" in extras]
+    return dreamed.masked_fill(~told[0].bool(), 0) if told else dreamed
+
+
+def _holds(seen: Tensor, x: Tensor) -> bool:
+    """Whether what a site observes is x, in whatever shape."""
+    return seen is x or (seen.numel() == x.numel() and torch.equal(seen.reshape(x.shape).to(x.dtype), x))

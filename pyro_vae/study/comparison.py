@@ -1,0 +1,220 @@
+"""Models fitted in several ways, held against the same rows on one measure: a table of records."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.errors import InputError, RowsError
+from pyro_vae.evidence.exact import exact_evidence
+from pyro_vae.evidence.importance import Evidence, log_evidence
+from pyro_vae.evidence.logpx import LogPx, measure_of
+from pyro_vae.evidence.record import KEYS
+from pyro_vae.inference.laplace import laplace
+from pyro_vae.inference.result import FitResult
+from pyro_vae.models.density import Density
+from pyro_vae.models.program import active_units, named_parameters
+from pyro_vae.models.rows import Batch, layout_of, seeded
+from pyro_vae.study.paired import compare_evidence
+from pyro_vae.study.ways import WAYS, without_guide
+
+METHODS = ("auto", "exact", "laplace", "is")
+FEW_FEATURES = 16  # up to so many a grid over two latents costs little
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A contender: a program, the way it was fitted, and what the fit noted; a saved run has no `result`."""
+
+    model: str
+    way: str
+    program: Any
+    result: FitResult | None = None
+    run: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.run or f"{self.model} {self.way}"
+
+    @property
+    def answers(self) -> bool:
+        """Whether its guide is there for rows held out."""
+        return self.way not in WAYS or WAYS[self.way].answers
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was found of one contender's rows: log p(x), the bound of its own q (N,) or None, and by which method."""
+
+    log_px: LogPx
+    bound: Tensor | None
+    method: str
+    evidence: Evidence | None = None
+
+
+def compare(
+    contenders: Sequence[Fitted],
+    rows: Split,
+    *,
+    method: str = "auto",
+    num_samples: int = 1000,
+    level: float | None = None,
+    seed: int = 0,
+    on_scored: Callable[[str, Scored], None] | None = None,
+) -> list[dict[str, Any]]:
+    r"""Records of programs scored on the same held-out rows, best first, with the keys of `evidence.record` and more.
+
+    `log_px` with its kind and errors; `behind` the best, with the paired `behind_se`; `bound` the ELBO of the way's own
+    q on these rows and `gap` = log p(x) − bound, the mean of $\mathrm{KL}(q(z|x) \| p(z|x))$, both None where a way has
+    no q for rows held out; `train_bound` what the fit climbed; `num_parameters`, `seconds`, and `seconds_to_level`,
+    after which the validation bound first reached `level` (by default the lowest of the contenders' best).
+
+    `method` says how log p(x) is found: `exact`, `laplace` (importance sampling around each row's mode, which asks
+    nothing of the guide), `is` (from the guide), or by default whichever of the three comes first: exact where the
+    program knows its density or rows are narrow and latents one or two. Nats per row.
+
+    Raises `InputError` for two contenders of one name, and for densities on different measures.
+    """
+    if method not in METHODS:
+        raise InputError(f"no method called {method!r}; try one of {', '.join(METHODS)}")
+    names = [one.name for one in contenders]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{', '.join(twice)} stands twice in the comparison: leave one out")
+    scored = {}
+    for one in contenders:
+        scored[one.name] = score_held_out(one, rows, method=method, num_samples=num_samples, seed=seed)
+        if on_scored is not None:
+            on_scored(one.name, scored[one.name])
+    ranked = _ranked({name: found.log_px for name, found in scored.items()})
+    level = common_level([one.result for one in contenders]) if level is None else level
+    by_name = {one.name: one for one in contenders}
+    return [_record(by_name[row["name"]], scored[row["name"]], row, rows, level, seed) for row in ranked]
+
+
+def _ranked(found: Mapping[str, LogPx]) -> list[dict[str, Any]]:
+    if len(found) > 1:
+        return compare_evidence(found)
+    ((name, only),) = found.items()
+    return [{"name": name, "log_px": float(only.log_px.mean()), "behind": 0.0, "behind_se": 0.0, "behind_mc_se": 0.0}]
+
+
+def score_held_out(one: Fitted, rows: Split, *, method: str = "auto", num_samples: int = 1000, seed: int = 0) -> Scored:
+    """log p(x) of rows that a contender has not seen, by one method; and the bound of its guide."""
+    program = one.program
+    if not isinstance(program, Density) and hasattr(program, "log_predictive"):
+        return Scored(_predictive(program, rows), None, "the posterior predictive")
+    if isinstance(program, Density):
+        exact = exact_evidence(without_guide(program), rows, seed=seed)
+        return Scored(exact, _bound_of(one, rows, num_samples, seed, exact.log_px), f"exact: {exact.way}")
+    known = program if one.answers else without_guide(program)
+    evidence = log_evidence(known, rows, num_samples, seed=seed) if one.answers else None
+    bound = None if evidence is None else evidence.elbo
+    if method == "exact" or (method == "auto" and rows.shape[1] <= FEW_FEATURES):
+        try:
+            exact = exact_evidence(known, rows, seed=seed)
+            return Scored(exact, bound, f"exact: {exact.way}", evidence)
+        except RowsError:
+            raise
+        except InputError:
+            if method == "exact":
+                raise
+    if method == "is" and evidence is not None:
+        return Scored(evidence, bound, "is", evidence)
+    around = laplace(known, rows, seed=seed)
+    found = log_evidence(around, rows, num_samples, rows=torch.arange(len(rows)), seed=seed)
+    return Scored(found, bound, "laplace", evidence)
+
+
+def _bound_of(one: Fitted, rows: Split, num_samples: int, seed: int, log_px: Tensor) -> Tensor | None:
+    """The ELBO of a mixture's or PPCA's guide: log p(x) itself where that is the exact posterior."""
+    if not isinstance(getattr(one.program, "posterior", None), torch.nn.Module):
+        return log_px
+    return log_evidence(one.program, rows, num_samples, seed=seed).elbo if one.answers else None
+
+
+def _predictive(program: Any, rows: Split) -> LogPx:
+    """The density of new rows under a global posterior q, as an estimate of log p(x | training rows)."""
+    log_px = program.log_predictive(rows.x.to(program.means)).detach().cpu().double() + rows.log_jacobian
+    place = program.means
+    batch = Batch(rows[:3].to(place), num_rows=len(rows))
+    return LogPx(
+        log_px=log_px,
+        mc_se=torch.zeros_like(log_px),
+        measure=measure_of(rows, layout_of(program, batch)),
+        kind="estimate",
+    )
+
+
+def common_level(results: Sequence[FitResult | None]) -> float | None:
+    """The highest validation bound that every fit which has one reached."""
+    best = [_reached(result) for result in results if result is not None]
+    known = [value for value in best if value is not None]
+    return min(known) if known else None
+
+
+def _reached(result: FitResult) -> float | None:
+    values = [row["valid_elbo"] for row in result.history if row["valid_elbo"] is not None]
+    return max(values) if values else None
+
+
+def seconds_to(result: FitResult | None, level: float | None) -> float | None:
+    """Seconds after which the validation bound first was at the level; None where it never was."""
+    if result is None or level is None:
+        return None
+    rows = (row for row in result.history if row["valid_elbo"] is not None and row["valid_elbo"] >= level)
+    return next((row["seconds"] for row in rows), None)
+
+
+def _record(
+    one: Fitted, scored: Scored, ranked: dict[str, Any], rows: Split, level: float | None, seed: int
+) -> dict[str, Any]:
+    found, evidence, result = scored.log_px, scored.evidence, one.result
+    bound = None if scored.bound is None else float(scored.bound.mean())
+    known = {
+        "run": one.run,
+        "model": one.model,
+        "way": one.way,
+        "split": rows.name,
+        "measure": found.measure,
+        "elbo": bound,
+        "reconstruction": None if evidence is None else float(evidence.reconstruction.mean()),
+        "kl": None if evidence is None else float(evidence.kl.mean()),
+        "log_px": float(found.log_px.mean()),
+        "log_px_kind": found.kind,
+        "log_px_se": _finite(found.log_px_se),
+        "log_px_mc_se": _finite(found.log_px_mc_se),
+        "method": scored.method,
+        "iwae": {},
+        "bound": bound,
+        "gap": None if bound is None else float(found.log_px.mean()) - bound,
+        "khat_bad": getattr(found, "khat_bad", None),
+        "active_units": _active(one.program, rows, seed) if evidence is not None else None,
+        "num_data": len(rows),
+        "num_samples": getattr(found, "num_samples", None),
+        "num_parameters": sum(p.numel() for p in named_parameters(one.program).values()),
+        "seconds": None if result is None else result.seconds,
+    }
+    more = {
+        "name": one.name,
+        **{key: ranked[key] for key in ("behind", "behind_se", "behind_mc_se")},
+        "train_bound": None if result is None else result.history[result.best_epoch - 1]["elbo"],
+        "seconds_to_level": seconds_to(result, level),
+        "level": level,
+    }
+    return dict.fromkeys(KEYS) | known | more
+
+
+def _active(program: Any, rows: Split, seed: int) -> int | None:
+    try:
+        with seeded(seed):
+            return active_units(program, rows[:5000], **rows.extras(slice(5000)))[0]
+    except InputError:
+        return None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

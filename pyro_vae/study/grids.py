@@ -1,0 +1,148 @@
+"""log p(x) over a grid in the plane, for a picture of it: exact where the program knows it or has one or two latents."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data.measure import Measure
+from pyro_vae.errors import InputError
+from pyro_vae.evidence.importance import log_evidence
+from pyro_vae.evidence.logpx import Scored
+from pyro_vae.inference.joint import Joint
+from pyro_vae.models.program import parameters_of
+from pyro_vae.models.rows import Batch, evaluating, seeded
+from pyro_vae.shapes import PerRow, RowLatents
+
+SIDES = {1: (256, 1024, 4096), 2: (64, 128, 256)}  # of lattices of z, each tried where the one before did not do
+SETTLED = 0.01  # nats between one lattice and the next
+REACH = 6.0  # of a lattice, in standard deviations of the prior
+PAIRS_AT_ONCE = 2**20  # of a point x and a point z
+
+
+class Plane(NamedTuple):
+    """A log-density over the plane: `xx`, `yy` (size, size) where, y upwards, and `log_px` (size, size), nats."""
+
+    xx: Tensor
+    yy: Tensor
+    log_px: Tensor
+
+
+def density_on_grid(
+    program: Any,
+    low: Sequence[float],
+    high: Sequence[float],
+    size: int = 80,
+    *,
+    like: Dataset | Split | None = None,
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> Plane:
+    r"""log p(x) of a program of two features at size² points of the rectangle from `low` (2,) to `high` (2,).
+
+    By the program's own `log_prob` where it has one. With one or two continuous latents by a lattice of z, $p(x) =
+    \sum_k \Delta\, p(z_k)\, p(x|z_k)$, decoded once for all x, so that it takes seconds where `exact_evidence` takes
+    minutes; it is halved for those x whose log p(x) still moves by more than 0.01 nats. Else, and for x that no lattice
+    settles, by `log_evidence` with `num_samples` draws, half from the prior: a lower bound, rough far from the data.
+    With `like`, the data that the program was fitted to, the rectangle is in its original units and the density too.
+
+    Raises `InputError` for a rectangle that is none.
+
+    >>> import pyro_vae as pv
+    >>> data = pv.load_data("two-moons")
+    >>> ppca = pv.PPCA(num_latents=1, num_features=2)
+    >>> fitted = pv.fit_closed_form(ppca, data)
+    >>> xx, yy, log_px = density_on_grid(ppca, (-4, -4), (5, 5), 60, like=data)
+    >>> cell = (xx[0, 1] - xx[0, 0]) * (yy[1, 0] - yy[0, 0])
+    >>> log_px.shape, bool((log_px.exp().sum() * cell - 1).abs() < 0.01)
+    (torch.Size([60, 60]), True)
+    """
+    if len(low) != 2 or len(high) != 2 or size < 2 or not all(a < b for a, b in zip(low, high, strict=True)):
+        raise InputError(f"expected a rectangle from low (2,) to high (2,) and a size of 2 or more, got {low}, {high}")
+    across, up = (torch.linspace(a, b, size, dtype=torch.float64) for a, b in zip(low, high, strict=True))
+    yy, xx = torch.meshgrid(up, across, indexing="ij")
+    split = rows_like(torch.stack([xx.flatten(), yy.flatten()], 1), like)
+    return Plane(xx, yy, _log_px(program, split, num_samples, seed).reshape(size, size))
+
+
+def rows_like(points: Tensor, data: Dataset | Split | Tensor | None) -> Split:
+    """Points (n, D) in the original units of some data as a split that is standardized as the data is."""
+    measure = Measure() if data is None else as_split(data, "test").measure
+    return Split("grid", points, Measure(shift=measure.shift, scale=measure.scale))
+
+
+def _log_px(program: Any, split: Split, num_samples: int, seed: int) -> PerRow:
+    if hasattr(program, "log_prob"):
+        return program.log_prob(split).cpu().double()
+    log_px = _by_lattice(program, split, seed)
+    left = log_px.isnan()
+    if left.any():
+        rest = Split(split.name, split.stored[left], split.measure)
+        log_px[left] = log_evidence(program, rest, num_samples, prior_share=0.5, seed=seed).log_px
+    return log_px
+
+
+class _Observed(Messenger):
+    """Notes what the model says of x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Any] = []
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["is_observed"]:
+            self.found.append(msg["fn"])
+
+
+@torch.no_grad()
+def _by_lattice(program: Any, split: Split, seed: int) -> PerRow:
+    """log p(x) (n,), NaN where no lattice settles it."""
+    log_px = torch.full((len(split),), math.nan, dtype=torch.float64)
+    with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
+        scored = Scored(program, split, None)
+        left, before = torch.arange(len(split)), log_px
+        for side in SIDES.get(_num_latents(program, scored), ()):
+            found = _sum_over(program, scored, side, split[left]) if len(left) else None
+            if found is None:
+                break
+            settled = (found - before).abs() < SETTLED
+            log_px[left[settled]] = found[settled] + split.log_jacobian[left[settled]]
+            left, before = left[~settled], found[~settled]
+    return log_px
+
+
+def _num_latents(program: Any, scored: Scored) -> int:
+    """How many continuous latents a row has, 0 where some are of another kind."""
+    try:
+        return Joint(program, scored.layout, scored.first).dim
+    except InputError:
+        return 0
+
+
+def _sum_over(program: Any, scored: Scored, side: int, x: Tensor) -> PerRow | None:
+    """log Σ_k Δ p(z_k) p(x | z_k) over side^K points; None where the lattice does not hold the prior, or x has no
+    likelihood of its own."""
+    first = scored.first.x[:1].expand(side ** _num_latents(program, scored), -1)
+    joint = Joint(program, scored.layout, Batch(first, num_rows=len(first)))
+    u, cell = _lattice(joint.from_prior(), side)
+    with _Observed() as observed:
+        prior = joint.at(u).prior.double() + cell
+    held, fn = prior.logsumexp(0), observed.found[0]
+    if abs(float(held)) > SETTLED or len(observed.found) > 1 or fn.batch_shape != (len(u),) or fn.event_dim != 1:
+        return None
+    blocks = x.to(u).split(max(1, PAIRS_AT_ONCE // len(u)))
+    parts = [(fn.log_prob(block[:, None]) + prior.to(u)).logsumexp(1) for block in blocks]
+    return torch.cat(parts).cpu().double()
+
+
+def _lattice(draws: RowLatents, side: int) -> tuple[RowLatents, float]:
+    """Points (side^K, K) over all that the prior reaches, and the logarithm of their cells' volume."""
+    mean, spread = draws.mean(0), draws.std(0)
+    steps = (torch.arange(side).to(draws) + 0.5) / side * 2 - 1
+    unit = torch.cartesian_prod(*[steps] * draws.shape[1]).reshape(-1, draws.shape[1])
+    return mean + REACH * spread * unit, float((2 * REACH * spread / side).log().sum())

@@ -1,0 +1,170 @@
+"""EM and VI on a mixture with one parameter, where everything is exact: the bound that touches and the one that does
+not."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import InputError
+
+GROUPS = ((-3.0, 0.6, 14), (0.5, 0.6, 8), (2.2, 0.7, 20))  # mean, scale and size of the groups that the rows come in
+STEPS_TO_REST, AT_REST = 10_000, 1e-13
+
+
+@dataclass(frozen=True)
+class Climb:
+    r"""Steps of coordinate ascent on F(q, θ): the best $q_t$ of a family at $\theta_t$, then the best θ for it.
+
+    `theta` (T + 1,) from the start on; `shares` (T + 1, N) the $q_t(c_i = 1)$; `bounds` (T + 1, G) the $F(q_t, \theta)$
+    over the grid; `elbo` (T + 1,) $F(q_t, \theta_t)$ and `log_px` (T + 1,) $\ell(\theta_t)$, so that their difference
+    is the mean $KL(q_t \| p(c|x))$; `best` (G,) $\max_q F(q, \theta)$ over the family; `limit` the θ where the steps
+    come to rest. Nats per row.
+    """
+
+    theta: Tensor
+    shares: Tensor
+    bounds: Tensor
+    elbo: Tensor
+    log_px: Tensor
+    best: Tensor
+    limit: float
+
+    @property
+    def kl(self) -> Tensor:
+        """The gap at each step, (T + 1,)."""
+        return self.log_px - self.elbo
+
+
+@dataclass(frozen=True)
+class Touching:
+    """A log-likelihood over a grid of θ, and the two ways to climb it.
+
+    `x` (N,) the rows, `theta` (G,) the grid, `log_px` (G,) ℓ(θ) in nats per row; `em` with the exact posterior as q,
+    `vi` with a q that sees only the cell between `cuts` that a row lies in.
+    """
+
+    x: Tensor
+    theta: Tensor
+    log_px: Tensor
+    em: Climb
+    vi: Climb
+    cuts: tuple[float, ...]
+
+
+def touching(
+    x: Tensor | None = None,
+    *,
+    start: float = -0.55,
+    steps: int = 5,
+    cuts: Sequence[float] = (1.0,),
+    weight: float = 0.5,
+    scale: float = 1.0,
+    background: float = 3.0,
+    low: float = -6.0,
+    high: float = 6.0,
+    num_points: int = 601,
+) -> Touching:
+    r"""EM and VI from one start on $p(x; \theta) = (1 - \pi) N(x; 0, \sigma_0^2) + \pi N(x; \theta, \sigma^2)$.
+
+    With $q_i = q(c_i = 1)$ the bound is $F(q, \theta) = \frac1N \sum_i E_{q_i}[\log p(x_i, c_i; \theta) - \log q_i]$,
+    a parabola in θ that lies below $\ell(\theta) = \frac1N \sum_i \log p(x_i; \theta)$ by the mean $KL(q_i \|
+    p(c_i|x_i))$. Both ways maximize it by turns, in q and in θ (Neal & Hinton 1998), in closed form: $\theta = \sum_i
+    q_i x_i / \sum_i q_i$. EM takes any q, so the posterior, and touches ℓ. VI's q is one number for all rows between
+    two `cuts`, an encoder too small to tell them apart: the best has as log-odds the mean of the rows' own. So VI is
+    the same ascent on a lower curve, $\max_q F(q, \theta)$, whose maxima lie elsewhere; without cuts all rows share one
+    q, with a row to each cell VI is EM.
+
+    `x` (N,) are the rows, else 42 in three groups, on which EM and VI part from the start that is given here; `weight`
+    π, `scale` σ, `background` σ₀; the grid has `num_points` from `low` to `high`. Raises `InputError` for settings that
+    make no mixture.
+
+    >>> found = touching()
+    >>> bool((found.em.bounds <= found.log_px + 1e-12).all()), bool(found.em.kl.abs().max() < 1e-12)
+    (True, True)
+    >>> bool((found.vi.kl > 0.05).all()), found.em.limit > 0 > found.vi.limit
+    (True, True)
+    """
+    rows = _groups() if x is None else x.detach().cpu().double()
+    _check(rows, weight, scale, background, steps)
+    if not low < high or num_points < 2:
+        raise InputError(f"expected a grid of two points or more from low to high, got {num_points}, {low} and {high}")
+    theta = torch.linspace(low, high, num_points, dtype=torch.float64)
+    cell = torch.bucketize(rows, torch.tensor(sorted(cuts), dtype=torch.float64))
+    mixture = _Mixture(rows, weight, scale, background)
+    climbs = [_climb(mixture, alike, theta, start, steps) for alike in (torch.arange(len(rows)), cell)]
+    return Touching(rows, theta, mixture.log_px(theta), climbs[0], climbs[1], tuple(sorted(cuts)))
+
+
+def _groups() -> Tensor:
+    """The quantiles of three normals, (42,)."""
+    levels = [(torch.arange(size, dtype=torch.float64) + 0.5) / size for _, _, size in GROUPS]
+    parts = [mean + scale * torch.special.ndtri(p) for (mean, scale, _), p in zip(GROUPS, levels, strict=True)]
+    return torch.cat(parts)
+
+
+def _check(rows: Tensor, weight: float, scale: float, background: float, steps: int) -> None:
+    if rows.dim() != 1 or not len(rows) or not torch.isfinite(rows).all():
+        raise InputError(f"expected finite rows of shape (N,), got {tuple(rows.shape)}; take one column, x[:, 0]")
+    if not 0 < weight < 1 or not scale > 0 or not background > 0 or steps < 1:
+        raise InputError(
+            f"expected a weight between 0 and 1, positive scales and a step or more, got {weight}, {scale}, "
+            f"{background} and {steps}"
+        )
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """The mixture and its rows; θ (…,) in, rows last."""
+
+    x: Tensor
+    weight: float
+    scale: float
+    background: float
+
+    def log_joint(self, theta: Tensor) -> Tensor:
+        """log p(x_i, c; θ) for c = 0 and 1, (2, …, N)."""
+        still = math.log(1 - self.weight) + _log_normal(self.x, self.background)
+        moving = math.log(self.weight) + _log_normal(self.x - theta[..., None], self.scale)
+        return torch.stack([still.expand_as(moving), moving])
+
+    def log_px(self, theta: Tensor) -> Tensor:
+        return self.log_joint(theta).logsumexp(0).mean(-1)
+
+    def shares(self, theta: Tensor, cell: Tensor) -> Tensor:
+        """The best q that is the same for all rows of a cell, (…, N)."""
+        still, moving = self.log_joint(theta)
+        alike = (cell[:, None] == cell).double()
+        return torch.sigmoid((moving - still) @ (alike / alike.sum(0)))
+
+    def bound(self, shares: Tensor, theta: Tensor) -> Tensor:
+        """F(q, θ), (…,)."""
+        still, moving = self.log_joint(theta)
+        entropy = torch.special.entr(shares) + torch.special.entr(1 - shares)
+        return (shares * moving + (1 - shares) * still + entropy).mean(-1)
+
+
+def _log_normal(away: Tensor, scale: float) -> Tensor:
+    return -0.5 * (away / scale).square() - math.log(scale) - 0.5 * math.log(2 * math.pi)
+
+
+def _climb(mixture: _Mixture, cell: Tensor, grid: Tensor, start: float, steps: int) -> Climb:
+    path = [torch.tensor(start, dtype=torch.float64)]
+    for _ in range(STEPS_TO_REST):
+        shares = mixture.shares(path[-1], cell)
+        path.append((shares * mixture.x).sum() / shares.sum())
+        if (path[-1] - path[-2]).abs() < AT_REST and len(path) > steps:
+            break
+    theta = torch.stack(path[: steps + 1])
+    shares = mixture.shares(theta, cell)
+    return Climb(
+        theta=theta,
+        shares=shares,
+        bounds=torch.stack([mixture.bound(each, grid) for each in shares]),
+        elbo=mixture.bound(shares, theta),
+        log_px=mixture.log_px(theta),
+        best=mixture.bound(mixture.shares(grid, cell), grid),
+        limit=float(path[-1]),
+    )

@@ -1,0 +1,241 @@
+"""Models by name and the ways to climb their bound: what a comparison is a grid of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.data import Dataset
+from pyro_vae.errors import InputError
+from pyro_vae.guides import Categories, PerRowCategories, PerRowNormal, SemiAmortizedNormal
+from pyro_vae.inference.closed_form import fit_closed_form
+from pyro_vae.inference.coordinate_ascent import fit_cavi
+from pyro_vae.inference.em import fit_em
+from pyro_vae.inference.monte_carlo_em import fit_mcem
+from pyro_vae.inference.result import FitResult
+from pyro_vae.inference.svi import fit
+from pyro_vae.inference.wake_sleep import ReweightedWakeSleep, WakeSleep
+from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
+from pyro_vae.models.bernoulli_mixture import BernoulliMixture
+from pyro_vae.models.gaussian_mixture import COVARIANCES, GaussianMixture
+from pyro_vae.models.mixture import Mixture
+from pyro_vae.models.ppca import PPCA, FactorAnalysis
+from pyro_vae.models.rows import seeded
+from pyro_vae.models.vae import VAE
+from pyro_vae.nets import mlp
+from pyro_vae.recipes import remade
+
+OnEpoch = Callable[[list[dict[str, Any]]], None]
+DREAMS = 5  # particles of reweighted wake–sleep
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to climb: `epochs` of gradients, `iterations` of EM, and what else the fits take under these names.
+
+    `width` is of the hidden layer of a network q(c|x).
+    """
+
+    epochs: int = 100
+    iterations: int = 500
+    batch_size: int = 100
+    learning_rate: float = 5e-3
+    optimizer: str = "adam"
+    schedule: str = "one-cycle"
+    num_starts: int = 1
+    width: int = 64
+    seed: int = 0
+
+    @property
+    def by_gradients(self) -> dict[str, Any]:
+        names = ("epochs", "batch_size", "learning_rate", "optimizer", "schedule", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def by_em(self) -> dict[str, Any]:
+        return {"epochs": self.iterations, "num_starts": self.num_starts, "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to climb: for which models, what it does in a few words, and how.
+
+    `climb(program, data, effort, on_epoch)` gives the program that was fitted, which may have another guide, and its
+    `FitResult`. `answers` says whether its q is there for rows held out.
+    """
+
+    models: tuple[type, ...]
+    words: str
+    climb: Callable[[Any, Dataset, Effort, OnEpoch | None], tuple[Any, FitResult]]
+    answers: bool = True
+
+
+def climb(
+    program: Any, way: str, data: Dataset, effort: Effort, on_epoch: OnEpoch | None = None
+) -> tuple[Any, FitResult]:
+    """Fit a program in the named way; `InputError` where the two do not go together."""
+    if way not in WAYS:
+        raise InputError(f"no way called {way!r}; try one of {', '.join(WAYS)}")
+    if not goes_with(program, way):
+        fitting = ", ".join(name for name in WAYS if goes_with(program, name))
+        raise InputError(f"{way} is no way to fit a {type(program).__name__}; try one of {fitting}")
+    return WAYS[way].climb(program, data, effort, on_epoch)
+
+
+def goes_with(program: Any, way: str) -> bool:
+    return isinstance(program, WAYS[way].models)
+
+
+def _em(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    return program, fit_em(program, data, on_epoch=on_epoch, **effort.by_em)
+
+
+def _hard_em(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    return program, fit_em(program, data, hard=True, on_epoch=on_epoch, **effort.by_em)
+
+
+def _online_em(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    options = effort.by_em | {"epochs": effort.epochs, "batch_size": effort.batch_size}
+    return program, fit_em(program, data, on_epoch=on_epoch, **options)
+
+
+def _closed_form(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    return program, fit_closed_form(program, data)
+
+
+def _cavi(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    return program, fit_cavi(program, data, epochs=effort.iterations, start=effort.seed)
+
+
+def _svi(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    if isinstance(program, Mixture):
+        _start(program, data, effort)
+    return program, fit(program, data, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+
+
+def _start(mixture: Mixture, data: Dataset, effort: Effort) -> None:
+    """EM's own start: an iteration of none."""
+    fit_em(mixture, data.train, epochs=1, seed=effort.seed)
+
+
+def _with_guide(mixture: Mixture, guide: nn.Module, data: Dataset, effort: Effort) -> Mixture:
+    _start(mixture, data, effort)
+    guided = remade(mixture, guide=guide.to(mixture.logits.dtype))
+    guided.load_state_dict(mixture.state_dict(), strict=False)
+    return guided
+
+
+def _table(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    with seeded(effort.seed):
+        guide = PerRowCategories(len(data.train), program.num_components)
+    program = _with_guide(program, guide, data, effort)
+    return program, fit(program, data.train, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+
+
+def _amortized(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    with seeded(effort.seed):
+        guide = Categories(mlp(program.num_features, effort.width, program.num_components))
+    program = _with_guide(program, guide, data, effort)
+    return program, fit(program, data, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+
+
+def _per_row(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    with seeded(effort.seed):
+        vae = VAE(program.prior, program.likelihood, PerRowNormal(len(data.train), _latents(program)))
+    return vae, fit(vae, data.train, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+
+
+def _semi_amortized(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    guide = SemiAmortizedNormal(program.posterior, program.prior, program.likelihood)
+    vae = VAE(program.prior, program.likelihood, guide)
+    return vae, fit(vae, data, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+
+
+def _wake_sleep(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    return program, fit(program, data, loss=WakeSleep(), on_epoch=on_epoch, progress="none", **effort.by_gradients)
+
+
+def _reweighted(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    loss = ReweightedWakeSleep(DREAMS)
+    return program, fit(program, data, loss=loss, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+
+
+def _mcem(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+    return program, fit_mcem(program, data.train, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+
+
+def _latents(vae: VAE) -> int:
+    with torch.no_grad():
+        return int(vae.prior().event_shape[-1])
+
+
+EXACT = (Mixture, PPCA, FactorAnalysis)
+WAYS: dict[str, Way] = {
+    "em": Way(EXACT, "q is the exact posterior, the M-step a maximum", _em),
+    "online-em": Way(EXACT, "EM on averages that forget, a batch at a time", _online_em),
+    "hard-em": Way((Mixture,), "q is the posterior's mode (k-means, where scales are fixed)", _hard_em),
+    "closed-form": Way((PPCA,), "the maximum from eigenvectors", _closed_form),
+    "svi": Way((*EXACT, VAE), "gradients of the ELBO; q the exact posterior, or a VAE's encoder", _svi),
+    "table": Way((Mixture,), "gradients; a free q(c) for each training row", _table, answers=False),
+    "amortized": Way((Mixture,), "gradients; a network q(c|x)", _amortized),
+    "cavi": Way((BayesianGaussianMixture,), "mean-field q of weights, means, precisions and labels", _cavi),
+    "per-row": Way((VAE,), "gradients; a free normal q(z) for each training row", _per_row, answers=False),
+    "semi-amortized": Way((VAE,), "gradients; the encoder's q, refined for each row", _semi_amortized),
+    "mcem": Way((VAE,), "Monte-Carlo EM: the E-step is Hamiltonian Monte Carlo", _mcem, answers=False),
+    "wake-sleep": Way((VAE,), "the encoder learns from the model's dreams", _wake_sleep),
+    "rws": Way((VAE,), f"reweighted wake–sleep, {DREAMS} particles", _reweighted),
+}
+
+MODELS: dict[str, tuple[int, Callable[[int, Dataset], Any]]] = {  # name: (default size, made of a size and the data)
+    **{
+        "gaussian-mixture" + ("" if kind == "full" else f"-{kind}"): (
+            10,
+            lambda size, data, kind=kind: GaussianMixture(size, data.num_features, kind),
+        )
+        for kind in COVARIANCES
+    },
+    "bernoulli-mixture": (10, lambda size, data: BernoulliMixture(size, data.num_features)),
+    "bayesian-mixture": (
+        10,
+        lambda size, data: BayesianGaussianMixture(size, data.num_features, len(data.train)),
+    ),
+    "ppca": (2, lambda size, data: PPCA(size, data.num_features)),
+    "factor-analysis": (2, lambda size, data: FactorAnalysis(size, data.num_features)),
+}
+
+
+def model_of(spec: str, data: Dataset) -> Any:
+    """A fresh model from `NAME` or `NAME:SIZE`, components or latents; `InputError` for a name that is not known."""
+    name, _, size = spec.partition(":")
+    if name not in MODELS:
+        raise InputError(f"no model called {name!r}; try one of {', '.join(MODELS)}, vae")
+    if size and not size.isdigit():
+        raise InputError(f"{spec!r}: the size after the colon must be a whole number, as in {name}:{MODELS[name][0]}")
+    usual, make = MODELS[name]
+    return make(int(size) if size else usual, data)
+
+
+class FromPrior(nn.Module):
+    """A guide part that draws from the prior, whatever x: for programs that were fitted without a guide."""
+
+    def __init__(self, prior: Any) -> None:
+        super().__init__()
+        self.borrowed = [prior]
+
+    def forward(self, x: Tensor) -> Any:
+        fn = self.borrowed[0]()
+        return fn.expand([len(x)])
+
+
+def without_guide(program: Any) -> Any:
+    """The same model, its guide the prior, or a mixture's exact posterior."""
+    if isinstance(program, VAE):
+        return VAE(program.prior, program.likelihood, FromPrior(program.prior))
+    if isinstance(program, Mixture) and program.posterior is not None:
+        exact = remade(program, guide=None)
+        state = program.state_dict()
+        exact.load_state_dict({name: state[name] for name in exact.state_dict()})
+        return exact
+    return program
