@@ -116,8 +116,6 @@ def _entries(settings: dict[str, Any], data: Dataset) -> Iterator[Entry]:
         some = first_rows(data, min(size, len(data.train)))
         suffix = f"-{len(some.train)}-rows" if settings["train_rows"] else ""
         for model, way in settings.get("pairs") or _grid(settings, data):
-            if size > 1000 and way == "mcem" and settings["preset"] == "paper":
-                continue  # as in the paper: an epoch of it on 50,000 rows is too dear
             yield Entry(model, way, some, suffix)
 
 
@@ -167,17 +165,19 @@ def _fitted(
         settings["epochs"],
         settings["iterations"],
         settings["batch_size"],
-        settings["learning_rate"],
+        settings.get("rates", {}).get(entry.way, settings["learning_rate"]),
         settings["optimizer"],
         settings["schedule"],
         settings["starts"],
         settings["width"],
         settings["seed"],
     )
-    program, points = _program(entry.model, settings, entry.data), []
+    program = _program(entry.model, settings, entry.data)
+    points: list[Point] = []
     if settings["curve"]:
-        most = max(len(entry.data.train), 1)
-        steps = replace(effort, epochs=max(1, effort.epochs * settings.get("longest", most) // most))
+        most = max([*settings["train_rows"], len(entry.data.train)])  # all see as many rows
+        share = settings.get("shares", {}).get(entry.way, 1.0)
+        steps = replace(effort, epochs=max(1, round(share * effort.epochs * most / len(entry.data.train))))
         program, result, points = climb_with_curve(
             entry.model, program, entry.way, entry.data, steps, rows, on_point=None if quiet else _say_point
         )

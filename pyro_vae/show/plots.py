@@ -1,6 +1,6 @@
 """Plots: arrays in, Axes out. One style for all of them, with colours that colour-blind readers tell apart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,7 +55,7 @@ def curve(
         axes.axvline(best, color="0.6", linewidth=1, linestyle=":", label=f"kept: epoch {best}")
     axes.set(title=title, xlabel="epoch", ylabel="nats per row")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _show_the_end(axes, [*train, *valid])
+    show_the_end(axes, [*train, *valid])
     return axes
 
 
@@ -63,12 +63,12 @@ def _numbers(values: Sequence[Any]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def _show_the_end(axes: Axes, values: Sequence[Any]) -> None:
-    """Leave the steep first epochs out of the y-range where they would flatten all that follows."""
+def show_the_end(axes: Axes, values: Sequence[Any], percent: float = 5) -> None:
+    """Leave the steep first epochs, so many per cent of all values, out of the y-range: they would flatten the rest."""
     finite = _numbers(values)
     finite = finite[np.isfinite(finite)]
     if len(finite) > 20:
-        low, high = np.percentile(finite, [5, 100])
+        low, high = np.percentile(finite, [percent, 100])
         room = 0.08 * (high - low) or 1.0
         axes.set_ylim(max(finite.min() - room, low - room), high + room)
 
@@ -130,62 +130,107 @@ def marginals(axes: Axes, exact: np.ndarray, guide: np.ndarray, title: str, note
     return axes
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]], at: float = 1.02, room: float = 0.075) -> Axes:
-    """Names beside the ends of lines, (height, text, colour) each, moved apart where they would meet."""
-    low, high = axes.get_ylim()
-    inside = [(min(max((height - low) / (high - low), 0.0), 1.0), text, colour) for height, text, colour in ends]
-    places: list[float] = []
-    for height, _, _ in sorted(inside, key=lambda end: end[0]):
-        places.append(max(height, places[-1] + room) if places else height)
-    excess = max(0.0, places[-1] - 1.0) if places else 0.0
-    for place, (_, text, colour) in zip(places, sorted(inside, key=lambda end: end[0]), strict=True):
-        axes.text(
-            at, place - excess, text, color=colour, transform=axes.transAxes, va="center", fontsize=9, clip_on=False
-        )
+def title(axes: Axes, name: str, note: str = "") -> Axes:
+    """A title, and under it a line that says more."""
+    axes.set_title(name, pad=18 if note else None)
+    axes.text(0, 1.02, note, transform=axes.transAxes, va="bottom", fontsize=9, color="0.35")
     return axes
 
 
-def gap(axes: Axes, epochs: Sequence[float], bound: Sequence[Any], log_px: Sequence[Any], title: str) -> Axes:
-    """log p(x) over epochs, the bound below it where there is one, and what lies between them shaded."""
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]], room: float = 0.07) -> Axes:
+    """Names to the right of lines, (height, text, colour) each, moved apart where they would meet."""
+    from sklearn.isotonic import isotonic_regression
+
+    ends, (low, high) = sorted(ends, key=lambda end: end[0]), axes.get_ylim()
+    heights = np.array([(height - low) / (high - low) for height, _, _ in ends])
+    rooms = room * np.arange(len(ends))
+    for place, (_, text, colour) in zip(isotonic_regression(heights - rooms) + rooms, ends, strict=True):
+        axes.text(1.02, place, text, color=colour, transform=axes.transAxes, va="center", fontsize=9)
+    return axes
+
+
+def gap(axes: Axes, epochs: Sequence[float], bound: Sequence[Any], log_px: Sequence[Any]) -> Axes:
+    """log p(x) over epochs, the bound below it where there is one, what lies between shaded and its end written."""
     at, top, below = np.asarray(epochs, dtype=float), _numbers(log_px), _numbers(bound)
-    both, known = np.isfinite(top) & np.isfinite(below), np.isfinite(top)
-    axes.plot(at[known], top[known], color=DARK, linewidth=1.6)
-    if np.isfinite(below).any():
-        drawn = np.isfinite(below)
-        axes.plot(at[drawn], below[drawn], color=BLUE, linewidth=1.6)
-        axes.fill_between(at[both], below[both], top[both], color=BLUE, alpha=0.18, linewidth=0)
-    axes.set_title(title)
+    known, bounded = np.isfinite(top), np.isfinite(below)
+    words = "no bound"
+    if bounded.any():
+        axes.plot(at[bounded], below[bounded], color=BLUE, linewidth=2.4, label="bound")
+        words = ""
+    if (both := known & bounded).any():
+        between = np.interp(at[bounded], at[known], top[known], left=np.nan, right=np.nan)
+        axes.fill_between(at[bounded], below[bounded], between, color=BLUE, alpha=0.2, linewidth=0)
+        words = f"KL(q ‖ p(z|x))\n{(top - below)[both][-1]:.2f} nats"
+    axes.plot(at[known], top[known], color=DARK, linewidth=1.2, label="log p(x)")
+    axes.text(0.97, 0.05, words, transform=axes.transAxes, ha="right", va="bottom", fontsize=9, color="0.35")
     axes.set_xlabel("epoch")
-    axes.margins(x=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    return axes
+
+
+def learning(axes: Axes, ways: Mapping[str, tuple[Any, Any, Any]], colours: Mapping[str, Any]) -> Axes:
+    """Ways of learning over rows seen, on a logarithmic axis: (rows, training, test) for each name."""
+    ends = []
+    for name, (seen, train, test) in ways.items():
+        at = np.asarray(seen, dtype=float)
+        for values, kind in ((_numbers(train), "--"), (_numbers(test), "-")):
+            known = np.isfinite(values)
+            axes.plot(at[known], values[known], kind, color=colours[name], linewidth=1.6 if kind == "-" else 1.1)
+        if known.any():
+            ends.append((float(values[known][-1]), name, colours[name]))
+    axes.set_xscale("log")
+    show_the_end(axes, [value for _, train, test in ways.values() for value in (*train, *test)])
+    return label_ends(axes, ends)
+
+
+def components(
+    axes: Axes, rows: np.ndarray, at: np.ndarray, density: np.ndarray, parts: np.ndarray, colours: Sequence[Any]
+) -> Axes:
+    """A histogram of rows (N,), a mixture's density (G,) over it, and its components' parts of that (C, G), filled."""
+    bins = np.histogram_bin_edges(rows, bins=60).tolist()
+    axes.hist(rows, bins=bins, density=True, color="0.87", label="rows")
+    for part, colour in zip(parts, colours, strict=True):
+        axes.fill_between(at, part, color=colour, alpha=0.55, linewidth=0)
+        axes.plot(at, part, color=colour, linewidth=1)
+    axes.plot(at, density, color=DARK, linewidth=1.8, label="p(x)")
+    axes.set(ylabel="density", xlim=(at[0], at[-1]))
+    axes.set_ylim(bottom=0)
+    return axes
+
+
+def stacked(axes: Axes, at: np.ndarray, shares: np.ndarray, colours: Sequence[Any]) -> Axes:
+    """Shares (C, G) that sum to one, one upon the other."""
+    axes.stackplot(at, shares, colors=colours, alpha=0.85, linewidth=0)
+    axes.set(ylim=(0, 1), yticks=[0, 1])
     return axes
 
 
 def log_density(axes: Axes, xx: np.ndarray, yy: np.ndarray, log_px: np.ndarray, top: float, depth: float) -> Any:
-    """A log-density (n, n) in the plane, shaded in steps of one nat from `top` down to `depth` nats below."""
+    """A log-density (n, n) in the plane, shaded in steps of a nat from `top` down to `depth` below; the shades."""
     levels = np.linspace(top - depth, top, round(depth) + 1)
-    drawn = axes.contourf(xx, yy, log_px.clip(min=levels[0]), levels=levels, cmap=SHADES, extend="max")
+    shades = axes.contourf(xx, yy, log_px, levels=levels, cmap=SHADES)
     axes.contour(xx, yy, log_px, levels=levels[1:], colors="white", linewidths=0.4, alpha=0.7)
-    return drawn
+    return shades
 
 
 def ellipses(
     axes: Axes, mean: np.ndarray, covariance: np.ndarray, colour: Any, sizes: Sequence[float] = (1, 2)
 ) -> Axes:
-    """The ellipses that lie some standard deviations around a mean (2,)."""
+    """The ellipses at some standard deviations around a mean (2,)."""
     values, vectors = np.linalg.eigh(covariance)
     angle = np.linspace(0, 2 * np.pi, 100)
-    circle = np.stack([np.cos(angle), np.sin(angle)])
+    unit = vectors @ (np.sqrt(values)[:, None] * np.stack([np.cos(angle), np.sin(angle)]))
     for size in sizes:
-        line = mean[:, None] + size * vectors @ (np.sqrt(values)[:, None] * circle)
+        line = mean[:, None] + size * unit
         axes.plot(line[0], line[1], color=colour, linewidth=1.5 if size == min(sizes) else 0.8)
     return axes
 
 
 def mixed_colours(shares: np.ndarray, colours: Sequence[Any]) -> np.ndarray:
-    """One colour for each row (N, 3): those of the components, mixed as the row's shares (N, C) say."""
+    """A colour for each row (N, 3): the components', mixed as the row's shares (N, C) say."""
     return np.clip(shares @ np.array([to_rgb(colour) for colour in colours]), 0, 1)
 
 
-def component_colours(count: int) -> list[Any]:
-    """A colour for each of some components, far apart where there are ten or fewer."""
-    return [COLOURS[c % len(COLOURS)] for c in range(count)]
+def some_colours(count: int) -> list[Any]:
+    """So many colours, each as far from the one before as ten allow; they come again after ten."""
+    return [COLOURS[(0, 6, 2, 5, 7, 1, 3, 8, 4, 9)[i % 10]] for i in range(count)]

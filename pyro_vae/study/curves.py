@@ -63,7 +63,7 @@ def climb_with_curve(
         if on_point is not None:
             on_point(points[-1])
 
-    fitted, result = climb(program, way, data, effort, look)
+    fitted, result = climb(program, way, data, replace(effort, validate=False), look)
     return fitted, result, points
 
 

@@ -1,4 +1,4 @@
-"""log p(x) over a grid in the plane, for a picture of it: exact where the program knows it or has one or two latents."""
+"""log p(x) over a grid in the plane, for a picture of it: exact where a program knows it or has one or two latents."""
 
 import math
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data import Dataset
+from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.guides import Categories, PerRowCategories, PerRowNormal, SemiAmortizedNormal
 from pyro_vae.inference.closed_form import fit_closed_form
@@ -29,13 +29,14 @@ from pyro_vae.recipes import remade
 
 OnEpoch = Callable[[list[dict[str, Any]]], None]
 DREAMS = 5  # particles of reweighted wake–sleep
+TABLE_EPOCHS, TABLE_RATE = 20, 4.0  # of a q that is a table, times those of a network
 
 
 @dataclass(frozen=True)
 class Effort:
     """How hard to climb: `epochs` of gradients, `iterations` of EM, and what else the fits take under these names.
 
-    `width` is of the hidden layer of a network q(c|x).
+    `width` is of the hidden layer of a network q(c|x); without `validate` the last epoch is kept.
     """
 
     epochs: int = 100
@@ -47,6 +48,16 @@ class Effort:
     num_starts: int = 1
     width: int = 64
     seed: int = 0
+    validate: bool = True
+
+    def rows_of(self, data: Dataset) -> Dataset | Split:
+        """What a fit is given: with validation rows, which choose the epoch that is kept, or without."""
+        return data if self.validate else data.train
+
+    def of_table(self, num_rows: int) -> dict[str, Any]:
+        """For a q that is a table: an entry moves only when its row is seen, so all rows are, many times, faster."""
+        more = {"epochs": TABLE_EPOCHS * self.epochs, "batch_size": num_rows}
+        return self.by_gradients | more | {"learning_rate": TABLE_RATE * self.learning_rate}
 
     @property
     def by_gradients(self) -> dict[str, Any]:
@@ -89,16 +100,16 @@ def goes_with(program: Any, way: str) -> bool:
 
 
 def _em(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    return program, fit_em(program, data, on_epoch=on_epoch, **effort.by_em)
+    return program, fit_em(program, effort.rows_of(data), on_epoch=on_epoch, **effort.by_em)
 
 
 def _hard_em(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    return program, fit_em(program, data, hard=True, on_epoch=on_epoch, **effort.by_em)
+    return program, fit_em(program, effort.rows_of(data), hard=True, on_epoch=on_epoch, **effort.by_em)
 
 
 def _online_em(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
     options = effort.by_em | {"epochs": effort.epochs, "batch_size": effort.batch_size}
-    return program, fit_em(program, data, on_epoch=on_epoch, **options)
+    return program, fit_em(program, effort.rows_of(data), on_epoch=on_epoch, **options)
 
 
 def _closed_form(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
@@ -106,13 +117,13 @@ def _closed_form(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch 
 
 
 def _cavi(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    return program, fit_cavi(program, data, epochs=effort.iterations, start=effort.seed)
+    return program, fit_cavi(program, effort.rows_of(data), epochs=effort.iterations, start=effort.seed)
 
 
 def _svi(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
     if isinstance(program, Mixture):
         _start(program, data, effort)
-    return program, fit(program, data, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+    return program, fit(program, effort.rows_of(data), on_epoch=on_epoch, progress="none", **effort.by_gradients)
 
 
 def _start(mixture: Mixture, data: Dataset, effort: Effort) -> None:
@@ -131,35 +142,43 @@ def _table(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None
     with seeded(effort.seed):
         guide = PerRowCategories(len(data.train), program.num_components)
     program = _with_guide(program, guide, data, effort)
-    return program, fit(program, data.train, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+    with torch.no_grad():
+        program.posterior.logits.copy_(program.responsibilities(data.train.x).clamp(min=1e-6).log())
+    options = effort.of_table(len(data.train))
+    return program, fit(program, data.train, on_epoch=on_epoch, progress="none", **options)
 
 
 def _amortized(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
     with seeded(effort.seed):
         guide = Categories(mlp(program.num_features, effort.width, program.num_components))
     program = _with_guide(program, guide, data, effort)
-    return program, fit(program, data, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+    return program, fit(program, effort.rows_of(data), on_epoch=on_epoch, progress="none", **effort.by_gradients)
 
 
 def _per_row(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
     with seeded(effort.seed):
         vae = VAE(program.prior, program.likelihood, PerRowNormal(len(data.train), _latents(program)))
-    return vae, fit(vae, data.train, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+    options = effort.of_table(len(data.train))
+    return vae, fit(vae, data.train, on_epoch=on_epoch, progress="none", **options)
 
 
 def _semi_amortized(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
     guide = SemiAmortizedNormal(program.posterior, program.prior, program.likelihood)
     vae = VAE(program.prior, program.likelihood, guide)
-    return vae, fit(vae, data, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+    return vae, fit(vae, effort.rows_of(data), on_epoch=on_epoch, progress="none", **effort.by_gradients)
 
 
 def _wake_sleep(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    return program, fit(program, data, loss=WakeSleep(), on_epoch=on_epoch, progress="none", **effort.by_gradients)
+    return program, fit(
+        program, effort.rows_of(data), loss=WakeSleep(), on_epoch=on_epoch, progress="none", **effort.by_gradients
+    )
 
 
 def _reweighted(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
     loss = ReweightedWakeSleep(DREAMS)
-    return program, fit(program, data, loss=loss, on_epoch=on_epoch, progress="none", **effort.by_gradients)
+    return program, fit(
+        program, effort.rows_of(data), loss=loss, on_epoch=on_epoch, progress="none", **effort.by_gradients
+    )
 
 
 def _mcem(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
@@ -188,14 +207,13 @@ WAYS: dict[str, Way] = {
     "rws": Way((VAE,), f"reweighted wake–sleep, {DREAMS} particles", _reweighted),
 }
 
+
+def _gaussians(kind: str) -> Callable[[int, Dataset], Any]:
+    return lambda size, data: GaussianMixture(size, data.num_features, kind)
+
+
 MODELS: dict[str, tuple[int, Callable[[int, Dataset], Any]]] = {  # name: (default size, made of a size and the data)
-    **{
-        "gaussian-mixture" + ("" if kind == "full" else f"-{kind}"): (
-            10,
-            lambda size, data, kind=kind: GaussianMixture(size, data.num_features, kind),
-        )
-        for kind in COVARIANCES
-    },
+    **{"gaussian-mixture" + f"-{kind}" * (kind != "full"): (10, _gaussians(kind)) for kind in COVARIANCES},
     "bernoulli-mixture": (10, lambda size, data: BernoulliMixture(size, data.num_features)),
     "bayesian-mixture": (
         10,
