@@ -43,6 +43,9 @@ def plot_touching(found: Touching) -> Figure:
             _climb(axes, found, climb, colour)
             _first_shares(strip, found, climb, colour)
         _say_the_gap(upper[1], found)
+        top = int(found.log_px.argmax())
+        at = float(found.theta[top]), float(found.log_px[top])
+        _note(upper[0], r"$\ell(\theta)$, the mean log p(x)", at, (0, 8), plots.DARK)
         upper[0].set_title("EM: q is the posterior, so each bound touches")
         upper[1].set_title("VI: q is of a family, and its bounds stay below")
         lower[0].set_ylabel("$q_0$", rotation=0, ha="right", va="center")
@@ -52,8 +55,6 @@ def plot_touching(found: Touching) -> Figure:
 def _climb(axes: Axes, found: Touching, climb: Climb, colour: str) -> None:
     grid, theta = found.theta.numpy(), climb.theta.numpy()
     axes.plot(grid, found.log_px.numpy(), color=plots.DARK, linewidth=2, zorder=3)
-    top = int(found.log_px.argmax())
-    _note(axes, "$\\ell(\\theta)$, the mean log p(x)", (grid[top], float(found.log_px[top])), (0, 8), plots.DARK)
     shown = _shown(found, climb)
     for t in range(shown):
         bound = climb.bounds[t].numpy()
@@ -65,12 +66,14 @@ def _climb(axes: Axes, found: Touching, climb: Climb, colour: str) -> None:
     for t in range(shown + 1):
         axes.plot(theta[t], float(climb.elbo[t]), "o", color=colour, markeredgecolor="white", markersize=8, zorder=5)
     side = -1.0 if theta[1] > theta[0] else 1.0  # where the first bound falls off alone
-    for t in range(min(shown, 2)):
+    apart = abs(theta[1] - theta[0]) > (grid[-1] - grid[0]) / 40  # or their names would meet
+    for t in range(1 + apart):
         _note(axes, f"$\\theta_{t}$", (theta[t], float(climb.elbo[t])), (11 * side, 5), colour)
     bottom = axes.get_ylim()[0] + 0.08 * np.ptp(axes.get_ylim())
-    flank = grid[(grid - theta[1]) * side > 0]
-    at = flank[np.abs(np.interp(flank, grid, climb.bounds[0].numpy()) - bottom).argmin()]
-    _note(axes, "$F(q_0, \\theta)$", (at, bottom), (26 * side, 0), colour)
+    below = grid[((grid - theta[1]) * side > 0) & (climb.bounds[0].numpy() < bottom)]
+    if len(below):
+        nearest = below[np.abs(below - theta[1]).argmin()]
+        _note(axes, "$F(q_0, \\theta)$", (nearest, bottom), (26 * side, 0), colour)
 
 
 def _shown(found: Touching, climb: Climb) -> int:
@@ -101,14 +104,17 @@ def _say_the_gap(axes: Axes, found: Touching) -> None:
     axes.plot(grid, best, color=plots.ORANGE, linestyle="--", linewidth=1.4)
     axes.fill_between(grid, best, top, color=plots.ORANGE, alpha=0.12, linewidth=0)
     left = float(found.vi.theta[1]) < float(found.vi.theta[0])  # then the first bound's name is on the right
-    at = round((0.1 if left else 0.9) * (len(grid) - 1))
-    _note(axes, "$\\max_q\\, F(q, \\theta)$", (grid[at], best[at]), (0, -12), plots.ORANGE)
+    some = slice(0, len(grid) // 5) if left else slice(-(len(grid) // 5), None)
+    _note(axes, r"$\max_q\, F(q, \theta)$", (grid[some].mean(), best[some].min()), (0, -13), plots.ORANGE)
     last = _shown(found, found.vi)
     end, kl = float(found.vi.theta[last]), float(found.vi.kl[last])
     ends = [float(found.vi.elbo[last]), float(found.vi.log_px[last])]
     arrow = {"arrowstyle": "<->", "color": plots.DARK, "shrinkA": 0, "shrinkB": 3}
     axes.annotate("", (end, ends[0]), (end, ends[1]), arrowprops=arrow, zorder=6)
-    _note(axes, f"KL(q ‖ p(c|x))\n{kl:.2f} nats", (end, ends[1]), (34, 26), plots.DARK)
+    leader = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.8, "shrinkB": 2}
+    style: Any = {"ha": "center", "va": "center", "fontsize": 9, "color": plots.DARK, "arrowprops": leader}
+    words = f"KL(q ‖ p(c|x))\n{kl:.2f} nats"
+    axes.annotate(words, (end, ends[1]), (0.42, 0.9), textcoords="axes fraction", **style)
 
 
 def _note(axes: Axes, text: str, at: tuple[float, float], away: tuple[float, float], colour: str) -> None:
@@ -269,7 +275,7 @@ def plot_planes(
     log_px = {name: np.asarray(plane[2]) for name, plane in planes.items()}
     top = float(np.ceil(max(values.max() for values in log_px.values())))
     with plots.style():
-        figure = Figure(figsize=(3.3 * count + 0.6, 3.7))
+        figure = Figure(figsize=(3.3 * count + 0.6, 3.9))
         panels = list(figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)[0])
         if mixture is not None:
             _ellipses(panels.pop(0), mixture, split, rows)
