@@ -65,5 +65,248 @@ def fit_bits(data_root: str | None, out: Path, sizes: str, prior_rows: str, iter
         click.echo(f"{size} components, prior of {rows:g} rows: {fitted}; validation {valid:.2f}")
 
 
+@bits.command("table")
+@ROOT_OPTION
+@OUT_OPTION
+@click.option("--vaes", type=click.Path(path_type=Path), default=Path("runs/mnist"), show_default=True)
+@click.option("--arms", default="plain,vamp", show_default=True)
+@click.option("--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True)
+@click.option("--num-samples", default=200, show_default=True, help="Draws around each row's mode, for the VAEs.")
+@click.option("--num-rows", default=1000, show_default=True, help="Rows that VAEs are scored on; mixtures on all.")
+def table_of_bits(
+    data_root: str | None, out: Path, vaes: Path, arms: str, split: str, num_samples: int, num_rows: int
+) -> None:
+    """The same draw of the same rows: mixtures exactly, VAEs by importance sampling around each row's mode."""
+    rows = pv.load_data("mnist", root=data_root).split(split)
+    few = rows.head(num_rows)
+    found: dict[str, Tensor] = {}
+    for folder in sorted(out.glob("bits-*-1"), key=lambda path: int(path.name.split("-")[1])):
+        kept, mixture = json.loads((folder / "fit.json").read_text()), pv.load(folder)
+        began = time.perf_counter()
+        log_px = mixture.log_prob(rows)
+        each = (time.perf_counter() - began) / len(rows)
+        found[folder.name] = log_px[:num_rows]
+        click.echo(
+            f"{kept['size']} components: {log_px.mean():.2f} ± {log_px.std() / math.sqrt(len(rows)):.2f} (all rows), "
+            f"first {num_rows} {found[folder.name].mean():.2f}; fit {kept['seconds']:.0f} s, "
+            f"{len(kept['history'])} iterations, {mixture.num_free:,} parameters, {1e6 * each:.0f} µs a row"
+        )
+    for arm in arms.split(","):
+        vae = pv.load(vaes / f"{arm}-0")
+        by_guide = pv.log_evidence(vae, few, num_samples, seed=0)
+        around = pv.laplace(vae, few, starts=2, seed=0)
+        best = pv.log_evidence(around, few, num_samples, rows=torch.arange(len(few)), prior_share=0.1, seed=0)
+        found[arm] = best.log_px
+        click.echo(
+            f"VAE {arm}: guide {by_guide}\n  modes {best}, k-hat bad {best.khat_bad} against {by_guide.khat_bad}"
+        )
+    best_name = max(found, key=lambda name: float(found[name].mean()))
+    for name, values in found.items():
+        behind = found[best_name] - values
+        error = float(behind.std()) / math.sqrt(len(behind))
+        click.echo(
+            f"{name}: {values.mean():.2f}, behind {best_name} {behind.mean():.2f} ± {error:.2f}; ahead in "
+            f"{float((behind < 0).double().mean()):.1%} of rows"
+        )
+
+
+@cli.command()
+@click.option("--widths", default="2,8,32,128")
+@click.option("--seeds", default="0,1,2")
+@click.option("--epochs", default=100, show_default=True)
+def gaps(widths: str, seeds: str, epochs: int) -> None:
+    """q(c|x) by a network of one hidden layer, on pinwheel: KL(q ‖ p(c|x)) of held-out rows, summed exactly."""
+    data = pv.load_data("pinwheel")
+    for held in (True, False):
+        for width, seed in itertools.product(map(int, widths.split(",")), map(int, seeds.split(","))):
+            mixture = pv.GaussianMixture(5, 2)
+            pv.fit_em(mixture, data.train, seed=seed, epochs=500 if held else 1)
+            with seeded(seed):
+                net = pv.nets.mlp(2, width, 5).double()
+            amortized = pv.GaussianMixture(5, 2, guide=pv.guides.Categories(net))
+            amortized.load_state_dict(mixture.state_dict(), strict=False)
+            if held:
+                for name in ("logits", "loc", "raw_scale"):
+                    getattr(amortized, name).requires_grad_(False)
+            pv.fit(amortized, data, epochs=epochs, learning_rate=0.01, seed=seed, progress="none")
+            with torch.no_grad():
+                q = amortized.posterior(data.valid.x.double()).logits
+            gap = (q.exp() * (q - amortized.responsibilities(data.valid.x).log())).sum(1)
+            log_px = amortized.log_prob(data.valid)
+            click.echo(
+                f"{'EM’s θ held' if held else 'θ and q together'}, width {width}, seed {seed}: gap {gap.mean():.4f} "
+                f"(smallest row {gap.min():.1e}), log p(x) {log_px.mean():.4f}"
+            )
+
+
+@cli.command()
+@click.option("--latents", default=8, show_default=True)
+@click.option("--seeds", default="0,1,2")
+@click.option("--epochs", default=300, show_default=True)
+def linear(latents: int, seeds: str, epochs: int) -> None:
+    """A linear VAE with one learned scale, trained by SVI, against PPCA's maximum: grey digits, dequantized."""
+    data = pv.load_data("digits", binarize="none", dequantize=True)
+    ppca = pv.PPCA(latents, data.num_features)
+    pv.fit_closed_form(ppca, data)
+    for seed in map(int, seeds.split(",")):
+        with seeded(seed):
+            vae = pv.VAE(
+                pv.priors.StandardNormal(latents),
+                pv.likelihoods.Normal(pv.nets.linear(latents, 64), scale="learned"),
+                pv.guides.MeanFieldNormal(pv.nets.linear(64, 2 * latents)),
+            )
+        fitted = pv.fit(vae, data, epochs=epochs, learning_rate=0.01, schedule="cosine", seed=seed, progress="none")
+        weight = (
+            vae.likelihood.net[0].weight if hasattr(vae.likelihood.net, "__getitem__") else vae.likelihood.net.weight
+        )
+        bases = [torch.linalg.qr(w.detach().double())[0] for w in (weight, ppca.weight)]
+        angles = torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(max=1).acos().rad2deg()
+        for split in (data.valid, data.test):
+            exact, best = pv.exact_evidence(vae, split), ppca.log_prob(split)
+            elbo = pv.log_evidence(vae, split, 200).elbo
+            click.echo(
+                f"seed {seed}, {split.name}: PPCA {best.mean():.3f}, linear VAE {exact.log_px.mean():.3f} "
+                f"({exact.way}), behind {(best - exact.log_px).mean():.4f}; ELBO {elbo.mean():.3f}; largest angle "
+                f"{angles.max():.2f}°, the others up to {angles.sort().values[-2]:.2f}°; {fitted.seconds:.0f} s"
+            )
+
+
+@cli.command()
+@click.option("--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True)
+def reals(split: str) -> None:
+    """Mixtures of normals, PPCA, factor analysis and VAEs on real numbers; sizes are chosen on validation rows."""
+    from sklearn.datasets import load_breast_cancer
+
+    table = load_breast_cancer()
+    sets = {
+        "digits, grey, dequantized": pv.load_data("digits", binarize="none", dequantize=True),
+        "breast cancer, 30 columns": pv.load_data(table.data),
+    }
+    for name, data in sets.items():
+        best: dict[str, tuple[float, str, Any, float]] = {}
+        for kind, what, program in itertools.chain(_mixtures(data), _factors(data), _vaes(data)):
+            began = time.perf_counter()
+            if kind == "VAE":
+                pv.fit(program, data, epochs=200, seed=0, progress="none")
+            else:
+                pv.fit_em(program, data.train, num_starts=3 if kind == "Gaussian mixture" else 1, seed=0)
+            seconds = time.perf_counter() - began
+            value = float(_log_px(program, data.valid).mean())
+            click.echo(f"  {name}: {kind}, {what}: {value:.2f} on validation rows, {seconds:.1f} s")
+            if kind not in best or value > best[kind][0]:
+                best[kind] = value, what, program, seconds
+        if split == "valid":
+            continue
+        scored = {kind: _log_px(program, data.test) for kind, (_, _, program, _) in best.items()}
+        top = max(scored, key=lambda kind: float(scored[kind].mean()))
+        for kind, values in scored.items():
+            behind = scored[top] - values
+            error = float(behind.std()) / math.sqrt(len(behind))
+            click.echo(
+                f"{name}, test: {kind} ({best[kind][1]}) {values.mean():.2f}, behind {top} "
+                f"{behind.mean():.2f} ± {error:.2f}; {best[kind][3]:.1f} s; {data.measure}"
+            )
+
+
+def _mixtures(data: pv.Dataset) -> Any:
+    for covariance, size in itertools.product(("full", "diagonal", "tied"), (1, 3, 10, 30)):
+        yield "Gaussian mixture", f"{size} {covariance}", pv.GaussianMixture(size, data.num_features, covariance)
+
+
+def _factors(data: pv.Dataset) -> Any:
+    for latents in (2, 5, 10, 20):
+        yield "PPCA", f"{latents} latents", pv.PPCA(latents, data.num_features)
+        yield "factor analysis", f"{latents} latents", pv.FactorAnalysis(latents, data.num_features)
+
+
+def _vaes(data: pv.Dataset) -> Any:
+    D = data.num_features
+    for latents, scale in itertools.product((2, 5, 10), ("per-feature", "network")):
+        with seeded(0):
+            net = pv.nets.mlp(latents, 200, (2 if scale == "network" else 1) * D)
+            likelihood = pv.likelihoods.Normal(net, scale, D if scale == "per-feature" else None)
+            guide = pv.guides.MeanFieldNormal(pv.nets.mlp(D, 200, 2 * latents))
+            vae = pv.VAE(pv.priors.StandardNormal(latents), likelihood, guide)
+        yield "VAE", f"{latents} latents, scale {scale}", vae
+
+
+def _log_px(program: Any, rows: pv.Split) -> Tensor:
+    """Exact, or for a VAE by importance sampling around each row's mode."""
+    if isinstance(program, pv.Density):
+        return program.log_prob(rows)
+    around = pv.laplace(program, rows, seed=0)
+    return pv.log_evidence(around, rows, 1000, rows=torch.arange(len(rows)), prior_share=0.1, seed=0).log_px
+
+
+@cli.command()
+@click.option("--rows", default=60_000, show_default=True)
+@click.option("--columns", default=50, show_default=True)
+@click.option("--components", default=50, show_default=True)
+@click.option("--repeats", default=5, show_default=True)
+@click.option("--spread", default=1.0, show_default=True, help="Of the means, in units of the components' scale.")
+def speed(rows: int, columns: int, components: int, repeats: int, spread: float) -> None:
+    """Seconds of an iteration, interleaved with scikit-learn's: features kept, rebuilt in blocks, and memory."""
+    x = _lumps(rows, columns, components, spread)
+    start = pv.GaussianMixture(components, columns, prior_rows=0)
+    pv.fit_em(start, x, epochs=1)
+    found: dict[str, list[float]] = {"scikit-learn": [], "kept": [], "rebuilt": []}
+    for _ in range(repeats):
+        found["scikit-learn"].append(_theirs(start, x))
+        for name, memory in (("kept", 2048.0), ("rebuilt", 1.0)):
+            mixture = copy.deepcopy(start)
+            fitted = pv.fit_em(mixture, x, start="current", epochs=4, tolerance=0, memory_mib=memory)
+            seconds = [row["seconds"] for row in fitted.history]
+            found[name].append(statistics.median(np.diff(seconds).tolist()))
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    trusted = "features trusted" if start.table() is not None else "solved for each component"
+    click.echo(f"{rows} × {columns}, {components} components, float64, {torch.get_num_threads()} threads, {trusted}")
+    for name, value in medians.items():
+        low, high = min(found[name]), max(found[name])
+        ratios = [theirs / ours for theirs, ours in zip(found["scikit-learn"], found[name], strict=True)]
+        click.echo(
+            f"  {name}: {value:.2f} s ({low:.2f} to {high:.2f}) an iteration, "
+            f"{statistics.median(ratios):.1f} times as fast as scikit-learn (median of paired ratios)"
+        )
+
+
+def _lumps(rows: int, columns: int, components: int, spread: float) -> Tensor:
+    g = torch.Generator().manual_seed(0)
+    mix = torch.eye(columns) + 0.5 * torch.randn(components, columns, columns, generator=g) / math.sqrt(columns)
+    mean = spread * torch.randn(components, columns, generator=g)
+    label = torch.randint(0, components, (rows,), generator=g).sort().values
+    counts = torch.bincount(label, minlength=components).tolist()
+    noise = torch.randn(rows, columns, generator=g).split(counts)
+    parts = [m + e @ a.T for m, e, a in zip(mean, noise, mix, strict=True)]
+    return torch.cat(parts)[torch.randperm(rows, generator=g)].double()
+
+
+def _theirs(start: pv.GaussianMixture, x: Tensor, iterations: int = 2) -> float:
+    """Seconds of one of scikit-learn's iterations: its own E- and M-step, from the same parameters."""
+    from sklearn.mixture import GaussianMixture
+
+    inverse = torch.linalg.inv(start.covariances).numpy()
+    theirs = GaussianMixture(
+        start.num_components,
+        reg_covar=0.0,
+        weights_init=start.weights.numpy(),
+        means_init=start.means.numpy(),
+        precisions_init=inverse,
+        max_iter=1,
+        tol=0.0,
+        init_params="random",
+    )
+    values = x.numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs.fit(values[: 10 * start.num_components * x.shape[1]])
+    found = []
+    for _ in range(iterations):
+        began = time.perf_counter()
+        _, log_shares = theirs._e_step(values)
+        theirs._m_step(values, log_shares)
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+
 if __name__ == "__main__":
     cli()

@@ -18,6 +18,7 @@ from pyro_vae.cli.train import say
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.result import FitResult
+from pyro_vae.show.comparison import draw_comparison
 from pyro_vae.study.comparison import Fitted, compare
 from pyro_vae.study.curves import Point, climb_with_curve, first_rows
 from pyro_vae.study.ways import WAYS, Effort, climb, goes_with, model_of
@@ -56,12 +57,12 @@ def run_contest(saved: tuple[Path, ...], settings: dict[str, Any], quiet: bool) 
     if not quiet:
         say(f"{data.name}: {len(data.train)} training rows; scored on {len(rows)} {rows.name} rows; {data.measure}")
     fitted = [Fitted("vae", "svi", run.program(), run=str(run.folder)) for run in opened]
-    curves: dict[str, dict[str, list[Point]]] = {}
+    curves: dict[str, list[Point]] = {}
     for number, entry in enumerate(entries):
         one, points = _fitted(folder / entry.folder, entry, settings, rows, quiet, f"{number + 1}/{len(entries)}")
         fitted.append(one)
         if points:
-            curves.setdefault(f"N = {len(entry.data.train):,}", {})[entry.way] = points
+            curves[one.name] = points
     if not quiet:
         say("scoring")
     table = compare(
@@ -73,7 +74,8 @@ def run_contest(saved: tuple[Path, ...], settings: dict[str, Any], quiet: bool) 
         seed=settings["seed"],
     )
     runs.write_json(folder / TABLE, {"rows": table})
-    pictures = _draw(folder / "figures", fitted, data, rows, curves, settings)
+    apart, touches = len(settings["train_rows"]) > 1, settings["preset"] == "toy"
+    pictures = draw_comparison(folder / "figures", fitted, table, data, curves, apart=apart, touches=touches)
     if not quiet:
         print_comparison(table, rows)
         click.echo(f"\nWritten to {folder}/ in {time.perf_counter() - began:.0f} s")
@@ -114,7 +116,7 @@ def _entries(settings: dict[str, Any], data: Dataset) -> Iterator[Entry]:
         if size > len(data.train) and len(sizes) == 1:
             raise InputError(f"there are {len(data.train)} training rows, fewer than --train-rows {size}")
         some = first_rows(data, min(size, len(data.train)))
-        suffix = f"-{len(some.train)}-rows" if settings["train_rows"] else ""
+        suffix = f"-{len(some.train)}-rows" if len(sizes) > 1 else ""
         for model, way in settings.get("pairs") or _grid(settings, data):
             yield Entry(model, way, some, suffix)
 
@@ -156,9 +158,8 @@ def _fitted(
     if (folder / RESULT).exists():
         kept = json.loads((folder / RESULT).read_text())
         result = FitResult(**kept["result"])
-        return Fitted(entry.model + entry.suffix, entry.way, runs.load(folder), result), [
-            Point(**point) for point in kept["curve"]
-        ]
+        points = [Point(**point) for point in kept["curve"]]
+        return _contender(entry, runs.load(folder), result, points), points
     if not quiet:
         say(f"{where} {entry.model}{entry.suffix} by {entry.way}: {WAYS[entry.way].words}")
     effort = Effort(
@@ -173,19 +174,25 @@ def _fitted(
         settings["seed"],
     )
     program = _program(entry.model, settings, entry.data)
-    points: list[Point] = []
+    points = []
     if settings["curve"]:
         most = max([*settings["train_rows"], len(entry.data.train)])  # all see as many rows
         share = settings.get("shares", {}).get(entry.way, 1.0)
+        looks = settings.get("looks", {})
         steps = replace(effort, epochs=max(1, round(share * effort.epochs * most / len(entry.data.train))))
         program, result, points = climb_with_curve(
-            entry.model, program, entry.way, entry.data, steps, rows, on_point=None if quiet else _say_point
+            entry.model, program, entry.way, entry.data, steps, rows, on_point=None if quiet else _say_point, **looks
         )
     else:
         program, result = climb(program, entry.way, entry.data, effort)
     runs.save(program, folder)
     runs.write_json(folder / RESULT, {"result": asdict(result), "curve": [asdict(point) for point in points]})
-    return Fitted(entry.model + entry.suffix, entry.way, program, result), points
+    return _contender(entry, program, result, points), points
+
+
+def _contender(entry: Entry, program: Any, result: FitResult, points: list[Point]) -> Fitted:
+    reached = tuple((point.seconds, point.log_px) for point in points)
+    return Fitted(entry.model + entry.suffix, entry.way, program, result, reached=reached)
 
 
 def _say_point(point: Point) -> None:
@@ -206,7 +213,3 @@ def _same_settings(folder: Path, settings: dict[str, Any], data: Dataset) -> Non
     if not path.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds other files: name a folder that is new or empty")
     runs.write_whole(path, (text + "\n").encode())
-
-
-def _draw(folder: Path, fitted: Any, data: Any, rows: Any, curves: Any, settings: Any) -> list[Path]:
-    return []

@@ -101,7 +101,9 @@ def print_comparison(table: list[dict[str, Any]], rows: Any) -> None:
         bad = max((row["khat_bad"] or 0.0 for row in table if row["method"] == method), default=0.0)
         click.echo(f"* {kind}, by {named}" + (f"; k-hat above its limit in up to {bad:.0%} of rows" if bad else ""))
     if level is not None:
-        click.echo(f"The last column: seconds until the validation bound was at {level:.2f}, where there is one.")
+        click.echo(
+            f"The last column: seconds of the fit until held-out rows were at {level:.2f}; – never, or not watched."
+        )
 
 
 def _number(value: float | None, digits: int = 2) -> str:

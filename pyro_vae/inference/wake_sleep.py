@@ -12,7 +12,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError, RowsError
-from pyro_vae.inference.elbos import PARTICLES, in_plates, OneLoss, same_scale
+from pyro_vae.inference.elbos import PARTICLES, OneLoss, in_plates, same_scale
 from pyro_vae.models.rows import sample_sites
 
 

@@ -29,13 +29,17 @@ FEW_FEATURES = 16  # up to so many a grid over two latents costs little
 
 @dataclass(frozen=True)
 class Fitted:
-    """A contender: a program, the way it was fitted, and what the fit noted; a saved run has no `result`."""
+    """A contender: a program, the way it was fitted, and what the fit noted; a saved run has no `result`.
+
+    `reached` holds (seconds, value) pairs, held-out log p(x) along the fit; without them the validation bound is taken.
+    """
 
     model: str
     way: str
     program: Any
     result: FitResult | None = None
     run: str | None = None
+    reached: tuple[tuple[float, float], ...] = ()
 
     @property
     def name(self) -> str:
@@ -72,7 +76,8 @@ def compare(
     `log_px` with its kind and errors; `behind` the best, with the paired `behind_se`; `bound` the ELBO of the way's own
     q on these rows and `gap` = log p(x) − bound, the mean of $\mathrm{KL}(q(z|x) \| p(z|x))$, both None where a way has
     no q for rows held out; `train_bound` what the fit climbed; `num_parameters`, `seconds`, and `seconds_to_level`,
-    after which the validation bound first reached `level` (by default the lowest of the contenders' best).
+    after which held-out rows (their log p(x) where it was watched, else the validation bound) first reached `level`, by
+    default one that half of the contenders reach.
 
     `method` says how log p(x) is found: `exact`, `laplace` (importance sampling around each row's mode, which asks
     nothing of the guide), `is` (from the guide), or by default whichever of the three comes first: exact where the
@@ -91,7 +96,7 @@ def compare(
         if on_scored is not None:
             on_scored(one.name, scored[one.name])
     ranked = _ranked({name: found.log_px for name, found in scored.items()})
-    level = common_level([one.result for one in contenders]) if level is None else level
+    level = common_level(contenders) if level is None else level
     by_name = {one.name: one for one in contenders}
     return [_record(by_name[row["name"]], scored[row["name"]], row, rows, level, seed) for row in ranked]
 
@@ -150,24 +155,23 @@ def _predictive(program: Any, rows: Split) -> LogPx:
     )
 
 
-def common_level(results: Sequence[FitResult | None]) -> float | None:
-    """The highest validation bound that every fit which has one reached."""
-    best = [_reached(result) for result in results if result is not None]
-    known = [value for value in best if value is not None]
-    return min(known) if known else None
+def common_level(contenders: Sequence[Fitted]) -> float | None:
+    """The highest level that half of those whose way up is known have reached."""
+    best = sorted((max(value for _, value in way) for one in contenders if (way := _way_up(one))), reverse=True)
+    return best[(len(best) - 1) // 2] if best else None
 
 
-def _reached(result: FitResult) -> float | None:
-    values = [row["valid_elbo"] for row in result.history if row["valid_elbo"] is not None]
-    return max(values) if values else None
+def _way_up(one: Fitted) -> list[tuple[float, float]]:
+    """(seconds, value) along a fit."""
+    if one.reached or one.result is None:
+        return list(one.reached)
+    rows = one.result.history
+    return [(row["seconds"], row["valid_elbo"]) for row in rows if row["valid_elbo"] is not None]
 
 
-def seconds_to(result: FitResult | None, level: float | None) -> float | None:
-    """Seconds after which the validation bound first was at the level; None where it never was."""
-    if result is None or level is None:
-        return None
-    rows = (row for row in result.history if row["valid_elbo"] is not None and row["valid_elbo"] >= level)
-    return next((row["seconds"] for row in rows), None)
+def seconds_to(one: Fitted, level: float | None) -> float | None:
+    """Seconds after which a fit first was at the level; None where it never was."""
+    return None if level is None else next((seconds for seconds, value in _way_up(one) if value >= level), None)
 
 
 def _record(
@@ -203,7 +207,7 @@ def _record(
         "name": one.name,
         **{key: ranked[key] for key in ("behind", "behind_se", "behind_mc_se")},
         "train_bound": None if result is None else result.history[result.best_epoch - 1]["elbo"],
-        "seconds_to_level": seconds_to(result, level),
+        "seconds_to_level": seconds_to(one, level),
         "level": level,
     }
     return dict.fromkeys(KEYS) | known | more

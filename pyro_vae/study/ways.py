@@ -1,5 +1,6 @@
 """Models by name and the ways to climb their bound: what a comparison is a grid of."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from pyro_vae.models.vae import VAE
 from pyro_vae.nets import mlp
 from pyro_vae.recipes import remade
 
-OnEpoch = Callable[[list[dict[str, Any]]], None]
+OnEpoch = Callable[[Any, list[dict[str, Any]]], None]  # of the program as it stands, and the history
 DREAMS = 5  # particles of reweighted wake–sleep
 TABLE_EPOCHS, TABLE_RATE = 20, 4.0  # of a q that is a table, times those of a network
 
@@ -73,135 +74,134 @@ class Effort:
 class Way:
     """One way to climb: for which models, what it does in a few words, and how.
 
-    `climb(program, data, effort, on_epoch)` gives the program that was fitted, which may have another guide, and its
-    `FitResult`. `answers` says whether its q is there for rows held out.
+    `fit(program, data, effort, options)` climbs, with `on_epoch` among the options; `guided(program, data, effort)`
+    gives the program another guide first. `answers` says whether its q is there for rows held out, `watched` whether
+    its epochs can be looked at.
     """
 
     models: tuple[type, ...]
     words: str
-    climb: Callable[[Any, Dataset, Effort, OnEpoch | None], tuple[Any, FitResult]]
+    fit: Callable[[Any, Dataset, Effort, dict[str, Any]], FitResult]
+    guided: Callable[[Any, Dataset, Effort], Any] = lambda program, data, effort: program
     answers: bool = True
+    watched: bool = True
 
 
 def climb(
     program: Any, way: str, data: Dataset, effort: Effort, on_epoch: OnEpoch | None = None
 ) -> tuple[Any, FitResult]:
-    """Fit a program in the named way; `InputError` where the two do not go together."""
+    """Fit a program in the named way: the program that was fitted, which may have another guide, and what the fit did.
+
+    Raises `InputError` where the two do not go together.
+    """
     if way not in WAYS:
         raise InputError(f"no way called {way!r}; try one of {', '.join(WAYS)}")
     if not goes_with(program, way):
         fitting = ", ".join(name for name in WAYS if goes_with(program, name))
         raise InputError(f"{way} is no way to fit a {type(program).__name__}; try one of {fitting}")
-    return WAYS[way].climb(program, data, effort, on_epoch)
+    chosen = WAYS[way]
+    guided = chosen.guided(program, data, effort)
+    watched = chosen.watched and on_epoch is not None
+    options = {"on_epoch": functools.partial(on_epoch, guided)} if watched and on_epoch is not None else {}
+    return guided, chosen.fit(guided, data, effort, options)
 
 
 def goes_with(program: Any, way: str) -> bool:
     return isinstance(program, WAYS[way].models)
 
 
-def _em(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    return program, fit_em(program, effort.rows_of(data), on_epoch=on_epoch, **effort.by_em)
+def _em(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
+    return fit_em(program, effort.rows_of(data), **effort.by_em, **options)
 
 
-def _hard_em(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    return program, fit_em(program, effort.rows_of(data), hard=True, on_epoch=on_epoch, **effort.by_em)
+def _hard_em(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
+    return fit_em(program, effort.rows_of(data), hard=True, **effort.by_em, **options)
 
 
-def _online_em(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    options = effort.by_em | {"epochs": effort.epochs, "batch_size": effort.batch_size}
-    return program, fit_em(program, effort.rows_of(data), on_epoch=on_epoch, **options)
+def _online_em(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
+    own = effort.by_em | {"epochs": effort.epochs, "batch_size": effort.batch_size}
+    return fit_em(program, effort.rows_of(data), **own, **options)
 
 
-def _closed_form(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    return program, fit_closed_form(program, data)
+def _closed_form(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
+    return fit_closed_form(program, data)
 
 
-def _cavi(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    return program, fit_cavi(program, effort.rows_of(data), epochs=effort.iterations, start=effort.seed)
+def _cavi(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
+    return fit_cavi(program, data.train, epochs=effort.iterations, start=effort.seed)
 
 
-def _svi(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+def _svi(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
+    return fit(program, effort.rows_of(data), progress="none", **effort.by_gradients, **options)
+
+
+def _table(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
+    return fit(program, data.train, progress="none", **effort.of_table(len(data.train)), **options)
+
+
+def _wake_sleep(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
+    return _svi(program, data, effort, options | {"loss": WakeSleep()})
+
+
+def _reweighted(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
+    return _svi(program, data, effort, options | {"loss": ReweightedWakeSleep(DREAMS)})
+
+
+def _mcem(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
+    return fit_mcem(program, data.train, progress="none", **effort.by_gradients, **options)
+
+
+def _started(program: Any, data: Dataset, effort: Effort) -> Any:
+    """At EM's own start: the parameters after an iteration of none."""
     if isinstance(program, Mixture):
-        _start(program, data, effort)
-    return program, fit(program, effort.rows_of(data), on_epoch=on_epoch, progress="none", **effort.by_gradients)
+        fit_em(program, data.train, epochs=1, seed=effort.seed)
+    return program
 
 
-def _start(mixture: Mixture, data: Dataset, effort: Effort) -> None:
-    """EM's own start: an iteration of none."""
-    fit_em(mixture, data.train, epochs=1, seed=effort.seed)
-
-
-def _with_guide(mixture: Mixture, guide: nn.Module, data: Dataset, effort: Effort) -> Mixture:
-    _start(mixture, data, effort)
+def _with_guide(mixture: Mixture, guide: nn.Module) -> Mixture:
     guided = remade(mixture, guide=guide.to(mixture.logits.dtype))
     guided.load_state_dict(mixture.state_dict(), strict=False)
     return guided
 
 
-def _table(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
+def _with_network(mixture: Mixture, data: Dataset, effort: Effort) -> Mixture:
     with seeded(effort.seed):
-        guide = PerRowCategories(len(data.train), program.num_components)
-    program = _with_guide(program, guide, data, effort)
-    with torch.no_grad():
-        program.posterior.logits.copy_(program.responsibilities(data.train.x).clamp(min=1e-6).log())
-    options = effort.of_table(len(data.train))
-    return program, fit(program, data.train, on_epoch=on_epoch, progress="none", **options)
+        guide = Categories(mlp(mixture.num_features, effort.width, mixture.num_components))
+    return _with_guide(_started(mixture, data, effort), guide)
 
 
-def _amortized(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    with seeded(effort.seed):
-        guide = Categories(mlp(program.num_features, effort.width, program.num_components))
-    program = _with_guide(program, guide, data, effort)
-    return program, fit(program, effort.rows_of(data), on_epoch=on_epoch, progress="none", **effort.by_gradients)
+@torch.no_grad()
+def _with_table(mixture: Mixture, data: Dataset, effort: Effort) -> Mixture:
+    """A free q for each row, at first the responsibilities of the start."""
+    guide = PerRowCategories(len(data.train), mixture.num_components)
+    guide.logits.copy_(_started(mixture, data, effort).responsibilities(data.train.x).clamp(min=1e-6).log())
+    return _with_guide(mixture, guide)
 
 
-def _per_row(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    with seeded(effort.seed):
-        vae = VAE(program.prior, program.likelihood, PerRowNormal(len(data.train), _latents(program)))
-    options = effort.of_table(len(data.train))
-    return vae, fit(vae, data.train, on_epoch=on_epoch, progress="none", **options)
+def _per_row(vae: VAE, data: Dataset, effort: Effort) -> VAE:
+    with seeded(effort.seed), torch.no_grad():
+        guide = PerRowNormal(len(data.train), int(vae.prior().event_shape[-1]))
+    return VAE(vae.prior, vae.likelihood, guide)
 
 
-def _semi_amortized(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    guide = SemiAmortizedNormal(program.posterior, program.prior, program.likelihood)
-    vae = VAE(program.prior, program.likelihood, guide)
-    return vae, fit(vae, effort.rows_of(data), on_epoch=on_epoch, progress="none", **effort.by_gradients)
+def _refining(vae: VAE, data: Dataset, effort: Effort) -> VAE:
+    return VAE(vae.prior, vae.likelihood, SemiAmortizedNormal(vae.posterior, vae.prior, vae.likelihood))
 
 
-def _wake_sleep(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    return program, fit(
-        program, effort.rows_of(data), loss=WakeSleep(), on_epoch=on_epoch, progress="none", **effort.by_gradients
-    )
-
-
-def _reweighted(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    loss = ReweightedWakeSleep(DREAMS)
-    return program, fit(
-        program, effort.rows_of(data), loss=loss, on_epoch=on_epoch, progress="none", **effort.by_gradients
-    )
-
-
-def _mcem(program: Any, data: Dataset, effort: Effort, on_epoch: OnEpoch | None) -> tuple[Any, FitResult]:
-    return program, fit_mcem(program, data.train, on_epoch=on_epoch, progress="none", **effort.by_gradients)
-
-
-def _latents(vae: VAE) -> int:
-    with torch.no_grad():
-        return int(vae.prior().event_shape[-1])
-
-
-EXACT = (Mixture, PPCA, FactorAnalysis)
+LINEAR = (PPCA, FactorAnalysis)
 WAYS: dict[str, Way] = {
-    "em": Way(EXACT, "q is the exact posterior, the M-step a maximum", _em),
-    "online-em": Way(EXACT, "EM on averages that forget, a batch at a time", _online_em),
+    "em": Way((Mixture, *LINEAR), "q is the exact posterior, the M-step a maximum", _em),
+    "online-em": Way((Mixture, *LINEAR), "EM on averages that forget, a batch at a time", _online_em),
     "hard-em": Way((Mixture,), "q is the posterior's mode (k-means, where scales are fixed)", _hard_em),
-    "closed-form": Way((PPCA,), "the maximum from eigenvectors", _closed_form),
-    "svi": Way((*EXACT, VAE), "gradients of the ELBO; q the exact posterior, or a VAE's encoder", _svi),
-    "table": Way((Mixture,), "gradients; a free q(c) for each training row", _table, answers=False),
-    "amortized": Way((Mixture,), "gradients; a network q(c|x)", _amortized),
-    "cavi": Way((BayesianGaussianMixture,), "mean-field q of weights, means, precisions and labels", _cavi),
-    "per-row": Way((VAE,), "gradients; a free normal q(z) for each training row", _per_row, answers=False),
-    "semi-amortized": Way((VAE,), "gradients; the encoder's q, refined for each row", _semi_amortized),
+    "closed-form": Way((PPCA,), "the maximum from eigenvectors", _closed_form, watched=False),
+    "svi": Way((Mixture, *LINEAR, VAE), "gradients of the ELBO; q the exact posterior, or an encoder", _svi, _started),
+    "table": Way((Mixture,), "gradients; a free q(c) for each training row", _table, _with_table, answers=False),
+    "amortized": Way((Mixture,), "gradients; a network q(c|x)", _svi, _with_network),
+    "cavi": Way(
+        (BayesianGaussianMixture,), "closed-form steps; q of weights, means, precisions, labels", _cavi, watched=False
+    ),
+    "per-row": Way((VAE,), "gradients; a free normal q(z) for each training row", _table, _per_row, answers=False),
+    "semi-amortized": Way((VAE,), "gradients; the encoder's q, refined for each row", _svi, _refining),
     "mcem": Way((VAE,), "Monte-Carlo EM: the E-step is Hamiltonian Monte Carlo", _mcem, answers=False),
     "wake-sleep": Way((VAE,), "the encoder learns from the model's dreams", _wake_sleep),
     "rws": Way((VAE,), f"reweighted wake–sleep, {DREAMS} particles", _reweighted),

@@ -1,0 +1,111 @@
+"""The pictures of a comparison, as its data and contenders allow."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from pyro_vae.data import Dataset
+from pyro_vae.data.toys import SEVEN_MEANS, SEVEN_SCALES, SEVEN_WEIGHTS
+from pyro_vae.models.gaussian_mixture import GaussianMixture
+from pyro_vae.show import plots
+from pyro_vae.show.bounds import plot_components, plot_curves, plot_gap, plot_planes, plot_touching
+from pyro_vae.study.comparison import Fitted
+from pyro_vae.study.curves import Point
+from pyro_vae.study.grids import Plane, density_on_grid
+from pyro_vae.study.touching import touching
+
+MOST_PLANES = 4  # side by side
+
+
+def draw_comparison(
+    folder: Path,
+    fitted: Sequence[Fitted],
+    table: Sequence[Mapping[str, Any]],
+    data: Dataset,
+    curves: Mapping[str, Sequence[Point]],
+    *,
+    apart: bool = False,
+    touches: bool = False,
+) -> list[Path]:
+    """Write `folder/*.png`: bounds and log p(x) along the fits; densities of each kind of model in a line or a plane.
+
+    `curves` holds what was noted along each contender's fit; with `apart` panels are numbers of training rows, as in
+    figure 3 of Kingma & Welling (arXiv:1312.6114); `touches` adds the picture of a bound that touches.
+    """
+    best = _best_of_each_kind(fitted, table)
+    drawings: dict[str, Callable[[], Figure | None]] = {
+        "gap": lambda: None if apart else _gaps(curves),
+        "learning": lambda: _learning(curves) if apart else None,
+        "touching": lambda: plot_touching(touching()) if touches else None,
+        "components": lambda: _components(best, data),
+        "planes": lambda: _planes(best, table, data),
+    }
+    written = []
+    with plots.style(), mpl.rc_context({"backend": "agg"}):
+        for name, draw in drawings.items():
+            if (figure := draw()) is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                written.append(folder / f"{name}.png")
+                figure.savefig(written[-1])
+    return written
+
+
+def _best_of_each_kind(fitted: Sequence[Fitted], table: Sequence[Mapping[str, Any]]) -> dict[type, Fitted]:
+    """The contender of each kind of model that has the highest log p(x), of EM's if there are any; best kind first."""
+    by_name = {one.name: one for one in fitted}
+    best: dict[type, Fitted] = {}
+    for one in (by_name[row["name"]] for row in table):
+        kind = type(one.program)
+        if kind not in best or (one.way == "em" and best[kind].way != "em"):
+            best[kind] = one
+    return best
+
+
+def _gaps(curves: Mapping[str, Sequence[Point]]) -> Figure | None:
+    several = {name: points for name, points in curves.items() if len(points) > 1}
+    if not several:
+        return None
+    return plot_gap(
+        {
+            name: ([p.epoch for p in points], [p.bound for p in points], [p.log_px for p in points])
+            for name, points in several.items()
+        }
+    )
+
+
+def _learning(curves: Mapping[str, Sequence[Point]]) -> Figure | None:
+    panels: dict[str, dict[str, Any]] = {}
+    for name, points in curves.items():
+        title = f"{points[0].rows_seen // points[0].epoch:,} training rows"
+        seen = [point.rows_seen for point in points]
+        found = (seen, [point.train_log_px for point in points], [point.log_px for point in points])
+        panels.setdefault(title, {})[name.split()[-1]] = found
+    return plot_curves(panels) if panels else None
+
+
+def _components(best: Mapping[type, Fitted], data: Dataset) -> Figure | None:
+    mixture = best.get(GaussianMixture)
+    if mixture is None or data.num_features != 1:
+        return None
+    truth = (SEVEN_WEIGHTS, SEVEN_MEANS, SEVEN_SCALES) if data.name == "seven-normals" else None
+    return plot_components(mixture.program, data.valid, truth=truth)
+
+
+def _planes(best: Mapping[type, Fitted], table: Sequence[Mapping[str, Any]], data: Dataset) -> Figure | None:
+    if data.num_features != 2:
+        return None
+    rows = data.train.measure.undo(data.train.x)
+    low, high = rows.amin(0), rows.amax(0)
+    room = 0.1 * (high - low)
+    corners = tuple((low - room).tolist()), tuple((high + room).tolist())
+    found = {row["name"]: row["log_px"] for row in table}
+    planes: dict[str, Plane] = {}
+    for one in list(best.values())[:MOST_PLANES]:
+        if hasattr(one.program, "log_prob") or not hasattr(one.program, "log_predictive"):
+            planes[one.name] = density_on_grid(one.program, *corners, like=data)
+    mixture = best.get(GaussianMixture)
+    held_out = {name: found[name] for name in planes}
+    return plot_planes(data, planes, mixture=None if mixture is None else mixture.program, held_out=held_out)
