@@ -129,9 +129,7 @@ def gaps(widths: str, seeds: str, epochs: int) -> None:
                 for name in ("logits", "loc", "raw_scale"):
                     getattr(amortized, name).requires_grad_(False)
             pv.fit(amortized, data, epochs=epochs, learning_rate=0.01, seed=seed, progress="none")
-            with torch.no_grad():
-                q = amortized.posterior(data.valid.x.double()).logits
-            gap = (q.exp() * (q - amortized.responsibilities(data.valid.x).log())).sum(1)
+            gap = amortized.log_prob(data.valid) - amortized.elbo(data.valid)
             log_px = amortized.log_prob(data.valid)
             click.echo(
                 f"{'EM’s θ held' if held else 'θ and q together'}, width {width}, seed {seed}: gap {gap.mean():.4f} "

@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.models.density import Density, Statistics, added, check_start
 from pyro_vae.models.program import show_parameters
@@ -96,6 +97,20 @@ class Mixture(Density):
     def predict(self, x: Rows) -> Tensor:
         """The most probable component of each row, (N,)."""
         return self.responsibilities(x).argmax(1)
+
+    @torch.no_grad()
+    def elbo(self, x: Dataset | Split | Tensor) -> PerRow:
+        r"""$\sum_c q(c|x) (\log \pi_c p(x|c) - \log q(c|x))$ of each row under the guide, (N,), summed, not sampled.
+
+        In the units of `log_prob`, below it by KL(q(c|x) ‖ p(c|x)). For guides that answer for any row.
+        """
+        split, found = as_split(x, "test"), []
+        table = self.table()
+        for start in range(0, len(split), self.block_rows):
+            rows = split[start : start + self.block_rows].to(self.logits)
+            log_q = self._posterior(rows, {}).logits.log_softmax(-1)
+            found.append((log_q.exp() * (self._log_joint(self.prepare(rows), table).T - log_q)).sum(1))
+        return torch.cat(found).cpu().double() + split.log_jacobian
 
     @torch.no_grad()
     def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:

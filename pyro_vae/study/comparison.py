@@ -17,6 +17,7 @@ from pyro_vae.evidence.record import KEYS
 from pyro_vae.inference.laplace import laplace
 from pyro_vae.inference.result import FitResult
 from pyro_vae.models.density import Density
+from pyro_vae.models.mixture import Mixture
 from pyro_vae.models.program import active_units, named_parameters
 from pyro_vae.models.rows import Batch, layout_of, seeded
 from pyro_vae.study.paired import compare_evidence
@@ -115,7 +116,7 @@ def score_held_out(one: Fitted, rows: Split, *, method: str = "auto", num_sample
         return Scored(_predictive(program, rows), None, "the posterior predictive")
     if isinstance(program, Density):
         exact = exact_evidence(without_guide(program), rows, seed=seed)
-        return Scored(exact, _bound_of(one, rows, num_samples, seed, exact.log_px), f"exact: {exact.way}")
+        return Scored(exact, _bound_of(one, rows, exact.log_px), f"exact: {exact.way}")
     known = program if one.answers else without_guide(program)
     evidence = log_evidence(known, rows, num_samples, seed=seed) if one.answers else None
     bound = None if evidence is None else evidence.elbo
@@ -135,11 +136,12 @@ def score_held_out(one: Fitted, rows: Split, *, method: str = "auto", num_sample
     return Scored(found, bound, "laplace", evidence)
 
 
-def _bound_of(one: Fitted, rows: Split, num_samples: int, seed: int, log_px: Tensor) -> Tensor | None:
+def _bound_of(one: Fitted, rows: Split, log_px: Tensor) -> Tensor | None:
     """The ELBO of a mixture's or PPCA's guide: log p(x) itself where that is the exact posterior."""
-    if not isinstance(getattr(one.program, "posterior", None), torch.nn.Module):
-        return log_px
-    return log_evidence(one.program, rows, num_samples, seed=seed).elbo if one.answers else None
+    if not one.answers:
+        return None
+    guided = isinstance(one.program, Mixture) and one.program.posterior is not None
+    return one.program.elbo(rows) if guided else log_px
 
 
 def _predictive(program: Any, rows: Split) -> LogPx:

@@ -32,9 +32,7 @@ def bits(n=300, D=12, C=4, seed=0):
 def falls(fitted):
     """By how much the objective of all rows fell at worst within a segment, in units of max(1, |value|)."""
     rows = fitted.history
-    same = [
-        (a, b) for a, b in itertools.pairwise(rows) if (a["start"], a["segment"]) == (b["start"], b["segment"])
-    ]
+    same = [(a, b) for a, b in itertools.pairwise(rows) if (a["start"], a["segment"]) == (b["start"], b["segment"])]
     return max((a["objective"] - b["objective"]) / max(1.0, abs(a["objective"])) for a, b in same)
 
 
