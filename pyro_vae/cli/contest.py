@@ -43,17 +43,33 @@ class Entry:
 
 def run_contest(saved: tuple[Path, ...], settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
     """Fit what is to be fitted, score all of it on the same rows, write and print the table and draw the pictures."""
-    began = time.perf_counter()
     opened = [Run(folder) for folder in saved]
     data = _data(opened, settings)
     entries = list(_entries(settings, data))
-    if len(entries) + len(saved) < 1:
-        raise InputError("nothing to compare: name runs, or models with --model")
-    folder = settings["out"] or runs.new_run(Path("runs"), "compare")
-    folder.mkdir(parents=True, exist_ok=True)
-    _same_settings(folder, settings, data)
     rows = data.split(settings["split"])
     rows = rows if settings["num_rows"] is None else rows.head(settings["num_rows"])
+    made = settings["out"] is None or not settings["out"].exists()
+    folder = settings["out"] or runs.new_run(Path("runs"), "compare")
+    _same_settings(folder, settings, data)
+    try:
+        return _contest(folder, opened, entries, data, rows, settings, quiet)
+    except InputError:
+        if made and not any(folder.glob(f"*/{RESULT}")):  # nothing was fitted: leave nothing behind
+            (folder / SETTINGS).unlink()
+            folder.rmdir()
+        raise
+
+
+def _contest(
+    folder: Path,
+    opened: list[Run],
+    entries: list[Entry],
+    data: Dataset,
+    rows: Split,
+    settings: dict[str, Any],
+    quiet: bool,
+) -> list[dict[str, Any]]:
+    began = time.perf_counter()
     if not quiet:
         say(f"{data.name}: {len(data.train)} training rows; scored on {len(rows)} {rows.name} rows; {data.measure}")
     fitted = [Fitted("vae", "svi", run.program(), run=str(run.folder)) for run in opened]
@@ -208,6 +224,7 @@ def _same_settings(folder: Path, settings: dict[str, Any], data: Dataset) -> Non
     named = {name: value for name, value in settings.items() if name not in ("out", "split", "method", "level")}
     plain = {n: list(v) if isinstance(v, tuple) else v for n, v in named.items() if v is not None}
     text = json.dumps(plain | {"fingerprint": data.fingerprint}, default=list, sort_keys=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text() != text + "\n":
         raise InputError(f"{folder} holds a comparison with other settings: name another folder")
     if not path.exists() and any(folder.iterdir()):

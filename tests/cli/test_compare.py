@@ -1,0 +1,137 @@
+"""`pyro-vae compare` as people type it: a grid, saved runs, an interrupted comparison, and every way to be wrong."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pyro_vae.cli import _run
+
+SMALL = ["--data", "two-moons", "--train-rows", "200", "--num-rows", "50", "--epochs", "2", "--iterations", "5"]
+QUICK = [*SMALL, "--hidden", "8", "--num-samples", "50"]
+
+
+def run(capsys, *words):
+    code = _run([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_grid_prints_a_table_writes_it_and_draws(tmp_path, capsys):
+    out = tmp_path / "c"
+    grid = ["--model", "gaussian-mixture:3", "--model", "vae:2", "--model", "ppca:1", "--way", "em", "--way", "svi"]
+    code, printed, _ = run(capsys, "compare", *grid, *QUICK, "--out", out)
+    assert code == 0
+    assert "gaussian-mixture:3 em" in printed
+    assert "KL(q ‖ p(z|x))" in printed
+    rows = json.loads((out / "comparison.json").read_text())["rows"]
+    assert {(row["model"], row["way"]) for row in rows} == {
+        ("gaussian-mixture:3", "em"),
+        ("gaussian-mixture:3", "svi"),
+        ("ppca:1", "em"),
+        ("ppca:1", "svi"),
+        ("vae:2", "svi"),
+    }
+    assert (out / "figures" / "planes.png").exists()
+    assert (out / "gaussian-mixture-3-em" / "model.safetensors").exists()
+
+
+def test_json_is_one_object_with_rows(tmp_path, capsys):
+    code, printed, _ = run(capsys, "compare", "--model", "ppca:1", *QUICK, "--out", tmp_path / "c", "--json")
+    assert code == 0
+    (row,) = json.loads(printed)["rows"]
+    assert row["way"] == "em"
+    assert row["measure"] == "Lebesgue measure on R^2 (original units)"
+    assert row["log_px_kind"] == "exact"
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path, capsys):
+    """What was fitted is not fitted again; other settings under the same name are refused."""
+    out = tmp_path / "c"
+    pair = ["--model", "ppca:1", "--model", "gaussian-mixture:3"]
+    assert run(capsys, "compare", *pair, *QUICK, "--out", out)[0] == 0
+    kept = (out / "ppca-1-em" / "model.safetensors").stat().st_mtime_ns
+    (out / "comparison.json").unlink()
+    code, _, err = run(capsys, "compare", *pair, *QUICK, "--out", out)
+    assert code == 0
+    assert "by em" not in err
+    assert (out / "ppca-1-em" / "model.safetensors").stat().st_mtime_ns == kept
+    code, _, err = run(capsys, "compare", *pair, *QUICK, "--seed", "3", "--out", out)
+    assert code == 2
+    assert "other settings" in err
+
+
+def test_curves_and_sizes_make_figure_3(tmp_path, capsys):
+    words = ["--model", "vae:2", "--way", "svi", "--way", "wake-sleep", "--train-rows", "100", *QUICK, "--curve"]
+    code, _, err = run(capsys, "compare", *words, "--out", tmp_path / "c")
+    assert code == 0
+    assert "rows seen" in err
+    assert (tmp_path / "c" / "figures" / "learning.png").exists()
+
+
+def test_saved_runs_on_the_same_rows(tmp_path, capsys):
+    for name, extra in {
+        "a": [],
+        "b": ["--latent-dim", "1"],
+        "other": ["--data", "pinwheel"],
+        "raw": ["--no-standardize"],
+    }.items():
+        data = [] if name == "other" else ["--data", "two-moons"]
+        code, _, err = run(
+            capsys, "fit", *data, *extra, "--hidden", "8", "--epochs", "1", "--out", tmp_path / name, "--json"
+        )
+        assert code == 0, err
+    code, printed, _ = run(
+        capsys, "compare", tmp_path / "a", tmp_path / "b", "--num-rows", "40", "--out", tmp_path / "c"
+    )
+    assert code == 0
+    assert str(tmp_path / "a") in printed
+    code, _, err = run(capsys, "compare", tmp_path / "a", tmp_path / "other", "--out", tmp_path / "d")
+    assert code == 2
+    assert "other rows" in err
+    assert not (tmp_path / "d").exists()
+    code, _, err = run(capsys, "compare", tmp_path / "a", tmp_path / "raw", "--out", tmp_path / "d")
+    assert code == 2
+    assert "standardized" in err
+    code, printed, _ = run(
+        capsys, "compare", tmp_path / "a", "--model", "ppca:1", "--num-rows", "40", "--out", tmp_path / "e"
+    )
+    assert code == 0
+    assert "ppca:1 em" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--way", "em"], "needs --model"),
+        (["--model", "gmm"], "no model called 'gmm'"),
+        (["--model", "ppca", "--way", "gibbs"], "no way called 'gibbs'"),
+        (["--model", "ppca:1", "--way", "mcem"], "is a way to fit ppca:1"),
+        (["--model", "ppca:1", "--way", "em", "--way", "mcem"], "can be fitted by mcem"),
+        (["--model", "ppca:two"], "whole number"),
+        (["--model", "vae:x"], "whole number"),
+        (["--preset", "toy", "--model", "ppca"], "names its own models"),
+        (["--model", "ppca:1", "--train-rows", "100000"], "fewer than"),
+        (["--model", "bernoulli-mixture:2"], "0 or 1"),
+        (["nowhere"], "is not a run"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(words, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = [] if "--train-rows" in words else ["--train-rows", "200"]
+    code, out, err = run(capsys, "compare", *words, *sizes, "--epochs", "1", "--out", tmp_path / "c")
+    assert code == 2
+    assert said in err
+    assert out == ""
+    assert not (tmp_path / "c").exists()
+
+
+def test_help_names_every_model_and_way():
+    from pyro_vae.cli.compare import compare
+    from pyro_vae.study.ways import MODELS, WAYS
+
+    printed = "".join(CliRunner().invoke(compare, ["--help"]).output.split())  # lines break at hyphens
+    for way in WAYS:
+        assert way in printed
+    for model in MODELS:
+        assert model.split("-")[0] in printed
