@@ -16,13 +16,15 @@ from torch import nn
 from pyro_vae.errors import InputError
 
 Maker = TypeVar("Maker", bound=Callable[..., Any])
+FOLDERS = ("nets", "guides")
 _MAKERS: dict[str, Callable[..., Any]] = {}
 
 
 def part(maker: Maker) -> Maker:
     """Mark a class or function as one whose results can be saved and rebuilt from their arguments."""
     place = maker.__module__.removeprefix("pyro_vae.")
-    name = f"{'nets' if place.startswith('nets.') else place}.{maker.__name__}"  # a network's file is no one's business
+    folder = place.split(".")[0]  # which file of a folder holds a network or a guide is no one's business
+    name = f"{folder if folder in FOLDERS else place}.{maker.__name__}"
     signature = inspect.signature(maker)
 
     def note(made: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ What takes long keeps its result in a folder and goes on from there:
     python scripts/em_vs_vi.py bits table --data-root DIR --vaes runs/mnist  # ... beside VAEs of scripts/reproduce.py
     python scripts/em_vs_vi.py gaps                                          # q(c|x) of four widths, three seeds
     python scripts/em_vs_vi.py linear                                        # a linear VAE against PPCA's maximum
+    python scripts/em_vs_vi.py new-rows --data-root DIR --vae runs/mnist/plain-0   # time and gap of q for a new row
     python scripts/em_vs_vi.py reals                                         # grey digits and a table: who wins
     python scripts/em_vs_vi.py speed                                         # an iteration against scikit-learn's
 """
@@ -167,6 +168,35 @@ def linear(latents: int, seeds: str, epochs: int) -> None:
                 f"({exact.way}), behind {(best - exact.log_px).mean():.4f}; ELBO {elbo.mean():.3f}; largest angle "
                 f"{angles.max():.2f}°, the others up to {angles.sort().values[-2]:.2f}°; {fitted.seconds:.0f} s"
             )
+
+
+@cli.command("new-rows")
+@ROOT_OPTION
+@click.option("--vae", type=click.Path(path_type=Path), default=Path("runs/mnist/plain-0"), show_default=True)
+@click.option("--num-rows", default=200, show_default=True)
+def new_rows(data_root: str | None, vae: Path, num_rows: int) -> None:
+    """What q costs for a row never seen, and how far below log p(x) its bound stays: encoder, refinement, Laplace."""
+    program, rows = pv.load(vae), pv.load_data("mnist", root=data_root).valid.head(num_rows)
+    places = torch.arange(num_rows)
+    around = pv.laplace(program, rows, starts=2, seed=0)
+    best = pv.log_evidence(around, rows, 1000, rows=places, prior_share=0.1, seed=0)
+    click.echo(f"log p(x) around modes: {best}")
+    makers: dict[str, Any] = {
+        "encoder": lambda: (program.encode(rows.x), None)[1],
+        "refined, 20 steps": lambda: pv.refine(program, rows, 20),
+        "refined, 500 steps": lambda: pv.refine(program, rows, 500),
+        "Laplace": lambda: pv.laplace(program, rows, starts=1),
+    }
+    for name, make in makers.items():
+        began = time.perf_counter()
+        made = make()
+        seconds = (time.perf_counter() - began) / num_rows
+        if made is None:
+            found = pv.log_evidence(program, rows, 200, seed=0)
+        else:
+            found = pv.log_evidence(made, rows, 200, rows=places, seed=0)
+        gap = (best.log_px - found.elbo).mean()
+        click.echo(f"{name}: {1e3 * seconds:.2f} ms a row, ELBO {found.elbo.mean():.2f}, gap {gap:.2f}")
 
 
 @cli.command()

@@ -11,13 +11,15 @@ import click
 import torch
 
 from pyro_vae import runs
-from pyro_vae.cli.build import data_of, vae_of
+from pyro_vae.cli.build import data_of, few_rows, vae_of
 from pyro_vae.cli.run import Run
 from pyro_vae.cli.tables import print_comparison
 from pyro_vae.cli.train import say
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
+from pyro_vae.evidence.logpx import measure_of
 from pyro_vae.inference.result import FitResult
+from pyro_vae.models.rows import layout_of
 from pyro_vae.show.comparison import draw_comparison
 from pyro_vae.study.comparison import Fitted, compare
 from pyro_vae.study.curves import Point, climb_with_curve, first_rows
@@ -46,9 +48,12 @@ def run_contest(saved: tuple[Path, ...], settings: dict[str, Any], quiet: bool) 
     opened = [Run(folder) for folder in saved]
     data = _data(opened, settings)
     entries = list(_entries(settings, data))
+    _check_measures(opened, entries, settings)
     rows = data.split(settings["split"])
     rows = rows if settings["num_rows"] is None else rows.head(settings["num_rows"])
     made = settings["out"] is None or not settings["out"].exists()
+    if settings["out"] is not None and settings["out"].is_file():
+        raise InputError(f"{settings['out']} is a file: name a folder that is new or empty")
     folder = settings["out"] or runs.new_run(Path("runs"), "compare")
     _same_settings(folder, settings, data)
     try:
@@ -71,7 +76,10 @@ def _contest(
 ) -> list[dict[str, Any]]:
     began = time.perf_counter()
     if not quiet:
-        say(f"{data.name}: {len(data.train)} training rows; scored on {len(rows)} {rows.name} rows; {data.measure}")
+        sizes = ", ".join(dict.fromkeys(f"{len(entry.data.train):,}" for entry in entries))
+        of = f"fitted to {sizes} of {len(data.train):,} training rows, " * bool(entries)
+        say(f"{data.name}: {of}scored on {len(rows)} {rows.name} rows")
+        say(f"results go to {folder}; Ctrl-C keeps what is fitted, and the same command with --out {folder} goes on")
     fitted = [Fitted("vae", "svi", run.program(), run=str(run.folder)) for run in opened]
     curves: dict[str, list[Point]] = {}
     for number, entry in enumerate(entries):
@@ -90,7 +98,7 @@ def _contest(
         seed=settings["seed"],
     )
     runs.write_json(folder / TABLE, {"rows": table})
-    apart, touches = len(settings["train_rows"]) > 1, settings["preset"] == "toy"
+    apart, touches = len(settings["train_rows"]) > 1, settings["preset"] == "toy" and data.name == "pinwheel"
     pictures = draw_comparison(folder / "figures", fitted, table, data, curves, apart=apart, touches=touches)
     if not quiet:
         print_comparison(table, rows)
@@ -137,6 +145,33 @@ def _entries(settings: dict[str, Any], data: Dataset) -> Iterator[Entry]:
             yield Entry(model, way, some, suffix)
 
 
+def _check_measures(opened: list[Run], entries: list[Entry], settings: dict[str, Any]) -> None:
+    """`InputError`, before anything is fitted, for models that cannot be made, stand twice, or cannot be ranked."""
+    pairs = [(entry.model + entry.suffix, entry.way) for entry in entries]
+    if twice := sorted({f"{model} {way}" for model, way in pairs if pairs.count((model, way)) > 1}):
+        raise InputError(f"{', '.join(twice)} stands twice in the comparison: leave one out")
+    found = {str(run.folder): _measure_of(run.program(), run.data()) for run in opened}
+    for entry in entries:
+        if entry.model not in found:
+            try:
+                found[entry.model] = _measure_of(_program(entry.model, settings, entry.data), entry.data)
+            except InputError as error:
+                where = (
+                    f"the preset's {entry.model} does not go with these data" if "pairs" in settings else entry.model
+                )
+                raise InputError(f"{where}: {error}") from error
+    if len(set(found.values())) > 1:
+        kinds = "; ".join(f"{name}: {measure}" for name, measure in found.items())
+        raise InputError(
+            f"densities against different measures cannot be ranked ({kinds}); for pictures of bits compare "
+            "bernoulli-mixture with vae, for real numbers take --likelihood normal"
+        )
+
+
+def _measure_of(program: Any, data: Dataset) -> str:
+    return measure_of(data.train, layout_of(program, few_rows(data)))
+
+
 def _grid(settings: dict[str, Any], data: Dataset) -> list[tuple[str, str]]:
     asked, pairs = settings["ways"] or ("em", "svi", "cavi"), []
     if unknown := [way for way in asked if way not in WAYS]:
@@ -159,7 +194,7 @@ def _program(model: str, settings: dict[str, Any], data: Dataset) -> Any:
     name, _, size = model.partition(":")
     if name != "vae":
         return model_of(model, data)
-    if size and not size.isdigit():
+    if ":" in model and not size.isdigit():
         raise InputError(f"{model!r}: the size after the colon must be a whole number, as in vae:2")
     absent = ("components", "pseudo_inputs", "rank", "flow_layers", "activation")
     chosen = dict.fromkeys(absent) | {name: settings[name] for name in ("likelihood", "scale", "network", "hidden")}
@@ -195,9 +230,10 @@ def _fitted(
         most = max([*settings["train_rows"], len(entry.data.train)])  # all see as many rows
         share = settings.get("shares", {}).get(entry.way, 1.0)
         looks = settings.get("looks", {})
+        spoken = not quiet and settings["preset"] != "toy"
         steps = replace(effort, epochs=max(1, round(share * effort.epochs * most / len(entry.data.train))))
         program, result, points = climb_with_curve(
-            entry.model, program, entry.way, entry.data, steps, rows, on_point=None if quiet else _say_point, **looks
+            entry.model, program, entry.way, entry.data, steps, rows, on_point=_say_point if spoken else None, **looks
         )
     else:
         program, result = climb(program, entry.way, entry.data, effort)
@@ -226,7 +262,13 @@ def _same_settings(folder: Path, settings: dict[str, Any], data: Dataset) -> Non
     text = json.dumps(plain | {"fingerprint": data.fingerprint}, default=list, sort_keys=True)
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text() != text + "\n":
-        raise InputError(f"{folder} holds a comparison with other settings: name another folder")
+        before, now = json.loads(path.read_text()), json.loads(text)
+        other = [
+            f"{n}: {before.get(n)} → {now.get(n)}" for n in before.keys() | now.keys() if before.get(n) != now.get(n)
+        ]
+        raise InputError(
+            f"{folder} holds a comparison with other settings ({'; '.join(sorted(other))}): name another folder"
+        )
     if not path.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds other files: name a folder that is new or empty")
     runs.write_whole(path, (text + "\n").encode())

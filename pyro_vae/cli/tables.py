@@ -81,7 +81,7 @@ def print_comparison(table: list[dict[str, Any]], rows: Any) -> None:
             "" if not row["behind"] else f"{_number(row['behind'])} ± {_number(row['behind_se'])}",
             _number(row["bound"]),
             _number(row["gap"], 3),
-            f"{row['num_parameters']:,}",
+            "–" if row["model_parameters"] is None else f"{row['model_parameters']:,}",
             _number(row["seconds"], 1),
             "" if level is None else _number(row["seconds_to_level"], 1),
         ]
@@ -97,7 +97,8 @@ def print_comparison(table: list[dict[str, Any]], rows: Any) -> None:
         click.secho("  ".join(cells).rstrip(), bold=number == 0)
     click.echo(f"\nNats per row over {len(rows)} {rows.name} rows; {table[0]['measure']}.")
     for kind, method in sorted({(row["log_px_kind"], row["method"]) for row in table if row["log_px_kind"] != "exact"}):
-        named = "importance sampling around each row's mode" if method == "laplace" else method
+        words = {"laplace": "importance sampling around each row's mode", "is": "importance sampling from the guide"}
+        named = words.get(method, method)
         bad = max((row["khat_bad"] or 0.0 for row in table if row["method"] == method), default=0.0)
         click.echo(f"* {kind}, by {named}" + (f"; k-hat above its limit in up to {bad:.0%} of rows" if bad else ""))
     if level is not None:

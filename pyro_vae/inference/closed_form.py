@@ -28,14 +28,15 @@ def fit_closed_form(model: Any, data: Dataset | Split | Tensor) -> FitResult:
     """
     if not isinstance(model, PPCA):
         raise InputError(f"a {type(model).__name__} has no closed form: take fit_em or fit")
-    began, train = time.perf_counter(), as_split(data, "train")
-    if train.mask is not None:
-        raise InputError("the closed form takes rows without missing values: fill them first")
+    began, train = time.perf_counter(), model.rows_of(as_split(data, "train"))
     place, rows = place_of(model), [slice(start, start + 10_000) for start in range(0, len(train), 10_000)]
     mean = torch.stack([train[block].to(place).sum(0) for block in rows]).sum(0) / len(train)
     away = (train[block].to(place) - mean for block in rows)
     covariance = sum((block.T @ block for block in away), place.new_zeros(len(mean), len(mean))) / len(train)
-    model.floor.copy_(SCALE_FLOOR * covariance.diagonal().sqrt())
+    if not torch.isfinite(covariance).all():
+        raise InputError("x holds NaN or infinity; remove or fill such values")
+    scale = covariance.diagonal().sqrt()
+    model.floor.copy_(SCALE_FLOOR * torch.where(scale > 0, scale, torch.ones_like(scale)))
     model.maximize_exactly(mean, covariance)
     known: dict[str, Any] = {"epoch": 1, "step": 1, "elbo": float(model.log_prob(train).mean())}
     seconds = time.perf_counter() - began

@@ -50,14 +50,16 @@ def fit_em(
     an E-step comes last, so every number is of the parameters that are kept. With `hard` the posterior's mode stands
     for the posterior (classification EM): with a `GaussianMixture(…, scale=s)` that is k-means. With a `batch_size` it
     is online EM (Cappé & Moulines, arXiv:0712.4273), for data that is too large to go through many times: statistics
-    are averages that forget, drawn from batches in random order, and the objective need not rise.
+    are averages that forget, drawn from batches in random order, for all `epochs` passes; the objective need not rise,
+    and empty components stay.
 
     History rows have `metrics.jsonl`'s keys, with `elbo` = log p(x) (the bound touches), `kl` None, and `objective`,
     `log_prior` (nats per row), `start`, `segment` and `revived` beside them. With `valid` each has `valid_elbo`, exact
     held-out log p(x). Prepared rows are kept between iterations within `memory_mib` and made anew beyond, so memory
     is flat in N but for one number a row.
 
-    Raises `InputError` for a model without an E-step, settings or rows that cannot be used, and singular covariances.
+    Raises `InputError` for a model without an E-step, settings or rows that cannot be used, frozen parameters, and
+    singular covariances.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("two-moons")
@@ -77,17 +79,18 @@ def fit_em(
             f"expected epochs, num_starts and batch_size of one or more and a tolerance that is not negative, got "
             f"{epochs}, {num_starts}, {batch_size} and {tolerance}"
         )
-    train = as_split(data, "train")
-    if train.shape[1] != model.num_features:
-        raise InputError(f"the model is of {model.num_features} features, and the rows have {train.shape[1]}")
-    if train.mask is not None:
-        raise InputError("EM takes rows without missing values: fill them, or fit by SVI with a likelihood that masks")
+    if start == "current" and num_starts > 1:
+        raise InputError("start='current' is one start: leave num_starts out")
+    own = {name: value for name, value in model.named_parameters() if not name.startswith("posterior.")}
+    if frozen := [name for name, value in own.items() if not value.requires_grad and name not in model.held]:
+        raise InputError(f"an M-step moves every parameter, and {', '.join(frozen)} is frozen: take fit, or free it")
+    train = model.rows_of(as_split(data, "train"))
     held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
     with seeded(seed), torch.no_grad():
         run = _Run(model, train, held_out, memory_mib * 2**20, hard, on_epoch)
         with Progress(progress, epochs * num_starts, 1) as bar:
             for number in range(num_starts):
-                model.start_em(run.some_rows, start, seed + number)
+                model.start_em(run.mean, run.some_rows, start, seed + number)
                 if batch_size is None:
                     run.climb(number, epochs, tolerance, bar)
                 else:
@@ -109,11 +112,14 @@ class _Run:
     ) -> None:
         self.model, self.train, self.valid, self.budget, self.hard = model, train, valid, budget, hard
         self.on_epoch, self.place, self.num_rows = on_epoch, place_of(model), len(train)
-        self.some_rows = self._rows(torch.linspace(0, len(train) - 1, min(len(train), START_ROWS)).long())
+        few = torch.linspace(0, len(train) - 1, min(len(train), START_ROWS), dtype=torch.float64)
+        self.some_rows = self._rows(few.long())
         self._check()
         self.history: list[dict[str, Any]] = []
-        self.began, self.stopped = time.perf_counter(), "epochs"
-        self.best_epoch, self.best_value, self.best = 0, -math.inf, state_of(model)
+        import sklearn.cluster  # noqa: F401 - for the start, before the clock
+
+        self.began, self.best_epoch, self.best_value, self.best = time.perf_counter(), 0, -math.inf, state_of(model)
+        self.ended: dict[int, str] = {}  # how each start did
 
     def _rows(self, index: slice | Tensor) -> Tensor:
         return self.train[index].to(self.place)
@@ -121,8 +127,12 @@ class _Run:
     def _check(self) -> None:
         placeholders = torch.zeros_like(self.some_rows[:3])  # the layout alone: real rows are what is to be checked
         layout = layout_of(self.model, Batch(placeholders, rows=torch.arange(len(placeholders))))
+        total = torch.zeros_like(self.some_rows[0])
         for start in range(0, self.num_rows, CHECKED_AT_ONCE):
-            layout.check(self._rows(slice(start, start + CHECKED_AT_ONCE)))
+            rows = self._rows(slice(start, start + CHECKED_AT_ONCE))
+            layout.check(rows)
+            total += rows.sum(0)
+        self.mean = total / self.num_rows
 
     def _prepared(self) -> list[Tensor] | None:
         """All rows as the E-step takes them, where they fit the budget."""
@@ -140,13 +150,13 @@ class _Run:
     def climb(self, number: int, epochs: int, tolerance: float, bar: Progress) -> None:
         """EM from one start, until an iteration gains no more than the tolerance."""
         kept, segment, before, moved = self._prepared(), 0, -math.inf, 0
-        self.stopped = "epochs"
+        self.ended[number] = "epochs"
         for epoch in range(epochs):
             statistics, log_px = self.model.e_step(kept or self._fresh(), self.hard)
             row = self._record(number, segment, float(log_px.double().mean()), bar)
             gained, before = row["objective"] - before, row["objective"]
             if gained <= tolerance:
-                self.stopped = "tolerance"
+                self.ended[number] = "tolerance"
                 return
             if epoch == epochs - 1:
                 return
@@ -160,7 +170,8 @@ class _Run:
 
     def climb_online(self, number: int, epochs: int, batch_size: int, seed: int, bar: Progress) -> None:
         """Online EM: an M-step after each batch, on averages over rows that forget; one E-step over all rows last."""
-        average, step = _per_row(*self.model.e_step(self._blocks_of(self.some_rows))), 0
+        average, step = _per_row(*self.model.e_step(self._blocks_of(self.some_rows), self.hard)), 0
+        self.ended[number] = "epochs"
         for epoch in range(epochs):
             generator = torch.Generator().manual_seed(Settings(seed=seed).stream(epoch))
             order, total = torch.randperm(self.num_rows, generator=generator), 0.0
@@ -183,7 +194,7 @@ class _Run:
         """Note an iteration: the bound per row at the parameters as they are, and what it is climbed with."""
         if not math.isfinite(log_px):
             raise DivergedError(f"log p(x) became {log_px} in iteration {len(self.history) + 1}: the start is unusable")
-        log_prior = self.model.log_prior() / self.num_rows
+        log_prior = float(self.model.log_prior()) / self.num_rows
         elbo, epoch = log_px + float(self.train.log_jacobian.mean()), len(self.history) + 1
         known = {"epoch": epoch, "step": epoch, "elbo": elbo, "valid_elbo": None}
         if self.valid is not None:
@@ -201,8 +212,9 @@ class _Run:
 
     def result(self) -> FitResult:
         load_state(self.model, self.best)
-        seconds = time.perf_counter() - self.began
-        return FitResult(self.history, self.best_epoch, self.stopped, seconds)
+        seconds, kept = time.perf_counter() - self.began, self.history[self.best_epoch - 1]
+        stopped = self.ended[kept["start"]]
+        return FitResult(self.history, self.best_epoch, stopped, seconds)
 
 
 def _per_row(statistics: Statistics, log_px: Tensor) -> Statistics:

@@ -127,6 +127,8 @@ class Loop:
         settings = self.settings
         self.optimizer = OneOptimizer(settings.optimizer, settings.learning_rate, settings.clip)
         self.optimizer.follow(named_parameters(self.program))
+        if hasattr(self.program, "log_prior"):
+            self.optimizer.penalty = lambda: -self.program.log_prior() / self.num_rows
         self.weigh = RowWeighted(self.layout, self.num_rows)
         self.terms = Terms(self.layout, self.num_rows)
         plain = {k: v for k, v in vars(loss).items() if isinstance(v, (bool, int, float, str)) and k in ABOUT_LOSS}

@@ -1,7 +1,7 @@
 """One fused torch optimizer over all parameters, in the shape that Pyro's SVI asks for."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyro
@@ -24,7 +24,8 @@ SCHEDULES = ("constant", "cosine", "one-cycle")
 class OneOptimizer(PyroOptim):
     """A `PyroOptim` that holds one torch optimizer, where Pyro's own makes one for each parameter.
 
-    Gradients are clipped by their joint norm where `clip` is given, and set to None after the step. Parameters are kept
+    The gradient of a `penalty` is added before the step, which no reported number counts. Gradients are clipped by
+    their joint norm where `clip` is given, and set to None after the step. Parameters are kept
     in the order they were named in, so that two runs add up the same numbers in the same order.
     """
 
@@ -37,6 +38,7 @@ class OneOptimizer(PyroOptim):
         self._known: set[int] = set()
         self._torch: torch.optim.Optimizer | None = None
         self.has_stepped = False
+        self.penalty: Callable[[], Tensor] | None = None
 
     def follow(self, parameters: dict[str, Tensor]) -> None:
         """Train these parameters, each under its name, from now on."""
@@ -59,6 +61,8 @@ class OneOptimizer(PyroOptim):
         self.follow(dict(sorted(late.items())))
         if self._torch is None:
             return
+        if self.penalty is not None and (penalty := self.penalty()).requires_grad:
+            penalty.backward()  # type: ignore[no-untyped-call]
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
         for group in self._torch.param_groups:

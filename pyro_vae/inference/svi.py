@@ -46,14 +46,15 @@ def fit(
 ) -> FitResult:
     r"""Climb the ELBO of a program, $\frac1N \sum_i E_{q(z|x_i)}[\log p(x_i, z) - \log q(z|x_i)]$, by `pyro.infer.SVI`.
 
-    `program` is any object with `model(x)` and `guide(x)`; it is trained in place and ends with the weights of the best
-    epoch: by the validation ELBO where there are validation rows (`valid`, or those of a data set), else the last.
-    `patience` ends the fit after so many epochs without a better validation ELBO, counted after the warm-up. The
-    validation ELBO uses the same random numbers every epoch. `beta` weighs log q − log p(z) in the objective, rising
-    from zero over `kl_warmup` epochs; what is reported is always β = 1. `schedule` is constant, cosine or one-cycle
-    over all steps; `loss` any of Pyro's trace ELBOs (`Trace_ELBO(num_particles)` by default). Parameters with
-    `requires_grad_(False)` stay as they are. Same seed, same machine, same bits, and the caller's random numbers are
-    untouched.
+    `program` is any object with `model(x)` and `guide(x)`; it is trained in place and ends with the weights of the
+    best epoch: by the validation ELBO where there are validation rows (`valid`, or those of a data set), else the
+    last. `patience` ends the fit after so many epochs without a better validation ELBO, counted after the warm-up.
+    The validation ELBO uses the same random numbers every epoch. `beta` weighs log q − log p(z) in the objective,
+    rising from zero over `kl_warmup` epochs; what is reported is always β = 1. `schedule` is constant, cosine or
+    one-cycle over all steps; `loss` any of Pyro's trace ELBOs (`Trace_ELBO(num_particles)` by default). Parameters
+    with `requires_grad_(False)` stay as they are. To a program with a method `log_prior()`, a prior of its
+    parameters in nats, 1/N of that is added in the objective (MAP), and to no reported number. Same seed, same
+    machine, same bits, and the caller's random numbers are untouched.
 
     `checkpoint` is a folder: the fit's state is kept there and a fit that finds one goes on from it, to the same bits
     as one never interrupted. `on_epoch` is called with the history after each epoch. Shapes: x (N, D), `labels` (N,).

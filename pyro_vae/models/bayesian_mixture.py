@@ -299,9 +299,9 @@ class BayesianGaussianMixture(nn.Module):
         scale_tril = _inverse_cholesky(of_prior + scatters)
         self._put(Globals(prior.concentration + counts, loc, mean_precision, prior.df + counts, scale_tril))
 
-    def bound(self, x: Rows) -> Number:
+    def bound(self, x: Any) -> Number:
         """The ELBO of all N rows with every constant, in closed form and differentiable, nats per row."""
-        x, posterior, log_r = self._all_rows(x), self.posterior, self.logits.log_softmax(-1)
+        x, posterior, log_r = self._all_rows(torch.as_tensor(x)), self.posterior, self.logits.log_softmax(-1)
         local = (log_r.exp() * (posterior.scores(x) - log_r)).sum()
         return (local - posterior.kl(self.prior)) / self.num_rows
 
@@ -331,18 +331,18 @@ class BayesianGaussianMixture(nn.Module):
         return (torch.cholesky_inverse(posterior.scale_tril) / posterior.df[:, None, None]).detach()
 
     @torch.no_grad()
-    def responsibilities(self, x: Rows) -> Responsibilities:
+    def responsibilities(self, x: Any) -> Responsibilities:
         """The best q(c) for any rows given q(w, m, Λ), (N, C)."""
-        return self.posterior.scores(self._here(x)).softmax(-1)
+        return self.posterior.scores(self._here(torch.as_tensor(x[:]))).softmax(-1)
 
     @torch.no_grad()
-    def log_predictive(self, x: Rows) -> PerRow:
+    def log_predictive(self, x: Any) -> PerRow:
         r"""log ∫ p(x | w, m, Λ) q(w, m, Λ), (N,) nats: a density of a new row, normalized.
 
         An estimate of log p(x | training rows), with q in the posterior's place; a row that was trained on is no new
         row.
         """
-        return self.posterior.predictive().log_prob(self._here(x))
+        return self.posterior.predictive().log_prob(self._here(torch.as_tensor(x[:])))
 
     @torch.no_grad()
     def sample(self, n: int, seed: int | None = None) -> Rows:

@@ -19,8 +19,8 @@ class BernoulliMixture(Mixture):
     r"""A mixture of independent bits, $p(x) = \sum_c \pi_c \prod_d p_{cd}^{x_d} (1 - p_{cd})^{1 - x_d}$.
 
     `fit_em` climbs the likelihood with a Beta prior on each probability, as if each component held `prior_rows` more
-    rows whose bits are on as often as in the data; 0 is maximum likelihood, which gives bits that a component never
-    saw no probability at all. `guide` is a part q(c|x) in place of the exact posterior. Values are 0 or 1.
+    rows whose bits are on as often as in the data; 0 is maximum likelihood, which gives a bit that a component never
+    saw next to no probability, e^−700. `guide` is a part q(c|x) in place of the exact posterior. Values are 0 or 1.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("digits")
@@ -70,15 +70,13 @@ class BernoulliMixture(Mixture):
         least = torch.finfo(on.dtype).tiny
         self.logits_of_bits.copy_(on.clamp(min=least).log() - off.clamp(min=least).log())
 
-    @torch.no_grad()
-    def log_prior(self) -> float:
+    def log_prior(self) -> Tensor:
         mean, logits = self.prior_mean, self.logits_of_bits
-        return float(-self.prior_rows * (mean * softplus(-logits) + (1 - mean) * softplus(logits)).sum())
+        return -self.prior_rows * (mean * softplus(-logits) + (1 - mean) * softplus(logits)).sum()
 
     @torch.no_grad()
-    def describe_rows(self, rows: Rows) -> None:
-        on = rows.to(self.logits).sum(0)
-        self.prior_mean.copy_((on + 0.5) / (len(rows) + 1))
+    def describe_rows(self, mean: Tensor, rows: Rows) -> None:
+        self.prior_mean.copy_((len(rows) * mean + 0.5) / (len(rows) + 1))
 
     def place(self, components: Tensor, rows: Rows) -> None:
         mean = (rows.to(self.prior_mean) + self.prior_rows * self.prior_mean) / (1 + self.prior_rows)

@@ -20,11 +20,13 @@ class Density(Program):
 
     A subclass writes its graphical model, `log_density(x)`, and for EM (`fit_em`) an E-step, an M-step and a start.
     Parameters are float64 from the beginning. Its guide is the exact posterior at the current parameters, held: the
-    bound touches log p(x), and its gradient is that of log p(x) (Fisher's identity), so SVI climbs the likelihood.
+    bound touches log p(x), and its gradient is that of log p(x) (Fisher's identity). With a `log_prior`, `fit` climbs
+    the same sum as `fit_em`.
     """
 
     started: Tensor
     block_rows = 4096  # how many rows an E-step takes at once
+    held: tuple[str, ...] = ()  # parameters that EM leaves alone
     num_free: int  # parameters that can be chosen freely, what an information criterion counts
 
     def __init__(self, num_features: int) -> None:
@@ -53,18 +55,18 @@ class Density(Program):
         """Set the parameters to those that maximize the expected log p(x, z) plus the log prior."""
         raise NotImplementedError
 
-    def log_prior(self) -> float:
-        """The penalty that MAP adds to the sum over rows of log p(x), nats, without constants."""
-        return 0.0
+    def log_prior(self) -> Tensor:
+        """What MAP adds to the sum over rows of log p(x), (), nats, without constants; differentiable."""
+        return torch.zeros(())
 
-    def start_em(self, rows: Rows, kind: str, seed: int) -> None:
-        """Set the parameters to a start from some rows of the data."""
+    def start_em(self, mean: Tensor, rows: Rows, kind: str, seed: int) -> None:
+        """Set the parameters to a start, from the mean (D,) of all rows and some of them."""
         raise NotImplementedError
 
     def start_at(self, mean: Tensor, rows: Rows) -> None:
         """Before a first fit by gradients: the same start as EM's."""
         if not self.started:
-            self.start_em(rows, "k-means++", 0)
+            self.start_em(mean, rows, "k-means++", 0)
 
     def revive(self, statistics: Statistics, rows: Rows) -> int:
         """Move components that explain nothing to these rows, the worst explained; how many there were."""
@@ -73,13 +75,21 @@ class Density(Program):
     @torch.no_grad()
     def log_prob(self, x: Dataset | Split | Tensor) -> PerRow:
         """log p(x) of each row (N,), float64 on the CPU, nats; a split counts the Jacobian of standardization."""
-        split = as_split(x, "test")
-        place = place_of(self)
+        split, place = self.rows_of(x), place_of(self)
         blocks = [
             self.log_density(split[start : start + self.block_rows].to(place)).cpu().double()
             for start in range(0, len(split), self.block_rows)
         ]
         return torch.cat(blocks) + split.log_jacobian
+
+    def rows_of(self, x: Dataset | Split | Tensor) -> Split:
+        """Rows that this model can be asked about; `InputError` for another width or missing values."""
+        split = as_split(x, "test")
+        if split.shape[1] != self.num_features:
+            raise InputError(f"the model is of {self.num_features} features, and the rows have {split.shape[1]}")
+        if split.mask is not None:
+            raise InputError("values are missing, and this model's density is of whole rows: fill them first")
+        return split
 
     def score_samples(self, x: Dataset | Split | Tensor) -> PerRow:
         """`log_prob`, under the name that scikit-learn gives it."""

@@ -15,7 +15,7 @@ from pyro_vae.shapes import Rows
 
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
 FEATURES_AT_ONCE = 2**22  # numbers that a block of rows may be turned into
-TRUSTED = 1e-8  # nats that a row may be off before features are not trusted; the mean over rows is off far less
+TRUSTED, ROUNDINGS = 1e-8, 1e3  # nats, or roundings, that a row may be off before features are not trusted
 
 
 @part
@@ -27,8 +27,9 @@ class GaussianMixture(Mixture):
     covariance $\Psi = C^{-2/D} \mathrm{diag}(\mathrm{var}(x))$ around its mean, $-\frac{n_0}2 (\log|\Sigma| +
     \mathrm{tr}\, \Psi \Sigma^{-1})$. The default $n_0 = 2d + 3$, d = D or 1 the size of a block, is the least whole
     number of degrees of freedom with a mean (Fraley & Raftery 2007); 0 is maximum likelihood. `scale` fixes every
-    covariance to scale² I and the weights to 1/C: the model whose limit is k-means. `guide` is a part q(c|x) in place
-    of the exact posterior. Raises `InputError` for settings that contradict each other.
+    covariance to scale² I and the weights to 1/C: the model whose limit is k-means. Parameters are of x as the model
+    sees it, standardized where a data set is; `data.train.measure.undo` brings means and draws back. `guide` is a part
+    q(c|x) in place of the exact posterior. Raises `InputError` for settings that contradict each other.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("seven-normals")
@@ -72,8 +73,12 @@ class GaussianMixture(Mixture):
         if scale is not None:
             self.raw_scale.requires_grad_(False)
             self.logits.requires_grad_(False)
+            self.held = ("logits", "raw_scale")
         self.register_buffer("center", torch.zeros(D, dtype=torch.float64))
         self.register_buffer("prior_variance", torch.ones(D, dtype=torch.float64))
+
+    def extra_repr(self) -> str:
+        return f"{Mixture.extra_repr(self)}, covariance={self.covariance!r}, prior_rows={self.prior_rows:g}"
 
     @property
     def num_free(self) -> int:  # type: ignore[override]
@@ -103,6 +108,15 @@ class GaussianMixture(Mixture):
             if not self._blocks:
                 return (2 * self.raw_scale).exp()
             return self.scale_tril @ self.scale_tril.mT
+
+    @torch.no_grad()
+    def set_parameters(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        """Take up parameters in the shapes of these properties; fits then begin there (EM: `start="current"`)."""
+        self.logits.copy_((weights / weights.sum()).log())
+        self.loc.copy_(means)
+        self.set_covariances(covariances)
+        self.center.copy_(self.loc.mean(0))
+        self.prior_variance.copy_(spread_of(self.loc).square().clamp(min=torch.finfo(self.loc.dtype).tiny))
 
     @torch.no_grad()
     def set_covariances(self, covariances: Tensor) -> None:
@@ -178,7 +192,8 @@ class GaussianMixture(Mixture):
             terms = (reach[:, None] @ precision @ reach[..., None]).max()
         else:
             terms = (self._precision * reach.square()).sum(1).max()
-        return not bool(terms * torch.finfo(self.loc.dtype).eps < TRUSTED)
+        eps = torch.finfo(self.loc.dtype).eps
+        return not bool(terms * eps < max(TRUSTED, ROUNDINGS * eps))
 
     def log_probs(self, prepared: Tensor, table: Tensor | None) -> Tensor:
         x = prepared[-1 - self.num_features : -1]
@@ -266,23 +281,21 @@ class GaussianMixture(Mixture):
         else:
             self.set_covariances((scatter + n0 * prior.sum()) / (counts + n0) / self.num_features)
 
-    @torch.no_grad()
-    def log_prior(self) -> float:
+    def log_prior(self) -> Tensor:
         if self.scale is not None or self.prior_rows == 0:
-            return 0.0
-        variance = self.covariances
+            return self.loc.new_zeros(())
         if not self._blocks:
-            wide = variance if self.covariance == "diagonal" else variance[:, None].expand(-1, self.num_features)
-            return float(-self.prior_rows / 2 * (wide.log() + self.prior_variance / wide).sum())
+            precision = self._precision
+            return -self.prior_rows / 2 * (self.prior_variance * precision - precision.log()).sum()
         factor = self.scale_tril
         log_det = 2 * self.raw_scale.diagonal(dim1=-2, dim2=-1).sum()
         root = torch.linalg.solve_triangular(factor, self.prior_variance.sqrt().diag().expand_as(factor), upper=False)
-        return float(-self.prior_rows / 2 * (log_det + root.square().sum()))
+        return -self.prior_rows / 2 * (log_det + root.square().sum())
 
     @torch.no_grad()
-    def describe_rows(self, rows: Rows) -> None:
+    def describe_rows(self, mean: Tensor, rows: Rows) -> None:
         rows = rows.to(self.loc)
-        self.center.copy_(rows.mean(0))
+        self.center.copy_(mean)
         self.prior_variance.copy_(spread_of(rows).square() * self.num_components ** (-2 / self.num_features))
 
     def place(self, components: Tensor, rows: Rows) -> None:

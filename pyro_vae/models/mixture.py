@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.models.density import Density, Statistics, added, check_start
 from pyro_vae.models.program import show_parameters
@@ -34,18 +34,21 @@ class Mixture(Density):
             raise InputError(f"expected one component or more, got {num_components}")
         self.num_components = num_components
         self.logits = nn.Parameter(torch.zeros(num_components, dtype=torch.float64))
-        self.posterior = guide
+        self.posterior = guide.double() if isinstance(guide, nn.Module) else guide
+
+    def extra_repr(self) -> str:
+        return f"num_components={self.num_components}, num_features={self.num_features}"
 
     def model(self, x: Rows) -> None:  # type: ignore[override]
         show_parameters(self, "mixture")
         with pyro.plate("data", len(x)):
-            c = pyro.sample("c", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
+            c = pyro.sample("c", _Labels(self.logits), infer={"enumerate": "parallel"})
             pyro.sample("x", _Component(self, c), obs=x)
 
     def guide(self, x: Rows, **extras: Any) -> None:
         show_parameters(self, "mixture")
         with pyro.plate("data", len(x)):
-            pyro.sample("c", self._posterior(x, extras), infer={"enumerate": "parallel"})
+            pyro.sample("c", _Labels(self._posterior(x, extras).logits), infer={"enumerate": "parallel"})
 
     guide.passes_extras = True  # type: ignore[attr-defined]  # to the guide part, each where its forward names it
 
@@ -89,27 +92,31 @@ class Mixture(Density):
         return self._log_joint(self.prepare(x), self.table()).logsumexp(0)
 
     @torch.no_grad()
-    def responsibilities(self, x: Rows) -> Tensor:
+    def responsibilities(self, x: Dataset | Split | Tensor) -> Tensor:
         r"""$p(c | x_i) = \pi_c p(x_i | c) / p(x_i)$, (N, C)."""
-        x, table = torch.as_tensor(x[:]).to(self.logits), self.table()
+        x, table = self.rows_of(x).x.to(self.logits), self.table()
         return torch.cat([self._log_joint(self.prepare(rows), table).softmax(0).T for rows in x.split(self.block_rows)])
 
-    def predict(self, x: Rows) -> Tensor:
+    def predict(self, x: Dataset | Split | Tensor) -> Tensor:
         """The most probable component of each row, (N,)."""
         return self.responsibilities(x).argmax(1)
 
     @torch.no_grad()
-    def elbo(self, x: Dataset | Split | Tensor) -> PerRow:
+    def elbo(self, x: Dataset | Split | Tensor, hard: bool = False) -> PerRow:
         r"""$\sum_c q(c|x) (\log \pi_c p(x|c) - \log q(c|x))$ of each row under the guide, (N,), summed, not sampled.
 
-        In the units of `log_prob`, below it by KL(q(c|x) ‖ p(c|x)). For guides that answer for any row.
+        In the units of `log_prob`, below it by KL(q(c|x) ‖ p(c|x)). For guides that answer for any row; with `hard` q
+        is the posterior's mode, as in hard EM.
         """
-        split, found = as_split(x, "test"), []
-        table = self.table()
+        split, found, table = self.rows_of(x), [], self.table()
         for start in range(0, len(split), self.block_rows):
             rows = split[start : start + self.block_rows].to(self.logits)
+            log_joint = self._log_joint(self.prepare(rows), table).T
+            if hard:
+                found.append(log_joint.amax(1))
+                continue
             log_q = self._posterior(rows, {}).logits.log_softmax(-1)
-            found.append((log_q.exp() * (self._log_joint(self.prepare(rows), table).T - log_q)).sum(1))
+            found.append((log_q.exp() * (log_joint - log_q)).sum(1))
         return torch.cat(found).cpu().double() + split.log_jacobian
 
     @torch.no_grad()
@@ -137,21 +144,21 @@ class Mixture(Density):
         """The M-step of what p(x | c) depends on."""
         raise NotImplementedError
 
-    def describe_rows(self, rows: Rows) -> None:
+    def describe_rows(self, mean: Tensor, rows: Rows) -> None:
         """What a family has to know of the data before its first step."""
 
     @torch.no_grad()
-    def start_em(self, rows: Rows, kind: str, seed: int) -> None:
+    def start_em(self, mean: Tensor, rows: Rows, kind: str, seed: int) -> None:
         """Centres among the rows, each row given to the nearest, and an M-step."""
         check_start(kind)
         if kind == "current":
             if not self.started:
-                self.describe_rows(rows)
+                self.describe_rows(mean, rows)
                 self.started.fill_(True)
             return
         if len(rows) < self.num_components:
             raise InputError(f"{self.num_components} components need as many rows to start at, got {len(rows)}")
-        self.describe_rows(rows)
+        self.describe_rows(mean, rows)
         rows, total = rows.to(self.logits), None
         centres = _centres(rows, self.num_components, kind, seed)
         self.place(torch.arange(self.num_components), centres)
@@ -175,6 +182,27 @@ class Mixture(Density):
         raise NotImplementedError
 
 
+class _Labels(dist.Categorical):
+    """Categories, whose log-probabilities are looked up: the gradient of all C labels of n rows is (n, C), where that
+    of a gather is (C, n, C)."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__(logits=logits)
+        self.table = self.logits
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "_Labels":
+        new = super().expand(torch.Size(batch_shape), self.__new__(_Labels))
+        new.table = self.table
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        shape, label = torch.broadcast_shapes(value.shape, self.batch_shape), value.long()
+        if self.table.dim() == 1:
+            return self.table[label].expand(shape)
+        row = torch.arange(self.table.shape[0], device=label.device).expand(shape)
+        return self.table[row, label.expand(shape)]
+
+
 class _Component(TorchDistribution):
     """p(x | c) for labels c: all components' log-probabilities of x once, then those of the labels picked."""
 
@@ -194,9 +222,10 @@ class _Component(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         prepared = self.mixture.prepare(value.reshape(-1, value.shape[-1]))
-        every = self.mixture.log_probs(prepared, self.mixture.table()).T.reshape(*value.shape[:-1], -1)
+        every = self.mixture.log_probs(prepared, self.mixture.table())
         shape = torch.broadcast_shapes(value.shape[:-1], self.c.shape)
-        return every.expand(*shape, -1).gather(-1, self.c.expand(shape)[..., None])[..., 0]
+        row = torch.arange(every.shape[1], device=every.device).reshape(value.shape[:-1]).expand(shape)
+        return every[self.c.expand(shape), row]
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
@@ -212,8 +241,10 @@ def _centres(rows: Tensor, count: int, kind: str, seed: int) -> Tensor:
 
     values = rows.cpu().numpy()
     if kind == "random":
-        return rows[torch.from_numpy(np.random.RandomState(seed).permutation(len(rows))[:count]).to(rows.device)]
+        return rows[
+            torch.from_numpy(np.random.RandomState(seed % 2**32).permutation(len(rows))[:count]).to(rows.device)
+        ]
     if kind == "k-means":
-        found = KMeans(count, n_init=1, random_state=seed).fit(values)
+        found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(values)
         return torch.from_numpy(found.cluster_centers_).to(rows)
-    return torch.from_numpy(kmeans_plusplus(values, count, random_state=seed)[0]).to(rows)
+    return torch.from_numpy(kmeans_plusplus(values, count, random_state=seed % 2**32)[0]).to(rows)

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.models.density import Density, Statistics, added, check_start, spread_of
 from pyro_vae.models.program import show_parameters
@@ -21,17 +22,23 @@ SCALE_FLOOR = 1e-3  # of a noise, in units of the data's scale: where a column c
 class _LinearGaussian(Density):
     """What both share: z ~ N(0, I), x | z ~ N(W z + μ, diag(σ²)), and the exact posterior as guide."""
 
+    center: Tensor
     floor: Tensor
 
     def __init__(self, num_latents: int, num_features: int, num_scales: int) -> None:
         super().__init__(num_features)
         if not 1 <= num_latents < num_features:
-            raise InputError(f"expected 1 to {num_features - 1} latents for {num_features} features, got {num_latents}")
+            most = f"1 to {num_features - 1} latents" if num_features > 1 else "two features or more"
+            raise InputError(f"expected {most} for {num_features} features, got {num_latents}")
         self.num_latents = num_latents
         self.weight = nn.Parameter(torch.randn(num_features, num_latents, dtype=torch.float64))
         self.loc = nn.Parameter(torch.zeros(num_features, dtype=torch.float64))
         self.log_scale = nn.Parameter(torch.zeros(num_scales, dtype=torch.float64))
+        self.register_buffer("center", torch.zeros(num_features, dtype=torch.float64))
         self.register_buffer("floor", torch.full((num_features,), SCALE_FLOOR, dtype=torch.float64))
+
+    def extra_repr(self) -> str:
+        return f"num_latents={self.num_latents}, num_features={self.num_features}"
 
     def model(self, x: Rows) -> None:  # type: ignore[override]
         show_parameters(self, "linear")
@@ -72,9 +79,9 @@ class _LinearGaussian(Density):
         return self._solve(x)[2]
 
     @torch.no_grad()
-    def transform(self, x: Rows) -> RowLatents:
+    def transform(self, x: Dataset | Split | Tensor) -> RowLatents:
         """Posterior means of z (N, K)."""
-        return self._solve(torch.as_tensor(x[:]).to(self.loc))[1]
+        return self._solve(self.rows_of(x).x.to(self.loc))[1]
 
     @torch.no_grad()
     def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:
@@ -83,33 +90,37 @@ class _LinearGaussian(Density):
         total, found = None, []
         for x in blocks:
             factor, mean, log_px = self._solve(x)
-            away = x - self.loc
-            zz = len(x) * torch.cholesky_inverse(factor) + mean.T @ mean
-            rows = torch.full((), float(len(x))).to(x)
-            total = added(total, {"rows": rows, "xz": away.T @ mean, "zz": zz, "xx": away.square().sum(0)})
+            away, z = x - self.center, torch.cat([mean, torch.ones_like(mean[:, :1])], 1)
+            zz = z.T @ z
+            zz[:-1, :-1] += len(x) * torch.cholesky_inverse(factor)
+            total = added(total, {"xz": away.T @ z, "zz": zz, "xx": away.square().sum(0)})
             found.append(log_px)
         return total or {}, torch.cat(found)
 
     @torch.no_grad()
     def m_step(self, statistics: Statistics) -> None:
-        """W by least squares on E[z], then the noise that is left; μ stays at the data's mean, which maximizes."""
+        """W and μ by least squares of x on [z, 1], then the noise that is left."""
         xz, zz = statistics["xz"], statistics["zz"]
-        self.weight.copy_(torch.linalg.solve(zz, xz.T).T)
-        left = (statistics["xx"] - (self.weight * xz).sum(1)) / statistics["rows"]
-        self._set_scale(left)
+        found = torch.linalg.solve(zz, xz.T).T
+        self.weight.copy_(found[:, :-1])
+        self.loc.copy_(self.center + found[:, -1])
+        self._set_scale((statistics["xx"] - (found * xz).sum(1)) / zz[-1, -1])
 
     def _set_scale(self, variance: Tensor) -> None:
         raise NotImplementedError
 
     @torch.no_grad()
-    def start_em(self, rows: Rows, kind: str, seed: int) -> None:
-        """μ at the rows' mean; W random, as large as the data."""
+    def start_em(self, mean: Tensor, rows: Rows, kind: str, seed: int) -> None:
+        """μ at the mean, where its maximum is; W random, as large as the data."""
         check_start(kind)
         rows = rows.to(self.loc)
+        self.center.copy_(mean)
         self.floor.copy_(SCALE_FLOOR * spread_of(rows))
         if kind != "current":
-            noise = torch.randn(self.weight.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-            self.loc.copy_(rows.mean(0))
+            noise = torch.randn(
+                self.weight.shape, generator=torch.Generator().manual_seed(seed % 2**32), dtype=torch.float64
+            )
+            self.loc.copy_(mean)
             self.weight.copy_(spread_of(rows)[:, None] * noise.to(self.weight) / math.sqrt(self.num_latents))
             self._set_scale(spread_of(rows).square())
         self.started.fill_(True)
@@ -121,7 +132,7 @@ class PPCA(_LinearGaussian):
 
     $\log p(x) = \log N(x; \mu, W W^T + \sigma^2 I)$ and the posterior are exact; `fit_em` climbs by EM,
     `fit_closed_form` takes the maximum from the covariance's eigenvectors. The linear VAE with a learned scale is the
-    same model (Lucas et al., arXiv:1911.02469). `num_latents` is K < D.
+    same model (Lucas et al., arXiv:1911.02469). `num_latents` is K < D; W is `weight` (D, K), μ `loc` (D,).
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("swiss-roll")

@@ -82,7 +82,8 @@ def _learning(curves: Mapping[str, Sequence[Point]]) -> Figure | None:
         title = f"{points[0].rows_seen // points[0].epoch:,} training rows"
         seen = [point.rows_seen for point in points]
         found = (seen, [point.train_log_px for point in points], [point.log_px for point in points])
-        panels.setdefault(title, {})[name.split()[-1]] = found
+        model, way = name.rsplit(" ", 1)
+        panels.setdefault(title, {})[f"{model.rsplit('-', 2)[0]} {way}"] = found  # less the number of rows
     return plot_curves(panels) if panels else None
 
 

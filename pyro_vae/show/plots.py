@@ -153,7 +153,7 @@ def gap(axes: Axes, epochs: Sequence[float], bound: Sequence[Any], log_px: Seque
     """log p(x) over epochs, the bound below it where there is one, what lies between shaded and its end written."""
     at, top, below = np.asarray(epochs, dtype=float), _numbers(log_px), _numbers(bound)
     known, bounded = np.isfinite(top), np.isfinite(below)
-    words = "no bound"
+    words = "no q for held-out rows"
     if bounded.any():
         axes.plot(at[bounded], below[bounded], color=BLUE, linewidth=2.4, label="bound")
         words = ""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from pyro_vae.models.density import Density
 from pyro_vae.models.mixture import Mixture
 from pyro_vae.models.program import active_units, named_parameters
 from pyro_vae.models.rows import Batch, layout_of, seeded
+from pyro_vae.models.vae import VAE
 from pyro_vae.study.paired import compare_evidence
 from pyro_vae.study.ways import WAYS, without_guide
 
@@ -32,7 +33,7 @@ FEW_FEATURES = 16  # up to so many a grid over two latents costs little
 class Fitted:
     """A contender: a program, the way it was fitted, and what the fit noted; a saved run has no `result`.
 
-    `reached` holds (seconds, value) pairs, held-out log p(x) along the fit; without them the validation bound is taken.
+    `reached` holds (seconds, log p(x) of held-out rows) along the fit, where somebody watched.
     """
 
     model: str
@@ -44,7 +45,7 @@ class Fitted:
 
     @property
     def name(self) -> str:
-        return self.run or f"{self.model} {self.way}"
+        return self.run or f"{self.model} {self.way}".strip()
 
     @property
     def answers(self) -> bool:
@@ -63,7 +64,7 @@ class Scored:
 
 
 def compare(
-    contenders: Sequence[Fitted],
+    contenders: Sequence[Fitted] | Mapping[str, Any],
     rows: Split,
     *,
     method: str = "auto",
@@ -74,18 +75,31 @@ def compare(
 ) -> list[dict[str, Any]]:
     r"""Records of programs scored on the same held-out rows, best first, with the keys of `evidence.record` and more.
 
+    Contenders are `Fitted` programs, or programs by name.
     `log_px` with its kind and errors; `behind` the best, with the paired `behind_se`; `bound` the ELBO of the way's own
     q on these rows and `gap` = log p(x) − bound, the mean of $\mathrm{KL}(q(z|x) \| p(z|x))$, both None where a way has
-    no q for rows held out; `train_bound` what the fit climbed; `num_parameters`, `seconds`, and `seconds_to_level`,
-    after which held-out rows (their log p(x) where it was watched, else the validation bound) first reached `level`, by
-    default one that half of the contenders reach.
+    no q for rows held out; `num_parameters` of model and guide together and `model_parameters`,
+    those of the model that can be chosen freely; `seconds`, and `seconds_to_level`, after which log p(x) of held-out
+    rows first was at `level` (by default one that half of the contenders reach), all of a fit's seconds where nobody
+    watched it.
 
     `method` says how log p(x) is found: `exact`, `laplace` (importance sampling around each row's mode, which asks
     nothing of the guide), `is` (from the guide), or by default whichever of the three comes first: exact where the
     program knows its density or rows are narrow and latents one or two. Nats per row.
 
     Raises `InputError` for two contenders of one name, and for densities on different measures.
+
+    >>> import pyro_vae as pv
+    >>> data = pv.load_data("two-moons")
+    >>> mixture, ppca = pv.GaussianMixture(5, 2), pv.PPCA(1, 2)
+    >>> fits = pv.fit_em(mixture, data.train), pv.fit_em(ppca, data.train)
+    >>> [row["name"] for row in pv.compare({"mixture": mixture, "PPCA": ppca}, data.valid)]
+    ['mixture', 'PPCA']
     """
+    if isinstance(contenders, Mapping):
+        contenders = [Fitted(name, "", program) for name, program in contenders.items()]
+    if odd := [type(one).__name__ for one in contenders if not isinstance(one, Fitted)]:
+        raise InputError(f"expected Fitted programs, or programs by name ({{'mixture': mixture, …}}), got {odd[0]}")
     if method not in METHODS:
         raise InputError(f"no method called {method!r}; try one of {', '.join(METHODS)}")
     names = [one.name for one in contenders]
@@ -97,6 +111,7 @@ def compare(
         if on_scored is not None:
             on_scored(one.name, scored[one.name])
     ranked = _ranked({name: found.log_px for name, found in scored.items()})
+    contenders = [_with_its_end(one, scored[one.name]) for one in contenders]
     level = common_level(contenders) if level is None else level
     by_name = {one.name: one for one in contenders}
     return [_record(by_name[row["name"]], scored[row["name"]], row, rows, level, seed) for row in ranked]
@@ -141,6 +156,8 @@ def _bound_of(one: Fitted, rows: Split, log_px: Tensor) -> Tensor | None:
     if not one.answers:
         return None
     guided = isinstance(one.program, Mixture) and one.program.posterior is not None
+    if one.way == "hard-em":
+        return one.program.elbo(rows, hard=True)
     return one.program.elbo(rows) if guided else log_px
 
 
@@ -157,23 +174,23 @@ def _predictive(program: Any, rows: Split) -> LogPx:
     )
 
 
+def _with_its_end(one: Fitted, scored: Scored) -> Fitted:
+    """The contender with where its fit ended among what it reached."""
+    if one.result is None:
+        return one
+    end = one.result.seconds, float(scored.log_px.log_px.mean())
+    return replace(one, reached=(*one.reached, end))
+
+
 def common_level(contenders: Sequence[Fitted]) -> float | None:
-    """The highest level that half of those whose way up is known have reached."""
-    best = sorted((max(value for _, value in way) for one in contenders if (way := _way_up(one))), reverse=True)
+    """The highest level that half of the contenders have reached, of those whose seconds are known."""
+    best = sorted((max(value for _, value in one.reached) for one in contenders if one.reached), reverse=True)
     return best[(len(best) - 1) // 2] if best else None
-
-
-def _way_up(one: Fitted) -> list[tuple[float, float]]:
-    """(seconds, value) along a fit."""
-    if one.reached or one.result is None:
-        return list(one.reached)
-    rows = one.result.history
-    return [(row["seconds"], row["valid_elbo"]) for row in rows if row["valid_elbo"] is not None]
 
 
 def seconds_to(one: Fitted, level: float | None) -> float | None:
     """Seconds after which a fit first was at the level; None where it never was."""
-    return None if level is None else next((seconds for seconds, value in _way_up(one) if value >= level), None)
+    return None if level is None else next((seconds for seconds, value in one.reached if value >= level), None)
 
 
 def _record(
@@ -208,11 +225,21 @@ def _record(
     more = {
         "name": one.name,
         **{key: ranked[key] for key in ("behind", "behind_se", "behind_mc_se")},
-        "train_bound": None if result is None else result.history[result.best_epoch - 1]["elbo"],
+        "model_parameters": _of_model(one.program),
         "seconds_to_level": seconds_to(one, level),
         "level": level,
     }
     return dict.fromkeys(KEYS) | known | more
+
+
+def _of_model(program: Any) -> int | None:
+    """Free parameters of a density; a VAE's without its guide; None where parameters are latents."""
+    if isinstance(program, Density):
+        return program.num_free
+    if isinstance(program, VAE):
+        parts = [part for part in (program.prior, program.likelihood) if isinstance(part, torch.nn.Module)]
+        return sum(value.numel() for part in parts for value in part.parameters())
+    return None
 
 
 def _active(program: Any, rows: Split, seed: int) -> int | None:

@@ -46,7 +46,7 @@ def climb_with_curve(
 
     log p(x) of the first `num_rows` training rows and `rows` is found as in `compare`, with `num_samples` draws around
     each row's mode, so that ways without a guide are scored as the others are. Seconds are the fit's own, without the
-    scoring. Nothing is chosen by validation rows: the last epoch is kept.
+    scoring.
     """
     points: list[Point] = []
     spent: list[float] = [0.0]
@@ -69,7 +69,7 @@ def climb_with_curve(
         if on_point is not None:
             on_point(points[-1])
 
-    fitted, result = climb(program, way, data, replace(effort, validate=False), watch)
+    fitted, result = climb(program, way, data, effort, watch)
     if points and points[-1].epoch < result.history[-1]["epoch"]:
         look(fitted, result.history)
     watched = {"seconds": result.history[-1]["seconds"]} if points else {}

@@ -154,6 +154,8 @@ def _climb(mixture: _Mixture, cell: Tensor, grid: Tensor, start: float, steps: i
     path = [torch.tensor(start, dtype=torch.float64)]
     for _ in range(STEPS_TO_REST):
         shares = mixture.shares(path[-1], cell)
+        if not float(shares.sum()) > 0:
+            raise InputError(f"no row gives θ = {float(path[-1]):g} any share: start nearer to the rows")
         path.append((shares * mixture.x).sum() / shares.sum())
         if (path[-1] - path[-2]).abs() < AT_REST and len(path) > steps:
             break

@@ -1,14 +1,15 @@
 """Models by name and the ways to climb their bound: what a comparison is a grid of."""
 
 import functools
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
 from pyro_vae.guides import Categories, PerRowCategories, PerRowNormal, SemiAmortizedNormal
 from pyro_vae.inference.closed_form import fit_closed_form
@@ -37,7 +38,8 @@ TABLE_EPOCHS, TABLE_RATE = 20, 4.0  # of a q that is a table, times those of a n
 class Effort:
     """How hard to climb: `epochs` of gradients, `iterations` of EM, and what else the fits take under these names.
 
-    `width` is of the hidden layer of a network q(c|x); without `validate` the last epoch is kept.
+    `width` is of the hidden layer of a network q(c|x). Every way sees training rows alone and keeps its last epoch, EM
+    its best start: held-out rows choose nothing.
     """
 
     epochs: int = 100
@@ -49,11 +51,6 @@ class Effort:
     num_starts: int = 1
     width: int = 64
     seed: int = 0
-    validate: bool = True
-
-    def rows_of(self, data: Dataset) -> Dataset | Split:
-        """What a fit is given: with validation rows, which choose the epoch that is kept, or without."""
-        return data if self.validate else data.train
 
     def of_table(self, num_rows: int) -> dict[str, Any]:
         """For a q that is a table: an entry moves only when its row is seen, so all rows are, many times, faster."""
@@ -99,11 +96,17 @@ def climb(
     if not goes_with(program, way):
         fitting = ", ".join(name for name in WAYS if goes_with(program, name))
         raise InputError(f"{way} is no way to fit a {type(program).__name__}; try one of {fitting}")
-    chosen = WAYS[way]
+    import sklearn.cluster  # noqa: F401 - for starts, before the clock
+
+    chosen, began = WAYS[way], time.perf_counter()
     guided = chosen.guided(program, data, effort)
+    before = time.perf_counter() - began
     watched = chosen.watched and on_epoch is not None
     options = {"on_epoch": functools.partial(on_epoch, guided)} if watched and on_epoch is not None else {}
-    return guided, chosen.fit(guided, data, effort, options)
+    result = chosen.fit(guided, data, effort, options)
+    for row in result.history:
+        row["seconds"] += before
+    return guided, replace(result, seconds=result.seconds + before)
 
 
 def goes_with(program: Any, way: str) -> bool:
@@ -111,16 +114,16 @@ def goes_with(program: Any, way: str) -> bool:
 
 
 def _em(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    return fit_em(program, effort.rows_of(data), **effort.by_em, **options)
+    return fit_em(program, data.train, **effort.by_em, **options)
 
 
 def _hard_em(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    return fit_em(program, effort.rows_of(data), hard=True, **effort.by_em, **options)
+    return fit_em(program, data.train, hard=True, **effort.by_em, **options)
 
 
 def _online_em(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
     own = effort.by_em | {"epochs": effort.epochs, "batch_size": effort.batch_size}
-    return fit_em(program, effort.rows_of(data), **own, **options)
+    return fit_em(program, data.train, **own, **options)
 
 
 def _closed_form(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
@@ -132,7 +135,7 @@ def _cavi(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) 
 
 
 def _svi(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    return fit(program, effort.rows_of(data), progress="none", **effort.by_gradients, **options)
+    return fit(program, data.train, progress="none", **effort.by_gradients, **options)
 
 
 def _table(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
@@ -159,7 +162,7 @@ def _started(program: Any, data: Dataset, effort: Effort) -> Any:
 
 
 def _with_guide(mixture: Mixture, guide: nn.Module) -> Mixture:
-    guided = remade(mixture, guide=guide.to(mixture.logits.dtype))
+    guided = remade(mixture, guide=guide).to(mixture.logits)
     guided.load_state_dict(mixture.state_dict(), strict=False)
     return guided
 
@@ -229,7 +232,7 @@ def model_of(spec: str, data: Dataset) -> Any:
     name, _, size = spec.partition(":")
     if name not in MODELS:
         raise InputError(f"no model called {name!r}; try one of {', '.join(MODELS)}, vae")
-    if size and not size.isdigit():
+    if ":" in spec and not size.isdigit():
         raise InputError(f"{spec!r}: the size after the colon must be a whole number, as in {name}:{MODELS[name][0]}")
     usual, make = MODELS[name]
     return make(int(size) if size else usual, data)
@@ -252,7 +255,7 @@ def without_guide(program: Any) -> Any:
     if isinstance(program, VAE):
         return VAE(program.prior, program.likelihood, FromPrior(program.prior))
     if isinstance(program, Mixture) and program.posterior is not None:
-        exact = remade(program, guide=None)
+        exact = remade(program, guide=None).to(program.logits)
         state = program.state_dict()
         exact.load_state_dict({name: state[name] for name in exact.state_dict()})
         return exact

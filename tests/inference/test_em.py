@@ -116,7 +116,7 @@ def test_the_end_is_a_stationary_point_of_the_penalized_likelihood(covariance, d
         wide = (2 * mixture.raw_scale).exp().reshape(C, -1).expand(C, 3)
         penalty = -n0 / 2 * (wide.log() + variance / wide).sum()
     assert prior.event_shape == (3,)
-    assert mixture.log_prior() == pytest.approx(penalty.item(), rel=1e-9)
+    assert mixture.log_prior().item() == pytest.approx(penalty.item(), rel=1e-9)
     objective = (mixture.log_density(x).sum() + penalty) / len(x)
     gradients = torch.autograd.grad(objective, [mixture.logits, mixture.loc, mixture.raw_scale])
     scales = [1.0, mixture.covariances.abs().max().sqrt().item(), 1.0]
@@ -135,7 +135,7 @@ def test_the_default_prior_is_an_inverse_wishart():
         root = torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         mixture.set_covariances((root @ root.T + torch.eye(3))[None])
         df, scale = mixture.prior_rows - 4, mixture.prior_rows * mixture.prior_variance.diag()
-        found.append(mixture.log_prior() - invwishart.logpdf(mixture.covariances[0].numpy(), df, scale.numpy()))
+        found.append(mixture.log_prior().item() - invwishart.logpdf(mixture.covariances[0].numpy(), df, scale.numpy()))
     assert mixture.prior_rows == 2 * 3 + 3
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
@@ -199,6 +199,23 @@ def test_hard_em_with_one_fixed_scale_is_k_means(start):
     assert falls(fitted) < 1e-9
 
 
+def test_k_means_is_the_limit_of_soft_em():
+    """As the one shared scale goes to zero, responsibilities go to 0 or 1 and means to k-means', from one start."""
+    x = lumps(n=400)
+    hard = pv.GaussianMixture(4, 3, "spherical", scale=1.0)
+    pv.fit_em(hard, x, hard=True, tolerance=0)
+    away, unsure = [], []
+    for scale in (3.0, 1.0, 0.3, 0.1, 0.03):
+        soft = pv.GaussianMixture(4, 3, "spherical", scale=scale)
+        pv.fit_em(soft, x, tolerance=1e-12, epochs=2000)
+        away.append((soft.means - hard.means).abs().max().item())
+        unsure.append((1 - soft.responsibilities(x).amax(1)).mean().item())
+    assert unsure == sorted(unsure, reverse=True)
+    assert away[0] > 0.1
+    assert away[-1] < 1e-3
+    assert unsure[-1] < 1e-3
+
+
 def test_ppca_reaches_its_closed_form():
     """log p(x), covariance and subspace, to 1e-5; and never falls."""
     from test_ppca import rows
@@ -212,6 +229,19 @@ def test_ppca_reaches_its_closed_form():
     torch.testing.assert_close(em.weight @ em.weight.T, exact.weight @ exact.weight.T, rtol=0, atol=1e-5)
     torch.testing.assert_close(em.scale, exact.scale, rtol=0, atol=1e-5)
     assert fitted.history[-1]["elbo"] <= exact.log_prob(x).mean().item() + 1e-12
+
+
+@pytest.mark.parametrize("start", ["random", "current"])
+def test_the_mean_is_learned_wherever_it_starts(start):
+    """20,000 rows in two alternating classes, of which a systematic sample would see one; and from far away."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, 3, generator=g, dtype=torch.float64) + 10
+    x[::2] += 5
+    em, exact = pv.PPCA(1, 3), pv.PPCA(1, 3)
+    pv.fit_em(em, x, start=start, tolerance=0, epochs=500)
+    pv.fit_closed_form(exact, x)
+    torch.testing.assert_close(em.loc, x.mean(0), rtol=0, atol=1e-4)
+    assert em.log_prob(x).mean() > exact.log_prob(x).mean() - 1e-5
 
 
 def test_factor_analysis_is_scikit_learns():
@@ -279,6 +309,22 @@ def test_svi_goes_on_where_em_began():
     assert abs(by_svi.log_prob(x).mean() - by_em.log_prob(x).mean()) < 0.02
 
 
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_svi_stays_where_em_ended(covariance):
+    """Both climb log p(x) + log p(θ): from EM's end the gradients lead nowhere, though the prior counts."""
+    x = lumps(n=60)
+    mixture = pv.GaussianMixture(3, 3, covariance)
+    pv.fit_em(mixture, x, tolerance=1e-12, epochs=3000)
+
+    def objective():
+        return (mixture.log_prob(x).sum() + mixture.log_prior()).item() / len(x)
+
+    before = objective()
+    fitted = pv.fit(mixture, x, epochs=100, batch_size=60, learning_rate=1e-3, schedule="cosine")
+    assert objective() == pytest.approx(before, abs=1e-4)
+    assert fitted.history[-1]["elbo"] == pytest.approx(mixture.log_prob(x).mean().item(), abs=1e-4)
+
+
 def test_random_numbers_of_the_caller_are_untouched():
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -309,3 +355,37 @@ def test_what_em_cannot_do():
         pv.fit_em(pv.GaussianMixture(2, 3, prior_rows=0), torch.ones(50, 3))
     with pytest.raises(InputError, match="one or more"):
         pv.fit_em(pv.GaussianMixture(2, 3), x, epochs=0)
+    with pytest.raises(InputError, match="is one start"):
+        pv.fit_em(pv.GaussianMixture(2, 3), x, start="current", num_starts=2)
+    frozen = pv.GaussianMixture(2, 3)
+    frozen.loc.requires_grad_(False)
+    with pytest.raises(InputError, match="loc is frozen"):
+        pv.fit_em(frozen, x)
+    with pytest.raises(InputError, match="3 features"):
+        pv.fit_closed_form(pv.PPCA(1, 3), x[:, :2])
+    with pytest.raises(InputError, match="NaN"):
+        pv.fit_closed_form(pv.PPCA(1, 3), torch.where(x > 3, torch.nan, x))
+
+
+def test_single_precision_goes_the_same_way():
+    """Features, online EM and a network q(c|x) in float32."""
+    x = lumps(n=500).float()
+    mixture = pv.GaussianMixture(3, 3).float()
+    fitted = pv.fit_em(mixture, x, epochs=20)
+    assert mixture.table() is not None
+    double = pv.GaussianMixture(3, 3)
+    pv.fit_em(double, x, epochs=20)
+    assert fitted.history[-1]["elbo"] == pytest.approx(double.log_prob(x).mean().item(), abs=1e-3)
+    pv.fit_em(pv.GaussianMixture(3, 3).float(), x, epochs=2, batch_size=100)
+    guided = pv.GaussianMixture(3, 3, guide=pv.guides.Categories(pv.nets.mlp(3, 8, 3)))
+    assert torch.isfinite(torch.tensor(pv.fit(guided, x, epochs=2).history[-1]["elbo"]))
+
+
+def test_one_row_and_no_spread():
+    one = torch.ones(1, 3, dtype=torch.float64)
+    for model in (pv.PPCA(1, 3), pv.FactorAnalysis(1, 3), pv.GaussianMixture(1, 3)):
+        pv.fit_em(model, one)
+        assert torch.isfinite(model.log_prob(one)).all()
+    ppca = pv.PPCA(1, 3)
+    pv.fit_closed_form(ppca, one)
+    assert torch.isfinite(ppca.log_prob(one)).all()

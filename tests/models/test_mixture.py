@@ -171,6 +171,29 @@ def test_standardized_columns_count_their_jacobian():
     torch.testing.assert_close(mixture.log_prob(data.test), mixture.log_prob(data.test.x) - math.log(scale))
 
 
+def test_rows_that_cannot_be_scored():
+    """Another width, or gaps, are errors and not numbers."""
+    mixture, x = spread_out("full")
+    with pytest.raises(InputError, match="3 features"):
+        mixture.log_prob(x[:, :1])
+    gaps = x.float()
+    gaps[::2, 0] = torch.nan
+    with pytest.raises(InputError, match="missing"):
+        mixture.bic(pv.load_data(gaps, missing="mask").train)
+
+
+def test_gradients_of_many_labels_stay_small():
+    """200 components and 500 rows: no (C, n, C) array, on the way forth or back."""
+    import resource
+
+    mixture, x = pv.BernoulliMixture(200, 10), (torch.rand(500, 10) < 0.5).double()
+    TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(mixture.model, mixture.guide, x[:10]).backward()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(mixture.model, mixture.guide, x).backward()
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < 100  # one such array has 153 MiB
+
+
 def test_settings_that_cannot_be():
     with pytest.raises(InputError, match="try one of full"):
         pv.GaussianMixture(2, 2, "diag")

@@ -60,7 +60,7 @@ def test_the_gap_at_the_end_is_written_and_a_way_without_a_bound_says_so(tmp_pat
     none = [None] * len(epochs)
     figure = plot_gap({"SVI": (epochs, bound, rarely), "EM": (epochs, log_px, log_px), "MCEM": (epochs, none, rarely)})
     check_drawn(figure, tmp_path / "gap.png")
-    assert words(figure) == ["KL(q ‖ p(z|x))\n0.41 nats", "KL(q ‖ p(z|x))\n0.00 nats", "no bound"]
+    assert words(figure) == ["KL(q ‖ p(z|x))\n0.41 nats", "KL(q ‖ p(z|x))\n0.00 nats", "no q for held-out rows"]
     assert len(figure.axes[2].lines) == 1
     low, high = figure.axes[0].get_ylim()
     assert low > -95  # not the first epochs

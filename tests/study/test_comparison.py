@@ -158,6 +158,15 @@ def test_curves_see_the_fit_go_up_and_do_not_count_their_own_time():
     assert 0 <= points[0].seconds <= points[-1].seconds <= result.seconds + 1e-6
 
 
+def test_hard_ems_bound_is_of_its_own_q():
+    """q is a point: the gap is −log of the largest responsibility."""
+    data = table_data()
+    program, result = climb(model_of("gaussian-mixture:3", data), "hard-em", data, EFFORT)
+    found = score_held_out(pv.Fitted("gaussian-mixture:3", "hard-em", program, result), data.valid)
+    expected = -program.responsibilities(data.valid).amax(1).log()
+    torch.testing.assert_close(found.log_px.log_px - found.bound, expected)
+
+
 def test_levels():
     """The default is one that half of the contenders reach; who never does has no seconds."""
 

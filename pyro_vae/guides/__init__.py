@@ -1,0 +1,23 @@
+"""Guides q(z|x): a part from x (N, D) to a distribution over z with event shape (K,).
+
+Each class says by `outputs(K, …)` how many numbers its network has to give for each row.
+"""
+
+from pyro_vae.guides.around import SeesMask, SemiAmortizedNormal
+from pyro_vae.guides.flexible import FlowGuide, MixtureGuide
+from pyro_vae.guides.labels import Categories
+from pyro_vae.guides.normal import FullRankNormal, LowRankNormal, MeanFieldNormal
+from pyro_vae.guides.per_row import PerRowCategories, PerRowNormal
+
+__all__ = [
+    "Categories",
+    "FlowGuide",
+    "FullRankNormal",
+    "LowRankNormal",
+    "MeanFieldNormal",
+    "MixtureGuide",
+    "PerRowCategories",
+    "PerRowNormal",
+    "SeesMask",
+    "SemiAmortizedNormal",
+]

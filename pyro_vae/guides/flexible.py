@@ -1,0 +1,101 @@
+"""Guides beyond one normal: flows and mixtures."""
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import nn
+
+from pyro_vae.distributions import NormalMixture
+from pyro_vae.errors import InputError
+from pyro_vae.flows import Autoregressive, Couplings
+from pyro_vae.guides.normal import SCALE_FLOOR, checked
+from pyro_vae.nets import positive
+from pyro_vae.recipes import part
+from pyro_vae.shapes import Rows
+
+
+@part
+class FlowGuide(nn.Module):
+    r"""A flow as guide, $z = \mu(x) + \sigma(x) \odot f(u; c(x))$ with $u \sim N(0, I)$.
+
+    `net` maps (N, D) to (N, 2K + C): means, raw scales, and a context c of C = `num_context` numbers (2K by default)
+    that every layer of f reads. `kind` is `"coupling"`, spline couplings (`pyro_vae.flows.Couplings`,
+    arXiv:1906.04032), which score any point in one pass, or `"autoregressive"` (Kingma et al., arXiv:1606.04934), which
+    scores points it did not draw one dimension at a time and is refused where that would happen. Coupling layers start
+    as the identity: the guide starts as mean-field.
+
+    >>> from pyro_vae.nets import mlp
+    >>> guide = FlowGuide(mlp(784, 10, FlowGuide.outputs(5)), num_latents=5)
+    >>> guide(torch.zeros(3, 784)).event_shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        num_latents: int,
+        layers: int = 4,
+        hidden: int = 64,
+        kind: str = "coupling",
+        num_context: int | None = None,
+    ) -> None:
+        super().__init__()
+        kinds: dict[str, Any] = {"coupling": Couplings, "autoregressive": Autoregressive}
+        if kind not in kinds:
+            raise InputError(f"no flow of kind {kind!r}; try one of {', '.join(kinds)}")
+        self.net, self.num_latents, self.kind = net, num_latents, kind
+        self.num_context = 2 * num_latents if num_context is None else num_context
+        self.flow = kinds[kind](num_latents, self.num_context, layers=layers, hidden=hidden)
+
+    @staticmethod
+    def outputs(num_latents: int, num_context: int | None = None) -> int:
+        return 2 * num_latents + (2 * num_latents if num_context is None else num_context)
+
+    @property
+    def scores_own_draws(self) -> bool:
+        """Whether only the guide's own draws are scored in one pass."""
+        return self.kind == "autoregressive"
+
+    def forward(self, x: Rows) -> Distribution:
+        K = self.num_latents
+        expected = self.outputs(K, self.num_context)
+        out = checked(self.net(x), expected, f"FlowGuide.outputs({K}, num_context={self.num_context})")
+        loc, raw, context = out.split([K, K, self.num_context], -1)
+        base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
+        place = dist.transforms.AffineTransform(loc, positive(raw, SCALE_FLOOR), event_dim=1, cache_size=1)
+        return dist.TransformedDistribution(base, [*self.flow(context), place])
+
+
+@part
+class MixtureGuide(nn.Module):
+    r"""A mixture of C normals as guide, $q(z|x) = \sum_c \pi_c(x) \prod_k N(z_k; \mu_{ck}(x), \sigma_{ck}(x)^2)$.
+
+    `net` maps (N, D) to (N, C(2K + 1)): the weights' logits, the means, the raw scales. Draws carry pathwise gradients
+    to all three (`pyro_vae.distributions.NormalMixture`). The means start apart by draws from N(0, I), since equal
+    components would stay equal. Raises `InputError` for fewer than two components.
+
+    >>> from pyro_vae.nets import mlp
+    >>> guide = MixtureGuide(mlp(784, 10, MixtureGuide.outputs(5)), num_latents=5)
+    >>> guide(torch.zeros(3, 784)).event_shape
+    torch.Size([5])
+    """
+
+    def __init__(self, net: nn.Module, num_latents: int, num_components: int = 4) -> None:
+        super().__init__()
+        if num_components < 2:
+            raise InputError(f"a mixture guide needs two components or more, got {num_components}")
+        self.net, self.num_latents, self.num_components = net, num_latents, num_components
+        self.apart = nn.Parameter(torch.randn(num_components, num_latents))
+
+    @staticmethod
+    def outputs(num_latents: int, num_components: int = 4) -> int:
+        return num_components * (2 * num_latents + 1)
+
+    def forward(self, x: Rows) -> Distribution:
+        K, C = self.num_latents, self.num_components
+        out = checked(self.net(x), self.outputs(K, C), f"MixtureGuide.outputs({K}, num_components={C})")
+        logits, loc, raw = out.split([C, C * K, C * K], -1)
+        loc, raw = loc.unflatten(-1, (C, K)) + self.apart, raw.unflatten(-1, (C, K))
+        return NormalMixture(loc, positive(raw, SCALE_FLOOR), logits)

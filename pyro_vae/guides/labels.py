@@ -1,0 +1,27 @@
+"""Guides over the labels of a mixture."""
+
+import pyro.distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import nn
+
+from pyro_vae.recipes import part
+from pyro_vae.shapes import Rows
+
+
+@part
+class Categories(nn.Module):
+    r"""A guide over labels 0 … C − 1, $q(c|x) = \mathrm{softmax}(\mathrm{net}(x))_c$: a mixture's posterior, amortized.
+
+    `net` maps (N, D) to (N, C). For `GaussianMixture(…, guide=…)` and its like, whose label `fit` then sums out.
+
+    >>> from pyro_vae.nets import mlp
+    >>> Categories(mlp(3, 10, 7))(torch.zeros(4, 3)).probs.shape
+    torch.Size([4, 7])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Rows) -> Distribution:
+        return dist.Categorical(logits=self.net(x))

@@ -1,0 +1,112 @@
+"""Normal guides: independent dimensions, every correlation, or a few directions of it."""
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError
+from pyro_vae.nets import positive
+from pyro_vae.recipes import part
+from pyro_vae.shapes import Rows
+
+SCALE_FLOOR = 1e-4
+
+
+@part
+class MeanFieldNormal(nn.Module):
+    r"""A normal guide, dimensions independent: $q(z|x) = \prod_k N(z_k; \mu_k(x), \sigma_k(x)^2)$ (arXiv 1312.6114).
+
+    `net` maps (N, D) to (N, 2K): the means, then the raw scales, with $\sigma = \mathrm{softplus}(\text{raw}) +
+    10^{-4}$, so that no scale reaches zero. Raises `InputError` when the network's last output is odd.
+
+    >>> from pyro_vae.nets import mlp
+    >>> MeanFieldNormal(mlp(784, 10, 2 * 5))(torch.zeros(3, 784)).event_shape
+    torch.Size([5])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    @staticmethod
+    def outputs(num_latents: int) -> int:
+        return 2 * num_latents
+
+    def forward(self, x: Rows) -> Distribution:
+        out = self.net(x)
+        if out.shape[-1] % 2:
+            raise InputError(
+                f"a mean-field guide needs 2K outputs, a mean and a raw scale for each latent; got {out.shape[-1]}"
+            )
+        loc, raw = out.chunk(2, -1)
+        return dist.Normal(loc, positive(raw, SCALE_FLOOR)).to_event(1)
+
+
+@part
+class FullRankNormal(nn.Module):
+    r"""A normal guide with every correlation, $q(z|x) = N(z; \mu(x), L(x) L(x)^T)$, L lower triangular.
+
+    `net` maps (N, D) to (N, K + K(K + 1)/2): the means, then the raw diagonal of L, then what lies below it by rows.
+    `FullRankNormal.outputs(K)` says how many. Raises `InputError` for another number.
+
+    >>> from pyro_vae.nets import mlp
+    >>> guide = FullRankNormal(mlp(784, 10, FullRankNormal.outputs(5)), num_latents=5)
+    >>> guide(torch.zeros(3, 784)).event_shape
+    torch.Size([5])
+    """
+
+    below: Tensor
+
+    def __init__(self, net: nn.Module, num_latents: int) -> None:
+        super().__init__()
+        self.net, self.num_latents = net, num_latents
+        self.register_buffer("below", torch.tril_indices(num_latents, num_latents, -1), persistent=False)
+
+    @staticmethod
+    def outputs(num_latents: int) -> int:
+        return 2 * num_latents + num_latents * (num_latents - 1) // 2
+
+    def forward(self, x: Rows) -> Distribution:
+        K = self.num_latents
+        out = checked(self.net(x), self.outputs(K), f"FullRankNormal.outputs({K})")
+        loc, raw, below = out.split([K, K, out.shape[-1] - 2 * K], -1)
+        tril = torch.diag_embed(positive(raw, SCALE_FLOOR))
+        tril[..., self.below[0], self.below[1]] = below
+        return dist.MultivariateNormal(loc, scale_tril=tril)
+
+
+@part
+class LowRankNormal(nn.Module):
+    r"""A normal guide with r directions of correlation, $q(z|x) = N(z; \mu, \mathrm{diag}(\sigma^2) + W W^T / r)$.
+
+    `net` maps (N, D) to (N, 2K + K·rank): the means, the raw scales σ, then W (K, rank) by rows.
+
+    >>> from pyro_vae.nets import mlp
+    >>> guide = LowRankNormal(mlp(784, 10, LowRankNormal.outputs(5, rank=2)), num_latents=5, rank=2)
+    >>> guide(torch.zeros(3, 784)).event_shape
+    torch.Size([5])
+    """
+
+    def __init__(self, net: nn.Module, num_latents: int, rank: int = 2) -> None:
+        super().__init__()
+        if not 1 <= rank <= num_latents:
+            raise InputError(f"rank must be from 1 to the {num_latents} latents, got {rank}")
+        self.net, self.num_latents, self.rank = net, num_latents, rank
+
+    @staticmethod
+    def outputs(num_latents: int, rank: int = 2) -> int:
+        return (2 + rank) * num_latents
+
+    def forward(self, x: Rows) -> Distribution:
+        K, rank = self.num_latents, self.rank
+        out = checked(self.net(x), self.outputs(K, rank), f"LowRankNormal.outputs({K}, rank={rank})")
+        loc, raw, factor = out.split([K, K, K * rank], -1)
+        factor = factor.unflatten(-1, (K, rank)) / rank**0.5
+        return dist.LowRankMultivariateNormal(loc, factor, positive(raw, SCALE_FLOOR).square())
+
+
+def checked(out: Tensor, expected: int, call: str) -> Tensor:
+    if out.shape[-1] != expected:
+        raise InputError(f"this guide's network must give {expected} outputs for each row, {call}; got {out.shape[-1]}")
+    return out

@@ -1,0 +1,66 @@
+"""Guides without a network: a table with a q for each training row."""
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from pyro_vae.errors import InputError
+from pyro_vae.guides.normal import SCALE_FLOOR
+from pyro_vae.nets import positive
+from pyro_vae.recipes import part
+from pyro_vae.shapes import Rows
+
+
+@part
+class PerRowNormal(nn.Module):
+    r"""Variational inference without an encoder: $q(z_i) = \prod_k N(z_{ik}; \mu_{ik}, \sigma_{ik}^2)$ for each row i.
+
+    The parameters (num_rows, K) are found by `rows`, the rows' places in the training set, so such a guide answers for
+    training rows and no others: fit without validation rows, and score with `log_evidence(program, x, rows=…)`.
+
+    >>> PerRowNormal(num_rows=100, num_latents=2)(torch.zeros(3, 784), rows=torch.arange(3)).event_shape
+    torch.Size([2])
+    """
+
+    per_row = True
+
+    def __init__(self, num_rows: int, num_latents: int) -> None:
+        super().__init__()
+        if num_rows < 1 or num_latents < 1:
+            raise InputError(f"expected rows and latents, got {num_rows} and {num_latents}")
+        self.loc = nn.Parameter(0.01 * torch.randn(num_rows, num_latents))
+        self.raw_scale = nn.Parameter(torch.full((num_rows, num_latents), 0.5413))  # softplus of it is one
+
+    def forward(self, x: Rows, rows: Tensor) -> Distribution:
+        rows = _known(rows, len(self.loc))
+        return dist.Normal(self.loc[rows], positive(self.raw_scale[rows], SCALE_FLOOR)).to_event(1)
+
+
+@part
+class PerRowCategories(nn.Module):
+    r"""A free $q_i(c)$ over labels 0 … C − 1 for each row i: a table of logits (num_rows, C), uniform at first.
+
+    Rows are found by `rows`, their places in the training set, as in `PerRowNormal`.
+
+    >>> PerRowCategories(num_rows=100, num_components=7)(torch.zeros(4, 3), rows=torch.arange(4)).probs.shape
+    torch.Size([4, 7])
+    """
+
+    per_row = True
+
+    def __init__(self, num_rows: int, num_components: int) -> None:
+        super().__init__()
+        if num_rows < 1 or num_components < 1:
+            raise InputError(f"expected rows and components, got {num_rows} and {num_components}")
+        self.logits = nn.Parameter(torch.zeros(num_rows, num_components))
+
+    def forward(self, x: Rows, rows: Tensor) -> Distribution:
+        return dist.Categorical(logits=self.logits[_known(rows, len(self.logits))])
+
+
+def _known(rows: Tensor, num_rows: int) -> Tensor:
+    """Places in a table of so many rows; `InputError` for others."""
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
+        raise InputError(f"a guide for {num_rows} rows was asked for rows {int(rows.min())} to {int(rows.max())}")
+    return rows
