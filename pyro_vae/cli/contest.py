@@ -169,7 +169,10 @@ def _check_measures(opened: list[Run], entries: list[Entry], settings: dict[str,
 
 
 def _measure_of(program: Any, data: Dataset) -> str:
-    return measure_of(data.train, layout_of(program, few_rows(data)))
+    few = few_rows(data)
+    layout = layout_of(program, few)
+    layout.check(few.x)
+    return measure_of(data.train, layout)
 
 
 def _grid(settings: dict[str, Any], data: Dataset) -> list[tuple[str, str]]:

@@ -51,6 +51,9 @@ class BernoulliMixture(Mixture):
         """The probabilities of the bits (C, D)."""
         return self.logits_of_bits.detach().sigmoid()
 
+    def prepare(self, x: Rows) -> Tensor:
+        return x.to(self.logits)
+
     def table(self) -> Tensor:
         """The values' coefficients and a constant, (C, D + 1)."""
         return torch.cat([self.logits_of_bits, -softplus(self.logits_of_bits).sum(1, keepdim=True)], 1)
