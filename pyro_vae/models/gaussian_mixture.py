@@ -137,7 +137,7 @@ class GaussianMixture(Mixture):
 
     def prepare(self, x: Rows) -> Tensor:
         """The features of centred rows, (F, n); the last are x and 1."""
-        x = (x - self.center).T
+        x = (x - self.center).T.contiguous()
         D, n = x.shape
         if self.covariance != "full":
             square = {"diagonal": x.square(), "spherical": x.square().sum(0, keepdim=True), "tied": x[:0]}

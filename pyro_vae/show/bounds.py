@@ -170,7 +170,7 @@ def plot_curves(
     xlabel: str = "training rows seen",
     ylabel: str = "log p(x), nats per row",
 ) -> Figure:
-    """Learning by several ways, training (dashed) and test (solid), as in figure 3 of Kingma & Welling
+    """Learning by several ways, training (dashed) and held out (solid), as in figure 3 of Kingma & Welling
     (arXiv:1312.6114).
 
     `curves` gives for each panel and way (rows seen, training, test), None where a thing was not measured; the axis of
@@ -191,7 +191,7 @@ def plot_curves(
             axes.set_title(title)
             axes.set_xlabel(xlabel)
         panels[0].set_ylabel(ylabel)
-        kinds: dict[str, Any] = {"test": "-", "training": "--"}
+        kinds: dict[str, Any] = {"held out": "-", "training": "--"}
         keys = [Line2D([], [], color="0.3", linestyle=kind, label=name) for name, kind in kinds.items()]
         panels[0].legend(handles=keys, loc="lower right", handlelength=2.6)
     return figure
