@@ -14,6 +14,7 @@ class Categories(nn.Module):
 
     `net` maps (N, D) to (N, C). For `GaussianMixture(…, guide=…)` and its like, whose label `fit` then sums out.
 
+    >>> import torch
     >>> from pyro_vae.nets import mlp
     >>> Categories(mlp(3, 10, 7))(torch.zeros(4, 3)).probs.shape
     torch.Size([4, 7])
