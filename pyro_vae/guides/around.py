@@ -21,6 +21,7 @@ class SeesMask(nn.Module):
     `guide` is any guide whose network takes 2D values. Without a mask everything counts as observed.
 
     >>> import torch
+    >>> from pyro_vae.guides import MeanFieldNormal
     >>> from pyro_vae.nets import mlp
     >>> guide = SeesMask(MeanFieldNormal(mlp(2 * 6, 8, 2 * 2)))
     >>> guide(torch.zeros(3, 6), mask=torch.zeros(3, 6, dtype=torch.bool)).event_shape
