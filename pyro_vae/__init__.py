@@ -33,6 +33,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "study.comparison": ["Fitted", "compare"],
         "study.gaps": ["Gaps", "inference_gaps"],
         "evidence.importance": ["Evidence", "log_evidence"],
+        "study.grids": ["density_on_grid"],
+        "study.touching": ["Touching", "touching"],
         "study.nuts": ["Posterior", "nuts"],
         "study.paired": ["compare_evidence"],
         "study.scores": ["Scores", "score"],
@@ -56,6 +58,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "models.program": ["Program"],
         "models.vae": ["ConditionalVAE", "VAE"],
         "runs": ["load", "save"],
+        "show.bounds": ["plot_components", "plot_curves", "plot_gap", "plot_planes", "plot_touching"],
         "show.figures": ["plot_posterior"],
     },
 )

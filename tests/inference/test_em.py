@@ -285,6 +285,31 @@ def test_variational_inference_with_the_exact_posterior_has_ems_bound_at_every_s
     assert len(found) > 5
 
 
+def test_a_free_table_of_q_converges_to_ems_bound():
+    """With θ at EM's end the best table is the responsibilities; with θ free from EM's start, so is its end EM's."""
+    x = lumps(n=200, spread=1.0)  # lumps that overlap: a softmax takes forever to say zero
+    by_em = pv.GaussianMixture(3, 3)
+    pv.fit_em(by_em, x, tolerance=1e-12, epochs=2000)
+    held = pv.GaussianMixture(3, 3, guide=pv.guides.PerRowCategories(200, 3))
+    held.load_state_dict(by_em.state_dict(), strict=False)
+    for name in ("logits", "loc", "raw_scale"):
+        getattr(held, name).requires_grad_(False)
+    options = {"batch_size": 200, "schedule": "cosine"}
+    found = pv.fit(held, x, epochs=600, learning_rate=0.1, optimizer="rmsprop", **options).history[-1]["elbo"]
+    best = by_em.log_prob(x).mean().item()
+    assert best - 1e-3 < found <= best + 1e-12
+    table = held.posterior(x.double(), rows=torch.arange(200)).probs
+    assert (table - by_em.responsibilities(x)).abs().max() < 0.02
+    free = pv.GaussianMixture(3, 3, guide=pv.guides.PerRowCategories(200, 3))
+    start = pv.GaussianMixture(3, 3)
+    pv.fit_em(start, x, epochs=1)
+    free.load_state_dict(start.state_dict(), strict=False)
+    with torch.no_grad():
+        free.posterior.logits.copy_(start.responsibilities(x).clamp(min=1e-6).log())
+    found = pv.fit(free, x, epochs=500, learning_rate=0.1, **options).history[-1]["elbo"]
+    assert found == pytest.approx(best, abs=5e-3)
+
+
 def test_online_em_comes_close_to_em():
     """Held-out log p(x) of lumps that lie apart, within 0.02 nats after four passes in small batches."""
     x = lumps(n=6000, spread=6.0)
