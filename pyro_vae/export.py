@@ -17,7 +17,17 @@ from pyro_vae.evidence.logpx import Scored, rows_to_score
 from pyro_vae.evidence.psis import pareto_smoothed
 from pyro_vae.inference.weights import over_plates, parts_of
 from pyro_vae.models.program import parameters_of
-from pyro_vae.models.rows import Batch, Layout, caller, evaluating, require_rows, sample_sites, seeded, traces_of
+from pyro_vae.models.rows import (
+    Batch,
+    Dreaming,
+    Layout,
+    caller,
+    evaluating,
+    require_rows,
+    sample_sites,
+    seeded,
+    traces_of,
+)
 
 Group = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
@@ -101,7 +111,7 @@ def _given(program: Any, layout: Layout, batch: Batch) -> Drawn:
 
 def _alone(program: Any, layout: Layout, batch: Batch) -> Drawn:
     """One draw from the model for each row, x included."""
-    model = poutine.uncondition(caller(program.model))
+    model = Dreaming()(caller(program.model))
     sites = sample_sites(poutine.trace(model).get_trace(batch.x, batch.extras))
     of_x = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
     latent = {name: site for name, site in sites.items() if name not in of_x}

@@ -14,7 +14,7 @@ from torch.distributions.transforms import Transform
 
 from pyro_vae.errors import InputError
 from pyro_vae.inference.weights import GivenValues, over_plates
-from pyro_vae.models.rows import Batch, Layout, caller, require_rows, sample_sites
+from pyro_vae.models.rows import Batch, Dreaming, Layout, caller, require_rows, sample_sites
 from pyro_vae.shapes import PerRow, RowLatents
 
 
@@ -175,7 +175,7 @@ class _Placed(Messenger):
 
 def simulate(program: Any, placeholder: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Rows x (n, D) and the latents they came from, drawn from the model together; `InputError` for several x-sites."""
-    model = poutine.uncondition(caller(program.model))
+    model = Dreaming()(caller(program.model))
     sites = sample_sites(poutine.trace(model).get_trace(placeholder.x, placeholder.extras))
     observed: Sequence[Any] = [site for site in sites.values() if site["infer"].get("was_observed")]
     if len(observed) != 1 or observed[0]["value"].shape != placeholder.x.shape:

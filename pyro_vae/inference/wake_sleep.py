@@ -7,13 +7,12 @@ import pyro.poutine as poutine
 import torch
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError, RowsError
 from pyro_vae.inference.elbos import PARTICLES, OneLoss, in_plates, same_scale
-from pyro_vae.models.rows import sample_sites
+from pyro_vae.models.rows import Dreaming, sample_sites
 
 
 class ReweightedWakeSleep(OneLoss):
@@ -120,14 +119,6 @@ class _Detached(Messenger):
             msg["value"] = msg["value"].detach()
 
 
-class _Dreaming(UnconditionMessenger):
-    """Observed sites are drawn; what `pyro.deterministic` names is no observation, though Pyro marks it as one."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not (msg["infer"] or {}).get("_deterministic"):
-            super()._pyro_sample(msg)
-
-
 def _row_terms(model: Trace, guide: Trace) -> tuple[Tensor, Tensor, Any]:
     """log p(x, z) and log q(z | x) in the shape of the plates that all sites share, and a row's scale."""
     of_model, of_guide = sample_sites(model), sample_sites(guide)
@@ -178,7 +169,7 @@ def _sleep(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
     args, kwargs = (*args[:1], *map(_without_rows, args[1:])), _without_rows(kwargs)
     try:
         with torch.no_grad():
-            dream = poutine.trace(_Dreaming()(model)).get_trace(*args, **kwargs)
+            dream = poutine.trace(Dreaming()(model)).get_trace(*args, **kwargs)
         x = _dreamed_x(dream, args, kwargs)
         trace = poutine.trace(poutine.replay(guide, trace=dream)).get_trace(x, *args[1:], **kwargs)
     except InputError as error:

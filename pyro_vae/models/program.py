@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from pyro_vae.errors import InputError
-from pyro_vae.models.rows import Batch, Layout, caller, evaluating, layout_of, layout_of_model, sample_sites, seeded
+from pyro_vae.models.rows import (
+    Batch,
+    Dreaming,
+    Layout,
+    caller,
+    evaluating,
+    layout_of,
+    layout_of_model,
+    sample_sites,
+    seeded,
+)
 from pyro_vae.shapes import RowLatents, Rows
 
 ACTIVE_VARIANCE = 0.01
@@ -306,7 +316,7 @@ def _drawn(program: Any, batch: Batch, seed: int | None, value: Callable[[Any], 
     with poutine.block(), seeded(seed), parameters_of(program), evaluating(program):
         layout = layout_of_model(program, batch)
         given = {} if batch.labels is None else {"labels": batch.labels}
-        trace = poutine.trace(poutine.uncondition(caller(program.model))).get_trace(batch.x, given)
+        trace = poutine.trace(Dreaming()(caller(program.model))).get_trace(batch.x, given)
     return _side_by_side(
         layout, [site for site in sample_sites(trace).values() if site["infer"].get("was_observed")], value
     )

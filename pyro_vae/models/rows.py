@@ -13,6 +13,7 @@ import pyro.poutine as poutine
 import torch
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Independent, constraints
@@ -110,6 +111,14 @@ def traces_of(
         return get_importance_trace("flat", float("inf"), *wrapped, (), {})
 
 
+class Dreaming(UnconditionMessenger):
+    """Observed sites are drawn; what `pyro.deterministic` names is no observation, though Pyro marks it as one."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not (msg["infer"] or {}).get("_deterministic"):
+            super()._pyro_sample(msg)
+
+
 def sample_sites(trace: Trace) -> dict[str, Any]:
     """The sample sites of a trace by name, in order, without plates' own sites and deterministic values."""
     drawn = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
@@ -193,7 +202,7 @@ def layout_of(program: Any, batch: Batch) -> Layout:
 @torch.no_grad()
 def layout_of_model(program: Any, batch: Batch) -> Layout:
     """The same from the model alone, which is all that sampling needs; x holds placeholders."""
-    model = poutine.uncondition(caller(program.model))
+    model = Dreaming()(caller(program.model))
     with seeded(0), evaluating(program), pyro.validation_enabled(False):
         traces = [poutine.trace(model).get_trace(part.x, part.extras) for part in map(batch.take, _few(batch))]
     two, three = ([sample_sites(trace)] for trace in traces)

@@ -436,3 +436,21 @@ def test_particles_go_side_by_side_only_where_that_means_the_same():
         program = OneAxis()
         elbos.append(pv.fit(program, x, epochs=40, learning_rate=0.02, num_particles=particles).history[-1]["elbo"])
     assert elbos[1] == pytest.approx(elbos[0], abs=0.3)
+
+
+def test_deterministic_sites_are_not_drawn_again():
+    """`pyro.deterministic` marks a site as observed, yet it is no observation: draws keep their shape and their law."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            twice = pyro.deterministic("twice", 2 * z, event_dim=1)
+            pyro.sample("x", dist.Normal(twice, 1e-3).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0).to_event(1))
+
+    drawn = pv.Program(model, guide).sample(4000, seed=0)
+    assert drawn.shape == (4000, 1)
+    assert abs(drawn.std() - 2) < 5 * 2 / (2 * 4000) ** 0.5
