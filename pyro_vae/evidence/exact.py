@@ -100,7 +100,7 @@ def _way(program: Any, scored: Scored, memory_mib: float) -> tuple[str, OfBatch,
     """Which way applies, its function of a batch, and how many rows go at once."""
     layout, few = scored.layout, scored.first
     budget = memory_mib * 2**20
-    if hasattr(program, "log_prob"):
+    if callable(getattr(program, "log_prob", None)):
         require_rows(layout)
         return "the program's own", lambda batch: _own(program, batch), ROWS_OF_A_SUM
     if choices := _finite_values(program, layout, few):

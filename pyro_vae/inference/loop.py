@@ -127,7 +127,7 @@ class Loop:
         settings = self.settings
         self.optimizer = OneOptimizer(settings.optimizer, settings.learning_rate, settings.clip)
         self.optimizer.follow(named_parameters(self.program))
-        if hasattr(self.program, "log_prior"):
+        if callable(getattr(self.program, "log_prior", None)):
             self.optimizer.penalty = lambda: -self.program.log_prior() / self.num_rows
         self.weigh = RowWeighted(self.layout, self.num_rows)
         self.terms = Terms(self.layout, self.num_rows)
