@@ -103,12 +103,8 @@ def table_of_bits(
         )
     best_name = max(found, key=lambda name: float(found[name].mean()))
     for name, values in found.items():
-        behind = found[best_name] - values
-        error = float(behind.std()) / math.sqrt(len(behind))
-        click.echo(
-            f"{name}: {values.mean():.2f}, behind {best_name} {behind.mean():.2f} ± {error:.2f}; ahead in "
-            f"{float((behind < 0).double().mean()):.1%} of rows"
-        )
+        ahead = float((values > found[best_name]).double().mean())
+        click.echo(f"{name}: {_behind(values, found, best_name)}; ahead in {ahead:.1%} of rows")
 
 
 @cli.command()
@@ -228,12 +224,15 @@ def reals(split: str) -> None:
         scored = {kind: _log_px(program, data.test) for kind, (_, _, program, _) in best.items()}
         top = max(scored, key=lambda kind: float(scored[kind].mean()))
         for kind, values in scored.items():
-            behind = scored[top] - values
-            error = float(behind.std()) / math.sqrt(len(behind))
-            click.echo(
-                f"{name}, test: {kind} ({best[kind][1]}) {values.mean():.2f}, behind {top} "
-                f"{behind.mean():.2f} ± {error:.2f}; {best[kind][3]:.1f} s; {data.measure}"
-            )
+            words = _behind(values, scored, top)
+            click.echo(f"{name}, test: {kind} ({best[kind][1]}) {words}; {best[kind][3]:.1f} s; {data.measure}")
+
+
+def _behind(values: Tensor, found: dict[str, Tensor], best: str) -> str:
+    """The mean, and what it lacks on the best, row by row."""
+    behind = found[best] - values
+    error = float(behind.std()) / math.sqrt(len(behind))
+    return f"{values.mean():.2f}, behind {best} {behind.mean():.2f} ± {error:.2f}"
 
 
 def _mixtures(data: pv.Dataset) -> Any:

@@ -113,16 +113,7 @@ def _log_weights(model: Trace, guide: Trace) -> tuple[Tensor, Any]:
     if not all(same_scale(site["scale"], row_scale) for site in observed):
         raise InputError("observed sites have different scales: an importance weight has one for each row")
     sites = [*observed, *latents.values(), *(site for _, site in pairs)]
-    frames = [[frame for frame in site["cond_indep_stack"] if frame.vectorized] for site in sites]
-    particles = {(frame.dim, frame.size) for frame in frames[0] if frame.name == PARTICLES}
-    stacks = [{(frame.dim, frame.size) for frame in some} for some in frames]
-    shared = set.intersection(*stacks)
-    if shared == particles and any(stack != particles for stack in stacks):
-        raise RowsError(
-            'an importance-weighted bound needs every site inside one plate over rows (with pyro.plate("data", '
-            "len(x)): …); a latent outside it couples the rows: take Trace_ELBO"
-        )
-    keep, width = {dim for dim, _ in shared}, max(-dim for dim, _ in set.union(*stacks, {(0, 0)}))
+    keep, width = shared_plates(sites, "an importance-weighted bound")
     total: Tensor | float = 0.0
     for site in observed:
         total = total + in_plates(site, keep, width)
@@ -131,6 +122,19 @@ def _log_weights(model: Trace, guide: Trace) -> tuple[Tensor, Any]:
         total = total + exponent * (in_plates(of_model, keep, width) - in_plates(of_guide, keep, width))
     assert isinstance(total, Tensor)
     return total, row_scale
+
+
+def shared_plates(sites: list[Any], what: str) -> tuple[set[int], int]:
+    """The dims of the plates that all sites share, how many dims plates take; `RowsError` where rows are coupled."""
+    stacks = [{(frame.dim, frame.size) for frame in site["cond_indep_stack"] if frame.vectorized} for site in sites]
+    particles = {(f.dim, f.size) for site in sites for f in site["cond_indep_stack"] if f.name == PARTICLES}
+    shared = set.intersection(*stacks)
+    if shared == particles and any(stack != particles for stack in stacks):
+        raise RowsError(
+            f'{what} weighs each row, so every site has to lie inside one plate over rows (with pyro.plate("data", '
+            "len(x)): …); a latent outside it couples the rows: take Trace_ELBO"
+        )
+    return {dim for dim, _ in shared}, max(-dim for dim, _ in set.union(*stacks, {(0, 0)}))
 
 
 def in_plates(site: Any, keep: set[int], width: int) -> Tensor:

@@ -10,8 +10,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_vae.errors import InputError, RowsError
-from pyro_vae.inference.elbos import PARTICLES, OneLoss, in_plates, same_scale
+from pyro_vae.errors import InputError
+from pyro_vae.inference.elbos import OneLoss, in_plates, same_scale, shared_plates
 from pyro_vae.models.rows import Dreaming, sample_sites
 
 
@@ -124,15 +124,7 @@ def _row_terms(model: Trace, guide: Trace) -> tuple[Tensor, Tensor, Any]:
     of_model, of_guide = sample_sites(model), sample_sites(guide)
     sites = [*of_model.values(), *of_guide.values()]
     row_scale = _checked_scale(of_model, of_guide)
-    stacks = [{(frame.dim, frame.size) for frame in site["cond_indep_stack"] if frame.vectorized} for site in sites]
-    particles = {(f.dim, f.size) for site in sites for f in site["cond_indep_stack"] if f.name == PARTICLES}
-    shared = set.intersection(*stacks)
-    if shared == particles and any(stack != particles for stack in stacks):
-        raise RowsError(
-            'wake–sleep weighs each row, so every site has to lie inside one plate over rows (with pyro.plate("data", '
-            "len(x)): …); a latent outside it couples the rows: take Trace_ELBO"
-        )
-    keep, width = {dim for dim, _ in shared}, max(-dim for dim, _ in set.union(*stacks, {(0, 0)}))
+    keep, width = shared_plates(sites, "wake–sleep")
     log_p, log_q = (
         sum((in_plates(site, keep, width) for site in some.values()), torch.zeros(())) for some in (of_model, of_guide)
     )
