@@ -14,7 +14,7 @@ from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.distributions import Levels
 from pyro_vae.errors import InputError
 from pyro_vae.models.program import place_of
-from pyro_vae.models.rows import Batch, Layout, layout_of, require_mask
+from pyro_vae.models.rows import Batch, Layout, layout_of, require_density, require_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ class Scored:
     """
 
     def __init__(self, program: Any, split: Split, places: Tensor | None) -> None:
+        require_density(program)
         self.split, self.places = split, places
         self.place = place_of(program, like=split[:1])
         require_mask(program, split.mask)

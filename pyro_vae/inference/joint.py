@@ -14,7 +14,7 @@ from torch.distributions.transforms import Transform
 
 from pyro_vae.errors import InputError
 from pyro_vae.inference.weights import GivenValues, over_plates
-from pyro_vae.models.rows import Batch, Dreaming, Layout, caller, require_rows, sample_sites
+from pyro_vae.models.rows import Batch, Dreaming, Layout, caller, require_density, require_rows, sample_sites
 from pyro_vae.shapes import PerRow, RowLatents
 
 
@@ -39,6 +39,7 @@ class Joint:
     """
 
     def __init__(self, program: Any, layout: Layout, batch: Batch) -> None:
+        require_density(program)
         self.program, self.layout, self.batch = program, layout, batch
         self.row_dim = require_rows(layout)
         self.own_guide: Any = None  # the guide's one site, where its density can be kept

@@ -19,7 +19,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.inference.joint import Joint, free_map
 from pyro_vae.inference.refine import Tabled, whole_batch
 from pyro_vae.models.program import parameters_of
-from pyro_vae.models.rows import evaluating, layout_of, seeded
+from pyro_vae.models.rows import evaluating, layout_of, require_density, seeded
 from pyro_vae.shapes import PerRow, RowLatents
 
 AT_THE_TOP = 1e-6  # nats that another Newton step would win
@@ -161,6 +161,7 @@ def laplace(
     """
     if min(steps, starts, batch_size) < 1:
         raise InputError(f"steps, starts and batch_size must be one or more, got {steps}, {starts} and {batch_size}")
+    require_density(program)
     split = as_split(x, "test")
     whole = whole_batch(program, split, rows=rows, labels=labels, mask=mask)
     tops = []

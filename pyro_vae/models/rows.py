@@ -275,6 +275,12 @@ def _grown(two: Any, three: Any) -> set[int]:
     return {dim for dim, size in after.items() if size == 3 and before.get(dim) == 2}
 
 
+def require_density(program: Any) -> None:
+    """`InputError` where a model has no p(x), and says why (`no_density`)."""
+    if reason := getattr(program, "no_density", ""):
+        raise InputError(reason)
+
+
 def require_mask(program: Any, mask: Tensor | None) -> None:
     """`InputError` where values are missing and the model would not be told."""
     if mask is None:

@@ -1,0 +1,130 @@
+"""The plain autoencoder: a VAE's networks without its probabilities. It has no density, and says so."""
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vae.errors import InputError
+from pyro_vae.models.program import Program, mean_of, parameters_of, place_of, show_parameters
+from pyro_vae.recipes import part
+from pyro_vae.shapes import Latents, RowLatents, Rows
+
+CORRUPTIONS = ("masking", "gaussian")
+
+
+class _Flat(dist.TorchDistribution):
+    """A z of which nothing is said: log p(z) = 0 everywhere, which is no distribution."""
+
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's way
+    support = constraints.real_vector
+
+    def __init__(self, num_latents: int, batch_shape: Any = ()) -> None:
+        super().__init__(torch.Size(batch_shape), torch.Size([num_latents]), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "_Flat":
+        return _Flat(self.event_shape[0], batch_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return value.new_zeros(value.shape[:-1])
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        raise InputError(
+            "an autoencoder has no prior to draw z from; fit a distribution to its codes and decode draws of that, or "
+            "take a VAE"
+        )
+
+
+@part
+class Autoencoder(Program):
+    r"""An autoencoder, $x \to z = f_\phi(x) \to p_\theta(x|z)$, from the same networks as a VAE (Hinton & Salakhutdinov 2006).
+
+    `encoder` maps (N, D) to codes (N, K), one point for each row; `likelihood` is a VAE's. As a program its guide is a
+    point mass at the code and z has no prior, so what `fit` climbs, and calls `elbo`, is the reconstruction term
+    $\log p_\theta(x | f_\phi(x))$ alone: minus the squared error, up to scale and constant, for a normal likelihood of
+    fixed scale, and minus the cross-entropy for a Bernoulli. With `denoising` > 0 the encoder sees damaged rows while
+    it is trained and must rebuild the whole ones (Vincent et al. 2010): `masking` sets that share of each row's values
+    to zero, `gaussian` adds noise of that standard deviation.
+
+    There is no p(z), hence no p(x): asking for log p(x) or for draws raises `InputError`. Also raised for codes of
+    another width than `num_latents`.
+
+    >>> import pyro_vae as pv
+    >>> data = pv.load_data("digits")
+    >>> autoencoder = pv.Autoencoder(
+    ...     encoder=pv.nets.mlp(64, 50, 2), likelihood=pv.likelihoods.Bernoulli(pv.nets.mlp(2, 50, 64)), num_latents=2
+    ... )
+    >>> fitted = pv.fit(autoencoder, data, epochs=2)
+    >>> autoencoder.encode(data.valid.x).shape[1], autoencoder.decode(torch.zeros(3, 2)).shape
+    (2, torch.Size([3, 64]))
+    """
+
+    no_density = (
+        "an autoencoder has no density: it says nothing of how probable a code is, so log p(x) does not exist; compare "
+        "reconstruction errors (pv.reconstruction_error), or take a VAE of the same networks"
+    )
+
+    def __init__(
+        self, encoder: nn.Module, likelihood: Any, num_latents: int, denoising: float = 0.0, corruption: str = "masking"
+    ) -> None:
+        nn.Module.__init__(self)
+        if corruption not in CORRUPTIONS:
+            raise InputError(f"no corruption called {corruption!r}; try one of {', '.join(CORRUPTIONS)}")
+        if denoising < 0 or (corruption == "masking" and denoising >= 1):
+            raise InputError(
+                f"denoising is a share of values to mask, below 1, or the standard deviation of noise; got {denoising}"
+            )
+        self.encoder, self.likelihood, self.num_latents = encoder, likelihood, num_latents
+        self.denoising, self.corruption = denoising, corruption
+        self.num_features = None
+        self.started: Tensor
+        self.register_buffer("started", torch.tensor(False))
+
+    def extra_repr(self) -> str:
+        noise = f", denoising={self.denoising}, corruption={self.corruption!r}" if self.denoising else ""
+        return f"num_latents={self.num_latents}{noise}"
+
+    def model(self, x: Rows) -> None:  # type: ignore[override]
+        show_parameters(self.likelihood, "likelihood")
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", _Flat(self.num_latents))
+            pyro.sample("x", self.likelihood(z), obs=x)
+
+    def guide(self, x: Rows) -> None:  # type: ignore[override]
+        show_parameters(self.encoder, "encoder")
+        codes = self.encoder(self._damaged(x) if self.training and self.denoising else x)
+        if codes.shape[-1] != self.num_latents:
+            raise InputError(
+                f"the encoder gives {codes.shape[-1]} numbers for each row, but num_latents={self.num_latents}"
+            )
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(codes, event_dim=1))
+
+    def _damaged(self, x: Rows) -> Rows:
+        if self.corruption == "gaussian":
+            return x + self.denoising * torch.randn_like(x)
+        return x * (torch.rand_like(x) >= self.denoising)
+
+    @torch.no_grad()
+    def decode(self, z: Latents) -> Tensor:
+        """E[x | z], (..., K) → (..., D)."""
+        with parameters_of(self):
+            return mean_of(self.likelihood(z.to(place_of(self, like=z))))
+
+    def encode(self, x: Rows, **extras: Any) -> RowLatents:
+        """The codes (N, K)."""
+        return super().encode(x)
+
+    def reconstruct(self, x: Rows, **extras: Any) -> Rows:
+        """E[x | code of x], (N, D)."""
+        return super().reconstruct(x)
+
+    def start_at(self, mean: Tensor, rows: Tensor) -> None:
+        """Before the first fit: let the likelihood start at the data's mean (D,), where it knows how."""
+        start = getattr(self.likelihood, "start_at", None)
+        if not self.started and start is not None:
+            start(mean)
+        self.started.fill_(True)

@@ -1,0 +1,119 @@
+"""Principal components, linear and by a kernel, behind a program's verbs. scikit-learn's; no density, and they say so."""
+
+from typing import Any
+
+import torch
+from sklearn import decomposition
+from torch import Tensor
+
+from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.errors import InputError
+from pyro_vae.shapes import Latents, RowLatents, Rows
+
+MOST_ROWS = 20_000  # of a kernel: its matrix then takes 3.2 GB
+
+
+class _Projection:
+    """What both share: fit, then encode, decode and reconstruct in float64 behind the scenes, in x's type before them."""
+
+    no_density = ""
+
+    def __init__(self, num_latents: int) -> None:
+        if num_latents < 1:
+            raise InputError(f"expected one latent or more, got {num_latents}")
+        self.num_latents = num_latents
+        self._fitted: Any = None
+
+    def _estimator(self, rows: Any) -> Any:
+        raise NotImplementedError
+
+    def fit(self, data: Dataset | Split | Tensor) -> Any:
+        """Fit to rows (N, D), a data set's training rows; returns itself."""
+        x = as_split(data, "train").x
+        if self.num_latents >= min(x.shape):
+            raise InputError(
+                f"expected fewer latents than rows and columns, {x.shape[0]} × {x.shape[1]}, got {self.num_latents}"
+            )
+        self._fitted = self._estimator(x).fit(x.double().numpy())
+        return self
+
+    def _ready(self) -> Any:
+        if self._fitted is None:
+            raise InputError(f"this {type(self).__name__} has not been fitted: call fit(x) first")
+        return self._fitted
+
+    def encode(self, x: Rows, **extras: Any) -> RowLatents:
+        """The coordinates (N, K)."""
+        return torch.from_numpy(self._ready().transform(x.double().numpy())).to(x.dtype)
+
+    def decode(self, z: Latents) -> Tensor:
+        """Rows (..., D) for coordinates (..., K)."""
+        flat = self._ready().inverse_transform(z.reshape(-1, self.num_latents).double().numpy())
+        return torch.from_numpy(flat).to(z.dtype).reshape(*z.shape[:-1], -1)
+
+    def reconstruct(self, x: Rows, **extras: Any) -> Rows:
+        """Each row from its own coordinates, (N, D)."""
+        return self.decode(self.encode(x))
+
+    def sample(self, n: int, seed: int | None = None) -> Tensor:
+        raise InputError(f"a {type(self).__name__} draws no rows: {self.no_density}")
+
+
+class PCA(_Projection):
+    r"""Principal component analysis, $z = U_K^T (x - \bar x)$ and $\hat x = \bar x + U_K z$ (scikit-learn's).
+
+    The linear autoencoder of least squared error. It has no density; `PPCA` is the model that spans the same plane and
+    has one. Raises `InputError` before it is fitted, and when asked for log p(x) or for draws.
+
+    >>> x = torch.randn(50, 4)
+    >>> PCA(2).fit(x).encode(x).shape
+    torch.Size([50, 2])
+    """
+
+    no_density = "principal components have no density; PPCA spans the same plane and has one"
+
+    def _estimator(self, rows: Tensor) -> Any:
+        return decomposition.PCA(self.num_latents, svd_solver="full")
+
+
+class KernelPCA(_Projection):
+    r"""Principal components in the feature space of $k(x, y) = \exp(-\gamma |x - y|^2)$ (Schölkopf et al. 1998; scikit-learn's).
+
+    Codes are decoded by kernel ridge regression with penalty `alpha` (Bakır et al. 2004), which sees codes alone.
+    `gamma` is the inverse squared width; by default that of the median distance between rows, $1 / \mathrm{median} |x -
+    y|^2$. Needs a matrix of N × N numbers: `InputError` above 20,000 rows, before it is fitted, and when asked for
+    log p(x) or for draws.
+
+    >>> x = torch.randn(50, 4)
+    >>> KernelPCA(2).fit(x).reconstruct(x).shape
+    torch.Size([50, 4])
+    """
+
+    no_density = "kernel principal components have no density; a VAE does what they do and has one"
+
+    def __init__(self, num_latents: int, gamma: float | None = None, alpha: float = 0.1) -> None:
+        super().__init__(num_latents)
+        if not alpha > 0 or not (gamma is None or gamma > 0):
+            raise InputError(f"gamma and alpha must be positive, got {gamma} and {alpha}")
+        self.gamma, self.alpha = gamma, alpha
+
+    def _estimator(self, rows: Tensor) -> Any:
+        if len(rows) > MOST_ROWS:
+            raise InputError(
+                f"kernel PCA needs a matrix of N × N numbers, too many for {len(rows)} rows: fit to {MOST_ROWS} or fewer"
+            )
+        return decomposition.KernelPCA(
+            self.num_latents,
+            kernel="rbf",
+            gamma=self.gamma or 1 / median_square(rows),
+            alpha=self.alpha,
+            fit_inverse_transform=True,
+            eigen_solver="arpack" if 4 * self.num_latents < len(rows) else "dense",
+            random_state=0,
+        )
+
+
+def median_square(rows: Rows, most: int = 1000) -> float:
+    """The median squared distance between rows, from the first 1,000."""
+    some = rows[:most].double()
+    return float(torch.pdist(some).square().median().clamp(min=torch.finfo(torch.float64).tiny))
