@@ -53,7 +53,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "shares": {"mcem": 0.1},  # of the epochs: one costs seven of the others'
         "curve": True,
     },
+    "ae-vs-vae": {"data": "mnist-5k", "epochs": 60, "hidden": (500,), "learning_rate": 2e-3, "binarize": "none"},
 }
+OF_ENCODERS = ("latent_dim", "seeds", "denoising")
+NOT_OF_ENCODERS = (
+    "method", "num_samples", "level", "curve", "likelihood", "scale", "network", "iterations", "starts", "optimizer",
+    "schedule", "width", "dequantize",
+)  # fmt: skip
 
 
 @click.command(cls=GroupedCommand, short_help="Hold models, ways to fit them, or runs against each other.")
@@ -63,7 +69,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "--preset",
     type=click.Choice(list(PRESETS)),
     help="toy (a minute or two; what happens with no option), mnist-5k (minutes), paper (figure 3 of Kingma & "
-    "Welling; hours).",
+    "Welling; hours), ae-vs-vae (autoencoder, VAE, PCA and kernel PCA; a quarter of an hour).",
 )
 @option(
     GRID,
@@ -102,6 +108,22 @@ PRESETS: dict[str, dict[str, Any]] = {
 @option(GRID, "--num-rows", type=click.IntRange(2), help="Score the first rows of the split only.")
 @option(GRID, "--level", type=float, metavar="NATS", help="Report the seconds until the validation bound is there.")
 @option(GRID, "--curve", is_flag=True, help="Score along each fit too, against the training rows it has seen.")
+@option(
+    GRID,
+    "--latent-dim",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(2, 5, 10, 20, 50),
+    help="Of ae-vs-vae: latents; again for more.",
+)
+@option(GRID, "--seeds", type=click.IntRange(1), default=3, help="Of ae-vs-vae: fits of each network, for errors.")
+@option(
+    GRID,
+    "--denoising",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="Of ae-vs-vae: the share of values hidden from the autoencoder while it is trained.",
+)
 @option(DATA, "--data", metavar="NAME|PATH", help="As in fit; with runs their own (pinwheel).")
 @option(DATA, "--data-root", type=click.Path(), metavar="DIR", help="The folder that holds torchvision's data sets.")
 @option(DATA, "--binarize", type=click.Choice(["stochastic", "fixed", "threshold", "none"]), help="As in fit.")
@@ -157,9 +179,15 @@ def compare(ctx: click.Context, saved: tuple[Path, ...], as_json: bool, debug: b
     With no argument: a mixture, PPCA and a VAE on a data set in the plane, each fitted in every way it has. With RUNs,
     those; with --model and --way, a grid of them. One measure, or an error.
     """
-    from pyro_vae.cli.contest import run_contest
+    settings = _settings(ctx, saved, given)
+    if settings["preset"] == "ae-vs-vae":
+        from pyro_vae.cli.encoders import run_encoders
 
-    rows = run_contest(saved, _settings(ctx, saved, given), quiet=as_json)
+        rows = run_encoders(settings, quiet=as_json)
+    else:
+        from pyro_vae.cli.contest import run_contest
+
+        rows = run_contest(saved, settings, quiet=as_json)
     if as_json:
         print_json({"rows": rows})
 
@@ -176,6 +204,23 @@ def _settings(ctx: click.Context, saved: tuple[Path, ...], given: dict[str, Any]
         raise InputError(f"--preset {given['preset']} names its own models: leave out --model and runs, or the preset")
     preset = given["preset"] or (None if given["models"] or saved else "toy")
     chosen = PRESETS.get(preset or "", {})
+    _check_owned(preset, flags)
+    if preset == "ae-vs-vae":
+        chosen = chosen | {"roll": "data" not in flags}
     if "data" in flags:  # the preset's own scale suits its own data
         chosen = {name: value for name, value in chosen.items() if name != "scale"}
     return given | {name: value for name, value in chosen.items() if name not in flags} | {"preset": preset}
+
+
+def _check_owned(preset: str | None, flags: set[str]) -> None:
+    """`InputError` for an option that this comparison would not look at."""
+    from pyro_vae.errors import InputError
+
+    of_encoders = preset == "ae-vs-vae"
+    if strange := sorted(flags & set(NOT_OF_ENCODERS if of_encoders else OF_ENCODERS)):
+        option = "--" + strange[0].replace("_", "-")
+        raise InputError(
+            f"{option} means nothing to --preset ae-vs-vae, which holds reconstructions and codes against each other"
+            if of_encoders
+            else f"{option} belongs to --preset ae-vs-vae"
+        )

@@ -55,7 +55,7 @@ def run_contest(saved: tuple[Path, ...], settings: dict[str, Any], quiet: bool) 
     if settings["out"] is not None and settings["out"].is_file():
         raise InputError(f"{settings['out']} is a file: name a folder that is new or empty")
     folder = settings["out"] or runs.new_run(Path("runs"), "compare")
-    _same_settings(folder, settings, data)
+    same_settings(folder, settings, data)
     try:
         return _contest(folder, opened, entries, data, rows, settings, quiet)
     except InputError:
@@ -257,7 +257,7 @@ def _say_point(point: Point) -> None:
     )
 
 
-def _same_settings(folder: Path, settings: dict[str, Any], data: Dataset) -> None:
+def same_settings(folder: Path, settings: dict[str, Any], data: Dataset) -> None:
     """A comparison that goes on must be the one that was begun."""
     path = folder / SETTINGS
     named = {name: value for name, value in settings.items() if name not in ("out", "split", "method", "level")}

@@ -1,5 +1,6 @@
 """Records as tables for people."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -87,14 +88,8 @@ def print_comparison(table: list[dict[str, Any]], rows: Any) -> None:
         ]
         for row in table
     ]
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
     click.echo()
-    for number, line in enumerate([head, *body]):
-        cells = [
-            line[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
-        ]
-        click.secho("  ".join(cells).rstrip(), bold=number == 0)
+    _print_columns([head, *body])
     click.echo(f"\nNats per row over {len(rows)} {rows.name} rows; {table[0]['measure']}.")
     for kind, method in sorted({(row["log_px_kind"], row["method"]) for row in table if row["log_px_kind"] != "exact"}):
         words = {"laplace": "importance sampling around each row's mode", "is": "importance sampling from the guide"}
@@ -109,3 +104,63 @@ def print_comparison(table: list[dict[str, Any]], rows: Any) -> None:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+WORDS = {
+    "reconstruction_error": ("Reconstruction error, per value", "lower is better", "{:.4f}"),
+    "knn_accuracy": ("Ten nearest codes name the label", "higher: distance is likeness", "{:.1%}"),
+    "precision": ("Draws decoded among the reconstructions", "higher: no gaps", "{:.1%}"),
+    "coverage": ("Reconstructions with a decoded draw near", "higher: nothing left out", "{:.1%}"),
+    "box_precision": ("Draws from the codes' box decoded among them", "higher: no gaps", "{:.1%}"),
+    "nearest": ("Latent distance of a draw to the nearest code", "1: as codes lie to each other", "{:.2f}"),
+    "path_ratio": ("Decoded line, over the distance of its ends", "1: straight", "{:.2f}"),
+    "off_centre": ("Codes' distance from the origin", "in their own spread", "{:.2f}"),
+    "anisotropy": ("Codes' anisotropy", "0: a ball", "{:.2f}"),
+    "area_gini": ("Inequality of the labels' areas (Gini)", "0: all the same", "{:.2f}"),
+}
+
+
+def print_by_size(table: list[dict[str, Any]], rows: Any, pixels: float | None) -> None:
+    """Encoders on stdout: for each number a small table, sizes of the latent space down and kinds across."""
+    kinds = list(dict.fromkeys(line["kind"] for line in table))
+    sizes = sorted({line["num_latents"] for line in table})
+    cells = {(line["kind"], line["num_latents"]): line for line in table}
+    for name, (title, meaning, form) in WORDS.items():
+        known = [size for size in sizes if any(cells[kind, size][name] is not None for kind in kinds)]
+        if not known:
+            continue
+        click.secho(f"\n{title}", bold=True, nl=False)
+        click.echo(f"  ({meaning})")
+        body = [[str(size), *(_with_error(cells[kind, size][name], form) for kind in kinds)] for size in known]
+        _print_columns([["K", *kinds], *body], "  ")
+        if name == "knn_accuracy" and pixels is not None:
+            click.echo(f"  nearest neighbours on x itself: {pixels:.1%}")
+    seeds = max(line["num_seeds"] for line in table)
+    errors = f"; ± is the standard error over {seeds} fits" if seeds > 1 else ""
+    click.echo(f"\nOn {len(rows):,} {rows.name} rows{errors}. No log p(x): three of the four have none.")
+
+
+def _with_error(value: tuple[float, float | None] | None, form: str) -> str:
+    if value is None:
+        return "–"
+    mean, error = value
+    return form.format(mean) + ("" if error is None else f" ± {form.format(error)}")
+
+
+def print_rolls(rolls: Sequence[Any]) -> None:
+    """The swiss roll as each encoder lays it, on stdout."""
+    click.secho("\nThe swiss roll in two dimensions", bold=True)
+    head = ["", "flatness", "trust", "error"]
+    body = [[one.kind, f"{one.flatness:.2f}", f"{one.trust:.2f}", f"{one.error:.3f}"] for one in rolls]
+    _print_columns([head, *body], "  ")
+    click.echo(
+        "  flatness: rank correlation of latent distances with those on the sheet; trust: that of its neighbours"
+    )
+
+
+def _print_columns(lines: Sequence[Sequence[str]], indent: str = "") -> None:
+    """Lines in columns, the first to the left, the head bold."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for number, line in enumerate(lines):
+        cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        click.secho(indent + "  ".join(cells).rstrip(), bold=number == 0)

@@ -31,7 +31,7 @@ class _Flat(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         return value.new_zeros(value.shape[:-1])
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         raise InputError(
             "an autoencoder has no prior to draw z from; fit a distribution to its codes and decode draws of that, or "
             "take a VAE"
@@ -40,7 +40,7 @@ class _Flat(dist.TorchDistribution):
 
 @part
 class Autoencoder(Program):
-    r"""An autoencoder, $x \to z = f_\phi(x) \to p_\theta(x|z)$, from the same networks as a VAE (Hinton & Salakhutdinov 2006).
+    r"""An autoencoder, $x \to z = f_\phi(x) \to p_\theta(x|z)$, from a VAE's networks (Hinton & Salakhutdinov 2006).
 
     `encoder` maps (N, D) to codes (N, K), one point for each row; `likelihood` is a VAE's. As a program its guide is a
     point mass at the code and z has no prior, so what `fit` climbs, and calls `elbo`, is the reconstruction term

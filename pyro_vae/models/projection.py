@@ -1,4 +1,4 @@
-"""Principal components, linear and by a kernel, behind a program's verbs. scikit-learn's; no density, and they say so."""
+"""Principal components, linear and by a kernel, behind a program's verbs: scikit-learn's, and no densities."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ MOST_ROWS = 20_000  # of a kernel: its matrix then takes 3.2 GB
 
 
 class _Projection:
-    """What both share: fit, then encode, decode and reconstruct in float64 behind the scenes, in x's type before them."""
+    """What both share: fit, then encode, decode and reconstruct, in x's type and float64 inside."""
 
     no_density = ""
 
@@ -77,7 +77,7 @@ class PCA(_Projection):
 
 
 class KernelPCA(_Projection):
-    r"""Principal components in the feature space of $k(x, y) = \exp(-\gamma |x - y|^2)$ (Schölkopf et al. 1998; scikit-learn's).
+    r"""Principal components in the feature space of $k(x, y) = \exp(-\gamma |x - y|^2)$ (Schölkopf et al. 1998).
 
     Codes are decoded by kernel ridge regression with penalty `alpha` (Bakır et al. 2004), which sees codes alone.
     `gamma` is the inverse squared width; by default that of the median distance between rows, $1 / \mathrm{median} |x -
@@ -91,7 +91,7 @@ class KernelPCA(_Projection):
 
     no_density = "kernel principal components have no density; a VAE does what they do and has one"
 
-    def __init__(self, num_latents: int, gamma: float | None = None, alpha: float = 0.1) -> None:
+    def __init__(self, num_latents: int, gamma: float | None = None, alpha: float = 0.01) -> None:
         super().__init__(num_latents)
         if not alpha > 0 or not (gamma is None or gamma > 0):
             raise InputError(f"gamma and alpha must be positive, got {gamma} and {alpha}")
@@ -100,7 +100,8 @@ class KernelPCA(_Projection):
     def _estimator(self, rows: Tensor) -> Any:
         if len(rows) > MOST_ROWS:
             raise InputError(
-                f"kernel PCA needs a matrix of N × N numbers, too many for {len(rows)} rows: fit to {MOST_ROWS} or fewer"
+                f"kernel PCA needs a matrix of N × N numbers, too many for {len(rows)} rows: fit to {MOST_ROWS} or "
+                "fewer"
             )
         return decomposition.KernelPCA(
             self.num_latents,

@@ -112,7 +112,7 @@ def test_asked_for_a_density_they_say_why_there_is_none(binary):
         ):
             with pytest.raises(InputError, match="no density"):
                 ask(model)
-        with pytest.raises(InputError, match="prior to draw|draws no rows"):
+        with pytest.raises(InputError, match=r"prior to draw|draws no rows"):
             model.sample(3)
 
 
@@ -127,7 +127,7 @@ def test_wrong_arguments_say_what_to_do(binary):
         pv.PCA(2).encode(binary)
     with pytest.raises(InputError, match="fewer latents"):
         pv.PCA(6).fit(binary)
-    with pytest.raises(InputError, match="20000 rows or fewer|fit to 20000"):
+    with pytest.raises(InputError, match="fit to 20000 or fewer"):
         pv.KernelPCA(1).fit(torch.zeros(20_001, 2))
 
 

@@ -1,0 +1,150 @@
+"""What `pyro-vae compare --preset ae-vs-vae` does: encoders of several sizes on the same rows, tables and pictures."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyro_vae import runs
+from pyro_vae.cli.build import data_of
+from pyro_vae.cli.contest import DATA_SETTINGS, same_settings
+from pyro_vae.cli.tables import print_by_size, print_rolls
+from pyro_vae.cli.train import say
+from pyro_vae.data import Dataset, Split
+from pyro_vae.errors import InputError
+from pyro_vae.evidence.record import KEYS
+from pyro_vae.models.projection import MOST_ROWS
+from pyro_vae.show.encoders import draw_encoders
+from pyro_vae.study import encoders
+from pyro_vae.study.curves import first_rows
+from pyro_vae.study.encoders import KINDS, Training, examine, fitted_encoder, in_pixels, over_seeds
+from pyro_vae.study.unroll import Unrolled, unroll
+
+TABLE, FOUND = "comparison.json", "found.json"
+NETWORKS = ("ae", "vae")  # what depends on a seed
+
+
+def run_encoders(settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
+    """Fit every kind of encoder in every size, measure its latent space, write and print tables, draw the pictures."""
+    began = time.perf_counter()
+    data = _data(settings)
+    rows = data.split(settings["split"])
+    rows = rows if settings["num_rows"] is None else rows.head(settings["num_rows"])
+    sizes = sorted(set(settings["latent_dim"]))
+    _check(data, rows, sizes)
+    folder = settings["out"] or runs.new_run(Path("runs"), "ae-vs-vae")
+    same_settings(folder, settings, data)
+    talk: Callable[[str], None] = (lambda words: None) if quiet else say
+    talk(f"{data.name}: fitted to {len(data.train):,} rows, measured on {len(rows):,} {rows.name} rows")
+    talk(f"results go to {folder}; Ctrl-C keeps what is done, and the same command with --out {folder} goes on")
+    training = Training(
+        hidden=tuple(settings["hidden"]),
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        learning_rate=settings["learning_rate"],
+        denoising=settings["denoising"],
+    )
+    plan = [
+        (kind, size, settings["seed"] + seed)
+        for size in sizes
+        for kind in KINDS
+        for seed in range(settings["seeds"] if kind in NETWORKS else 1)
+    ]
+    found = []
+    for number, (kind, size, seed) in enumerate(plan):
+        place = folder / f"{kind}-{size}-{seed}"
+        if not (place / FOUND).exists():
+            talk(f"{number + 1}/{len(plan)} {kind}, {size} latents, seed {seed}")
+        found.append(_measured(place, kind, size, seed, data, rows, training))
+    pixels = in_pixels(data, rows)
+    rolls = [_rolled(folder / f"roll-{kind}", kind, settings["seed"], talk) for kind in KINDS * settings["roll"]]
+    table = over_seeds(found)
+    records = [_record(one, rows) for one in found]
+    runs.write_json(folder / TABLE, {"rows": records, "knn_accuracy_in_x": pixels})
+    models = {kind: _model(folder, kind, sizes[0], settings, data, training) for kind in KINDS}
+    talk("drawing")
+    pictures = draw_encoders(folder / "figures", table, models, data, rows, rolls, pixels)
+    if not quiet:
+        print_by_size(table, rows, pixels)
+        if rolls:
+            print_rolls(rolls)
+        click.echo(f"\nWritten to {folder}/ in {time.perf_counter() - began:.0f} s")
+        click.echo(f"  {TABLE}  " + "  ".join(f"figures/{path.name}" for path in pictures))
+    return records
+
+
+def _data(settings: dict[str, Any]) -> Dataset:
+    """Pictures in grey levels, tables standardized; the first training rows where fewer are asked for."""
+    chosen = {name: settings[name] for name in DATA_SETTINGS} | {"missing": "refuse", "dequantize": False}
+    data = data_of(chosen, "normal")
+    if len(settings["train_rows"]) > 1:
+        raise InputError("ae-vs-vae goes through sizes of the latent space: give --train-rows once")
+    for number in settings["train_rows"]:
+        if number > len(data.train):
+            raise InputError(f"there are {len(data.train)} training rows, fewer than --train-rows {number}")
+        data = first_rows(data, number)
+    return data
+
+
+def _check(data: Dataset, rows: Split, sizes: list[int]) -> None:
+    if data.train.measure.binarize != "none":
+        raise InputError(
+            f"{data.name}: squared errors are of grey levels or real numbers, not of drawn bits: leave out --binarize"
+        )
+    if rows.mask is not None:
+        raise InputError(
+            f"{data.name}: values are missing, which principal components cannot see past: fill them first"
+        )
+    most = min(data.num_features, len(data.train)) - 1
+    if sizes[-1] > most:
+        raise InputError(f"{sizes[-1]} latents for {data.num_features} columns: try --latent-dim {most} or fewer")
+    if len(data.train) > MOST_ROWS:
+        raise InputError(
+            f"kernel PCA needs a matrix of N × N numbers, too many for {len(data.train):,} rows: add --train-rows 5000"
+        )
+
+
+def _measured(
+    folder: Path, kind: str, size: int, seed: int, data: Dataset, rows: Split, training: Training
+) -> dict[str, Any]:
+    """What was found of one encoder, now or by a comparison that was interrupted."""
+    if (folder / FOUND).exists():
+        return json.loads((folder / FOUND).read_text())
+    model, seconds = fitted_encoder(kind, size, data, training, seed)
+    found: dict[str, Any] = {"kind": kind, "num_latents": size, "seed": seed, "seconds": seconds}
+    found |= {"num_parameters": encoders.num_parameters(model)} | examine(model, data, rows)
+    if kind in NETWORKS:
+        runs.save(model, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.write_json(folder / FOUND, found)
+    return found
+
+
+def _model(folder: Path, kind: str, size: int, settings: dict[str, Any], data: Dataset, training: Training) -> Any:
+    """The smallest encoder of a kind, for the pictures."""
+    if kind in NETWORKS:
+        return runs.load(folder / f"{kind}-{size}-{settings['seed']}")
+    return fitted_encoder(kind, size, data, training)[0]
+
+
+def _rolled(folder: Path, kind: str, seed: int, talk: Callable[[str], None]) -> Unrolled:
+    path = folder / "roll.safetensors"
+    if path.exists():
+        tensors, about = runs.read_tensors(path)
+        return Unrolled(codes=tensors["codes"], sheet=tensors["sheet"], **about)
+    talk(f"the swiss roll by {kind}")
+    found = unroll(kind, seed)
+    about = {name: value for name, value in asdict(found).items() if name not in ("codes", "sheet")}
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.write_tensors(path, {"codes": found.codes, "sheet": found.sheet}, about)
+    return found
+
+
+def _record(found: dict[str, Any], rows: Split) -> dict[str, Any]:
+    way = "svi" if found["kind"] in NETWORKS else "closed-form"
+    known = {"model": f"{found['kind']}:{found['num_latents']}", "way": way, "split": rows.name, "num_data": len(rows)}
+    return dict.fromkeys(KEYS) | known | {name: value for name, value in found.items() if name != "kind"}

@@ -1,0 +1,198 @@
+"""The pictures of autoencoder, VAE, PCA and kernel PCA side by side: sizes, planes, draws, lines, the roll."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae.data import Dataset, Split
+from pyro_vae.show import plots
+from pyro_vae.study.encoders import new_codes
+from pyro_vae.study.latent_space import neighbours_among, spread
+from pyro_vae.study.paths import interpolate, path_ratio
+
+NAMES = {"pca": "PCA", "kernel-pca": "kernel PCA", "ae": "autoencoder", "vae": "VAE"}
+LOOK = {"pca": plots.COLOURS[2], "kernel-pca": plots.COLOURS[5], "ae": plots.RED, "vae": plots.BLUE}
+LINES_OF = {"pca": "--", "kernel-pca": "--"}  # autoencoders often lie on top of them
+PANELS = {
+    "reconstruction_error": "Reconstruction error",
+    "knn_accuracy": "Ten nearest codes name the label",
+    "precision": "Draws decoded among reconstructions",
+    "path_ratio": "Decoded line / distance of its ends",
+}
+DRAWS, ACROSS, STEPS, LINES = 60, 20, 9, 3
+
+
+def draw_encoders(
+    folder: Path,
+    table: Sequence[Mapping[str, Any]],
+    models: Mapping[str, Any],
+    data: Dataset,
+    rows: Split,
+    rolls: Sequence[Any] = (),
+    pixels: float | None = None,
+) -> list[Path]:
+    """Write `folder/*.png`: numbers over sizes; the planes of codes; decoded draws and lines; the swiss roll.
+
+    `table` is that of `study.encoders.over_seeds`, `models` are the smallest ones by kind.
+    """
+    drawings: dict[str, Callable[[], Figure | None]] = {
+        "sizes": lambda: plot_sizes(table, pixels),
+        "codes": lambda: plot_codes(models, rows, table),
+        "draws": lambda: plot_draws(models, rows) if data.image_shape else None,
+        "lines": lambda: plot_lines(models, rows) if data.image_shape else None,
+        "roll": lambda: plot_rolls(rolls) if rolls else None,
+    }
+    written = []
+    folder.mkdir(parents=True, exist_ok=True)
+    with plots.style(), mpl.rc_context({"backend": "agg"}):
+        for name, draw in drawings.items():
+            if (figure := draw()) is not None:
+                written.append(folder / f"{name}.png")
+                figure.savefig(written[-1])
+    return written
+
+
+def plot_sizes(table: Sequence[Mapping[str, Any]], pixels: float | None = None) -> Figure:
+    """What codes keep and what their spaces are like over the number of latents, mean ± standard error over seeds."""
+    with plots.style():
+        figure = Figure(figsize=(10.5, 6.2))
+        for axes, (name, title) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
+            for kind in dict.fromkeys(line["kind"] for line in table):
+                known = [line for line in table if line["kind"] == kind and line[name] is not None]
+                if known:
+                    means, errors = zip(*(line[name] for line in known), strict=True)
+                    at = [line["num_latents"] for line in known]
+                    bars = [error or 0.0 for error in errors]
+                    axes.errorbar(
+                        at,
+                        means,
+                        bars,
+                        color=LOOK[kind],
+                        marker="o",
+                        markersize=4,
+                        label=NAMES[kind],
+                        linestyle=LINES_OF.get(kind, "-"),
+                    )
+            axes.set(title=title, xlabel="latent dimensions", xscale="log")
+            sizes = sorted({line["num_latents"] for line in table})
+            axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+            axes.set_xticks([], minor=True)
+            if name == "knn_accuracy" and pixels is not None:
+                axes.axhline(pixels, color="0.5", linewidth=1, linestyle=":")
+                axes.text(sizes[0], pixels, "on x itself", va="bottom", fontsize=9, color="0.35")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def plot_codes(models: Mapping[str, Any], rows: Split, table: Sequence[Mapping[str, Any]] = ()) -> Figure:
+    """The codes of held-out rows by kind, the origin marked, the faults' numbers under each title."""
+    labels = None if rows.labels is None else rows.labels.numpy()
+    with plots.style():
+        figure = Figure(figsize=(11.5, 9.6))
+        for axes, (kind, model) in zip(figure.subplots(2, 2).flat, models.items(), strict=False):
+            codes = model.encode(rows.x).double()
+            _codes(axes, codes, labels)
+            plots.title(axes, NAMES[kind], _faults(kind, codes, table))
+        _one_legend(figure)
+    return figure
+
+
+def _codes(axes: Axes, codes: Tensor, labels: np.ndarray | None) -> None:
+    plots.scatter(axes, codes[:, :2].numpy(), labels, "", ("$z_1$", "$z_2$"))
+    if (box := axes.get_legend()) is not None:
+        box.remove()
+    axes.plot(0, 0, marker="+", color=plots.DARK, markersize=16, markeredgewidth=2)
+
+
+def _faults(kind: str, codes: Tensor, table: Sequence[Mapping[str, Any]]) -> str:
+    line = next((line for line in table if line["kind"] == kind and line["num_latents"] == codes.shape[1]), None)
+    if line is None:
+        found = spread(codes)
+        return f"off centre {found.off_centre:.2f}, anisotropy {found.anisotropy:.2f}"
+    words = {
+        "off_centre": "off centre",
+        "anisotropy": "anisotropy",
+        "area_gini": "areas' Gini",
+        "precision": "precision",
+    }
+    return ", ".join(f"{word} {line[name][0]:.2f}" for name, word in words.items() if line[name] is not None)
+
+
+def _one_legend(figure: Figure) -> None:
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    if handles:
+        size = (40 / handles[0].get_sizes()[0]) ** 0.5  # as large for many points as for few
+        figure.legend(handles, names, title="label", loc="outside right center", markerscale=size)
+
+
+def plot_draws(models: Mapping[str, Any], rows: Split, seed: int = 0) -> Figure:
+    """Decoded draws: from the prior, or a normal fitted to the codes; framed in red where no reconstruction is near."""
+    assert rows.image_shape is not None
+    with plots.style():
+        figure = Figure(figsize=(10.5, 2.25 * len(models)))
+        for axes, (kind, model) in zip(figure.subplots(len(models), 1), models.items(), strict=True):
+            z = new_codes(model, rows, DRAWS, seed)
+            drawn = model.decode(z)
+            near = neighbours_among(drawn, model.reconstruct(rows.x))
+            plots.pictures(axes, drawn.numpy(), rows.image_shape, columns=ACROSS)
+            _frame(axes, ~near.numpy(), rows.image_shape, ACROSS)
+            where = "the prior" if hasattr(model, "prior") else "a normal fitted to its codes"
+            plots.title(
+                axes, NAMES[kind], f"{int((~near).sum())} of {DRAWS} draws from {where} have no reconstruction near"
+            )
+    return figure
+
+
+def _frame(axes: Axes, chosen: np.ndarray, shape: tuple[int, int], columns: int, gap: int = 2) -> None:
+    height, width = shape
+    for i in np.flatnonzero(chosen):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        frame = mpl.patches.Rectangle((left - 1.5, top - 1.5), width + 2, height + 2, clip_on=False)
+        frame.set(fill=False, edgecolor=plots.RED, linewidth=1.5)
+        axes.add_patch(frame)
+
+
+def plot_lines(models: Mapping[str, Any], rows: Split) -> Figure:
+    """Straight lines between the codes of two rows, decoded: × how much longer they are than from end to end."""
+    assert rows.image_shape is not None
+    pairs = _pairs(rows)
+    with plots.style():
+        down = -(-len(models) // 2)
+        figure = Figure(figsize=(11.5, 2.2 * down))
+        for axes, (kind, model) in zip(figure.subplots(down, 2).flat, models.items(), strict=False):
+            codes = model.encode(rows[pairs.flatten()]).reshape(*pairs.shape, -1)
+            line = interpolate(codes[:, 0], codes[:, 1], STEPS - 1).transpose(0, 1)
+            plots.pictures(axes, model.decode(line.flatten(0, 1)).numpy(), rows.image_shape, columns=STEPS)
+            for i, ratio in enumerate(path_ratio(model.decode, codes[:, 0], codes[:, 1])):
+                place = i * (rows.image_shape[0] + 2) + rows.image_shape[0] / 2
+                axes.text(STEPS * (rows.image_shape[1] + 2) + 4, place, f"× {ratio:.2f}", va="center", fontsize=9)
+            plots.title(axes, NAMES[kind])
+    return figure
+
+
+def _pairs(rows: Split) -> Tensor:
+    """Pairs of rows to go between, (3, 2): of different labels where there are labels."""
+    if rows.labels is None or len(rows.labels.unique()) < 2:
+        return torch.arange(2 * LINES).reshape(LINES, 2)
+    first = [int((rows.labels == kind).nonzero()[0]) for kind in rows.labels.unique()]
+    return torch.tensor([[first[i % len(first)], first[(i + 1) % len(first)]] for i in range(0, 2 * LINES, 2)])
+
+
+def plot_rolls(rolls: Sequence[Any]) -> Figure:
+    """The swiss roll's held-out rows as each encoder lays them, coloured by their place along the roll."""
+    with plots.style():
+        figure = Figure(figsize=(3.1 * len(rolls), 3.6))
+        for axes, one in zip(figure.subplots(1, len(rolls)), rolls, strict=True):
+            codes = one.codes.numpy()
+            shades = axes.scatter(codes[:, 0], codes[:, 1], c=one.sheet[:, 0], s=9, cmap="viridis", linewidths=0)
+            axes.set(xlabel="$z_1$", ylabel="$z_2$")
+            plots.title(axes, NAMES[one.kind], f"flatness {one.flatness:.2f}, trust {one.trust:.2f}")
+        figure.colorbar(shades, ax=figure.axes, label="length along the roll", pad=0.01)
+    return figure

@@ -1,0 +1,261 @@
+"""The aggregate posterior, the mixture of all rows' q(z|x): its draws, its density, its distance from the prior."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.errors import InputError
+from pyro_vae.evidence.logpx import Scored, rows_to_score
+from pyro_vae.inference.weights import GivenValues, Weigher, over_plates
+from pyro_vae.models.program import parameters_of, place_of
+from pyro_vae.models.rows import (
+    Batch,
+    Dreaming,
+    caller,
+    evaluating,
+    layout_of_model,
+    require_density,
+    require_rows,
+    sample_sites,
+    seeded,
+    traces_of,
+)
+from pyro_vae.shapes import PerRow, RowLatents
+
+DRAWS_AT_ONCE = 256
+ROWS_AT_ONCE = 256
+REPEATED_AT_ONCE = 16  # rows, where each is repeated for each draw
+
+Values = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What the mean KL(q(z|x) ‖ p(z)) over N rows is made of, nats per row.
+
+    `kl` = `mutual_information` + `marginal_kl`, draw by draw: what z says about which row it is, at most log N, and how
+    far the aggregate posterior is from the prior. `kl_mc_se`, `mutual_information_mc_se` and `marginal_kl_mc_se` are
+    their Monte-Carlo errors, as if the `num_samples` draws were independent (rows taken in turn make them smaller).
+    """
+
+    kl: float
+    mutual_information: float
+    marginal_kl: float
+    kl_mc_se: float
+    mutual_information_mc_se: float
+    marginal_kl_mc_se: float
+    num_rows: int
+    num_samples: int
+
+    def __repr__(self) -> str:
+        return (
+            f"Aggregate({self.num_rows} rows, {self.num_samples} draws: KL {self.kl:.3f} ± {self.kl_mc_se:.3f} = "
+            f"mutual information {self.mutual_information:.3f} ± {self.mutual_information_mc_se:.3f} + "
+            f"KL(aggregate ‖ prior) {self.marginal_kl:.3f} ± {self.marginal_kl_mc_se:.3f} nats)"
+        )
+
+
+def aggregate(
+    program: Any,
+    data: Dataset | Split | Tensor,
+    num_samples: int = 1000,
+    *,
+    rows: Tensor | None = None,
+    labels: Tensor | None = None,
+    seed: int | None = 0,
+) -> Aggregate:
+    r"""The aggregate posterior $\bar q(z) = \frac1N \sum_i q(z|x_i)$ against the prior (Hoffman & Johnson 2016).
+
+    $\frac1N \sum_i KL(q(z|x_i) \| p(z)) = I(i; z) + KL(\bar q \| p)$, where $I = E[\log q(z|x_i) - \log \bar q(z)] \leq
+    \log N$ is the information that z has about its row. The draws of z come from rows in random order, each row as
+    often as the next; $\log \bar q$ at each is exact, over all N rows. $KL(\bar q \| p)$ falls as rows are added:
+    compare at equal N, and where I is near $\log N$ (many latents, few rows) $KL(\bar q \| p)$ is little more than KL −
+    $\log N$ and says nothing of holes. All N × `num_samples` densities come from the guide with values put in, in
+    blocks: any program whose sites share one plate over rows. `data`, `rows` and `labels` as in `log_evidence`.
+
+    Raises `InputError` where there is no density of z (an autoencoder; auxiliary sites), `RowsError` where sites lie
+    outside the row plate.
+
+    >>> import pyro_vae as pv
+    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+    >>> found = aggregate(vae, (torch.rand(40, 5) < 0.5).float())
+    >>> found.mutual_information < math.log(40), found.kl > found.mutual_information
+    (True, True)
+    """
+    if num_samples < 2:
+        raise InputError(f"num_samples must be two or more, got {num_samples}")
+    require_density(program)
+    split, places = rows_to_score(data, rows, labels)
+    with torch.no_grad(), parameters_of(program), seeded(seed), evaluating(program):
+        scored = Scored(program, split, places)
+        mixture = _Mixture(program, scored)
+        turns = torch.cat([torch.randperm(len(split)) for _ in range(-(-num_samples // len(split)))])[:num_samples]
+        everything = scored.batch(0, len(split))
+        parts = [
+            mixture.own_prior_and_all(everything.take(turn.to(everything.x.device)))
+            for turn in turns.split(DRAWS_AT_ONCE)
+        ]
+    own, prior, mixed = (torch.cat(part) for part in zip(*parts, strict=True))
+    found = {"kl": own - prior, "mutual_information": own - mixed, "marginal_kl": mixed - prior}
+    means = {name: float(value.mean()) for name, value in found.items()}
+    errors = {f"{name}_mc_se": float(value.std() / math.sqrt(num_samples)) for name, value in found.items()}
+    return Aggregate(**means, **errors, num_rows=len(split), num_samples=num_samples)
+
+
+def log_aggregate(program: Any, data: Dataset | Split | Tensor, z: Tensor) -> Tensor:
+    r"""$\log \bar q(z) = \log \frac1N \sum_i q(z|x_i)$ at points z (M, K), (M,) nats, float64: where it has holes.
+
+    Latent sites lie side by side in z, as `encode` gives them. `data` as in `aggregate`, and so are the errors.
+
+    >>> import pyro_vae as pv
+    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+    >>> log_aggregate(vae, torch.ones(40, 5), torch.zeros(7, 2)).shape
+    torch.Size([7])
+    """
+    require_density(program)
+    split, places = rows_to_score(data, None, None)
+    with torch.no_grad(), parameters_of(program), seeded(0), evaluating(program):
+        scored = Scored(program, split, places)
+        mixture = _Mixture(program, scored)
+        blocks = z.to(scored.place).split(DRAWS_AT_ONCE)
+        return torch.cat([mixture.log_prob(mixture.values_of(some), len(some)) for some in blocks])
+
+
+class _Mixture:
+    """log q(z | x) of many z under many rows, by the guide's own trace with values put in."""
+
+    def __init__(self, program: Any, scored: Scored) -> None:
+        self.program, self.scored, self.layout = program, scored, scored.layout
+        self.row_dim = require_rows(self.layout)
+        self.side_by_side = Weigher(program, self.layout, scored.first).side_by_side
+        model, guide = (sample_sites(trace) for trace in traces_of(program, scored.first))
+        latent = {name for name, site in model.items() if not site["is_observed"]}
+        if extra := guide.keys() - latent:
+            raise InputError(f"the guide's auxiliary {', '.join(sorted(extra))} leave it without a density of z alone")
+        self.sites = guide
+        self.axes = {name: self.row_dim - site["fn"].event_dim for name, site in guide.items()}
+
+    def own_prior_and_all(self, batch: Batch) -> tuple[PerRow, PerRow, PerRow]:
+        """For a draw from each row's q: its log-density under that q, under the prior, and under the mixture."""
+        traces = traces_of(self.program, batch)
+        model, guide = (sample_sites(trace) for trace in traces)
+        values = {name: site["value"] for name, site in guide.items()}
+        own = self._summed(guide.values(), {self.row_dim})
+        prior = self._summed((model[name] for name in guide), {self.row_dim})
+        n = len(batch.x)
+        return own.expand(n).double().cpu(), prior.expand(n).double().cpu(), self.log_prob(values, n)
+
+    def log_prob(self, values: Values, num: int) -> PerRow:
+        """The log-density of the mixture at so many points, (num,) float64."""
+        total = torch.full((num,), -math.inf, dtype=torch.float64)
+        for batch in self.scored.batches(ROWS_AT_ONCE if self.side_by_side else REPEATED_AT_ONCE):
+            pairs = self._pairs(values, batch, num).double().cpu()
+            total = torch.logaddexp(total, pairs.logsumexp(1))
+        return total - math.log(len(self.scored.split))
+
+    def _pairs(self, values: Values, batch: Batch, num: int) -> Tensor:
+        """log q(z_s | x_i) of all pairs, (S, n)."""
+        n = len(batch.x)
+        if self.side_by_side:
+            left = -self.layout.nesting - 1
+            wide = {name: self._spread(name, value, n) for name, value in values.items()}
+            guide = pyro.plate("_draws", num, dim=left)(caller(self.program.guide))
+            return self._densities(guide, wide, batch, {left, self.row_dim}).expand(num, n)
+        index = torch.arange(n, device=batch.x.device)
+        long = {name: value.repeat_interleave(n, self.axes[name]) for name, value in values.items()}
+        batch = batch.take(index.repeat(num))
+        return self._densities(caller(self.program.guide), long, batch, {self.row_dim}).reshape(num, n)
+
+    def _densities(self, guide: Any, values: Values, batch: Batch, keep: set[int]) -> Tensor:
+        with pyro.validation_enabled(False):
+            trace = poutine.trace(GivenValues(values)(guide)).get_trace(batch.x, batch.extras)
+            trace.compute_log_prob()
+        found = self._summed(sample_sites(trace).values(), keep)
+        return found.reshape(found.shape[0], -1) if len(keep) == 2 else found.flatten()
+
+    def _spread(self, name: str, value: Tensor, n: int) -> Tensor:
+        """A value for each draw, along the row plate, as one for each draw and row: draws to the left of all plates."""
+        axis, site = self.axes[name], self.sites[name]
+        wide = value.movedim(axis, 0).unsqueeze(axis)
+        missing = self.layout.nesting + 1 + site["fn"].event_dim - wide.dim()
+        wide = wide.reshape(len(wide), *[1] * missing, *wide.shape[1:])
+        return wide.expand(*(n if i - wide.dim() == axis else size for i, size in enumerate(wide.shape)))
+
+    def values_of(self, z: RowLatents) -> Values:
+        """Points that lie side by side, as the sites' own values."""
+        rows = {name: site["value"].movedim(self.axes[name], 0) for name, site in self.sites.items()}
+        sizes = [value[0].numel() for value in rows.values()]
+        if z.shape[1] != sum(sizes):
+            raise InputError(f"expected points of {sum(sizes)} latents, got {z.shape[1]}")
+        parts = zip(rows.items(), z.split(sizes, 1), strict=True)
+        return {
+            name: part.reshape(-1, *value.shape[1:]).movedim(0, self.axes[name]).to(value.dtype)
+            for (name, value), part in parts
+        }
+
+    def _summed(self, sites: Any, keep: set[int]) -> Tensor:
+        return torch.as_tensor(sum(over_plates(site, keep) for site in sites))
+
+
+@torch.no_grad()
+def drawn_codes(program: Any, data: Dataset | Split | Tensor, *, seed: int | None = 0) -> RowLatents:
+    """A draw of z from q(z|x) for each row, latent sites side by side, (N, K): draws of the aggregate posterior.
+
+    What `spread`, `whiten` and `nearest_code` should see of a program with a guide: means lack q's width. Where the
+    guide is a point, or there is none (principal components), the codes themselves. `data` as in `log_evidence`.
+    Raises `InputError` where the guide draws nothing for each row.
+
+    >>> import pyro_vae as pv
+    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+    >>> drawn_codes(vae, torch.ones(40, 5)).std() > 0
+    tensor(True)
+    """
+    split, places = rows_to_score(data, None, None)
+    if getattr(program, "no_density", ""):
+        return program.encode(split.x, **split.extras(slice(None)))
+    with parameters_of(program), seeded(seed), evaluating(program):
+        scored = Scored(program, split, places)
+        return torch.cat([_drawn(program, scored, batch) for batch in scored.batches(4096)])
+
+
+def _drawn(program: Any, scored: Scored, batch: Batch) -> Tensor:
+    guide = sample_sites(poutine.trace(caller(program.guide)).get_trace(batch.x, batch.extras))
+    kept = [s for s in guide.values() if scored.layout.row_frame(s) and not s["infer"].get("is_auxiliary")]
+    if not kept:
+        raise InputError("the guide draws no latent for each row, so rows have no codes")
+    return torch.cat([scored.layout.rows_first(site, site["value"]).to(scored.place) for site in kept], -1).cpu()
+
+
+@torch.no_grad()
+def prior_codes(program: Any, num_draws: int, like: Dataset | Split | Tensor, *, seed: int | None = 0) -> RowLatents:
+    """Draws of z from the prior, latent sites side by side in the order the model draws them, (M, K).
+
+    `like` is data of the width that the model expects. Raises `InputError` where there is no prior (`draws_around` some
+    codes then), or none for each row.
+
+    >>> import pyro_vae as pv
+    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+    >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4))
+    >>> vae = pv.VAE(pv.priors.Normal([7.0, 0.0], [1.0, 1.0]), likelihood, guide)
+    >>> bool(prior_codes(vae, 100, like=torch.ones(1, 5)).mean(0)[0] > 5)
+    True
+    """
+    require_density(program)
+    placeholder = Batch(place_of(program).new_zeros(num_draws, as_split(like, "train").shape[1]))
+    with poutine.block(), seeded(seed), parameters_of(program), evaluating(program):
+        layout = layout_of_model(program, placeholder)
+        trace = poutine.trace(Dreaming()(caller(program.model))).get_trace(placeholder.x, {})
+    sites = [site for site in sample_sites(trace).values() if not site["infer"].get("was_observed")]
+    kept = [site for site in sites if layout.row_frame(site)]
+    if not kept:
+        raise InputError("the model draws no latent for each row")
+    return torch.cat([layout.rows_first(site, site["value"]).to(place_of(program)) for site in kept], -1).cpu()

@@ -1,0 +1,248 @@
+"""The squared-error trap: a picture with a piece cut off, and the same picture moved by one pixel. Which is nearer?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyro_vae.data import Dataset, Measure, Split, as_split
+from pyro_vae.errors import InputError
+from pyro_vae.evidence.importance import log_evidence
+from pyro_vae.evidence.logpx import LogPx, Scored
+from pyro_vae.models.program import encode, parameters_of
+from pyro_vae.models.rows import caller, evaluating, sample_sites, seeded
+from pyro_vae.shapes import PerRow, Rows
+from pyro_vae.study.aggregate import drawn_codes
+from pyro_vae.study.latent_space import Share, share_of
+from pyro_vae.study.paths import Whitening, whiten
+
+SIDES = ("top", "bottom", "left", "right")
+SHARES = (0.05, 0.1, 0.2, 0.3)
+SQUARED_ERROR, LATENT_DISTANCE, DIVERGENCE, LOG_PX = "squared error", "latent distance", "divergence of q", "log p(x)"
+
+
+def cut(x: Rows, shape: tuple[int, int], share: float = 0.1, side: str = "top") -> Rows:
+    """Pictures (N, D) with a piece cut straight off: the fewest pixel rows from one side that hold a share of the ink.
+
+    Ink is the sum of x. Strokes begin at the top, so a digit loses the beginning of its stroke, as in the picture that
+    this is about (Doersch, arXiv:1606.05908, figure 3). A share of each picture's own ink, so that thin digits lose as
+    much of themselves as bold ones; since whole pixel rows (columns, from the left or the right) go, it is somewhat
+    more than asked for. `shape` is (height, width). Raises `InputError` for negative values, another side, or a
+    share not in (0, 1).
+
+    >>> picture = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 0]]).float()
+    >>> cut(picture, (4, 2), share=0.2).tolist()
+    [[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]]
+    """
+    pictures = _pictures(x, shape)
+    if side not in SIDES or not 0 < share < 1 or x.min() < 0:
+        raise InputError(
+            f"expected ink that is not negative, a share between 0 and 1 and one of the sides {', '.join(SIDES)}, got "
+            f"values from {float(x.min()):g}, {share} and {side!r}"
+        )
+    across = side in ("left", "right")
+    lines = pictures.double().sum(1 if across else 2)
+    lines = lines.flip(1) if side in ("bottom", "right") else lines
+    before = lines.cumsum(1) - lines
+    kept = before >= share * lines.sum(1, keepdim=True) * (1 - 1e-12)  # the rounding of the sums
+    kept = kept.flip(1) if side in ("bottom", "right") else kept
+    return (pictures * (kept[:, None, :] if across else kept[:, :, None])).flatten(1)
+
+
+def shift(x: Rows, shape: tuple[int, int], right: int = 1, down: int = 0) -> Rows:
+    """Pictures (N, D) moved by so many pixels (to the left or up where negative); zeros enter.
+
+    >>> shift(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), (2, 2)).tolist()
+    [[0.0, 1.0, 0.0, 3.0]]
+    """
+    return F.pad(_pictures(x, shape), (right, -right, down, -down)).flatten(1)
+
+
+def _pictures(x: Tensor, shape: tuple[int, int]) -> Tensor:
+    if x.dim() != 2 or x.shape[1] != shape[0] * shape[1]:
+        raise InputError(
+            f"expected pictures (N, {shape[0] * shape[1]}) of {shape[0]} × {shape[1]}, got {tuple(x.shape)}"
+        )
+    return x.unflatten(1, shape)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """N pictures after a change, `x` (N, D), and how far each is from what it was.
+
+    `mse` (N,) is the mean squared difference of pixels. `distance` (N,) is between posterior means, in standard
+    deviations of the aggregate posterior. `divergence` (N,), nats, is KL(q ‖ q') + KL(q' ‖ q) between the two
+    posteriors, None where the guide's are not of a kind for which torch knows it. `log_px` says how probable the
+    changed pictures are, None where the program has no density or was not asked.
+    """
+
+    x: Tensor
+    mse: PerRow
+    distance: PerRow
+    divergence: Tensor | None
+    log_px: LogPx | None
+
+
+@dataclass(frozen=True)
+class Shifts:
+    """N pictures `x` (N, D) of `image_shape`, the same moved by some pixels, and with pieces cut off.
+
+    `moved` is (right, down), in pixels. `cuts` maps the share of the ink that was asked for to the cut pictures.
+    `log_px` is of the pictures as they were, None where the program has no density or was not asked.
+    """
+
+    x: Tensor
+    image_shape: tuple[int, int]
+    moved: tuple[int, int]
+    log_px: LogPx | None
+    shifted: Changed
+    cuts: dict[float, Changed]
+
+    def removed(self, share: float) -> float:
+        """The share of the ink that a cut of this name took, on average over pictures: whole pixel rows go."""
+        left = self.cuts[share].x.double().sum(1) / self.x.double().sum(1).clamp(min=1e-12)
+        return float(1 - left.mean())
+
+    def votes(self, share: float) -> dict[str, Tensor]:
+        """What each measure says of each picture, (N,): 1 where the shifted one is nearer than the cut one, 0 where the
+        cut one is, ½ for a tie."""
+        cut_, shifted = self.cuts[share], self.shifted
+        found = {
+            SQUARED_ERROR: _below(shifted.mse, cut_.mse),
+            LATENT_DISTANCE: _below(shifted.distance, cut_.distance),
+        }
+        if shifted.divergence is not None and cut_.divergence is not None:
+            found[DIVERGENCE] = _below(shifted.divergence, cut_.divergence)
+        if shifted.log_px is not None and cut_.log_px is not None:
+            found[LOG_PX] = _below(cut_.log_px.log_px, shifted.log_px.log_px)
+        return found
+
+    def nearer(self, share: float) -> dict[str, Share]:
+        """The share of pictures that each measure calls nearer to what they were when shifted than when cut so much.
+
+        `squared error`, `latent distance`, `divergence of q`; for `log p(x)`, more probable when shifted than when cut.
+        Ties count one half.
+        """
+        return {name: share_of(votes) for name, votes in self.votes(share).items()}
+
+    def __repr__(self) -> str:
+        said = "; ".join(
+            f"{share:.0%} cut: " + ", ".join(f"{name} {found.value:.1%}" for name, found in self.nearer(share).items())
+            for share in self.cuts
+        )
+        return f"Shifts({len(self.x)} pictures; the shifted one is nearer by {said})"
+
+
+def _below(first: Tensor, second: Tensor) -> Tensor:
+    return (first < second).double() + 0.5 * (first == second)
+
+
+def shifts(
+    program: Any,
+    data: Dataset | Split | Tensor,
+    *,
+    image_shape: tuple[int, int] | None = None,
+    shares: Sequence[float] = SHARES,
+    side: str = "top",
+    right: int = 1,
+    down: int = 0,
+    num_samples: int = 100,
+    seed: int | None = 0,
+) -> Shifts:
+    r"""Whether pixels, latents and log p(x) call a shifted picture nearer to the picture than one with a piece cut off.
+
+    Three measures of each change $x \to x'$: $\frac1D |x - x'|^2$; the distance of posterior means, $|W (E_q[z|x] -
+    E_q[z|x'])|$ with W the whitening of one draw of q(z|x) for each row (`drawn_codes`), so that a latent which the
+    guide does not use counts for nothing, and codes without a scale of their own get one; and $\log p(x')$, by
+    `log_evidence` with `num_samples` draws (0 leaves it out), which is no distance: it says how probable the changed
+    picture is, whatever it was before. All that is changed is x as the model sees it. `data` is a tensor with
+    `image_shape` (height, width), a split, or a data set (its test split), of pixels that are not negative; `shares`
+    and `side` are `cut`'s, `right` and `down` `shift`'s.
+
+    Raises `InputError` for rows that are no pictures, and where values are missing.
+
+    >>> import pyro_vae as pv
+    >>> data = pv.load_data("digits")
+    >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(64, 32, 4))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 32, 64)), guide)
+    >>> found = shifts(vae, data.valid, shares=[0.1], num_samples=20)
+    >>> found.nearer(0.1)["squared error"].value < 0.1
+    True
+    """
+    split = as_split(data, "test")
+    shape = image_shape or split.image_shape
+    if shape is None or split.measure.scale or split.mask is not None:
+        raise InputError(
+            "expected whole pictures whose pixels are not standardized, with a shape (image_shape=(height, width))"
+        )
+    x = split.x
+    spread = whiten(drawn_codes(program, split, seed=seed))
+    density = num_samples > 0 and not getattr(program, "no_density", "")
+    before = _Seen(program, split, x, spread, seed)
+
+    def scored(rows: Tensor) -> LogPx | None:
+        return log_evidence(program, _with(split, rows), num_samples, seed=seed) if density else None
+
+    def changed(rows: Tensor) -> Changed:
+        after = _Seen(program, split, rows, spread, seed)
+        return Changed(
+            x=rows,
+            mse=(rows - x).double().square().mean(1),
+            distance=(after.code - before.code).norm(dim=1),
+            divergence=after.divergence(before),
+            log_px=scored(rows),
+        )
+
+    return Shifts(
+        x=x,
+        image_shape=shape,
+        moved=(right, down),
+        log_px=scored(x),
+        shifted=changed(shift(x, shape, right, down)),
+        cuts={share: changed(cut(x, shape, share, side)) for share in shares},
+    )
+
+
+def _with(split: Split, rows: Tensor) -> Split:
+    """The split with other values of x, as they are."""
+    return replace(split, stored=rows, measure=Measure(given=True))
+
+
+class _Seen:
+    """Rows as the program sees them: whitened posterior means, and q(z|x) where the guide has one site."""
+
+    def __init__(self, program: Any, split: Split, x: Tensor, spread: Whitening, seed: int | None) -> None:
+        extras = split.extras(slice(None))
+        own = getattr(program, "encode", None)
+        with seeded(seed):
+            codes = encode(program, x, **extras) if own is None else own(x, **extras)
+            self.q = _guide_of(program, _with(split, x))
+        self.code = spread(codes.cpu().double())
+
+    @torch.no_grad()
+    def divergence(self, other: "_Seen") -> Tensor | None:
+        """KL(q ‖ q') + KL(q' ‖ q) of each row, (N,)."""
+        if self.q is None or other.q is None:
+            return None
+        try:
+            both = [torch.distributions.kl_divergence(*pair) for pair in ((self.q, other.q), (other.q, self.q))]
+        except NotImplementedError:
+            return None
+        found = (both[0] + both[1]).double().cpu()
+        return found if found.shape == self.code.shape[:1] else None
+
+
+@torch.no_grad()
+def _guide_of(program: Any, split: Split) -> Any:
+    """q(z|x) of all rows where it is one site and a density; else None."""
+    if getattr(program, "no_density", ""):
+        return None
+    with parameters_of(program), evaluating(program):
+        scored = Scored(program, split, None)
+        batch = scored.batch(0, len(split))
+        sites = list(sample_sites(poutine.trace(caller(program.guide)).get_trace(batch.x, batch.extras)).values())
+    return sites[0]["fn"] if len(sites) == 1 else None

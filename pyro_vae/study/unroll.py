@@ -1,0 +1,99 @@
+"""The swiss roll of the manifold hypothesis: a sheet rolled up in space, and how flat each encoder lays it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Dataset
+from pyro_vae.data.load import load_data
+from pyro_vae.errors import InputError
+from pyro_vae.shapes import RowLatents
+from pyro_vae.study.encoders import KINDS, Training, fitted_encoder, reconstruction_error
+
+TRAINING = Training(hidden=(128, 128, 128), activation="relu", epochs=300)
+NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """A roll's rows as an encoder lays them: `codes` (N, 2) and where they lie on the sheet, `sheet` (N, 2).
+
+    `flatness` and `trust` as in `unrolling`, `error` the mean squared error per value of held-out rows.
+    """
+
+    kind: str
+    seed: int
+    codes: Tensor
+    sheet: Tensor
+    flatness: float
+    trust: float
+    error: float
+
+
+def swiss_roll(num_rows: int = 2000, seed: int = 0) -> tuple[Dataset, Tensor]:
+    """The data set `swiss-roll`, standardized, and its validation rows' places on the sheet, (N, 2)."""
+    data = load_data("swiss-roll", standardize=True)
+    return replace(data, train=data.train.head(num_rows)), on_the_sheet(data.valid.measure.undo(data.valid.x))
+
+
+def on_the_sheet(x: Tensor) -> Tensor:
+    r"""Length along the roll and height, (N, 2), of rows (N, 3) at $(t \cos t, h, t \sin t)$ and near it.
+
+    The turn is $t = 2 \pi n + \angle(x_1, x_3)$ with the n that comes nearest to the radius; the length is that of the
+    spiral, $\frac12 (t \sqrt{1 + t^2} + \sinh^{-1} t)$.
+
+    >>> t = torch.tensor([5.0, 9.0, 14.0])
+    >>> found = on_the_sheet(torch.stack([t * t.cos(), torch.ones(3), t * t.sin()], 1))
+    >>> bool(torch.allclose(found[:, 0], (t * (1 + t * t).sqrt() + t.asinh()).double() / 2, atol=1e-4))
+    True
+    """
+    x = x.double()
+    angle, radius = torch.atan2(x[:, 2], x[:, 0]), x[:, [0, 2]].norm(dim=1)
+    t = angle + 2 * torch.pi * ((radius - angle) / (2 * torch.pi)).round()
+    return torch.stack([(t * (1 + t.square()).sqrt() + t.asinh()) / 2, x[:, 1]], 1)
+
+
+def unrolling(codes: RowLatents, sheet: Tensor) -> tuple[float, float]:
+    r"""How far codes (N, K) lay a sheet (N, 2) flat: its flatness, and how far neighbours are to be trusted.
+
+    Flatness is the rank correlation of distances between codes, whitened, with distances on the sheet, over all pairs:
+    1 for a sheet laid flat (or one stretched along its sides, as whitening does to it, by as much as the order of
+    distances allows). Trust is the trustworthiness of the codes' ten neighbours (Venna & Kaski 2001; scikit-learn's):
+    1 where they are neighbours on the sheet, and lower where different turns of the roll lie on top of each other.
+
+    >>> sheet = torch.rand(100, 2)
+    >>> flatness, trust = unrolling(sheet @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), sheet)
+    >>> flatness > 0.99, trust > 0.99
+    (True, True)
+    """
+    from scipy.spatial.distance import pdist
+    from scipy.stats import spearmanr
+    from sklearn.manifold import trustworthiness
+
+    if len(codes) != len(sheet) or len(codes) <= 2 * NEIGHBOURS:
+        raise InputError(f"expected a place on the sheet for each of more than {2 * NEIGHBOURS} codes")
+    flat = np.asarray(sheet.double() / sheet.double().std(0))
+    white = np.asarray(_whitened(codes))
+    flatness = spearmanr(pdist(white), pdist(flat)).statistic
+    return float(flatness), float(trustworthiness(np.asarray(sheet), white, n_neighbors=NEIGHBOURS))
+
+
+def _whitened(codes: Tensor) -> Tensor:
+    from pyro_vae.study.paths import whiten
+
+    return whiten(codes)(codes).double()
+
+
+def unroll(kind: str, seed: int = 0, training: Training = TRAINING, num_rows: int = 2000) -> Unrolled:
+    """A swiss roll of so many training rows, encoded in two dimensions by one of `KINDS`; held-out rows' codes."""
+    if kind not in KINDS:
+        raise InputError(f"no encoder called {kind!r}; try one of {', '.join(KINDS)}")
+    data, sheet = swiss_roll(num_rows)
+    model, _ = fitted_encoder(kind, 2, data, training, seed)
+    codes: Any = model.encode(data.valid.x)
+    flatness, trust = unrolling(codes, sheet)
+    error = float(reconstruction_error(model, data.valid).mean())
+    return Unrolled(kind, seed, codes, sheet, flatness, trust, error)

@@ -1,0 +1,63 @@
+"""`pyro-vae compare --preset ae-vs-vae`, as a user would type it."""
+
+import json
+
+import pytest
+
+from pyro_vae.cli import main
+
+SMALL = ["compare", "--preset", "ae-vs-vae", "--data", "digits", "--latent-dim", "2", "--epochs", "2", "--hidden", "16"]
+
+
+def run(capsys, *words):
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    out = capsys.readouterr()
+    return stop.value.code, out.out, out.err
+
+
+def test_tables_pictures_and_one_json_object(capsys, tmp_path):
+    code, out, _ = run(capsys, *SMALL, "--seeds", "2", "--out", str(tmp_path / "c"))
+    assert code in (0, None)
+    assert "Reconstruction error" in out
+    assert "nearest neighbours on x itself" in out
+    assert "standard error over 2 fits" in out
+    kept = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    assert len(kept["rows"]) == 2 + 2 * 2
+    assert {row["model"] for row in kept["rows"]} == {"pca:2", "kernel-pca:2", "ae:2", "vae:2"}
+    assert all(row["log_px"] is None and row["reconstruction_error"] > 0 for row in kept["rows"])
+    assert {path.name for path in (tmp_path / "c" / "figures").iterdir()} == {
+        "sizes.png", "codes.png", "draws.png", "lines.png",
+    }  # fmt: skip
+    code, out, _ = run(capsys, *SMALL, "--seeds", "2", "--out", str(tmp_path / "c"), "--json")
+    assert json.loads(out)["rows"] == kept["rows"], "a comparison that is repeated finds what was done"
+
+
+def test_a_table_without_labels_has_what_exists(capsys, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("a,b,c\n" + "\n".join(f"{i % 7},{i * i % 11}.5,{(3 * i) % 5}" for i in range(200)))
+    words = [*SMALL[:3], "--data", str(path), *SMALL[5:], "--seeds", "1", "--out", str(tmp_path / "c"), "--json"]
+    code, out, _ = run(capsys, *words)
+    assert code in (0, None)
+    rows = json.loads(out)["rows"]
+    assert all(row["knn_accuracy"] is None and row["area_gini"] is None for row in rows)
+    assert {path.name for path in (tmp_path / "c" / "figures").iterdir()} == {"sizes.png", "codes.png"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([*SMALL, "--method", "is"], "--method means nothing to --preset ae-vs-vae"),
+        ([*SMALL, "--binarize", "stochastic"], "leave out --binarize"),
+        ([*SMALL, "--latent-dim", "64"], "try --latent-dim 63 or fewer"),
+        ([*SMALL, "--train-rows", "2000"], "fewer than --train-rows"),
+        ([*SMALL, "--train-rows", "200", "--train-rows", "300"], "give --train-rows once"),
+        (["compare", "--seeds", "2"], "--seeds belongs to --preset ae-vs-vae"),
+    ],
+)
+def test_wrong_words_are_errors_that_leave_nothing(capsys, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert says in err
+    assert not list(tmp_path.iterdir())
