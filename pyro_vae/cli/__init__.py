@@ -15,6 +15,7 @@ COMMANDS = {  # name: (the module that holds it, what the list of commands says)
     "evaluate": ("evaluate", "Score a run: ELBO, its terms, log p(x) with its errors."),
     "score": ("score", "Score the rows of a file: log p(x) of each, anomalies flagged."),
     "compare": ("compare", "Hold models, ways to fit them, or runs against each other."),
+    "report": ("report", "Write one page about a run, to open in a browser."),
     "sample": ("rows", "Draw new rows from a run's model."),
     "reconstruct": ("rows", "Send rows through a run's guide and back."),
     "encode": ("rows", "Write the posterior means of rows."),

@@ -18,6 +18,7 @@ LIKELIHOODS = (
     "poisson",
     "negative-binomial",
 )
+ALONG_WITH_RESUME = ("resume", "program", "logger", "as_json", "debug")
 DATA, MODEL, OBJECTIVE, TRAINING, RUN_GROUP = "Data", "Model", "Objective", "Training", "Run"
 
 
@@ -207,6 +208,12 @@ DATA, MODEL, OBJECTIVE, TRAINING, RUN_GROUP = "Data", "Model", "Objective", "Tra
     metavar="RUN",
     help="Go on with an interrupted run, with its own settings.",
 )
+@option(
+    RUN_GROUP,
+    "--logger",
+    type=click.Choice(["tensorboard"]),
+    help="Write curves, pictures and latents to RUN/tensorboard too; needs the extra tensorboard.",
+)
 @output_options
 @click.pass_context
 def fit(
@@ -215,6 +222,7 @@ def fit(
     out: Path | None,
     config: Path | None,
     resume: Path | None,
+    logger: str | None,
     as_json: bool,
     debug: bool,
     **_: Any,
@@ -228,7 +236,7 @@ def fit(
     from pyro_vae.errors import InputError
 
     if resume is not None:
-        if ctx_given := [name for name in _given(ctx) if name not in ("resume", "program", "as_json", "debug")]:
+        if ctx_given := [name for name in _given(ctx) if name not in ALONG_WITH_RESUME]:
             raise InputError(
                 f"--resume takes the run's own settings: leave out --{ctx_given[0].replace('_', '-')}, or start a new "
                 "run with --config"
@@ -250,7 +258,7 @@ def fit(
     if own and program is None:
         raise InputError(f"{config} is of a program of your own, which no file may name for you: add --program {own}")
     settings = settle(ctx, kept, str(config))
-    record = run_fit(settings, out, program, resuming=resume is not None, quiet=as_json)
+    record = run_fit(settings, out, program, logger=logger, resuming=resume is not None, quiet=as_json)
     if as_json:
         print_json(record)
 

@@ -3,6 +3,8 @@
 import json
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,17 @@ from pyro_vae import __version__
 from pyro_vae.cli.options import plain
 
 VALID_DRAWS = 200
+BOARD = "tensorboard"
 
 
 def run_fit(
-    settings: dict[str, dict[str, Any]], out: Path | None, own: str | None = None, *, resuming: bool, quiet: bool
+    settings: dict[str, dict[str, Any]],
+    out: Path | None,
+    own: str | None = None,
+    *,
+    logger: str | None = None,
+    resuming: bool,
+    quiet: bool,
 ) -> dict[str, Any]:
     """Everything that one fit does, from reading the data to the last figure; the record of the validation rows."""
     from pyro_vae import pick_device, runs
@@ -31,6 +40,7 @@ def run_fit(
     tried = {name: value for name, value in training.items() if name not in ("device", "dtype")}
     Settings(**tried, num_particles=1 if particles is None else particles).check()
     pick_device(training["device"])
+    make_board = _board_of(logger, out if resuming else None)
     build = None if own is None else build_of(own)
     settings["data"] |= _absolute(settings["data"])
     data = data_of(settings["data"], settings["model"]["likelihood"])
@@ -51,8 +61,9 @@ def run_fit(
     try:
         if not quiet:
             _introduce(folder, settings, data, program, own)
-        fitted = _climb(folder, program, data, training, quiet)
-        return _report(folder, program, data, fitted, quiet)
+        with make_board(folder) as board:
+            fitted = _climb(folder, program, data, training, board, quiet)
+            return _report(folder, program, data, fitted, board, quiet)
     except InputError:
         if not resuming and not (folder / runs.WEIGHTS).exists():
             _clear_away(folder, made)
@@ -65,6 +76,19 @@ def run_fit(
             "there"
         )
         raise
+
+
+def _board_of(logger: str | None, resumed: Path | None) -> Callable[[Path], Any]:
+    """What opens the logger of a run's folder, a context around None for no logger; a resumed run keeps the one it had.
+
+    `InputError` where its package is missing.
+    """
+    if logger is None and (resumed is None or not (resumed / BOARD).exists()):
+        return lambda _: nullcontext()
+    from pyro_vae.show.tensorboard import TensorBoard, summary_writer
+
+    summary_writer()
+    return lambda folder: TensorBoard(folder / BOARD)
 
 
 def _config(settings: dict[str, dict[str, Any]], data: Any, own: str | None) -> dict[str, Any]:
@@ -98,7 +122,7 @@ def _introduce(folder: Path, settings: dict[str, dict[str, Any]], data: Any, pro
     say(f"run {folder}; Ctrl-C saves, pyro-vae fit --resume {folder} goes on")
 
 
-def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], quiet: bool) -> Any:
+def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], board: Any, quiet: bool) -> Any:
     """The fit itself, its metrics written as they come; on trouble the folder holds what is good, or is gone."""
     from pyro_vae import fit as climb
     from pyro_vae import runs
@@ -111,6 +135,8 @@ def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], quie
     def keep(history: list[dict[str, Any]]) -> None:
         with (folder / runs.METRICS).open("a") as file:
             file.write(json.dumps(history[-1], allow_nan=False) + "\n")
+        if board is not None:
+            board(history)
 
     options = training | {"dtype": DTYPES[training["dtype"]], "checkpoint": folder, "on_epoch": keep, "progress": style}
     try:
@@ -122,6 +148,8 @@ def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], quie
         raise
     runs.write_lines(folder / runs.METRICS, fitted.history)
     runs.save(program, folder)
+    if board is not None:
+        board(fitted.history)  # a fit that had no epoch left has not called it
     return fitted
 
 
@@ -181,7 +209,7 @@ def _forget_later_epochs(folder: Path) -> None:
     runs.write_lines(folder / runs.METRICS, rows)
 
 
-def _report(folder: Path, program: Any, data: Any, fitted: Any, quiet: bool) -> dict[str, Any]:
+def _report(folder: Path, program: Any, data: Any, fitted: Any, board: Any, quiet: bool) -> dict[str, Any]:
     """Score the validation rows, draw the figures, and say what was found and where it lies."""
     from pyro_vae import runs
     from pyro_vae.cli.evaluate import score_split
@@ -191,6 +219,8 @@ def _report(folder: Path, program: Any, data: Any, fitted: Any, quiet: bool) -> 
 
     if hasattr(program, "to"):
         program.to("cpu")
+    if board is not None:
+        board.finish(program, data)
     try:
         record = score_split(program, data.valid, folder, VALID_DRAWS, sizes=(1, 5, 50)) | {"seconds": fitted.seconds}
     except RowsError as error:  # a program of the user's own whose rows have no weight of their own
@@ -210,5 +240,8 @@ def _report(folder: Path, program: Any, data: Any, fitted: Any, quiet: bool) -> 
         click.echo(f"  figures/     {'  '.join(path.name for path in figures)}")
         if missing := why_no_manifold(program, data):
             click.echo(f"  {missing}")
-        click.echo(f"\nNext: pyro-vae evaluate {folder} scores the test rows, once all choices are made.")
+        if board is not None:
+            click.echo(f"  {BOARD}/  tensorboard --logdir {folder / BOARD}")
+        click.echo(f"\nNext: pyro-vae report {folder} makes a page to explore it in a browser;")
+        click.echo(f"      pyro-vae evaluate {folder} scores the test rows, once all choices are made.")
     return record

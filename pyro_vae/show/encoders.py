@@ -128,7 +128,8 @@ def _faults(kind: str, codes: Tensor, table: Sequence[Mapping[str, Any]]) -> str
 def _one_legend(figure: Figure) -> None:
     handles, names = figure.axes[0].get_legend_handles_labels()
     if handles:
-        size = (40 / handles[0].get_sizes()[0]) ** 0.5  # as large for many points as for few
+        kept: Any = handles[0]
+        size = (40 / kept.get_sizes()[0]) ** 0.5  # as large for many points as for few
         figure.legend(handles, names, title="label", loc="outside right center", markerscale=size)
 
 

@@ -234,3 +234,102 @@ def mixed_colours(shares: np.ndarray, colours: Sequence[Any]) -> np.ndarray:
 def some_colours(count: int) -> list[Any]:
     """So many colours, each as far from the one before as ten allow; they come again after ten."""
     return [COLOURS[(0, 6, 2, 5, 7, 1, 3, 8, 4, 9)[i % 10]] for i in range(count)]
+
+
+def name_lines(axes: Axes, names: Sequence[str], height: int, gap: int = 2) -> Axes:
+    """Names to the left of the lines of a sheet of pictures."""
+    for i, name in enumerate(names):
+        at, away = (-0.5, i * (height + gap) + height / 2), (-8, 0)
+        axes.annotate(name, at, away, textcoords="offset points", ha="right", va="center", fontsize=9)
+    return axes
+
+
+def name_columns(axes: Axes, names: Mapping[int, str], shape: tuple[int, int], gap: int = 2) -> Axes:
+    """Names over some columns of a sheet of pictures."""
+    for i, name in names.items():
+        at, away = (i * (shape[1] + gap) + shape[1] / 2, -0.5), (0, 4)
+        axes.annotate(name, at, away, textcoords="offset points", ha="center", va="bottom", fontsize=8, color="0.35")
+    return axes
+
+
+def bars(axes: Axes, values: np.ndarray, names: Sequence[str], strong: np.ndarray) -> Axes:
+    """A bar for each name, grey where it is not `strong`; names stand aside where there are too many to read."""
+    axes.bar(np.arange(len(values)), values, color=[BLUE if one else "0.75" for one in strong], width=0.8)
+    if len(values) <= 30:
+        axes.set_xticks(np.arange(len(values)), names, rotation=90 if max(map(len, names)) > 9 else 0)
+    else:
+        axes.set(xticks=[], xlabel=f"{len(values)} latents")
+    return axes
+
+
+def over(axes: Axes, filled: np.ndarray, line: np.ndarray) -> Axes:
+    """Draws of the aggregate posterior as a filled histogram, and draws of the prior as an outline over it."""
+    bins = np.histogram_bin_edges(np.concatenate([filled, line]), bins=40).tolist()
+    axes.hist(filled, bins=bins, density=True, color=BLUE, alpha=0.45, label="aggregate posterior")
+    axes.hist(line, bins=bins, density=True, histtype="step", color=DARK, linewidth=1.2, label="prior")
+    return axes
+
+
+def density_and_contours(
+    axes: Axes, x: np.ndarray, y: np.ndarray, shaded: np.ndarray, lines: np.ndarray, mass: Sequence[float], hole: float
+) -> Axes:
+    """A density (Gy, Gx) in shades, another as lines that hold so much of its `mass`, holes of the first hatched.
+
+    A hole lies inside the outermost line, where the first is below a share `hole` of the second.
+    """
+    axes.pcolormesh(x, y, np.sqrt(shaded), cmap=SHADES, vmin=0, shading="gouraud", rasterized=True)  # faint ones too
+    ordered = np.sort(lines.ravel())[::-1]
+    levels = [float(ordered[np.searchsorted(ordered.cumsum(), share * ordered.sum())]) for share in mass]
+    axes.contour(x, y, lines, levels=sorted(set(levels)), colors=[DARK], linewidths=1)
+    empty = np.where((shaded < hole * lines) & (lines > min(levels)), 1.0, 0.0)
+    if empty.any():
+        with mpl.rc_context({"hatch.color": RED, "hatch.linewidth": 0.6}):
+            axes.contourf(x, y, empty, levels=[0.5, 1.5], colors="none", hatches=["////"])
+        axes.fill_between([], [], hatch="////", facecolor="none", edgecolor=RED, linewidth=0, label="holes")
+    axes.plot([], [], color=DARK, linewidth=1, label="prior: " + ", ".join(f"{share:.0%}" for share in sorted(mass)))
+    return axes
+
+
+def marked(axes: Axes, rows: np.ndarray, groups: Mapping[str, np.ndarray]) -> Axes:
+    """Rows in the plane of their first two columns (one: against their order), some groups of them in colour."""
+    for points, colour, size, name in [
+        (rows, "0.75", 8, "others"),
+        *[(some, colour, 26, name) for (name, some), colour in zip(groups.items(), (BLUE, RED), strict=False)],
+    ]:
+        across = points[:, 0]
+        up = points[:, 1] if points.shape[1] > 1 else np.linspace(0, 1, len(points))
+        axes.scatter(across, up, s=size, color=colour, linewidths=0, label=name)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+    return axes
+
+
+def histograms(axes: Axes, values: Mapping[str, np.ndarray]) -> Axes:
+    """Distributions over each other, the first in blue and filled, the second in orange; the lowest 1% at the edge."""
+    low = min(float(np.percentile(some, 1)) for some in values.values())
+    high = max(float(some.max()) for some in values.values())
+    bins = np.linspace(low, high + 1e-9, 40).tolist()
+    for (name, some), colour in zip(values.items(), (BLUE, ORANGE), strict=False):
+        axes.hist(some.clip(low), bins=bins, density=True, color=colour, alpha=0.45, label=f"{len(some)} {name}")
+    axes.set(yticks=[], ylim=(0, 1.35 * axes.get_ylim()[1]))
+    axes.spines["left"].set_visible(False)
+    axes.legend(loc="upper left", ncols=2)
+    return axes
+
+
+def standardized(
+    axes: Axes, values: np.ndarray, names: Sequence[str], words: Sequence[Sequence[str]] = (), most: float = 4.0
+) -> Any:
+    """A table (n, D) in standard deviations: orange below the mean, blue above it, white where missing; its shades.
+
+    `words` are written into the cells.
+    """
+    colours = LinearSegmentedColormap.from_list("pyro_vae_signed", [ORANGE, "#FFFFFF", BLUE])
+    shades = axes.imshow(values, cmap=colours, vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
+    upright = len(names) > 8 or max(map(len, names)) > 14
+    axes.set_xticks(np.arange(len(names)), names, rotation=90 if upright else 0)
+    for i, line in enumerate(words):
+        for j, word in enumerate(line):
+            axes.text(j, i, word, ha="center", va="center", fontsize=8, color=DARK)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
+    return shades

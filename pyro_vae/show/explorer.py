@@ -1,0 +1,225 @@
+"""What the report's explorer shows: decoded planes through the latent space, and rows to click on."""
+
+import base64
+import inspect
+import io
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyro.poutine as poutine
+import torch
+import torch.nn.functional as F
+from matplotlib.colors import to_hex
+from PIL import Image
+from torch import Tensor
+
+from pyro_vae.data import Dataset, Split
+from pyro_vae.errors import InputError
+from pyro_vae.evidence.importance import Evidence
+from pyro_vae.evidence.psis import khat_limit
+from pyro_vae.models.program import encode, parameters_of, reconstruct
+from pyro_vae.models.rows import Batch, evaluating, sample_sites, seeded, traces_of
+from pyro_vae.shapes import RowLatents, Rows
+from pyro_vae.show import plots
+from pyro_vae.show.figures import column_names
+from pyro_vae.show.planes import Plane, Start, planes_of, starts_of
+
+FINEST, COARSEST = 41, 5  # cells along a side of a plane
+PICTURE_VALUES, TABLE_VALUES = 6_000_000, 250_000  # decoded values in a page
+PICTURE_ROWS, TABLE_ROWS = 1_000_000, 250_000  # values of its rows
+MOST_TEXT = 2_600_000  # letters of all grids, so that a page of pictures stays below 5 MB
+SHADES = 64  # of a decoded pixel
+LARGEST_SIDE = 96  # of a picture, in pixels; larger ones are shown at a whole fraction of their size
+
+
+def why_no_explorer(program: Any, split: Split) -> str:
+    """Why this program has no plane to move over; empty where it has one."""
+    if len(split) < 3:
+        return f"a plane is spanned by three rows or more, and there are {len(split)}"
+    decode = getattr(program, "decode", None)
+    if decode is None:
+        return "this program has no decode(z), so nothing says what E[x | z] is at a place that no row came from"
+    named = [
+        p for p in inspect.signature(decode).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if needed := [p.name for p in named[1:] if p.default is p.empty]:
+        return f"its decoder needs more than z: {', '.join(needed)}"
+    try:
+        means = _verb(program, encode)(split[:3], **split.extras(slice(3)))
+    except InputError as error:
+        return str(error)
+    if len(sites := _latent_sites(program, split)) > 1:
+        return f"z is in {len(sites)} places ({', '.join(sites)}), and a plane has room for one"
+    if decode(means).shape != split[:3].shape:
+        return "what decode(z) gives has another shape than the rows"
+    return ""
+
+
+def _verb(program: Any, verb: Any) -> Any:
+    """A program's own `encode` or `reconstruct`, or what its traces say."""
+    return getattr(program, verb.__name__, partial(verb, program))
+
+
+def _latent_sites(program: Any, split: Split) -> list[str]:
+    if not hasattr(program, "guide"):
+        return ["z"]
+    extras: dict[str, Any] = {**split.extras(slice(3))}
+    batch = Batch(split[:3], **extras)
+    with torch.no_grad(), poutine.block(), seeded(0), parameters_of(program), evaluating(program):
+        _, guide = traces_of(program, batch)
+    return [name for name, site in sample_sites(guide).items() if not site["infer"].get("is_auxiliary")]
+
+
+class Sheets:
+    """Rows (n, D) as text for the page: one PNG with a row of pixels for each picture, dark on white, or float32.
+
+    Neighbours in a grid are neighbouring lines of the PNG, which its filters turn into small differences. A table's
+    values are in the data's own units, less each column's `low`.
+    """
+
+    def __init__(self, split: Split) -> None:
+        self.measure, self.shape = split.measure, split.image_shape
+        self.shrink = 1 if self.shape is None else -(-max(self.shape) // LARGEST_SIDE)
+        self.shown = None if self.shape is None else tuple(side // self.shrink for side in self.shape)
+        self.stored = self._stored(split)
+        self.low, self.high = _ends(self.stored) if self.shape is None else (torch.zeros(1), torch.ones(1))
+
+    @property
+    def width(self) -> int:
+        """Values of a row as shown."""
+        return self.stored.shape[1] if self.shown is None else self.shown[0] * self.shown[1]
+
+    def _stored(self, split: Split) -> Tensor:
+        if self.shape is None:
+            values = split.measure.undo(split.x).double()
+            return values if split.mask is None else torch.where(split.mask, values, torch.nan)
+        return split.stored.double() / (split.measure.levels or 1)
+
+    def values(self, x: Rows) -> Tensor:
+        """Model values as a reader sees them: grey levels from 0 to 1, or a table's own units."""
+        return self.measure.undo(x).double() if self.shape is None else x.double().clamp(0, 1)
+
+    def text(self, values: Tensor, shades: int = 256) -> str:
+        if self.shape is None:
+            return base64.b64encode((values - self.low).float().numpy().tobytes()).decode()
+        if self.shrink > 1:
+            values = F.avg_pool2d(values.reshape(-1, 1, *self.shape), self.shrink).flatten(1)
+        paper = 255 - (values * (shades - 1)).round() * 255 / (shades - 1)
+        content = io.BytesIO()
+        Image.fromarray(paper.round().to(torch.uint8).numpy()).save(content, "png", optimize=True)
+        return base64.b64encode(content.getvalue()).decode()
+
+
+def _ends(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and highest known value of each column, zero where none is known."""
+    known = ~values.isnan()
+    ends = torch.where(known, values, torch.inf).amin(0), torch.where(known, values, -torch.inf).amax(0)
+    return ends[0].nan_to_num(posinf=0.0), ends[1].nan_to_num(neginf=0.0)
+
+
+def fitting_rows(split: Split, num_rows: int) -> Split:
+    """The first rows of a split, as many as the page has room for."""
+    most = PICTURE_ROWS if split.image_shape else TABLE_ROWS
+    return split.head(max(3, min(num_rows, most // Sheets(split.head(1)).width)))
+
+
+@torch.no_grad()
+def explorer(program: Any, data: Dataset, split: Split, found: Evidence | None = None, seed: int = 0) -> dict[str, Any]:
+    """All that the page's script needs, as plain values: planes, what they go through, decoded grids, and the rows.
+
+    `found` is log p(x) of the same rows. Grids are as fine as `PICTURE_VALUES` or `TABLE_VALUES` allow; between four
+    cells the page blends, and `blend_error` is how far that is off halfway, as a share of what is shown.
+    """
+    with seeded(seed):
+        means = _verb(program, encode)(split.x, **split.extras(slice(None))).cpu().double()
+        again = _verb(program, reconstruct)(split.x, **split.extras(slice(None))).cpu()
+    sheets = Sheets(split)
+    planes, starts = planes_of(means), starts_of(means, split.labels)
+
+    def decoded(plane: Plane, start: Start, size: int, shift: float = 0.0) -> Tensor:
+        return sheets.values(program.decode(plane.grid(start.z, size, shift).to(split[:1].dtype)).cpu())
+
+    size = grid_size(sheets, len(planes) * len(starts), planes[0].directions.shape[1])
+    grids = [[sheets.text(decoded(plane, start, size), SHADES) for start in starts] for plane in planes]
+    if (length := sum(len(text) for line in grids for text in line)) > MOST_TEXT:  # noise does not compress
+        size = max(COARSEST, int(size * (MOST_TEXT / length) ** 0.5))
+        grids = [[sheets.text(decoded(plane, start, size), SHADES) for start in starts] for plane in planes]
+    cells, halfway = (decoded(planes[0], starts[0], size, shift) for shift in (0.0, 0.5))
+    return {
+        "picture": sheets.shown,
+        "shrink": sheets.shrink,
+        "columns": [] if split.image_shape else column_names(data),
+        "low": [] if split.image_shape else sheets.low.tolist(),
+        "high": [] if split.image_shape else sheets.high.tolist(),
+        "size": size,
+        "planes": [_plain(plane, means, seed) for plane in planes],
+        "starts": [{"name": start.name, "row": start.row, "at": _places(planes, start.z)} for start in starts],
+        "grids": grids,
+        "blend_error": _blend_error(cells, halfway, size, sheets),
+        "rows": _rows(split, sheets, again, found),
+        "colours": list(plots.COLOURS),
+        "plain_colour": plots.BLUE,
+        "shades": [to_hex(plots.SHADES(at)) for at in np.linspace(0.25, 1, 7)],
+    }
+
+
+def grid_size(sheets: Sheets, num_grids: int, num_directions: int) -> int:
+    most = (PICTURE_VALUES if sheets.shape else TABLE_VALUES) / (num_grids * sheets.width)
+    return max(COARSEST, min(FINEST, int(most ** (1 / num_directions))))
+
+
+def _plain(plane: Plane, means: RowLatents, seed: int) -> dict[str, Any]:
+    places, low, high = plane.at(means), plane.low, plane.high
+    if places.shape[1] == 1:  # a line: spread out in height to be seen
+        spread = torch.rand(len(places), 1, generator=torch.Generator().manual_seed(seed), dtype=places.dtype)
+        places, low, high = (
+            torch.cat([places, spread], 1),
+            low.new_tensor([low[0], -0.6]),
+            high.new_tensor([high[0], 1.1]),
+        )
+    return {
+        "name": plane.name,
+        "names": plane.names,
+        "low": low.tolist(),
+        "high": high.tolist(),
+        "at": _rounded(places),
+    }
+
+
+def _places(planes: list[Plane], z: Tensor) -> Any:
+    return [_rounded(plane.at(z[None]))[0] for plane in planes]
+
+
+def _rounded(values: Tensor) -> Any:
+    return [[round(value, 4) for value in line] for line in values.tolist()]
+
+
+def _blend_error(grid: Tensor, halfway: Tensor, size: int, sheets: Sheets) -> float:
+    """Mean distance between the blend of neighbouring cells, halfway, and what the decoder says there."""
+    if len(grid) == size:
+        away = (grid[1:] + grid[:-1]) / 2 - halfway[:-1]
+    else:
+        cells, known = grid.unflatten(0, (size, size)), halfway.unflatten(0, (size, size))
+        blend = (cells[1:, 1:] + cells[:-1, 1:] + cells[1:, :-1] + cells[:-1, :-1]) / 4
+        away = blend - known[1:, :-1]  # half a cell to the right and up: the square above
+    return float((away.abs() / (sheets.high - sheets.low).clamp(min=1e-12)).mean())
+
+
+def _finite(values: Tensor) -> list[float | None]:
+    return [value if np.isfinite(value) else None for value in values.tolist()]
+
+
+def _rows(split: Split, sheets: Sheets, again: Rows, found: Evidence | None) -> dict[str, Any]:
+    index = torch.arange(len(split)) if split.index is None else split.index
+    drawn = split.image_shape is not None and split.measure.binarize != "none"
+    return {
+        "index": index.tolist(),
+        "labels": None if split.labels is None else split.labels.tolist(),
+        "log_px": None if found is None else _finite(found.log_px),
+        "khat": None if found is None else _finite(found.khat),
+        "khat_limit": None if found is None else khat_limit(found.num_samples),
+        "stored": sheets.text(sheets.stored),
+        "scored": sheets.text(split.x.double()) if drawn else None,
+        "again": sheets.text(sheets.values(again)),
+    }

@@ -1,0 +1,205 @@
+"""A program looked at with some rows: where its latents lie, how dense they are, and what is decoded from them."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, wraps
+from typing import Any
+
+import numpy as np
+import pyro.poutine as poutine
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.data import Dataset, Split
+from pyro_vae.errors import InputError
+from pyro_vae.evidence.logpx import rows_to_score
+from pyro_vae.inference.weights import GivenValues
+from pyro_vae.models.program import encode, mean_of, parameters_of, place_of
+from pyro_vae.models.rows import Batch, Layout, caller, evaluating, layout_of, sample_sites, seeded
+from pyro_vae.shapes import RowLatents
+from pyro_vae.study.collapse import Usage, latent_names, usage
+
+MOST_ROWS = 1000
+CLOUD = 4000
+DENSITY_ROWS = 1000
+Drawing = Callable[..., Figure | None]
+
+
+def where_possible(draw: Drawing) -> Drawing:
+    """The same drawing, None where the program has not what it needs, which it says by `InputError`."""
+
+    @wraps(draw)
+    def drawn(*args: Any, **kwargs: Any) -> Figure | None:
+        try:
+            return draw(*args, **kwargs)
+        except InputError:
+            return None
+
+    return drawn
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A program and the first 1,000 rows of a split: what its latents do there, each thing found when it is asked for.
+
+    Everything raises `InputError` where the program has no such thing. Latent sites stand side by side, K in all.
+
+    >>> import pyro_vae as pv
+    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(64, 8, 4)))
+    >>> data = pv.load_data("digits")
+    >>> look = Look(vae, data, data.valid)
+    >>> look.means.shape, look.cloud.shape, look.decode(look.means[:3], torch.arange(3)).shape
+    (torch.Size([180, 2]), torch.Size([4140, 2]), torch.Size([3, 64]))
+    """
+
+    program: Any
+    data: Dataset
+    split: Split
+    seed: int = 0
+
+    @cached_property
+    def rows(self) -> Split:
+        return self.split.head(MOST_ROWS)
+
+    @cached_property
+    def found(self) -> tuple[Layout, Batch, dict[str, Any]]:
+        """The layout, the rows as a batch, and the guide's sites on them, one draw of each; all of them real."""
+        if not callable(getattr(self.program, "guide", None)):
+            raise InputError(f"a {type(self.program).__name__} has no guide")
+        split, places = rows_to_score(self.rows, None, None)
+        place = place_of(self.program, like=split[:1])
+        extras = {
+            n: v.to(place.device) for n, v in {**split.extras(slice(None)), "rows": places}.items() if v is not None
+        }
+        batch = Batch(split.x.to(place), num_rows=len(split), **extras)
+        with torch.no_grad(), parameters_of(self.program), seeded(self.seed), evaluating(self.program):
+            layout = layout_of(self.program, batch)
+            sites = self._sites(batch, layout)
+        if not sites or not all(_real(site["fn"].support) for site in sites.values()):
+            raise InputError("the guide draws no latents for each row that are real numbers")
+        return layout, batch, sites
+
+    def _sites(self, batch: Batch, layout: Layout) -> dict[str, Any]:
+        """The guide's sites for each row, drawn anew."""
+        guide = sample_sites(poutine.trace(caller(self.program.guide)).get_trace(batch.x, batch.extras))
+        return {n: s for n, s in guide.items() if layout.row_frame(s) and not s["infer"].get("is_auxiliary")}
+
+    def _prior_sites(self, batch: Batch) -> dict[str, Any]:
+        """The model's sites of the same names, drawn from the prior."""
+        model = sample_sites(poutine.trace(caller(self.program.model)).get_trace(batch.x, batch.extras))
+        return {name: model[name] for name in self.found[2]}
+
+    @cached_property
+    def usage(self) -> Usage:
+        return usage(self.program, self.rows, seed=self.seed)
+
+    @cached_property
+    def order(self) -> list[int]:
+        """The latents, the most used first; those of a program without a prior by the variance of their means."""
+        if getattr(self.program, "no_density", ""):
+            return self.means.var(0).argsort(descending=True, stable=True).tolist()
+        return self.usage.order.tolist()
+
+    def place(self, i: int) -> int:
+        """Where the split's row i was read."""
+        return i if self.split.index is None else int(self.split.index[i])
+
+    def name(self, k: int) -> str:
+        """A latent's name for a figure."""
+        layout, _, sites = self.found
+        name = latent_names(layout, sites)[k]
+        site, _, index = name.rstrip("]").partition("[")
+        return f"${site}_{{{int(index or 0) + 1}}}$" if len(sites) == 1 and len(site) == 1 else name
+
+    @cached_property
+    def means(self) -> RowLatents:
+        """Posterior means, (n, K)."""
+        batch = self.found[1]
+        with seeded(self.seed):
+            return encode(self.program, batch.x, **batch.extras).cpu()
+
+    @cached_property
+    def cloud(self) -> Tensor:
+        """Draws from q(z|x) of all rows alike, the aggregate posterior, (about 4,000, K)."""
+        layout, batch, _ = self.found
+        return self._repeated(lambda: self._sites(batch, layout))
+
+    @cached_property
+    def prior(self) -> Tensor:
+        """As many draws from p(z)."""
+        return self._repeated(lambda: self._prior_sites(self.found[1]))
+
+    @torch.no_grad()
+    def densities(self, points: RowLatents) -> tuple[Tensor, Tensor]:
+        """The aggregate posterior (1/n) Σ q(z | x_i) of the rows, and p(z), at points (G, K), (G,) each."""
+        layout, batch, _ = self.found
+        batch = batch.take(torch.arange(min(DENSITY_ROWS, len(batch.x)), device=batch.x.device))
+        with parameters_of(self.program), seeded(self.seed), evaluating(self.program):
+            (q,) = self._sites(batch, layout).values()
+            (p,) = self._prior_sites(batch).values()
+            points = points.to(q["value"])
+            if torch.equal(*p["fn"].log_prob(points[:2, None].expand(2, len(batch.x), -1)).aminmax(dim=1)):
+                (p,) = self._prior_sites(batch.take(torch.arange(1, device=batch.x.device))).values()
+            return _averaged(q["fn"], points), _averaged(p["fn"], points)
+
+    def _repeated(self, draw: Callable[[], dict[str, Any]]) -> Tensor:
+        layout, batch, _ = self.found
+        times = -(-CLOUD // len(batch.x))
+        with torch.no_grad(), parameters_of(self.program), seeded(self.seed), evaluating(self.program):
+            drawn = [
+                torch.cat([layout.rows_first(site, site["value"]) for site in draw().values()], -1)
+                for _ in range(times)
+            ]
+        return torch.cat(drawn).cpu()
+
+    @torch.no_grad()
+    def decode(self, z: RowLatents, rows: Tensor) -> Tensor:
+        """E[x | z] at points (n, K), (n, D); a program that asks for more than z gets what belongs to `rows` (n,)."""
+        decode = getattr(self.program, "decode", None)
+        if decode is not None and len(inspect.signature(decode).parameters) == 1:
+            return self._checked(decode(z))
+        layout, batch, _ = self.found
+        batch = batch.take(rows)
+        z, start, values = z.to(place_of(self.program, like=z)), 0, {}
+        with parameters_of(self.program), seeded(self.seed), evaluating(self.program):
+            for name, site in self._sites(batch, layout).items():
+                assert layout.row_dim is not None
+                dim = layout.row_dim - site["fn"].event_dim
+                shape = site["value"].movedim(dim, 0).shape
+                size = shape[1:].numel()
+                values[name] = z[:, start : start + size].reshape(shape).movedim(0, dim)
+                start += size
+            model = GivenValues(values)(caller(self.program.model))
+            sites = sample_sites(poutine.trace(model).get_trace(batch.x, batch.extras)).values()
+            seen = [site for site in sites if site["is_observed"] and layout.row_frame(site)]
+            return self._checked(torch.cat([layout.rows_first(site, mean_of(site["fn"])) for site in seen], -1))
+
+    def _checked(self, decoded: Tensor) -> Tensor:
+        if decoded.shape[-1] != self.data.num_features:
+            raise InputError("the model observes more than x, or less")
+        return decoded.cpu()
+
+    @property
+    def takes_labels(self) -> bool:
+        model = getattr(self.program, "_model", self.program.model)
+        return "labels" in inspect.signature(getattr(model, "forward", model)).parameters
+
+    def undone(self, x: Tensor) -> np.ndarray:
+        """Rows of a table in the data's own units."""
+        return self.split.measure.undo(x).double().cpu().numpy()
+
+
+def _averaged(fn: Any, points: Tensor) -> Tensor:
+    """The density at points (G, K), averaged over a site's rows, (G,) float64."""
+    log_prob = [fn.log_prob(some.unsqueeze(1).expand(-1, *fn.batch_shape, -1)).double() for some in points.split(200)]
+    return torch.cat([each.exp().mean(1) for each in log_prob]).cpu()
+
+
+def _real(support: Any) -> bool:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is constraints.real

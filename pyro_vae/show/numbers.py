@@ -1,0 +1,75 @@
+"""What an evaluation found, in words: each number with its kind and a sentence on what it means."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyro_vae.evidence.psis import khat_limit
+
+KINDS = {
+    "exact": "This is the exact value.",
+    "lower bound": "This is a lower bound: the true value lies higher, on average.",
+    "upper bound": "This is an upper bound: the true value lies lower, on average.",
+    "estimate": "This is an estimate, which may lie on either side of the true value.",
+}
+MEANINGS = {
+    "log p(x)": "How probable the model finds a row: the natural logarithm of p(x), averaged over {many} rows. Higher "
+    "is better; one nat more is 2.7 times as probable. {kind}",
+    "error over rows": "How far the average may be off because {many} rows stand for all; more rows make it smaller.",
+    "Monte-Carlo error": "How far it may be off because random draws of z stand for all z; more draws make it smaller.",
+    "ELBO": "What training climbs, a lower bound on log p(x). It falls short by how far the guide, which says where a "
+    "row lies in the latent space, is from the true posterior.",
+    "reconstruction": "The ELBO's first term: how well a row is explained by latents that were drawn for it.",
+    "KL": "The ELBO's second term, which is subtracted: how much a row's latents say that the prior does not. Near "
+    "zero they say nothing.",
+    "IWAE bounds": "The bound from several draws of z, not one. How it rises with more shows how loose the ELBO is.",
+    "k-hat too high": "The share of rows on which a few draws outweigh all others. Their log p(x) is likely too low; a "
+    "richer guide or more draws mend it.",
+    "active units": "Latent dimensions that differ from row to row. Any others carry nothing: the posterior collapsed "
+    "there.",
+}
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number on the page: its `name`, `value` and `spread` as text, and a sentence on what it says."""
+
+    name: str
+    value: str
+    spread: str
+    meaning: str
+
+
+def numbers(record: dict[str, Any]) -> list[Number]:
+    """What an evaluation found, each number with a sentence for newcomers; what does not exist is left out."""
+    get, S = record.get, record.get("num_samples")
+    below = "" if get("gap") is None else f"{number(get('gap'))} below log p(x)"
+    table: list[tuple[str, str, str | None, str]] = [
+        ("log p(x)", "", _text(get("log_px")), get("log_px_kind") or ""),
+        ("error over rows", "± ", _text(get("log_px_se")), ""),
+        ("Monte-Carlo error", "± ", _text(get("log_px_mc_se"), 3), ""),
+        ("ELBO", "", _text(get("elbo")), below),
+        ("reconstruction", "", _text(get("reconstruction")), "E[log p(x | z)]"),
+        ("KL", "", _text(get("kl")), "KL(q(z | x) ‖ p(z))"),
+    ]
+    if bounds := {int(k): bound for k, bound in (get("iwae") or {}).items() if int(k) not in (1, S)}:
+        sizes = sorted(bounds)
+        shown = " · ".join(number(bounds[k]) for k in sizes)
+        table.append(("IWAE bounds", "", shown, f"at {', '.join(map(str, sizes))} draws"))
+    if get("khat_bad") is not None and S:
+        table.append(("k-hat too high", "", f"{get('khat_bad'):.0%}", f"above {khat_limit(S):.2f}"))
+    table.append(("active units", "", _text(get("active_units"), 0), ""))
+    words = {"many": get("num_data"), "kind": KINDS.get(get("log_px_kind") or "", "")}
+    return [
+        Number(name, sign + value, spread, MEANINGS[name].format(**words))
+        for name, sign, value, spread in table
+        if value is not None
+    ]
+
+
+def _text(value: float | None, digits: int = 2) -> str | None:
+    return None if value is None else number(value, digits)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number as people write it, with a true minus; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")

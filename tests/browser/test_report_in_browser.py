@@ -1,0 +1,310 @@
+"""The report opened from its file in Chromium: what the reader's hands do, and how it looks."""
+
+import base64
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pyro_vae as pv
+from pyro_vae.show import report
+from pyro_vae.show.planes import planes_of, starts_of
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """One headless Chromium; without one these tests fail, since a skipped test says nothing."""
+    found = shutil.which("chromium"), shutil.which("chromedriver")
+    if not all(found):
+        pytest.fail("no chromium and chromedriver here: apt-get install chromium chromium-driver")
+    try:
+        from selenium import webdriver
+    except ImportError:
+        pytest.fail("selenium is not installed: pip install -c constraints.txt -e '.[test,browser]'")
+    options = webdriver.ChromeOptions()
+    options.binary_location = found[0]
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(found[1]))
+    yield browser
+    browser.quit()
+
+
+class Page:
+    """A report, opened in a browser."""
+
+    def __init__(self, browser, path, width=1280, height=1000, scheme="light"):
+        self.browser = browser
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        features = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        browser.get_log("browser")
+        browser.get(path.as_uri())
+        self.data = json.loads(self.js("return document.getElementById('data').textContent"))
+        self.wait(lambda: self.js("return !document.getElementById('chosen').hidden"))
+
+    def js(self, script, *arguments):
+        return self.browser.execute_script(script, *arguments)
+
+    def wait(self, condition, seconds=10):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "the page did not get there"
+            time.sleep(0.02)
+
+    def element(self, name):
+        return self.browser.find_element("id", name)
+
+    def text(self, name):
+        return self.element(name).text
+
+    def grey(self, name):
+        """The pixels of a canvas, one number each."""
+        script = """const c = document.getElementById(arguments[0]);
+            return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0)"""
+        return np.array(self.js(script, name), dtype=float)
+
+    def at(self, x, y):
+        """The pointer moves to a place of the plane, in its own coordinates; how to click there."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        plane = self.data["planes"][int(self.js("return document.getElementById('planes')?.value ?? 0"))]
+        share = (np.array([x, y]) - plane["low"]) / (np.array(plane["high"]) - plane["low"]) - 0.5
+        box = self.js(
+            """const c = document.getElementById('plane');
+            c.scrollIntoView({block: 'center'}); const b = c.getBoundingClientRect(); return [b.width, b.height]"""
+        )
+        offset = np.round([share[0] * box[0], -share[1] * box[1]]).astype(int).tolist()
+        actions = ActionChains(self.browser, duration=0).move_to_element_with_offset(self.element("plane"), *offset)
+        actions.perform()
+        return actions
+
+    def press(self, *keys):
+        self.element("plane").send_keys(*keys)
+
+    def choose(self, name, value):
+        from selenium.webdriver.support.select import Select
+
+        Select(self.element(name)).select_by_value(value)
+
+    def screenshot(self, path):
+        """All of the page as numbers from 0 to 1, (height, width, 3), kept in a file."""
+        height = self.js("return document.documentElement.scrollHeight")
+        clip = {"x": 0, "y": 0, "width": self.js("return innerWidth"), "height": height, "scale": 1}
+        command = {"format": "png", "captureBeyondViewport": True, "clip": clip}
+        path.write_bytes(base64.b64decode(self.browser.execute_cdp_cmd("Page.captureScreenshot", command)["data"]))
+        return np.asarray(Image.open(path).convert("RGB")) / 255
+
+    def complaints(self):
+        return self.browser.get_log("browser")
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Small programs and their reports, each made once."""
+    made = {}
+
+    def fit(name, num_latents):
+        if (name, num_latents) not in made:
+            data = pv.load_data(name)
+            nets = pv.nets.mlp(num_latents, 40, data.num_features), pv.nets.mlp(data.num_features, 40, 2 * num_latents)
+            likelihood = pv.likelihoods.Bernoulli if data.image_shape else pv.likelihoods.Normal
+            guide = pv.guides.MeanFieldNormal(nets[1])
+            vae = pv.VAE(pv.priors.StandardNormal(num_latents), likelihood(nets[0]), guide)
+            history = pv.fit(vae, data, epochs=8, seed=0).history
+            folder = tmp_path_factory.mktemp("report")
+            with pytest.MonkeyPatch.context() as patch:
+                if num_latents != 2:  # one page with all its pictures will do
+                    patch.setattr(report, "portraits", lambda *_, **__: [])
+                options = {"history": history, "num_rows": 80, "num_samples": 50}
+                path = report.write_report(folder, vae, data, config={}, records={}, **options)
+            made[name, num_latents] = vae, data.valid.head(80), path
+        return made[name, num_latents]
+
+    return fit
+
+
+def alone(places):
+    """The row that lies farthest from all others."""
+    away = np.linalg.norm(np.array(places)[:, None] - np.array(places), axis=-1)
+    np.fill_diagonal(away, np.inf)
+    return int(away.min(1).argmax())
+
+
+def written(value):
+    return f"{value:.2f}".replace("-", "−")
+
+
+def test_the_picture_under_the_mouse_is_what_the_decoder_says(chromium, fitted):
+    vae, split, path = fitted("digits", 2)
+    page = Page(chromium, path)
+    plane = planes_of(vae.encode(split.x).double())[0]
+    before = page.grey("decoded")
+    for share in (0.25, 0.8):
+        x, y = (plane.low + share * (plane.high - plane.low)).tolist()
+        page.at(x, y)
+        at = [float(value.replace("−", "-")) for value in re.findall(r"= ([−.\d]+)", page.text("where"))]
+        np.testing.assert_allclose(at, [x, y], atol=0.02)
+        after = page.grey("decoded")
+        known = 255 * (1 - vae.decode(plane.low.new_tensor(at).float()).numpy())
+        assert abs(after - known).mean() < 4  # of 255: blending, 64 shades, and where the pointer's pixel lies
+        assert abs(after - before).mean() > 10
+        before = after
+    assert not page.complaints()
+
+
+def test_arrow_keys_move_and_enter_takes_the_nearest_row(chromium, fitted):
+    from selenium.webdriver.common.keys import Keys
+
+    _, split, path = fitted("digits", 2)
+    page = Page(chromium, path)
+    start = page.text("where")
+    seen = [page.grey("decoded")]
+    for keys in ([Keys.ARROW_RIGHT] * 8, [Keys.SHIFT, Keys.ARROW_UP, Keys.ARROW_UP], [Keys.ARROW_LEFT] * 20):
+        page.press(*keys)
+        assert abs(page.grey("decoded") - seen[-1]).max() > 0
+        seen.append(page.grey("decoded"))
+    page.wait(lambda: page.js("return document.getElementById('live').textContent").startswith(page.text("where")))
+    said = page.js("return document.getElementById('live').textContent")
+    nearest = re.search(r"nearest row (\d+), label (\d)", said)
+    page.press(Keys.ENTER)
+    page.wait(lambda: page.text("row-title") == f"Row {nearest[1]}")
+    assert page.text("label") == nearest[2]
+    assert int(nearest[2]) == int(split.labels[split.index.tolist().index(int(nearest[1]))])
+    page.press(Keys.HOME)
+    page.wait(lambda: page.text("where") == start)
+    page.js("document.activeElement.blur(); document.querySelector('#colouring').focus()")
+    page.browser.switch_to.active_element.send_keys(Keys.TAB, Keys.TAB)
+    assert page.js("return document.activeElement.id") == "plane"  # after colour and the pictures behind
+    assert page.js("return getComputedStyle(document.activeElement).outlineWidth") == "3px"
+    assert not page.complaints()
+
+
+def test_a_click_shows_the_row_as_python_knows_it(chromium, fitted):
+    vae, split, path = fitted("digits", 2)
+    found = pv.log_evidence(vae, split, num_samples=50)
+    page = Page(chromium, path)
+    places = vae.encode(split.x).numpy()
+    row = alone(places)
+    page.at(*places[row].tolist()).click().perform()
+    page.wait(lambda: page.text("row-title") == f"Row {split.index[row]}")
+    assert page.text("label") == str(int(split.labels[row]))
+    assert page.text("log-px") == written(found.log_px[row])
+    assert page.text("khat") == written(found.khat[row])
+    below = round(100 * int((found.log_px < found.log_px[row]).sum()) / 79)
+    assert page.text("verdict").startswith(f"More probable than {below} % of these rows.")
+    np.testing.assert_allclose(page.grey("stored"), 255 - split.stored[row].double() * 255 / 16, atol=0.5)
+    np.testing.assert_array_equal(page.grey("scored"), 255 - 255 * split.x[row])
+    np.testing.assert_allclose(page.grey("again"), 255 - 255 * vae.reconstruct(split.x)[row], atol=0.51)
+    order = found.log_px.argsort().tolist()
+    page.js("document.getElementById('less').click()")
+    less = order[order.index(row) - 1]
+    page.wait(lambda: page.text("row-title") == f"Row {split.index[less]}")
+    assert not page.complaints()
+
+
+def test_another_plane_and_another_start_show_something_else(chromium, fitted):
+    vae, split, path = fitted("digits", 5)
+    page = Page(chromium, path)
+    means = vae.encode(split.x).double()
+    planes, starts = planes_of(means), starts_of(means, split.labels)
+    assert len(page.browser.find_elements("css selector", "#starts input")) == 11
+    seen = []
+    for number in (1, 2):
+        page.choose("planes", str(number))
+        page.js("document.querySelectorAll('#starts input')[arguments[0]].click()", 3 * number)
+        start = starts[3 * number]
+        page.wait(lambda row=start.row: page.text("row-title") == f"Row {split.index[row]}")
+        assert page.text("where").startswith(f"{planes[number].names[0]} = ")
+        known = 255 * (1 - vae.decode(start.z.float()).numpy())  # the plane goes through that row's mean
+        page.wait(lambda known=known: abs(page.grey("decoded") - known).mean() < 6)
+        seen.append(page.grey("decoded"))
+        x, y = planes[number].low.tolist()
+        page.at(x + 0.1, y + 0.1)
+        assert abs(page.grey("decoded") - seen[-1]).max() > 5
+    assert abs(seen[0] - seen[1]).max() > 10
+    assert not page.complaints()
+
+
+def test_a_table_shows_values_in_its_own_units(chromium, fitted):
+    vae, split, path = fitted("swiss-roll", 2)
+    page = Page(chromium, path)
+    places = vae.encode(split.x).numpy()
+    row = alone(places)
+    page.at(*places[row].tolist()).click().perform()
+    page.wait(lambda: page.text("row-title") == f"Row {split.index[row]}")
+    script = (
+        "return [...document.querySelectorAll('#decoded tbody tr')].map((r) => [...r.cells].map((c) => c.innerText))"
+    )
+    here, stored, again = np.array(
+        [[float(value.replace("−", "-")) for value in line[1:]] for line in page.js(script)]
+    ).T
+    np.testing.assert_allclose(stored, split.stored[row], rtol=1e-3)
+    known = split.measure.undo(vae.reconstruct(split.x))[row]
+    np.testing.assert_allclose(again, known, rtol=1e-3)
+    np.testing.assert_allclose(here, known, atol=0.5)  # the pointer's pixel, and blending
+    assert not page.complaints()
+
+
+def test_one_latent_is_a_line(chromium, fitted):
+    vae, _, path = fitted("digits", 1)
+    page = Page(chromium, path)
+    low, high = page.data["planes"][0]["low"][0], page.data["planes"][0]["high"][0]
+    page.at(low + 0.9 * (high - low), 0.5)
+    at = float(re.search(r"z₁ = ([−.\d]+)$", page.text("where"))[1].replace("−", "-"))
+    known = 255 * (1 - vae.decode(vae.encode(pv.load_data("digits").valid.x[:1]) * 0 + at).numpy()[0])
+    assert abs(page.grey("decoded") - known).mean() < 4
+    assert not page.complaints()
+
+
+def test_a_picture_opens_large_and_escape_closes_it(chromium, fitted):
+    from selenium.webdriver.common.keys import Keys
+
+    page = Page(chromium, fitted("digits", 2)[2])
+    buttons = page.browser.find_elements("css selector", "#pictures button")
+    assert len(buttons) >= 5
+    assert all(page.js("return [...document.images].map((i) => i.id === 'large-image' || i.alt.length > 10)"))
+    buttons[1].send_keys(Keys.ENTER)
+    assert (
+        page.js("return document.getElementById('large').open && document.getElementById('large-image').naturalWidth")
+        > 300
+    )
+    page.browser.switch_to.active_element.send_keys(Keys.ESCAPE)
+    page.wait(lambda: not page.js("return document.getElementById('large').open"))
+    assert page.js("return document.activeElement === arguments[0]", buttons[1])
+    assert not page.complaints()
+
+
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize(("name", "num_latents"), [("digits", 2), ("digits", 5), ("swiss-roll", 2)])
+def test_the_page_in_light_in_dark_and_narrow(chromium, fitted, tmp_path, name, num_latents):
+    _, _, path = fitted(name, num_latents)
+    for scheme, width in (("light", 1280), ("dark", 1280), ("light", 360), ("dark", 360)):
+        page = Page(chromium, path, width=width, height=740, scheme=scheme)
+        assert page.js("return document.documentElement.scrollWidth <= innerWidth"), f"wider than {width} px"
+        light = page.screenshot(tmp_path / f"{scheme}-{width}.png") @ LUMINANCE
+        back = np.median(light[:, 2])  # the margin
+        ink = np.sort(light[:400].flatten())
+        assert back > 0.95 if scheme == "light" else back < 0.12
+        assert (ink[50] < 0.3) if scheme == "light" else (ink[-50] > 0.85)  # text that can be read on it
+        box = page.js("const b = document.getElementById('plane').getBoundingClientRect(); return [b.x, b.y, b.width]")
+        left, top, side = (int(value) for value in box)
+        paper = light[top + 4 : top + side - 4, left + 4 : left + side - 4]
+        assert np.median(paper) > 0.7, "the plane's dots stand on light paper"
+        assert paper.min() < 0.3
+        beside = page.js("return document.querySelector('.beside').getBoundingClientRect().x") > left + side
+        assert beside == (width > 1000)
+        assert not page.complaints()

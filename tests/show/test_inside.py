@@ -1,0 +1,301 @@
+"""Looking inside: what the pictures show is what the program says, and every kind of program is looked into."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from programs import Hierarchical, global_mean, plain_functions, vamp_vae
+from test_bounds import check_drawn, words
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae.errors import InputError
+from pyro_vae.show import plots
+from pyro_vae.show.collapse import plot_collapse
+from pyro_vae.show.inside import aggregate, portraits, usage_of_latents
+from pyro_vae.show.look import Look
+from pyro_vae.show.scored import extremes, ordered_samples
+from pyro_vae.show.walks import interpolations, traversals
+from pyro_vae.study.collapse import Collapsed, Usage
+
+ALL = ["traversals", "interpolations", "usage", "aggregate", "ordered-samples", "extremes"]
+
+
+def vae_of(K, D, prior=None, guide=None, likelihood=pv.likelihoods.Bernoulli):
+    guide = guide or pv.guides.MeanFieldNormal(pv.nets.mlp(D, 8, 2 * K))
+    return pv.VAE(prior or pv.priors.StandardNormal(K), likelihood(pv.nets.mlp(K, 8, D)), guide)
+
+
+def look_at(program, name="digits", num=40):
+    data = pv.load_data(name)
+    return Look(program, data, data.valid.head(num))
+
+
+def sheet_of(figure, shape, columns, axes=0):
+    """The pictures of a sheet, (lines, columns, D)."""
+    sheet = np.asarray(figure.axes[axes].images[0].get_array())
+    height, width = shape[0] + 2, shape[1] + 2
+    lines = (len(sheet) + 2) // height
+    at = [(i * height, j * width) for i in range(lines) for j in range(columns)]
+    return np.stack([sheet[a : a + shape[0], b : b + shape[1]].ravel() for a, b in at]).reshape(lines, columns, -1)
+
+
+class Given(nn.Module):
+    """q(z | x) the same for all rows."""
+
+    def __init__(self, loc, scale):
+        super().__init__()
+        self.loc, self.scale = torch.tensor(loc), torch.tensor(scale)
+
+    def forward(self, x):
+        return dist.Normal(self.loc.expand(len(x), -1), self.scale.expand(len(x), -1)).to_event(1)
+
+
+@pytest.mark.parametrize("K", [2, 5])
+def test_a_vae_of_pictures_gets_every_picture(K, tmp_path):
+    data = pv.load_data("digits")
+    vae, split = vae_of(K, 64), data.valid.head(30)
+    pictures = portraits(vae, data, split, pv.log_evidence(vae, split, 20).log_px)
+    assert [picture.name for picture in pictures] == ALL
+    for picture in pictures:
+        check_drawn(picture.figure, tmp_path / f"{picture.name}.png")
+        assert picture.title
+        assert picture.caption.endswith(".")
+
+
+def test_a_table_gets_every_picture(tmp_path):
+    data = pv.load_data("swiss-roll")
+    vae, split = vae_of(2, 3, likelihood=pv.likelihoods.Normal), data.valid.head(30)
+    pictures = portraits(vae, data, split, pv.log_evidence(vae, split, 20).log_px)
+    assert [picture.name for picture in pictures] == ALL
+    for picture in pictures:
+        check_drawn(picture.figure, tmp_path / f"{picture.name}.png")
+    assert "column in its own units" in pictures[0].caption
+
+
+def conditional():
+    likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(12, 8, 64))
+    guide = pv.guides.MeanFieldNormal(pv.nets.mlp(74, 8, 4))
+    return pv.ConditionalVAE(pv.priors.StandardNormal(2), likelihood, guide, 10)
+
+
+def flow_vae():
+    net = pv.nets.mlp(64, 8, pv.guides.FlowGuide.outputs(2))
+    return vae_of(2, 64, pv.priors.FlowPrior(2, 2), pv.guides.FlowGuide(net, 2, 2))
+
+
+def two_functions():
+    whole = Hierarchical(64)
+    return pv.Program(whole.model, whole.guide)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "expected"),
+    [
+        (lambda: vamp_vae(2, 64), "digits", ALL),
+        (lambda: vae_of(3, 64, pv.priors.MixtureOfNormals(3, 4)), "digits", ALL),
+        (flow_vae, "digits", ALL),
+        (two_functions, "digits", ALL),
+        (lambda: plain_functions(2), "pinwheel", ALL),
+        (conditional, "digits", [name for name in ALL if name != "interpolations"]),
+        (lambda: pv.GaussianMixture(3, 2), "pinwheel", ["ordered-samples", "extremes"]),
+        (global_mean, "seven-normals", []),
+        (lambda: pv.Autoencoder(pv.nets.mlp(64, 3), vae_of(3, 64).likelihood, 3), "digits", ALL[:2]),
+    ],
+)
+def test_other_programs_get_what_they_have(make, name, expected):
+    program, data = make(), pv.load_data(name)
+    pv.fit(program, data.train, epochs=1, batch_size=len(data.train))
+    split = data.valid.head(30)
+    try:
+        log_px = pv.log_evidence(program, split, 10).log_px
+    except InputError:
+        log_px = None
+    assert [picture.name for picture in portraits(program, data, split, log_px)] == expected
+
+
+def test_without_log_px_the_extremes_are_left_out_and_a_wrong_one_is_an_error():
+    data, vae = pv.load_data("digits"), vae_of(2, 64)
+    assert [picture.name for picture in portraits(vae, data, data.valid.head(20), None)] == ALL[:-1]
+    with pytest.raises(InputError, match="there are 20 rows"):
+        portraits(vae, data, data.valid.head(20), torch.zeros(19))
+
+
+def test_same_seed_same_picture_and_nothing_else_is_touched():
+    look = look_at(vae_of(2, 64))
+    before = torch.get_rng_state()
+    again = Look(look.program, look.data, look.split)
+    other = Look(look.program, look.data, look.split, seed=1)
+    assert torch.equal(look.cloud, again.cloud)
+    assert torch.equal(look.prior, again.prior)
+    assert not torch.equal(look.cloud, other.cloud)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not pyro.get_param_store()._params
+
+
+def test_decoding_by_traces_is_the_decoder():
+    whole = Hierarchical(64)
+    look = look_at(pv.Program(whole.model, whole.guide))
+    z, rows = torch.randn(7, 5), torch.arange(7)
+    with torch.no_grad():
+        torch.testing.assert_close(look.decode(z, rows), whole.decoder(z[:, :3]).sigmoid())  # z1, then z2
+    vae = conditional()
+    look, z = look_at(vae), torch.randn(7, 2)
+    torch.testing.assert_close(look.decode(z, rows), vae.decode(z, look.split.labels[:7]))
+
+
+def test_densities_are_the_mixture_of_the_rows_and_the_prior():
+    vae = vae_of(2, 64, pv.priors.Normal([1.0, 0.0], [0.5, 2.0]))
+    look, points = look_at(vae), 2 * torch.randn(30, 2)
+    posterior, prior = look.densities(points)
+    with torch.no_grad():
+        q = [vae.posterior(x[None]).log_prob(points).exp() for x in look.rows.x]
+        torch.testing.assert_close(posterior, torch.stack(q).mean(0).double(), rtol=1e-4, atol=1e-9)
+        torch.testing.assert_close(prior, vae.prior().log_prob(points).exp().double())
+
+
+def test_a_prior_that_depends_on_the_row_is_averaged_too():
+    def model(x, labels):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(labels[:, None].float().expand(-1, 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand([len(x), 64]).to_event(1), obs=x)
+
+    def guide(x, labels):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+    look, points = look_at(pv.Program(model, guide)), torch.randn(9, 2)
+    _, prior = look.densities(points)
+    each = dist.Normal(look.rows.labels[:, None, None].float().expand(-1, 9, 2), 1.0).to_event(1).log_prob(points)
+    torch.testing.assert_close(prior, each.exp().mean(0).double(), rtol=1e-4, atol=1e-9)
+    assert interpolations(look) is None  # halfway between two labels there is none
+
+
+@pytest.mark.parametrize(("loc", "scale", "share"), [(0.0, 1.0, "0%"), (4.0, 0.01, "100%"), (0.0, 0.5, None)])
+def test_holes_are_where_the_prior_is_and_the_data_are_not(loc, scale, share):
+    """For q = N(0, ¼ I): q < p/10 where r² > (2/3)(log 4 + log 10), of which the prior has exp(−r²/2) = 29%."""
+    look = look_at(vae_of(2, 64, guide=Given([loc, 0.0], [scale, scale])))
+    figure = aggregate(look)
+    note = words(figure)[0]
+    assert note.endswith("of the prior's mass lies in holes, where q is below p(z)/10")
+    found = note.removeprefix("40 rows; ").split(" ")[0]
+    if share is None:
+        assert abs(int(found.rstrip("%")) - 100 * np.exp(-(np.log(4) + np.log(10)) / 3)) < 1.5
+    else:
+        assert found == share
+
+
+def test_traversals_move_one_latent_from_end_to_end():
+    look = look_at(vae_of(3, 64))
+    found = sheet_of(traversals(look), (8, 8), 12)
+    assert found.shape == (3, 12, 64)
+    np.testing.assert_array_equal(found[:, 0], look.rows.x[0].expand(3, -1).numpy())
+    for line, k in zip(found, look.order, strict=True):
+        for column, share in ((1, 0.01), (11, 0.99)):
+            z = look.means[0].clone()
+            z[k] = look.cloud[:, k].quantile(share)
+            np.testing.assert_allclose(line[column], look.program.decode(z).numpy(), atol=1e-5)
+
+
+def test_interpolations_begin_and_end_at_rows_of_different_labels():
+    look = look_at(vae_of(3, 64))
+    found = sheet_of(interpolations(look), (8, 8), 13)
+    assert found.shape == (8, 13, 64)
+    x, means = look.rows.x, look.means
+    for pair in range(4):
+        first, last = (int((look.rows.labels == kind).nonzero()[0, 0]) for kind in (2 * pair, 2 * pair + 1))
+        for line in found[2 * pair : 2 * pair + 2]:
+            np.testing.assert_array_equal(line[[0, -1]], x[[first, last]].numpy())
+            np.testing.assert_allclose(
+                line[[1, -2]], look.decode(means[[first, last]], torch.arange(2)).numpy(), atol=1e-6
+            )
+        middle = look.decode((means[first] + means[last])[None] / 2, torch.arange(1))[0]
+        np.testing.assert_allclose(found[2 * pair, 6], middle.numpy(), atol=1e-6)
+
+
+def test_lines_of_a_table_are_in_its_own_units():
+    look = look_at(vae_of(1, 3, likelihood=pv.likelihoods.Normal), "swiss-roll")
+    figure = traversals(look)
+    line = figure.axes[0].lines[0].get_xydata()
+    decoded = look.program.decode(torch.tensor(line[:, :1], dtype=torch.float32))
+    np.testing.assert_allclose(line[:, 1], look.split.measure.undo(decoded)[:, 0].numpy(), rtol=1e-5)
+
+
+def test_bars_are_sorted_and_a_collapsed_latent_is_grey():
+    guide = Given([0.0, 0.0, 0.0], [1.0, 0.1, 0.5])
+    figure = usage_of_latents(look_at(vae_of(3, 64, guide=guide)))
+    left, right = figure.axes
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["$z_{2}$", "$z_{3}$", "$z_{1}$"]
+    heights = [bar.get_height() for bar in left.patches]
+    exact = [0.5 * (s**2 - 1) - np.log(s) for s in (0.1, 0.5, 1.0)]
+    np.testing.assert_allclose(heights, exact, atol=0.15)
+    assert words(figure)[1] == "0 of 3 above 0.01: active"  # the same for all rows: means do not vary
+    low, high = right.get_ylim()
+    assert low < 0.01 < high
+
+
+def test_best_and_worst_rows_are_those_by_log_px():
+    look = look_at(vae_of(2, 64))
+    log_px = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    figure = extremes(look, log_px)
+    order = log_px.argsort()
+    for axes, chosen in zip((0, 1), (order[:10], order.flip(0)[:10]), strict=True):
+        found = sheet_of(figure, (8, 8), 10, axes)
+        np.testing.assert_array_equal(found[0], look.split.x[chosen].numpy())
+        np.testing.assert_allclose(found[1], look.program.reconstruct(look.split.x[chosen]).numpy(), atol=1e-6)
+
+
+def test_draws_are_scored_in_the_datas_units():
+    """For a decoder that does not look at z, log p(x) of a standardized normal's draws has a closed form."""
+    vae = vae_of(1, 3, guide=Given([0.0], [1.0]), likelihood=pv.likelihoods.Normal)
+    for parameter in vae.likelihood.parameters():
+        nn.init.zeros_(parameter)
+    look = look_at(vae, "swiss-roll")
+    axes = ordered_samples(look).axes[1]
+    drawn = vae.sample(200, seed=0)
+    exact = dist.Normal(0.0, 1.0).log_prob(drawn).sum(-1) + float(look.split.log_jacobian[0])
+    assert axes.patches[-1].get_x() + axes.patches[-1].get_width() == pytest.approx(float(exact.max()), abs=1e-3)
+
+
+def test_missing_values_stay_white():
+    stored = torch.randn(30, 3)
+    stored[::2, 1] = torch.nan
+    split = pv.Split("valid", stored)
+    data = pv.Dataset("mine", split, split, split)
+    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)))
+    vae = vae_of(2, 3, guide=guide, likelihood=pv.likelihoods.Normal)
+    log_px = -torch.arange(30.0)
+    assert [picture.name for picture in portraits(vae, data, split, log_px)] == ALL
+    values = np.asarray(extremes(Look(vae, data, split), log_px).axes[0].images[0].get_array())
+    assert np.ma.getmaskarray(np.ma.masked_invalid(values))[:, 1].tolist() == [i % 2 == 1 for i in range(10)]
+
+
+def test_names_of_pictures_lie_beside_them():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    plots.name_lines(axes, ["a", "b"], 8)
+    plots.name_columns(axes, {1: "c"}, (8, 6))
+    assert [text.xy for text in axes.texts] == [(-0.5, 4), (-0.5, 14), (11, -0.5)]
+
+
+def test_the_figure_of_collapse_shows_its_numbers(tmp_path):
+    def one(way, seed, kl, log_px):
+        size = torch.full((4,), log_px, dtype=torch.float64)
+        evidence = pv.log_evidence(vae_of(2, 64), torch.ones(4, 64), 10)
+        evidence = type(evidence)(**(vars(evidence) | {"log_px": size, "elbo": size - 1, "kl": size * 0 + sum(kl)}))
+        values = torch.tensor(kl, dtype=torch.float64)
+        return Collapsed(way, seed, Usage({"z": values}, values, ("z[0]", "z[1]")), evidence, 1, 1.0)
+
+    found = [one("plain", 0, [0.0, 1.0], -5.0), one("warm", 0, [0.5, 2.0], -4.0)]
+    found += [one("plain", 1, [0.0, 1.0], -5.0), one("warm", 1, [0.5, 2.0], -4.5)]
+    figure = plot_collapse(found)
+    check_drawn(figure, tmp_path / "collapse.png")
+    assert words(figure) == [
+        "log p(x) −5.00\nELBO −6.00\nKL 1.00",
+        "log p(x) −4.25  (+0.75 ± 0.25)\nELBO −5.25\nKL 2.50",
+    ]
+    assert [bar.get_height() for bar in figure.axes[1].patches] == [2.0, 0.5]
+    with pytest.raises(InputError, match="one fit or more"):
+        plot_collapse([])

@@ -1,0 +1,232 @@
+"""The report: what the page holds is what the program says, and it is one file."""
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import programs
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+import pyro_vae as pv
+from pyro_vae.recipes import describe
+from pyro_vae.show import explorer, numbers, report
+from pyro_vae.show.inside import Picture
+from pyro_vae.show.planes import planes_of, starts_of
+
+
+@pytest.fixture
+def fake_portraits(monkeypatch):
+    def portraits(*_, **__):
+        figure = Figure(figsize=(2, 1))
+        figure.subplots().plot([0, 1])
+        return [Picture("portrait", "A <portrait>", "Look at the line.", figure)]
+
+    monkeypatch.setattr(report, "portraits", portraits)
+
+
+def vae_for(data, num_latents, hidden=20):
+    nets = pv.nets.mlp(num_latents, hidden, data.num_features), pv.nets.mlp(data.num_features, hidden, 2 * num_latents)
+    likelihood = pv.likelihoods.Bernoulli if data.image_shape else pv.likelihoods.Normal
+    return pv.VAE(pv.priors.StandardNormal(num_latents), likelihood(nets[0]), pv.guides.MeanFieldNormal(nets[1]))
+
+
+def write(folder, program, data, **options):
+    settings = {"config": {}, "records": {}, "history": [], "num_rows": 40, "num_samples": 30} | options
+    return report.write_report(folder, program, data, **settings)
+
+
+def inside(page):
+    """The data that the page's script reads."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(found[1]) if found else None
+
+
+def pixels(text):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))).astype(float)
+
+
+def test_planes_go_through_their_start_and_lie_along_their_directions():
+    z = torch.randn(200, 6, dtype=torch.float64) * torch.tensor([1.0, 3.0, 0.1, 2.0, 1.0, 0.5])
+    planes = planes_of(z)
+    assert [plane.names for plane in planes[2:]] == [("z₂", "z₄"), ("z₁", "z₅")]
+    share = [(z - plane.origin) @ plane.directions for plane in planes]
+    assert share[0].var(0).sum() >= share[2].var(0).sum()  # no plane holds more than that of the principal directions
+    for plane, start in [(plane, start) for plane in planes for start in starts_of(z, None)]:
+        grid = plane.grid(start.z, 5).reshape(5, 5, 6)
+        torch.testing.assert_close(plane.at(grid[-1, 0][None])[0], plane.low)  # left and low is the last line's first
+        torch.testing.assert_close(plane.at(grid[0, -1][None])[0], plane.high)
+        at = plane.at(start.z[None])[0]
+        torch.testing.assert_close(start.z + (plane.low - at) @ plane.directions.T, grid[-1, 0])
+        assert (plane.high - plane.low).std() < 1e-9  # a unit is as long across as up
+        assert ((plane.at(z) > plane.low) & (plane.at(z) < plane.high)).all()
+
+
+def test_starts_are_rows_of_each_label():
+    z, labels = torch.randn(60, 3).double(), torch.arange(60) % 4
+    starts = starts_of(z, labels)
+    assert [start.name for start in starts] == ["the mean of all rows", "label 0", "label 1", "label 2", "label 3"]
+    assert [int(labels[start.row]) for start in starts[1:]] == [0, 1, 2, 3]
+    centre = z[labels == 2].mean(0)
+    assert starts[3].row == min((i for i in range(60) if labels[i] == 2), key=lambda i: (z[i] - centre).norm())
+    assert len(starts_of(z, None)) == 6
+    assert len(starts_of(z[:, :2], labels)) == 1  # the plane is all there is
+
+
+@pytest.mark.parametrize("num_latents", [1, 2, 4])
+def test_grids_are_what_the_decoder_says(num_latents):
+    data = pv.load_data("digits")
+    vae, split = vae_for(data, num_latents), data.valid.head(50)
+    found = pv.log_evidence(vae, split, num_samples=30)
+    page = explorer.explorer(vae, data, split, found)
+    means = vae.encode(split.x).double()
+    planes, starts = planes_of(means), starts_of(means, split.labels)
+    assert (len(page["grids"]), len(page["grids"][0])) == (len(planes), len(starts))
+    for plane, line in zip(planes, page["grids"], strict=True):
+        for start, text in zip(starts, line, strict=True):
+            decoded = vae.decode(plane.grid(start.z, page["size"]).float())
+            np.testing.assert_allclose(1 - pixels(text) / 255, decoded, atol=0.5 / 63 + 1 / 255)
+    rows = page["rows"]
+    np.testing.assert_allclose(1 - pixels(rows["stored"]) / 255, split.stored / 16, atol=0.5 / 255)
+    np.testing.assert_array_equal(1 - pixels(rows["scored"]) / 255, split.x)
+    np.testing.assert_allclose(1 - pixels(rows["again"]) / 255, vae.reconstruct(split.x), atol=0.5 / 255 + 1e-6)
+    assert (rows["labels"], rows["log_px"]) == (split.labels.tolist(), found.log_px.tolist())
+    np.testing.assert_allclose(
+        np.array(page["planes"][0]["at"])[:, :num_latents][:, :2], planes[0].at(means), atol=1e-4
+    )
+
+
+def test_a_table_is_shown_in_its_own_units(tmp_path):
+    values = np.random.default_rng(0).normal([5.0, 1e9], [0.1, 1e4], (100, 2))
+    np.save(tmp_path / "x.npy", values)
+    data = pv.load_data(tmp_path / "x.npy")
+    vae = vae_for(data, 2)
+    page = explorer.explorer(vae, data, data.valid)
+    low = np.array(page["low"])
+
+    def table(text):
+        return np.frombuffer(base64.b64decode(text), np.float32).reshape(-1, 2) + low
+
+    np.testing.assert_allclose(table(page["rows"]["stored"]), data.valid.stored, rtol=1e-7, atol=1e-6)
+    again = data.valid.measure.undo(vae.reconstruct(data.valid.x))
+    np.testing.assert_allclose(table(page["rows"]["again"]), again, rtol=1e-7, atol=1e-6)
+    plane = planes_of(vae.encode(data.valid.x).double())[0]
+    decoded = vae.decode(plane.grid(torch.zeros(2).double(), page["size"]).float())
+    np.testing.assert_allclose(table(page["grids"][0][0]), data.valid.measure.undo(decoded), rtol=1e-7, atol=1e-5)
+    assert page["rows"]["log_px"] is None
+
+
+def test_missing_values_stay_missing(tmp_path):
+    values = np.random.default_rng(0).normal(size=(100, 3))
+    values[::3, 1] = np.nan
+    np.save(tmp_path / "x.npy", values)
+    data = pv.load_data(tmp_path / "x.npy", missing="mask")
+    page = explorer.explorer(vae_for(data, 2), data, data.valid)
+    stored = np.frombuffer(base64.b64decode(page["rows"]["stored"]), np.float32).reshape(-1, 3)
+    np.testing.assert_array_equal(np.isnan(stored), data.valid.stored.isnan().numpy())
+    assert np.isfinite(page["low"]).all()
+
+
+def test_large_pictures_are_shown_smaller_and_grids_stay_within_their_room():
+    stored = (torch.rand(20, 200 * 100) * 255).to(torch.uint8)
+    split = pv.Split("valid", stored, pv.load_data("mnist-5k").valid.measure, image_shape=(200, 100))
+    sheets = explorer.Sheets(split)
+    assert (sheets.shrink, sheets.shown) == (3, (66, 33))
+    assert pixels(sheets.text(sheets.stored)).shape == (20, 66 * 33)
+    assert explorer.grid_size(sheets, 40, 2) ** 2 * 40 * sheets.width <= explorer.PICTURE_VALUES
+    assert len(explorer.fitting_rows(split, 500)) == 20
+
+
+def test_why_there_is_no_explorer():
+    data = pv.load_data("digits")
+    assert explorer.why_no_explorer(vae_for(data, 2), data.valid) == ""
+    nets = pv.nets.mlp(12, 9, 64), pv.nets.mlp(74, 9, 4)
+    conditional = pv.ConditionalVAE(
+        pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(nets[0]), pv.guides.MeanFieldNormal(nets[1]), 10
+    )
+    assert explorer.why_no_explorer(conditional, data.valid) == "its decoder needs more than z: labels"
+    two = programs.Hierarchical(D=64)
+    assert "no decode(z)" in explorer.why_no_explorer(two, data.valid)
+    two.decode = lambda z: z
+    assert "z is in 2 places (z1, z2)" in explorer.why_no_explorer(two, data.valid)
+
+
+def test_the_page_is_one_file_whose_data_cannot_end_its_script(tmp_path, fake_portraits):
+    import pandas
+
+    frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(100, 2)), columns=["</script><b>a", "b & c"])
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    data = pv.load_data(tmp_path / "mine.csv")
+    vae = vae_for(data, 2)
+    history = pv.fit(vae, data, epochs=2).history
+    path = write(tmp_path, vae, data, history=history)
+    page = path.read_text()
+    assert path == tmp_path / "report.html"
+    assert page.count("<script") == page.count("</script>") == 2
+    assert inside(page)["columns"] == ["</script><b>a", "b & c"]
+    assert "A &lt;portrait&gt;" in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert "http://" not in page
+    assert "https://" not in page
+    assert not (tmp_path / "figures").exists()  # drawn again for the page alone
+    assert {"training", "samples"} <= {name for name in report.CAPTIONS if report.CAPTIONS[name][0] in page}
+    assert page == write(tmp_path, vae, data, history=history).read_text()  # same seed, same bits
+
+
+def test_numbers_come_from_the_record_with_their_meaning(tmp_path, fake_portraits):
+    data = pv.load_data("digits")
+    vae = vae_for(data, 2)
+    known = {
+        "split": "valid", "measure": "counting measure on {0, 1}^64", "log_px": -21.5, "log_px_kind": "lower bound",
+        "log_px_se": 0.4, "log_px_mc_se": 0.0123, "elbo": -22.75, "gap": 1.25, "reconstruction": -20.0, "kl": 2.75,
+        "iwae": {"1": -22.75, "5": -22.0, "50": -21.75, "200": -21.5}, "khat_bad": 0.25, "active_units": 2,
+        "num_data": 180, "num_samples": 200,
+    }  # fmt: skip
+    shown = {number.name: number for number in numbers.numbers(known)}
+    assert {name: number.value for name, number in shown.items()} == {
+        "log p(x)": "−21.50", "error over rows": "± 0.40", "Monte-Carlo error": "± 0.012", "ELBO": "−22.75",
+        "reconstruction": "−20.00", "KL": "2.75", "IWAE bounds": "−22.00 · −21.75", "k-hat too high": "25%",
+        "active units": "2",
+    }  # fmt: skip
+    assert "the true value lies higher" in shown["log p(x)"].meaning
+    records = {"valid": known, "valid exact": known | {"log_px": -21.0, "log_px_kind": "exact", "log_px_mc_se": None}}
+    page = write(tmp_path, vae, data, records=records).read_text()
+    assert "From evaluation.json" in page
+    assert "−21.00" in page
+    own = write(tmp_path, vae, data, records=records, split="test").read_text()  # the run has not scored these
+    assert "the run has no evaluation of them" in own
+    assert "40 test rows" in own
+
+
+def test_a_page_without_explorer_or_log_px_stands(tmp_path, fake_portraits):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(100, 1)))
+    data = pv.load_data(tmp_path / "x.npy")
+    program = programs.global_mean()
+    history = pv.fit(program, data, epochs=2, batch_size=80).history
+    page = write(tmp_path, program, data, history=history, out=tmp_path / "else.html").read_text()
+    assert "There is no explorer on this page: this program has no decode(z)" in page
+    assert "log p(x) of a row needs every site inside one plate" in page
+    assert inside(page) is None
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_recipe_reads_part_inside_part():
+    made = describe(vae_for(pv.load_data("digits"), 2))
+    assert report.recipe(made).splitlines()[:3] == [
+        "VAE(", "    prior=StandardNormal(num_latents=2),", "    likelihood=Bernoulli(",
+    ]  # fmt: skip
+    assert report.recipe({"make": "a.b", "of": {"same_as": "program.guide"}}) == "b(\n    of=program.guide,\n)"
+    assert report.recipe({"make": "a.b", "n": list(range(20))}).endswith("11, … (20)])")
+
+
+def test_digits_of_twenty_latents_stay_below_five_megabytes(tmp_path):
+    data = pv.load_data("mnist-5k")
+    vae = vae_for(data, 20, hidden=100)
+    history = pv.fit(vae, data, epochs=2).history
+    path = write(tmp_path, vae, data, history=history, num_rows=500, num_samples=25)
+    assert path.stat().st_size < 5_000_000
+    assert len(inside(path.read_text())["starts"]) == 11
