@@ -27,7 +27,7 @@ def main(
     picture: Path | None,
     path: Path | None,
 ) -> None:
-    """Shift and cut some rows of RUN's data; how often each measure calls the shifted one nearer, by how much was cut."""
+    """Shift and cut some rows of RUN's data: how often each measure calls the shifted one nearer."""
     held_out = pv.load_data(data, root=data_root).split(split).head(rows)
     found = pv.shifts(pv.load(run), held_out, num_samples=num_samples)
     table = []

@@ -133,7 +133,8 @@ def marginals(axes: Axes, exact: np.ndarray, guide: np.ndarray, title: str, note
 def title(axes: Axes, name: str, note: str = "") -> Axes:
     """A title, and under it a line that says more."""
     axes.set_title(name, pad=18 if note else None)
-    axes.text(0, 1.02, note, transform=axes.transAxes, va="bottom", fontsize=9, color="0.35")
+    place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
+    axes.annotate(note, va="bottom", fontsize=9, color="0.35", **place)
     return axes
 
 
