@@ -60,7 +60,7 @@ def inside(run: Path, names: tuple[str, ...]) -> None:
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
 def page(run: Path) -> None:
     """The top of a run's report as a browser shows it; write the report first (pyro-vae report RUN)."""
-    options = ["--headless=new", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,1290"]
+    options = ["--headless=new", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,1400"]
     address = (run / "report.html").resolve().as_uri()
     subprocess.run(["chromium", *options, f"--screenshot={IMAGES / 'report.png'}", address], check=True)
 

@@ -133,7 +133,7 @@ def marginals(axes: Axes, exact: np.ndarray, guide: np.ndarray, title: str, note
 def title(axes: Axes, name: str, note: str = "") -> Axes:
     """A title, and under it a line that says more."""
     axes.set_title(name, pad=18 if note else None)
-    place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
+    place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
     axes.annotate(note, va="bottom", fontsize=9, color="0.35", **place)
     return axes
 
