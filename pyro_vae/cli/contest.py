@@ -59,10 +59,17 @@ def run_contest(saved: tuple[Path, ...], settings: dict[str, Any], quiet: bool) 
     try:
         return _contest(folder, opened, entries, data, rows, settings, quiet)
     except InputError:
-        if made and not any(folder.glob(f"*/{RESULT}")):  # nothing was fitted: leave nothing behind
-            (folder / SETTINGS).unlink()
-            folder.rmdir()
+        if made:
+            clear_away(folder, RESULT)
         raise
+
+
+def clear_away(folder: Path, fitted: str) -> None:
+    """Leave nothing behind where nothing was fitted."""
+    if not any(folder.glob(f"*/{fitted}")):
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        folder.rmdir()
 
 
 def _contest(

@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import click
 
 from pyro_vae import runs
 from pyro_vae.cli.build import data_of
-from pyro_vae.cli.contest import DATA_SETTINGS, same_settings
+from pyro_vae.cli.contest import DATA_SETTINGS, clear_away, same_settings
 from pyro_vae.cli.tables import print_by_size, print_rolls
 from pyro_vae.cli.train import say
 from pyro_vae.data import Dataset, Split
@@ -24,8 +25,9 @@ from pyro_vae.study.curves import first_rows
 from pyro_vae.study.encoders import KINDS, Training, examine, fitted_encoder, in_pixels, over_seeds
 from pyro_vae.study.unroll import Unrolled, unroll
 
-TABLE, FOUND = "comparison.json", "found.json"
-NETWORKS = ("ae", "vae")  # what depends on a seed
+TABLE, FITTED = "comparison.json", "fit.json"
+NETWORKS = ("ae", "vae")  # whose fit depends on a seed
+FEWEST_ROWS = 10  # of the split, for neighbours
 
 
 def run_encoders(settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
@@ -36,6 +38,9 @@ def run_encoders(settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
     rows = rows if settings["num_rows"] is None else rows.head(settings["num_rows"])
     sizes = sorted(set(settings["latent_dim"]))
     _check(data, rows, sizes)
+    if settings["out"] is not None and settings["out"].is_file():
+        raise InputError(f"{settings['out']} is a file: name a folder that is new or empty")
+    made = settings["out"] is None or not settings["out"].exists()
     folder = settings["out"] or runs.new_run(Path("runs"), "ae-vs-vae")
     same_settings(folder, settings, data)
     talk: Callable[[str], None] = (lambda words: None) if quiet else say
@@ -48,30 +53,24 @@ def run_encoders(settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
         learning_rate=settings["learning_rate"],
         denoising=settings["denoising"],
     )
-    plan = [
-        (kind, size, settings["seed"] + seed)
-        for size in sizes
-        for kind in KINDS
-        for seed in range(settings["seeds"] if kind in NETWORKS else 1)
-    ]
-    found = []
-    for number, (kind, size, seed) in enumerate(plan):
-        place = folder / f"{kind}-{size}-{seed}"
-        if not (place / FOUND).exists():
-            talk(f"{number + 1}/{len(plan)} {kind}, {size} latents, seed {seed}")
-        found.append(_measured(place, kind, size, seed, data, rows, training))
+    try:
+        found = list(_measured(folder, data, rows, sizes, settings, training, talk))
+    except InputError:
+        if made:
+            clear_away(folder, FITTED)
+        raise
     pixels = in_pixels(data, rows)
     rolls = [_rolled(folder / f"roll-{kind}", kind, settings["seed"], talk) for kind in KINDS * settings["roll"]]
     table = over_seeds(found)
     records = [_record(one, rows) for one in found]
     runs.write_json(folder / TABLE, {"rows": records, "knn_accuracy_in_x": pixels})
-    models = {kind: _model(folder, kind, sizes[0], settings, data, training) for kind in KINDS}
-    talk("drawing")
-    pictures = draw_encoders(folder / "figures", table, models, data, rows, rolls, pixels)
     if not quiet:
         print_by_size(table, rows, pixels)
         if rolls:
             print_rolls(rolls)
+    models = {kind: _model(folder, kind, sizes[0], settings["seed"], data, training)[0] for kind in KINDS}
+    pictures = draw_encoders(folder / "figures", table, models, data, rows, rolls, pixels)
+    if not quiet:
         click.echo(f"\nWritten to {folder}/ in {time.perf_counter() - began:.0f} s")
         click.echo(f"  {TABLE}  " + "  ".join(f"figures/{path.name}" for path in pictures))
     return records
@@ -99,6 +98,11 @@ def _check(data: Dataset, rows: Split, sizes: list[int]) -> None:
         raise InputError(
             f"{data.name}: values are missing, which principal components cannot see past: fill them first"
         )
+    if len(rows) <= max(FEWEST_ROWS, sizes[-1]):
+        raise InputError(
+            f"{len(rows)} {rows.name} rows are too few to see {sizes[-1]} latents by: take more rows, or a smaller "
+            "--latent-dim"
+        )
     most = min(data.num_features, len(data.train)) - 1
     if sizes[-1] > most:
         raise InputError(f"{sizes[-1]} latents for {data.num_features} columns: try --latent-dim {most} or fewer")
@@ -109,26 +113,40 @@ def _check(data: Dataset, rows: Split, sizes: list[int]) -> None:
 
 
 def _measured(
-    folder: Path, kind: str, size: int, seed: int, data: Dataset, rows: Split, training: Training
-) -> dict[str, Any]:
-    """What was found of one encoder, now or by a comparison that was interrupted."""
-    if (folder / FOUND).exists():
-        return json.loads((folder / FOUND).read_text())
+    folder: Path,
+    data: Dataset,
+    rows: Split,
+    sizes: list[int],
+    settings: dict[str, Any],
+    training: Training,
+    talk: Callable[[str], None],
+) -> Iterator[dict[str, Any]]:
+    """What is found of every encoder with every seed; networks are fitted anew for each, principal components once."""
+    for number, (size, kind) in enumerate(product(sizes, KINDS)):
+        model, seconds = None, 0.0
+        for seed in range(settings["seed"], settings["seed"] + settings["seeds"]):
+            path = folder / f"{kind}-{size}-{seed}" / f"{rows.name}.json"
+            if not path.exists():
+                if model is None or kind in NETWORKS:
+                    talk(f"{number + 1}/{len(sizes) * len(KINDS)} {kind}, {size} latents, seed {seed}")
+                    model, seconds = _model(folder, kind, size, seed, data, training)
+                about = {"kind": kind, "num_latents": size, "seed": seed, "seconds": seconds}
+                numbers = examine(model, data, rows, seed=seed)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                runs.write_json(path, about | {"num_parameters": encoders.num_parameters(model)} | numbers)
+            yield json.loads(path.read_text())
+
+
+def _model(folder: Path, kind: str, size: int, seed: int, data: Dataset, training: Training) -> tuple[Any, float]:
+    """An encoder and the seconds its fit took, now or by a comparison that was interrupted."""
+    place = folder / f"{kind}-{size}-{seed}"
+    if (place / FITTED).exists():
+        return runs.load(place), json.loads((place / FITTED).read_text())["seconds"]
     model, seconds = fitted_encoder(kind, size, data, training, seed)
-    found: dict[str, Any] = {"kind": kind, "num_latents": size, "seed": seed, "seconds": seconds}
-    found |= {"num_parameters": encoders.num_parameters(model)} | examine(model, data, rows)
     if kind in NETWORKS:
-        runs.save(model, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / FOUND, found)
-    return found
-
-
-def _model(folder: Path, kind: str, size: int, settings: dict[str, Any], data: Dataset, training: Training) -> Any:
-    """The smallest encoder of a kind, for the pictures."""
-    if kind in NETWORKS:
-        return runs.load(folder / f"{kind}-{size}-{settings['seed']}")
-    return fitted_encoder(kind, size, data, training)[0]
+        runs.save(model, place)
+        runs.write_json(place / FITTED, {"seconds": seconds})
+    return model, seconds
 
 
 def _rolled(folder: Path, kind: str, seed: int, talk: Callable[[str], None]) -> Unrolled:

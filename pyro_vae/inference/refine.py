@@ -25,6 +25,7 @@ from pyro_vae.models.rows import (
     evaluating,
     innermost,
     layout_of,
+    require_density,
     require_mask,
     require_rows,
     sample_sites,
@@ -242,6 +243,7 @@ def whole_batch(program: Any, split: Split, **asked: Tensor | None) -> Batch:
     given = split.extras(slice(None)) | {name: value for name, value in asked.items() if value is not None}
     if wrong := [f"{len(value)} {name}" for name, value in given.items() if len(value) != len(split)]:
         raise InputError(f"expected one for each of the {len(split)} rows of x, got {', '.join(wrong)}")
+    require_density(program)
     require_mask(program, given.get("mask"))
     place = place_of(program, like=split[:1])
     given = {name: value.to(place.device) for name, value in given.items()}

@@ -29,7 +29,10 @@ class _Projection:
 
     def fit(self, data: Dataset | Split | Tensor) -> Any:
         """Fit to rows (N, D), a data set's training rows; returns itself."""
-        x = as_split(data, "train").x
+        split = as_split(data, "train")
+        if split.mask is not None:
+            raise InputError("values are missing, which principal components cannot see past: fill them first")
+        x = split.x
         if self.num_latents >= min(x.shape):
             raise InputError(
                 f"expected fewer latents than rows and columns, {x.shape[0]} × {x.shape[1]}, got {self.num_latents}"
@@ -115,6 +118,9 @@ class KernelPCA(_Projection):
 
 
 def median_square(rows: Rows, most: int = 1000) -> float:
-    """The median squared distance between rows, from the first 1,000."""
-    some = rows[:most].double()
-    return float(torch.pdist(some).square().median().clamp(min=torch.finfo(torch.float64).tiny))
+    """The median squared distance between rows, from 1,000 of them at equal steps."""
+    some = rows[:: -(-len(rows) // most)].double()
+    found = float(torch.pdist(some).square().median())
+    if not found > 0:
+        raise InputError("more than half of the rows are the same, which leaves no width for a kernel: give gamma=…")
+    return found

@@ -105,7 +105,11 @@ def plot_codes(models: Mapping[str, Any], rows: Split, table: Sequence[Mapping[s
 
 
 def _codes(axes: Axes, codes: Tensor, labels: np.ndarray | None) -> None:
-    plots.scatter(axes, codes[:, :2].numpy(), labels, "", ("$z_1$", "$z_2$"))
+    names = ("$z_1$", "$z_2$") if codes.shape[1] > 1 else ("$z_1$", "(spread out to be seen)")
+    points = codes[:, :2].numpy()
+    if codes.shape[1] == 1:
+        points = np.column_stack([points, np.random.default_rng(0).uniform(-0.5, 0.5, len(points))])
+    plots.scatter(axes, points, labels, "", names)
     if (box := axes.get_legend()) is not None:
         box.remove()
     axes.plot(0, 0, marker="+", color=plots.DARK, markersize=16, markeredgewidth=2)

@@ -50,18 +50,20 @@ class TensorBoard:
         """Write the epochs of a fit's history that were not written before."""
         if self._writer is None:
             self.epoch = self._open(history)
+        if history and history[-1]["epoch"] < self.epoch:  # another fit
+            self.epoch = 0
         for row in history:
             if row["epoch"] > self.epoch:
                 self._write(row)
-        self.epoch = history[-1]["epoch"]
+        self.epoch = history[-1]["epoch"] if history else self.epoch
         self._writer.flush()
 
     def _open(self, history: list[dict[str, Any]]) -> int:
         """Open the folder; the last epoch that need not be written, which is none in a new folder."""
         begun = any(self.folder.glob("events.out.tfevents.*"))
         epoch = history[-1]["epoch"] if history else 0
-        self._writer = self._make(str(self.folder), purge_step=epoch if begun else None)
-        return epoch - 1 if begun else 0
+        self._writer = self._make(str(self.folder), purge_step=epoch if begun and history else None)
+        return epoch - 1 if begun and history else 0
 
     def _write(self, row: dict[str, Any]) -> None:
         for name in SCALARS:

@@ -237,9 +237,9 @@ def _drawn(program: Any, scored: Scored, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def prior_codes(program: Any, num_draws: int, like: Dataset | Split | Tensor, *, seed: int | None = 0) -> RowLatents:
-    """Draws of z from the prior, latent sites side by side in the order the model draws them, (M, K).
+    """Draws of z from the prior, latent sites side by side in the order of the guide's (as `drawn_codes`), (M, K).
 
-    `like` is data of the width that the model expects. Raises `InputError` where there is no prior (`draws_around` some
+    `like` is data that the program takes. Raises `InputError` where there is no prior (`draws_around` some
     codes then), or none for each row.
 
     >>> import pyro_vae as pv
@@ -250,12 +250,19 @@ def prior_codes(program: Any, num_draws: int, like: Dataset | Split | Tensor, *,
     True
     """
     require_density(program)
-    placeholder = Batch(place_of(program).new_zeros(num_draws, as_split(like, "train").shape[1]))
+    split, place = as_split(like, "train"), place_of(program)
+    placeholder = Batch(place.new_zeros(num_draws, split.shape[1]))
+    few = Batch(split[:2].to(place), rows=torch.arange(2), num_rows=len(split), **split.extras(slice(2)))
     with poutine.block(), seeded(seed), parameters_of(program), evaluating(program):
+        order = list(sample_sites(poutine.trace(caller(program.guide)).get_trace(few.x, few.extras)))
         layout = layout_of_model(program, placeholder)
         trace = poutine.trace(Dreaming()(caller(program.model))).get_trace(placeholder.x, {})
     sites = [site for site in sample_sites(trace).values() if not site["infer"].get("was_observed")]
-    kept = [site for site in sites if layout.row_frame(site)]
+    kept = sorted((s for s in sites if layout.row_frame(s)), key=lambda s: _place(order, s["name"]))
     if not kept:
         raise InputError("the model draws no latent for each row")
     return torch.cat([layout.rows_first(site, site["value"]).to(place_of(program)) for site in kept], -1).cpu()
+
+
+def _place(order: list[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)

@@ -1,8 +1,9 @@
 """Autoencoder, VAE, PCA and kernel PCA on the same rows: what codes keep, and what their latent spaces are like."""
 
+import inspect
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,8 @@ def reconstruction_error(model: Any, x: Dataset | Split | Tensor) -> PerRow:
     r"""The squared error of each row's reconstruction, $\frac1D |x - \hat x|^2$, (N,), in squared units of x.
 
     `model` is anything with `reconstruct`: a program (E[x|z] at the guide's mean), an `Autoencoder`, `PCA`,
-    `KernelPCA`. `x` is (N, D), a split, or a data set (its test split).
+    `KernelPCA`. `x` is (N, D), a split, or a data set (its test split). Where values are missing, the mean is over
+    those observed.
 
     >>> import pyro_vae as pv
     >>> x = torch.randn(100, 3)
@@ -66,7 +68,8 @@ def reconstruction_error(model: Any, x: Dataset | Split | Tensor) -> PerRow:
     split = as_split(x, "test")
     rows = split.x
     again = model.reconstruct(rows, **split.extras(slice(None)))
-    return (again.to(rows) - rows).double().square().mean(1)
+    errors = (again.to(rows) - rows).double().square()
+    return errors.mean(1) if split.mask is None else (errors * split.mask).sum(1) / split.mask.sum(1)
 
 
 def fitted_encoder(
@@ -124,30 +127,35 @@ def _best_kernel(num_latents: int, data: Dataset) -> KernelPCA:
 def examine(
     model: Any, data: Dataset, rows: Split, *, num_draws: int = 1000, steps: int = 32, seed: int = 0
 ) -> dict[str, float | None]:
-    r"""A latent space in the numbers of `NUMBERS`, None where one does not exist (labels' areas but for K = 2).
+    r"""A latent space in the numbers of `NUMBERS`; None for one that does not exist, or is not finite.
 
     On held-out `rows`: `reconstruction_error`, per value; `knn_accuracy` of labels from the training rows' codes;
     `off_centre` and `anisotropy` of the codes drawn from q(z|x) (`study.latent_space.spread`); `area_gini` of labels'
-    areas; of `num_draws` draws from the model's prior, or where it has none from a normal fitted to its codes, the
-    share whose decoding lies among reconstructions of rows (`precision`), the share of those that have such a
-    neighbour (`coverage`) and the latent distance to the `nearest` code; the same share of draws from the codes' box
+    areas, for K = 2; of `num_draws` draws from the model's prior, or where it has none from a normal fitted to its
+    codes, the share whose decoding lies among reconstructions of rows (`precision`), the share of those that have such
+    a neighbour (`coverage`) and the latent distance to the `nearest` code; the same share of draws from the codes' box
     (`box_precision`); and the length of decoded straight lines between such draws over the distance of their ends
-    (`path_ratio`, a mean over pairs).
+    (`path_ratio`, a mean over pairs). What is near is judged among the model's own reconstructions: of what it cannot
+    rebuild, the reconstruction error tells, and a decoder that has collapsed looks perfect by the others.
+
+    `model` is one of `fitted_encoder`'s, or any program with `encode`, `decode(z)` and `reconstruct`. Raises
+    `InputError` where `decode` asks for more than z, or there are too few rows.
     """
-    codes = model.encode(rows.x)
+    if len(inspect.signature(model.decode).parameters) > 1:
+        raise InputError(f"a {type(model).__name__} cannot decode z alone, so its latent space is not one but several")
+    codes, train_codes = _codes(model, rows), _codes(model, data.train)
     drawn = drawn_codes(model, rows, seed=seed)
     own = new_codes(model, rows, 2 * num_draws, seed)
-    box = draws_around(codes, num_draws, "box", seed=seed)
     again = model.decode(codes)
     near = precision_and_coverage(model.decode(own[:num_draws]), again)
-    in_box = precision_and_coverage(model.decode(box), again)
-    where = spread(drawn)
+    in_box = precision_and_coverage(model.decode(draws_around(codes, num_draws, "box", seed=seed)), again)
     ratio = path_ratio(model.decode, own[:num_draws], own[num_draws:], steps=steps)
-    return {
+    where = _or_none(lambda: spread(drawn))
+    found = {
         "reconstruction_error": float(reconstruction_error(model, rows).mean()),
-        "knn_accuracy": _knn(model.encode(data.train.x), data.train, codes, rows),
-        "off_centre": where.off_centre,
-        "anisotropy": where.anisotropy,
+        "knn_accuracy": _knn(train_codes, data.train, codes, rows),
+        "off_centre": where and where.off_centre,
+        "anisotropy": where and where.anisotropy,
         "area_gini": _gini(codes, rows),
         "precision": near.precision.value,
         "coverage": near.coverage.value,
@@ -155,6 +163,11 @@ def examine(
         "nearest": nearest_code(own[:num_draws], drawn),
         "path_ratio": float(ratio[torch.isfinite(ratio)].mean()),
     }
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in found.items()}
+
+
+def _codes(model: Any, rows: Split) -> Tensor:
+    return model.encode(rows.x, **rows.extras(slice(None)))
 
 
 def in_pixels(data: Dataset, rows: Split) -> float | None:
@@ -169,10 +182,17 @@ def _knn(train_codes: Tensor, train: Split, codes: Tensor, rows: Split) -> float
 
 
 def _gini(codes: Tensor, rows: Split) -> float | None:
-    if rows.labels is None or codes.shape[1] != 2:
+    labels = rows.labels
+    if labels is None or codes.shape[1] != 2:
         return None
+    areas = _or_none(lambda: label_areas(codes, labels))
+    return areas and areas.gini
+
+
+def _or_none(find: Callable[[], Any]) -> Any:
+    """What is found, or None where it cannot be: codes that are all the same, labels of too few rows."""
     try:
-        return label_areas(codes, rows.labels).gini
+        return find()
     except InputError:
         return None
 
@@ -180,7 +200,7 @@ def _gini(codes: Tensor, rows: Split) -> float | None:
 def new_codes(model: Any, rows: Split, num: int, seed: int = 0) -> Tensor:
     """What a model decodes when asked for something new, (num, K): draws of its prior, or of a normal around codes."""
     if getattr(model, "no_density", ""):
-        return draws_around(model.encode(rows.x), num, seed=seed)
+        return draws_around(_codes(model, rows), num, seed=seed)
     return prior_codes(model, num, like=rows, seed=seed)
 
 
@@ -192,7 +212,7 @@ def num_parameters(model: Any) -> int | None:
 def over_seeds(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line for each kind and number of latents: mean and standard error over seeds of each of `NUMBERS`.
 
-    `se` is None where there is one seed, or nothing random.
+    Each seed is one fit (of networks) and one set of draws. `se` is None where there is one.
     """
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for record in records:

@@ -115,8 +115,8 @@ def label_areas(codes: RowLatents, labels: Tensor, share: float = 0.9) -> Areas:
     density estimate with Scott's width, c the (1 − share)-quantile of its leave-one-out values at the label's own rows
     (Hyndman 1996). So a share of the rows lies inside, and smoothing hardly widens it: for a normal of scale σ the area
     is $\pi \chi^2_2(\text{share}) \sigma^2$. Gini's coefficient stays the same under any affine map of the codes. It
-    has noise: equal normals of n rows each give about $0.8 / \sqrt n$. `codes` (N, 2), `labels` (N,); labels of fewer
-    than ten rows are left out.
+    has noise: ten equal normals of n rows each give about $0.8 / \sqrt n$. `codes` (N, 2), `labels` (N,); labels of
+    fewer than ten rows are left out.
 
     Raises `InputError` for other than two dimensions, fewer than two labels that are left, or a share not in (0, 1).
 

@@ -59,7 +59,12 @@ def shift(x: Rows, shape: tuple[int, int], right: int = 1, down: int = 0) -> Row
     >>> shift(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), (2, 2)).tolist()
     [[0.0, 1.0, 0.0, 3.0]]
     """
-    return F.pad(_pictures(x, shape), (right, -right, down, -down)).flatten(1)
+    pictures = _pictures(x, shape)
+    if abs(right) > shape[1] or abs(down) > shape[0]:
+        raise InputError(
+            f"expected a move within a picture of {shape[0]} × {shape[1]}, got {right} right and {down} down"
+        )
+    return F.pad(pictures, (right, -right, down, -down)).flatten(1)
 
 
 def _pictures(x: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -179,6 +184,8 @@ def shifts(
         raise InputError(
             "expected whole pictures whose pixels are not standardized, with a shape (image_shape=(height, width))"
         )
+    if not shares or num_samples < 0:
+        raise InputError(f"expected one share or more and num_samples from 0, got {list(shares)} and {num_samples}")
     x = split.x
     spread = whiten(drawn_codes(program, split, seed=seed))
     density = num_samples > 0 and not getattr(program, "no_density", "")

@@ -12,6 +12,7 @@ from pyro_vae.data.load import load_data
 from pyro_vae.errors import InputError
 from pyro_vae.shapes import RowLatents
 from pyro_vae.study.encoders import KINDS, Training, fitted_encoder, reconstruction_error
+from pyro_vae.study.paths import whiten
 
 TRAINING = Training(hidden=(128, 128, 128), activation="relu", epochs=300)
 NEIGHBOURS = 10
@@ -33,10 +34,10 @@ class Unrolled:
     error: float
 
 
-def swiss_roll(num_rows: int = 2000, seed: int = 0) -> tuple[Dataset, Tensor]:
-    """The data set `swiss-roll`, standardized, and its validation rows' places on the sheet, (N, 2)."""
+def swiss_roll(num_rows: int = 2000) -> tuple[Dataset, Tensor]:
+    """The data set `swiss-roll`, standardized, so many training rows of it; its test rows' places on the sheet."""
     data = load_data("swiss-roll", standardize=True)
-    return replace(data, train=data.train.head(num_rows)), on_the_sheet(data.valid.measure.undo(data.valid.x))
+    return replace(data, train=data.train.head(num_rows)), on_the_sheet(data.test.measure.undo(data.test.x))
 
 
 def on_the_sheet(x: Tensor) -> Tensor:
@@ -59,10 +60,10 @@ def on_the_sheet(x: Tensor) -> Tensor:
 def unrolling(codes: RowLatents, sheet: Tensor) -> tuple[float, float]:
     r"""How far codes (N, K) lay a sheet (N, 2) flat: its flatness, and how far neighbours are to be trusted.
 
-    Flatness is the rank correlation of distances between codes, whitened, with distances on the sheet, over all pairs:
-    1 for a sheet laid flat (or one stretched along its sides, as whitening does to it, by as much as the order of
-    distances allows). Trust is the trustworthiness of the codes' ten neighbours (Venna & Kaski 2001; scikit-learn's):
-    1 where they are neighbours on the sheet, and lower where different turns of the roll lie on top of each other.
+    Both are whitened, since codes have no scale of their own. Flatness is the rank correlation of distances between
+    codes with distances on the sheet, over all pairs: 1 for a sheet laid flat, turned or stretched as it may be. Trust
+    is the trustworthiness of the codes' ten neighbours (Venna & Kaski 2001; scikit-learn's): 1 where they are
+    neighbours on the sheet, and lower where different turns of the roll lie on top of each other.
 
     >>> sheet = torch.rand(100, 2)
     >>> flatness, trust = unrolling(sheet @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), sheet)
@@ -75,25 +76,18 @@ def unrolling(codes: RowLatents, sheet: Tensor) -> tuple[float, float]:
 
     if len(codes) != len(sheet) or len(codes) <= 2 * NEIGHBOURS:
         raise InputError(f"expected a place on the sheet for each of more than {2 * NEIGHBOURS} codes")
-    flat = np.asarray(sheet.double() / sheet.double().std(0))
-    white = np.asarray(_whitened(codes))
+    white, flat = (np.asarray(whiten(points)(points).double()) for points in (codes, sheet))
     flatness = spearmanr(pdist(white), pdist(flat)).statistic
-    return float(flatness), float(trustworthiness(np.asarray(sheet), white, n_neighbors=NEIGHBOURS))
-
-
-def _whitened(codes: Tensor) -> Tensor:
-    from pyro_vae.study.paths import whiten
-
-    return whiten(codes)(codes).double()
+    return float(flatness), float(trustworthiness(flat, white, n_neighbors=NEIGHBOURS))
 
 
 def unroll(kind: str, seed: int = 0, training: Training = TRAINING, num_rows: int = 2000) -> Unrolled:
-    """A swiss roll of so many training rows, encoded in two dimensions by one of `KINDS`; held-out rows' codes."""
+    """A swiss roll of so many training rows, encoded in two dimensions by one of `KINDS`; its 500 test rows' codes."""
     if kind not in KINDS:
         raise InputError(f"no encoder called {kind!r}; try one of {', '.join(KINDS)}")
     data, sheet = swiss_roll(num_rows)
     model, _ = fitted_encoder(kind, 2, data, training, seed)
-    codes: Any = model.encode(data.valid.x)
+    codes: Any = model.encode(data.test.x)
     flatness, trust = unrolling(codes, sheet)
-    error = float(reconstruction_error(model, data.valid).mean())
+    error = float(reconstruction_error(model, data.test).mean())
     return Unrolled(kind, seed, codes, sheet, flatness, trust, error)

@@ -23,7 +23,7 @@ def test_tables_pictures_and_one_json_object(capsys, tmp_path):
     assert "nearest neighbours on x itself" in out
     assert "standard error over 2 fits" in out
     kept = json.loads((tmp_path / "c" / "comparison.json").read_text())
-    assert len(kept["rows"]) == 2 + 2 * 2
+    assert len(kept["rows"]) == 4 * 2
     assert {row["model"] for row in kept["rows"]} == {"pca:2", "kernel-pca:2", "ae:2", "vae:2"}
     assert all(row["log_px"] is None and row["reconstruction_error"] > 0 for row in kept["rows"])
     assert {path.name for path in (tmp_path / "c" / "figures").iterdir()} == {
@@ -44,6 +44,47 @@ def test_a_table_without_labels_has_what_exists(capsys, tmp_path):
     assert {path.name for path in (tmp_path / "c" / "figures").iterdir()} == {"sizes.png", "codes.png"}
 
 
+def test_another_split_is_measured_anew_and_networks_are_not_fitted_again(capsys, tmp_path):
+    run(capsys, *SMALL, "--seeds", "1", "--out", str(tmp_path / "c"))
+    before = (tmp_path / "c" / "ae-2-0" / "model.safetensors").stat().st_mtime_ns
+    _, out, _ = run(capsys, *SMALL, "--seeds", "1", "--out", str(tmp_path / "c"), "--split", "test", "--json")
+    assert (tmp_path / "c" / "ae-2-0" / "model.safetensors").stat().st_mtime_ns == before
+    _, fresh, _ = run(capsys, *SMALL, "--seeds", "1", "--out", str(tmp_path / "d"), "--split", "test", "--json")
+    found, expected = (
+        {row["model"]: row["reconstruction_error"] for row in json.loads(text)["rows"]} for text in (out, fresh)
+    )
+    assert found == pytest.approx(expected)
+
+
+def test_draws_follow_the_seed(capsys, tmp_path):
+    _, out, _ = run(capsys, *SMALL, "--seeds", "2", "--out", str(tmp_path / "c"), "--json")
+    first, second = (row["precision"] for row in json.loads(out)["rows"] if row["model"] == "pca:2")
+    assert first != second
+
+
+def test_one_latent_has_its_pictures_too(capsys, tmp_path):
+    code, _, _ = run(capsys, *SMALL[:6], "1", *SMALL[7:], "--seeds", "1", "--out", str(tmp_path / "c"))
+    assert code in (0, None)
+    assert (tmp_path / "c" / "figures" / "codes.png").exists()
+
+
+def test_the_roll_is_said_and_kept(capsys, tmp_path, monkeypatch):
+    from pyro_vae.cli import encoders
+    from pyro_vae.study import unroll
+    from pyro_vae.study.encoders import Training
+
+    short = Training(hidden=(8,), epochs=1)
+    monkeypatch.setattr(encoders, "unroll", lambda kind, seed: unroll.unroll(kind, seed, short, num_rows=100))
+    words = ["compare", "--preset", "ae-vs-vae", "--latent-dim", "2", "--epochs", "1", "--hidden", "4", "--seeds", "1"]
+    words += ["--train-rows", "100", "--num-rows", "50", "--out", str(tmp_path / "c")]
+    code, out, _ = run(capsys, *words)
+    assert code in (0, None)
+    assert "The swiss roll in two dimensions" in out
+    monkeypatch.setattr(encoders, "unroll", None)  # a second time it is read
+    again = run(capsys, *words)[1]
+    assert again.split("swiss roll")[1].split("Written")[0] == out.split("swiss roll")[1].split("Written")[0]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -52,6 +93,7 @@ def test_a_table_without_labels_has_what_exists(capsys, tmp_path):
         ([*SMALL, "--latent-dim", "64"], "try --latent-dim 63 or fewer"),
         ([*SMALL, "--train-rows", "2000"], "fewer than --train-rows"),
         ([*SMALL, "--train-rows", "200", "--train-rows", "300"], "give --train-rows once"),
+        ([*SMALL, "--num-rows", "5"], "too few to see"),
         (["compare", "--seeds", "2"], "--seeds belongs to --preset ae-vs-vae"),
     ],
 )

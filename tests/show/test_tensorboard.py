@@ -138,3 +138,19 @@ def test_a_run_begun_without_it_can_be_resumed_with_it(tmp_path, capsys):
     assert not (run / "tensorboard").exists()
     assert _run(["fit", "--resume", str(run), "--logger", "tensorboard", "--json"]) == 0
     assert steps(read(run / "tensorboard"), "elbo") == [1, 2, 3]
+
+
+def test_a_board_that_is_finished_later_keeps_its_curves_and_takes_a_second_fit(tmp_path):
+    data, vae = pv.load_data("digits"), digits_vae()
+    with TensorBoard(tmp_path) as board:
+        for epoch in (1, 2, 3):
+            board([row(e) for e in range(1, epoch + 1)])
+        board([])
+    with TensorBoard(tmp_path) as board:
+        board.finish(vae, data)
+    assert steps(read(tmp_path), "elbo") == [1, 2, 3]
+    with TensorBoard(tmp_path / "two") as board:
+        for _ in range(2):
+            for epoch in (1, 2):
+                board([row(e) for e in range(1, epoch + 1)])
+    assert steps(read(tmp_path / "two"), "elbo") == [1, 2, 1, 2]

@@ -151,3 +151,23 @@ def test_without_a_density_there_is_no_aggregate_but_there_are_codes():
     torch.testing.assert_close(drawn_codes(autoencoder, x), autoencoder.encode(x))
     with pytest.raises(pv.InputError, match="expected points of 2 latents"):
         log_aggregate(LinearGaussian(2, 5), torch.zeros(3, 5), torch.zeros(3, 3))
+
+
+def test_prior_codes_are_in_the_guides_order():
+    """A guide may draw z2 before z1; p(z1) = N(10, 1), p(z2) = N(0, 1)."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            first = pyro.sample("z1", dist.Normal(10.0, 1.0))
+            second = pyro.sample("z2", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal((first + second)[:, None], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z2", dist.Normal(0.0, 1.0))
+            pyro.sample("z1", dist.Normal(10.0, 1.0))
+
+    program, x = pv.Program(model, guide), torch.zeros(200, 1)
+    prior, drawn = prior_codes(program, 200, like=x), drawn_codes(program, x)
+    torch.testing.assert_close(prior.mean(0), drawn.mean(0), atol=0.5, rtol=0)
+    torch.testing.assert_close(prior.mean(0), torch.tensor([0.0, 10.0]), atol=0.4, rtol=0)

@@ -8,7 +8,9 @@ import torch
 from sklearn import decomposition
 
 import pyro_vae as pv
+from pyro_vae.data import Measure, Split
 from pyro_vae.errors import InputError
+from pyro_vae.models.projection import median_square
 from pyro_vae.study.encoders import (
     NUMBERS,
     Training,
@@ -110,3 +112,44 @@ def test_over_seeds_gives_means_and_standard_errors():
 def test_an_unknown_kind_says_which_there_are(digits):
     with pytest.raises(InputError, match="pca, kernel-pca, ae, vae"):
         fitted_encoder("umap", 2, digits)
+
+
+def test_missing_values_do_not_count_as_rebuilt():
+    class Zero:
+        def reconstruct(self, x, **extras):
+            return torch.zeros_like(x)
+
+    x = torch.tensor([[2.0, float("nan")], [1.0, 3.0]])
+    rows = Split("given", x, Measure())
+    assert pv.reconstruction_error(Zero(), rows).tolist() == [4.0, 5.0]
+    with pytest.raises(InputError, match="fill them first"):
+        pv.PCA(1).fit(rows)
+
+
+def test_what_has_collapsed_has_none_where_there_is_no_number(digits):
+    class Constant(pv.PCA):
+        def decode(self, z):
+            return torch.zeros(*z.shape[:-1], 64, dtype=z.dtype)
+
+    found = examine(Constant(2).fit(digits), digits, digits.valid, num_draws=50)
+    assert found["path_ratio"] is None
+    assert found["reconstruction_error"] > 0.1
+
+
+def test_a_decoder_that_asks_for_more_than_z_is_refused(digits):
+    vae = pv.ConditionalVAE(
+        pv.priors.StandardNormal(2),
+        pv.likelihoods.Bernoulli(pv.nets.mlp(12, 64)),
+        pv.guides.MeanFieldNormal(pv.nets.mlp(74, 4)),
+        num_labels=10,
+    )
+    with pytest.raises(InputError, match="cannot decode z alone"):
+        examine(vae, digits, digits.valid)
+
+
+def test_the_kernels_width_does_not_depend_on_the_order_of_rows():
+    x = torch.cat([torch.randn(1500, 2), torch.randn(1500, 2) + 20])
+    shuffled = x[torch.randperm(len(x))]
+    assert median_square(x) == pytest.approx(median_square(shuffled), rel=0.3)
+    with pytest.raises(InputError, match="give gamma"):
+        median_square(torch.zeros(100, 2))

@@ -9,6 +9,7 @@ from programs import Hierarchical
 
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
+from pyro_vae.errors import InputError
 from pyro_vae.study.shifts import cut, shift, shifts
 
 
@@ -149,3 +150,14 @@ def test_the_same_seed_gives_the_same_and_leaves_the_callers_numbers_alone():
     assert torch.equal(first.cuts[0.2].distance, again.cuts[0.2].distance)
     assert torch.equal(state, torch.get_rng_state())
     assert math.isfinite(float(first.shifted.distance.sum()))
+
+
+def test_moves_out_of_the_picture_and_empty_requests_are_errors(tiny_vae):
+    vae, x = tiny_vae
+    for given, says in (
+        ({"right": 4}, "within a picture"),
+        ({"shares": []}, "one share or more"),
+        ({"num_samples": -1}, "num_samples from 0"),
+    ):
+        with pytest.raises(InputError, match=says):
+            shifts(vae, x, image_shape=(2, 3), **given)
