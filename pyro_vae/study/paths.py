@@ -92,10 +92,11 @@ def draws_around(codes: RowLatents, num_draws: int, way: str = "normal", *, seed
 def interpolate(start: Latents, end: Latents, steps: int = 10, way: str = "straight") -> Tensor:
     r"""Points from `start` to `end`, (..., K) each, in so many steps, both ends included: (steps + 1, ..., K).
 
-    `straight` is $(1 - t) a + t b$. `spherical` is $[\sin((1 - t)\theta)\, a + \sin(t\theta)\, b] / \sin\theta$ with
-    $\theta$ the angle between a and b (White, arXiv:1609.04468): between codes of one length it keeps that length,
-    where draws of a normal prior in many dimensions lie, and a straight line does not. For vectors of one direction,
-    and where one is zero, it is the straight line, its limit.
+    `straight` is $(1 - t) a + t b$. `spherical` turns the direction evenly along the great circle and changes the
+    length evenly: $[(1 - t)|a| + t|b|]\,[\sin((1 - t)\theta)\, \hat a + \sin(t\theta)\, \hat b] / \sin\theta$ with θ the
+    angle between a and b. Between codes of one length it is that of White (arXiv:1609.04468) and keeps the length,
+    where draws of a normal prior in many dimensions lie, and a straight line does not; for other lengths his swings far
+    out when they point away from each other. Where one vector is zero it is the straight line.
 
     Raises `InputError` for opposite vectors, between which every great circle is as short, and for steps below one.
 
@@ -115,10 +116,12 @@ def interpolate(start: Latents, end: Latents, steps: int = 10, way: str = "strai
     if way != "spherical":
         raise InputError(f"expected way='straight' or 'spherical', got {way!r}")
     angle = _angle(start, end)
-    curved = angle > 1e-6
-    sine = torch.where(curved, angle.sin(), 1.0)
-    parts = [torch.where(curved, (part * angle).sin() / sine, part) for part in (1 - t, t)]
-    return parts[0] * start + parts[1] * end
+    sizes = [vector.norm(dim=-1, keepdim=True) for vector in (start, end)]
+    curved = (angle > 1e-6) & (sizes[0] > 0) & (sizes[1] > 0)
+    sine, size = torch.where(curved, angle.sin(), 1.0), (1 - t) * sizes[0] + t * sizes[1]
+    units = [vector / torch.where(curved, length, 1.0) for vector, length in zip((start, end), sizes, strict=True)]
+    parts = [torch.where(curved, size * (part * angle).sin() / sine, part) for part in (1 - t, t)]
+    return torch.where(curved, parts[0] * units[0] + parts[1] * units[1], (1 - t) * start + t * end)
 
 
 def _angle(start: Tensor, end: Tensor) -> Tensor:

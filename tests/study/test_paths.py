@@ -103,6 +103,14 @@ def test_spherical_points_lie_evenly_on_the_great_circle():
     torch.testing.assert_close(points, expected)
 
 
+def test_spherical_turns_evenly_and_its_length_changes_evenly_however_far_apart_the_ends_point():
+    a, b = torch.tensor([2.0, 0.0], dtype=torch.float64), torch.tensor([-1.0, 0.1], dtype=torch.float64)
+    points = interpolate(a, b, 10, "spherical")
+    steps = torch.linspace(0, 1, 11, dtype=torch.float64)
+    torch.testing.assert_close(points.norm(dim=1), 2 + steps * (b.norm() - 2))
+    torch.testing.assert_close(torch.atan2(points[:, 1], points[:, 0]), steps * math.atan2(0.1, -1.0))
+
+
 def test_interpolation_takes_batches_and_meets_both_ends():
     a, b = torch.randn(4, 5, 3, dtype=torch.float64), torch.randn(4, 5, 3, dtype=torch.float64)
     for way in ("straight", "spherical"):
