@@ -93,8 +93,8 @@ def interpolate(start: Latents, end: Latents, steps: int = 10, way: str = "strai
     r"""Points from `start` to `end`, (..., K) each, in so many steps, both ends included: (steps + 1, ..., K).
 
     `straight` is $(1 - t) a + t b$. `spherical` turns the direction evenly along the great circle and changes the
-    length evenly: $[(1 - t)|a| + t|b|]\,[\sin((1 - t)\theta)\, \hat a + \sin(t\theta)\, \hat b] / \sin\theta$ with θ the
-    angle between a and b. Between codes of one length it is that of White (arXiv:1609.04468) and keeps the length,
+    length evenly: $[(1 - t)|a| + t|b|]\,[\sin((1 - t)\theta)\, \hat a + \sin(t\theta)\, \hat b] / \sin\theta$ with θ
+    the angle between a and b. Between codes of one length it is that of White (arXiv:1609.04468) and keeps the length,
     where draws of a normal prior in many dimensions lie, and a straight line does not; for other lengths his swings far
     out when they point away from each other. Where one vector is zero it is the straight line.
 

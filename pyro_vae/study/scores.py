@@ -108,8 +108,9 @@ def score(
 
 def _require_enough(num_rows: int, false_alarms: float) -> None:
     if (num_rows + 1) * false_alarms < 1:
+        enough = f"{1 / (num_rows + 1) + 5e-4:.3f}"
         raise InputError(
             f"{num_rows} reference rows cannot tell one in {1 / false_alarms:.0f}: a false-alarm rate of "
-            f"{false_alarms:g} needs {int(-(-1 // false_alarms)) - 1} or more; try false_alarms={1 / (num_rows + 1) + 5e-4:.3f} "
-            f"(--false-alarms {1 / (num_rows + 1) + 5e-4:.3f}), or percentiles alone"
+            f"{false_alarms:g} needs {int(-(-1 // false_alarms)) - 1} or more; try false_alarms={enough} "
+            f"(--false-alarms {enough})"
         )
