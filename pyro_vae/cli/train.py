@@ -2,9 +2,10 @@
 
 import json
 import sys
+import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,18 @@ def _forget_later_epochs(folder: Path) -> None:
     runs.write_lines(folder / runs.METRICS, rows)
 
 
+@contextmanager
+def _sparing_the_run(what: str) -> Iterator[None]:
+    """Inside, a picture that cannot be drawn is said, with its trace where asked for: what was trained is not lost."""
+    try:
+        yield
+    except Exception as error:
+        context = click.get_current_context(silent=True)
+        if context is not None and context.params.get("debug"):
+            traceback.print_exc()
+        say(f"no more {what}: {type(error).__name__}: {' '.join(str(error).split())}; --debug shows where")
+
+
 def _report(folder: Path, program: Any, data: Any, fitted: Any, board: Any, quiet: bool) -> dict[str, Any]:
     """Score the validation rows, draw the figures, and say what was found and where it lies."""
     from pyro_vae import runs
@@ -220,12 +233,16 @@ def _report(folder: Path, program: Any, data: Any, fitted: Any, board: Any, quie
     if hasattr(program, "to"):
         program.to("cpu")
     if board is not None:
-        board.finish(program, data)
+        with _sparing_the_run("TensorBoard figures"):
+            board.finish(program, data)
     try:
         record = score_split(program, data.valid, folder, VALID_DRAWS, sizes=(1, 5, 50)) | {"seconds": fitted.seconds}
     except RowsError as error:  # a program of the user's own whose rows have no weight of their own
         return _unscored(folder, fitted, str(error), quiet)
-    figures = write_figures(folder / "figures", program, data, fitted.history, fitted.best_epoch)
+    figures = []
+    with _sparing_the_run("figures"):
+        figures = write_figures(folder / "figures", program, data, fitted.history, fitted.best_epoch)
+    figures = figures or sorted((folder / "figures").glob("*.png"))
     path = folder / runs.EVALUATION
     known = json.loads(path.read_text()) if path.exists() else {}
     runs.write_json(path, known | {"valid": record})  # last: its presence says that the run is complete

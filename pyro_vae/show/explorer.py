@@ -18,12 +18,12 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance import Evidence
 from pyro_vae.evidence.psis import khat_limit
-from pyro_vae.models.program import encode, parameters_of, reconstruct
+from pyro_vae.models.program import encode, parameters_of, place_of, reconstruct
 from pyro_vae.models.rows import Batch, evaluating, sample_sites, seeded, traces_of
 from pyro_vae.shapes import RowLatents, Rows
 from pyro_vae.show import plots
-from pyro_vae.show.figures import column_names
 from pyro_vae.show.planes import Plane, Start, planes_of, starts_of
+from pyro_vae.show.units import column_names, ink, observed, stored_ink
 
 FINEST, COARSEST = 41, 5  # cells along a side of a plane
 PICTURE_VALUES, TABLE_VALUES = 6_000_000, 250_000  # decoded values in a page
@@ -45,13 +45,14 @@ def why_no_explorer(program: Any, split: Split) -> str:
     ]
     if needed := [p.name for p in named[1:] if p.default is p.empty]:
         return f"its decoder needs more than z: {', '.join(needed)}"
+    x, extras = _given(program, split.head(3))
     try:
-        means = _verb(program, encode)(split[:3], **split.extras(slice(3)))
+        means = _verb(program, encode)(x, **extras)
     except InputError as error:
         return str(error)
     if len(sites := _latent_sites(program, split)) > 1:
         return f"z is in {len(sites)} places ({', '.join(sites)}), and a plane has room for one"
-    if decode(means).shape != split[:3].shape:
+    if decode(means).shape != x.shape:
         return "what decode(z) gives has another shape than the rows"
     return ""
 
@@ -61,11 +62,17 @@ def _verb(program: Any, verb: Any) -> Any:
     return getattr(program, verb.__name__, partial(verb, program))
 
 
+def _given(program: Any, split: Split) -> tuple[Rows, dict[str, Any]]:
+    """The rows, and what belongs to them, of the type and on the device the program works in."""
+    place = place_of(program, like=split[:1])
+    return split.x.to(place), {name: value.to(place.device) for name, value in split.extras(slice(None)).items()}
+
+
 def _latent_sites(program: Any, split: Split) -> list[str]:
     if not hasattr(program, "guide"):
         return ["z"]
-    extras: dict[str, Any] = {**split.extras(slice(3))}
-    batch = Batch(split[:3], **extras)
+    x, extras = _given(program, split.head(3))
+    batch = Batch(x, **extras)
     with torch.no_grad(), poutine.block(), seeded(0), parameters_of(program), evaluating(program):
         _, guide = traces_of(program, batch)
     return [name for name, site in sample_sites(guide).items() if not site["infer"].get("is_auxiliary")]
@@ -79,10 +86,10 @@ class Sheets:
     """
 
     def __init__(self, split: Split) -> None:
-        self.measure, self.shape = split.measure, split.image_shape
+        self.split, self.shape = split, split.image_shape
         self.shrink = 1 if self.shape is None else -(-max(self.shape) // LARGEST_SIDE)
         self.shown = None if self.shape is None else tuple(side // self.shrink for side in self.shape)
-        self.stored = self._stored(split)
+        self.stored = stored_ink(split) if self.shape else torch.from_numpy(observed(split, torch.arange(len(split))))
         self.low, self.high = _ends(self.stored) if self.shape is None else (torch.zeros(1), torch.ones(1))
 
     @property
@@ -90,15 +97,9 @@ class Sheets:
         """Values of a row as shown."""
         return self.stored.shape[1] if self.shown is None else self.shown[0] * self.shown[1]
 
-    def _stored(self, split: Split) -> Tensor:
-        if self.shape is None:
-            values = split.measure.undo(split.x).double()
-            return values if split.mask is None else torch.where(split.mask, values, torch.nan)
-        return split.stored.double() / (split.measure.levels or 1)
-
     def values(self, x: Rows) -> Tensor:
-        """Model values as a reader sees them: grey levels from 0 to 1, or a table's own units."""
-        return self.measure.undo(x).double() if self.shape is None else x.double().clamp(0, 1)
+        """Model values as a reader sees them: ink from 0 to 1, or a table's own units."""
+        return ink(self.split, x) if self.shape else self.split.measure.undo(x).double()
 
     def text(self, values: Tensor, shades: int = 256) -> str:
         if self.shape is None:
@@ -131,14 +132,15 @@ def explorer(program: Any, data: Dataset, split: Split, found: Evidence | None =
     `found` is log p(x) of the same rows. Grids are as fine as `PICTURE_VALUES` or `TABLE_VALUES` allow; between four
     cells the page blends, and `blend_error` is how far that is off halfway, as a share of what is shown.
     """
+    x, extras = _given(program, split)
     with seeded(seed):
-        means = _verb(program, encode)(split.x, **split.extras(slice(None))).cpu().double()
-        again = _verb(program, reconstruct)(split.x, **split.extras(slice(None))).cpu()
+        means = _verb(program, encode)(x, **extras).cpu().double()
+        again = _verb(program, reconstruct)(x, **extras).cpu()
     sheets = Sheets(split)
     planes, starts = planes_of(means), starts_of(means, split.labels)
 
     def decoded(plane: Plane, start: Start, size: int, shift: float = 0.0) -> Tensor:
-        return sheets.values(program.decode(plane.grid(start.z, size, shift).to(split[:1].dtype)).cpu())
+        return sheets.values(program.decode(plane.grid(start.z, size, shift).to(x)).cpu())
 
     size = grid_size(sheets, len(planes) * len(starts), planes[0].directions.shape[1])
     grids = [[sheets.text(decoded(plane, start, size), SHADES) for start in starts] for plane in planes]
@@ -196,14 +198,19 @@ def _rounded(values: Tensor) -> Any:
 
 
 def _blend_error(grid: Tensor, halfway: Tensor, size: int, sheets: Sheets) -> float:
-    """Mean distance between the blend of neighbouring cells, halfway, and what the decoder says there."""
+    """Mean distance between the blend of neighbouring cells, halfway, and what the decoder says there.
+
+    As a share of each column's range; a column that has none is left out.
+    """
     if len(grid) == size:
         away = (grid[1:] + grid[:-1]) / 2 - halfway[:-1]
     else:
         cells, known = grid.unflatten(0, (size, size)), halfway.unflatten(0, (size, size))
         blend = (cells[1:, 1:] + cells[:-1, 1:] + cells[1:, :-1] + cells[:-1, :-1]) / 4
         away = blend - known[1:, :-1]  # half a cell to the right and up: the square above
-    return float((away.abs() / (sheets.high - sheets.low).clamp(min=1e-12)).mean())
+    room = (sheets.high - sheets.low).expand(away.shape[-1])
+    shares = away.abs()[..., room > 0] / room[room > 0]
+    return float(shares.mean()) if shares.numel() else 0.0
 
 
 def _finite(values: Tensor) -> list[float | None]:
@@ -220,6 +227,6 @@ def _rows(split: Split, sheets: Sheets, again: Rows, found: Evidence | None) -> 
         "khat": None if found is None else _finite(found.khat),
         "khat_limit": None if found is None else khat_limit(found.num_samples),
         "stored": sheets.text(sheets.stored),
-        "scored": sheets.text(split.x.double()) if drawn else None,
+        "scored": sheets.text(ink(split, split.x, split.mask)) if drawn else None,
         "again": sheets.text(sheets.values(again)),
     }

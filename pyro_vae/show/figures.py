@@ -17,6 +17,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.models.program import encode, parameters_of, reconstruct, sample, sample_means
 from pyro_vae.models.rows import seeded
 from pyro_vae.show import plots
+from pyro_vae.show.units import ink, literal_names, observed, stored_ink
 from pyro_vae.study.nuts import Posterior
 
 GRID = 20
@@ -72,11 +73,11 @@ def reconstructions(program: Any, data: Dataset) -> Figure:
     extras = split.extras(index)
     again = reconstruct(program, x, **extras)
     if data.image_shape:
-        shown = np.concatenate([_grey(split.stored[index], split.measure.levels), x.numpy(), again.cpu().numpy()])
+        shown = [stored_ink(split, index), ink(split, x, extras.get("mask")), ink(split, again)]
         figure = Figure(figsize=(len(index) * 0.8, 3.0))
         axes = plots.pictures(
             figure.subplots(),
-            shown,
+            torch.cat(shown).numpy(),
             data.image_shape,
             columns=len(index),
             title="Validation pictures and their reconstructions",
@@ -84,9 +85,9 @@ def reconstructions(program: Any, data: Dataset) -> Figure:
         _name_rows(axes, ["stored", "x", "E[x | z]"], data.image_shape[0])
         return figure
     figure = Figure(figsize=(6, 4.4))
-    known, found = (_columns(split.measure.undo(rows)) for rows in (x, again.cpu()))
+    known, found = _seen_in_two(observed(split, index)), split.measure.undo(again.cpu()).numpy()
     plots.two_clouds(
-        figure.subplots(), known, found, "Validation rows and their reconstructions", column_names(data), "E[x | z]"
+        figure.subplots(), known, found, "Validation rows and their reconstructions", literal_names(data), "E[x | z]"
     )
     return figure
 
@@ -102,21 +103,19 @@ def samples(program: Any, data: Dataset) -> Figure:
         if not data.image_shape:
             drawn = sample(program, min(1000, len(data.train)), num_features=data.num_features).cpu()
             figure = Figure(figsize=(6, 4.4))
-            known = data.train[: len(drawn)]
-            clouds = [_columns(data.train.measure.undo(rows)) for rows in (known, drawn)]
             plots.two_clouds(
                 figure.subplots(),
-                clouds[0],
-                clouds[1],
+                _seen_in_two(observed(data.train, torch.arange(len(drawn)))),
+                data.train.measure.undo(drawn).numpy(),
                 "Training rows and draws from the model",
-                column_names(data),
+                literal_names(data),
                 "drawn from p(x)",
             )
             return figure
         drawn = sample_means(program, PRIOR_DRAWS, num_features=data.num_features)
     figure = Figure(figsize=(5.2, 5.5))
     title = "Pictures from the model: E[x | z], z drawn from p(z)"
-    plots.pictures(figure.subplots(), drawn.cpu().numpy(), data.image_shape, columns=8, title=title)
+    plots.pictures(figure.subplots(), ink(data.train, drawn).numpy(), data.image_shape, columns=8, title=title)
     return figure
 
 
@@ -151,7 +150,7 @@ def manifold(program: Any, data: Dataset) -> Figure | None:
     plane = prior_grid(program)
     if plane is None or data.image_shape is None:
         return None
-    decoded = program.decode(plane.reshape(-1, 2)).cpu().numpy()
+    decoded = ink(data.train, program.decode(plane.reshape(-1, 2))).numpy()
     figure = Figure(figsize=(7, 7.4))
     title = "The manifold: E[x | z] at equal steps of prior probability"
     plots.pictures(figure.subplots(), decoded, data.image_shape, columns=GRID, title=title, gap=0)
@@ -223,13 +222,6 @@ def one_of_each(labels: Tensor | None, num_rows: int, most: int = 10) -> Tensor:
     )
 
 
-def column_names(data: Dataset) -> list[str]:
-    return list(data.columns) or [f"column {i + 1}" for i in range(data.num_features)]
-
-
-def _columns(rows: Tensor) -> np.ndarray:
-    return rows.numpy()
-
-
-def _grey(stored: Tensor, levels: int | None) -> np.ndarray:
-    return (stored.double() / (levels or 1)).numpy()
+def _seen_in_two(rows: np.ndarray) -> np.ndarray:
+    """The rows of which the first two columns are known."""
+    return rows[~np.isnan(rows[:, :2]).any(1)]

@@ -12,7 +12,7 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.models.program import ACTIVE_VARIANCE
 from pyro_vae.show import plots
-from pyro_vae.show.look import DENSITY_ROWS, Look, where_possible
+from pyro_vae.show.look import DENSITY_ROWS, Look, require_program, where_possible
 from pyro_vae.show.scored import extremes, ordered_samples
 from pyro_vae.show.walks import interpolations, traversals
 
@@ -82,7 +82,7 @@ def portraits(program: Any, data: Dataset, split: Split, log_px: Tensor | None, 
     Traversals, interpolations, KL and activity of each latent, aggregate posterior $\frac1N\sum_i q(z|x_i)$ against
     prior, draws of the model ordered by log p(x), best and worst rows of the split. `log_px` (N,) is what was found of
     the split's rows, nats; without it the last is left out. At most 1,000 rows are encoded. Raises `InputError` where
-    `log_px` is of other rows.
+    `log_px` is of other rows, and for what has no model (principal components).
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64))
@@ -91,6 +91,7 @@ def portraits(program: Any, data: Dataset, split: Split, log_px: Tensor | None, 
     >>> [picture.name for picture in portraits(vae, data, data.valid, None)]
     ['traversals', 'interpolations', 'usage', 'aggregate', 'ordered-samples']
     """
+    require_program(program)
     if log_px is not None and log_px.shape != (len(split),):
         raise InputError(f"log_px is of shape {tuple(log_px.shape)}, and there are {len(split)} rows")
     look = Look(program, data, split, seed)

@@ -20,6 +20,8 @@ from pyro_vae.inference.weights import GivenValues
 from pyro_vae.models.program import encode, mean_of, parameters_of, place_of
 from pyro_vae.models.rows import Batch, Layout, caller, evaluating, layout_of, sample_sites, seeded
 from pyro_vae.shapes import RowLatents
+from pyro_vae.show.plots import literally
+from pyro_vae.show.units import ink, observed
 from pyro_vae.study.collapse import Usage, latent_names, usage
 
 MOST_ROWS = 1000
@@ -39,6 +41,13 @@ def where_possible(draw: Drawing) -> Drawing:
             return None
 
     return drawn
+
+
+def require_program(program: Any) -> None:
+    """`InputError` where there is no model: principal components, a bare network."""
+    if not callable(getattr(program, "model", None)):
+        reason = getattr(program, "no_density", "") or "a model says how rows come about, and a guide where they lie"
+        raise InputError(f"expected a program with a model and a guide, got a {type(program).__name__}: {reason}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +122,9 @@ class Look:
         layout, _, sites = self.found
         name = latent_names(layout, sites)[k]
         site, _, index = name.rstrip("]").partition("[")
-        return f"${site}_{{{int(index or 0) + 1}}}$" if len(sites) == 1 and len(site) == 1 else name
+        if len(sites) == 1 and len(site) == 1 and site.isalpha():
+            return f"${site}_{{{int(index or 0) + 1}}}$"
+        return literally(name)
 
     @cached_property
     def means(self) -> RowLatents:
@@ -142,9 +153,9 @@ class Look:
             (q,) = self._sites(batch, layout).values()
             (p,) = self._prior_sites(batch).values()
             points = points.to(q["value"])
-            if torch.equal(*p["fn"].log_prob(points[:2, None].expand(2, len(batch.x), -1)).aminmax(dim=1)):
+            if torch.equal(*_of_rows(layout, p, points[:2]).aminmax(dim=1)):  # the same prior for all rows
                 (p,) = self._prior_sites(batch.take(torch.arange(1, device=batch.x.device))).values()
-            return _averaged(q["fn"], points), _averaged(p["fn"], points)
+            return _averaged(layout, q, points), _averaged(layout, p, points)
 
     def _repeated(self, draw: Callable[[], dict[str, Any]]) -> Tensor:
         layout, batch, _ = self.found
@@ -192,11 +203,29 @@ class Look:
         """Rows of a table in the data's own units."""
         return self.split.measure.undo(x).double().cpu().numpy()
 
+    def observed(self, rows: Tensor) -> np.ndarray:
+        """The split's rows (n,) of a table in the data's own units, NaN where a value is missing."""
+        return observed(self.split, rows)
 
-def _averaged(fn: Any, points: Tensor) -> Tensor:
+    def ink(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Pictures x (n, D) as ink from 0 to 1; what is missing in the split's `rows` (n,) is paper."""
+        seen = None if rows is None or self.split.mask is None else self.split.mask[rows]
+        return ink(self.split, x, seen)
+
+
+def _averaged(layout: Layout, site: Any, points: Tensor) -> Tensor:
     """The density at points (G, K), averaged over a site's rows, (G,) float64."""
-    log_prob = [fn.log_prob(some.unsqueeze(1).expand(-1, *fn.batch_shape, -1)).double() for some in points.split(200)]
-    return torch.cat([each.exp().mean(1) for each in log_prob]).cpu()
+    return torch.cat([_of_rows(layout, site, some).exp().mean(1) for some in points.split(200)]).cpu()
+
+
+def _of_rows(layout: Layout, site: Any, points: Tensor) -> Tensor:
+    """The log-density of points (G, K) under each row's distribution, summed over plates inside a row, (G, n)."""
+    assert layout.row_dim is not None
+    fn, at = site["fn"], layout.row_dim - site["fn"].event_dim
+    shape = site["value"].shape
+    each = points.reshape(-1, *site["value"].movedim(at, 0).shape[1:]).unsqueeze(at).expand(-1, *shape)
+    log_prob = fn.log_prob(each).double().movedim(layout.row_dim, 1)
+    return log_prob.reshape(*log_prob.shape[:2], -1).sum(-1)
 
 
 def _real(support: Any) -> bool:

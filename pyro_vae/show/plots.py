@@ -59,6 +59,15 @@ def curve(
     return axes
 
 
+def literally(name: str) -> str:
+    r"""A name that is no formula, as matplotlib is to be given it: a `$` begins none.
+
+    >>> print(literally("profit_$_per_$"))
+    profit_\$_per_\$
+    """
+    return name.replace("$", r"\$")
+
+
 def _numbers(values: Sequence[Any]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 

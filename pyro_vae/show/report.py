@@ -24,6 +24,7 @@ from pyro_vae.show import plots
 from pyro_vae.show.explorer import explorer, fitting_rows, why_no_explorer
 from pyro_vae.show.figures import write_figures
 from pyro_vae.show.inside import portraits
+from pyro_vae.show.look import require_program
 from pyro_vae.show.numbers import number, numbers
 
 NUM_ROWS, NUM_SAMPLES = 500, 200
@@ -91,7 +92,7 @@ def write_report(
     `config`, `records` and `history` are what a run's `config.toml`, `evaluation.json` and `metrics.jsonl` hold. Rows
     of `split` to click on, `num_rows` at most, are scored by importance sampling with `num_samples` draws from the
     guide; where the program has no weight for a row, or no plane to move over, the page says so and does without.
-    Raises `InputError` for a split without rows.
+    Raises `InputError` for a split without rows, for what has no model, and where `out` is a folder.
 
     >>> import pyro_vae as pv
     >>> data, nets = pv.load_data("digits"), (pv.nets.mlp(2, 20, 64), pv.nets.mlp(64, 20, 4))
@@ -103,6 +104,9 @@ def write_report(
     ...     path.name, "<h2" in path.read_text()
     ('report.html', True)
     """
+    path = out or folder / "report.html"
+    require_program(program)
+    _require_room(path)
     if not len(data.split(split)):
         raise InputError(f"{data.name} has no {SPLITS[split]} rows; try another split")
     rows = fitting_rows(data.split(split), num_rows)
@@ -131,9 +135,16 @@ def write_report(
         "version": config.get("about", {}).get("pyro_vae", ""),
         "description": data.description,
     }
-    path = out or folder / "report.html"
     runs.write_whole(path, page(content).encode())
     return path
+
+
+def _require_room(path: Path) -> None:
+    """`InputError` where no file can be."""
+    if path.is_dir():
+        raise InputError(f"{path} cannot be written: it is a folder; try another name")
+    if taken := next((parent for parent in path.parents if parent.is_file()), None):
+        raise InputError(f"{path} cannot be written: {taken} is a file, and no folder; try another place")
 
 
 def _scored(program: Any, rows: Split, num_samples: int, seed: int) -> tuple[Evidence | None, str]:

@@ -11,8 +11,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance import log_evidence
 from pyro_vae.models.program import reconstruct, sample
 from pyro_vae.show import plots
-from pyro_vae.show.figures import column_names
 from pyro_vae.show.look import Look, where_possible
+from pyro_vae.show.units import literal_names, spread
 
 MODEL_DRAWS = 200
 EVIDENCE_DRAWS = 200
@@ -42,13 +42,13 @@ def ordered_samples(look: Look, log_px: Tensor | None = None) -> Figure | None:
         figure = Figure(figsize=(8.5, 5.6))
         above, *below = figure.subplots(3, 1, height_ratios=[2, 1, 1])
         for axes, chosen, name in zip(below, (best, worst), ("most", "least"), strict=True):
-            _scored_pictures(axes, [drawn[chosen]], found[chosen], data.image_shape, [f"{name}\nprobable"])
+            _scored_pictures(axes, [look.ink(drawn[chosen])], found[chosen], data.image_shape, [f"{name}\nprobable"])
     else:
         figure = Figure(figsize=(10, 4.2))
         beside, above = figure.subplots(1, 2)
         clouds = {"most probable": drawn[best], "least probable": drawn[worst]}
         plots.marked(beside, look.undone(drawn), {name: look.undone(rows) for name, rows in clouds.items()})
-        beside.set(xlabel=column_names(data)[0], ylabel=[*column_names(data), "(spread out to be seen)"][1])
+        beside.set(xlabel=literal_names(data)[0], ylabel=[*literal_names(data), "(spread out to be seen)"][1])
         plots.title(beside, f"{MODEL_DRAWS} draws of the model")
     plots.histograms(above, {"draws of the model": found.numpy()} | ({} if known is None else {"rows": known}))
     above.set_xlabel("log p(x), nats")
@@ -59,7 +59,7 @@ def ordered_samples(look: Look, log_px: Tensor | None = None) -> Figure | None:
 def _scored_pictures(
     axes: Any, lines: Sequence[Tensor], log_px: Tensor, shape: tuple[int, int], names: list[str]
 ) -> None:
-    """Lines of as many pictures, the log p(x) of each above it."""
+    """Lines of as many pictures in ink, the log p(x) of each above it."""
     plots.pictures(axes, torch.cat(list(lines)).numpy(), shape, columns=len(log_px))
     plots.name_lines(axes, names, shape[0])
     plots.name_columns(axes, {i: _signed(value, 0) for i, value in enumerate(log_px.tolist())}, shape)
@@ -80,7 +80,7 @@ def extremes(look: Look, log_px: Tensor | None) -> Figure | None:
     for axes, (name, rows) in zip(figure.subplots(2, 1), groups.items(), strict=True):
         x = look.split[rows]
         again = _again(look, x, rows)
-        lines = [x] if again is None else [x, again]
+        lines = [look.ink(x, rows)] + ([] if again is None else [look.ink(again)])
         _scored_pictures(axes, lines, log_px[rows], look.data.image_shape, ["x", "E[x | z]"][: len(lines)])
         axes.set_title(f"{name} of {len(order)} rows, log p(x) above", pad=20)
     return figure
@@ -98,11 +98,11 @@ def _again(look: Look, x: Tensor, rows: Tensor) -> Tensor | None:
 
 
 def _table_of_extremes(look: Look, log_px: Tensor, groups: dict[str, Tensor]) -> Figure:
-    split, names = look.split, column_names(look.data)
+    split, names = look.split, literal_names(look.data)
     seen = torch.ones_like(split.x, dtype=torch.bool) if split.mask is None else split.mask
     x = torch.where(seen, split.x, torch.nan).double()
-    mean = x.nanmean(0)
-    standard = (x - mean) / (x - mean).square().nanmean(0).sqrt().clamp(min=1e-12)
+    spreads = spread(x)
+    standard = torch.where((spreads == 0) & seen, 0.0, (x - x.nanmean(0)) / spreads)
     farthest = standard[groups["Least probable"]].abs().nan_to_num().amax(0).argsort(descending=True, stable=True)
     columns = farthest[:SHOWN_COLUMNS].sort().values
     few, known = len(columns) <= FEW_COLUMNS, look.undone(split.x)

@@ -9,15 +9,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.errors import InputError
 from pyro_vae.show import plots
-from pyro_vae.show.figures import column_names, one_of_each
+from pyro_vae.show.figures import one_of_each
 from pyro_vae.show.look import Look, where_possible
+from pyro_vae.show.units import literal_names, observed, spread
 from pyro_vae.study.paths import interpolate
 
 MOST_DIMENSIONS = 10
 STEPS = 11
 PAIRS = 4
 MOST_COLUMNS = 6
+SPREAD_ROWS = 10_000
 MOVES = "E[x | z] as one latent moves, from its 1st to its 99th percentile"
 
 
@@ -35,13 +38,14 @@ def traversals(look: Look) -> Figure | None:
     names = [look.name(k) for k in busy]
     if look.data.image_shape is None:
         return _lines_of_dimensions(look, [ways[i, :, k] for i, k in enumerate(busy)], decoded, names)
-    lines = [torch.cat([look.rows[:1], walk]) for walk in decoded]
+    row = look.ink(look.rows[:1], torch.arange(1))
+    lines = [torch.cat([row, look.ink(walk)]) for walk in decoded]
     ends = {0: "a row", 1: "1%", STEPS: "99%"}
     return _sheet(lines, names, ends, look.data.image_shape, MOVES)
 
 
 def _sheet(lines: list[Tensor], names: list[str], ends: dict[int, str], shape: tuple[int, int], title: str) -> Figure:
-    """Lines of pictures (n, D), a name before each, some columns named."""
+    """Lines of pictures (n, D) in ink, a name before each, some columns named."""
     height, width = shape
     size = 0.62 / max(height, width)
     figure = Figure(figsize=(1.2 + size * len(lines[0]) * width, 1.0 + size * len(lines) * height))
@@ -73,15 +77,16 @@ def _lines_of_dimensions(look: Look, at: list[Tensor], decoded: Tensor, names: l
 
 
 def _panels(look: Look, chosen: Sequence[int]) -> tuple[Figure, list[tuple[Any, int]]]:
-    """A panel for each column, the middle nine tenths of its values in grey."""
+    """A panel for each column, the middle nine tenths of its known values in grey."""
     across = min(3, len(chosen))
     down = -(-len(chosen) // across)
-    figure, names = Figure(figsize=(2.6 + 2.8 * across, 0.5 + 2.3 * down)), column_names(look.data)
+    figure, names = Figure(figsize=(2.6 + 2.8 * across, 0.5 + 2.3 * down)), literal_names(look.data)
     grid = figure.subplots(down, across, squeeze=False).flatten()
-    rows = look.undone(look.rows.x)
+    rows = look.observed(torch.arange(len(look.rows)))
     for axes, column in zip(grid, chosen, strict=False):
-        low, high = np.percentile(rows[:, column], [5, 95])
-        axes.axhspan(low, high, color="0.93", zorder=0)
+        known = rows[~np.isnan(rows[:, column]), column]
+        if len(known):
+            axes.axhspan(*np.percentile(known, [5, 95]), color="0.93", zorder=0)
         axes.set_title(names[column], weight="normal", size=10)
     for axes in grid[len(chosen) :]:
         axes.set_axis_off()
@@ -96,8 +101,8 @@ def interpolations(look: Look) -> Figure | None:
     """
     if look.takes_labels:
         return None
-    ends = one_of_each(look.rows.labels, len(look.rows)).tolist()
-    pairs = list(pairwise(ends))[::2][:PAIRS]
+    firsts = one_of_each(look.rows.labels, len(look.rows)).tolist()
+    pairs = list(pairwise(firsts))[::2][:PAIRS]
     kinds = ["straight", "spherical"] if look.means.shape[1] > 1 else ["straight"]
     walks = [interpolate(look.means[i], look.means[j], STEPS - 1, kind) for i, j in pairs for kind in kinds]
     if not walks:
@@ -106,10 +111,11 @@ def interpolations(look: Look) -> Figure | None:
     decoded = look.decode(torch.cat(walks), rows).unflatten(0, (len(walks), STEPS))
     if look.data.image_shape is None:
         return _lines_of_pairs(look, pairs, decoded, kinds)
-    x, lines = look.rows.x, []
+    lines = []
     for i, walk in enumerate(decoded):
-        start, end = pairs[i // len(kinds)]
-        lines.append(torch.cat([x[start][None], walk, x[end][None]]))
+        pair = torch.tensor(pairs[i // len(kinds)])
+        ends = look.ink(look.rows[pair], pair)
+        lines.append(torch.cat([ends[:1], look.ink(walk), ends[1:]]))
     named = {0: "a row", 1: "decoded", STEPS: "decoded", STEPS + 1: "a row"}
     return _sheet(
         lines, kinds * len(pairs), named, look.data.image_shape, "From one row to another: E[x | z] on the way"
@@ -128,7 +134,7 @@ def _lines_of_pairs(look: Look, pairs: list[tuple[int, int]], decoded: Tensor, k
                     f", {kind}" if len(kinds) > 1 else ""
                 )
                 axes.plot(at, values, color=colour, linestyle="--" if j else "-", linewidth=1.4, label=label)
-            known = look.undone(look.rows.x[list(pairs[i])])[:, column]
+            known = look.observed(torch.tensor(pairs[i]))[:, column]
             axes.plot([0, 1], known, "o", color=colour, markersize=4, clip_on=False)
         axes.set_xlabel("share of the way")
     figure.suptitle("From one row to another: E[x | z] on the way", x=0.01, ha="left", weight="bold", size=11)
@@ -137,7 +143,15 @@ def _lines_of_pairs(look: Look, pairs: list[tuple[int, int]], decoded: Tensor, k
 
 
 def _columns_that_move(look: Look, decoded: Sequence[Tensor]) -> list[int]:
-    """The columns that walks (n, D) move most, as a share of their spread in the data, in the table's order."""
-    spread = look.rows.x.std(0).clamp(min=1e-12)
-    moved = torch.stack([(walk.amax(0) - walk.amin(0)) / spread for walk in decoded]).amax(0)
-    return sorted(moved.argsort(descending=True, stable=True)[:MOST_COLUMNS].tolist())
+    """The columns that walks (n, D) move most, as a share of their spread in training rows, in the table's order.
+
+    Columns without a spread are left out; `InputError` where that is all of them.
+    """
+    train = look.data.train
+    spreads = spread(torch.from_numpy(observed(train, torch.arange(min(SPREAD_ROWS, len(train))))))
+    moved = torch.from_numpy(np.stack([np.ptp(look.undone(walk), 0) for walk in decoded]).max(0)) / spreads
+    moved[spreads == 0] = -1
+    chosen = [k for k in moved.argsort(descending=True, stable=True)[:MOST_COLUMNS].tolist() if spreads[k] > 0]
+    if not chosen:
+        raise InputError("every column is the same in all rows")
+    return sorted(chosen)

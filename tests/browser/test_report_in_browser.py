@@ -214,6 +214,57 @@ def test_a_click_shows_the_row_as_python_knows_it(chromium, fitted):
     assert not page.complaints()
 
 
+def live(page):
+    return page.js("return document.getElementById('live').textContent")
+
+
+def test_a_row_without_log_px_is_the_least_probable_and_says_so(chromium, fitted, tmp_path):
+    vae, split, path = fitted("digits", 2)
+    found = pv.log_evidence(vae, split, num_samples=50)
+    order, text = found.log_px.argsort().tolist(), path.read_text()
+    best, second, worst = order[-1], order[-2], order[0]
+    start = re.search(r'<script type="application/json" id="data">', text).end()
+    data, end = json.JSONDecoder().raw_decode(text[start:])
+    data["rows"]["log_px"][best] = data["rows"]["khat"][best] = None
+    other = tmp_path / "null.html"
+    other.write_text(text[:start] + json.dumps(data).replace("<", "\\u003c") + text[start + end :])
+    page = Page(chromium, other)
+    for steps, name in ((len(order) // 2 + 1, "less"), (1, "more"), (1, "more")):
+        for _ in range(steps):
+            page.js("document.getElementById(arguments[0]).click()", name)
+        if name == "less":  # from the middle down, past the end and up again from the top
+            page.wait(lambda: page.text("row-title") == f"Row {split.index[second]}")
+            page.wait(lambda: live(page).startswith(f"chosen: row {split.index[second]}, label"))
+            assert "More probable than 100 % of these rows." in page.text("verdict")
+        elif page.text("log-px") == "–":
+            assert page.text("row-title") == f"Row {split.index[best]}"
+            assert page.text("verdict").startswith("This row has no log p(x)")
+            page.wait(lambda: "This row has no log p(x)" in live(page))
+        else:
+            assert page.text("row-title") == f"Row {split.index[worst]}"
+            assert page.text("verdict").startswith("More probable than 0 % of these rows.")
+            page.wait(lambda: f"log p(x) {page.text('log-px')}. {page.text('verdict')}" in live(page))
+    assert not page.complaints()
+
+
+def test_a_chosen_row_is_told_whichever_way_it_was_chosen(chromium, fitted):
+    from selenium.webdriver.common.keys import Keys
+
+    vae, split, path = fitted("digits", 5)
+    page = Page(chromium, path)
+    starts = starts_of(vae.encode(split.x).double(), split.labels)
+    page.js("document.querySelectorAll('#starts input')[4].click()")
+    page.wait(
+        lambda: live(page).startswith(f"chosen: row {split.index[starts[4].row]}, label {starts[4].name[-1]}, log")
+    )
+    page.press(Keys.ARROW_RIGHT)
+    page.wait(lambda: live(page).startswith(page.text("where")))
+    page.press(Keys.ENTER)
+    page.wait(lambda: live(page).startswith(f"chosen: {page.text('row-title').lower()}"))
+    assert page.text("log-px") in live(page)
+    assert not page.complaints()
+
+
 def test_another_plane_and_another_start_show_something_else(chromium, fitted):
     vae, split, path = fitted("digits", 5)
     page = Page(chromium, path)

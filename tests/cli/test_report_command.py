@@ -50,9 +50,11 @@ def test_report_of_a_run(capsys, tmp_path):
     text = (tmp_path / "t.html").read_text()
     assert "9 test rows" in text
     assert json.dumps(found.log_px[3].item()) in text
+    (tmp_path / "there.html").mkdir()
     for words, says in [
         (["report", tmp_path / "nowhere"], "is not a run"),
         (["report", run, "--out", "page.pdf"], "a report is written as .html"),
+        (["report", run, "--out", tmp_path / "there.html"], "there.html cannot be written: it is a folder"),
     ]:
         code, _, err = command(capsys, *words)
         assert (code, err.count("\n")) == (2, 1)
@@ -72,6 +74,44 @@ def test_report_of_a_program_of_ones_own(capsys, tmp_path, monkeypatch):
     assert (
         "There is no explorer on this page: this program has no decode(z)" in (tmp_path / "run/report.html").read_text()
     )
+
+
+TABLE = ["fit", "--data", "mine.csv", "--epochs", "2", "--hidden", "10", "--out", "run"]
+
+
+def test_a_column_may_be_called_what_it_is(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).normal(size=(100, 3)).round(3)
+    np.savetxt("mine.csv", rows, delimiter=",", header="profit_$_per_$,b^$_$,c", comments="")
+    code, out, err = command(capsys, *TABLE, "--dtype", "float64")
+    assert code == 0, err
+    assert "no more figures" not in err
+    assert "reconstructions.png" in out
+    code, _, err = command(capsys, "report", "run", "--num-rows", 5, "--num-samples", 5)
+    assert code == 0, err
+    assert "profit_$_per_$" in (tmp_path / "run/report.html").read_text()
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_lose_the_run(capsys, tmp_path, monkeypatch):
+    from pyro_vae.show import figures
+
+    def broken(*_):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(figures, "samples", broken)
+    monkeypatch.setattr("pyro_vae.show.tensorboard.TensorBoard.finish", broken)
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0).normal(size=(100, 3)).round(3)
+    np.savetxt("mine.csv", rows, delimiter=",", header="a,b,c", comments="")
+    for debug in ([], ["--debug"]):
+        words = [*TABLE[:-1], f"run{len(debug)}", *debug, *(["--logger", "tensorboard"] if debug else [])]
+        code, out, err = command(capsys, *words)
+        assert code == 0, err
+        assert "no more figures: RuntimeError: no ink" in err
+        assert ("Traceback" in err) is bool(debug)
+        assert ("no more TensorBoard figures: RuntimeError: no ink" in err) is bool(debug)
+        assert "reconstructions.png" in out
+        assert json.loads((tmp_path / f"run{len(debug)}" / "evaluation.json").read_text())["valid"]["log_px"]
 
 
 def test_help_says_what_it_is_for(capsys):

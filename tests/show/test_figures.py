@@ -1,11 +1,13 @@
 """The figures: what they show is what the program says."""
 
 import numpy as np
+import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 import pyro_vae as pv
+from pyro_vae.data.measure import Measure
 from pyro_vae.show import figures, plots
 
 
@@ -32,6 +34,59 @@ def test_every_figure_is_written_and_large_enough_to_read(tmp_path):
             with Image.open(path) as picture:
                 assert min(picture.size) > 300
                 assert np.asarray(picture.convert("L")).std() > 5, f"{path} is blank"
+
+
+def sheet_of(figure, shape, columns, gap=2):
+    """The pictures of a sheet, (n, D)."""
+    sheet = np.asarray(figure.axes[0].images[0].get_array())
+    height, width = shape[0] + gap, shape[1] + gap
+    at = [(i * height, j * width) for i in range((len(sheet) + gap) // height) for j in range(columns)]
+    return np.stack([sheet[a : a + shape[0], b : b + shape[1]].ravel() for a, b in at])
+
+
+def test_pictures_are_undone_to_their_range_and_missing_pixels_are_white():
+    stored = 2 * torch.rand(30, 64) - 1
+    stored[:, :2], stored[::2, 5] = torch.tensor([-1.0, 1.0]), torch.nan
+    split = pv.Split("valid", stored, Measure(shift=(0.25,) * 64, scale=(0.5,) * 64), image_shape=(8, 8))
+    data = pv.Dataset("mine", split, split, split)
+    vae = small(data, 2)
+    found = sheet_of(figures.reconstructions(vae, data), (8, 8), 10)
+    ink = ((stored[:10] + 1) / 2).nan_to_num(nan=0.0)
+
+    def undone(x):
+        return ((x.double() * 0.5 + 0.25 + 1) / 2).clamp(0, 1)
+
+    np.testing.assert_allclose(found[:10], ink, atol=1e-6)
+    np.testing.assert_allclose(found[10:20], ink, atol=1e-6)
+    again = figures.reconstruct(vae, split.x[:10], mask=split.mask[:10])
+    np.testing.assert_allclose(found[20:], undone(again), atol=1e-6)
+    with figures.seeded(0):
+        drawn = figures.sample_means(vae, 64, num_features=64)
+    np.testing.assert_allclose(sheet_of(figures.samples(vae, data), (8, 8), 8), undone(drawn), atol=1e-6)
+    decoded = vae.decode(figures.prior_grid(vae).reshape(-1, 2))
+    np.testing.assert_allclose(sheet_of(figures.manifold(vae, data), (8, 8), 20, gap=0), undone(decoded), atol=1e-6)
+
+
+def test_missing_values_of_a_table_are_not_drawn():
+    for D in (1, 3):
+        stored = torch.randn(40, D) + 10
+        stored[::2, 0] = torch.nan
+        split = pv.Split("valid", stored)
+        data = pv.Dataset("mine", split, split, split)
+        vae = pv.VAE(
+            pv.priors.StandardNormal(2),
+            pv.likelihoods.Normal(pv.nets.mlp(2, 8, D)),
+            pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(2 * D, 8, 4))),
+        )
+        for figure in (figures.reconstructions(vae, data), figures.samples(vae, data)):
+            if D == 3:
+                np.testing.assert_array_equal(figure.axes[0].collections[0].get_offsets(), stored[1::2, :2])
+            else:
+                bars = [patch for patch in figure.axes[0].patches if hasattr(patch, "get_height")]
+                data_bars, low = bars[:60], float(stored[1::2].min())
+                left = [bar.get_x() for bar in data_bars if bar.get_height() > 0]
+                assert min(left) > low - 1  # a missing value would be at 0, or at the mean
+                assert sum(bar.get_height() * bar.get_width() for bar in data_bars) == pytest.approx(1)
 
 
 def test_the_grid_is_even_in_prior_probability_and_upright():

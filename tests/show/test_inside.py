@@ -10,6 +10,7 @@ from test_bounds import check_drawn, words
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.data.measure import Measure
 from pyro_vae.errors import InputError
 from pyro_vae.show import plots
 from pyro_vae.show.collapse import plot_collapse
@@ -172,6 +173,52 @@ def test_a_prior_that_depends_on_the_row_is_averaged_too():
     assert interpolations(look) is None  # halfway between two labels there is none
 
 
+def plated(kind):
+    """Two latents of which each row has its own: side by side in a plate, as a column of two, or as a vector."""
+    rows = -2 if kind == "plate" else -1
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=rows):
+            if kind == "plate":
+                with pyro.plate("k", 2, dim=-1):
+                    z = pyro.sample("z", dist.Normal(1.0, 2.0))
+                pyro.sample(
+                    "x", dist.Normal(z.mean(-1)[..., None, None].expand(-1, 1, 64), 1.0).to_event(1), obs=x[:, None]
+                )
+                return
+            shape = (2, 1) if kind == "column" else (2,)
+            z = pyro.sample("z", dist.Normal(torch.ones(shape), 2.0).to_event(len(shape)))
+            loc = z.flatten(-len(shape)).mean(-1, keepdim=True) if kind == "column" else z.mean(-1, keepdim=True)
+            pyro.sample("x", dist.Normal(loc.expand(*loc.shape[:-1], 64), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        loc = x[:, 20:22] - x[:, 40:42]
+        with pyro.plate("data", len(x), dim=rows):
+            if kind == "plate":
+                with pyro.plate("k", 2, dim=-1):
+                    pyro.sample("z", dist.Normal(loc, 0.5))
+            else:
+                loc = loc[..., None] if kind == "column" else loc
+                pyro.sample("z", dist.Normal(loc, 0.5).to_event(loc.dim() - 1))
+
+    return pv.Program(model, guide)
+
+
+@pytest.mark.parametrize("kind", ["vector", "plate", "column"])
+def test_densities_of_latents_of_any_shape(kind):
+    look, points = look_at(plated(kind)), 2 * torch.randn(300, 2)
+    posterior, prior = look.densities(points)
+    x = look.rows.x
+    q = dist.Normal(x[:, 20:22] - x[:, 40:42], 0.5).to_event(1).log_prob(points[:, None]).exp().mean(1)
+    torch.testing.assert_close(posterior, q.double(), rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(
+        prior, dist.Normal(torch.ones(2), 2.0).to_event(1).log_prob(points).exp().double(), rtol=1e-4, atol=1e-9
+    )
+    data, split = look.data, look.split
+    found = [picture.name for picture in portraits(look.program, data, split, torch.randn(len(split)))]
+    assert "aggregate" in found
+
+
 @pytest.mark.parametrize(("loc", "scale", "share"), [(0.0, 1.0, "0%"), (4.0, 0.01, "100%"), (0.0, 0.5, None)])
 def test_holes_are_where_the_prior_is_and_the_data_are_not(loc, scale, share):
     """For q = N(0, ¼ I): q < p/10 where r² > (2/3)(log 4 + log 10), of which the prior has exp(−r²/2) = 29%."""
@@ -256,6 +303,100 @@ def test_draws_are_scored_in_the_datas_units():
     drawn = vae.sample(200, seed=0)
     exact = dist.Normal(0.0, 1.0).log_prob(drawn).sum(-1) + float(look.split.log_jacobian[0])
     assert axes.patches[-1].get_x() + axes.patches[-1].get_width() == pytest.approx(float(exact.max()), abs=1e-3)
+
+
+def in_place(name, stored, **options):
+    """Rows as they are, as all three splits of a data set."""
+    split = pv.Split("valid", stored, **options)
+    return pv.Dataset(name, split, split, split)
+
+
+def test_pictures_are_undone_to_grey_levels():
+    """Standardized pictures, with a pixel missing in every other row, which is paper."""
+    stored = 100 * torch.rand(30, 64) - 50
+    stored[:, :2], stored[::2, 5] = torch.tensor([-50.0, 50.0]), torch.nan
+    measure = Measure(shift=(-10.0,) * 64, scale=(30.0,) * 64)
+    data = in_place("mine", stored, measure=measure, image_shape=(8, 8))
+    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(128, 8, 6)))
+    vae = vae_of(3, 64, guide=guide, likelihood=pv.likelihoods.Normal)
+    look, split = Look(vae, data, data.valid), data.valid
+    ink = ((stored.double() + 50) / 100).nan_to_num(nan=0.0).numpy()
+
+    def undone(x):
+        return ((x.double() * 30 - 10 + 50) / 100).clamp(0, 1).numpy()
+
+    def again(rows):
+        return undone(vae.reconstruct(split.x[rows], mask=split.mask[rows]))
+
+    first = sheet_of(traversals(look), (8, 8), 12)
+    np.testing.assert_allclose(first[:, 0], np.stack([ink[0]] * 3), atol=1e-6)
+    z = look.means[0].clone()
+    z[look.order[0]] = look.cloud[:, look.order[0]].double().quantile(0.99)
+    np.testing.assert_allclose(first[0, 11], undone(vae.decode(z)), atol=1e-5)
+    walk = sheet_of(interpolations(look), (8, 8), 13)
+    np.testing.assert_allclose(walk[0][[0, -1]], ink[:2], atol=1e-6)
+    np.testing.assert_allclose(walk[0][[1, -2]], undone(vae.decode(look.means[:2])), atol=1e-5)
+    log_px = torch.randn(30)
+    order = log_px.argsort()[:10]
+    worst = sheet_of(extremes(look, log_px), (8, 8), 10)
+    np.testing.assert_allclose(worst[0], ink[order], atol=1e-6)
+    np.testing.assert_allclose(worst[1], again(order), atol=1e-5)
+    drawn, best = undone(vae.sample(200, seed=0)), sheet_of(ordered_samples(look), (8, 8), 10, 1)[0]
+    away = abs(best[:, None] - drawn).max(-1).min(1)
+    assert away.max() < 1e-6  # each is one of the draws
+
+
+def test_missing_values_are_not_drawn_in_lines():
+    stored = torch.randn(30, 3) * torch.tensor([1.0, 1.0, 10.0]) + 50
+    stored[::2, 1], stored[5:, 2] = torch.nan, torch.nan
+    data = in_place("mine", stored, measure=Measure(shift=(50.0,) * 3, scale=(1.0,) * 3))
+    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)))
+    vae = vae_of(2, 3, guide=guide, likelihood=pv.likelihoods.Normal)
+    panels = interpolations(Look(vae, data, data.valid)).axes
+    for column, axes in enumerate(panels):
+        dots = [line.get_ydata() for line in axes.lines if line.get_marker() == "o"]
+        rows = [(0, 1), (2, 3), (4, 5), (6, 7)]
+        np.testing.assert_allclose(dots, [stored[list(pair), column].numpy() for pair in rows], rtol=1e-6)
+        band = axes.patches[0]
+        known = stored[:, column][~stored[:, column].isnan()].numpy()
+        np.testing.assert_allclose(
+            [band.get_y(), band.get_y() + band.get_height()], np.percentile(known, [5, 95]), rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("num_rows", [30, 1])
+def test_columns_that_never_move_are_left_out(num_rows):
+    stored = torch.cat([torch.randn(30, 2), torch.full((30, 7), 0.1), torch.randn(30, 1)], 1)
+    data = in_place("mine", stored)
+    look = Look(vae_of(2, 10, likelihood=pv.likelihoods.Normal), data, data.valid.head(num_rows))
+    figure = traversals(look)  # a single row has no spread, and no warning either
+    assert [axes.get_title() for axes in figure.axes] == ["column 1", "column 2", "column 10"]
+    everywhere = in_place("mine", torch.full((30, 10), 0.1))
+    assert traversals(Look(look.program, everywhere, everywhere.valid)) is None
+    if num_rows > 1:
+        shades = np.asarray(extremes(look, torch.randn(30)).axes[0].images[0].get_array())
+        np.testing.assert_array_equal(shades[:, 2:9], 0)
+
+
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
+    split = pv.Split("valid", torch.randn(30, 3))
+    names = ("profit_$_per_$", "$x^$", r"a\$b$")
+    data = pv.Dataset("a$b$", split, split, split, columns=names)
+    vae = vae_of(2, 3, likelihood=pv.likelihoods.Normal)
+    pictures = portraits(vae, data, split, torch.randn(30))
+    assert [picture.name for picture in pictures] == ALL
+    for picture in pictures:
+        check_drawn(picture.figure, tmp_path / f"{picture.name}.png")
+    written = [axes.title for axes in pictures[0].figure.axes] + [pictures[-2].figure.axes[0].xaxis.label]
+    for text in [axes._left_title for axes in pictures[0].figure.axes] + written[3:]:
+        shown, math = text._preprocess_math(text.get_text())
+        assert (shown in names, math) == (True, False)
+
+
+def test_principal_components_are_no_program():
+    data = pv.load_data("digits")
+    with pytest.raises(InputError, match=r"expected a program with a model and a guide, got a PCA"):
+        portraits(pv.PCA(2).fit(data), data, data.valid, None)
 
 
 def test_missing_values_stay_white():

@@ -77,13 +77,15 @@ def test_starts_are_rows_of_each_label():
     assert len(starts_of(z[:, :2], labels)) == 1  # the plane is all there is
 
 
-@pytest.mark.parametrize("num_latents", [1, 2, 4])
-def test_grids_are_what_the_decoder_says(num_latents):
+@pytest.mark.parametrize(("num_latents", "dtype"), [(1, "float32"), (2, "float32"), (4, "float32"), (2, "float64")])
+def test_grids_are_what_the_decoder_says(num_latents, dtype):
     data = pv.load_data("digits")
-    vae, split = vae_for(data, num_latents), data.valid.head(50)
+    vae, split = vae_for(data, num_latents).to(getattr(torch, dtype)), data.valid.head(50)
+    assert explorer.why_no_explorer(vae, split) == ""
     found = pv.log_evidence(vae, split, num_samples=30)
     page = explorer.explorer(vae, data, split, found)
-    means = vae.encode(split.x).double()
+    x = split.x.to(getattr(torch, dtype))
+    means = vae.encode(x).double()
     planes, starts = planes_of(means), starts_of(means, split.labels)
     assert (len(page["grids"]), len(page["grids"][0])) == (len(planes), len(starts))
     for plane, line in zip(planes, page["grids"], strict=True):
@@ -93,7 +95,7 @@ def test_grids_are_what_the_decoder_says(num_latents):
     rows = page["rows"]
     np.testing.assert_allclose(1 - pixels(rows["stored"]) / 255, split.stored / 16, atol=0.5 / 255)
     np.testing.assert_array_equal(1 - pixels(rows["scored"]) / 255, split.x)
-    np.testing.assert_allclose(1 - pixels(rows["again"]) / 255, vae.reconstruct(split.x), atol=0.5 / 255 + 1e-6)
+    np.testing.assert_allclose(1 - pixels(rows["again"]) / 255, vae.reconstruct(x), atol=0.5 / 255 + 1e-6)
     assert (rows["labels"], rows["log_px"]) == (split.labels.tolist(), found.log_px.tolist())
     np.testing.assert_allclose(
         np.array(page["planes"][0]["at"])[:, :num_latents][:, :2], planes[0].at(means), atol=1e-4
@@ -129,6 +131,68 @@ def test_missing_values_stay_missing(tmp_path):
     stored = np.frombuffer(base64.b64decode(page["rows"]["stored"]), np.float32).reshape(-1, 3)
     np.testing.assert_array_equal(np.isnan(stored), data.valid.stored.isnan().numpy())
     assert np.isfinite(page["low"]).all()
+
+
+def pictures_of(folder, values, **options):
+    np.save(folder / "x.npy", values)
+    return pv.load_data(folder / "x.npy", image_shape=(8, 8), binarize="none", **options)
+
+
+def normal_vae(data):
+    nets = pv.nets.mlp(2, 20, data.num_features), pv.nets.mlp(data.num_features, 20, 4)
+    return pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Normal(nets[0]), pv.guides.MeanFieldNormal(nets[1]))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "levels", "standardize"),
+    [(-1, 1, None, False), (-1, 1, None, True), (0, 300, None, True), (0, 1, None, False), (0, 255, 255, True)],
+)
+def test_pictures_are_shown_in_their_own_range(tmp_path, low, high, levels, standardize):
+    values = np.random.default_rng(0).uniform(low, high, (200, 64))
+    values[:, :2] = low, high
+    values = values.round().astype(np.uint8) if levels else values
+    data = pictures_of(tmp_path, values, standardize=standardize)
+    vae, split = normal_vae(data), data.valid
+    assert bool(split.measure.scale) is standardize
+    page = explorer.explorer(vae, data, split)
+
+    def paper(x):
+        unit = split.measure.undo(x) * (levels or 1)
+        return 255 - 255 * np.clip((unit.double().numpy() - low) / (high - low), 0, 1)
+
+    rows = page["rows"]
+    stored = 255 - 255 * (split.stored.double().numpy() - low) / (high - low)
+    np.testing.assert_allclose(pixels(rows["stored"]), stored, atol=0.51)
+    np.testing.assert_allclose(pixels(rows["again"]), paper(vae.reconstruct(split.x)), atol=0.51)
+    decoded = vae.decode(planes_of(vae.encode(split.x).double())[0].grid(torch.zeros(2).double(), page["size"]).float())
+    np.testing.assert_allclose(pixels(page["grids"][0][0]), paper(decoded), atol=0.5 * 255 / 63 + 0.51)
+
+
+def test_a_missing_pixel_is_paper(tmp_path):
+    values = np.random.default_rng(0).uniform(0.2, 1, (100, 64))
+    values[::2, 1] = np.nan
+    data = pictures_of(tmp_path, values, missing="mask")
+    page = explorer.explorer(normal_vae(data), data, data.valid)
+    shown, seen = pixels(page["rows"]["stored"]), data.valid.mask.numpy()
+    assert not seen.all()
+    assert (shown[~seen] == 255).all()
+    assert (shown[seen] < 255).all()
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_a_constant_column_has_no_share_in_the_error_of_blending(tmp_path, standardize):
+    values = np.random.default_rng(0).normal(size=(100, 3))
+    np.save(tmp_path / "two.npy", values[:, :2])
+    values[:, 2] = 0.1
+    np.save(tmp_path / "x.npy", values)
+    data = pv.load_data(tmp_path / "x.npy", standardize=standardize)
+    page = explorer.explorer(vae_for(data, 2), data, data.valid)
+    assert 0 < page["blend_error"] < 1
+    sheets = explorer.Sheets(data.valid)
+    grid, halfway = torch.randn(25, 3).double(), torch.randn(25, 3).double()
+    without = explorer.Sheets(pv.load_data(tmp_path / "two.npy", standardize=standardize).valid)
+    found = explorer._blend_error(grid, halfway, 5, sheets)
+    assert found == pytest.approx(explorer._blend_error(grid[:, :2], halfway[:, :2], 5, without))
 
 
 def test_large_pictures_are_shown_smaller_and_grids_stay_within_their_room():
@@ -212,6 +276,31 @@ def test_a_page_without_explorer_or_log_px_stands(tmp_path, fake_portraits):
     assert "log p(x) of a row needs every site inside one plate" in page
     assert inside(page) is None
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_program_in_float64_and_a_handful_of_rows_have_their_page(tmp_path):
+    for number in (100, 12):
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(number, 3)))
+        data = pv.load_data(tmp_path / "x.npy")
+        vae = vae_for(data, 2)
+        history = pv.fit(vae, data, epochs=2, dtype=torch.float64).history
+        page = write(tmp_path / str(number), vae, data, history=history, num_rows=20).read_text()
+        assert (inside(page) is None) == (len(data.valid) < 3)
+        assert "Latent traversals" in page
+
+
+def test_what_is_no_program_and_where_no_file_can_be_is_said_at_the_door(tmp_path, monkeypatch):
+    data = pv.load_data("digits")
+    vae = vae_for(data, 2)
+    with pytest.raises(pv.InputError, match=r"expected a program with a model and a guide, got a PCA"):
+        write(tmp_path, pv.PCA(2).fit(data), data)
+    monkeypatch.setattr(report, "log_evidence", lambda *_, **__: pytest.fail("too late"))
+    (tmp_path / "there.html").mkdir()
+    (tmp_path / "file").touch()
+    for out in ("there.html", "file/new.html"):
+        with pytest.raises(pv.InputError, match=r"cannot be written"):
+            write(tmp_path, vae, data, out=tmp_path / out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "there.html"]
 
 
 def test_a_recipe_reads_part_inside_part():

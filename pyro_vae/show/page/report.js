@@ -25,7 +25,9 @@ function explore(data) {
   const byLabel = kinds.length > 1 && kinds.length <= data.colours.length;
   const byLogPx = () => ($("colouring") ? $("colouring").value === "log_px" : !byLabel && rows.log_px !== null);
   const order = [...Array(count).keys()];
-  if (rows.log_px) order.sort((a, b) => rows.log_px[a] - rows.log_px[b]);
+  const scored = (row) => rows.log_px[row] !== null;
+  const least = (row) => rows.log_px[row] ?? -Number.MAX_VALUE; // rows without log p(x) come first
+  if (rows.log_px) order.sort((a, b) => least(a) - least(b));
   const state = { plane: 0, start: 0, at: null, row: null, grid: null };
   const plane = () => data.planes[state.plane];
   const canvas = $("plane");
@@ -79,7 +81,8 @@ function explore(data) {
   // --- the plane --------------------------------------------------------------------------------------------------
   const colourOf = (row) =>
     byLogPx() ? shade(row) : byLabel ? data.colours[kinds.indexOf(rows.labels[row])] : data.plain_colour;
-  const rank = new Map(order.map((row, place) => [row, place / Math.max(count - 1, 1)]));
+  const inOrder = rows.log_px ? order.filter(scored) : order;
+  const rank = new Map(order.map((row) => [row, Math.max(inOrder.indexOf(row), 0) / Math.max(inOrder.length - 1, 1)]));
   const shade = (row) => data.shades[Math.round(rank.get(row) * (data.shades.length - 1))];
 
   function drawPlane() {
@@ -170,6 +173,11 @@ function explore(data) {
 
   // --- where the reader is ----------------------------------------------------------------------------------------
   let saying;
+  function say(words) { // to a screen reader, once the reader's hands are still
+    clearTimeout(saying);
+    saying = setTimeout(() => ($("live").textContent = words), 400);
+  }
+
   function move(at) {
     if (!state.grid) return;
     const { low, high, names } = plane();
@@ -182,8 +190,7 @@ function explore(data) {
     });
     $("where").textContent = names.map((name, k) => `${name} = ${written(state.at[k])}`).join(", ");
     drawMarks();
-    clearTimeout(saying);
-    saying = setTimeout(() => ($("live").textContent = `${$("where").textContent}; nearest ${naming(nearest(state.at).row)}`), 400);
+    say(`${$("where").textContent}; nearest ${naming(nearest(state.at).row)}`);
   }
 
   const tableRows = () => [...$("decoded").tBodies[0].rows];
@@ -211,14 +218,18 @@ function explore(data) {
     });
     $("row-title").textContent = `Row ${rows.index[row]}`;
     if (rows.labels) $("label").textContent = rows.labels[row];
+    let words = "";
     if (rows.log_px) {
       const [log_px, khat] = [rows.log_px[row], rows.khat[row]];
       const below = Math.round(100 * rank.get(row));
       $("log-px").textContent = written(log_px);
       $("khat").textContent = written(khat);
-      $("verdict").textContent = `More probable than ${below} % of these rows. ` + (khat === null ? ""
-        : khat > rows.khat_limit ? "k-hat is above its limit: log p(x) is likely too low." : "k-hat is below its limit.");
+      $("verdict").textContent = !scored(row) ? "This row has no log p(x): no finite number was found."
+        : `More probable than ${below} % of these rows.` + (khat === null ? ""
+        : khat > rows.khat_limit ? " k-hat is above its limit: log p(x) is likely too low." : " k-hat is below its limit.");
+      words = `${scored(row) ? `, log p(x) ${written(log_px)}` : ""}. ${$("verdict").textContent}`;
     }
+    say(`chosen: ${naming(row)}${words}`);
     drawMarks();
   }
 
@@ -232,6 +243,7 @@ function explore(data) {
     move(line ? [at[0], 0] : at);
     drawPlane();
     drawLegend();
+    return true;
   }
 
   // --- the reader's hands -----------------------------------------------------------------------------------------
@@ -271,8 +283,8 @@ function explore(data) {
   $("behind")?.addEventListener("change", drawPlane);
   $("starts")?.addEventListener("change", (event) => {
     state.start = Number(event.target.value);
-    show();
-    if (data.starts[state.start].row !== null) choose(data.starts[state.start].row);
+    const { row } = data.starts[state.start];
+    show().then((shown) => shown && row !== null && choose(row));
   });
   if (picture)
     for (const one of document.querySelectorAll("#starts canvas"))

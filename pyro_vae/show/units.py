@@ -1,0 +1,56 @@
+"""Rows as a reader knows them: a table in its own units, pictures as ink, columns by their names."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Dataset, Split
+from pyro_vae.show import plots
+
+
+def column_names(data: Dataset) -> list[str]:
+    return list(data.columns) or [f"column {i + 1}" for i in range(data.num_features)]
+
+
+def literal_names(data: Dataset) -> list[str]:
+    """The columns' names as a figure is to be given them."""
+    return [plots.literally(name) for name in column_names(data)]
+
+
+def observed(split: Split, rows: Tensor) -> np.ndarray:
+    """Rows (n,) of a table in its own units, (n, D), NaN where a value is missing."""
+    values = split.measure.undo(split[rows]).double()
+    return (values if split.mask is None else torch.where(split.mask[rows], values, torch.nan)).numpy()
+
+
+def spread(rows: Tensor) -> Tensor:
+    """The standard deviation of each column's known values, (n, D) → (D,), exactly 0 where they are all the same."""
+    seen = ~rows.isnan()
+    varies = torch.where(seen, rows, -torch.inf).amax(0) > torch.where(seen, rows, torch.inf).amin(0)
+    return torch.where(varies, (rows - rows.nanmean(0)).square().nanmean(0).sqrt(), 0.0)
+
+
+def ink(split: Split, x: Tensor, seen: Tensor | None = None) -> Tensor:
+    """What the model calls x (n, D) as ink, 0 (paper) to 1 of the split's range; what was not seen is paper."""
+    return _ink(split, split.measure.undo(x.cpu()), seen)
+
+
+def stored_ink(split: Split, rows: Tensor | slice = slice(None)) -> Tensor:
+    """The split's rows as they were read, as ink."""
+    stored = split.stored[rows].double() / (split.measure.levels or 1)
+    return _ink(split, stored, ~stored.isnan())
+
+
+def _ink(split: Split, values: Tensor, seen: Tensor | None) -> Tensor:
+    low, high = _range(split)
+    found = ((values.double() - low) / (high - low)).clamp(0, 1)
+    return found if seen is None else torch.where(seen, found, 0.0)
+
+
+def _range(split: Split) -> tuple[float, float]:
+    """From white to black: 0 to 1 for grey levels and all that lies between, else from the lowest to the highest."""
+    if split.measure.levels or split.measure.binarize != "none":
+        return 0.0, 1.0
+    known = split.stored[~split.stored.isnan()]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    return (0.0, 1.0) if 0 <= low <= high <= 1 or low == high else (low, high)
