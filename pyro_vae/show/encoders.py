@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
 from pyro_vae.show import plots
+from pyro_vae.show.units import ink
 from pyro_vae.study.encoders import new_codes
 from pyro_vae.study.latent_space import neighbours_among, spread
 from pyro_vae.study.paths import interpolate, path_ratio
@@ -146,7 +147,7 @@ def plot_draws(models: Mapping[str, Any], rows: Split, seed: int = 0) -> Figure:
             z = new_codes(model, rows, DRAWS, seed)
             drawn = model.decode(z)
             near = neighbours_among(drawn, model.reconstruct(rows.x))
-            plots.pictures(axes, drawn.numpy(), rows.image_shape, columns=ACROSS)
+            plots.pictures(axes, ink(rows, drawn).numpy(), rows.image_shape, columns=ACROSS)
             _frame(axes, ~near.numpy(), rows.image_shape, ACROSS)
             where = "the prior" if hasattr(model, "prior") else "a normal fitted to its codes"
             plots.title(
@@ -174,7 +175,7 @@ def plot_lines(models: Mapping[str, Any], rows: Split) -> Figure:
         for axes, (kind, model) in zip(figure.subplots(down, 2).flat, models.items(), strict=False):
             codes = model.encode(rows[pairs.flatten()]).reshape(*pairs.shape, -1)
             line = interpolate(codes[:, 0], codes[:, 1], STEPS - 1).transpose(0, 1)
-            plots.pictures(axes, model.decode(line.flatten(0, 1)).numpy(), rows.image_shape, columns=STEPS)
+            plots.pictures(axes, ink(rows, model.decode(line.flatten(0, 1))).numpy(), rows.image_shape, columns=STEPS)
             for i, ratio in enumerate(path_ratio(model.decode, codes[:, 0], codes[:, 1])):
                 place = i * (rows.image_shape[0] + 2) + rows.image_shape[0] / 2
                 axes.text(STEPS * (rows.image_shape[1] + 2) + 4, place, f"× {ratio:.2f}", va="center", fontsize=9)

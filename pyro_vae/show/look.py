@@ -136,13 +136,12 @@ class Look:
     @cached_property
     def cloud(self) -> Tensor:
         """Draws from q(z|x) of all rows alike, the aggregate posterior, (about 4,000, K)."""
-        layout, batch, _ = self.found
-        return self._repeated(lambda: self._sites(batch, layout))
+        return self._repeated(lambda batch: self._sites(batch, self.found[0]))
 
     @cached_property
     def prior(self) -> Tensor:
         """As many draws from p(z)."""
-        return self._repeated(lambda: self._prior_sites(self.found[1]))
+        return self._repeated(self._prior_sites)
 
     @torch.no_grad()
     def densities(self, points: RowLatents) -> tuple[Tensor, Tensor]:
@@ -157,13 +156,15 @@ class Look:
                 (p,) = self._prior_sites(batch.take(torch.arange(1, device=batch.x.device))).values()
             return _averaged(layout, q, points), _averaged(layout, p, points)
 
-    def _repeated(self, draw: Callable[[], dict[str, Any]]) -> Tensor:
+    def _repeated(self, draw: Callable[[Batch], dict[str, Any]]) -> Tensor:
+        """Draws for the rows in turn, each as often as the next, many rows at once where there are few."""
         layout, batch, _ = self.found
-        times = -(-CLOUD // len(batch.x))
+        n = len(batch.x)
+        index = torch.arange(n, device=batch.x.device).repeat(-(-CLOUD // n))
         with torch.no_grad(), parameters_of(self.program), seeded(self.seed), evaluating(self.program):
             drawn = [
-                torch.cat([layout.rows_first(site, site["value"]) for site in draw().values()], -1)
-                for _ in range(times)
+                torch.cat([layout.rows_first(site, site["value"]) for site in draw(batch.take(some)).values()], -1)
+                for some in index.chunk(-(-len(index) // MOST_ROWS))
             ]
         return torch.cat(drawn).cpu()
 

@@ -304,3 +304,16 @@ def test_a_checkpoint_is_of_its_own_rows(tiny_vae, tmp_path):
     pv.fit(vae, x, epochs=1, checkpoint=tmp_path)
     with pytest.raises(pv.InputError, match="training rows was"):
         pv.fit(vae, 1 - x, epochs=1, checkpoint=tmp_path)
+
+
+def test_few_validation_rows_are_drawn_for_abreast_and_their_elbo_is_right(monkeypatch):
+    """PPCA's guide is its exact posterior, so each draw's ELBO is log p(x) itself."""
+    ppca, x, calls = pv.PPCA(1, 3), torch.randn(50, 3), []
+    evaluate = pyro.infer.SVI.evaluate_loss
+    monkeypatch.setattr(pyro.infer.SVI, "evaluate_loss", lambda *given: calls.append(given) or evaluate(*given))
+    for rows in (1, 7, 300):
+        held_out = torch.randn(rows, 3)
+        calls.clear()
+        fitted = pv.fit(ppca, x, valid=held_out, epochs=1, learning_rate=1e-9)
+        assert fitted.history[0]["valid_elbo"] == pytest.approx(float(ppca.log_prob(held_out).mean()), rel=1e-5)
+        assert len(calls) <= 10

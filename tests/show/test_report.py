@@ -278,15 +278,13 @@ def test_a_page_without_explorer_or_log_px_stands(tmp_path, fake_portraits):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_program_in_float64_and_a_handful_of_rows_have_their_page(tmp_path):
-    for number in (100, 12):
-        np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(number, 3)))
-        data = pv.load_data(tmp_path / "x.npy")
-        vae = vae_for(data, 2)
-        history = pv.fit(vae, data, epochs=2, dtype=torch.float64).history
-        page = write(tmp_path / str(number), vae, data, history=history, num_rows=20).read_text()
-        assert (inside(page) is None) == (len(data.valid) < 3)
-        assert "Latent traversals" in page
+@pytest.mark.parametrize("num_rows", [100, 12])
+def test_a_program_in_float64_and_a_handful_of_rows_have_their_page(tmp_path, num_rows):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(num_rows, 3)))
+    data = pv.load_data(tmp_path / "x.npy")
+    page = write(tmp_path, vae_for(data, 2).double(), data, num_rows=20).read_text()
+    assert (inside(page) is None) == (len(data.valid) < 3)
+    assert "Latent traversals" in page
 
 
 def test_what_is_no_program_and_where_no_file_can_be_is_said_at_the_door(tmp_path, monkeypatch):
