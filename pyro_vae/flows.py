@@ -6,7 +6,6 @@ from typing import Any
 import pyro.distributions.transforms as transforms
 import torch
 import torch.nn.functional as F
-from pyro.distributions.transforms.spline import ConditionedSpline
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
@@ -14,6 +13,9 @@ from pyro_vae.errors import InputError
 from pyro_vae.nets import mlp
 
 BOUND = 5.0  # the splines bend inside [−5, 5] and are the identity outside
+LEAST, LEAST_PLACE = 1e-3, 0.025  # of shares of [−5, 5] and slopes; of places λ between two knots
+EVEN = math.log(math.e - 1)  # softplus of it is one
+END = math.log(math.expm1(1 - 2 * LEAST))  # makes a slope of 1 − 1e-3 at −5 and 5, as Pyro has it
 
 
 class Couplings(nn.Module):
@@ -57,36 +59,100 @@ class Couplings(nn.Module):
         for i, net in enumerate(self.nets):
             if i and self.kept:
                 made.append(transforms.Permute(self.turned, cache_size=1))
-            made.append(_Coupling(net, self.kept, self.bent, self.bins, context))
+            made.append(_Coupling(net, self.kept, self.bins, context))
         return made
 
 
-class _Coupling(transforms.SplineCoupling):
-    """Pyro's spline coupling, its network reading the kept latents beside a context."""
+class _Coupling(torch.distributions.Transform):
+    """One layer: the last latents through the splines that the kept ones and the context ask for."""
 
-    def __init__(self, net: nn.Module, kept: int, bent: int, bins: int, context: Tensor | None) -> None:
-        nn.Module.__init__(self)
-        torch.distributions.Transform.__init__(self, cache_size=1)
-        self.split_dim, self.identity = kept, True
-        self.upper_spline = _Spline(net, bent, bins, context)  # type: ignore[assignment]
+    domain = codomain = torch.distributions.constraints.real_vector
+    bijective = True
 
-    def __hash__(self) -> int:
-        return id(self)
+    def __init__(self, net: nn.Module, kept: int, bins: int, context: Tensor | None) -> None:
+        super().__init__(cache_size=1)
+        self.net, self.kept, self.bins, self.context = net, kept, bins, context
+
+    def _call(self, x: Tensor) -> Tensor:
+        y, self._log_det = self._bend(x)
+        return y
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        x, log_det = self._bend(y, inverse=True)
+        self._log_det = -log_det
+        return x
+
+    def _bend(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        kept = x[..., : self.kept]
+        raw = self.net(beside(kept, self.context)).unflatten(-1, (-1, 4 * self.bins - 1))
+        x = x.expand(*raw.shape[:-2], -1)
+        bent, log_slope = rational_spline(x[..., self.kept :], raw, inverse)
+        return torch.cat([x[..., : self.kept], bent], -1) if self.kept else bent, log_slope.sum(-1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Kept from the call that made y of x or x of y; computed afresh for any other x."""
+        if x is not self._cached_x_y[0]:
+            self(x)
+        return self._log_det
 
 
-class _Spline:
-    """`condition(u)` gives the splines that u and the context ask for."""
+def rational_spline(x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    r"""Monotone splines of [−5, 5] onto itself, the identity outside: each number's image and its log slope.
 
-    def __init__(self, net: nn.Module, bent: int, bins: int, context: Tensor | None) -> None:
-        self.net, self.bent, self.bins, self.context = net, bent, bins, context
+    Between knots a and b, where the slopes are $d_a, d_b$, lies c at $x_c = x_a + \lambda (x_b - x_a)$, and either half
+    is a ratio of linear functions. With e the half's own knot, a or b, and $(X, Y) = c - e$, $u = x - x_e$,
+    $$y = y_e + d_e u s, \quad \log \frac{dy}{dx} = \log(d_e s^2), \quad s = \frac{XY}{Y (X - u) + d_e X u}.$$
+    The halves have one slope at c where $(y_c - y_a) / (y_b - y_a) = \lambda \sqrt{d_a} / (\lambda \sqrt{d_a} +
+    (1 - \lambda) \sqrt{d_b})$. The inverse is the same with x for y and $1/d_e$ for $d_e$. These are the linear
+    rational splines of Dolatabadi et al. (AISTATS 2020, arXiv:2001.05168), their parameters and the least widths,
+    heights and slopes as in Pyro's `ConditionedSpline`. No shape depends on a value, so that a graph can be traced.
 
-    def condition(self, u: Tensor) -> ConditionedSpline:
-        bins = self.bins
-        out = self.net(beside(u, self.context)).unflatten(-1, (self.bent, 4 * bins - 1))
-        widths, heights, lambdas, slopes = out.split([bins, bins, bins, bins - 1], -1)
-        even = math.log(math.e - 1)  # softplus of it is one
-        knots = F.softmax(widths, -1), F.softmax(heights, -1), F.softplus(slopes + even), torch.sigmoid(lambdas)
-        return ConditionedSpline(knots, bound=BOUND, order="linear")
+    `raw` (..., K, 4B − 1) holds for each of the K numbers of x (..., K) what softmax, sigmoid and softplus turn into B
+    widths and B heights, B places λ and B − 1 slopes; all zero, it gives nearly the identity.
+
+    >>> x, raw = torch.randn(5, 3), torch.randn(5, 3, 4 * 8 - 1)
+    >>> y, log_slope = rational_spline(x, raw)
+    >>> back, log_back = rational_spline(y, raw, inverse=True)
+    >>> bool(torch.allclose(back, x, atol=1e-3)), bool(torch.allclose(log_back, -log_slope, atol=1e-2))
+    (True, True)
+    """
+    bins = (raw.shape[-1] + 1) // 4
+    sizes, raw_places, raw_slopes = raw.split([2 * bins, bins, bins - 1], -1)
+    knots = _knots(sizes.unflatten(-1, (2, bins)).movedim((-1, -2), (0, 1)))  # (B + 1, 2, ..., K), of x and of y
+    inside = (x >= -BOUND) & (x <= BOUND)
+    at, axis = x.clamp(-BOUND, BOUND), int(inverse)
+
+    first = (at >= knots[1:-1, axis].detach()).sum(0, keepdim=True)
+    both = torch.cat([first, first + 1])
+    a, b = knots.gather(0, both.unsqueeze(1).expand(2, *knots.shape[1:]))
+    slopes = F.pad(raw_slopes, (1, 1), value=END - EVEN).movedim(-1, 0).gather(0, both)
+    slopes = LEAST + F.softplus(slopes + EVEN)
+    place = LEAST_PLACE + (1 - 2 * LEAST_PLACE) * raw_places.movedim(-1, 0).gather(0, first).sigmoid()
+
+    d_a, d_b = slopes
+    in_x = torch.cat([place, 1 - place])
+    weights = slopes.sqrt() * in_x
+    to_a, to_b = torch.stack([in_x, weights / weights.sum(0)], 1)  # c's distances, in shares of the bin
+    later = at > (a + to_a * (b - a))[axis]
+    x_e, y_e = torch.where(later, b, a)
+    x_reach, y_reach = torch.where(later, -to_b, to_a) * (b - a)
+    slope = torch.where(later, d_b, d_a)
+
+    if inverse:
+        x_e, y_e, x_reach, y_reach, slope = y_e, x_e, y_reach, x_reach, 1 / slope
+    u = at - x_e
+    rise = slope * u
+    s = x_reach * y_reach / (y_reach * (x_reach - u) + x_reach * rise)
+    return torch.where(inside, y_e + rise * s, x), (slope * s.square()).log() * inside
+
+
+def _knots(raw: Tensor) -> Tensor:
+    """Raw sizes of B bins (B, ...) → B + 1 knots from −5 to 5, no bin under a thousandth of that."""
+    bins = len(raw)
+    knot = torch.arange(bins + 1, dtype=raw.dtype, device=raw.device).unsqueeze(1)
+    before = (knot > knot[:bins].mT).to(raw.dtype)
+    if_one_takes_all = 2 * BOUND * (LEAST * knot + (1 - LEAST * bins) * before) - BOUND
+    return (if_one_takes_all @ raw.softmax(0).flatten(1)).unflatten(1, raw.shape[1:])
 
 
 def beside(u: Tensor, context: Tensor | None) -> Tensor:

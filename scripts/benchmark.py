@@ -1,147 +1,213 @@
-"""Time a training epoch of `pyro_vae.fit` against the same VAE written by hand, side by side in one process.
+"""Time pyro_vae against other ways to the same thing: arms side by side, turn by turn, each in a process of its own.
 
-Every arm trains 784-500-K-500-784 with tanh units, batch 100 and Adam on the same rows, binarizing as it goes. The arms
-take turns and the figures are medians over turns: machines are noisy, and only ratios travel. Run from anywhere:
+    python scripts/benchmark.py epoch [--data mnist --data-root DIR] [--rows 60000] [--turns 7] [--picture FILE]
+    python scripts/benchmark.py sizes --out sizes.jsonl      # batch, latents, hidden units; goes on where it stopped
+    python scripts/benchmark.py evidence                     # log_evidence against the decoder's products
+    python scripts/benchmark.py em                           # EM against scikit-learn's, over N and K
+    python scripts/benchmark.py start-up                     # --help, import, a first step
 
-    python scripts/benchmark.py [--data mnist --data-root DIR] [--rows 20000] [--turns 5] [--latent-dim 20] [--json]
-
-Arms: `floor` the matrix products of a step alone, forward and backward; `by hand` a plain PyTorch loop with fused Adam;
-`pyro_vae` the whole of `pv.fit`, without validation rows, as the others; `validated` with them; `pyro stock` Pyro's SVI
-with its own Adam.
+The peers come with `pip install -c constraints.txt -e '.[bench]'`; one that is not there is named in the output. The
+arms take turns and figures are medians over turns: machines are noisy, and only ratios travel. docs/speed.md says what
+is compared, and how.
 """
 
+import itertools
 import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import benchmark_arms as arms
+import benchmark_peers as peers
 import click
-import pyro
-import torch
-import torch.nn.functional as F
-from pyro.infer import SVI, Trace_ELBO
-from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
-from torch import Tensor, nn
+from benchmark_report import BARS, machine, picture, ratio, record, table, verdict
+from benchmark_turns import Arm, Case, Lumps, interleave
 
+EPOCH: dict[str, Arm] = {
+    "floor": arms.products,
+    "by hand": arms.by_hand,
+    "by hand, compiled": partial(arms.by_hand, compiled=True),
+    "pyro_vae": arms.ours,
+    "pyro_vae --compile": partial(arms.ours, compiled=True),
+    "pyro_vae (handlers)": partial(arms.ours, compiled=False),
+    "pyro": peers.stock_pyro,
+    "pyro, jit": partial(peers.stock_pyro, jit=True),
+    "pyro, fused": partial(peers.stock_pyro, fused=True),
+    "numpyro": peers.numpyro_jitted,
+    "pythae": peers.pythae_trainer,
+    "pythae, fused": partial(peers.pythae_trainer, fused=True),
+}
+EVIDENCE: dict[str, Arm] = {"floor": arms.decoder_products, "pyro_vae": arms.evidence}
+EM: dict[str, Arm] = {
+    "scikit-learn": peers.scikit_learn,
+    "pyro_vae": arms.em,
+    "pyro_vae, rebuilt": partial(arms.em, memory_mib=1.0),
+}
+SIZES = {
+    "batch_size": (32, 100, 256, 1024, 4096),
+    "latent_dim": (2, 20, 50, 200),
+    "hidden": (200, 500, 1000, 2000),
+}
+FIRST_STEP = """
 import pyro_vae as pv
-from pyro_vae.data import Measure, Split
-
-BATCH, HIDDEN, RATE = 100, 500, 2e-3
-PIXELS = Measure(levels=255, binarize="stochastic")
-
-
-def vae_of(latent_dim: int, num_features: int) -> pv.VAE:
-    return pv.VAE(
-        prior=pv.priors.StandardNormal(latent_dim),
-        likelihood=pv.likelihoods.Bernoulli(pv.nets.mlp(latent_dim, HIDDEN, num_features)),
-        guide=pv.guides.MeanFieldNormal(pv.nets.mlp(num_features, HIDDEN, 2 * latent_dim)),
-    )
-
-
-def batches(pixels: Tensor) -> list[Tensor]:
-    return list(torch.randperm(len(pixels)).split(BATCH))
-
-
-def floor(pixels: Tensor, latent_dim: int) -> float:
-    """The products of one step: each of four layers' output, its weight's gradient, and its input's but the first."""
-    sizes = [(pixels.shape[1], HIDDEN), (HIDDEN, 2 * latent_dim), (latent_dim, HIDDEN), (HIDDEN, pixels.shape[1])]
-    layers = [(torch.randn(BATCH, a), torch.randn(a, b), torch.randn(BATCH, b)) for a, b in sizes]
-    began = time.perf_counter()
-    for _ in batches(pixels):
-        for i, (x, weight, grad) in enumerate(layers):
-            x @ weight
-            x.T @ grad
-            if i:
-                grad @ weight.T
-    return time.perf_counter() - began
-
-
-def by_hand(pixels: Tensor, latent_dim: int) -> float:
-    """A plain PyTorch training loop, as one would write it."""
-    encoder = nn.Sequential(nn.Linear(pixels.shape[1], HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 2 * latent_dim))
-    decoder = nn.Sequential(nn.Linear(latent_dim, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, pixels.shape[1]))
-    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=RATE, fused=True)
-    total = 0.0
-    began = time.perf_counter()
-    for index in batches(pixels):
-        x = torch.bernoulli(pixels[index].float() / 255)
-        loc, log_scale = encoder(x).chunk(2, -1)
-        z = loc + log_scale.exp() * torch.randn_like(loc)
-        reconstruction = F.binary_cross_entropy_with_logits(decoder(z), x, reduction="sum")
-        kl = 0.5 * (loc.square() + (2 * log_scale).exp() - 1 - 2 * log_scale).sum()
-        loss = (reconstruction + kl) / len(x)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total += loss.item()
-    return time.perf_counter() - began
-
-
-def ours(pixels: Tensor, latent_dim: int, valid: Split | None = None) -> float:
-    split = Split("train", pixels, PIXELS)
-    vae = vae_of(latent_dim, pixels.shape[1])
-    vae.start_at(split.mean)
-    _ = split[:1]  # the fixed draw that scores refer to is made once for a data set, not once for an epoch
-    return pv.fit(vae, split, epochs=1, batch_size=BATCH, learning_rate=RATE, progress="none", valid=valid).seconds
-
-
-def validated(pixels: Tensor, latent_dim: int) -> float:
-    """The same with validation rows, one for every eleven trained on, as `--data mnist` has them."""
-    valid = Split("valid", pixels[: len(pixels) // 11], PIXELS)
-    _ = valid[:1]
-    return ours(pixels, latent_dim, valid)
-
-
-def stock(pixels: Tensor, latent_dim: int) -> float:
-    vae = vae_of(latent_dim, pixels.shape[1])
-    pyro.clear_param_store()
-    svi = SVI(vae.model, vae.guide, Adam({"lr": RATE}), Trace_ELBO())
-    began = time.perf_counter()
-    for index in batches(pixels):
-        svi.step(torch.bernoulli(pixels[index].float() / 255))
-    return time.perf_counter() - began
-
-
-ARMS: dict[str, Callable[[Tensor, int], float]] = {
-    "floor": floor,
-    "by hand": by_hand,
-    "pyro_vae": ours,
-    "validated": validated,
-    "pyro stock": stock,
+data = pv.load_data("mnist-5k")
+guide, decoder = pv.guides.MeanFieldNormal(pv.nets.mlp(784, 500, 4)), pv.nets.mlp(2, 500, 784)
+vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(decoder), guide)
+pv.fit(vae, data.train.head(100), epochs=1, progress="none")
+"""
+START_UP = {
+    "pyro-vae --help": ["-m", "pyro_vae", "--help"],
+    "import pyro": ["-c", "import pyro"],
+    "import pyro_vae": ["-c", "import pyro_vae"],
+    "a first step": ["-c", FIRST_STEP],
 }
 
 
-@click.command()
-@click.option("--data", default="mnist-5k", show_default=True)
-@click.option("--data-root", type=click.Path(exists=True))
-@click.option("--rows", default=4000, show_default=True, help="Training rows in an epoch.")
+def measured(
+    command: str,
+    table_of_arms: dict[str, Arm],
+    cases: list[Any],
+    names: str | None,
+    turns: int,
+    out: Path | None,
+    as_json: bool,
+    picture_at: Path | None,
+) -> None:
+    """Time each case, or take it from the file where it stands already; say, keep and draw the results."""
+    wanted = [name.strip() for name in names.split(";")] if names else list(table_of_arms)
+    if unknown := [name for name in wanted if name not in table_of_arms]:
+        raise click.BadParameter(f"no arm called {unknown[0]!r}; try {'; '.join(table_of_arms)}")
+    chosen, results = {name: table_of_arms[name] for name in wanted}, []
+    kept = [json.loads(line) for line in out.read_text().splitlines()] if out is not None and out.exists() else []
+    for case in cases:
+        same = [k for k in kept if (k["command"], k["case"], k["turns"], [*k["arms"]]) ==
+                (command, asdict(case), turns, wanted)]  # fmt: skip
+        result = same[0] if same else record(command, case, interleave(chosen, case, turns), turns)
+        if out is not None and not same:
+            with out.open("a") as lines:
+                lines.write(json.dumps(result) + "\n")
+        results.append(result)
+        click.echo(json.dumps(result) if as_json else table(result) + "\n")
+    if picture_at is not None:
+        picture(results, picture_at)
+
+
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """What every timing takes."""
+    for option in (
+        click.option("--arms", "names", help="Some arms alone, their names between semicolons."),
+        click.option("--turns", default=5, show_default=True, help="Turns that count; one more goes before."),
+        click.option("--threads", default=2, show_default=True),
+        click.option(
+            "--out", type=click.Path(path_type=Path), help="Keep each cell as a line of JSON, and go on there."
+        ),
+        click.option("--json", "as_json", is_flag=True),
+        click.option("--picture", "picture_at", type=click.Path(path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
+def data_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--data", default="mnist-5k", show_default=True, help="Repeated where --rows asks for more."),
+        click.option("--data-root", type=click.Path(exists=True)),
+        click.option("--latent-dim", default=20, show_default=True),
+        click.option("--hidden", default=500, show_default=True),
+        click.option("--device", default="cpu", show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+def numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
+    return [int(part) for part in value.split(",")]
+
+
+@click.group()
+def cli() -> None:
+    """Time pyro_vae against other ways to the same thing."""
+
+
+@cli.command()
+@options
+@data_options
+@click.option("--rows", default=60_000, show_default=True, help="Training rows; a twelfth more for validation.")
+@click.option("--batch-size", default=100, show_default=True)
+def epoch(rows: int, batch_size: int, latent_dim: int, hidden: int, data: str, data_root: str | None, threads: int,
+          device: str, **how: Any) -> None:  # fmt: skip
+    """A whole training epoch, binarizing and validating. Value: the validation ELBO after the last turn."""
+    case = Case(rows, batch_size, latent_dim, hidden, 0, data, data_root, threads, device)
+    measured("epoch", EPOCH, [case], **how)
+
+
+@cli.command()
+@options
+@data_options
+@click.option("--rows", default=20_000, show_default=True)
+@click.option("--batch-size", default=100, show_default=True)
+@click.option("--vary", default=",".join(SIZES), show_default=True, help="Each in turn, the others as given.")
+def sizes(rows: int, batch_size: int, latent_dim: int, hidden: int, data: str, data_root: str | None, threads: int,
+          device: str, vary: str, **how: Any) -> None:  # fmt: skip
+    """The same over batch sizes, latents and hidden units, one varied at a time."""
+    given = {"batch_size": batch_size, "latent_dim": latent_dim, "hidden": hidden}
+    cells = [given, *(given | {name: size} for name in vary.split(",") for size in SIZES[name])]
+    cases = dict.fromkeys(Case(rows, **cell, data=data, data_root=data_root, threads=threads, device=device)
+                          for cell in cells)  # fmt: skip
+    measured("sizes", EPOCH, list(cases), **how)
+
+
+@cli.command()
+@options
+@data_options
+@click.option("--rows", default=500, show_default=True)
+@click.option("--num-samples", default=1000, show_default=True)
+def evidence(rows: int, num_samples: int, latent_dim: int, hidden: int, data: str, data_root: str | None, threads: int,
+             device: str, **how: Any) -> None:  # fmt: skip
+    """`log_evidence`, all of it, against the decoder's products. Value: mean log p(x) of a VAE hardly trained."""
+    measured("evidence", EVIDENCE, [Case(rows, 100, latent_dim, hidden, num_samples, data, data_root, threads, device)],
+             **how)  # fmt: skip
+
+
+@cli.command()
+@options
+@click.option("--rows", default="60000", show_default=True, callback=numbers)
+@click.option("--components", default="50", show_default=True, callback=numbers)
+@click.option("--columns", default=50, show_default=True)
+def em(rows: list[int], components: list[int], columns: int, threads: int, **how: Any) -> None:
+    """An iteration of EM for a mixture of normals with full covariances, every size with every other."""
+    measured("em", EM, [Lumps(N, columns, K, threads=threads) for N, K in itertools.product(rows, components)], **how)
+
+
+@cli.command("start-up")
 @click.option("--turns", default=5, show_default=True)
-@click.option("--latent-dim", default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-def main(data: str, data_root: str | None, rows: int, turns: int, latent_dim: int, as_json: bool) -> None:
-    pixels = pv.load_data(data, root=data_root).train.stored[:rows]
-    steps = -(-len(pixels) // BATCH)
-    for arm in ARMS.values():  # a warm-up turn that does not count
-        arm(pixels[:1000], latent_dim)
-    seconds: dict[str, list[float]] = {name: [] for name in ARMS}
-    for _ in range(turns):
-        for name, arm in ARMS.items():
-            seconds[name].append(arm(pixels, latent_dim))
-    milliseconds = {name: 1000 * statistics.median(values) / steps for name, values in seconds.items()}
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(values, seconds["by hand"], strict=True))
-        for name, values in seconds.items()
-    }
+def start_up(turns: int, as_json: bool) -> None:
+    """Seconds from the start of a process to the end of a short one, a first training step among them."""
+    found: dict[str, Any] = {name: {"seconds": []} for name in START_UP}
+    for _ in range(turns + 1):
+        for name, arguments in START_UP.items():
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+            found[name]["seconds"].append(time.perf_counter() - began)
+    for values in found.values():
+        values["first"] = values["seconds"].pop(0)  # files were read from the disk
+        values["median"] = statistics.median(values["seconds"])
+    bars = [ratio(found, *bar) for bar in BARS["start-up"]]
     if as_json:
-        click.echo(
-            json.dumps({"ms_per_step": milliseconds, "ratio_to_by_hand": ratios, "turns": turns, "steps": steps})
-        )
+        click.echo(json.dumps({"command": "start-up", "arms": found, "bars": bars, "machine": machine()}))
         return
-    about = f"({torch.get_num_threads()} threads, {turns} turns of {steps} steps)"
-    click.echo(f"{'':<12}{'ms per step':>12}{'to by hand':>12}   {about}")
-    for name in ARMS:
-        click.echo(f"{name:<12}{milliseconds[name]:>12.2f}{ratios[name]:>12.2f}")
+    for name, values in found.items():
+        low, high = min(values["seconds"]), max(values["seconds"])
+        click.echo(f"{name}: {values['median']:.2f} s (turns {low:.2f} to {high:.2f})")
+    click.echo("\n".join(map(verdict, bars)))
 
 
 if __name__ == "__main__":
-    main()
+    cli()
