@@ -27,7 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["flows", "guides", "likelihoods", "nets", "priors"],
     submod_attrs={
         "data": ["Dataset", "Split", "load_data"],
-        "errors": ["CollapseWarning", "DivergedError", "InputError", "RowsError"],
+        "errors": ["CollapseWarning", "DivergedError", "HandlersWarning", "InputError", "RowsError"],
         "evidence.annealing": ["Annealed", "Sandwich", "annealed_evidence", "bidirectional"],
         "evidence.exact": ["Exact", "exact_evidence"],
         "study.aggregate": ["Aggregate", "aggregate"],
@@ -46,6 +46,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "study.two_sample": ["TwoSample", "two_sample"],
         "export": ["to_inference_data"],
         "inference.closed_form": ["fit_closed_form"],
+        "inference.compiled": ["Compiled_ELBO"],
         "inference.coordinate_ascent": ["fit_cavi"],
         "inference.elbos": ["FreeBits_ELBO", "ImportanceWeighted_ELBO"],
         "inference.laplace": ["Laplace", "laplace"],

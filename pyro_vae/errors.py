@@ -13,5 +13,9 @@ class CollapseWarning(UserWarning):
     """Most latent dimensions carry nothing: the posterior has collapsed onto the prior there."""
 
 
+class HandlersWarning(UserWarning):
+    """A program cannot be recorded as a plain graph, so each of its steps goes by Pyro's handlers."""
+
+
 class DivergedError(RuntimeError):
     """The objective became NaN or infinite; the program holds the last good weights."""

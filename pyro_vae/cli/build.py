@@ -47,6 +47,7 @@ def data_of(settings: dict[str, Any], likelihood: str = "auto") -> Dataset:
             missing=settings["missing"],
             image_shape=settings["image_shape"],
             root=settings["data_root"],
+            stream=settings.get("stream"),
         )
 
     data = load(standardize)

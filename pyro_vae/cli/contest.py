@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from pyro_vae import runs
 from pyro_vae.cli.build import data_of, few_rows, vae_of
@@ -130,7 +129,7 @@ def _data(opened: list[Run], settings: dict[str, Any]) -> Dataset:
                 f"({first.measure}): they cannot be ranked"
             )
         ours, theirs = first.split(settings["split"]), other.split(settings["split"])
-        if ours.shape != theirs.shape or not torch.equal(ours.stored.nan_to_num(), theirs.stored.nan_to_num()):
+        if ours.shape != theirs.shape or ours.fingerprint != theirs.fingerprint:
             raise InputError(f"{run.folder} was fitted to other rows than {opened[0].folder}: they cannot be compared")
         if other.train.measure != first.train.measure:
             raise InputError(

@@ -61,6 +61,12 @@ DATA, MODEL, OBJECTIVE, TRAINING, RUN_GROUP = "Data", "Model", "Objective", "Tra
     metavar="HxW",
     help="Say that rows are pictures of this height and width, as in 28x20.",
 )
+@option(
+    DATA,
+    "--stream/--no-stream",
+    default=None,
+    help="Leave the training rows of a .npy or .parquet on disk; by default where they are more than 1 GiB.",
+)
 @option(MODEL, "--latent-dim", type=int, default=2, help="Dimensions K of the latent z.")
 @option(
     MODEL,
@@ -186,6 +192,13 @@ DATA, MODEL, OBJECTIVE, TRAINING, RUN_GROUP = "Data", "Model", "Objective", "Tra
     type=click.Choice(["float32", "float64"]),
     default="float32",
     help="Floating type of weights and rows.",
+)
+@option(
+    TRAINING,
+    "--compile/--no-compile",
+    default=None,
+    help="A step is recorded as a plain graph by default; --compile hands it to torch.compile too (half a minute, for "
+    "long fits), --no-compile goes by Pyro's handlers.",
 )
 @option(
     RUN_GROUP,

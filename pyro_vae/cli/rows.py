@@ -1,5 +1,6 @@
 """`pyro-vae sample`, `reconstruct` and `encode`: rows out of a run, or through it."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,20 @@ def sample(run: Path, program: str | None, num: int, seed: int, out: Path | None
 
     For pictures these are drawn pixels; the run's own figure shows E[x | z], without their noise.
     """
-    from pyro_vae.cli.run import Run
+    from pyro_vae.cli.run import ROWS_AT_ONCE, Run
     from pyro_vae.models.program import sample as sampled
+    from pyro_vae.models.rows import seeded
 
     opened = Run(run, program)
-    drawn = opened.measure.undo(sampled(opened.program(), num, num_features=opened.about["num_features"], seed=seed))
-    _write(opened, out or run / "samples.npy", drawn, opened.columns(), as_json)
+    made, width = opened.program(), opened.about["num_features"]
+
+    def drawn() -> Iterator[tuple[Any, ...]]:
+        with seeded(seed):
+            for start in range(0, num, ROWS_AT_ONCE):
+                rows = sampled(made, min(ROWS_AT_ONCE, num - start), num_features=width)
+                yield opened.measure.undo(rows), None, None
+
+    _write(opened, out or run / "samples.npy", drawn(), num, opened.columns(), as_json)
 
 
 @click.command(cls=GroupedCommand)
@@ -63,10 +72,10 @@ def reconstruct(
     from pyro_vae.models.program import reconstruct as reconstructed
 
     opened = Run(run, program)
-    rows, index = opened.rows(data, split)
-    again = opened.measure.undo(reconstructed(opened.program(), rows.x, **rows.extras(slice(None))))
+    rows, made = opened.rows(data, split), opened.program()
     path = out or run / f"reconstructions{'' if data else f'-{split}'}.npy"
-    _write(opened, path, again, opened.columns(), as_json, index, rows.labels)
+    again = _through(rows, lambda x, extras: opened.measure.undo(reconstructed(made, x, **extras)))
+    _write(opened, path, again, len(rows), opened.columns(), as_json)
 
 
 @click.command(cls=GroupedCommand)
@@ -87,19 +96,30 @@ def encode(
     from pyro_vae.models.program import encode as encoded
 
     opened = Run(run, program)
-    rows, index = opened.rows(data, split)
-    means = encoded(opened.program(), rows.x, **rows.extras(slice(None)))
+    rows, made = opened.rows(data, split), opened.program()
     path = out or run / f"latents{'' if data else f'-{split}'}.csv"
-    _write(opened, path, means, [f"z{i + 1}" for i in range(means.shape[1])], as_json, index, rows.labels)
+    means = _through(rows, lambda x, extras: encoded(made, x, **extras))
+    _write(opened, path, means, len(rows), None, as_json)
+
+
+def _through(rows: Any, verb: Callable[[Any, dict[str, Any]], Any]) -> Iterator[tuple[Any, ...]]:
+    """What a verb makes of rows, some at a time, with their places and labels."""
+    from pyro_vae.cli.run import ROWS_AT_ONCE
+
+    for part in rows.parts(ROWS_AT_ONCE):
+        yield verb(part.x, part.extras(slice(None))), part.places(slice(None)), part.labels
 
 
 def _write(
-    opened: Any, path: Path, rows: Any, names: list[str], as_json: bool, index: Any = None, labels: Any = None
+    opened: Any, path: Path, parts: Iterator[tuple[Any, ...]], num_rows: int, names: list[str] | None, as_json: bool
 ) -> None:
-    from pyro_vae.cli.run import write_rows
+    from pyro_vae.cli.run import writing
 
-    write_rows(path, rows.cpu(), names, index, labels)
+    with writing(path, num_rows, names or []) as writer:
+        for rows, index, labels in parts:
+            writer.names = names or [f"z{i + 1}" for i in range(rows.shape[1])]
+            writer.write(rows.cpu(), index, labels)
     if as_json:
-        print_json({"run": str(opened.folder), "path": str(path), "num_rows": len(rows), "num_columns": rows.shape[1]})
+        print_json({"run": str(opened.folder), "path": str(path), "num_rows": num_rows, "num_columns": rows.shape[1]})
     else:
-        click.echo(f"{path}: {len(rows)} rows of {rows.shape[1]}")
+        click.echo(f"{path}: {num_rows} rows of {rows.shape[1]}")

@@ -1,18 +1,26 @@
 """A run's folder, opened: its settings, its program, its data, rows of the same kind, and rows written."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import torch
 from torch import Tensor
 
 from pyro_vae import runs
 from pyro_vae.cli.build import build_of, data_of
 from pyro_vae.data import NAMED, Dataset, Measure, Split, load_data
-from pyro_vae.data.files import Table, read_file
+from pyro_vae.data.dataset import split_of
+from pyro_vae.data.disk import RowsOnDisk
+from pyro_vae.data.files import Table
+from pyro_vae.data.large import read_rows
 from pyro_vae.data.load import known
+from pyro_vae.data.survey import surveyed
 from pyro_vae.errors import InputError
+
+ROWS_AT_ONCE = 12_800  # rows worked on and written at a time
 
 
 class Run:
@@ -55,8 +63,8 @@ class Run:
             )
         return data
 
-    def rows(self, name: str | None, split: str) -> tuple[Split, list[int]]:
-        """Rows to work on and their places where they were read.
+    def rows(self, name: str | None, split: str) -> Split:
+        """Rows to work on; `places` says where they were read.
 
         A file's rows keep its order, under this run's measure; without a name it is a split of the run's own data, and
         a data set's name stands for a split of that.
@@ -70,12 +78,13 @@ class Run:
             )
             found = data.split(split)
             self._check_width(found.shape[1], data.name)
-            places = torch.arange(len(found)) if found.index is None else found.index
-            return Split(split, found.stored, self.measure, found.labels, found.image_shape), places.tolist()
-        table = self._in_order(read_file(Path(name), self.config["data"].get("missing") == "mask"), name)
+            return replace(found, name=split, measure=self.measure)
+        path, settings = Path(name), self.config["data"]
+        stream = True if settings.get("stream") and path.suffix.lower() in (".npy", ".parquet") else None
+        table = self._in_order(read_rows(path, settings.get("missing") == "mask", stream), name)
         self._check_width(table.values.shape[1], name)
         self._check_levels(table.values, name)
-        return Split("given", table.values, self.measure, table.labels), list(range(len(table.values)))
+        return split_of("given", replace(table, image_shape=None), self.measure)
 
     def columns(self) -> list[str]:
         """The names of x's columns, made up where the data had none."""
@@ -89,15 +98,17 @@ class Run:
         if missing := [column for column in expected if column not in table.columns]:
             raise InputError(f"{name}: no column {', '.join(missing)}; this run was fitted to {', '.join(expected)}")
         order = [table.columns.index(column) for column in expected]
-        return replace(table, values=table.values[:, order], columns=expected)
+        on_disk = isinstance(table.values, RowsOnDisk)
+        values = surveyed(table.values.take_columns(order), Path(name)) if on_disk else table.values[:, order]
+        return replace(table, values=values, columns=expected)
 
-    def _check_levels(self, values: Tensor, name: str) -> None:
-        values = known(values)
-        levels, highest = self.measure.levels, float(values.max())
-        as_shares = levels is not None and levels > 1 and values.is_floating_point() and highest <= 1
-        if levels is not None and (highest > levels or as_shares or float(values.min()) < 0):
+    def _check_levels(self, values: Tensor | RowsOnDisk, name: str) -> None:
+        there = known(values)
+        levels, highest = self.measure.levels, float(there.max())
+        as_shares = levels is not None and levels > 1 and there.is_floating_point() and highest <= 1
+        if levels is not None and (highest > levels or as_shares or float(there.min()) < 0):
             raise InputError(
-                f"{name}: values from {float(values.min()):g} to {highest:g}, but this run was fitted to pictures of 0 "
+                f"{name}: values from {float(there.min()):g} to {highest:g}, but this run was fitted to pictures of 0 "
                 "to "
                 f"{levels}; bring them to that range"
             )
@@ -111,7 +122,7 @@ class Run:
 
 
 def absent_as_none(settings: dict[str, Any]) -> dict[str, Any]:
-    names = ("data", "data_root", "binarize", "dequantize", "standardize", "missing", "image_shape")
+    names = ("data", "data_root", "binarize", "dequantize", "standardize", "missing", "image_shape", "stream")
     shape = settings.get("image_shape")
     return {name: settings.get(name) for name in names} | {
         "dequantize": bool(settings.get("dequantize")),
@@ -120,25 +131,47 @@ def absent_as_none(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_rows(
-    path: Path, rows: Tensor, names: list[str], index: list[int] | None = None, labels: Tensor | None = None
-) -> None:
-    """Rows to a `.npy` array or a `.csv` table with an index and, where known, labels."""
-    import io
+class Writer:
+    """Rows, part by part, to a `.npy` array or a `.csv` table with an index and, where known, labels."""
 
-    import numpy as np
-    import pandas
+    def __init__(self, path: Path, file: BinaryIO, num_rows: int, names: list[str]) -> None:
+        self.path, self.file, self.num_rows, self.names, self.done = path, file, num_rows, names, 0
 
-    if path.suffix == ".npy":
-        buffer = io.BytesIO()
-        np.save(buffer, rows.numpy(), allow_pickle=False)
-        runs.write_whole(path, buffer.getvalue())
-    elif path.suffix == ".csv":
-        frame = pandas.DataFrame(rows.numpy(), columns=names)
-        if labels is not None:
-            frame.insert(0, "label", labels.numpy())
-        if index is not None:
-            frame.insert(0, "index", index)
-        runs.write_whole(path, frame.to_csv(index=False).encode())
-    else:
+    def write(self, rows: Tensor, index: Tensor | None = None, labels: Tensor | None = None) -> None:
+        if self.path.suffix == ".csv":
+            self.write_columns(dict(zip(self.names, rows.T.numpy(), strict=True)), index, labels)
+            return
+        import numpy as np
+
+        array = rows.contiguous().numpy()
+        if not self.done:
+            about = {"descr": array.dtype.str, "fortran_order": False, "shape": (self.num_rows, array.shape[1])}
+            np.lib.format.write_array_header_1_0(self.file, about)  # type: ignore[arg-type]
+        self.file.write(array.data)
+        self.done += len(array)
+
+    def write_columns(self, columns: dict[str, Any], index: Tensor | None = None, labels: Tensor | None = None) -> None:
+        """Lines of a `.csv` table, the names above the first."""
+        import pandas
+
+        first = {name: value.numpy() for name, value in (("index", index), ("label", labels)) if value is not None}
+        frame = pandas.DataFrame(first | columns)
+        self.file.write(frame.to_csv(index=False, header=not self.done).encode())
+        self.done += len(frame)
+
+
+@contextmanager
+def writing(path: Path, num_rows: int, names: list[str]) -> Iterator[Writer]:
+    """Inside, rows are written; the file is there when all of them are, and whatever it held before until then."""
+    if path.suffix not in (".npy", ".csv"):
         raise InputError(f"{path}: can write .npy or .csv, not {path.suffix or 'a file without an ending'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield Writer(path, file, num_rows, names)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

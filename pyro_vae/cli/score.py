@@ -60,39 +60,42 @@ def score(
     DATA is a file, whose rows keep their order, or a named data set; without it, the run's own. A row is flagged where
     fewer validation rows are as improbable as --false-alarms allows. High log p(x) does not make a row typical.
     """
-    from pyro_vae import score as scored
-    from pyro_vae.cli.run import Run
+    import torch
+
+    from pyro_vae import log_evidence
+    from pyro_vae.cli.run import ROWS_AT_ONCE, Run, writing
     from pyro_vae.errors import InputError
-    from pyro_vae.runs import write_whole
+    from pyro_vae.models.rows import seeded
+    from pyro_vae.study.scores import require_enough, score
 
     path = out or run / "scores.csv"
     if path.suffix != ".csv":
         raise InputError(f"{path}: scores are written as .csv, not {path.suffix or 'a file without an ending'}")
     began = time.perf_counter()
     opened = Run(run, program)
-    rows, index = opened.rows(data, split)
-    found = scored(
-        opened.program(),
-        rows,
-        opened.data().valid,
-        false_alarms=false_alarms,
-        num_samples=num_samples,
-        prior_share=prior_share,
-        memory_mib=memory_mib,
-        seed=seed,
-    )
-    write_whole(path, _table(found, index, rows.labels).encode())
+    rows, held_out, made = opened.rows(data, split), opened.data().valid, opened.program()
+    require_enough(len(held_out), false_alarms)
+    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib}
+    reference = log_evidence(made, held_out, num_samples, seed=seed, **settings)
+    tally, in_training = Tally(), torch.arange(len(rows)) if rows.name == "train" else None
+    with writing(path, len(rows), []) as writer, seeded(seed):  # one stream of draws over all parts
+        for number, part in enumerate(rows.parts(ROWS_AT_ONCE)):
+            own = None if in_training is None else in_training[number * ROWS_AT_ONCE :][: len(part)]
+            found = score(made, part, reference, false_alarms=false_alarms, memory_mib=memory_mib, seed=None, rows=own)
+            index = part.places(slice(None))
+            writer.write_columns(_columns(found), index, part.labels)
+            tally.add(found, index)
     summary = {
         "run": str(run),
         "path": str(path),
         "num_data": len(rows),
-        "num_anomalies": int(found.anomaly.sum()),
+        "num_anomalies": tally.flagged,
         "false_alarms": false_alarms,
         "threshold": found.threshold,
-        "num_reference": len(found.reference),
-        "log_px": float(found.found.log_px.mean()),
-        "log_px_kind": found.found.kind,
-        "khat_bad": found.found.khat_bad,
+        "num_reference": len(reference),
+        "log_px": tally.log_px / len(rows),
+        "log_px_kind": reference.kind,
+        "khat_bad": None if found.found.khat_bad is None else tally.khat_bad / len(rows),
         "measure": found.found.measure,
         "num_samples": num_samples,
         "seconds": time.perf_counter() - began,
@@ -100,25 +103,35 @@ def score(
     if as_json:
         print_json(summary)
     else:
-        _print(summary, found, index)
+        _print(summary, tally)
 
 
-def _table(found: Any, index: list[int], labels: Any) -> str:
-    import pandas
+class Tally:
+    """What is said of all rows, from one part of them after another."""
 
-    columns = {
-        "index": index,
-        "log_px": found.found.log_px.numpy(),
-        "khat": found.found.khat.numpy(),
-        "percentile": found.percentile.numpy(),
-        "anomaly": found.anomaly.numpy().astype(int),
+    def __init__(self) -> None:
+        self.flagged, self.log_px, self.khat_bad = 0, 0.0, 0.0
+        self.lowest: list[tuple[float, int]] = []
+
+    def add(self, scores: Any, index: Any) -> None:
+        log_px = scores.found.log_px
+        self.flagged += int(scores.anomaly.sum())
+        self.log_px += float(log_px.sum())
+        self.khat_bad += (scores.found.khat_bad or 0.0) * len(log_px)
+        few = log_px.argsort()[:5]
+        self.lowest = sorted([*self.lowest, *zip(log_px[few].tolist(), index[few].tolist(), strict=True)])[:5]
+
+
+def _columns(scores: Any) -> dict[str, Any]:
+    return {
+        "log_px": scores.found.log_px.numpy(),
+        "khat": scores.found.khat.numpy(),
+        "percentile": scores.percentile.numpy(),
+        "anomaly": scores.anomaly.numpy().astype(int),
     }
-    if labels is not None:
-        columns["label"] = labels.numpy()
-    return str(pandas.DataFrame(columns).to_csv(index=False))
 
 
-def _print(summary: dict[str, Any], found: Any, index: list[int]) -> None:
+def _print(summary: dict[str, Any], tally: Tally) -> None:
     count, flagged = summary["num_data"], summary["num_anomalies"]
     click.echo(
         f"{summary['path']}: {count} rows, mean log p(x) {summary['log_px']:.2f} nats ({summary['log_px_kind']}); "
@@ -128,9 +141,7 @@ def _print(summary: dict[str, Any], found: Any, index: list[int]) -> None:
         f"{flagged} flagged ({flagged / count:.1%}) at a false-alarm rate of {summary['false_alarms']:g}: log p(x) "
         f"below {summary['threshold']:.2f}, by {summary['num_reference']} validation rows"
     )
-    lowest = found.found.log_px.argsort()[:5].tolist()
-    shown = ", ".join(f"{index[i]} ({found.found.log_px[i]:.1f})" for i in lowest)
-    click.echo(f"least probable rows: {shown}")
+    click.echo(f"least probable rows: {', '.join(f'{place} ({log_px:.1f})' for log_px, place in tally.lowest)}")
     if (bad := summary["khat_bad"]) is not None and bad >= 0.1:
         click.echo(
             f"k-hat is bad for {bad:.0%} of rows: their log p(x) is likely too low, as that of validation rows; more "

@@ -128,7 +128,7 @@ def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], boar
     from pyro_vae import fit as climb
     from pyro_vae import runs
     from pyro_vae.cli.build import DTYPES
-    from pyro_vae.errors import CollapseWarning, DivergedError
+    from pyro_vae.errors import CollapseWarning, DivergedError, HandlersWarning
 
     style: Any = "none" if quiet else "bar" if sys.stderr.isatty() else "lines"
     _forget_later_epochs(folder)
@@ -143,6 +143,8 @@ def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], boar
     try:
         with warnings.catch_warnings():  # its advice is part of the report
             warnings.simplefilter("ignore", CollapseWarning)
+            warnings.filterwarnings("always", category=HandlersWarning)
+            warnings.showwarning = _told(warnings.showwarning)
             fitted = climb(program, data.train, valid=data.valid, **options)
     except DivergedError:
         runs.save(program, folder)
@@ -152,6 +154,19 @@ def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], boar
     if board is not None:
         board(fitted.history)  # a fit that had no epoch left has not called it
     return fitted
+
+
+def _told(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Show a warning of this package as one line, any other as before."""
+    from pyro_vae.errors import HandlersWarning
+
+    def show(message: Any, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, HandlersWarning):
+            say(f"note: {message}")
+        else:
+            otherwise(message, category, *where, **options)
+
+    return show
 
 
 def _unscored(folder: Path, fitted: Any, why: str, quiet: bool) -> dict[str, Any]:

@@ -4,15 +4,20 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_vae.data.disk import RowsOnDisk, index_of
+from pyro_vae.data.files import Table
 from pyro_vae.data.measure import Measure
 from pyro_vae.errors import InputError
 from pyro_vae.shapes import Rows
 
 DRAW_SEED = 0
+ROWS_IN_A_DRAW = 16  # on disk: rows that share a seed
+MOST_AT_ONCE = 2**30  # bytes of x that rows on disk may be asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +91,45 @@ class Split:
         """Nats to add to each row's log-density of x to get one of the stored units, (N,) float64."""
         columns = self.measure.log_jacobian
         if not len(columns):
-            return torch.zeros(len(self), dtype=torch.float64)
+            return torch.zeros((), dtype=torch.float64).expand(len(self))
         return columns.sum().expand(len(self)) if self.mask is None else self.mask.double() @ columns
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """The given rows for one training step, drawn afresh where the measure is random."""
         return self.measure.draw(self.stored[rows], generator) if self.measure.random else self[rows]
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Every row once, as indices (n,) for `batch`, in the order of one epoch: a permutation of all rows."""
+        order = torch.randperm(len(self), generator=generator)
+        for start in range(0, len(self), batch_size):
+            yield order[start : start + batch_size]
+
+    def places(self, rows: slice | Tensor) -> Tensor:
+        """Where rows stood where they were read, (n,)."""
+        places = index_of(rows, len(self))
+        return places if self.index is None else self.index[places]
+
+    def parts(self, num_rows: int) -> Iterator["Split"]:
+        """The rows in order, some at a time, each part a split of its own with the same draw."""
+        for start in range(0, len(self), num_rows):
+            yield self._part(slice(start, min(len(self), start + num_rows)))
+
+    def _part(self, rows: slice) -> "Split":
+        labels = None if self.labels is None else self.labels[rows]
+        split = Split(self.name, self.stored[rows], self.measure, labels, self.image_shape, self.places(rows))
+        split.__dict__["_drawn"] = self._drawn[rows]
+        split.__dict__["mask"] = None if self.mask is None else self.mask[rows]
+        return split
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the stored rows, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        self._tell(digest)
+        return digest.hexdigest()[:16]
+
+    def _tell(self, digest: Any) -> None:
+        digest.update(self.stored.cpu().contiguous().numpy().tobytes())
 
     @cached_property
     def mean(self) -> Tensor:
@@ -106,6 +144,95 @@ class Split:
     def measure_name(self) -> str:
         name = self.measure.name(self.shape[1])
         return name if self.mask is None else f"{name}, observed values only"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SplitOnDisk(Split):
+    """Rows that stay in their file: a split whose `stored` is read where it is asked for.
+
+    Rows of a training step come in a block shuffle (`RowsOnDisk.order`). The one draw of x has a seed for every 16 rows
+    of the file, so that a row's x is the same in whatever order rows are asked for. Raises `InputError` where all of x
+    would have to be in memory and is larger than 1 GiB.
+    """
+
+    stored: RowsOnDisk  # type: ignore[assignment]
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        index = index_of(rows, len(self))
+        if len(index) * self.shape[1] * 4 > MOST_AT_ONCE:
+            raise InputError(
+                f"{len(index)} rows stay on disk, being too many to hold; take some of them (split[:10_000]), or go "
+                "through them (split.parts(10_000))"
+            )
+        return self._x(self.stored[rows], index)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (row for part in self.parts(10_000) for row in part.x)
+
+    def head(self, num_rows: int) -> Split:
+        labels, index = (None if value is None else value[:num_rows] for value in (self.labels, self.index))
+        return replace(self, stored=self.stored.head(num_rows), labels=labels, index=index)
+
+    @property
+    def mask(self) -> None:  # type: ignore[override]
+        """None: values are never missing here."""
+
+    def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        stored = self.stored.near(rows)
+        return self.measure.draw(stored, generator) if self.measure.random else self._x(stored, rows)
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Every row once, as indices (n,) for `batch`, in a block shuffle: those of a block are met close together."""
+        return self.stored.order(batch_size, generator)
+
+    def places(self, rows: slice | Tensor) -> Tensor:
+        return self.stored.places(index_of(rows, len(self)))
+
+    def _part(self, rows: slice) -> Split:
+        stored, labels = self.stored[rows], None if self.labels is None else self.labels[rows]
+        split = Split(self.name, stored, self.measure, labels, self.image_shape, self.places(rows))
+        split.__dict__["_drawn"] = self._x(stored, index_of(rows, len(self)))
+        return split
+
+    def _x(self, stored: Tensor, rows: Tensor) -> Tensor:
+        """The one draw of some rows."""
+        generator = torch.Generator()
+        if not self.measure.random and not (self.measure.binarize == "fixed" and self._greys):
+            return self.measure.draw(stored, generator)
+        places, drawn = self.stored.places(rows), torch.empty(stored.shape)
+        _, counts = (places // ROWS_IN_A_DRAW).unique_consecutive(return_counts=True)
+        start = 0
+        for end in counts.cumsum(0).tolist():
+            within = places[start:end] % ROWS_IN_A_DRAW
+            block = stored.new_zeros(ROWS_IN_A_DRAW, stored.shape[1])
+            block[within] = stored[start:end]
+            generator.manual_seed((DRAW_SEED + 2654435761 * int(places[start] // ROWS_IN_A_DRAW)) % 2**32)
+            drawn[start:end] = self.measure.draw(block, generator)[within]
+            start = end
+        return drawn
+
+    @property
+    def _greys(self) -> bool:
+        """Whether there are values between 0 and the highest level, of which a draw may make either."""
+        return self.measure.levels != 1 or bool((self.stored.witness != self.stored.witness.round()).any())
+
+    @cached_property
+    def mean(self) -> Tensor:
+        total, levels = torch.zeros(self.shape[1], dtype=torch.float64), self.measure.levels or 1
+        binary = self.measure.binarize in ("stochastic", "fixed")
+        for start in range(0, len(self), size := self.stored.block_rows):
+            rows = slice(start, start + size)
+            total += self.stored[rows].sum(0, dtype=torch.float64) / levels if binary else self[rows].double().sum(0)
+        return (total / len(self)).to(torch.float32)
+
+    def _tell(self, digest: Any) -> None:
+        digest.update(f"{self.stored.digest} {tuple(self.shape)} {self.stored.left_out.tolist()}".encode())
+
+
+def split_of(name: str, table: Table, measure: Measure) -> Split:
+    """A table's rows under a measure, on disk or in memory as they are."""
+    kind = SplitOnDisk if isinstance(table.values, RowsOnDisk) else Split
+    return kind(name, table.values, measure, table.labels, table.image_shape, table.index)
 
 
 def as_split(data: "Split | Dataset | Tensor", name: str) -> Split:
@@ -157,6 +284,6 @@ class Dataset:
         digest = hashlib.sha256(repr(self.train.measure).encode())
         for split in (self.train, self.valid, self.test):
             digest.update(f"{split.name}{tuple(split.shape)}{split.stored.dtype}".encode())
-            digest.update(split.stored.contiguous().numpy().tobytes())
+            split._tell(digest)
             digest.update(b"" if split.labels is None else split.labels.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

@@ -22,11 +22,11 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 class Table:
     """What a file held: `values` (N, D) as stored, `labels` (N,) or None, `image_shape` where the rows are pictures.
 
-    `columns` are the columns' names, `label_name` that of the column taken for labels, `index` (N,) the rows' places in
-    the file.
+    `values` is a tensor, or `RowsOnDisk`. `columns` are the columns' names, `label_name` that of the column taken for
+    labels, `index` (N,) the rows' places in the file.
     """
 
-    values: Tensor
+    values: Any
     labels: Tensor | None = None
     image_shape: tuple[int, int] | None = None
     columns: tuple[str, ...] = ()
@@ -34,9 +34,9 @@ class Table:
     index: Tensor | None = None
 
     def take(self, rows: Tensor) -> "Table":
-        index = torch.arange(len(self.values)) if self.index is None else self.index
+        index = rows if self.index is None else self.index[rows]
         labels = None if self.labels is None else self.labels[rows]
-        return replace(self, values=self.values[rows], labels=labels, index=index[rows])
+        return replace(self, values=self.values[rows], labels=labels, index=index)
 
 
 def read_file(path: Path, missing: bool = False) -> Table:
@@ -65,7 +65,7 @@ def read_file(path: Path, missing: bool = False) -> Table:
 def table_of(data: Any, missing: bool = False) -> Table:
     """Rows that are in memory already: an array (N, D) or (N, height, width), a tensor, or a data frame."""
     if hasattr(data, "columns") and hasattr(data, "to_numpy"):
-        table, path = _from_frame(data, Path("the data frame")), Path("the data frame")
+        table, path = frame_table(data, Path("the data frame")), Path("the data frame")
     else:
         table, path = _from_array(np.asarray(data), Path("the array")), Path("the array")
     return table if missing else _complete(table, path)
@@ -106,7 +106,7 @@ def _read_npz(path: Path) -> Table:
         raise InputError(f"{path}: holds {', '.join(names) or 'nothing'}; name the rows 'x' (and their labels 'y')")
     table = _from_array(_array(archive, (named or of_values)[0], path), path)
     if of_labels:
-        table.labels = _labels(_array(archive, of_labels[0], path), path, len(table.values))
+        table.labels = labels_of(_array(archive, of_labels[0], path), path, len(table.values))
         table.label_name = of_labels[0]
     return table
 
@@ -145,7 +145,7 @@ def _check_finite(values: np.ndarray, path: Path, columns: list[str]) -> None:
         )
 
 
-def _labels(values: Any, path: Path, num_rows: int) -> Tensor:
+def labels_of(values: Any, path: Path, num_rows: int) -> Tensor:
     array = np.asarray(values).reshape(-1)
     if len(array) != num_rows:
         raise InputError(f"{path}: {len(array)} labels for {num_rows} rows")
@@ -172,7 +172,7 @@ def _read_csv(path: Path) -> Table:
         raise InputError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from error
     if str(frame.columns[0]).startswith("Unnamed") and (frame.iloc[:, 0] == np.arange(len(frame))).all():
         frame = frame.iloc[:, 1:]  # an index that was written with the table
-    return _from_frame(frame, path)
+    return frame_table(frame, path)
 
 
 def _read_parquet(path: Path) -> Table:
@@ -184,7 +184,7 @@ def _read_parquet(path: Path) -> Table:
         raise InputError(f"{path}: Parquet needs one more package; pip install 'pyro-vae[parquet]'") from error
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
-    return _from_frame(frame, path)
+    return frame_table(frame, path)
 
 
 def _is_number(text: str) -> bool:
@@ -195,7 +195,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _from_frame(frame: Any, path: Path) -> Table:
+def frame_table(frame: Any, path: Path) -> Table:
     names = [str(name) for name in frame.columns]
     of_labels = [name for name in frame.columns if str(name).lower() in LABEL_COLUMNS]
     values = frame.drop(columns=of_labels)
@@ -211,7 +211,7 @@ def _from_frame(frame: Any, path: Path) -> Table:
     named = () if all(isinstance(name, int) for name in values.columns) else tuple(str(name) for name in values.columns)
     table = Table(torch.from_numpy(np.array(array)), columns=named)
     if of_labels:
-        table.labels, table.label_name = _labels(frame[of_labels[0]].to_numpy(), path, len(array)), str(of_labels[0])
+        table.labels, table.label_name = labels_of(frame[of_labels[0]].to_numpy(), path, len(array)), str(of_labels[0])
     return table
 
 

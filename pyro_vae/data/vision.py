@@ -1,7 +1,6 @@
 """Picture data sets through torchvision, and the one place that knows how to import it beside a CPU-only torch."""
 
 import importlib
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from pyro_vae.data.cache import cache_folder
 from pyro_vae.errors import InputError
 
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
@@ -35,13 +35,6 @@ def import_torchvision() -> ModuleType:
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _OPERATORS.append(library)  # a library's definitions live as long as it does
     return importlib.import_module("torchvision")
-
-
-def cache_folder() -> Path:
-    """Where downloaded and parsed data is kept: $PYRO_VAE_CACHE, else the user's cache folder."""
-    given = os.environ.get("PYRO_VAE_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(given) if given else base / "pyro_vae"
 
 
 def load_vision(name: str, root: str | Path | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -26,8 +26,12 @@ PARTICLES = "num_particles_vectorized"  # what Pyro calls the plate over particl
 class OneLoss(Trace_ELBO):
     """An ELBO whose loss is one differentiable number: `loss`, `differentiable_loss` and `loss_and_grads` agree."""
 
+    def tensor_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The same loss, none of whose values has been looked at."""
+        return self._loss_of(list(self._get_traces(model, guide, args, kwargs)))
+
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        loss = self._loss_of(list(self._get_traces(model, guide, args, kwargs)))
+        loss = self.tensor_loss(model, guide, *args, **kwargs)
         warn_if_nan(loss, "loss")
         return loss
 

@@ -1,7 +1,6 @@
 """The loop of a fit: epochs of `SVI.step`, each of which can be repeated to the bit, and what is kept between them."""
 
 import copy
-import hashlib
 import json
 import math
 import time
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Split
 from pyro_vae.errors import DivergedError, InputError, RowsError
+from pyro_vae.inference.compiled import Compiled_ELBO, is_recorded
 from pyro_vae.inference.objective import RowWeighted, Terms
 from pyro_vae.inference.optim import OneOptimizer
 from pyro_vae.inference.progress import Progress, Style
@@ -36,6 +36,7 @@ VALID_DRAWS = 2000
 VALID_ABREAST = 200  # rows for each evaluation, where there are fewer
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 START_ROWS = 1000
+LOOKED_AT_EVERY = 50  # steps on an accelerator, which waits for the host to look
 ABOUT_LOSS = ("num_particles", "dreg", "free_bits", "each", "insomnia")
 
 
@@ -54,6 +55,8 @@ class Loop:
     ) -> None:
         self.program, self.train, self.valid, self.settings = program, train, valid, settings
         self.labels = train.labels if labels is None else labels
+        if self.labels is not None and hasattr(program, "check_labels"):
+            program.check_labels(self.labels)  # a recorded step does not look at them
         self.num_rows = len(train)
         self.batch_size = min(settings.batch_size, self.num_rows)
         self.place = place
@@ -131,11 +134,17 @@ class Loop:
         if callable(getattr(self.program, "log_prior", None)):
             self.optimizer.penalty = lambda: -self.program.log_prior() / self.num_rows
         self.weigh = RowWeighted(self.layout, self.num_rows)
+        if settings.beta != 1 or settings.kl_warmup:  # a graph sees a tensor change, and not a number
+            self.weigh.beta = torch.ones((), dtype=self.place.dtype, device=self.place.device)
         self.terms = Terms(self.layout, self.num_rows)
         plain = {k: v for k, v in vars(loss).items() if isinstance(v, (bool, int, float, str)) and k in ABOUT_LOSS}
         self.loss_name = f"{type(loss).__name__} {plain}" if plain else type(loss).__name__
         model, guide = self.weigh(caller(self.program.model)), self.weigh(caller(self.program.guide))
-        self.svi = SVI(model, guide, self.optimizer, self.terms.watch(loss))
+        watched = self.terms.watch(loss)
+        self.recorded: Compiled_ELBO | None = None
+        if settings.compile or (settings.compile is None and is_recorded(loss)):
+            self.recorded = Compiled_ELBO(watched, fuse=bool(settings.compile), terms=self.terms)
+        self.svi = SVI(model, guide, self.optimizer, self.recorded or watched)
 
     def climb(self, checkpoint: Path | None, on_epoch: Callable[..., None] | None, style: Style) -> FitResult:
         if checkpoint is not None and checkpoint.exists():
@@ -192,25 +201,27 @@ class Loop:
         settings = self.settings
         pyro.set_rng_seed(settings.stream(self.epoch))
         generator = torch.Generator().manual_seed(settings.stream(self.epoch))
-        order = torch.randperm(self.num_rows, generator=generator)
         self.terms.reset()
         _mode(self.program, training=True)
-        total = 0.0
-        for start in range(0, self.num_rows, self.batch_size):
-            at = self.epoch + start / self.num_rows
-            index = order[start : start + self.batch_size]
+        total: Any = 0.0
+        for step, index in enumerate(self.train.batches(self.batch_size, generator)):
+            at = self.epoch + step * self.batch_size / self.num_rows
             batch = self._batch(self.train.batch(index, generator), index)
             if self.epoch == 0:
                 self.layout.check(batch.x)
-            self.optimizer.learning_rate, self.weigh.beta = settings.rate(at), settings.kl_weight(at)
-            total += self._step(batch, first=at == 0) * len(index)
+            self.optimizer.learning_rate = settings.rate(at)
+            self._weigh_kl_by(settings.kl_weight(at))
+            total = total + self._step(batch, first=at == 0) * len(index)
+            if (self.place.device.type == "cpu" or step % LOOKED_AT_EVERY == 0) and not math.isfinite(total):
+                raise self._diverged(f"the objective became {float(total)}", self.epoch + 1)
             progress.step()
         if not all(torch.isfinite(parameter).all() for parameter in self.optimizer.parameters.values()):
             raise self._diverged("a parameter became NaN or infinite", self.epoch + 1)
         self.epoch += 1
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.epoch * math.ceil(self.num_rows / self.batch_size)}
-        row |= self._reported("", -total / self.num_rows if self.weigh.beta == 1 else None, self.train)
-        rates = {"learning_rate": self.optimizer.learning_rate, "beta": self.weigh.beta}
+        beta = float(self.weigh.beta)
+        row |= self._reported("", -float(total) / self.num_rows if beta == 1 else None, self.train)
+        rates = {"learning_rate": self.optimizer.learning_rate, "beta": beta}
         return row | self._validate() | rates
 
     def _reported(self, prefix: str, elbo: float | None, split: Split) -> dict[str, Any]:
@@ -221,11 +232,18 @@ class Loop:
         row = {prefix + name: None if value is None else value + jacobian for name, value in shifted.items()}
         return row | {f"{prefix}kl": kl}
 
-    def _step(self, batch: Batch, first: bool) -> float:
+    def _weigh_kl_by(self, beta: float) -> None:
+        if isinstance(self.weigh.beta, Tensor):
+            self.weigh.beta.fill_(beta)
+
+    def _step(self, batch: Batch, first: bool) -> Any:
+        """One step of `SVI`, its loss a number or a tensor that nobody has read."""
+        if self.recorded and not first and not self.recorded.why_not:  # as SVI does it, but for asking who took part
+            loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, batch.x, batch.extras)
+            self.optimizer(self.optimizer.parameters.values())
+            return loss
         with pyro.validation_enabled(first):
             loss = self.svi.step(batch.x, batch.extras)
-        if not math.isfinite(loss):
-            raise self._diverged(f"the objective became {loss}", self.epoch + 1)
         if first and self.optimizer.parameters and not self.optimizer.has_stepped:
             raise InputError(
                 "no parameter took part in the first step: tell Pyro of a module's parameters in model or guide "
@@ -248,11 +266,11 @@ class Loop:
         )
         if self.valid is None:
             return row
-        draws, beta, total = max(1, VALID_DRAWS // len(self.valid)), self.weigh.beta, 0.0
+        draws, beta, total = max(1, VALID_DRAWS // len(self.valid)), float(self.weigh.beta), 0.0
         abreast = min(draws, max(1, VALID_ABREAST // len(self.valid)))  # a few rows take as long as a batch of them
         draws = draws // abreast * abreast
         self.terms.reset(apart=True)
-        self.weigh.beta = 1.0
+        self._weigh_kl_by(1.0)
         _mode(self.program, training=False)
         with seeded(self.settings.stream(-1)), pyro.validation_enabled(False):
             for start in range(0, len(self.valid), VALID_ROWS_AT_ONCE):
@@ -263,7 +281,7 @@ class Loop:
                     batch = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(abreast))
                 for _ in range(draws // abreast):
                     total += self.svi.evaluate_loss(batch.x, batch.extras) * len(batch.x)
-        self.weigh.beta = beta
+        self._weigh_kl_by(beta)
         row |= self._reported("valid_", -total / (draws * len(self.valid)), self.valid) | {
             "valid_kl_apart": self.terms.apart_means()
         }
@@ -275,7 +293,7 @@ class Loop:
         """How many latents the guide uses: their posterior means vary over rows (arXiv:1509.00519)."""
         batch = self._held_out(0, VALID_ROWS_AT_ONCE)
         try:
-            active, self.num_units = active_units(self.program, batch.x, **batch.extras)
+            active, self.num_units = active_units(self.program, batch.x, layout=self.layout, **batch.extras)
         except InputError:  # no latent for each row, or latents that take discrete values
             return None
         return active
@@ -307,8 +325,7 @@ class Loop:
     @cached_property
     def _settled(self) -> dict[str, Any]:
         """What a fit that goes on must share with the one that began."""
-        rows = hashlib.sha256(self.train.stored.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
-        return asdict(self.settings) | {"loss": self.loss_name, "training rows": rows}
+        return asdict(self.settings) | {"loss": self.loss_name, "training rows": self.train.fingerprint}
 
     def _go_on_from(self, checkpoint: Path) -> None:
         tensors, about = read_tensors(checkpoint)

@@ -1,6 +1,8 @@
 """The objective in nats per row: what each site weighs, and its two terms as they pass by."""
 
 import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,12 +31,26 @@ class RowWeighted(Messenger):
 
     def __init__(self, layout: Layout, num_rows: int) -> None:
         super().__init__()
-        self.layout, self.num_rows, self.beta = layout, num_rows, 1.0
+        self.layout, self.num_rows = layout, num_rows
+        self.beta: float | Tensor = 1.0
 
     def _pyro_sample(self, msg: Any) -> None:
         frame = self.layout.row_frame(msg)
         weight = 1.0 / (self.num_rows if frame is None else frame.full_size or frame.size)
         msg["scale"] = msg["scale"] * (weight if msg["is_observed"] else weight * self.beta)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one step adds to the terms: the two and those of each site in `apart`, over so many `rows`.
+
+    There are no `tensors` where `exact` is False.
+    """
+
+    tensors: tuple[Tensor, ...] = ()
+    rows: float = 0.0
+    exact: bool = True
+    apart: tuple[str, ...] = ()
 
 
 class Terms:
@@ -54,7 +70,31 @@ class Terms:
         self.reconstruction: Tensor | float = 0.0
         self.kl: Tensor | float = 0.0
         self.rows, self.exact = 0.0, True
-        self.apart: dict[str, Tensor] | None = {} if apart else None
+        self.apart: dict[str, Any] | None = {} if apart else None
+
+    def add_sums(self, step: Sums, tensors: Sequence[Any]) -> None:
+        """Add what a step gave without passing by here: its two sums, laid out as an earlier one's."""
+        self.exact = self.exact and step.exact
+        if tensors:
+            self.reconstruction, self.kl = self.reconstruction + _wide(tensors[0]), self.kl + _wide(tensors[1])
+            self.rows += step.rows
+        for name, total in zip(step.apart, tensors[2:], strict=True):
+            assert self.apart is not None
+            self.apart[name] = self.apart.get(name, 0.0) + total
+
+    def apart_from(self, step: Callable[[], Any]) -> tuple[Any, Sums]:
+        """What a step returns, and what it would have added here."""
+        before = dict(vars(self))
+        self.reset(apart=self.apart is not None)
+        try:
+            made = step()
+            if not self.exact:
+                return made, Sums(rows=self.rows, exact=False)
+            apart = self.apart or {}
+            sums = (torch.as_tensor(self.reconstruction), torch.as_tensor(self.kl), *apart.values())
+            return made, Sums(sums, self.rows, apart=tuple(apart))
+        finally:
+            vars(self).update(before)
 
     def watch(self, loss: ELBO) -> ELBO:
         """The same ELBO, its traces passing by here on their way."""
@@ -94,10 +134,10 @@ class Terms:
         for name, site in guide.items():
             self.kl = self.kl + self._sum(site, batch) / draws
             if self.apart is not None and name in model:
-                self.apart[name] = self.apart.get(name, torch.zeros(())) + self._apart(model[name], site, batch) / draws
+                self.apart[name] = self.apart.get(name, 0.0) + self._apart(model[name], site, batch) / draws
 
     def _sum(self, site: Any, batch: int) -> Tensor:
-        total = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]).sum()
+        total = _wide(scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]).sum())
         return total * (batch / self.num_rows) if self.layout.row_frame(site) is None else total
 
     def _apart(self, model: Any, guide: Any, batch: int) -> Tensor:
@@ -120,3 +160,8 @@ class Terms:
             return None
         reconstruction, kl = float(self.reconstruction) / self.rows, float(self.kl) / self.rows
         return reconstruction - kl, reconstruction, kl
+
+
+def _wide(total: Tensor) -> Tensor:
+    """In double precision, where there is one: sums over millions of rows are kept in it."""
+    return total if total.device.type == "mps" else total.double()

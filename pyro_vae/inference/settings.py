@@ -22,6 +22,7 @@ class Settings:
     num_particles: int = 1
     patience: int | None = None
     seed: int = 0
+    compile: bool | None = None
 
     def check(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate", "num_particles"):

@@ -37,6 +37,7 @@ def fit(
     patience: int | None = None,
     loss: ELBO | None = None,
     seed: int = 0,
+    compile: bool | None = None,
     device: str | None = None,
     dtype: torch.dtype | None = None,
     labels: Tensor | None = None,
@@ -71,7 +72,18 @@ def fit(
     (3, True)
     """
     settings = Settings(
-        epochs, batch_size, learning_rate, optimizer, schedule, clip, beta, kl_warmup, num_particles, patience, seed
+        epochs,
+        batch_size,
+        learning_rate,
+        optimizer,
+        schedule,
+        clip,
+        beta,
+        kl_warmup,
+        num_particles,
+        patience,
+        seed,
+        compile,
     )
     settings.check()
     if loss is not None and num_particles != 1:

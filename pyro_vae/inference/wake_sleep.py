@@ -73,9 +73,9 @@ class ReweightedWakeSleep(OneLoss):
         with _Detached():
             return super()._get_trace(model, guide, args, kwargs)
 
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    def tensor_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The bound's value, with the gradients of the two objectives; without gradients nothing is dreamed."""
-        loss = super().differentiable_loss(model, guide, *args, **kwargs)
+        loss = super().tensor_loss(model, guide, *args, **kwargs)
         if self.insomnia == 1 or not torch.is_grad_enabled():
             return loss
         asleep = (1 - self.insomnia) * _sleep(model, guide, args, kwargs)

@@ -9,6 +9,7 @@ import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.params.param_store import ParamStoreDict
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -240,21 +241,30 @@ def mean_of(fn: Any, draws: int = 64) -> Tensor:
 @torch.no_grad()
 def encode(program: Any, x: Rows, **extras: Any) -> RowLatents:
     """Posterior means under the guide, (N, K); several latent sites stand side by side in the order they are drawn."""
-    layout, guide, _ = _at_posterior_means(program, x, extras)
-    inside = [site for site in guide.values() if layout.row_frame(site) and not site["infer"].get("is_auxiliary")]
+    x = x.to(place_of(program, like=x))
+    return _means(program, _layout_at(program, x, extras), x, extras)
+
+
+def _means(program: Any, layout: Layout, x: Tensor, extras: dict[str, Any]) -> RowLatents:
+    sites = sample_sites(_guide_at_means(program, x, extras)).values()
+    inside = [site for site in sites if layout.row_frame(site) and not site["infer"].get("is_auxiliary")]
     if not inside:
         raise InputError("the guide draws no latent for each row, so rows cannot be encoded")
     return torch.cat([layout.rows_first(site, site["value"]).to(place_of(program, like=x)) for site in inside], -1)
 
 
 @torch.no_grad()
-def active_units(program: Any, x: Rows, **extras: Any) -> tuple[int, int]:
+def active_units(program: Any, x: Rows, *, layout: Layout | None = None, **extras: Any) -> tuple[int, int]:
     """How many latents the guide uses, their posterior means varying over rows by more than 0.01, and of how many.
 
     Burda et al. (arXiv:1509.00519). The variance is the covariance of two estimates of the means, so that means from
     draws (a flow's) do not look as if they varied.
     """
-    first, second = encode(program, x, **extras), encode(program, x, **extras)
+    x = x.to(place_of(program, like=x))
+    layout, before = layout or _layout_at(program, x, extras), torch.get_rng_state()
+    first = second = _means(program, layout, x, extras)
+    if x.device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):  # something was drawn
+        second = _means(program, layout, x, extras)
     variance = ((first - first.mean(0)) * (second - second.mean(0))).mean(0)
     return int((variance > ACTIVE_VARIANCE).sum()), first.shape[1]
 
@@ -262,22 +272,23 @@ def active_units(program: Any, x: Rows, **extras: Any) -> tuple[int, int]:
 @torch.no_grad()
 def reconstruct(program: Any, x: Rows, **extras: Any) -> Rows:
     """E[x | z] with every latent at its posterior mean under the guide, (N, D)."""
-    layout, _, model = _at_posterior_means(program, x, extras)
-    return _side_by_side(
-        layout, [site for site in model.values() if site["is_observed"]], lambda site: mean_of(site["fn"])
-    )
-
-
-def _at_posterior_means(
-    program: Any, x: Tensor, extras: dict[str, Any]
-) -> tuple[Layout, dict[str, Any], dict[str, Any]]:
-    """The program's layout, and the guide's and the model's sites with every latent at its mean under the guide."""
     x = x.to(place_of(program, like=x))
+    layout, guide = _layout_at(program, x, extras), _guide_at_means(program, x, extras)
     with poutine.block(), parameters_of(program), evaluating(program):
-        layout = layout_of(program, Batch(x, **extras))
-        guide = poutine.trace(_SetToMean()(caller(program.guide))).get_trace(x, extras)
         model = poutine.trace(poutine.replay(caller(program.model), trace=guide)).get_trace(x, extras)
-    return layout, sample_sites(guide), sample_sites(model)
+    observed = [site for site in sample_sites(model).values() if site["is_observed"]]
+    return _side_by_side(layout, observed, lambda site: mean_of(site["fn"]))
+
+
+def _layout_at(program: Any, x: Tensor, extras: dict[str, Any]) -> Layout:
+    with poutine.block(), parameters_of(program), evaluating(program):
+        return layout_of(program, Batch(x, **extras))
+
+
+def _guide_at_means(program: Any, x: Tensor, extras: dict[str, Any]) -> Trace:
+    """The guide's trace with every latent at its mean."""
+    with poutine.block(), parameters_of(program), evaluating(program):
+        return poutine.trace(_SetToMean()(caller(program.guide))).get_trace(x, extras)
 
 
 def _side_by_side(layout: Layout, sites: list[Any], value: Callable[[Any], Tensor]) -> Tensor:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pyro
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_vae.checks import may_read
 from pyro_vae.data import Split
 from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
@@ -160,11 +160,16 @@ class ConditionalVAE(VAE):
         VAE.start_at(self, mean, beside(rows, self._indicator(turns, rows)))
 
     def _indicator(self, labels: Tensor, like: Tensor) -> Tensor:
+        if may_read():
+            self.check_labels(labels)
+        return (labels.unsqueeze(-1) == torch.arange(self.num_labels, device=labels.device)).to(like.dtype)
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise `InputError` for a label outside 0 … C − 1."""
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_labels:
             raise InputError(
                 f"labels from {int(labels.min())} to {int(labels.max())}, expected 0 to {self.num_labels - 1}"
             )
-        return F.one_hot(labels, self.num_labels).to(like.dtype)
 
     @torch.no_grad()
     def decode(self, z: Latents, labels: Tensor) -> Tensor:  # type: ignore[override]

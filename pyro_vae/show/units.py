@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.load import known
 from pyro_vae.show import plots
 
 
@@ -51,6 +52,6 @@ def _range(split: Split) -> tuple[float, float]:
     """From white to black: 0 to 1 for grey levels and all that lies between, else from the lowest to the highest."""
     if split.measure.levels or split.measure.binarize != "none":
         return 0.0, 1.0
-    known = split.stored[~split.stored.isnan()]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    there = known(split.stored)
+    low, high = (float(there.min()), float(there.max())) if len(there) else (0.0, 1.0)
     return (0.0, 1.0) if 0 <= low <= high <= 1 or low == high else (low, high)

@@ -245,7 +245,7 @@ def _of_model(program: Any) -> int | None:
 def _active(program: Any, rows: Split, seed: int) -> int | None:
     try:
         with seeded(seed):
-            return active_units(program, rows[:5000], **rows.extras(slice(5000)))[0]
+            return active_units(program, rows[:5000], layout=None, **rows.extras(slice(5000)))[0]
     except InputError:
         return None
 

@@ -53,7 +53,8 @@ def score(
     num_samples: int = 1000,
     prior_share: float = 0.1,
     memory_mib: float = 64,
-    seed: int = 0,
+    seed: int | None = 0,
+    rows: Tensor | None = None,
 ) -> Scores:
     r"""log p(x) of each row, its percentile among reference rows, and whether it is unusual at a false-alarm rate.
 
@@ -64,7 +65,8 @@ def score(
     high density need not be typical (Nalisnick et al., arXiv:1810.09136): only low ones are flagged. `data` is a tensor
     (N, D), a split or a data set (its test split), `reference` the same (its validation split) or what `log_evidence`
     found, whose number of
-    draws and prior share then hold for both. Nats per row.
+    draws and prior share then hold for both; `rows` (N,) are the places of `data` in the training set, for programs
+    that ask. Nats per row.
 
     Raises `InputError` where there are too few reference rows for the rate, or their measure is another.
 
@@ -82,12 +84,12 @@ def score(
     settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib, "seed": seed}
     if not isinstance(reference, Evidence):
         held_out = as_split(reference, "valid")
-        _require_enough(len(held_out), false_alarms)
+        require_enough(len(held_out), false_alarms)
         reference = log_evidence(program, held_out, num_samples, **settings)
     else:  # scored alike, or the p-values would compare two estimators
         num_samples, settings["prior_share"] = reference.num_samples, reference.prior_share
-    _require_enough(len(reference), false_alarms)
-    found = log_evidence(program, data, num_samples, **settings)
+    require_enough(len(reference), false_alarms)
+    found = log_evidence(program, data, num_samples, rows=rows, **settings)
     given = "as given"
     if found.measure != reference.measure and not any(m.startswith(given) for m in (found.measure, reference.measure)):
         raise InputError(f"these rows are measured by {found.measure}, the reference rows by {reference.measure}")
@@ -106,7 +108,7 @@ def score(
     )
 
 
-def _require_enough(num_rows: int, false_alarms: float) -> None:
+def require_enough(num_rows: int, false_alarms: float) -> None:
     if (num_rows + 1) * false_alarms < 1:
         enough = f"{1 / (num_rows + 1) + 5e-4:.3f}"
         raise InputError(

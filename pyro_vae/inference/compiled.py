@@ -1,0 +1,269 @@
+"""Any of the ELBOs without Pyro's handlers at run time: a step is recorded once for each shape of its inputs."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.poutine.runtime import am_i_wrapped, apply_stack
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pyro_vae.errors import HandlersWarning, InputError
+from pyro_vae.inference.elbos import OneLoss
+from pyro_vae.inference.objective import Sums, Terms
+from pyro_vae.inference.recording import Graph, Unread, Untraceable, record, same_numbers
+
+CHECKED_EVERY = 500
+WORTH_RECORDING = 20  # calls of the loss alone: a fit of few epochs asks too seldom
+Outputs = tuple[Tensor | None, ...]
+TOLERANCE = {torch.float64: 1e-9}  # of the largest value; other types:
+SINGLE, FUSED = 1e-5, 1e-3
+
+
+class Compiled_ELBO(ELBO):
+    r"""An ELBO whose program is recorded once into a plain graph of tensor operations, gradients included.
+
+    `elbo` is what is climbed (`Trace_ELBO()` by default; `TraceMeanField_ELBO` and this package's own are taken too);
+    values, gradients and random numbers are those it would give, and every call draws afresh. The first call goes by
+    the handlers; after it each new shape of the arguments is recorded (for the loss alone after 20 calls), and each
+    graph is held against the handlers on its first three batches and again every 500 steps. With `fuse=True` graphs go
+    through `torch.compile` (tens of seconds, once for each shape); on CUDA they are captured, one launch a step.
+
+    What is static is recorded: numbers that Python computes, `self.training`, which parameters are frozen. A program
+    whose operations depend on values, or that differs from its graph, goes by the handlers from then on, after one
+    `HandlersWarning` that says why. `differentiable_loss` always goes by the handlers. Raises `InputError` for
+    other ELBOs.
+
+    >>> import pyro, pyro_vae as pv
+    >>> from pyro.infer import SVI
+    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+    >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Compiled_ELBO())
+    >>> losses = [svi.step(torch.ones(20, 5)) for _ in range(30)]
+    >>> losses[-1] < losses[0]
+    True
+    """
+
+    def __init__(self, elbo: Any = None, *, fuse: bool = False, terms: Terms | None = None) -> None:
+        self.elbo: Any = elbo or Trace_ELBO()
+        if not is_recorded(self.elbo):
+            raise InputError(
+                f"{type(self.elbo).__name__} cannot be compiled (Pyro's enumeration, and baselines, look at values as "
+                "they go); leave compile out, or take Trace_ELBO, TraceMeanField_ELBO or one of this package's own"
+            )
+        super().__init__(
+            self.elbo.num_particles, self.elbo.max_plate_nesting, vectorize_particles=self.elbo.vectorize_particles
+        )
+        self.fuse, self.terms = fuse, terms
+        self.why_not = ""
+        self.steps: dict[Any, Step] = {}
+        self._begun, self._asked, self._said = False, 0, False
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        return self.elbo._get_trace(model, guide, args, kwargs)
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss alone; recorded too, once it was asked for often."""
+        self._asked += 1
+        often = self._begun and self._asked > WORTH_RECORDING
+        if often and (found := self._by_graph(False, model, guide, args, kwargs)):
+            return self._spread(*found)
+        loss = self.elbo.loss(model, guide, *args, **kwargs)
+        self._say_why_not()
+        return loss
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.elbo.differentiable_loss(model, guide, *args, **kwargs)
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss, a tensor that nobody has read yet (a number by the handlers); gradients are added to `grad`."""
+        if self._begun and (found := self._by_graph(True, model, guide, args, kwargs)):
+            return self._spread(*found)
+        self._begun = True
+        loss = self.elbo.loss_and_grads(model, guide, *args, **kwargs)
+        self._say_why_not()
+        return loss
+
+    def _by_graph(self, climbs: bool, model: Any, guide: Any, args: Any, kwargs: Any) -> "tuple[Step, Outputs] | None":
+        """A step and what it gives; None where the program goes by the handlers."""
+        if self.why_not:
+            return None
+        leaves, shape = tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        key = (climbs, model, guide, shape, *map(_kind, leaves))
+        step = self.steps.get(key)
+        if step is None or step.is_frozen():
+            step = self._recorded(key, leaves, tensors)
+        found = None if step is None else self._taken(step, tensors)
+        return None if step is None or found is None else (step, found)
+
+    def _recorded(self, key: Any, leaves: list[Any], tensors: list[Tensor]) -> "Step | None":
+        """Record a step twice, with other random numbers, and believe the second where it repeats the first."""
+        climbs, model, guide, shape = key[:4]
+        step = Step(_filling(self.elbo, model, guide, leaves, shape), self.terms, climbs)
+        with same_numbers() as again:
+            try:
+                first = record(step.by_handlers, *tensors)
+                step.graph = record(step.by_handlers, *tensors)
+                if not _alike(first, step.graph):
+                    raise Untraceable("its operations differ from call to call")
+                again()
+                with step.graph.nothing_written():
+                    _require_agreement(step.graph(*tensors), first.outputs, SINGLE)
+                if self.fuse:
+                    step.graph.compile(*tensors)
+                elif tensors and tensors[0].is_cuda:
+                    step.graph.capture(*tensors)
+            except Exception as error:  # whatever it is: if the program itself is wrong, the handlers will say so
+                again()
+                self._give_up(error)
+                return None
+            again()
+        self.steps[key] = step
+        return step
+
+    def _taken(self, step: "Step", tensors: list[Tensor]) -> Outputs | None:
+        """What a step gives, by its graph; None where graph and handlers turn out to differ."""
+        step.calls += 1
+        if step.calls > 3 and step.calls % CHECKED_EVERY:
+            return step.graph(*tensors)
+        with same_numbers() as again:
+            try:
+                with step.graph.nothing_written():
+                    expected = step.by_handlers(*tensors)
+                again()
+                with step.graph.nothing_written():
+                    _require_agreement(step.graph(*tensors), expected, FUSED if self.fuse else SINGLE)
+                again()
+            except Exception as error:
+                again()
+                self._give_up(error)
+                return None
+        return step.graph(*tensors)
+
+    def _spread(self, step: "Step", found: Outputs) -> Tensor:
+        """Gradients to their parameters, terms to where they are summed, and Pyro told which parameters took part."""
+        loss, *rest = found
+        for parameter, gradient in zip(step.parameters, rest, strict=False):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        if self.terms is not None:
+            self.terms.add_sums(step.noted, rest[len(step.parameters) :])
+        if am_i_wrapped() and step.climbs:
+            for site in step.sites:
+                apply_stack(site | {"done": True, "stop": False, "continuation": None})
+        assert loss is not None
+        return loss
+
+    def _give_up(self, error: Exception) -> None:
+        first_line = (str(error).splitlines() or [""])[0]
+        self.why_not = first_line if isinstance(error, Untraceable) else f"{type(error).__name__}, {first_line}"
+        self.why_not += _place(error)
+        self.steps.clear()
+
+    def _say_why_not(self) -> None:
+        """Once, and after the handlers had their turn: an error of the program's own is theirs to raise."""
+        if self.why_not and not self._said:
+            self._said = True
+            words = "training goes by Pyro's handlers, which is slower, since the program cannot be recorded"
+            warnings.warn(f"{words}: {self.why_not}", HandlersWarning, stacklevel=3)
+
+
+class Step:
+    """One step for one shape of its inputs: by the handlers, and once recorded as a graph."""
+
+    graph: Graph
+
+    def __init__(self, losses: Callable[..., tuple[Tensor, Tensor]], terms: Terms | None, climbs: bool) -> None:
+        self.losses, self.terms, self.climbs, self.calls = losses, terms, climbs, 0
+        self.parameters: list[Tensor] = []
+        self.sites: list[Any] = []
+        self.noted = Sums()
+
+    def is_frozen(self) -> bool:
+        """Whether a parameter it climbs by is no longer to be trained."""
+        return not all(parameter.requires_grad for parameter in self.parameters)
+
+    def by_handlers(self, *tensors: Tensor) -> Outputs:
+        """(loss, a gradient for each parameter, the two terms): what a step gives, by Pyro's own way."""
+        unchecked = pyro.validation_enabled(False)  # checks look at values; the first call has made them
+        with unchecked, Unread(), torch.set_grad_enabled(self.climbs), poutine.trace(param_only=True) as seen:
+            if self.terms is None:
+                value, surrogate = self.losses(*tensors)
+            else:
+                (value, surrogate), self.noted = self.terms.apart_from(lambda: self.losses(*tensors))
+        self.sites = [site for site in seen.trace.nodes.values() if site["type"] == "param"]
+        leaves = [site["value"].unconstrained() for site in self.sites]
+        self.parameters = [leaf for leaf in dict.fromkeys(leaves) if leaf.requires_grad and self.climbs]
+        gradients: tuple[Any, ...] = ()
+        if self.climbs and surrogate.requires_grad and self.parameters:
+            gradients = torch.autograd.grad(surrogate, self.parameters, allow_unused=True)
+        return (value.detach(), *gradients, *self.noted.tensors)
+
+
+def is_recorded(elbo: ELBO) -> bool:
+    """Whether an ELBO is one that `Compiled_ELBO` takes; a subclass that a user wrote may do anything."""
+    return isinstance(elbo, OneLoss) or type(elbo) in (Trace_ELBO, TraceMeanField_ELBO)
+
+
+def _filling(elbo: Any, model: Any, guide: Any, leaves: list[Any], shape: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The ELBO's loss and what its gradients are of, as a function of the tensors among the arguments."""
+
+    def losses(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        given = iter(tensors)
+        args, kwargs = tree_unflatten([next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves], shape)
+        return _losses(elbo, model, guide, args, kwargs)
+
+    return losses
+
+
+def _losses(elbo: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(elbo, OneLoss):
+        loss = elbo.tensor_loss(model, guide, *args, **kwargs)
+        return loss, loss
+    pairs = elbo._get_traces(model, guide, args, kwargs)
+    particles = [elbo._differentiable_loss_particle(*pair) for pair in pairs]
+    loss, surrogate = (sum(parts) / elbo.num_particles for parts in zip(*particles, strict=True))
+    return torch.as_tensor(loss), torch.as_tensor(surrogate)
+
+
+def _kind(leaf: Any) -> Any:
+    return (leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
+
+
+def _alike(first: Graph, second: Graph) -> bool:
+    ways = [[(node.target, str(node.args)) for node in graph.module.graph.nodes] for graph in (first, second)]
+    found = zip(first.found, second.found, strict=True) if len(first.found) == len(second.found) else ((0, 1),)
+    return ways[0] == ways[1] and all(a is b or _equal(a, b) for a, b in found)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two constants that a program made for itself are the same."""
+    return isinstance(a, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+
+
+def _require_agreement(found: Outputs, expected: Outputs, single: float) -> None:
+    for a, b in zip(found, expected, strict=True):
+        if (a is None) != (b is None):
+            raise Untraceable("other parameters take part from call to call")
+        if a is None or b is None or not b.numel():
+            continue
+        share = TOLERANCE.get(b.dtype, single)
+        if not torch.allclose(a, b, rtol=share, atol=share * float(b.abs().max().nan_to_num(0, 0, 0)), equal_nan=True):
+            raise Untraceable("its graph gives other numbers: something changes between calls that is no tensor")
+
+
+def _place(error: BaseException) -> str:
+    """The line of the user's own code at which recording stopped."""
+    ours, trace, found = Path(__file__).parent, error.__traceback__, ""
+    while trace is not None:
+        path = Path(trace.tb_frame.f_code.co_filename)
+        if path.parent != ours and not {"torch", "pyro", "contextlib.py", "python3.11"} & set(path.parts):
+            found = f" ({path.name}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return found

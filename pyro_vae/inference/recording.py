@@ -1,0 +1,253 @@
+"""A function's tensor operations, recorded once into a plain graph that runs again without the Python around them."""
+
+import operator
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, fx
+from torch.fx.node import map_aggregate
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_vae.checks import unread
+
+aten = torch.ops.aten
+SAME = (aten.detach.default, aten.alias.default)  # the same values in the same place under another name
+RESHAPED = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
+NEUTRAL = {aten.add.Tensor: 0, aten.sub.Tensor: 0, aten.mul.Tensor: 1, aten.div.Tensor: 1}
+BATCH_NORMS = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default)  # they write and do not say so
+
+
+class Untraceable(Exception):
+    """The function does something that a graph cannot hold; the message says what."""
+
+
+class Graph:
+    """What was recorded: called with tensors of the same shapes it does the same operations, with fresh random numbers.
+
+    `outputs` are what the recorded call gave. Tensors that the function found elsewhere (parameters, buffers) are held
+    by reference, so that a step of an optimizer is seen; `written` are those of them that it changes in place, as
+    running means do. `module` is an ordinary `torch.fx.GraphModule` to print, or to compile.
+    """
+
+    def __init__(self, recorder: "_Recorder", outputs: tuple[Tensor | None, ...]) -> None:
+        self.outputs = outputs
+        recorder.graph.output(tuple(None if out is None else recorder.node_of(out) for out in outputs))
+        _merge_repeated(recorder)
+        _drop_unused(recorder.graph)
+        self.found = tuple(recorder.found[node] for node in recorder.graph.nodes if node in recorder.found)
+        self.written = [pair[0] for pair in recorder.before.values()]
+        self.module = fx.GraphModule(torch.nn.Module(), recorder.graph)
+        self.run = self.module.forward
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            return self.run(*inputs, *self.found)
+
+    @contextmanager
+    def nothing_written(self) -> Iterator[None]:
+        """After it, what the function writes in place holds what it held before."""
+        before = [value.clone() for value in self.written]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for value, old in zip(self.written, before, strict=True):
+                    value.copy_(old)
+
+    def compile(self, *inputs: Tensor) -> None:
+        """Hand the graph to `torch.compile`, which takes its time now."""
+        options = {"fallback_random": True}  # the same random numbers as without
+        self.run = torch.compile(self.module, fullgraph=True, dynamic=False, options=options)  # type: ignore[arg-type]
+        with self.nothing_written(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)  # torch's own
+            self(*inputs)
+
+    def capture(self, *inputs: Tensor) -> None:
+        """On CUDA: capture the kernels once, so that a call launches all of them together."""
+        ours = [value.clone() for value in inputs]
+        aside, kernels, run = torch.cuda.Stream(), torch.cuda.CUDAGraph(), self.run
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.no_grad(), torch.cuda.stream(aside):
+            for _ in range(3):  # libraries set themselves up in their first calls
+                run(*ours, *self.found)
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.no_grad(), torch.cuda.graph(kernels):
+            outputs = run(*ours, *self.found)
+
+        def replay(*given: Tensor) -> tuple[Tensor | None, ...]:
+            for own, value in zip(ours, given, strict=False):
+                own.copy_(value)
+            kernels.replay()
+            return outputs  # type: ignore[no-any-return]
+
+        self.run = replay
+
+
+def record(function: Callable[..., tuple[Tensor | None, ...]], *inputs: Tensor) -> Graph:
+    """Call the function once and keep what it does to tensors, gradients it takes included.
+
+    What the function writes in place is put back. Raises `Untraceable` where it asks for a tensor's value (an `if` or a
+    loop over one) or where a shape depends on values, as a mask used as an index makes it.
+    """
+    recorder = _Recorder(inputs)
+    try:
+        with unread(), recorder:
+            outputs = function(*inputs)
+    finally:
+        recorder.put_back()
+    return Graph(recorder, outputs)
+
+
+class Unread(TorchFunctionMode):
+    """A number read from a tensor to be reported (`Tensor.item`) stays a tensor."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0].detach() if func is Tensor.item else func(*args, **(kwargs or {}))
+
+
+class _Recorder(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # torch asks; saying yes would import its compiler, a second of waiting
+        return False
+
+    def __init__(self, inputs: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.nodes: dict[int, fx.Node] = {}
+        self.alive: list[Tensor] = []  # a tensor that dies leaves its id to another
+        self.found: dict[fx.Node, Tensor] = {}
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}
+        for i, value in enumerate(inputs):
+            self._remember(value, self.graph.placeholder(f"input_{i}"))
+        self.written: set[int] = set()  # places that some operation writes into
+        self.own = {_place(value) for value in inputs}
+        self.last_found = next(reversed(self.graph.nodes), None)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        _refuse(func, args, kwargs)
+        if func._schema.is_mutable or func in BATCH_NORMS:
+            self._keep_written(func, args, kwargs)
+        given = map_aggregate((args, kwargs), self._argument)
+        made = func(*args, **kwargs)
+        if isinstance(made, Tensor):
+            self.own.add(_place(made))
+            self._remember(made, self._same(func, args, made) or self.graph.call_function(func, *given))  # type: ignore[misc]
+            return made
+        node = self.graph.call_function(func, *given)  # type: ignore[misc]
+        for i, part in enumerate(made if isinstance(made, (tuple, list)) else ()):
+            if isinstance(part, Tensor):
+                self.own.add(_place(part))
+                self._remember(part, self.graph.call_function(operator.getitem, (node, i)))
+        return made
+
+    def node_of(self, value: Tensor) -> fx.Node:
+        """The node of a tensor; one the function found elsewhere becomes one more input, held by reference."""
+        if id(value) not in self.nodes:
+            with self.graph.inserting_after(self.last_found) if self.last_found else self.graph.inserting_before():
+                node = self.graph.placeholder(f"found_{len(self.found)}")
+            self.last_found, self.found[node] = node, value
+            self._remember(value, node)
+        return self.nodes[id(value)]
+
+    def put_back(self) -> None:
+        with torch.no_grad():
+            for value, before in self.before.values():
+                value.copy_(before)
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, torch.Generator):
+            raise Untraceable("it draws from a generator of its own")
+        return self.node_of(value) if isinstance(value, Tensor) else value
+
+    def _remember(self, value: Tensor, node: fx.Node) -> None:
+        self.nodes[id(value)] = node
+        node.meta.setdefault("place", _place(value))
+        self.alive.append(value)
+
+    def _same(self, func: Any, args: Any, made: Tensor) -> fx.Node | None:
+        """The node that stands for what an operation gives, where it changes nothing."""
+        if func in NEUTRAL and len(args) == 2 and isinstance(args[1], (int, float)) and args[1] == NEUTRAL[func]:
+            return self.nodes[id(args[0])] if made.dtype == args[0].dtype else None
+        if func in SAME or (func in RESHAPED and made.shape == args[0].shape and made.stride() == args[0].stride()):
+            return self.nodes[id(args[0])]
+        if func is aten.t.default and (inner := self.nodes[id(args[0])]).target is func:
+            return inner.args[0]  # type: ignore[return-value]  # transposed twice
+        return None
+
+    def _keep_written(self, func: Any, args: Any, kwargs: Any) -> None:
+        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+        for argument in func._schema.arguments:
+            written = named.get(argument.name)
+            unsaid = func in BATCH_NORMS and argument.name in ("running_mean", "running_var")
+            if not unsaid and (argument.alias_info is None or not argument.alias_info.is_write):
+                continue
+            for value in written if isinstance(written, (tuple, list)) else (written,):
+                if not isinstance(value, Tensor):
+                    continue
+                self.written.add(_place(value))
+                if _place(value) not in self.own:
+                    self.before.setdefault(_place(value), (value, value.detach().clone()))
+
+
+def _place(value: Tensor) -> int:
+    return value.untyped_storage()._cdata
+
+
+def _refuse(func: Any, args: Any, kwargs: Any) -> None:
+    if torch.Tag.data_dependent_output in func.tags:
+        raise Untraceable("it asks for the value of a tensor (an if, a loop or a number that depends on one)")
+    by_mask = func.overloadpacket in (aten.index, aten.index_put, aten.index_put_) and any(
+        index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+    )
+    if by_mask or (torch.Tag.dynamic_output_shape in func.tags and func.overloadpacket is not aten.index):
+        raise Untraceable("a shape depends on values (a mask as an index, or the like; torch.where has fixed shapes)")
+
+
+def _merge_repeated(recorder: _Recorder) -> None:
+    """Do once what is done twice to the same tensors, unless something is drawn or written there."""
+    done: dict[Any, fx.Node] = {}
+    for node in list(recorder.graph.nodes):
+        touched = [node, *node.all_input_nodes]
+        if (
+            node.op != "call_function"
+            or len(touched) == 1
+            or any(n.meta.get("place") in recorder.written for n in touched)
+        ):
+            continue
+        if node.target is operator.getitem or torch.Tag.nondeterministic_seeded not in node.target.tags:
+            key = (node.target, str(node.args), str(node.kwargs))
+            if (same := done.setdefault(key, node)) is not node:
+                node.replace_all_uses_with(same)
+                recorder.graph.erase_node(node)
+
+
+def _drop_unused(graph: fx.Graph) -> None:
+    """Remove what nothing uses, but no input, no write and no draw: the random numbers that follow would be others."""
+    for node in reversed(list(graph.nodes)):
+        if node.op != "call_function" or node.users:
+            continue
+        func = node.target
+        if func is operator.getitem or not (
+            torch.Tag.nondeterministic_seeded in func.tags or func._schema.is_mutable  # type: ignore[union-attr]
+        ):
+            graph.erase_node(node)
+
+
+@contextmanager
+def same_numbers() -> Iterator[Callable[[], None]]:
+    """Give a function that sets the random generators back to where they were on entering."""
+    state = pyro.util.get_rng_state()
+    cuda = [torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else []
+
+    def again() -> None:
+        pyro.util.set_rng_state(state)
+        for states in cuda:
+            torch.cuda.set_rng_state_all(states)
+
+    yield again

@@ -1,0 +1,199 @@
+"""Data larger than memory, measured: peak memory at two sizes, reading speed, and what a block shuffle costs the ELBO.
+
+docs/big_data.md holds what it found.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+import pyro_vae as pv
+from pyro_vae.data import disk
+from pyro_vae.data.dataset import Split, SplitOnDisk, split_of
+from pyro_vae.data.files import Table
+from pyro_vae.data.survey import surveyed
+
+WIDTH = 784
+FOLDER = click.option("--folder", type=click.Path(path_type=Path), default=Path("big-data"), help="Where files go.")
+JSON = click.option("--json", "path", type=click.Path(path_type=Path), help="Where to write the numbers.")
+
+
+@click.group()
+def main() -> None:
+    """Measure what docs/big_data.md says."""
+
+
+def synthetic(path: Path, num_rows: int) -> Path:
+    """Rows of 784 bytes whose means follow ten latents, written by the block; kept where they are already."""
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(10, WIDTH)).astype(np.float32)
+    with path.open("wb") as file:
+        about: Any = {"descr": "|u1", "fortran_order": False, "shape": (num_rows, WIDTH)}
+        np.lib.format.write_array_header_1_0(file, about)
+        for start in range(0, num_rows, 10_000):
+            z = rng.normal(size=(min(10_000, num_rows - start), 10)).astype(np.float32)
+            file.write((255 / (1 + np.exp(-z @ weights))).astype(np.uint8).data)
+    return path
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from pyro_vae.cli import _run
+code = _run(sys.argv[2:])
+Path(sys.argv[1]).write_text(Path("/proc/self/status").read_text())
+sys.exit(code)
+"""  # a child's ru_maxrss begins at its parent's, so its own high-water mark is read
+
+
+def peak_of(*words: str) -> tuple[float, float]:
+    """Peak resident memory (MiB) and seconds of a command of pyro-vae, in a process of its own; Linux alone."""
+    began = time.perf_counter()
+    with tempfile.NamedTemporaryFile() as status:
+        done = subprocess.run([sys.executable, "-c", MEASURED, status.name, *words], stdout=subprocess.DEVNULL)
+        if done.returncode:
+            raise click.ClickException(f"pyro-vae {' '.join(words)} ended with {done.returncode}")
+        (line,) = (line for line in Path(status.name).read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024, time.perf_counter() - began
+
+
+@main.command()
+@FOLDER
+@click.option("--rows", "sizes", type=int, multiple=True, default=(100_000, 2_000_000), help="Rows of the files.")
+@click.option("--verbs", default="fit,encode,score,sample", help="What is measured, after the fit.")
+@click.option("--hidden", default=500)
+@click.option("--batch-size", default=100)
+@click.option("--num-samples", default=10, help="Draws for each row scored.")
+@JSON
+def memory(
+    folder: Path, sizes: tuple[int, ...], verbs: str, hidden: int, batch_size: int, num_samples: int, path: Path | None
+) -> None:
+    """Fit one epoch to files of each size, then encode, score and sample as many rows: peak memory and rows/s."""
+    found: dict[str, dict[int, tuple[float, float]]] = {}
+    sizes_of = ["--hidden", str(hidden), "--batch-size", str(batch_size)]
+    for num_rows in sizes:
+        file, run = str(synthetic(folder / f"rows-{num_rows}.npy", num_rows)), str(folder / f"run-{num_rows}")
+        shutil.rmtree(run, ignore_errors=True)
+        words = {
+            "fit": ["fit", "--data", file, "--stream", "--epochs", "1", "--latent-dim", "10", "--out", run, *sizes_of],
+            "encode": ["encode", run, file, "--out", str(folder / "latents.npy")],
+            "score": ["score", run, file, "--num-samples", str(num_samples)],
+            "sample": ["sample", run, "--num", str(num_rows), "--out", str(folder / "samples.npy")],
+        }
+        for verb in verbs.split(","):
+            peak, seconds = found.setdefault(verb, {})[num_rows] = peak_of(*words[verb])
+            click.echo(f"{verb:7} {num_rows:>10,} rows: peak {peak:6.0f} MiB, {num_rows / seconds:8.0f} rows/s")
+    for verb, by_size in found.items():
+        peaks = [peak for peak, _ in by_size.values()]
+        click.echo(f"{verb:7} largest / smallest peak: {max(peaks) / min(peaks):.3f}")
+    _keep(path, {"threads": torch.get_num_threads(), "peak_mib_and_seconds": found})
+
+
+@main.command()
+@FOLDER
+@click.option("--rows", "num_rows", default=2_000_000)
+@click.option("--batch-size", default=100)
+@JSON
+def reading(folder: Path, num_rows: int, batch_size: int, path: Path | None) -> None:
+    """Rows a second that one thread reads in a block shuffle, and reads and binarizes, with no model behind it."""
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    train = pv.load_data(synthetic(folder / f"rows-{num_rows}.npy", num_rows), stream=True).train
+    found = {"rows": num_rows, "open_seconds": time.perf_counter() - began}
+    began = time.perf_counter()
+    train.mean  # noqa: B018
+    found["mean_seconds"] = time.perf_counter() - began
+    for name in ("order", "read", "read and binarized"):
+        generator, began = torch.Generator().manual_seed(0), time.perf_counter()
+        for index in train.batches(batch_size, generator):
+            if name == "read":
+                train.stored.near(index)
+            elif name != "order":
+                train.batch(index, generator)
+        found[name] = len(train) / (time.perf_counter() - began)
+    for name, value in found.items():
+        click.echo(f"{name:20} {value:12,.1f}")
+    _keep(path, found)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InFileOrder(SplitOnDisk):
+    """No shuffle at all, for comparison."""
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        return iter(torch.arange(len(self)).split(batch_size))
+
+
+@main.command()
+@FOLDER
+@click.option("--data-root", type=click.Path(), help="The folder that holds torchvision's MNIST.")
+@click.option("--epochs", default=5)
+@click.option("--seeds", default=3)
+@JSON
+def shuffle(folder: Path, data_root: str | None, epochs: int, seeds: int, path: Path | None) -> None:
+    """What the order of rows does to the validation ELBO: full MNIST, as it comes and sorted by label."""
+    mnist, found = pv.load_data("mnist", root=data_root), {}
+    for words, order in {"sorted by label": mnist.train.labels.argsort(stable=True), "as it comes": None}.items():
+        rows = mnist.train.stored if order is None else mnist.train.stored[order]
+        for windows, blocks in ((1, 64), (8, 64), (100, 64), (8, 8), (0, 0)):
+            if order is None and windows not in (8, 0):
+                continue
+            name = f"{words}, {_said(windows, blocks)}"
+            scores = [
+                _elbo(_on_disk(folder, rows, mnist.train, windows, blocks), mnist.valid, epochs, seed)
+                for seed in range(seeds)
+            ]
+            found[name] = scores
+            apart = np.subtract(scores, next(iter(found.values())))
+            se = apart.std(ddof=1) / seeds**0.5
+            click.echo(f"{name:60} {np.mean(scores):8.2f}   from full shuffle {apart.mean():+.2f} ± {se:.2f}")
+    _keep(path, found)
+
+
+def _said(windows: int, blocks: int) -> str:
+    if not windows:
+        return "no shuffle"
+    return "full shuffle" if windows == 1 else f"{windows} windows of {blocks} blocks"
+
+
+def _on_disk(folder: Path, rows: torch.Tensor, like: Split, windows: int, blocks: int) -> Split:
+    """Rows in a file, in a block shuffle of so many windows an epoch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "mnist.npy"
+    np.save(file, rows.numpy())
+    disk.BLOCK_BYTES = max(1, round(len(rows) / max(1, windows * blocks))) * WIDTH
+    disk.WINDOW_BYTES = max(1, blocks) * disk.BLOCK_BYTES
+    split = split_of("train", Table(surveyed(disk.rows_of_npy(file), file)), like.measure)
+    split = replace(split, image_shape=like.image_shape)
+    return split if windows else InFileOrder(**{name: getattr(split, name) for name in Split.__dataclass_fields__})
+
+
+def _elbo(train: Split, valid: Split, epochs: int, seed: int) -> float:
+    torch.manual_seed(seed)
+    likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(10, 200, WIDTH))
+    vae = pv.VAE(pv.priors.StandardNormal(10), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(WIDTH, 200, 20)))
+    fitted = pv.fit(vae, train, valid=valid, epochs=epochs, seed=seed, progress="none")
+    return float(fitted.history[-1]["valid_elbo"])
+
+
+def _keep(path: Path | None, found: Any) -> None:
+    if path is not None:
+        path.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
