@@ -95,8 +95,23 @@ class Split:
         return columns.sum().expand(len(self)) if self.mask is None else self.mask.double() @ columns
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """The given rows for one training step, drawn afresh where the measure is random."""
-        return self.measure.draw(self.stored[rows], generator) if self.measure.random else self[rows]
+        """The given rows for one training step; where the measure is random drawn afresh, on the generator's device."""
+        if not self.measure.random:
+            return self[rows]
+        return self.measure.draw(self.stored[rows].to(generator.device), generator)
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes that the stored rows take in memory."""
+        return self.stored.nbytes
+
+    def copied_to(self, device: torch.device) -> "Split":
+        """The same rows and the same draw of them, held on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        split = replace(self, stored=self.stored.to(device), labels=labels)
+        known = {"_drawn": self._drawn.to(device), "mask": None if self.mask is None else self.mask.to(device)}
+        split.__dict__.update(known | {"mean": self.mean, "log_jacobian": self.log_jacobian})
+        return split
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Every row once, as indices (n,) for `batch`, in the order of one epoch: a permutation of all rows."""
@@ -179,7 +194,16 @@ class SplitOnDisk(Split):
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         stored = self.stored.near(rows)
-        return self.measure.draw(stored, generator) if self.measure.random else self._x(stored, rows)
+        if not self.measure.random:
+            return self._x(stored, rows)
+        return self.measure.draw(stored.to(generator.device), generator)
+
+    @property
+    def in_memory(self) -> int:
+        return 0
+
+    def copied_to(self, device: torch.device) -> Split:
+        return self  # what it reads goes there
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Every row once, as indices (n,) for `batch`, in a block shuffle: those of a block are met close together."""

@@ -46,18 +46,22 @@ class Measure:
             return stored
         x = stored if stored.is_floating_point() else stored.to(torch.float32)
         if self.dequantize:
-            x = (x + torch.rand(x.shape, generator=generator)) / ((self.levels + 1) if self.levels else 1)
+            noise = torch.rand(x.shape, generator=generator, device=x.device)
+            x = (x + noise) / ((self.levels + 1) if self.levels else 1)
         elif self.levels:
             x = x / self.levels
         if self.scale:
-            x = (x.to(torch.float64) - torch.tensor(self.shift, dtype=torch.float64)) / x.new_tensor(self.scale)
+            wide = torch.float32 if x.device.type == "mps" else torch.float64
+            x = (x.to(wide) - x.new_tensor(self.shift, dtype=wide)) / x.new_tensor(self.scale)
         return x.to(torch.float32).nan_to_num(nan=0.0)  # a missing value, which a mask leaves out
 
     def _bernoulli(self, stored: Tensor, generator: torch.Generator) -> Tensor:
         if stored.dtype == torch.uint8:  # P(r < v) = v / levels exactly, for r uniform on 0 … levels − 1
-            drawn = torch.randint(0, self.levels or 1, stored.shape, dtype=torch.uint8, generator=generator)
+            levels, device = self.levels or 1, stored.device
+            drawn = torch.randint(0, levels, stored.shape, dtype=torch.uint8, generator=generator, device=device)
             return (drawn < stored).to(torch.float32)
-        return (torch.rand(stored.shape, generator=generator) < stored / (self.levels or 1)).to(torch.float32)
+        uniform = torch.rand(stored.shape, generator=generator, device=stored.device)
+        return (uniform < stored / (self.levels or 1)).to(torch.float32)
 
     def undo(self, x: Tensor) -> Tensor:
         """Values in the units that the measure names, from values as the density sees them: standardizing undone."""

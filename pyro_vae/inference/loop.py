@@ -57,6 +57,8 @@ class Loop:
         self.labels = train.labels if labels is None else labels
         if self.labels is not None and hasattr(program, "check_labels"):
             program.check_labels(self.labels)  # a recorded step does not look at them
+        if place.device.type == "cuda" and train.in_memory * 4 < torch.cuda.mem_get_info(place.device)[0]:
+            self.train = train.copied_to(place.device)
         self.num_rows = len(train)
         self.batch_size = min(settings.batch_size, self.num_rows)
         self.place = place
@@ -201,12 +203,15 @@ class Loop:
         settings = self.settings
         pyro.set_rng_seed(settings.stream(self.epoch))
         generator = torch.Generator().manual_seed(settings.stream(self.epoch))
+        drawing = generator  # on an accelerator pixels are drawn where they are used
+        if self.place.device.type != "cpu":
+            drawing = torch.Generator(self.place.device).manual_seed(settings.stream(self.epoch))
         self.terms.reset()
         _mode(self.program, training=True)
         total: Any = 0.0
         for step, index in enumerate(self.train.batches(self.batch_size, generator)):
             at = self.epoch + step * self.batch_size / self.num_rows
-            batch = self._batch(self.train.batch(index, generator), index)
+            batch = self._batch(self.train.batch(index, drawing), index)
             if self.epoch == 0:
                 self.layout.check(batch.x)
             self.optimizer.learning_rate = settings.rate(at)

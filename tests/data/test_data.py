@@ -324,3 +324,13 @@ def test_labels_keep_their_numbers(tmp_path):
     assert read_file(tmp_path / "t.npz").labels.tolist() == [1, 2, 10, 7]
     (tmp_path / "bits.csv").write_text("0,1\n" * 12)
     assert len(read_file(tmp_path / "bits.csv").values) == 12
+
+
+def test_a_copy_on_a_device_has_the_same_rows_and_draws():
+    data = pv.load_data("digits")
+    copy, rows = data.train.copied_to(torch.device("cpu")), torch.tensor([3, 700, 5])
+    assert torch.equal(copy.x, data.train.x)
+    assert torch.equal(copy.mean, data.train.mean)
+    assert copy.fingerprint == data.train.fingerprint
+    drawn = [split.batch(rows, torch.Generator().manual_seed(0)) for split in (copy, data.train)]
+    assert torch.equal(*drawn)
