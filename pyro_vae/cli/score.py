@@ -61,6 +61,7 @@ def score(
     fewer validation rows are as improbable as --false-alarms allows. High log p(x) does not make a row typical.
     """
     from pyro_vae import score as scored
+    from pyro_vae import world
     from pyro_vae.cli.run import Run
     from pyro_vae.errors import InputError
     from pyro_vae.runs import write_whole
@@ -80,7 +81,10 @@ def score(
         prior_share=prior_share,
         memory_mib=memory_mib,
         seed=seed,
+        ranks=(ranks := world()),
     )
+    if not ranks.main:
+        return
     write_whole(path, _table(found, index, rows.labels).encode())
     summary = {
         "run": str(run),

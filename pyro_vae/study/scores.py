@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance import Evidence, log_evidence
+from pyro_vae.inference.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def score(
     prior_share: float = 0.1,
     memory_mib: float = 64,
     seed: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     r"""log p(x) of each row, its percentile among reference rows, and whether it is unusual at a false-alarm rate.
 
@@ -63,8 +65,7 @@ def score(
     from the prior (`prior_share`), so that a row far from all that the encoder knows is not scored by luck. A row of
     high density need not be typical (Nalisnick et al., arXiv:1810.09136): only low ones are flagged. `data` is a tensor
     (N, D), a split or a data set (its test split), `reference` the same (its validation split) or what `log_evidence`
-    found, whose number of
-    draws and prior share then hold for both. Nats per row.
+    found, whose number of draws and prior share then hold for both; `ranks` as in `log_evidence`. Nats per row.
 
     Raises `InputError` where there are too few reference rows for the rate, or their measure is another.
 
@@ -79,7 +80,7 @@ def score(
     """
     if not 0 < false_alarms < 1:
         raise InputError(f"false_alarms is a share of usual rows, between 0 and 1, got {false_alarms}")
-    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib, "seed": seed}
+    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib, "seed": seed, "ranks": ranks}
     if not isinstance(reference, Evidence):
         held_out = as_split(reference, "valid")
         _require_enough(len(held_out), false_alarms)
