@@ -225,7 +225,7 @@ class Loop:
             index = self.ranks.part(rows)
             self.reducer.share = len(index) / len(rows)
             batch = self._batch(self.train.batch(index, drawing), index)
-            if self.epoch == 0:
+            if self.epoch == 0 and len(batch.x):
                 self.layout.check(batch.x)
             self.optimizer.learning_rate, self.weigh.beta = settings.rate(at), settings.kl_weight(at)
             total += self._step(batch, first=at == 0) * len(rows)

@@ -167,8 +167,7 @@ def _listening() -> Iterator[None]:
     except RuntimeError as error:
         atexit.unregister(dist.destroy_process_group)  # it would wait for the others
         raise RankLostError(
-            "another process of this run has ended, or did not answer in time: its own message, if it left one, says "
-            f"why (torch: {str(error).splitlines()[0]})"
+            "another process of this run has ended, or did not answer in time: its own message, if it left one, says why"
         ) from error
 
 
