@@ -63,7 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     if _rank() is not None:
         signal.signal(signal.SIGINT, _interrupt)
-    sys.exit(_run(words))
+    code = _run(words)
+    if _rank() is not None:  # Gloo's threads, torn down with the interpreter, now and then abort it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _interrupt(*_: Any) -> None:

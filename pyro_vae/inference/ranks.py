@@ -145,7 +145,12 @@ def _join() -> None:
         torch.cuda.set_device(local_device())
     with _listening():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=seconds))
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def local_device() -> torch.device:
@@ -165,7 +170,7 @@ def _listening() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        atexit.unregister(dist.destroy_process_group)  # it would wait for the others
+        atexit.unregister(_leave)  # it would wait for the others
         raise RankLostError(
             "another process of this run has ended, or did not answer in time: its own message, if it left one, says why"
         ) from error

@@ -82,14 +82,14 @@ def twenty_steps():
     """4 steps an epoch, the last on one row: a process without rows takes part."""
     torch.manual_seed(0)
     program = Replayed()
-    options = {"epochs": 5, "batch_size": 30, "schedule": "constant", "clip": 3.0, "progress": "none"}
+    options = {"epochs": 5, "batch_size": 30, "schedule": "constant", "clip": 0.5, "progress": "none"}
     fitted = pv.fit(program, rows(91), valid=rows(3), **options)
     assert fitted.history[-1]["step"] == 20
     return {"state": held(program), "elbo": [[row["elbo"], row["valid_elbo"]] for row in fitted.history]}
 
 
 def whole_runs():
-    options = {"valid": rows(60, seed=2), "epochs": 15, "batch_size": 50, "learning_rate": 0.02, "progress": "none"}
+    options = {"valid": rows(60, seed=2), "epochs": 8, "batch_size": 50, "learning_rate": 0.02, "progress": "none"}
     return [pv.fit(vae(), rows(200), seed=seed, **options).history[-1]["valid_elbo"] for seed in SEEDS]
 
 
@@ -150,28 +150,35 @@ def one_of_many(folder):
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".* latent dimensions carry nothing")
     ranks = pv.world()
-    twenty = twenty_steps()
-    own = vae(seed=ranks.rank)
-    pv.fit(own, rows(60), epochs=2, batch_size=20, progress="none")
-    found = {
-        "twenty": twenty,
-        "twenty again": twenty_steps() == twenty,
-        "alike": [state == held(own) for state in ranks.gather(held(own))],
-        "whole": whole_runs(),
-        "evidence": evidence(ranks),
-        "gone on": gone_on(folder),
+    found = {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(ranks)}
+    if ranks.size == 2:
+        found |= {"twenty again": twenty_steps(), "gone on": gone_on(folder)} | troubles(ranks)
+        own = vae(seed=ranks.rank)
+        pv.fit(own, rows(60), epochs=2, batch_size=20, progress="none")
+        found["alike"] = [state == held(own) for state in ranks.gather(held(own))]
+        warnings.simplefilter("default")
+        found |= commands(folder)
+    (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+def troubles(ranks):
+    return {
         "other rows": error_of(lambda: pv.fit(vae(), rows(60, seed=ranks.rank), epochs=1)),
         "other program": error_of(lambda: pv.fit(vae() if ranks.main else Replayed(), rows(60), epochs=1)),
         "few rows": error_of(lambda: pv.fit(vae(), rows(60), epochs=1, batch_size=1)),
         "poisoned": error_of(lambda: pv.fit(Replayed(poisoned=7), rows(91), epochs=2, progress="none")),
+    }
+
+
+def commands(folder):
+    os.chdir(folder)
+    return {
         "evaluate": command("evaluate", folder / "run", "--num-samples", 50, "--json"),
         "score": command("score", folder / "run", "--num-samples", 50, "--json", "--out", folder / "scores.csv"),
         "sample": command("sample", folder / "run"),
+        "fit": command("fit", "--data", "digits", "--hidden", 10, "--epochs", 1, "--json"),
     }
-    if ranks.size == 2:
-        os.chdir(folder)
-        found["fit"] = command("fit", "--data", "digits", "--hidden", 10, "--epochs", 1, "--json")
-    (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
 
 
 def free_port():
@@ -196,11 +203,11 @@ def found(run, tmp_path_factory):
         shutil.copytree(run, folder / "run")
         stop_at(folder / "from one", epochs=2)
         place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        common = os.environ | place | {"OMP_NUM_THREADS": "1", "PYRO_VAE_TIMEOUT": "60"}
+        common = os.environ | place | {"OMP_NUM_THREADS": "1", "PYRO_VAE_TIMEOUT": "120"}
         words = [sys.executable, __file__, str(folder)]
         started = [subprocess.Popen(words, env=common | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(size)]
         try:
-            assert [process.wait(120) for process in started] == [0] * size
+            assert [process.wait(300) for process in started] == [0] * size
         finally:
             for process in started:
                 process.kill()
@@ -237,13 +244,14 @@ def test_twenty_steps_with_the_same_noise_are_those_of_one_process(alone, found,
         )
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_same_seed_and_number_same_bits_in_every_process(found, size):
-    for one in found[size]:
-        assert one["twenty"] == found[size][0]["twenty"]
-        assert one["twenty again"]
+def test_same_seed_and_number_same_bits_in_every_process(found):
+    for size in SIZES:
+        for one in found[size]:
+            assert one["twenty"] == found[size][0]["twenty"]
+            assert one["whole"] == found[size][0]["whole"]
+    for one in found[2]:
+        assert one["twenty again"] == one["twenty"]
         assert all(one["alike"])  # though each began with weights of its own
-        assert one["whole"] == found[size][0]["whole"]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -264,37 +272,32 @@ def test_scores_do_not_depend_on_how_many_processes_there_are(alone, found):
     assert (apart / se).square().mean() < 2  # about a half, were the errors those of normals
     assert len(two["iwae"]) == len(two["log_px"]) == 300
     torch.testing.assert_close(torch.tensor(two["exact"]), torch.tensor(alone["evidence"]["exact"]), atol=1e-6, rtol=0)
-    torch.testing.assert_close(
-        torch.tensor(two["annealed"]), torch.tensor(alone["evidence"]["annealed"]), atol=0.3, rtol=0
-    )
+    apart = torch.tensor(two["annealed"]) - torch.tensor(alone["evidence"]["annealed"])
+    assert abs(apart.mean()) < 3 * apart.std() / len(apart) ** 0.5
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_checkpoint_is_gone_on_with_to_the_same_bits_and_by_another_number_of_processes(found, size):
-    for one in found[size]:
+def test_a_checkpoint_is_gone_on_with_to_the_same_bits_and_by_another_number_of_processes(found):
+    for one in found[2]:
         assert one["gone on"] == {"same": True, "epochs": [5, 5]}
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_what_is_wrong_is_said_in_every_process(found, size):
-    for one in found[size]:
+def test_what_is_wrong_is_said_in_every_process(found):
+    for one in found[2]:
         assert one["other rows"].startswith("InputError: the processes do not fit the same thing: rank 0 and rank 1")
         assert "differ in training rows" in one["other rows"]
         assert "differ in parameters" in one["other program"]
-        assert f"1 rows cannot be split among {size} processes" in one["few rows"]
+        assert "1 rows cannot be split among 2 processes" in one["few rows"]
         assert one["poisoned"].startswith("DivergedError: the objective became inf in epoch 1")
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_commands_score_together_and_rank_0_speaks(found, size):
-    main, *others = found[size]
-    assert all(one[name] == [0, "", ""] for one in others for name in ("evaluate", "score"))
+def test_commands_score_together_and_rank_0_speaks(found):
+    main, other = found[2]
+    assert other["evaluate"] == other["score"] == [0, "", ""]
     record, summary = json.loads(main["evaluate"][1]), json.loads(main["score"][1])
-    assert record["log_px"] == json.loads(found[2][0]["evaluate"][1])["log_px"]
     assert record["num_data"] == summary["num_data"] == 180
     assert json.loads((main["folder"] / "run" / "evaluation.json").read_text())["test"] == record
     assert len((main["folder"] / "scores.csv").read_text().splitlines()) == 181
-    assert main["sample"][0] == 2
+    assert main["sample"][0] == other["sample"][0] == 2
     assert "start it without torchrun" in main["sample"][2]
 
 
@@ -330,7 +333,7 @@ def rank_1_of(process):
 @pytest.mark.parametrize("how", ["a process is killed", "Ctrl-C"])
 def test_a_run_that_is_cut_off_says_so_and_can_be_gone_on_with(tmp_path, how):
     folder = tmp_path / "run"
-    process = torchrun("fit", "--data", "digits", "--hidden", 50, "--epochs", 40, "--out", folder)
+    process = torchrun("fit", "--data", "digits", "--hidden", 20, "--epochs", 60, "--out", folder)
     try:
         for _ in range(1200):
             if (folder / "metrics.jsonl").exists() and len((folder / "metrics.jsonl").read_text().splitlines()) >= 3:
@@ -348,12 +351,12 @@ def test_a_run_that_is_cut_off_says_so_and_can_be_gone_on_with(tmp_path, how):
     assert "another process of this run" in said
     assert said.count(f"--resume {folder} goes on from there") == 1
     kept = pv.runs.read_tensors(folder / pv.runs.CHECKPOINT)[1]["history"]
-    assert 3 <= len(kept) < 40
+    assert 3 <= len(kept) < 60
     if how != "Ctrl-C":
-        process = torchrun("fit", "--resume", folder, "--json")
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 40
+        code, out, err = command("fit", "--resume", folder, "--json")  # one process goes on with what two began
+        assert code == 0, err
+        assert json.loads(out)["log_px"] > json.loads(out)["elbo"]
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 60
 
 
 def test_parts_of_a_batch_are_all_of_it_and_differ_by_one_row():
