@@ -172,7 +172,7 @@ def _listening() -> Iterator[None]:
     except RuntimeError as error:
         atexit.unregister(_leave)  # it would wait for the others
         raise RankLostError(
-            "another process of this run has ended, or did not answer in time: its own message, if it left one, says why"
+            "another process of this run has ended, or did not answer in time; its own message, if any, says why"
         ) from error
 
 

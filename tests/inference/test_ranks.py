@@ -306,7 +306,7 @@ def test_processes_make_one_folder_for_a_run_without_a_name(found):
     assert [main["fit"][0], other["fit"]] == [0, [0, "", ""]]
     (made,) = (main["folder"] / "runs").iterdir()
     assert json.loads(main["fit"][1])["run"] == f"runs/{made.name}"
-    assert (made / "figures" / "training.png").exists()
+    assert (made / "figures" / "samples.png").exists()
 
 
 def torchrun(*words):
