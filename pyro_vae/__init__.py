@@ -27,7 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["flows", "guides", "likelihoods", "nets", "priors"],
     submod_attrs={
         "data": ["Dataset", "Split", "load_data"],
-        "errors": ["CollapseWarning", "DivergedError", "HandlersWarning", "InputError", "RowsError"],
+        "errors": ["CollapseWarning", "DivergedError", "HandlersWarning", "InputError", "RankLostError", "RowsError"],
         "evidence.annealing": ["Annealed", "Sandwich", "annealed_evidence", "bidirectional"],
         "evidence.exact": ["Exact", "exact_evidence"],
         "study.aggregate": ["Aggregate", "aggregate"],
@@ -53,6 +53,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "inference.monte_carlo_em": ["fit_mcem"],
         "inference.wake_sleep": ["ReweightedWakeSleep", "WakeSleep"],
         "inference.em": ["fit_em"],
+        "inference.ranks": ["Ranks", "world"],
         "inference.refine": ["Refined", "refine"],
         "inference.result": ["FitResult"],
         "inference.svi": ["fit", "pick_device"],

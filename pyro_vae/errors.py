@@ -19,3 +19,7 @@ class HandlersWarning(UserWarning):
 
 class DivergedError(RuntimeError):
     """The objective became NaN or infinite; the program holds the last good weights."""
+
+
+class RankLostError(RuntimeError):
+    """Another process of a run on several has ended or cannot be reached; what was checkpointed can be gone on with."""

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import signal
 import sys
 import traceback
@@ -22,6 +23,7 @@ COMMANDS = {  # name: (the module that holds it, what the list of commands says)
     "datasets": ("about", "List the data sets that have names."),
     "info": ("about", "Say what a run holds."),
 }
+TOGETHER = ("fit", "evaluate", "score")  # what several processes can do
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -34,6 +36,10 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
+        if _rank() is not None and name not in TOGETHER:
+            raise click.UsageError(
+                f"{name} runs as one process: start it without torchrun, which is for fit, evaluate and score"
+            )
         return getattr(importlib.import_module(f"pyro_vae.cli.{COMMANDS[name][0]}"), name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -55,15 +61,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong usage or input, 1 failed while working, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(_run(words))
+    if _rank() is not None:
+        signal.signal(signal.SIGINT, _interrupt)
+    code = _run(words)
+    if _rank() is not None:  # Gloo's threads, torn down with the interpreter, now and then abort it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _interrupt(*_: Any) -> None:
+    if _rank() is not None:  # torchrun says it twice, and what is being saved must be saved
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(kind, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
+def _rank() -> int | None:
+    """This process's place among those that torchrun started, None for one alone."""
+    return int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ else None
+
+
 def _run(words: list[str]) -> int:
-    from pyro_vae.errors import InputError
+    from pyro_vae.errors import InputError, RankLostError
 
     try:
         return int(cli.main(words, prog_name="pyro-vae", standalone_mode=False) or DONE)
@@ -83,6 +104,8 @@ def _run(words: list[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return DONE
+    except RankLostError as error:
+        return FAILED if _rank() else _say(str(error), FAILED, "--debug" in words)
     except Exception as error:  # the last resort of the command line: one line for people, the trace on request
         return _say(f"{type(error).__name__}: {error}", FAILED, "--debug" in words)
 
@@ -90,7 +113,8 @@ def _run(words: list[str]) -> int:
 def _say(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    click.echo(f"pyro-vae: {' '.join(message.split())}", err=True)
+    who = f"pyro-vae, process {_rank()}" if _rank() else "pyro-vae"
+    click.echo(f"{who}: {' '.join(message.split())}", err=True)
     return code
 
 

@@ -85,7 +85,7 @@ def evaluate(
     """
     import json
 
-    from pyro_vae import pick_device, runs
+    from pyro_vae import pick_device, runs, world
     from pyro_vae.cli.run import Run
     from pyro_vae.cli.tables import print_record
 
@@ -109,6 +109,8 @@ def evaluate(
         better=better,
         method=method,
     )
+    if not world().main:
+        return
     path = run / runs.EVALUATION
     known = json.loads(path.read_text()) if path.exists() else {}
     how = f" {method}" if method != "is" else f" prior-share {prior_share:g}" if prior_share else ""
@@ -138,21 +140,22 @@ def _better(
     program: Any, rows: Any, method: str, temperatures: int, chains: int, start: str, memory_mib: float, seed: int
 ) -> tuple[Any, float] | None:
     """log p(x) by another method than importance sampling, and the seconds it took."""
-    from pyro_vae import annealed_evidence, exact_evidence
+    from pyro_vae import annealed_evidence, exact_evidence, world
 
-    began = time.perf_counter()
+    began, ranks = time.perf_counter(), world()
     if method == "is":
         return None
+    shared: dict[str, Any] = {"memory_mib": memory_mib, "seed": seed, "ranks": ranks}
     if method == "exact":
-        return exact_evidence(program, rows, memory_mib=memory_mib, seed=seed), time.perf_counter() - began
+        return exact_evidence(program, rows, **shared), time.perf_counter() - began
 
     def say(done: int) -> None:
         each = (time.perf_counter() - began) / done
-        click.echo(f"annealed {done} of {len(rows)} rows, {each:.2f} s a row", err=True)
+        of = f"{len(rows)} rows" + ("" if ranks.alone else f" by {ranks.size} processes, this one")
+        click.echo(f"annealed {done} of {of}, {each:.2f} s a row", err=True)
 
-    found = annealed_evidence(
-        program, rows, temperatures, num_chains=chains, start=start, memory_mib=memory_mib, seed=seed, on_rows=say
-    )
+    heard = say if ranks.main else None
+    found = annealed_evidence(program, rows, temperatures, num_chains=chains, start=start, on_rows=heard, **shared)
     return found, time.perf_counter() - began
 
 
@@ -175,8 +178,9 @@ def score_split(
     better: tuple[Any, float] | None = None,
     method: str = "is",
 ) -> dict[str, Any]:
-    """The record of one split under a run's program, log p(x) `better` where another method has found it."""
-    from pyro_vae import log_evidence
+    """The record of one split under a run's program, log p(x) `better` where another method has found it; of several
+    processes each scores some of the rows."""
+    from pyro_vae import log_evidence, world
     from pyro_vae.errors import InputError
     from pyro_vae.evidence.record import record
     from pyro_vae.models.program import active_units, named_parameters
@@ -191,6 +195,7 @@ def score_split(
         prior_share=prior_share,
         memory_mib=memory_mib,
         seed=seed,
+        ranks=world(),
     )
     try:
         with seeded(seed):

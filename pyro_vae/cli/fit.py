@@ -244,7 +244,7 @@ def fit(
 
     With no option it trains on 5,000 real digits and needs no network.
     """
-    from pyro_vae import runs
+    from pyro_vae import runs, world
     from pyro_vae.cli.train import run_fit
     from pyro_vae.errors import InputError
 
@@ -256,10 +256,8 @@ def fit(
             )
         config, out = resume / runs.CONFIG, resume
         runs.read_config(resume)
-    elif out is not None and out.is_dir() and any(out.iterdir()) and not (out / runs.CONFIG).exists():
-        raise InputError(f"{out} holds other files: name a folder that is new or empty")
-    elif out is not None and (out / runs.CONFIG).exists():
-        raise InputError(f"{out} holds a run already: go on with it (--resume {out}), or name another folder")
+    elif out is not None and world().main:
+        _check_new(out)
     if program is not None and (
         chosen := [p.name for p in ctx.command.params if _is_model(p) and p.name in _given(ctx)]
     ):
@@ -272,8 +270,19 @@ def fit(
         raise InputError(f"{config} is of a program of your own, which no file may name for you: add --program {own}")
     settings = settle(ctx, kept, str(config))
     record = run_fit(settings, out, program, logger=logger, resuming=resume is not None, quiet=as_json)
-    if as_json:
+    if as_json and world().main:
         print_json(record)
+
+
+def _check_new(out: Path) -> None:
+    """`InputError` where a run's folder is in use."""
+    from pyro_vae import runs
+    from pyro_vae.errors import InputError
+
+    if (out / runs.CONFIG).exists():
+        raise InputError(f"{out} holds a run already: go on with it (--resume {out}), or name another folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} holds other files: name a folder that is new or empty")
 
 
 def _is_model(parameter: click.Parameter) -> bool:

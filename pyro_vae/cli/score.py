@@ -1,6 +1,7 @@
 """`pyro-vae score`: log p(x) of each row of a file, held against the run's validation rows."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def score(
     """
     import torch
 
-    from pyro_vae import log_evidence
+    from pyro_vae import log_evidence, world
     from pyro_vae.cli.run import ROWS_AT_ONCE, Run, writing
     from pyro_vae.errors import InputError
     from pyro_vae.models.rows import seeded
@@ -73,18 +74,23 @@ def score(
         raise InputError(f"{path}: scores are written as .csv, not {path.suffix or 'a file without an ending'}")
     began = time.perf_counter()
     opened = Run(run, program)
+    ranks = world()
     rows, held_out, made = opened.rows(data, split), opened.data().valid, opened.program()
     require_enough(len(held_out), false_alarms)
-    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib}
+    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib, "ranks": ranks}
     reference = log_evidence(made, held_out, num_samples, seed=seed, **settings)
     tally, in_training = Tally(), torch.arange(len(rows)) if rows.name == "train" else None
-    with writing(path, len(rows), []) as writer, seeded(seed):  # one stream of draws over all parts
+    how: dict[str, Any] = {"false_alarms": false_alarms, "memory_mib": memory_mib, "ranks": ranks}
+    with writing(path, len(rows), []) if ranks.main else nullcontext() as writer, seeded(seed):  # one stream of draws
         for number, part in enumerate(rows.parts(ROWS_AT_ONCE)):
             own = None if in_training is None else in_training[number * ROWS_AT_ONCE :][: len(part)]
-            found = score(made, part, reference, false_alarms=false_alarms, memory_mib=memory_mib, seed=None, rows=own)
+            found = score(made, part, reference, seed=None if ranks.alone else seed + number, rows=own, **how)
             index = part.places(slice(None))
-            writer.write_columns(_columns(found), index, part.labels)
+            if writer is not None:
+                writer.write_columns(_columns(found), index, part.labels)
             tally.add(found, index)
+    if not ranks.main:
+        return
     summary = {
         "run": str(run),
         "path": str(path),

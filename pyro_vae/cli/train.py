@@ -5,7 +5,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,14 @@ def run_fit(
     resuming: bool,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Everything that one fit does, from reading the data to the last figure; the record of the validation rows."""
-    from pyro_vae import pick_device, runs
+    """Everything that one fit does, from reading the data to the last figure; the record of the validation rows.
+
+    Of several processes all fit and score, and rank 0 alone writes, draws and speaks.
+    """
+    from pyro_vae import RankLostError, pick_device, runs, world
     from pyro_vae.cli.build import build_of, data_of, few_rows, loss_of, vae_of
     from pyro_vae.errors import InputError
+    from pyro_vae.inference.ranks import undisturbed
     from pyro_vae.inference.settings import Settings
     from pyro_vae.models.rows import seeded
 
@@ -52,31 +56,62 @@ def run_fit(
             program = build(data)
     loss = loss_of(objective, program, few_rows(data))
     training |= {"loss": loss} if loss is not None else {"num_particles": particles or 1}
+    ranks = world()
     made = [path for path in ((out, *out.parents) if out else (Path("runs"),)) if not path.exists()]
-    folder = out or runs.new_run(Path("runs"), Path(data.name).stem)
+    folder = ranks.same(out or (runs.new_run(Path("runs"), Path(data.name).stem) if ranks.main else None))
     made = made if out else [folder, *made]
     if resuming:
         _same_data(folder, data.fingerprint)
-    else:
+    elif ranks.main:
         runs.write_config(folder, _config(settings, data, own) | runs.recipe_of(program))
     try:
+        if not ranks.main:
+            return _follow(folder, program, data, training)
         if not quiet:
             _introduce(folder, settings, data, program, own)
         with make_board(folder) as board:
             fitted = _climb(folder, program, data, training, board, quiet)
             return _report(folder, program, data, fitted, board, quiet)
     except InputError:
-        if not resuming and not (folder / runs.WEIGHTS).exists():
+        if ranks.main and not resuming and not (folder / runs.WEIGHTS).exists():
             _clear_away(folder, made)
         raise
-    except KeyboardInterrupt:
-        runs.save(program, folder)
-        done = len(runs.read_lines(folder / runs.METRICS)) or "no"
-        say(
-            f"interrupted after {done} whole epochs, the best weights so far are kept; --resume {folder} goes on from "
-            "there"
-        )
+    except (KeyboardInterrupt, RankLostError) as error:
+        with undisturbed():
+            if ranks.main:
+                _keep(folder, program, _why(error, ranks.alone))
         raise
+
+
+def _why(error: BaseException, alone: bool) -> str:
+    """How a fit was cut off, in words."""
+    if not isinstance(error, KeyboardInterrupt):
+        return "stopped, since another process of this run has ended,"
+    return "interrupted" if alone else "interrupted, or told to end because another process of this run did,"
+
+
+def _keep(folder: Path, program: Any, why: str) -> None:
+    """Keep the best weights of a fit that was cut off, and say so."""
+    from pyro_vae import runs
+
+    runs.save(program, folder)
+    done = len(runs.read_lines(folder / runs.METRICS)) or "no"
+    say(f"{why} after {done} whole epochs, the best weights so far are kept; --resume {folder} goes on from there")
+
+
+def _follow(folder: Path, program: Any, data: Any, training: dict[str, Any]) -> dict[str, Any]:
+    """What rank 0 does, for the others: they fit and score with it, and write and say nothing."""
+    from pyro_vae import fit as climb
+    from pyro_vae.cli.build import DTYPES
+    from pyro_vae.cli.evaluate import score_split
+    from pyro_vae.errors import RowsError
+
+    climb(program, data.train, valid=data.valid, **training | {"dtype": DTYPES[training["dtype"]], "progress": "none"})
+    if hasattr(program, "to"):
+        program.to("cpu")
+    with suppress(RowsError):  # rank 0 says so
+        score_split(program, data.valid, folder, VALID_DRAWS, sizes=(1, 5, 50))
+    return {}
 
 
 def _board_of(logger: str | None, resumed: Path | None) -> Callable[[Path], Any]:

@@ -14,6 +14,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evidence.logpx import LogPx, Scored, rows_to_score
 from pyro_vae.evidence.path import Path, Plan
 from pyro_vae.inference.joint import Joint, simulate
+from pyro_vae.inference.ranks import ALONE, Ranks
 from pyro_vae.models.program import parameters_of, place_of
 from pyro_vae.models.rows import Batch, evaluating, seeded
 
@@ -82,6 +83,7 @@ def annealed_evidence(
     memory_mib: float = 256,
     seed: int | None = 0,
     on_rows: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Annealed:
     r"""$\log p(x_i)$ of each row by annealed importance sampling (Neal, physics/9803008; Wu et al., arXiv:1611.04273).
 
@@ -107,12 +109,19 @@ def annealed_evidence(
     plan = Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
     split, places = rows_to_score(data, rows, labels)
     with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        scored = Scored(program, split, places)
-        found = []
-        for batch in scored.batches(plan.rows_at_once(program, scored.layout, scored.first)):
-            found.append(Path(program, scored.layout, batch, plan).forward())
+        scored = Scored(program, split, places, ranks, seed)
+        done = 0
+
+        def of_batch(batch: Batch) -> tuple[Tensor, Tensor]:
+            nonlocal done
+            found = Path(program, scored.layout, batch, plan).forward()
+            done += len(batch.x)
             if on_rows is not None:
-                on_rows(sum(acceptance.shape[-1] for _, acceptance in found))
+                on_rows(done)
+            return found
+
+        size = plan.rows_at_once(program, scored.layout, scored.first)
+        found = scored.of_batches(size, of_batch)
     return _annealed(found, split.log_jacobian, plan, scored.measure)
 
 

@@ -15,6 +15,7 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError, RowsError
 from pyro_vae.evidence.logpx import LogPx, Scored, rows_to_score
 from pyro_vae.inference.joint import Joint
+from pyro_vae.inference.ranks import ALONE, Ranks
 from pyro_vae.inference.weights import GivenValues, Weigher, over_plates
 from pyro_vae.models.program import parameters_of
 from pyro_vae.models.rows import Batch, Layout, caller, evaluating, innermost, require_rows, sample_sites, seeded
@@ -56,6 +57,7 @@ def exact_evidence(
     labels: Tensor | None = None,
     memory_mib: float = 128,
     seed: int | None = 0,
+    ranks: Ranks = ALONE,
 ) -> Exact:
     r"""$\log p(x_i) = \log \int p(x_i, z) dz$ of each row, where it can be had without sampling.
 
@@ -80,9 +82,9 @@ def exact_evidence(
     """
     split, places = rows_to_score(data, rows, labels)
     with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False), torch.no_grad():
-        scored = Scored(program, split, places)
+        scored = Scored(program, split, places, ranks, seed)
         way, of_batch, size = _way(program, scored, memory_mib)
-        found = [of_batch(batch) for batch in scored.batches(size)]
+        found = scored.of_batches(size, of_batch)
     log_px, error = (torch.cat(parts).cpu().double() for parts in zip(*found, strict=True))
     return Exact(
         log_px=log_px + split.log_jacobian,

@@ -13,9 +13,10 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.logpx import LogPx, Scored, rows_to_score
 from pyro_vae.evidence.psis import TOO_FEW, khat_limit, pareto_smoothed
+from pyro_vae.inference.ranks import ALONE, Ranks
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import parameters_of
-from pyro_vae.models.rows import evaluating, seeded
+from pyro_vae.models.rows import Batch, evaluating, seeded
 from pyro_vae.shapes import LogWeights, PerRow
 
 ROWS_AT_ONCE = 128
@@ -69,6 +70,7 @@ def log_evidence(
     labels: Tensor | None = None,
     memory_mib: float = 64,
     seed: int | None = 0,
+    ranks: Ranks = ALONE,
 ) -> Evidence:
     r"""Importance-sampled $\log p(x_i)$ of each row with the program's guide as proposal.
 
@@ -77,7 +79,9 @@ def log_evidence(
     (arXiv:1509.00519). Weights come from traces, (S, N), for any program whose sites share one plate over rows. `data`
     is a tensor (N, D), a split, or a data set (its test split). Work goes in chunks of rows and draws under
     `memory_mib`, so memory is flat in S and N; `iwae` asks for the bound at further numbers of draws. `rows` (N,) are
-    the rows' places in the training set and `labels` (N,) their labels, for programs that ask.
+    the rows' places in the training set and `labels` (N,) their labels, for programs that ask. `ranks` are
+    processes that share the rows (`pv.world()` in a script that `torchrun` started); all of them get every row's
+    numbers.
 
     With a `prior_share` $\alpha > 0$ the proposal is defensive (Hesterberg 1995; Owen & Zhou 2000): $\alpha S$ draws
     come from the prior, the rest from the guide, and each is weighed against the mixture, $w = p(x, z) / (\alpha p(z) +
@@ -103,7 +107,7 @@ def log_evidence(
     split, places = rows_to_score(data, rows, labels)
     sizes = sorted({k for k in iwae if 1 <= k < num_samples and k <= num_samples - from_prior})
     with torch.no_grad(), parameters_of(program), seeded(seed), evaluating(program):
-        scored = Scored(program, split, places)
+        scored = Scored(program, split, places, ranks, seed)
         columns = _weigh(program, scored, num_samples, from_prior, sizes, memory_mib)
     bounds = {k: columns.pop(f"iwae {k}") + split.log_jacobian for k in sizes}
     for name in ("log_px", "elbo", "reconstruction", "smoothed"):
@@ -135,8 +139,8 @@ def _weigh(
         for prior, count in ((False, num_samples - from_prior), (True, from_prior))
         for done in range(0, count, draws)
     ]
-    found = []
-    for batch in scored.batches(size):
+
+    def of_batch(batch: Batch) -> dict[str, PerRow]:
         # filled in place: small tensors that outlive a chunk would lie between large ones and make the heap grow
         likelihood, ratio = (torch.empty(num_samples, len(batch.x), dtype=torch.float64) for _ in range(2))
         done = 0
@@ -145,7 +149,9 @@ def _weigh(
             likelihood[done : done + count] = weights.log_likelihood
             ratio[done : done + count] = weights.log_ratio
             done += count
-        found.append(summarize(likelihood, ratio, sizes, from_prior))
+        return summarize(likelihood, ratio, sizes, from_prior)
+
+    found = scored.of_batches(size, of_batch)
     return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
 

@@ -1,10 +1,11 @@
 """What every estimator of log p(x) shares: the rows it is given, and the form of its answer."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
+import pyro
 import torch
 from torch import Tensor
 from torch.distributions import constraints
@@ -13,8 +14,12 @@ from torch.distributions.constraints import Constraint
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.distributions import Levels
 from pyro_vae.errors import InputError
+from pyro_vae.inference.ranks import ALONE, Ranks
 from pyro_vae.models.program import place_of
 from pyro_vae.models.rows import Batch, Layout, layout_of, require_density, require_mask
+
+Found = TypeVar("Found")
+ROWS_OF_A_RANK = 128  # dealt to processes at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +63,11 @@ class Scored:
     To be made and used inside `parameters_of(program)` and `evaluating(program)`.
     """
 
-    def __init__(self, program: Any, split: Split, places: Tensor | None) -> None:
+    def __init__(
+        self, program: Any, split: Split, places: Tensor | None, ranks: Ranks = ALONE, seed: int | None = None
+    ) -> None:
         require_density(program)
-        self.split, self.places = split, places
+        self.split, self.places, self.ranks, self.seed = split, places, ranks, seed or 0
         self.place = place_of(program, like=split[:1])
         require_mask(program, split.mask)
         self.first = self.batch(0, 8)
@@ -80,6 +87,23 @@ class Scored:
             batch = self.batch(start, start + size)
             self.layout.check(batch.x)
             yield batch
+
+    def of_batches(self, size: int, of_batch: Callable[[Batch], Found]) -> list[Found]:
+        """What a function finds of all batches, in order; of several processes each works on some, and all get all.
+
+        Draws then follow from the seed and the batch, so that they are the same for two processes and for two hundred.
+        """
+        if self.ranks.alone:
+            return [of_batch(batch) for batch in self.batches(size)]
+        starts = range(0, len(self.split), min(size, ROWS_OF_A_RANK))
+        mine: dict[int, Found] = {}
+        for start in starts[self.ranks.rank :: self.ranks.size]:
+            batch = self.batch(start, start + starts.step)
+            self.layout.check(batch.x)
+            pyro.set_rng_seed((self.seed * 1_000_003 + start) % 2**32)
+            mine[start] = of_batch(batch)
+        found = {start: one for part in self.ranks.gather(mine) for start, one in part.items()}
+        return [found[start] for start in starts]
 
     @property
     def measure(self) -> str:

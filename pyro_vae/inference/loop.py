@@ -1,6 +1,7 @@
 """The loop of a fit: epochs of `SVI.step`, each of which can be repeated to the bit, and what is kept between them."""
 
 import copy
+import hashlib
 import json
 import math
 import time
@@ -24,6 +25,7 @@ from pyro_vae.inference.compiled import Compiled_ELBO, is_recorded
 from pyro_vae.inference.objective import RowWeighted, Terms
 from pyro_vae.inference.optim import OneOptimizer
 from pyro_vae.inference.progress import Progress, Style
+from pyro_vae.inference.ranks import ALONE, Ranks, Reducer, undisturbed
 from pyro_vae.inference.result import FitResult
 from pyro_vae.inference.settings import Settings
 from pyro_vae.inference.weights import Weigher
@@ -52,6 +54,7 @@ class Loop:
         loss: ELBO | None,
         labels: Tensor | None,
         place: Tensor,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.program, self.train, self.valid, self.settings = program, train, valid, settings
         self.labels = train.labels if labels is None else labels
@@ -61,7 +64,7 @@ class Loop:
             self.train = train.copied_to(place.device)
         self.num_rows = len(train)
         self.batch_size = min(settings.batch_size, self.num_rows)
-        self.place = place
+        self.place, self.ranks, self.reducer = place, ranks, Reducer(ranks)
         for split in (train, valid):
             require_mask(program, None if split is None else split.mask)
         first = torch.arange(self.batch_size)
@@ -89,6 +92,15 @@ class Loop:
             )
         if self.layout.row_dim is None and self.valid is not None:
             raise RowsError("the program has no plate over rows, so held-out rows have no ELBO: leave valid out")
+        if self.layout.row_dim is None and not self.ranks.alone:
+            raise RowsError(
+                "the program has no plate over rows, so they cannot be split among processes: add the plate"
+            )
+        if self.batch_size < self.ranks.size:
+            raise InputError(
+                f"a batch of {self.batch_size} rows cannot be split among {self.ranks.size} processes: take a larger "
+                "batch_size or fewer processes"
+            )
         if self.layout.enumerated and (settings.beta != 1 or settings.kl_warmup):
             raise InputError(
                 f"{', '.join(self.layout.enumerated)} is summed out by enumeration, which takes beta=1 alone"
@@ -147,10 +159,15 @@ class Loop:
         if settings.compile or (settings.compile is None and is_recorded(loss)):
             self.recorded = Compiled_ELBO(watched, fuse=bool(settings.compile), terms=self.terms)
         self.svi = SVI(model, guide, self.optimizer, self.recorded or watched)
+        if not self.ranks.alone:
+            self.optimizer.reduce = self.reducer
+            self.svi.loss_and_grads = self.reducer.noting(self.svi.loss_and_grads)
 
     def climb(self, checkpoint: Path | None, on_epoch: Callable[..., None] | None, style: Style) -> FitResult:
+        checkpoint = checkpoint if self.ranks.main else None
         if checkpoint is not None and checkpoint.exists():
             self._go_on_from(checkpoint)
+        self._begin_together()
         earlier = self.history[-1]["seconds"] if self.history else 0.0
         began = written = time.perf_counter()
         kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
@@ -158,15 +175,19 @@ class Loop:
             with (
                 _quiet_about_nan(),
                 Progress(
-                    style, self.settings.epochs, math.ceil(self.num_rows / self.batch_size), self.epoch
+                    style if self.ranks.main else "none",
+                    self.settings.epochs,
+                    math.ceil(self.num_rows / self.batch_size),
+                    self.epoch,
                 ) as progress,
             ):
                 while not self._stopped():
                     row = self._one_epoch(progress)
                     row["seconds"] = earlier + time.perf_counter() - began
+                    row = self.ranks.same(row)  # so that all stop at the same epoch and keep the same one
                     self._keep_the_best(row)
                     progress.epoch(row)
-                    if on_epoch is not None:
+                    if on_epoch is not None and self.ranks.main:
                         on_epoch(self.history)
                     if checkpoint is not None:
                         kept = self._snapshot()
@@ -174,10 +195,11 @@ class Loop:
                             write_tensors(checkpoint, *kept)
                             written = time.perf_counter()
         finally:  # finished, interrupted or diverged: the last whole epoch is kept, the program holds the best weights
-            if checkpoint is not None and kept is not None:
-                write_tensors(checkpoint, *kept)
-            load_state(self.program, self.best)
-            _mode(self.program, training=False)
+            with undisturbed():
+                if checkpoint is not None and kept is not None:
+                    write_tensors(checkpoint, *kept)
+                load_state(self.program, self.best)
+                _mode(self.program, training=False)
         seconds = self.history[-1]["seconds"] if self.history else 0.0
         return FitResult(self.history, self.best_epoch, self._stopped(), seconds, self._advice())
 
@@ -201,27 +223,32 @@ class Loop:
     def _one_epoch(self, progress: Progress) -> dict[str, Any]:
         """All batches once, in an order and with noise that follow from the seed and the epoch alone."""
         settings = self.settings
-        pyro.set_rng_seed(settings.stream(self.epoch))
+        noise = self.ranks.stream(settings.stream(self.epoch))
+        pyro.set_rng_seed(noise)
         generator = torch.Generator().manual_seed(settings.stream(self.epoch))
-        drawing = generator  # on an accelerator pixels are drawn where they are used
-        if self.place.device.type != "cpu":
-            drawing = torch.Generator(self.place.device).manual_seed(settings.stream(self.epoch))
+        drawing = generator  # each process, and an accelerator, draws pixels by itself
+        if not self.ranks.alone or self.place.device.type != "cpu":
+            drawing = torch.Generator(self.place.device).manual_seed(noise)
         self.terms.reset()
         _mode(self.program, training=True)
         total: Any = 0.0
-        for step, index in enumerate(self.train.batches(self.batch_size, generator)):
+        for step, rows in enumerate(self.train.batches(self.batch_size, generator)):
             at = self.epoch + step * self.batch_size / self.num_rows
+            index = self.ranks.part(rows)
+            self.reducer.share = len(index) / len(rows)
             batch = self._batch(self.train.batch(index, drawing), index)
-            if self.epoch == 0:
+            if self.epoch == 0 and len(index):
                 self.layout.check(batch.x)
             self.optimizer.learning_rate = settings.rate(at)
             self._weigh_kl_by(settings.kl_weight(at))
-            total = total + self._step(batch, first=at == 0) * len(index)
+            total = total + self._step(batch, first=at == 0) * len(rows)
             if (self.place.device.type == "cpu" or step % LOOKED_AT_EVERY == 0) and not math.isfinite(total):
                 raise self._diverged(f"the objective became {float(total)}", self.epoch + 1)
             progress.step()
         if not all(torch.isfinite(parameter).all() for parameter in self.optimizer.parameters.values()):
             raise self._diverged("a parameter became NaN or infinite", self.epoch + 1)
+        self.ranks.add_up(self.terms)
+        self.ranks.copy_(list(self.program.buffers()) if isinstance(self.program, nn.Module) else [])
         self.epoch += 1
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.epoch * math.ceil(self.num_rows / self.batch_size)}
         beta = float(self.weigh.beta)
@@ -242,19 +269,27 @@ class Loop:
             self.weigh.beta.fill_(beta)
 
     def _step(self, batch: Batch, first: bool) -> Any:
-        """One step of `SVI`, its loss a number or a tensor that nobody has read."""
-        if self.recorded and not first and not self.recorded.why_not:  # as SVI does it, but for asking who took part
+        """One step of `SVI`, its loss (of the batch of all processes) a number or a tensor that nobody has read."""
+        if not len(batch.x):
+            loss = self._stand_by()
+        elif self.recorded and not first and not self.recorded.why_not:  # as SVI does it, without asking who took part
             loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, batch.x, batch.extras)
             self.optimizer(self.optimizer.parameters.values())
-            return loss
-        with pyro.validation_enabled(first):
-            loss = self.svi.step(batch.x, batch.extras)
+        else:
+            with pyro.validation_enabled(first):
+                loss = self.svi.step(batch.x, batch.extras)
         if first and self.optimizer.parameters and not self.optimizer.has_stepped:
             raise InputError(
                 "no parameter took part in the first step: tell Pyro of a module's parameters in model or guide "
                 '(pyro.module("decoder", decoder)), or make them by pyro.param'
             )
-        return loss
+        return loss if self.ranks.alone else self.reducer.loss
+
+    def _stand_by(self) -> Any:
+        """The step of a process that has no row of a small last batch: it moves with the others."""
+        self.reducer.loss = 0.0
+        self.optimizer(self.optimizer.parameters.values())
+        return self.reducer.loss
 
     def _diverged(self, what: str, epoch: int) -> DivergedError:
         return DivergedError(
@@ -274,12 +309,13 @@ class Loop:
         draws, beta, total = max(1, VALID_DRAWS // len(self.valid)), float(self.weigh.beta), 0.0
         abreast = min(draws, max(1, VALID_ABREAST // len(self.valid)))  # a few rows take as long as a batch of them
         draws = draws // abreast * abreast
+        mine = self.ranks.part(torch.arange(len(self.valid)))
         self.terms.reset(apart=True)
         self._weigh_kl_by(1.0)
         _mode(self.program, training=False)
-        with seeded(self.settings.stream(-1)), pyro.validation_enabled(False):
-            for start in range(0, len(self.valid), VALID_ROWS_AT_ONCE):
-                batch = self._held_out(start, start + VALID_ROWS_AT_ONCE)
+        with seeded(self.ranks.stream(self.settings.stream(-1))), pyro.validation_enabled(False):
+            for some in mine.split(VALID_ROWS_AT_ONCE) if len(mine) else ():
+                batch = self._held_out(int(some[0]), int(some[-1]) + 1)
                 if self.epoch == 1:
                     self.layout.check(batch.x)
                 if abreast > 1:
@@ -287,12 +323,14 @@ class Loop:
                 for _ in range(draws // abreast):
                     total += self.svi.evaluate_loss(batch.x, batch.extras) * len(batch.x)
         self._weigh_kl_by(beta)
+        total = sum(self.ranks.gather(total))
+        self.ranks.add_up(self.terms)
         row |= self._reported("valid_", -total / (draws * len(self.valid)), self.valid) | {
             "valid_kl_apart": self.terms.apart_means()
         }
         if not math.isfinite(row["valid_elbo"]):
             raise self._diverged(f"the validation ELBO became {row['valid_elbo']}", self.epoch)
-        return row | {"active_units": self._active_units()}
+        return row | {"active_units": self._active_units() if self.ranks.main else None}
 
     def _active_units(self) -> int | None:
         """How many latents the guide uses: their posterior means vary over rows (arXiv:1509.00519)."""
@@ -320,12 +358,31 @@ class Loop:
         if value > self.best_value:
             self.best_epoch, self.best_value, self.best = self.epoch, value, state_of(self.program)
 
+    def _begin_together(self) -> None:
+        """Every process takes up where rank 0 stands, once all are seen to fit the same program to the same rows."""
+        if self.ranks.alone:
+            return
+        splits = {"training rows": self.train, "validation rows": self.valid}
+        shapes = {name: tuple(value.shape) for name, value in named_parameters(self.program).items()}
+        self.ranks.agree(
+            asdict(self.settings)
+            | {name: None if split is None else _glance(split) for name, split in splits.items()}
+            | {"loss": self.loss_name, "parameters": shapes}
+        )
+        tensors, about = self._standing()
+        here = {name: value.cpu() for name, value in tensors.items()} if self.ranks.main else {}
+        self._take_up(*self.ranks.same((here, about)))
+
     def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint keeps: where the fit stands, and its settings and data."""
+        tensors, about = self._standing()
+        return tensors, json.loads(json.dumps(about)) | {"settings": self._settled}
+
+    def _standing(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the next epoch depends on beside settings and data: weights, best weights, moments, counters."""
         parts = {"now": state_of(self.program), "best": self.best, "optimizer": self.optimizer.get_state()}
         tensors = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
-        about = {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "history")}
-        return tensors, json.loads(json.dumps(about)) | {"settings": self._settled}
+        return tensors, {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "history")}
 
     @cached_property
     def _settled(self) -> dict[str, Any]:
@@ -341,6 +398,9 @@ class Loop:
             raise InputError(
                 f"{checkpoint}: this fit was begun otherwise ({'; '.join(other)}); repeat that, or use another folder"
             )
+        self._take_up(tensors, about)
+
+    def _take_up(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
         parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
         for full, value in tensors.items():
             part, _, name = full.partition("/")
@@ -350,6 +410,15 @@ class Loop:
         self.optimizer.set_state(parts["optimizer"])
         self.epoch, self.best_epoch, self.best_value = about["epoch"], about["best_epoch"], about["best_value"]
         self.history = about["history"]
+
+
+def _glance(split: Split) -> str:
+    """Rows by their number, width and type, and a digest of some of them: reading all would take long where there are
+    many."""
+    places = torch.linspace(0, len(split) - 1, min(len(split), START_ROWS), dtype=torch.float64).long()
+    some = split.stored[places]
+    digest = hashlib.sha256(some.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+    return f"{len(split)} rows of {split.shape[1]} {some.dtype} {digest}"
 
 
 @contextmanager

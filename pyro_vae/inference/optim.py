@@ -24,7 +24,8 @@ SCHEDULES = ("constant", "cosine", "one-cycle")
 class OneOptimizer(PyroOptim):
     """A `PyroOptim` that holds one torch optimizer, where Pyro's own makes one for each parameter.
 
-    The gradient of a `penalty` is added before the step, which no reported number counts. Gradients are clipped by
+    Where a fit is shared by processes, `reduce` replaces the gradients by those of the whole batch. The gradient of a
+    `penalty` is added before the step, which no reported number counts. Gradients are clipped by
     their joint norm where `clip` is given, and set to None after the step. Parameters are kept
     in the order they were named in, so that two runs add up the same numbers in the same order.
     """
@@ -39,6 +40,7 @@ class OneOptimizer(PyroOptim):
         self._torch: torch.optim.Optimizer | None = None
         self.has_stepped = False
         self.penalty: Callable[[], Tensor] | None = None
+        self.reduce: Callable[[list[Tensor]], None] | None = None
 
     def follow(self, parameters: dict[str, Tensor]) -> None:
         """Train these parameters, each under its name, from now on."""
@@ -61,6 +63,8 @@ class OneOptimizer(PyroOptim):
         self.follow(dict(sorted(late.items())))
         if self._torch is None:
             return
+        if self.reduce is not None:
+            self.reduce(list(self.parameters.values()))
         if self.penalty is not None and (penalty := self.penalty()).requires_grad:
             penalty.backward()  # type: ignore[no-untyped-call]
         if self.clip is not None:

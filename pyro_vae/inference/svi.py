@@ -13,6 +13,7 @@ from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import CollapseWarning, InputError
 from pyro_vae.inference.loop import Loop
 from pyro_vae.inference.progress import Style
+from pyro_vae.inference.ranks import local_device, started_together, world
 from pyro_vae.inference.result import FitResult
 from pyro_vae.inference.settings import Settings
 from pyro_vae.models.program import named_parameters, parameters_of, place_of
@@ -58,10 +59,13 @@ def fit(
     machine, same bits, and the caller's random numbers are untouched.
 
     `checkpoint` is a folder: the fit's state is kept there and a fit that finds one goes on from it, to the same bits
-    as one never interrupted. `on_epoch` is called with the history after each epoch. Shapes: x (N, D), `labels` (N,).
+    as one never interrupted. `on_epoch` is called with the history after each epoch. In a script that `torchrun`
+    started, `batch_size` is that of all processes together: each takes its part of every batch, all end with the same
+    weights, and rank 0 alone writes, reports and calls `on_epoch`. Shapes: x (N, D), `labels` (N,).
 
     Raises `InputError` for settings or rows that cannot be used, `DivergedError` when the objective is no longer
-    finite: the program then holds the last good weights. Warns (`CollapseWarning`) where most latents carry nothing.
+    finite: the program then holds the last good weights; `RankLostError` when another process has ended. Warns
+    (`CollapseWarning`) where most latents carry nothing.
 
     >>> import pyro_vae as pv
     >>> _ = torch.manual_seed(0)
@@ -92,11 +96,12 @@ def fit(
     held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
     if patience is not None and held_out is None:
         raise InputError("patience watches the validation ELBO, so it needs validation rows: give valid=…")
+    ranks = world()
     place = _move(program, train[:1], None if device is None else pick_device(device), dtype)
     with parameters_of(program), seeded(seed):
-        loop = Loop(program, train, held_out, settings, loss, labels, place)
+        loop = Loop(program, train, held_out, settings, loss, labels, place, ranks)
         fitted = loop.climb(None if checkpoint is None else Path(checkpoint) / CHECKPOINT, on_epoch, progress)
-    if fitted.advice:
+    if fitted.advice and ranks.main:
         warnings.warn(fitted.advice, CollapseWarning, stacklevel=2)
     return fitted
 
@@ -111,11 +116,14 @@ def _move(program: Any, like: Tensor, device: torch.device | None, dtype: torch.
 
 
 def pick_device(name: str) -> torch.device:
-    """The device `auto` (an accelerator, else the CPU), `cpu`, `cuda` or `mps`; `InputError` where it is absent."""
+    """The device `auto` (an accelerator, else the CPU), `cpu`, `cuda` or `mps`; `InputError` where it is absent.
+
+    Of several processes that `torchrun` started on a machine, each gets a CUDA device of its own.
+    """
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
+        name = next(kind for kind in ("cuda", "mps", "cpu") if present[kind])
     if not present.get(name.split(":")[0], False):
         here = ", ".join(kind for kind, there in present.items() if there)
         raise InputError(f"device {name!r} is not available here; available: {here}")
-    return torch.device(name)
+    return local_device() if name == "cuda" and started_together() else torch.device(name)

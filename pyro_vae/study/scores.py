@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance import Evidence, log_evidence
+from pyro_vae.inference.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def score(
     memory_mib: float = 64,
     seed: int | None = 0,
     rows: Tensor | None = None,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     r"""log p(x) of each row, its percentile among reference rows, and whether it is unusual at a false-alarm rate.
 
@@ -81,7 +83,7 @@ def score(
     """
     if not 0 < false_alarms < 1:
         raise InputError(f"false_alarms is a share of usual rows, between 0 and 1, got {false_alarms}")
-    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib, "seed": seed}
+    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib, "seed": seed, "ranks": ranks}
     if not isinstance(reference, Evidence):
         held_out = as_split(reference, "valid")
         require_enough(len(held_out), false_alarms)

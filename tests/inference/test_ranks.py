@@ -1,0 +1,400 @@
+"""Several processes against one: run as a script, this file is one of them; the tests start two and four by gloo."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae.inference.ranks import ALONE, Ranks, Reducer, undisturbed
+
+SIZES = (2, 4)
+SEEDS = range(8)
+
+
+class Replayed(nn.Module):
+    """Noise by a row's place, so that it is the same however rows are dealt: z = m + s ε_i with ln q beside it.
+
+    A latent for all rows, a prior of the parameters and a parameter that nothing uses are there to be got right.
+    """
+
+    def __init__(self, poisoned=None):
+        super().__init__()
+        g = torch.Generator().manual_seed(1)
+        self.encoder, self.decoder = pv.nets.mlp(6, 8, 4), pv.nets.mlp(2, 8, 6)
+        self.shift, self.unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.ones(1))
+        self.noise, self.poisoned = torch.randn(91, 2, generator=g), poisoned
+
+    def model(self, x):
+        pyro.module("model", self.decoder)
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.decoder(z + w)).to_event(1), obs=x)
+
+    def guide(self, x, rows=None):
+        pyro.module("guide", self)
+        noise = torch.zeros(len(x), 2) if rows is None else self.noise[rows]
+        q = dist.Normal(self.shift, 0.5).to_event(1)
+        pyro.sample("w", dist.Delta(self.shift + 0.5, log_density=q.log_prob(self.shift + 0.5), event_dim=1))
+        loc, raw = self.encoder(x).chunk(2, -1)
+        q = dist.Normal(loc, raw.exp())
+        z = loc + raw.exp() * noise
+        log_q = q.log_prob(z).sum(-1)
+        if self.poisoned is not None and rows is not None:
+            log_q = log_q + torch.where(rows == self.poisoned, torch.inf, 0.0)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(z, log_density=log_q, event_dim=1))
+
+    def log_prior(self):
+        return -sum(value.square().sum() for value in self.decoder.parameters())
+
+
+def rows(n, seed=0):
+    return (torch.rand(n, 6, generator=torch.Generator().manual_seed(seed)) < torch.linspace(0.1, 0.9, 6)).float()
+
+
+def vae(seed=0):
+    torch.manual_seed(seed)
+    likelihood, guide = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4))
+    return pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
+
+
+def held(program):
+    return {name: value.tolist() for name, value in program.state_dict().items()}
+
+
+def twenty_steps():
+    """4 steps an epoch, the last on one row: a process without rows takes part."""
+    torch.manual_seed(0)
+    program = Replayed()
+    options = {"epochs": 5, "batch_size": 30, "schedule": "constant", "clip": 0.5, "progress": "none"}
+    fitted = pv.fit(program, rows(91), valid=rows(3), **options)
+    assert fitted.history[-1]["step"] == 20
+    return {"state": held(program), "elbo": [[row["elbo"], row["valid_elbo"]] for row in fitted.history]}
+
+
+def whole_runs():
+    options = {"valid": rows(60, seed=2), "epochs": 8, "batch_size": 50, "learning_rate": 0.02, "progress": "none"}
+    return [pv.fit(vae(), rows(200), seed=seed, **options).history[-1]["valid_elbo"] for seed in SEEDS]
+
+
+def evidence(ranks):
+    program, x = vae(), rows(300)
+    found = pv.log_evidence(program, x, 100, iwae=[5], ranks=ranks)
+    annealed = pv.annealed_evidence(program, x[:150], 5, num_chains=4, ranks=ranks)
+    exact = pv.exact_evidence(program, x[:20], ranks=ranks)
+    scores = pv.score(program, x[:40], x[40:], num_samples=100, ranks=ranks)
+    return {
+        "log_px": found.log_px.tolist(),
+        "mc_se": found.mc_se.tolist(),
+        "iwae": found.iwae[5].tolist(),
+        "annealed": annealed.log_px.tolist(),
+        "exact": exact.log_px.tolist(),
+        "p_value": scores.p_value.tolist(),
+    }
+
+
+def command(*words):
+    from pyro_vae.cli import _run
+
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = _run([str(word) for word in words])
+    return [code, out.getvalue(), err.getvalue()]
+
+
+def error_of(call):
+    try:
+        call()
+    except (pv.InputError, pv.DivergedError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+def gone_on(folder):
+    """A fit to the end, and one from its checkpoint of the third epoch."""
+    from pyro_vae.inference import loop
+
+    loop.SECONDS_BETWEEN_CHECKPOINTS = -1.0
+    options = {"epochs": 5, "batch_size": 20, "progress": "none"}
+
+    def copy(history):
+        if len(history) == 4:
+            shutil.copytree(folder / "whole", folder / "later")
+
+    whole, later = vae(), vae(seed=9)
+    fitted = pv.fit(whole, rows(60), checkpoint=folder / "whole", on_epoch=copy, **options)
+    pv.fit(later, rows(60), checkpoint=folder / "later", **options)
+    from_one = pv.fit(vae(), rows(60), checkpoint=folder / "from one", **options)
+    return {
+        "same": held(whole) == held(later),
+        "epochs": [len(fitted.history), len(from_one.history)],
+    }
+
+
+def one_of_many(folder):
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", message=".* latent dimensions carry nothing")
+    ranks = pv.world()
+    found = {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(ranks)}
+    if ranks.size == 2:
+        found |= {"twenty again": twenty_steps(), "gone on": gone_on(folder)} | troubles(ranks)
+        own = vae(seed=ranks.rank)
+        pv.fit(own, rows(60), epochs=2, batch_size=20, progress="none")
+        found["alike"] = [state == held(own) for state in ranks.gather(held(own))]
+        warnings.simplefilter("default")
+        found |= commands(folder)
+    (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
+    os._exit(0)  # Gloo's threads, torn down with the interpreter, now and then abort it
+
+
+def troubles(ranks):
+    return {
+        "other rows": error_of(lambda: pv.fit(vae(), rows(60, seed=ranks.rank), epochs=1)),
+        "other program": error_of(lambda: pv.fit(vae() if ranks.main else Replayed(), rows(60), epochs=1)),
+        "few rows": error_of(lambda: pv.fit(vae(), rows(60), epochs=1, batch_size=1)),
+        "poisoned": error_of(lambda: pv.fit(Replayed(poisoned=7), rows(91), epochs=2, progress="none")),
+    }
+
+
+def commands(folder):
+    os.chdir(folder)
+    return {
+        "evaluate": command("evaluate", folder / "run", "--num-samples", 50, "--json"),
+        "score": command("score", folder / "run", "--num-samples", 50, "--json", "--out", folder / "scores.csv"),
+        "sample": command("sample", folder / "run"),
+        "fit": command("fit", "--data", "digits", "--hidden", 10, "--epochs", 1, "--json"),
+    }
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert command("fit", "--data", "digits", "--hidden", 10, "--epochs", 1, "--out", folder)[0] == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(run, tmp_path_factory):
+    """What processes found, by how many they were and by rank."""
+    everything = {}
+    for size in SIZES:
+        folder = tmp_path_factory.mktemp(f"by{size}")
+        shutil.copytree(run, folder / "run")
+        stop_at(folder / "from one", epochs=2)
+        place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        common = os.environ | place | {"OMP_NUM_THREADS": "1", "PYRO_VAE_TIMEOUT": "120"}
+        words = [sys.executable, __file__, str(folder)]
+        started = [subprocess.Popen(words, env=common | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(size)]
+        try:
+            assert [process.wait(300) for process in started] == [0] * size
+        finally:
+            for process in started:
+                process.kill()
+        everything[size] = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
+        everything[size][0]["folder"] = folder
+    return everything
+
+
+def stop_at(folder, epochs):
+    """The checkpoint of a fit of five epochs by one process, interrupted."""
+
+    def interrupt(history):
+        if len(history) > epochs:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pv.fit(vae(), rows(60), epochs=5, batch_size=20, checkpoint=folder, on_epoch=interrupt, progress="none")
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(ALONE)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_twenty_steps_with_the_same_noise_are_those_of_one_process(alone, found, size):
+    for one in found[size]:
+        for name, value in alone["twenty"]["state"].items():
+            torch.testing.assert_close(
+                torch.tensor(one["twenty"]["state"][name]), torch.tensor(value), rtol=0, atol=1e-5
+            )
+        torch.testing.assert_close(
+            torch.tensor(one["twenty"]["elbo"]), torch.tensor(alone["twenty"]["elbo"]), atol=1e-5, rtol=0
+        )
+
+
+def test_same_seed_and_number_same_bits_in_every_process(found):
+    for size in SIZES:
+        for one in found[size]:
+            assert one["twenty"] == found[size][0]["twenty"]
+            assert one["whole"] == found[size][0]["whole"]
+    for one in found[2]:
+        assert one["twenty again"] == one["twenty"]
+        assert all(one["alike"])  # though each began with weights of its own
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_whole_runs_end_where_those_of_one_process_do(alone, found, size):
+    apart = torch.tensor(found[size][0]["whole"], dtype=torch.float64) - torch.tensor(
+        alone["whole"], dtype=torch.float64
+    )
+    assert apart.abs().max() > 0  # other noise
+    assert abs(apart.mean()) < 3 * apart.std() / len(SEEDS) ** 0.5
+
+
+def test_scores_do_not_depend_on_how_many_processes_there_are(alone, found):
+    two, four = found[2][0]["evidence"], found[4][0]["evidence"]
+    assert all(one["evidence"] == two for size in SIZES for one in found[size])
+    assert two == four
+    se = torch.tensor(two["mc_se"]).hypot(torch.tensor(alone["evidence"]["mc_se"])).mul(2**0.5)
+    apart = torch.tensor(two["log_px"]) - torch.tensor(alone["evidence"]["log_px"])
+    assert (apart / se).square().mean() < 2  # about a half, were the errors those of normals
+    assert len(two["iwae"]) == len(two["log_px"]) == 300
+    torch.testing.assert_close(torch.tensor(two["exact"]), torch.tensor(alone["evidence"]["exact"]), atol=1e-6, rtol=0)
+    apart = torch.tensor(two["annealed"]) - torch.tensor(alone["evidence"]["annealed"])
+    assert abs(apart.mean()) < 3 * apart.std() / len(apart) ** 0.5
+
+
+def test_a_checkpoint_is_gone_on_with_to_the_same_bits_and_by_another_number_of_processes(found):
+    for one in found[2]:
+        assert one["gone on"] == {"same": True, "epochs": [5, 5]}
+
+
+def test_what_is_wrong_is_said_in_every_process(found):
+    for one in found[2]:
+        assert one["other rows"].startswith("InputError: the processes do not fit the same thing: rank 0 and rank 1")
+        assert "differ in training rows" in one["other rows"]
+        assert "differ in parameters" in one["other program"]
+        assert "1 rows cannot be split among 2 processes" in one["few rows"]
+        assert one["poisoned"].startswith("DivergedError: the objective became inf in epoch 1")
+
+
+def test_commands_score_together_and_rank_0_speaks(found):
+    main, other = found[2]
+    assert other["evaluate"] == other["score"] == [0, "", ""]
+    record, summary = json.loads(main["evaluate"][1]), json.loads(main["score"][1])
+    assert record["num_data"] == summary["num_data"] == 180
+    assert json.loads((main["folder"] / "run" / "evaluation.json").read_text())["test"] == record
+    assert len((main["folder"] / "scores.csv").read_text().splitlines()) == 181
+    assert main["sample"][0] == other["sample"][0] == 2
+    assert "start it without torchrun" in main["sample"][2]
+
+
+def test_processes_make_one_folder_for_a_run_without_a_name(found):
+    main, other = found[2]
+    assert [main["fit"][0], other["fit"]] == [0, [0, "", ""]]
+    (made,) = (main["folder"] / "runs").iterdir()
+    assert json.loads(main["fit"][1])["run"] == f"runs/{made.name}"
+    assert (made / "figures" / "samples.png").exists()
+
+
+def torchrun(*words):
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    return subprocess.Popen(
+        [*start, "-m", "pyro_vae", *(str(word) for word in words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def rank_1_of(process):
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        if b"\0RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes():
+            return int(child)
+    raise AssertionError("no process of rank 1")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes under /proc")
+@pytest.mark.parametrize("how", ["a process is killed", "Ctrl-C"])
+def test_a_run_that_is_cut_off_says_so_and_can_be_gone_on_with(tmp_path, how):
+    folder = tmp_path / "run"
+    process = torchrun("fit", "--data", "digits", "--hidden", 20, "--epochs", 60, "--out", folder)
+    try:
+        for _ in range(1200):
+            if (folder / "metrics.jsonl").exists() and len((folder / "metrics.jsonl").read_text().splitlines()) >= 3:
+                break
+            time.sleep(0.05)
+        if how == "Ctrl-C":
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            os.kill(rank_1_of(process), signal.SIGKILL)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 1, said
+    assert "another process of this run" in said
+    assert said.count(f"--resume {folder} goes on from there") == 1
+    kept = pv.runs.read_tensors(folder / pv.runs.CHECKPOINT)[1]["history"]
+    assert 3 <= len(kept) < 60
+    if how != "Ctrl-C":
+        code, out, err = command("fit", "--resume", folder, "--json")  # one process goes on with what two began
+        assert code == 0, err
+        assert json.loads(out)["log_px"] > json.loads(out)["elbo"]
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 60
+
+
+def test_parts_of_a_batch_are_all_of_it_and_differ_by_one_row():
+    for n in (1, 7, 30, 31):
+        parts = [Ranks(rank, 4).part(torch.arange(n)) for rank in range(4)]
+        assert torch.cat(parts).tolist() == list(range(n))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert len({Ranks(rank, 1000).stream(5) for rank in range(1000)}) == 1000
+    assert ALONE.stream(5) == 5
+
+
+def test_a_reducer_weighs_by_rows_and_leaves_out_what_took_no_part(monkeypatch):
+    def from_another_with_twice_the_rows(self, flat):
+        flat += torch.tensor([2 / 3 * 4.0, 2 / 3 * 8.0, 0.0, 1.0, 0.0, 2 / 3 * 7.0])
+
+    monkeypatch.setattr(Ranks, "add_", from_another_with_twice_the_rows)
+    used, unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    used.grad, reducer = torch.tensor([1.0, 2.0]), Reducer(Ranks(0, 2))
+    reducer.share, reducer.loss = 1 / 3, 1.0
+    reducer([used, unused])
+    torch.testing.assert_close(used.grad, torch.tensor([3.0, 6.0]))
+    assert unused.grad is None
+    torch.testing.assert_close(float(reducer.loss), 5.0)
+
+
+def test_a_signal_waits_while_something_is_written():
+    done = False
+
+    def write():
+        nonlocal done
+        with undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            done = True
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert done
+
+
+if __name__ == "__main__":
+    one_of_many(Path(sys.argv[1]))
