@@ -93,19 +93,18 @@ class Compiled_ELBO(ELBO):
         """A step and what it gives; None where the program goes by the handlers."""
         if self.why_not:
             return None
-        leaves, shape = tree_flatten((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        key = (climbs, model, guide, shape, *map(_kind, leaves))
+        tensors: list[Tensor] = []
+        key = (climbs, model, guide, _layout((args, kwargs), tensors))
         step = self.steps.get(key)
         if step is None or step.is_frozen():
-            step = self._recorded(key, leaves, tensors)
+            step = self._recorded(key, args, kwargs, tensors)
         found = None if step is None else self._taken(step, tensors)
         return None if step is None or found is None else (step, found)
 
-    def _recorded(self, key: Any, leaves: list[Any], tensors: list[Tensor]) -> "Step | None":
+    def _recorded(self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> "Step | None":
         """Record a step twice, with other random numbers, and believe the second where it repeats the first."""
-        climbs, model, guide, shape = key[:4]
-        step = Step(_filling(self.elbo, model, guide, leaves, shape), self.terms, climbs)
+        climbs, model, guide = key[:3]
+        step = Step(_filling(self.elbo, model, guide, *tree_flatten((args, kwargs))), self.terms, climbs)
         with same_numbers() as again:
             try:
                 first = record(step.by_handlers, *tensors)
@@ -115,7 +114,7 @@ class Compiled_ELBO(ELBO):
                 again()
                 with step.graph.nothing_written():
                     _require_agreement(step.graph(*tensors), first.outputs, SINGLE)
-                if self.fuse:
+                if self.fuse and climbs:
                     step.graph.compile(*tensors)
                 elif tensors and tensors[0].is_cuda:
                     step.graph.capture(*tensors)
@@ -232,8 +231,14 @@ def _losses(elbo: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[
     return torch.as_tensor(loss), torch.as_tensor(surrogate)
 
 
-def _kind(leaf: Any) -> Any:
-    return (leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
+def _layout(value: Any, tensors: list[Tensor]) -> Any:
+    """What a graph depends on of a call's arguments; their tensors are added to a list, in order."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return value.shape, value.dtype, value.device
+    if isinstance(value, dict):
+        return tuple((name, _layout(part, tensors)) for name, part in value.items())
+    return tuple(_layout(part, tensors) for part in value) if isinstance(value, (tuple, list)) else value
 
 
 def _alike(first: Graph, second: Graph) -> bool:

@@ -18,6 +18,7 @@ import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine import Trace
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_vae.data import Split
 from pyro_vae.errors import DivergedError, InputError, RowsError
@@ -39,6 +40,7 @@ VALID_ABREAST = 200  # rows for each evaluation, where there are fewer
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 START_ROWS = 1000
 LOOKED_AT_EVERY = 50  # steps on an accelerator, which waits for the host to look
+FLOPS_FOR_THREADS = 15_000_000  # in a step: with fewer, two threads took as long as one on two cores
 ABOUT_LOSS = ("num_particles", "dreg", "free_bits", "each", "insomnia")
 
 
@@ -69,8 +71,9 @@ class Loop:
             require_mask(program, None if split is None else split.mask)
         first = torch.arange(self.batch_size)
         example = self._batch(train[first], first)
-        with torch.no_grad(), seeded(settings.stream(-2)), evaluating(program):
+        with torch.no_grad(), seeded(settings.stream(-2)), evaluating(program), FlopCounterMode(display=False) as work:
             _, guide = traces_of(program, example)  # functions make their parameters here, on real rows, by this seed
+        self.flops_per_step = 3 * work.get_total_flops()  # backwards is twice as much as forwards
         self.layout = layout_of(program, example)
         self.layout.check(example.x)
         self._check(settings)
@@ -174,6 +177,7 @@ class Loop:
         try:
             with (
                 _quiet_about_nan(),
+                _as_many_threads_as_pay(self.flops_per_step),
                 Progress(
                     style if self.ranks.main else "none",
                     self.settings.epochs,
@@ -419,6 +423,18 @@ def _glance(split: Split) -> str:
     some = split.stored[places]
     digest = hashlib.sha256(some.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
     return f"{len(split)} rows of {split.shape[1]} {some.dtype} {digest}"
+
+
+@contextmanager
+def _as_many_threads_as_pay(flops: int) -> Iterator[None]:
+    """Inside, small steps have one thread: several would mostly wait for each other, and wake each other up."""
+    threads = torch.get_num_threads()
+    if flops < FLOPS_FOR_THREADS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

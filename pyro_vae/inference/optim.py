@@ -72,7 +72,8 @@ class OneOptimizer(PyroOptim):
         for group in self._torch.param_groups:
             group["lr"] = self.learning_rate
         self._torch.step()
-        self._torch.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def get_state(self) -> dict[str, Tensor]:
         """The optimizer's moments and counters, flat, named after the parameters."""

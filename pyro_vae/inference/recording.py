@@ -12,13 +12,22 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pyro_vae.checks import unread
 
 aten = torch.ops.aten
 SAME = (aten.detach.default, aten.alias.default)  # the same values in the same place under another name
 RESHAPED = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
-NEUTRAL = {aten.add.Tensor: 0, aten.sub.Tensor: 0, aten.mul.Tensor: 1, aten.div.Tensor: 1}
+NEUTRAL = {
+    aten.add.Tensor: 0,
+    aten.sub.Tensor: 0,
+    aten.mul.Tensor: 1,
+    aten.mul.Scalar: 1,
+    aten.div.Tensor: 1,
+    aten.pow.Tensor_Scalar: 1,
+}
+FILLED = (aten.ones_like.default, aten.zeros_like.default, aten.ones.default, aten.zeros.default, aten.full.default)
 BATCH_NORMS = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default)  # they write and do not say so
 
 
@@ -37,6 +46,7 @@ class Graph:
     def __init__(self, recorder: "_Recorder", outputs: tuple[Tensor | None, ...]) -> None:
         self.outputs = outputs
         recorder.graph.output(tuple(None if out is None else recorder.node_of(out) for out in outputs))
+        recorder.hold_constants()
         _merge_repeated(recorder)
         _drop_unused(recorder.graph)
         self.found = tuple(recorder.found[node] for node in recorder.graph.nodes if node in recorder.found)
@@ -124,6 +134,7 @@ class _Recorder(TorchDispatchMode):
         self.before: dict[int, tuple[Tensor, Tensor]] = {}
         for i, value in enumerate(inputs):
             self._remember(value, self.graph.placeholder(f"input_{i}"))
+        self.constants: dict[int, Tensor] = {}  # they depend on no input, parameter or draw
         self.written: set[int] = set()  # places that some operation writes into
         self.own = {_place(value) for value in inputs}
         self.last_found = next(reversed(self.graph.nodes), None)
@@ -137,6 +148,8 @@ class _Recorder(TorchDispatchMode):
         made = func(*args, **kwargs)
         if isinstance(made, Tensor):
             self.own.add(_place(made))
+            if self._is_constant(func, args):
+                self.constants[id(made)] = made
             self._remember(made, self._same(func, args, made) or self.graph.call_function(func, *given))  # type: ignore[misc]
             return made
         node = self.graph.call_function(func, *given)  # type: ignore[misc]
@@ -154,6 +167,16 @@ class _Recorder(TorchDispatchMode):
             self.last_found, self.found[node] = node, value
             self._remember(value, node)
         return self.nodes[id(value)]
+
+    def hold_constants(self) -> None:
+        """Constants become inputs held by reference, where nothing writes into them."""
+        kept = [value for value in self.constants.values() if _place(value) not in self.written]
+        for value in kept:
+            node = self.nodes.pop(id(value))
+            if node.op == "call_function":
+                node.replace_all_uses_with(self.node_of(value))
+            else:
+                self.nodes[id(value)] = node
 
     def put_back(self) -> None:
         with torch.no_grad():
@@ -179,6 +202,14 @@ class _Recorder(TorchDispatchMode):
         if func is aten.t.default and (inner := self.nodes[id(args[0])]).target is func:
             return inner.args[0]  # type: ignore[return-value]  # transposed twice
         return None
+
+    def _is_constant(self, func: Any, args: Any) -> bool:
+        """Whether an operation gives the same at every call: a filled tensor, or arithmetic on such alone."""
+        if func in FILLED:
+            return True
+        drawn_or_written = torch.Tag.nondeterministic_seeded in func.tags or func._schema.is_mutable
+        given = [value for value in tree_leaves(args) if isinstance(value, Tensor)]
+        return bool(given) and all(id(value) in self.constants for value in given) and not drawn_or_written
 
     def _keep_written(self, func: Any, args: Any, kwargs: Any) -> None:
         named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs

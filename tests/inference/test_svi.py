@@ -317,3 +317,21 @@ def test_few_validation_rows_are_drawn_for_abreast_and_their_elbo_is_right(monke
         fitted = pv.fit(ppca, x, valid=held_out, epochs=1, learning_rate=1e-9)
         assert fitted.history[0]["valid_elbo"] == pytest.approx(float(ppca.log_prob(held_out).mean()), rel=1e-5)
         assert len(calls) <= 10
+
+
+def test_a_small_step_has_one_thread_and_gives_the_others_back(tiny_vae):
+    vae, x = tiny_vae
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        pv.fit(vae, x, epochs=1, on_epoch=lambda history: seen.append(torch.get_num_threads()))
+        wide = pv.VAE(
+            pv.priors.StandardNormal(2),
+            pv.likelihoods.Bernoulli(pv.nets.mlp(2, 3000, 6)),
+            pv.guides.MeanFieldNormal(pv.nets.mlp(6, 3000, 4)),
+        )
+        pv.fit(wide, x, epochs=1, on_epoch=lambda history: seen.append(torch.get_num_threads()))
+        assert seen == [1, 2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
