@@ -21,7 +21,7 @@ from pyro_vae.inference.recording import Graph, Unread, Untraceable, record, sam
 CHECKED_EVERY = 500
 WORTH_RECORDING = 20  # calls of the loss alone: a fit of few epochs asks too seldom
 Outputs = tuple[Tensor | None, ...]
-TOLERANCE = {torch.float64: 1e-9}  # of the largest value; other types:
+ROUNDING = {torch.float64: 1e-9}  # of the largest value: the same operations in the same order; other types:
 SINGLE, FUSED = 1e-5, 1e-3
 
 
@@ -113,7 +113,7 @@ class Compiled_ELBO(ELBO):
                     raise Untraceable("its operations differ from call to call")
                 again()
                 with step.graph.nothing_written():
-                    _require_agreement(step.graph(*tensors), first.outputs, SINGLE)
+                    _require_agreement(step.graph(*tensors), first.outputs, fused=False)
                 if self.fuse and climbs:
                     step.graph.compile(*tensors)
                 elif tensors and tensors[0].is_cuda:
@@ -137,7 +137,7 @@ class Compiled_ELBO(ELBO):
                     expected = step.by_handlers(*tensors)
                 again()
                 with step.graph.nothing_written():
-                    _require_agreement(step.graph(*tensors), expected, FUSED if self.fuse else SINGLE)
+                    _require_agreement(step.graph(*tensors), expected, self.fuse)
                 again()
             except Exception as error:
                 again()
@@ -252,13 +252,13 @@ def _equal(a: Any, b: Any) -> bool:
     return isinstance(a, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
 
 
-def _require_agreement(found: Outputs, expected: Outputs, single: float) -> None:
+def _require_agreement(found: Outputs, expected: Outputs, fused: bool) -> None:
     for a, b in zip(found, expected, strict=True):
         if (a is None) != (b is None):
             raise Untraceable("other parameters take part from call to call")
         if a is None or b is None or not b.numel():
             continue
-        share = TOLERANCE.get(b.dtype, single)
+        share = FUSED if fused else ROUNDING.get(b.dtype, SINGLE)
         if not torch.allclose(a, b, rtol=share, atol=share * float(b.abs().max().nan_to_num(0, 0, 0)), equal_nan=True):
             raise Untraceable("its graph gives other numbers: something changes between calls that is no tensor")
 

@@ -57,10 +57,12 @@ class OneOptimizer(PyroOptim):
             self._torch.add_param_group({"params": list(fresh.values())})
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        params, store = list(params), pyro.get_param_store()
+        params = list(params)
+        late = [value for value in params if id(value) not in self._known]
         self.has_stepped = bool(params)
-        late = {f"{store.param_name(value)}": value for value in params if id(value) not in self._known}
-        self.follow(dict(sorted(late.items())))
+        if late:
+            store = pyro.get_param_store()
+            self.follow(dict(sorted({f"{store.param_name(value)}": value for value in late}.items())))
         if self._torch is None:
             return
         if self.reduce is not None:

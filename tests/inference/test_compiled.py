@@ -279,6 +279,7 @@ def test_a_whole_fit_is_that_of_the_handlers(tiny_vae, settings):
 def test_by_torch_compile_too(tiny_vae):
     vae, x = tiny_vae
     assert_same_steps_fused(vae, [x[12 * i : 12 * i + 12] for i in range(5)])
+    pv.fit(vae, x, epochs=3, batch_size=20, compile=True)  # with its terms, and without a warning
 
 
 def assert_same_steps_fused(vae, batches):
