@@ -191,8 +191,17 @@ class Window:
 
 
 def index_of(rows: slice | Tensor, num_rows: int) -> Tensor:
-    """A slice or an index of rows as an index."""
-    return torch.arange(*rows.indices(num_rows)) if isinstance(rows, slice) else rows.cpu()
+    """A slice, an index or a mask of rows as an index, as a tensor's rows would be; `IndexError` outside."""
+    if isinstance(rows, slice):
+        return torch.arange(*rows.indices(num_rows))
+    index = rows.cpu()
+    if index.dtype == torch.bool:
+        if len(index) != num_rows:
+            raise IndexError(f"a mask of {len(index)} rows for {num_rows}")
+        return index.nonzero().squeeze(1)
+    if len(index) and not -num_rows <= int(index.min()) <= int(index.max()) < num_rows:
+        raise IndexError(f"rows {int(index.min())} to {int(index.max())} of {num_rows}")
+    return torch.where(index < 0, index + num_rows, index)
 
 
 def rows_of_npy(path: Path, as_floats: bool = False) -> RowsOnDisk:

@@ -1,7 +1,8 @@
 """Any of the ELBOs without Pyro's handlers at run time: a step is recorded once for each shape of its inputs."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyro.poutine as poutine
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.runtime import am_i_wrapped, apply_stack
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_vae.errors import HandlersWarning, InputError
@@ -18,7 +19,9 @@ from pyro_vae.inference.elbos import OneLoss
 from pyro_vae.inference.objective import Sums, Terms
 from pyro_vae.inference.recording import Graph, Unread, Untraceable, record, same_numbers
 
-CHECKED_EVERY = 500
+LIBRARY = Path(contextlib.__file__).parent
+CHECKED_EVERY, CHECKED_AT_MOST_EVERY = 500, 100  # steps; the second where a check is due
+MOST_GRAPHS = 16
 WORTH_RECORDING = 20  # calls of the loss alone: a fit of few epochs asks too seldom
 Outputs = tuple[Tensor | None, ...]
 ROUNDING = {torch.float64: 1e-9}  # of the largest value: the same operations in the same order; other types:
@@ -49,7 +52,14 @@ class Compiled_ELBO(ELBO):
     True
     """
 
-    def __init__(self, elbo: Any = None, *, fuse: bool = False, terms: Terms | None = None) -> None:
+    def __init__(
+        self,
+        elbo: Any = None,
+        *,
+        fuse: bool = False,
+        terms: Terms | None = None,
+        follows: Callable[[], Iterable[Tensor]] = tuple,
+    ) -> None:
         self.elbo: Any = elbo or Trace_ELBO()
         if not is_recorded(self.elbo):
             raise InputError(
@@ -59,10 +69,11 @@ class Compiled_ELBO(ELBO):
         super().__init__(
             self.elbo.num_particles, self.elbo.max_plate_nesting, vectorize_particles=self.elbo.vectorize_particles
         )
-        self.fuse, self.terms = fuse, terms
+        self.fuse, self.terms, self.follows = fuse, terms, follows
         self.why_not = ""
         self.steps: dict[Any, Step] = {}
         self._begun, self._asked, self._said = False, 0, False
+        self.due = False  # set where something may have changed, at a new epoch say
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         return self.elbo._get_trace(model, guide, args, kwargs)
@@ -95,16 +106,24 @@ class Compiled_ELBO(ELBO):
             return None
         tensors: list[Tensor] = []
         key = (climbs, model, guide, _layout((args, kwargs), tensors))
-        step = self.steps.get(key)
-        if step is None or step.is_frozen():
-            step = self._recorded(key, args, kwargs, tensors)
+        try:
+            step = self.steps.get(key)
+        except TypeError as error:
+            return self._give_up(Untraceable(f"an argument cannot tell whether it has changed ({error})"))
+        if step is not None and step.is_past():
+            self.steps.clear()  # this call goes by the handlers, which make what is missing
+            return None
+        step = step or self._recorded(key, args, kwargs, tensors)
         found = None if step is None else self._taken(step, tensors)
         return None if step is None or found is None else (step, found)
 
     def _recorded(self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> "Step | None":
         """Record a step twice, with other random numbers, and believe the second where it repeats the first."""
         climbs, model, guide = key[:3]
-        step = Step(_filling(self.elbo, model, guide, *tree_flatten((args, kwargs))), self.terms, climbs)
+        if len(self.steps) >= MOST_GRAPHS and key not in self.steps:
+            return self._give_up(Untraceable(f"its arguments or their shapes keep changing ({MOST_GRAPHS} graphs)"))
+        losses = _filling(self.elbo, model, guide, *tree_flatten((args, kwargs)))
+        step = Step(losses, self.terms, self.follows, climbs)
         with same_numbers() as again:
             try:
                 first = record(step.by_handlers, *tensors)
@@ -120,17 +139,21 @@ class Compiled_ELBO(ELBO):
                     step.graph.capture(*tensors)
             except Exception as error:  # whatever it is: if the program itself is wrong, the handlers will say so
                 again()
-                self._give_up(error)
-                return None
+                return self._give_up(error)
             again()
+        step.untrained = [
+            value for value in step.graph.found if isinstance(value, nn.Parameter) and not value.requires_grad
+        ]
         self.steps[key] = step
         return step
 
     def _taken(self, step: "Step", tensors: list[Tensor]) -> Outputs | None:
         """What a step gives, by its graph; None where graph and handlers turn out to differ."""
-        step.calls += 1
-        if step.calls > 3 and step.calls % CHECKED_EVERY:
+        step.calls, step.since_check = step.calls + 1, step.since_check + 1
+        due = step.since_check >= (CHECKED_AT_MOST_EVERY if self.due else CHECKED_EVERY)
+        if step.calls > 3 and not due:
             return step.graph(*tensors)
+        step.since_check, self.due = 0, False
         with same_numbers() as again:
             try:
                 with step.graph.nothing_written():
@@ -141,8 +164,7 @@ class Compiled_ELBO(ELBO):
                 again()
             except Exception as error:
                 again()
-                self._give_up(error)
-                return None
+                return self._give_up(error)
         return step.graph(*tensors)
 
     def _spread(self, step: "Step", found: Outputs) -> Tensor:
@@ -159,7 +181,8 @@ class Compiled_ELBO(ELBO):
         assert loss is not None
         return loss
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: Exception) -> Any:
+        """No more graphs; None."""
         first_line = (str(error).splitlines() or [""])[0]
         self.why_not = first_line if isinstance(error, Untraceable) else f"{type(error).__name__}, {first_line}"
         self.why_not += _place(error)
@@ -178,15 +201,28 @@ class Step:
 
     graph: Graph
 
-    def __init__(self, losses: Callable[..., tuple[Tensor, Tensor]], terms: Terms | None, climbs: bool) -> None:
-        self.losses, self.terms, self.climbs, self.calls = losses, terms, climbs, 0
+    def __init__(
+        self,
+        losses: Callable[..., tuple[Tensor, Tensor]],
+        terms: Terms | None,
+        follows: Callable[[], Iterable[Tensor]],
+        climbs: bool,
+    ) -> None:
+        self.losses, self.terms, self.follows, self.climbs = losses, terms, follows, climbs
+        self.calls = self.since_check = 0
+        self.standing: list[tuple[str, Tensor, bool]] = []
+        self.untrained: list[Tensor] = []
         self.parameters: list[Tensor] = []
         self.sites: list[Any] = []
         self.noted = Sums()
 
-    def is_frozen(self) -> bool:
-        """Whether a parameter it climbs by is no longer to be trained."""
-        return not all(parameter.requires_grad for parameter in self.parameters)
+    def is_past(self) -> bool:
+        """Whether a parameter was frozen, unfrozen or replaced since."""
+        store = pyro.get_param_store()._params
+        return any(leaf.requires_grad for leaf in self.untrained) or any(
+            leaf.requires_grad != trained or (name and store.get(name) is not leaf)
+            for name, leaf, trained in self.standing
+        )
 
     def by_handlers(self, *tensors: Tensor) -> Outputs:
         """(loss, a gradient for each parameter, the two terms): what a step gives, by Pyro's own way."""
@@ -197,16 +233,22 @@ class Step:
             else:
                 (value, surrogate), self.noted = self.terms.apart_from(lambda: self.losses(*tensors))
         self.sites = [site for site in seen.trace.nodes.values() if site["type"] == "param"]
-        leaves = [site["value"].unconstrained() for site in self.sites]
-        self.parameters = [leaf for leaf in dict.fromkeys(leaves) if leaf.requires_grad and self.climbs]
+        leaves = {site["value"].unconstrained(): site["name"] for site in self.sites}
+        leaves |= {leaf: "" for leaf in self.follows() if leaf not in leaves}
+        store = pyro.get_param_store()._params
+        self.standing = [
+            (name if store.get(name) is leaf else "", leaf, leaf.requires_grad) for leaf, name in leaves.items()
+        ]
+        self.parameters = [leaf for leaf in leaves if leaf.requires_grad and self.climbs]
         gradients: tuple[Any, ...] = ()
         if self.climbs and surrogate.requires_grad and self.parameters:
-            gradients = torch.autograd.grad(surrogate, self.parameters, allow_unused=True)
+            found = torch.autograd.grad(surrogate, self.parameters, allow_unused=True)
+            gradients = tuple(map(_laid_out, found, self.parameters))
         return (value.detach(), *gradients, *self.noted.tensors)
 
 
 def is_recorded(elbo: ELBO) -> bool:
-    """Whether an ELBO is one that `Compiled_ELBO` takes; a subclass that a user wrote may do anything."""
+    """Whether an ELBO is one that `Compiled_ELBO` takes; a subclass of Pyro's that a user wrote may do anything."""
     return isinstance(elbo, OneLoss) or type(elbo) in (Trace_ELBO, TraceMeanField_ELBO)
 
 
@@ -231,14 +273,23 @@ def _losses(elbo: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[
     return torch.as_tensor(loss), torch.as_tensor(surrogate)
 
 
+def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """A gradient in its parameter's layout, as fused optimizers read it."""
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
 def _layout(value: Any, tensors: list[Tensor]) -> Any:
     """What a graph depends on of a call's arguments; their tensors are added to a list, in order."""
     if isinstance(value, Tensor):
         tensors.append(value)
-        return value.shape, value.dtype, value.device
+        return value.shape, value.stride(), value.dtype, value.device
     if isinstance(value, dict):
         return tuple((name, _layout(part, tensors)) for name, part in value.items())
-    return tuple(_layout(part, tensors) for part in value) if isinstance(value, (tuple, list)) else value
+    if isinstance(value, (tuple, list)):
+        return tuple(_layout(part, tensors) for part in value)
+    return type(value), value
 
 
 def _alike(first: Graph, second: Graph) -> bool:
@@ -268,7 +319,7 @@ def _place(error: BaseException) -> str:
     ours, trace, found = Path(__file__).parent, error.__traceback__, ""
     while trace is not None:
         path = Path(trace.tb_frame.f_code.co_filename)
-        if path.parent != ours and not {"torch", "pyro", "contextlib.py", "python3.11"} & set(path.parts):
+        if path.parent != ours and not path.is_relative_to(LIBRARY) and "site-packages" not in path.parts:
             found = f" ({path.name}, line {trace.tb_lineno})"
         trace = trace.tb_next
     return found

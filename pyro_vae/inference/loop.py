@@ -1,15 +1,11 @@
 """The loop of a fit: epochs of `SVI.step`, each of which can be repeated to the bit, and what is kept between them."""
 
 import copy
-import hashlib
-import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_vae.data import Split
 from pyro_vae.errors import DivergedError, InputError, RowsError
+from pyro_vae.inference.checkpoint import begin_together, go_on_from, snapshot
 from pyro_vae.inference.compiled import Compiled_ELBO, is_recorded
 from pyro_vae.inference.objective import RowWeighted, Terms
 from pyro_vae.inference.optim import OneOptimizer
@@ -32,7 +29,7 @@ from pyro_vae.inference.settings import Settings
 from pyro_vae.inference.weights import Weigher
 from pyro_vae.models.program import ACTIVE_VARIANCE, active_units, load_state, named_parameters, state_of
 from pyro_vae.models.rows import Batch, caller, evaluating, layout_of, require_mask, sample_sites, seeded, traces_of
-from pyro_vae.runs import read_tensors, write_tensors
+from pyro_vae.runs import write_tensors
 
 VALID_ROWS_AT_ONCE = 1000
 VALID_DRAWS = 2000
@@ -160,7 +157,12 @@ class Loop:
         watched = self.terms.watch(loss)
         self.recorded: Compiled_ELBO | None = None
         if settings.compile or (settings.compile is None and is_recorded(loss)):
-            self.recorded = Compiled_ELBO(watched, fuse=bool(settings.compile), terms=self.terms)
+            self.recorded = Compiled_ELBO(
+                watched,
+                fuse=bool(settings.compile),
+                terms=self.terms,
+                follows=lambda: self.optimizer.parameters.values(),
+            )
         self.svi = SVI(model, guide, self.optimizer, self.recorded or watched)
         if not self.ranks.alone:
             self.optimizer.reduce = self.reducer
@@ -169,8 +171,8 @@ class Loop:
     def climb(self, checkpoint: Path | None, on_epoch: Callable[..., None] | None, style: Style) -> FitResult:
         checkpoint = checkpoint if self.ranks.main else None
         if checkpoint is not None and checkpoint.exists():
-            self._go_on_from(checkpoint)
-        self._begin_together()
+            go_on_from(self, checkpoint)
+        begin_together(self)
         earlier = self.history[-1]["seconds"] if self.history else 0.0
         began = written = time.perf_counter()
         kept: tuple[dict[str, Tensor], dict[str, Any]] | None = None
@@ -194,7 +196,7 @@ class Loop:
                     if on_epoch is not None and self.ranks.main:
                         on_epoch(self.history)
                     if checkpoint is not None:
-                        kept = self._snapshot()
+                        kept = snapshot(self)
                         if time.perf_counter() - written > SECONDS_BETWEEN_CHECKPOINTS:
                             write_tensors(checkpoint, *kept)
                             written = time.perf_counter()
@@ -234,6 +236,8 @@ class Loop:
         if not self.ranks.alone or self.place.device.type != "cpu":
             drawing = torch.Generator(self.place.device).manual_seed(noise)
         self.terms.reset()
+        if self.recorded:
+            self.recorded.due = True  # a callback, or the program's own Python, may go by epochs
         _mode(self.program, training=True)
         total: Any = 0.0
         for step, rows in enumerate(self.train.batches(self.batch_size, generator)):
@@ -361,68 +365,6 @@ class Loop:
         value = float(self.epoch) if row["valid_elbo"] is None else row["valid_elbo"]
         if value > self.best_value:
             self.best_epoch, self.best_value, self.best = self.epoch, value, state_of(self.program)
-
-    def _begin_together(self) -> None:
-        """Every process takes up where rank 0 stands, once all are seen to fit the same program to the same rows."""
-        if self.ranks.alone:
-            return
-        splits = {"training rows": self.train, "validation rows": self.valid}
-        shapes = {name: tuple(value.shape) for name, value in named_parameters(self.program).items()}
-        self.ranks.agree(
-            asdict(self.settings)
-            | {name: None if split is None else _glance(split) for name, split in splits.items()}
-            | {"loss": self.loss_name, "parameters": shapes}
-        )
-        tensors, about = self._standing()
-        here = {name: value.cpu() for name, value in tensors.items()} if self.ranks.main else {}
-        self._take_up(*self.ranks.same((here, about)))
-
-    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a checkpoint keeps: where the fit stands, and its settings and data."""
-        tensors, about = self._standing()
-        return tensors, json.loads(json.dumps(about)) | {"settings": self._settled}
-
-    def _standing(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that the next epoch depends on beside settings and data: weights, best weights, moments, counters."""
-        parts = {"now": state_of(self.program), "best": self.best, "optimizer": self.optimizer.get_state()}
-        tensors = {f"{part}/{name}": value for part, state in parts.items() for name, value in state.items()}
-        return tensors, {name: getattr(self, name) for name in ("epoch", "best_epoch", "best_value", "history")}
-
-    @cached_property
-    def _settled(self) -> dict[str, Any]:
-        """What a fit that goes on must share with the one that began."""
-        return asdict(self.settings) | {"loss": self.loss_name, "training rows": self.train.fingerprint}
-
-    def _go_on_from(self, checkpoint: Path) -> None:
-        tensors, about = read_tensors(checkpoint)
-        theirs, ours = about["settings"], self._settled
-        if other := [
-            f"{name} was {theirs.get(name)}, is {ours[name]}" for name in ours if theirs.get(name) != ours[name]
-        ]:
-            raise InputError(
-                f"{checkpoint}: this fit was begun otherwise ({'; '.join(other)}); repeat that, or use another folder"
-            )
-        self._take_up(tensors, about)
-
-    def _take_up(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "optimizer": {}}
-        for full, value in tensors.items():
-            part, _, name = full.partition("/")
-            parts[part][name] = value
-        load_state(self.program, parts["now"])
-        self.best = parts["best"]
-        self.optimizer.set_state(parts["optimizer"])
-        self.epoch, self.best_epoch, self.best_value = about["epoch"], about["best_epoch"], about["best_value"]
-        self.history = about["history"]
-
-
-def _glance(split: Split) -> str:
-    """Rows by their number, width and type, and a digest of some of them: reading all would take long where there are
-    many."""
-    places = torch.linspace(0, len(split) - 1, min(len(split), START_ROWS), dtype=torch.float64).long()
-    some = split.stored[places]
-    digest = hashlib.sha256(some.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
-    return f"{len(split)} rows of {split.shape[1]} {some.dtype} {digest}"
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def _join() -> None:
         seconds = float(os.environ.get(TIMEOUT, SECONDS))
     except ValueError as error:
         raise InputError(f"{TIMEOUT} is a number of seconds, got {os.environ[TIMEOUT]!r}") from error
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and int(os.environ.get("LOCAL_RANK", "0")) < torch.cuda.device_count()
     if cuda:
         torch.cuda.set_device(local_device())
     with _listening():

@@ -1,6 +1,7 @@
 """A function's tensor operations, recorded once into a plain graph that runs again without the Python around them."""
 
 import operator
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,13 +9,14 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.infer.util import torch_item
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.checks import unread
+from pyro_vae.checks import may_read, unread
 
 aten = torch.ops.aten
 SAME = (aten.detach.default, aten.alias.default)  # the same values in the same place under another name
@@ -73,11 +75,15 @@ class Graph:
         self.outputs = outputs
         recorder.graph.output(tuple(None if out is None else recorder.node_of(out) for out in outputs))
         recorder.hold_constants()
+        _drop_neutral(recorder)
         _merge_repeated(recorder)
+        _part_outputs(recorder)
         _drop_unused(recorder.graph)
         for node in recorder.graph.nodes:
             node.target = SHORTER.get(node.target, node.target)
         self.found = tuple(recorder.found[node] for node in recorder.graph.nodes if node in recorder.found)
+        if recorder.given & recorder.before.keys():
+            raise Untraceable("it writes into the rows that it is given")
         self.written = [pair[0] for pair in recorder.before.values()]
         self.module = fx.GraphModule(torch.nn.Module(), recorder.graph)
         self.run = self.module.forward
@@ -110,7 +116,7 @@ class Graph:
         ours = [value.clone() for value in inputs]
         aside, kernels, run = torch.cuda.Stream(), torch.cuda.CUDAGraph(), self.run
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), torch.cuda.stream(aside):
+        with torch.no_grad(), self.nothing_written(), torch.cuda.stream(aside):
             for _ in range(3):  # libraries set themselves up in their first calls
                 run(*ours, *self.found)
         torch.cuda.current_stream().wait_stream(aside)
@@ -121,7 +127,7 @@ class Graph:
             for own, value in zip(ours, given, strict=False):
                 own.copy_(value)
             kernels.replay()
-            return outputs  # type: ignore[no-any-return]
+            return tuple(None if out is None else out.clone() for out in outputs)
 
         self.run = replay
 
@@ -142,10 +148,24 @@ def record(function: Callable[..., tuple[Tensor | None, ...]], *inputs: Tensor) 
 
 
 class Unread(TorchFunctionMode):
-    """A number read from a tensor to be reported (`Tensor.item`) stays a tensor."""
+    """The loss that Pyro reads to report it (`torch_item`) stays a tensor; other ways out of a tensor are refused."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0].detach() if func is Tensor.item else func(*args, **(kwargs or {}))
+        if func is Tensor.item and _asked_by(torch_item):
+            return args[0].detach()
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__) and not may_read():
+            raise Untraceable("it takes values out of a tensor (tolist, numpy)")
+        return func(*args, **(kwargs or {}))
+
+
+def _asked_by(function: Any) -> bool:
+    """Whether a function that calls nobody else is what called into torch; type checkers' frames may lie between."""
+    frame: Any = sys._getframe(1)
+    for _ in range(12):
+        if frame is None or frame.f_code is function.__code__:
+            return frame is not None
+        frame = frame.f_back
+    return False
 
 
 class _Recorder(TorchDispatchMode):
@@ -164,7 +184,8 @@ class _Recorder(TorchDispatchMode):
             self._remember(value, self.graph.placeholder(f"input_{i}"))
         self.constants: dict[int, Tensor] = {}  # they depend on no input, parameter or draw
         self.written: set[int] = set()  # places that some operation writes into
-        self.own = {_place(value) for value in inputs}
+        self.given = {_place(value) for value in inputs}
+        self.foreign = set(self.given)  # places that were there before
         self.last_found = next(reversed(self.graph.nodes), None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -175,15 +196,13 @@ class _Recorder(TorchDispatchMode):
         given = map_aggregate((args, kwargs), self._argument)
         made = func(*args, **kwargs)
         if isinstance(made, Tensor):
-            self.own.add(_place(made))
-            if self._is_constant(func, args):
+            if self._is_constant(func, args, kwargs):
                 self.constants[id(made)] = made
             self._remember(made, self._same(func, args, made) or self.graph.call_function(func, *given))  # type: ignore[misc]
             return made
         node = self.graph.call_function(func, *given)  # type: ignore[misc]
         for i, part in enumerate(made if isinstance(made, (tuple, list)) else ()):
             if isinstance(part, Tensor):
-                self.own.add(_place(part))
                 self._remember(part, self.graph.call_function(operator.getitem, (node, i)))
         return made
 
@@ -193,6 +212,7 @@ class _Recorder(TorchDispatchMode):
             with self.graph.inserting_after(self.last_found) if self.last_found else self.graph.inserting_before():
                 node = self.graph.placeholder(f"found_{len(self.found)}")
             self.last_found, self.found[node] = node, value
+            self.foreign.add(_place(value))
             self._remember(value, node)
         return self.nodes[id(value)]
 
@@ -219,25 +239,25 @@ class _Recorder(TorchDispatchMode):
     def _remember(self, value: Tensor, node: fx.Node) -> None:
         self.nodes[id(value)] = node
         node.meta.setdefault("place", _place(value))
+        node.meta.setdefault("kind", (value.shape, value.stride(), value.dtype))
         self.alive.append(value)
 
     def _same(self, func: Any, args: Any, made: Tensor) -> fx.Node | None:
         """The node that stands for what an operation gives, where it changes nothing."""
-        if func in NEUTRAL and len(args) == 2 and isinstance(args[1], (int, float)) and args[1] == NEUTRAL[func]:
-            return self.nodes[id(args[0])] if made.dtype == args[0].dtype else None
         if func in SAME or (func in RESHAPED and made.shape == args[0].shape and made.stride() == args[0].stride()):
             return self.nodes[id(args[0])]
         if func is aten.t.default and (inner := self.nodes[id(args[0])]).target is func:
             return inner.args[0]  # type: ignore[return-value]  # transposed twice
         return None
 
-    def _is_constant(self, func: Any, args: Any) -> bool:
+    def _is_constant(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Whether an operation gives the same at every call: a filled tensor, or arithmetic on such alone."""
         if func in FILLED:
             return True
+        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        still = all(id(value) in self.constants and _place(value) not in self.written for value in given)
         drawn_or_written = torch.Tag.nondeterministic_seeded in func.tags or func._schema.is_mutable
-        given = [value for value in tree_leaves(args) if isinstance(value, Tensor)]
-        return bool(given) and all(id(value) in self.constants for value in given) and not drawn_or_written
+        return bool(given) and still and not drawn_or_written
 
     def _keep_written(self, func: Any, args: Any, kwargs: Any) -> None:
         named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
@@ -249,9 +269,11 @@ class _Recorder(TorchDispatchMode):
             for value in written if isinstance(written, (tuple, list)) else (written,):
                 if not isinstance(value, Tensor):
                     continue
-                self.written.add(_place(value))
-                if _place(value) not in self.own:
-                    self.before.setdefault(_place(value), (value, value.detach().clone()))
+                self.written.add(place := _place(value))
+                self.node_of(value)
+                if place in self.foreign and place not in self.before:
+                    whole = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())  # type: ignore[call-overload]
+                    self.before[place] = whole, whole.clone()
 
 
 def _place(value: Tensor) -> int:
@@ -266,6 +288,20 @@ def _refuse(func: Any, args: Any, kwargs: Any) -> None:
     )
     if by_mask or (torch.Tag.dynamic_output_shape in func.tags and func.overloadpacket is not aten.index):
         raise Untraceable("a shape depends on values (a mask as an index, or the like; torch.where has fixed shapes)")
+
+
+def _drop_neutral(recorder: _Recorder) -> None:
+    """Leave out what adds nothing and multiplies by one: a copy, unless something is written into it or its origin."""
+    for node in list(recorder.graph.nodes):
+        if node.op == "call_function" and node.target in NEUTRAL and len(node.args) == 2:
+            origin, number = node.args
+            same = isinstance(number, (int, float)) and number == NEUTRAL[node.target] and not node.kwargs
+            if not same or not isinstance(origin, fx.Node):
+                continue
+            places = {node.meta.get("place"), origin.meta.get("place")}
+            if node.meta.get("kind") == origin.meta.get("kind") and not places & recorder.written:
+                node.replace_all_uses_with(origin)
+                recorder.graph.erase_node(node)
 
 
 def _merge_repeated(recorder: _Recorder) -> None:
@@ -286,6 +322,22 @@ def _merge_repeated(recorder: _Recorder) -> None:
                 recorder.graph.erase_node(node)
 
 
+def _part_outputs(recorder: _Recorder) -> None:
+    """Make each output a tensor of its own: whoever gets it may write into it, and keep it."""
+    end = next(iter(reversed(recorder.graph.nodes)))
+    given: set[int | None] = set(recorder.foreign)
+    outputs = []
+    for node in end.args[0]:  # type: ignore[union-attr]
+        if isinstance(node, fx.Node):
+            place = node.meta.get("place")
+            if place in given:
+                with recorder.graph.inserting_before(end):
+                    node = recorder.graph.call_function(aten.clone.default, (node,))
+            given.add(place)
+        outputs.append(node)
+    end.args = (tuple(outputs),)
+
+
 def _drop_unused(graph: fx.Graph) -> None:
     """Remove what nothing uses, but no input, no write and no draw: the random numbers that follow would be others."""
     for node in reversed(list(graph.nodes)):
@@ -303,10 +355,13 @@ def same_numbers() -> Iterator[Callable[[], None]]:
     """Give a function that sets the random generators back to where they were on entering."""
     state = pyro.util.get_rng_state()
     cuda = [torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else []
+    mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
 
     def again() -> None:
         pyro.util.set_rng_state(state)
         for states in cuda:
             torch.cuda.set_rng_state_all(states)
+        for numbers in mps:
+            torch.mps.set_rng_state(numbers)
 
     yield again

@@ -362,3 +362,15 @@ def test_the_commands_on_a_file_that_stays_on_disk(tmp_path, monkeypatch, capsys
     assert _run(["sample", "run", "--num", "300", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_rows"] == 300
     assert np.load("run/samples.npy").shape == (300, 5)
+
+
+def test_masks_negative_places_and_places_outside_are_as_a_tensors(tmp_path):
+    values = np.arange(60, dtype=np.uint8).reshape(20, 3)
+    np.save(tmp_path / "rows.npy", values)
+    rows, tensor = rows_of_npy(tmp_path / "rows.npy"), torch.from_numpy(values)
+    mask = torch.arange(20) % 3 == 0
+    assert torch.equal(rows[mask], tensor[mask])
+    assert torch.equal(rows[torch.tensor([-1, 0, -20])], tensor[torch.tensor([-1, 0, -20])])
+    for outside in (20, -21):
+        with pytest.raises(IndexError, match="of 20"):
+            rows[torch.tensor([outside])]
