@@ -59,9 +59,13 @@ def fit(
     machine, same bits, and the caller's random numbers are untouched.
 
     `checkpoint` is a folder: the fit's state is kept there and a fit that finds one goes on from it, to the same bits
-    as one never interrupted (with `compile=True` to rounding). `on_epoch` is called with the history after each epoch. In a script that `torchrun`
-    started, `batch_size` is that of all processes together: each takes its part of every batch, all end with the same
-    weights, and rank 0 alone writes, reports and calls `on_epoch`. Shapes: x (N, D), `labels` (N,).
+    as one never interrupted (with `compile=True` to rounding). `on_epoch` is called with the history after each epoch.
+    A step is recorded once as a plain graph and runs without Pyro's handlers where the program allows it
+    (`Compiled_ELBO`); `compile=True` hands the graph to `torch.compile` too, `compile=False` keeps the handlers.
+
+    In a script that `torchrun` started, `batch_size` is that of all processes together: each takes its part of every
+    batch, all end with the same weights, and rank 0 alone writes, reports and calls `on_epoch`. Shapes: x (N, D),
+    `labels` (N,).
 
     Raises `InputError` for settings or rows that cannot be used, `DivergedError` when the objective is no longer
     finite: the program then holds the last good weights; `RankLostError` when another process has ended. Warns
