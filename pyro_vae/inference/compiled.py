@@ -20,7 +20,7 @@ from pyro_vae.inference.objective import Sums, Terms
 from pyro_vae.inference.recording import Graph, Unread, Untraceable, record, same_numbers
 
 LIBRARY = Path(contextlib.__file__).parent
-CHECKED_EVERY, CHECKED_AT_MOST_EVERY = 500, 100  # steps; the second where a check is due
+CHECKED_EVERY = 500  # steps, where nobody asks for less
 MOST_GRAPHS = 16
 WORTH_RECORDING = 20  # calls of the loss alone: a fit of few epochs asks too seldom
 Outputs = tuple[Tensor | None, ...]
@@ -73,7 +73,7 @@ class Compiled_ELBO(ELBO):
         self.why_not = ""
         self.steps: dict[Any, Step] = {}
         self._begun, self._asked, self._said = False, 0, False
-        self.due = False  # set where something may have changed, at a new epoch say
+        self.check_after = CHECKED_EVERY  # steps since the last check; fewer where something may have changed
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         return self.elbo._get_trace(model, guide, args, kwargs)
@@ -150,10 +150,9 @@ class Compiled_ELBO(ELBO):
     def _taken(self, step: "Step", tensors: list[Tensor]) -> Outputs | None:
         """What a step gives, by its graph; None where graph and handlers turn out to differ."""
         step.calls, step.since_check = step.calls + 1, step.since_check + 1
-        due = step.since_check >= (CHECKED_AT_MOST_EVERY if self.due else CHECKED_EVERY)
-        if step.calls > 3 and not due:
+        if step.calls > 3 and step.since_check < self.check_after:
             return step.graph(*tensors)
-        step.since_check, self.due = 0, False
+        step.since_check, self.check_after = 0, CHECKED_EVERY
         with same_numbers() as again:
             try:
                 with step.graph.nothing_written():

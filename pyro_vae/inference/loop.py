@@ -36,6 +36,7 @@ VALID_DRAWS = 2000
 VALID_ABREAST = 200  # rows for each evaluation, where there are fewer
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 START_ROWS = 1000
+CHECKED_AFTER = (1, 1, 1, 100)  # steps since the last check of a graph, at the start of an epoch
 LOOKED_AT_EVERY = 50  # steps on an accelerator, which waits for the host to look
 FLOPS_FOR_THREADS = 15_000_000  # in a step: with fewer, two threads took as long as one on two cores
 ABOUT_LOSS = ("num_particles", "dreg", "free_bits", "each", "insomnia")
@@ -237,7 +238,7 @@ class Loop:
             drawing = torch.Generator(self.place.device).manual_seed(noise)
         self.terms.reset()
         if self.recorded:
-            self.recorded.due = True  # a callback, or the program's own Python, may go by epochs
+            self.recorded.check_after = CHECKED_AFTER[min(self.epoch, 3)]  # the program's own Python may go by epochs
         _mode(self.program, training=True)
         total: Any = 0.0
         for step, rows in enumerate(self.train.batches(self.batch_size, generator)):

@@ -283,7 +283,7 @@ def test_what_goes_by_epochs_is_seen_at_the_next_epochs_start():
         program.temperature = 0.5 ** len(history)
 
     with pytest.warns(HandlersWarning, match="other numbers"):
-        pv.fit(program, torch.randn(2000, 3), epochs=3, batch_size=10, on_epoch=cool)
+        pv.fit(program, torch.randn(100, 3), epochs=3, batch_size=10, on_epoch=cool)
 
 
 def test_a_fused_fit_goes_on_within_rounding(tmp_path):
