@@ -2,7 +2,6 @@
 
 import operator
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,119 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyro_vae.checks import may_read, unread
+from pyro_vae.inference.graph import Graph, Untraceable
 
 aten = torch.ops.aten
 SAME = (aten.detach.default, aten.alias.default)  # the same values in the same place under another name
 RESHAPED = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
-NEUTRAL = {
-    aten.add.Tensor: 0,
-    aten.sub.Tensor: 0,
-    aten.mul.Tensor: 1,
-    aten.mul.Scalar: 1,
-    aten.div.Tensor: 1,
-    aten.pow.Tensor_Scalar: 1,
-}
 FILLED = (aten.ones_like.default, aten.zeros_like.default, aten.ones.default, aten.zeros.default, aten.full.default)
-SHORTER = {  # the same operations by their Python names, which reach them in half the time
-    aten.add.Tensor: torch.add,
-    aten.addmm.default: torch.addmm,
-    aten.bmm.default: torch.bmm,
-    aten.cat.default: torch.cat,
-    aten.div.Tensor: torch.div,
-    aten.exp.default: torch.exp,
-    aten.expand.default: Tensor.expand,
-    aten.log.default: torch.log,
-    aten.mm.default: torch.mm,
-    aten.mul.Scalar: torch.mul,
-    aten.mul.Tensor: torch.mul,
-    aten.neg.default: torch.neg,
-    aten.pow.Tensor_Scalar: torch.pow,
-    aten.relu.default: torch.relu,
-    aten.sigmoid.default: torch.sigmoid,
-    aten.softplus.default: torch.nn.functional.softplus,
-    aten.sub.Tensor: torch.sub,
-    aten.sum.default: torch.sum,
-    aten.sum.dim_IntList: torch.sum,
-    aten.t.default: torch.t,
-    aten.tanh.default: torch.tanh,
-    aten.unsqueeze.default: torch.unsqueeze,
-    aten.view.default: Tensor.view,
-    aten.where.self: torch.where,
-}
 BATCH_NORMS = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default)  # they write and do not say so
-
-
-class Untraceable(Exception):
-    """The function does something that a graph cannot hold; the message says what."""
-
-
-class Graph:
-    """What was recorded: called with tensors of the same shapes it does the same operations, with fresh random numbers.
-
-    `outputs` are what the recorded call gave. Tensors that the function found elsewhere (parameters, buffers) are held
-    by reference, so that a step of an optimizer is seen; `written` are those of them that it changes in place, as
-    running means do. `module` is an ordinary `torch.fx.GraphModule` to print, or to compile.
-    """
-
-    def __init__(self, recorder: "_Recorder", outputs: tuple[Tensor | None, ...]) -> None:
-        self.outputs = outputs
-        recorder.graph.output(tuple(None if out is None else recorder.node_of(out) for out in outputs))
-        recorder.hold_constants()
-        _drop_neutral(recorder)
-        _merge_repeated(recorder)
-        _part_outputs(recorder)
-        _drop_unused(recorder.graph)
-        for node in recorder.graph.nodes:
-            node.target = SHORTER.get(node.target, node.target)
-        self.found = tuple(recorder.found[node] for node in recorder.graph.nodes if node in recorder.found)
-        if recorder.given & recorder.before.keys():
-            raise Untraceable("it writes into the rows that it is given")
-        self.written = [pair[0] for pair in recorder.before.values()]
-        self.module = fx.GraphModule(torch.nn.Module(), recorder.graph)
-        self.run = self.module.forward
-
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.no_grad():
-            return self.run(*inputs, *self.found)
-
-    @contextmanager
-    def nothing_written(self) -> Iterator[None]:
-        """After it, what the function writes in place holds what it held before."""
-        before = [value.clone() for value in self.written]
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for value, old in zip(self.written, before, strict=True):
-                    value.copy_(old)
-
-    def compile(self, *inputs: Tensor) -> None:
-        """Hand the graph to `torch.compile`, which takes its time now."""
-        options = {"fallback_random": True}  # the same random numbers as without
-        self.run = torch.compile(self.module, fullgraph=True, dynamic=False, options=options)  # type: ignore[arg-type]
-        with self.nothing_written(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)  # torch's own
-            self(*inputs)
-
-    def capture(self, *inputs: Tensor) -> None:
-        """On CUDA: capture the kernels once, so that a call launches all of them together."""
-        ours = [value.clone() for value in inputs]
-        aside, kernels, run = torch.cuda.Stream(), torch.cuda.CUDAGraph(), self.run
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), self.nothing_written(), torch.cuda.stream(aside):
-            for _ in range(3):  # libraries set themselves up in their first calls
-                run(*ours, *self.found)
-        torch.cuda.current_stream().wait_stream(aside)
-        with torch.no_grad(), torch.cuda.graph(kernels):
-            outputs = run(*ours, *self.found)
-
-        def replay(*given: Tensor) -> tuple[Tensor | None, ...]:
-            for own, value in zip(ours, given, strict=False):
-                own.copy_(value)
-            kernels.replay()
-            return tuple(None if out is None else out.clone() for out in outputs)
-
-        self.run = replay
 
 
 def record(function: Callable[..., tuple[Tensor | None, ...]], *inputs: Tensor) -> Graph:
@@ -138,7 +31,7 @@ def record(function: Callable[..., tuple[Tensor | None, ...]], *inputs: Tensor) 
     What the function writes in place is put back. Raises `Untraceable` where it asks for a tensor's value (an `if` or a
     loop over one) or where a shape depends on values, as a mask used as an index makes it.
     """
-    recorder = _Recorder(inputs)
+    recorder = Recorder(inputs)
     try:
         with unread(), recorder:
             outputs = function(*inputs)
@@ -168,7 +61,13 @@ def _asked_by(function: Any) -> bool:
     return False
 
 
-class _Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
+    """Writes down every operation below autograd, and what is needed to trust a shorter list of them.
+
+    `nodes` by the id of the tensor each gave; `found` what the function took from elsewhere; `constants` what depends
+    on nothing; `written` the places (storages) that some operation writes into, `before` what lay there.
+    """
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:  # torch asks; saying yes would import its compiler, a second of waiting
         return False
@@ -288,66 +187,6 @@ def _refuse(func: Any, args: Any, kwargs: Any) -> None:
     )
     if by_mask or (torch.Tag.dynamic_output_shape in func.tags and func.overloadpacket is not aten.index):
         raise Untraceable("a shape depends on values (a mask as an index, or the like; torch.where has fixed shapes)")
-
-
-def _drop_neutral(recorder: _Recorder) -> None:
-    """Leave out what adds nothing and multiplies by one: a copy, unless something is written into it or its origin."""
-    for node in list(recorder.graph.nodes):
-        if node.op == "call_function" and node.target in NEUTRAL and len(node.args) == 2:
-            origin, number = node.args
-            same = isinstance(number, (int, float)) and number == NEUTRAL[node.target] and not node.kwargs
-            if not same or not isinstance(origin, fx.Node):
-                continue
-            places = {node.meta.get("place"), origin.meta.get("place")}
-            if node.meta.get("kind") == origin.meta.get("kind") and not places & recorder.written:
-                node.replace_all_uses_with(origin)
-                recorder.graph.erase_node(node)
-
-
-def _merge_repeated(recorder: _Recorder) -> None:
-    """Do once what is done twice to the same tensors, unless something is drawn or written there."""
-    done: dict[Any, fx.Node] = {}
-    for node in list(recorder.graph.nodes):
-        touched = [node, *node.all_input_nodes]
-        if (
-            node.op != "call_function"
-            or len(touched) == 1
-            or any(n.meta.get("place") in recorder.written for n in touched)
-        ):
-            continue
-        if node.target is operator.getitem or torch.Tag.nondeterministic_seeded not in node.target.tags:
-            key = (node.target, str(node.args), str(node.kwargs))
-            if (same := done.setdefault(key, node)) is not node:
-                node.replace_all_uses_with(same)
-                recorder.graph.erase_node(node)
-
-
-def _part_outputs(recorder: _Recorder) -> None:
-    """Make each output a tensor of its own: whoever gets it may write into it, and keep it."""
-    end = next(iter(reversed(recorder.graph.nodes)))
-    given: set[int | None] = set(recorder.foreign)
-    outputs = []
-    for node in end.args[0]:  # type: ignore[union-attr]
-        if isinstance(node, fx.Node):
-            place = node.meta.get("place")
-            if place in given:
-                with recorder.graph.inserting_before(end):
-                    node = recorder.graph.call_function(aten.clone.default, (node,))
-            given.add(place)
-        outputs.append(node)
-    end.args = (tuple(outputs),)
-
-
-def _drop_unused(graph: fx.Graph) -> None:
-    """Remove what nothing uses, but no input, no write and no draw: the random numbers that follow would be others."""
-    for node in reversed(list(graph.nodes)):
-        if node.op != "call_function" or node.users:
-            continue
-        func = node.target
-        if func is operator.getitem or not (
-            torch.Tag.nondeterministic_seeded in func.tags or func._schema.is_mutable  # type: ignore[union-attr]
-        ):
-            graph.erase_node(node)
 
 
 @contextmanager
