@@ -69,7 +69,8 @@ class Loop:
             require_mask(program, None if split is None else split.mask)
         first = torch.arange(self.batch_size)
         example = self._batch(train[first], first)
-        with torch.no_grad(), seeded(settings.stream(-2)), evaluating(program), FlopCounterMode(display=False) as work:
+        work = FlopCounterMode(display=False)  # it hangs hooks on gradients, so there have to be some
+        with torch.enable_grad(), seeded(settings.stream(-2)), evaluating(program), work:
             _, guide = traces_of(program, example)  # functions make their parameters here, on real rows, by this seed
         self.flops_per_step = 3 * work.get_total_flops()  # backwards is twice as much as forwards
         self.layout = layout_of(program, example)

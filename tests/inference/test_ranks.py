@@ -383,7 +383,7 @@ def test_a_reducer_weighs_by_rows_and_leaves_out_what_took_no_part(monkeypatch):
 
 
 def test_a_signal_waits_while_something_is_written():
-    done = False
+    done, before = False, signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
     def write():
         nonlocal done
@@ -391,8 +391,11 @@ def test_a_signal_waits_while_something_is_written():
             signal.raise_signal(signal.SIGINT)
             done = True
 
-    with pytest.raises(KeyboardInterrupt):
-        write()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done
 
 
