@@ -2,8 +2,6 @@
 
 import atexit
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pyro_vae.errors import InputError, RankLostError
-from pyro_vae.inference.objective import Terms
+from pyro_vae.inference.objectives.elbo_terms import Terms
 
 TIMEOUT = "PYRO_VAE_TIMEOUT"  # seconds that a process waits for the others
 SECONDS = 600.0
@@ -210,21 +208,3 @@ class Reducer:
         for value, piece, some in zip(parameters, pieces, anywhere, strict=True):
             value.grad = piece.view_as(value).to(value.dtype) if some else None
         self.loss = total[0]
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Inside, Ctrl-C and `torchrun`'s signal to end wait: what is being written is written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = {kind: signal.signal(kind, lambda number, _: came.append(number)) for kind in kinds}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, signal.SIG_DFL if handler is None else handler)
-        for number in came[:1]:
-            signal.raise_signal(number)

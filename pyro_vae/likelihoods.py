@@ -10,11 +10,11 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
+from pyro_vae.constructor_args import part
 from pyro_vae.distributions import BernoulliVector, LogisticBins, Observed
 from pyro_vae.errors import InputError
 from pyro_vae.nets import positive, start_output_at
-from pyro_vae.recipes import part
-from pyro_vae.shapes import Latents
+from pyro_vae.typing import Latents
 
 SCALE_FLOOR = 0.01
 SCALE_START = 0.5

@@ -8,11 +8,11 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
+from pyro_vae.constructor_args import part
 from pyro_vae.distributions import Mixture, NormalMixture
 from pyro_vae.errors import InputError
 from pyro_vae.flows import Couplings
 from pyro_vae.nets import positive
-from pyro_vae.recipes import part
 
 SCALE_FLOOR = 1e-4
 Values = Sequence[float] | Tensor | float

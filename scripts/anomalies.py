@@ -19,8 +19,8 @@ from sklearn.pipeline import make_pipeline
 from torch import Tensor
 
 import pyro_vae as pv
+from pyro_vae.context import seeded
 from pyro_vae.data import Split
-from pyro_vae.models.rows import seeded
 
 K, H, D = 20, 500, 784
 COMPONENTS, KEPT = 20, 50  # of the mixture and of PCA, set beforehand

@@ -14,8 +14,8 @@ from benchmark_turns import Case, Lumps, Missing
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae.inference.loop import VALID_ROWS_AT_ONCE
-from pyro_vae.models.rows import seeded
+from pyro_vae.context import seeded
+from pyro_vae.inference.svi.trainer import VALID_ROWS_AT_ONCE
 
 RATE = 1e-3
 DRAWS_AT_ONCE = 8192  # of the decoder's bare products: blocks that suit the cache

@@ -19,7 +19,7 @@ from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its opti
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_vae.inference.loop import VALID_ROWS_AT_ONCE
+from pyro_vae.inference.svi.trainer import VALID_ROWS_AT_ONCE
 
 
 class PyroVAE(nn.Module):

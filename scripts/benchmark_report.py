@@ -95,9 +95,9 @@ def picture(results: list[dict[str, Any]], path: Path) -> None:
     """Each arm's ratio: a dot and the range of turns where there is one cell, a line over each size where many."""
     from matplotlib.figure import Figure
 
-    from pyro_vae.show.plots import style
+    from pyro_vae.plots.style import figure_style
 
-    with style():
+    with figure_style():
         varied = {name: cells for name in results[0]["case"] if len(cells := _along(results, name)) > 1}
         figure = Figure(figsize=(3.4 * len(varied) + 2, 3.6) if varied else (7, 0.6 + 0.32 * len(results[0]["arms"])))
         all_axes = figure.subplots(1, max(1, len(varied)), sharey=True, squeeze=False)[0]
@@ -121,7 +121,7 @@ def _along(results: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 def _lines(axes: Any, cells: list[dict[str, Any]], name: str) -> None:
     from matplotlib.ticker import LogLocator
 
-    from pyro_vae.show.plots import COLOURS
+    from pyro_vae.plots.style import COLOURS
 
     for i, arm in enumerate(cells[0]["arms"]):
         points = [(c["case"][name], r["median"]) for c in cells for r in c["ratios"] if r["arm"] == arm and r["median"]]
@@ -137,7 +137,7 @@ def _lines(axes: Any, cells: list[dict[str, Any]], name: str) -> None:
 
 
 def _dots(axes: Any, result: dict[str, Any]) -> None:
-    from pyro_vae.show.plots import BLUE, ORANGE
+    from pyro_vae.plots.style import BLUE, ORANGE
 
     found = [r for r in result["ratios"] if r["median"]][::-1]
     for i, r in enumerate(found):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
-from pyro_vae.inference.loop import VALID_DRAWS, VALID_ROWS_AT_ONCE
+from pyro_vae.inference.svi.trainer import VALID_DRAWS, VALID_ROWS_AT_ONCE
 
 PIXELS = Measure(levels=255, binarize="stochastic")
 REST = 0.1  # seconds between turns, for the last one's threads to fall asleep

@@ -20,9 +20,11 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.data import disk
-from pyro_vae.data.dataset import Split, SplitOnDisk, split_of
-from pyro_vae.data.files import Table
-from pyro_vae.data.survey import surveyed
+from pyro_vae.data.dataset import split_of
+from pyro_vae.data.ondisk.column_statistics import surveyed
+from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
+from pyro_vae.data.read_files import Table
+from pyro_vae.data.split import Split
 
 WIDTH = 784
 FOLDER = click.option("--folder", type=click.Path(path_type=Path), default=Path("big-data"), help="Where files go.")

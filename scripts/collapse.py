@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 import pyro_vae as pv
-from pyro_vae.study.collapse import deep_vae, over_plain
+from pyro_vae.studies.posterior_collapse import deep_vae, over_plain
 
 SETTINGS = ("bernoulli", "learned", "one")
 

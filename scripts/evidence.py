@@ -29,10 +29,10 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.evidence.psis import khat_limit
-from pyro_vae.models.program import sample
-from pyro_vae.models.rows import seeded
-from pyro_vae.show.plots import BLUE, COLOURS, ORANGE, RED, style
+from pyro_vae.context import seeded
+from pyro_vae.evidence.pareto_smoothing import khat_limit
+from pyro_vae.plots.style import BLUE, COLOURS, ORANGE, RED, figure_style
+from pyro_vae.programs.model_and_guide import sample
 
 ROOT_OPTION = click.option("--data-root", type=click.Path(), help="The folder that holds torchvision's data sets.")
 RUNS_OPTION = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/mnist"), show_default=True)
@@ -213,7 +213,7 @@ def khat(out: Path, rows: int, num_samples: int) -> None:
         f"{error[~bad].median():.3f} where k-hat is good, "
         f"{error[bad].median():.3f} where it is bad ({float(bad.double().mean()):.0%})"
     )
-    with style():
+    with figure_style():
         figure = Figure(figsize=(9.5, 3.8))
         left, right = figure.subplots(1, 2)
         for K, colour in zip((1, 2, 5, 10), COLOURS, strict=False):
@@ -266,7 +266,7 @@ def prior_or_guide(out: Path, repeats: int) -> None:
     """Note 000's opening claim: log p(x) from draws of the prior, and from draws of q, against the number of draws."""
     sizes = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
     figure = Figure(figsize=(9.5, 3.6))
-    with style():
+    with figure_style():
         for axes, K in zip(figure.subplots(1, 2, sharey=True), (2, 10), strict=True):
             program = Linear(K, 50, 1.5, 0.5, seed=0).program()
             x = sample(program, 50, num_features=50, seed=1)

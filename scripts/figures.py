@@ -21,9 +21,9 @@ import torch
 from matplotlib.figure import Figure
 
 import pyro_vae as pv
-from pyro_vae.cli.run import Run
-from pyro_vae.show import plots
-from pyro_vae.study.grids import density_on_grid
+from pyro_vae.diagnostics.density_grid import density_on_grid
+from pyro_vae.plots import on_axes, style
+from pyro_vae.workflows.open_run import Run
 
 DOCS = Path(__file__).parent.parent / "docs"
 IMAGES = DOCS / "images"
@@ -78,17 +78,17 @@ def your_data() -> None:
         "Worst perimeter": torch.cat([split.stored[:, column] for split in splits]),
         "log p(x), nats": torch.cat([pv.log_evidence(vae, split).log_px for split in splits]),
     }
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(12, 3.9))
         first, *others = figure.subplots(1, 3, sharey=True)
-        for kind, name, colour in ((benign, "benign", plots.BLUE), (~benign, "malignant", plots.ORANGE)):
+        for kind, name, colour in ((benign, "benign", style.BLUE), (~benign, "malignant", style.ORANGE)):
             first.scatter(*z[kind].T, s=10, color=colour, alpha=0.7, linewidths=0, label=name)
         first.set(title="Kind, which the model never saw", ylabel="$z_2$")
         first.legend(loc="best", markerscale=1.5)
         for axes, (name, values) in zip(others, shades.items(), strict=True):
             low, high = np.percentile(values, [5, 95])
             dots = axes.scatter(
-                *z.T, c=values, cmap=plots.SHADES, vmin=low, vmax=high, s=14, edgecolors="0.6", linewidths=0.3
+                *z.T, c=values, cmap=style.SHADES, vmin=low, vmax=high, s=14, edgecolors="0.6", linewidths=0.3
             )
             axes.set_title(name)
             figure.colorbar(dots, ax=axes, extend="both").outline.set_visible(False)
@@ -103,17 +103,17 @@ def swap() -> None:
     names = left_by("tutorials/swap.md")
     data, programs = names["data"], {"mixture of normals": names["mixture"], **names["vaes"]}
     del programs["full-rank guide"]
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(9.5, 4.8))
         first, *others = figure.subplots(2, 3, sharex=True, sharey=True).flat
         first.scatter(*data.test.stored.T, s=5, color="0.4", linewidths=0)
-        plots.title(first, "rows", "500 test rows")
+        style.title(first, "rows", "500 test rows")
         for axes, (name, program) in zip(others, programs.items(), strict=True):
             plane = density_on_grid(program, (-1.8, -1.3), (2.8, 1.8), like=data)
             xx, yy, log_px = (side.numpy() for side in plane)
-            shades = plots.log_density(axes, xx, yy, log_px, top=0, depth=8)
+            shades = on_axes.log_density(axes, xx, yy, log_px, top=0, depth=8)
             held_out = f"{names['found'][name].log_px.mean():.2f}".replace("-", "−")
-            plots.title(axes, name, f"log p(x) {held_out} nats")
+            style.title(axes, name, f"log p(x) {held_out} nats")
         bar = figure.colorbar(shades, ax=figure.axes, shrink=0.6, pad=0.02)
         bar.ax.set_title("nats", fontsize=9, fontweight="normal")
         bar.outline.set_visible(False)  # type: ignore[operator]
@@ -129,7 +129,7 @@ def trust() -> None:
     vae, x = names["vae"], names["x"]
     panels = {"Digits": (x, names["truth"]), "Their negatives": (1 - x, names["true_negative"])}
     sizes = (30, 100, 300, 1000, 3000, 10_000)
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(9.5, 3.6))
         for axes, (name, (rows, truth)) in zip(figure.subplots(1, 2), panels.items(), strict=True):
             exact = truth.log_px.mean()
@@ -138,17 +138,17 @@ def trust() -> None:
                 (float(some.log_px.mean() - exact), 2 * some.log_px_mc_se) for some in found
             ], strict=True))  # fmt: skip
             annealed = pv.annealed_evidence(vae, rows, 100, start="prior")
-            axes.axhline(0, color=plots.DARK, linewidth=1.2, label="exact")
-            axes.fill_between(sizes, error - half, error + half, color=plots.BLUE, alpha=0.2, linewidth=0)
-            axes.plot(sizes, error, "o-", color=plots.BLUE, markersize=4, label="draws from the guide, ± 2 mc_se")
+            axes.axhline(0, color=style.DARK, linewidth=1.2, label="exact")
+            axes.fill_between(sizes, error - half, error + half, color=style.BLUE, alpha=0.2, linewidth=0)
+            axes.plot(sizes, error, "o-", color=style.BLUE, markersize=4, label="draws from the guide, ± 2 mc_se")
             axes.axhline(
                 float(annealed.log_px.mean() - exact),
-                color=plots.ORANGE,
+                color=style.ORANGE,
                 linestyle="--",
                 label="annealed from the prior",
             )
             axes.set(xscale="log", xlabel="draws S")
-            plots.title(axes, name, f"k-hat is bad for {found[3].khat_bad:.0%} of the rows at S = 1,000")
+            style.title(axes, name, f"k-hat is bad for {found[3].khat_bad:.0%} of the rows at S = 1,000")
         figure.axes[0].set(ylabel="error of mean log p(x), nats", ylim=(-0.5, 0.5))
         figure.axes[1].legend(loc="lower right")
         figure.savefig(IMAGES / "trust.png", dpi=150)
@@ -161,13 +161,13 @@ def your_program() -> None:
     x, ages, growth = names["data"].test.x, names["ages"], names["growth"]
     lines = names["program"].encode(torch.cat([x, names["stopped"]]))
     drawn = (growth.curve + lines @ names["design"]).detach()
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(9.5, 3.8))
         left, right = figure.subplots(1, 2)
         left.plot(ages, x.T, color="0.85", linewidth=1)
         for row, fitted, colour, name in (
-            (x[4], drawn[4], plots.BLUE, "a child"),
-            (names["stopped"][0], drawn[-1], plots.RED, "one that stopped"),
+            (x[4], drawn[4], style.BLUE, "a child"),
+            (names["stopped"][0], drawn[-1], style.RED, "one that stopped"),
         ):
             left.plot(ages, row, "o", color=colour, markersize=4, label=name)
             left.plot(ages, fitted, color=colour, linewidth=1.5, label=f"E[x | z] of {name}")
@@ -176,7 +176,7 @@ def your_program() -> None:
         truth = names["lines"][names["data"].test.index, 1]
         ends = [float(truth.min()), float(truth.max())]
         right.plot(ends, ends, color="0.7", linewidth=1)
-        right.scatter(truth, names["pace"], s=18, color=plots.BLUE, linewidths=0)
+        right.scatter(truth, names["pace"], s=18, color=style.BLUE, linewidths=0)
         right.set(xlabel="pace that was put in, cm a year", ylabel="posterior mean", title="What the latent means")
         figure.savefig(IMAGES / "your_program.png", dpi=150)
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import guides, nets
-from pyro_vae.models.rows import seeded
-from pyro_vae.show.plots import style
+from pyro_vae.context import seeded
+from pyro_vae.plots.style import figure_style
 
 K, H, NOISE, COMPONENTS = 2, 64, 0.3, 4
 TRAIN_ROWS, ROWS, DRAWS = 2000, 500, 1000
@@ -195,7 +195,7 @@ def main(out: Path, epochs: int, seeds: list[int], as_json: bool) -> None:
     for toy in TOYS:
         found, densities[toy] = compare(toy, epochs, seeds)
         records += found
-    with style():
+    with figure_style():
         draw(densities, records).savefig(out, dpi=150)
     if as_json:
         click.echo(json.dumps({"rows": records}))

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 import pyro_vae as pv
-from pyro_vae import guides, likelihoods, nets, priors, runs
-from pyro_vae.models.rows import seeded
+from pyro_vae import guides, likelihoods, nets, priors
+from pyro_vae.atomic_write import write_lines
+from pyro_vae.context import seeded
+from pyro_vae.runs import METRICS, WEIGHTS
 
 K, D, H = 20, 784, 500
 Part = Any
@@ -88,14 +90,14 @@ def fit(arms: list[str], seeds: list[str], out: Path, data_root: str | None, epo
     for seed in seeds:
         for arm in arms:
             folder = out / f"{arm}-{seed}"
-            if (folder / runs.WEIGHTS).exists():
+            if (folder / WEIGHTS).exists():
                 continue
             vae = vae_of(arm, int(seed))
             rate = RATES.get(arm, 5e-3)
             fitted = pv.fit(
                 vae, data, epochs=epochs, learning_rate=rate, seed=int(seed), checkpoint=folder, progress="none"
             )
-            runs.write_lines(folder / runs.METRICS, fitted.history)
+            write_lines(folder / METRICS, fitted.history)
             pv.save(vae, folder)
             best = fitted.history[fitted.best_epoch - 1]
             click.echo(f"{folder}: validation ELBO {best['valid_elbo']:.2f}, {fitted.seconds:.0f} s")
@@ -115,7 +117,7 @@ def score(arms: list[str], seeds: list[str], out: Path, data_root: str | None, s
         for arm in arms:
             folder = out / f"{arm}-{seed}"
             kept = folder / f"{split}-{num_samples}.npy"
-            if kept.exists() or not (folder / runs.WEIGHTS).exists():
+            if kept.exists() or not (folder / WEIGHTS).exists():
                 continue
             found = pv.log_evidence(pv.load(folder), rows, num_samples=num_samples, seed=0)
             with kept.open("wb") as file:
@@ -143,7 +145,7 @@ def table(out: Path, split: str, num_samples: int, as_json: bool) -> None:
         if not both:
             continue
         seconds = [
-            json.loads((out / f"{arm}-{seed}" / runs.METRICS).read_text().splitlines()[-1])["seconds"] for seed in both
+            json.loads((out / f"{arm}-{seed}" / METRICS).read_text().splitlines()[-1])["seconds"] for seed in both
         ]
         gains = [scores[seed][0] - plain[seed][0] for seed in both]
         over_rows = np.mean(gains, axis=0)  # each row's gain, its seeds averaged: rows are what the error is over

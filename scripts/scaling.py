@@ -31,7 +31,7 @@ def timed(batch_size: int, steps: int, hidden: int) -> dict[str, float]:
     import torch
 
     import pyro_vae as pv
-    from pyro_vae.inference.ranks import Ranks
+    from pyro_vae.distributed import Ranks
 
     torch.manual_seed(0)
     rows = (torch.rand(batch_size * steps // 3, 784) < 0.3).float()
@@ -67,7 +67,7 @@ def reductions() -> dict[int, float]:
     """Seconds of an all-reduce, by the number of floats."""
     import torch
 
-    from pyro_vae.inference.ranks import world
+    from pyro_vae.distributed import world
 
     ranks, found = world(), {}
     for size in SIZES:
@@ -85,7 +85,7 @@ def child(path: str, batch_size: int, steps: int, hidden: int) -> None:
     """One process, on a core of its own."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})
-    from pyro_vae.inference.ranks import world
+    from pyro_vae.distributed import world
 
     size = int(os.environ["WORLD_SIZE"])
     found: dict[str, Any] = {

@@ -24,11 +24,11 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.models.rows import seeded
-from pyro_vae.show import plots
-from pyro_vae.study.aggregate import drawn_codes, log_aggregate, prior_codes
-from pyro_vae.study.encoders import new_codes
-from pyro_vae.study.latent_space import nearest_code, precision_and_coverage
+from pyro_vae.context import seeded
+from pyro_vae.diagnostics.aggregate_posterior import drawn_codes, log_aggregate, prior_codes
+from pyro_vae.diagnostics.latent_space_metrics import nearest_code, precision_and_coverage
+from pyro_vae.plots import on_axes, style
+from pyro_vae.studies.autoencoder_vs_vae import new_codes
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/weaknesses"), show_default=True)
@@ -60,23 +60,23 @@ def em_rises(starts: int, iterations: int) -> None:
         f"row, {int((everything < 0).sum())} are negative; ends from {min(c[-1][1] for c in climbs):.4f} to "
         f"{max(c[-1][1] for c in climbs):.4f}; {sum(c[-1][0] for c in climbs)} times a component was moved"
     )
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(9.5, 3.6))
         left, right = figure.subplots(1, 2)
         floor = np.finfo(float).eps * abs(climbs[0][-1][1])
-        for climb, gained, colour in zip(climbs, gains, plots.some_colours(starts), strict=True):
+        for climb, gained, colour in zip(climbs, gains, style.some_colours(starts), strict=True):
             left.plot(np.arange(1, len(climb) + 1), [value for _, value in climb], color=colour, linewidth=1.4)
             right.plot(np.arange(2, len(gained) + 2), gained.clip(floor / 3), color=colour, linewidth=1, alpha=0.9)
             below = np.flatnonzero(gained < 0)
-            right.plot(below + 2, -gained[below], "x", color=plots.RED, markersize=5)
+            right.plot(below + 2, -gained[below], "x", color=style.RED, markersize=5)
         right.axhline(floor, color="0.6", linewidth=1, linestyle=":")
         right.text(2, 1.6 * floor, "rounding of one number", fontsize=8, color="0.35")
-        right.plot([], [], "x", color=plots.RED, label="fell by")
+        right.plot([], [], "x", color=style.RED, label="fell by")
         right.legend(loc="upper right")
         left.set(xscale="log", xlabel="iteration", ylabel="nats per row")
         right.set(yscale="log", xlabel="iteration", ylabel="nats per row")
-        plots.title(left, "Penalized log-likelihood", f"five normals on pinwheel, {starts} random starts")
-        plots.title(right, "What each iteration gains", f"{len(everything):,} iterations")
+        style.title(left, "Penalized log-likelihood", f"five normals on pinwheel, {starts} random starts")
+        style.title(right, "What each iteration gains", f"{len(everything):,} iterations")
         figure.savefig(IMAGES / "em_rises.png", dpi=150)
 
 
@@ -222,12 +222,12 @@ def figure(runs: Path) -> None:
         model = fitted(runs, data, kind, K)
         lines.append(model.reconstruct(x))
         names.append(f"{kind.upper()}, K = {K}:  {sharpness(model.reconstruct(rows.x), rows)[0]:.2f}")
-    with plots.style():
+    with style.figure_style():
         drawn = Figure(figsize=(12.5, 4.3))
         left, *others = drawn.subplots(1, 3, width_ratios=[1.35, 1, 1])
-        plots.pictures(left, torch.cat(lines).numpy(), rows.image_shape, columns=len(x))
-        plots.name_lines(left, names, rows.image_shape[0])
-        plots.title(left, "Blur", "validation rows rebuilt; sharpness, data = 1")
+        on_axes.pictures(left, torch.cat(lines).numpy(), rows.image_shape, columns=len(x))
+        style.name_lines(left, names, rows.image_shape[0])
+        style.title(left, "Blur", "validation rows rebuilt; sharpness, data = 1")
         for axes, prior in zip(others, PRIORS, strict=True):
             model = fitted(runs, bits, "vae", 2, "bits", prior)
             reach = 1.15 * float(prior_codes(model, 5000, like=bits.train).abs().quantile(0.995))
@@ -236,10 +236,10 @@ def figure(runs: Path) -> None:
             with torch.no_grad():
                 densities = [log_aggregate(model, bits.train, at), model.prior().log_prob(at)]
             shaded, under = (density.exp().reshape(121, 121).T.numpy() for density in densities)
-            plots.density_and_contours(axes, side.numpy(), side.numpy(), shaded, under, (0.5, 0.95), hole=0.2)
+            on_axes.density_and_contours(axes, side.numpy(), side.numpy(), shaded, under, (0.5, 0.95), hole=0.2)
             kl = pv.aggregate(model, bits.train, 1000).marginal_kl
             axes.set(xlabel="$z_1$", aspect="equal")
-            plots.title(axes, f"Holes: {prior}", f"shades: aggregate posterior; KL {kl:.2f} nats")
+            style.title(axes, f"Holes: {prior}", f"shades: aggregate posterior; KL {kl:.2f} nats")
         others[0].set_ylabel("$z_2$")
         others[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
         drawn.savefig(IMAGES / "weaknesses.png", dpi=150)
@@ -343,19 +343,19 @@ def draw_where(vae: Any, x: Tensor, shape: Any, found: dict[str, Any], scored: d
     some = order[torch.linspace(0, len(x) - 1, 6).long()]
     columns = [x[some], vae.decode(found["encoded"][some]), *(vae.decode(end[some]) for end in found["ends"][:3])]
     sheet = torch.stack(columns, 1).flatten(0, 1)
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(10, 4.4))
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
-        plots.pictures(left, sheet.numpy(), shape, columns=len(columns))
+        on_axes.pictures(left, sheet.numpy(), shape, columns=len(columns))
         names = ("row", "encoder", "search 1", "search 2", "search 3")
-        plots.name_columns(left, dict(enumerate(names)), shape)
+        style.name_columns(left, dict(enumerate(names)), shape)
         for i, j in (found["wrong"][:3, some].T).nonzero().tolist():
             top, across = i * (shape[0] + 2), (j + 2) * (shape[1] + 2)
-            frame = Rectangle((across - 1.5, top - 1.5), shape[1] + 2, shape[0] + 2, fill=False, edgecolor=plots.RED)
+            frame = Rectangle((across - 1.5, top - 1.5), shape[1] + 2, shape[0] + 2, fill=False, edgecolor=style.RED)
             frame.set_clip_on(False)
             left.add_patch(frame)
         left.set_title("Where does this row lie? (two latents)", pad=20)
-        for (name, points), colour in zip(scored.items(), (plots.RED, plots.ORANGE, plots.BLUE), strict=True):
+        for (name, points), colour in zip(scored.items(), (style.RED, style.ORANGE, style.BLUE), strict=True):
             _, cost, log_px = zip(*points, strict=True)
             right.plot(cost, log_px, "o-", color=colour, markersize=5, label=name)
             for effort, *at in points:
@@ -363,7 +363,7 @@ def draw_where(vae: Any, x: Tensor, shape: Any, found: dict[str, Any], scored: d
         right.set(xscale="log", xlabel="processor time, ms a row", ylabel="log p(x), nats per row")
         right.margins(y=0.12)
         right.legend(loc="lower right")
-        plots.title(right, "How probable is it? (ten latents)", f"{len(x)} validation rows; draws or temperatures")
+        style.title(right, "How probable is it? (ten latents)", f"{len(x)} validation rows; draws or temperatures")
         figure.savefig(IMAGES / "where_a_row_lies.png", dpi=150)
 
 

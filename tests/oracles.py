@@ -65,3 +65,12 @@ class LinearGaussian(nn.Module):
             gain = cov[b, a] @ torch.linalg.inv(cov[a, a])
             rest = cov[b, b] - gain @ cov[a, b]
             pyro.sample("z_b", dist.MultivariateNormal(mean[:, b] + (first - mean[:, a]) @ gain.T, (rest + rest.T) / 2))
+
+
+def factor_rows(n=300):
+    """Rows of five columns in float64 from two factors with a noise of its own in each column."""
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 2, generator=g, dtype=torch.float64)
+    noise = torch.tensor([0.3, 0.5, 0.7, 1.0, 0.2], dtype=torch.float64)
+    z = torch.randn(n, 2, generator=g, dtype=torch.float64)
+    return 3 + z @ weight.T + noise * torch.randn(n, 5, generator=g, dtype=torch.float64)

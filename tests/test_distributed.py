@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.inference.ranks import ALONE, Ranks, Reducer, undisturbed
+from pyro_vae.context import undisturbed
+from pyro_vae.distributed import ALONE, Ranks, Reducer
 
 SIZES = (2, 4)
 SEEDS = range(8)
@@ -127,9 +128,9 @@ def error_of(call):
 
 def gone_on(folder):
     """A fit to the end, and one from its checkpoint of the third epoch."""
-    from pyro_vae.inference import loop
+    from pyro_vae.inference.svi import trainer
 
-    loop.SECONDS_BETWEEN_CHECKPOINTS = -1.0
+    trainer.SECONDS_BETWEEN_CHECKPOINTS = -1.0
     options = {"epochs": 5, "batch_size": 20, "progress": "none"}
 
     def copy(history):

@@ -12,8 +12,9 @@ import torch
 from torch.distributions import kl_divergence
 
 import pyro_vae as pv
-from pyro_vae.inference.objective import RowWeighted
-from pyro_vae.models.rows import Batch, layout_of
+from pyro_vae.inference.objectives.elbo_terms import RowWeighted
+from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.row_inputs import Batch
 
 
 def a_mixture(C=3, D=2, seed=0):

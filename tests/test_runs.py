@@ -8,19 +8,22 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae import recipes, runs
+from pyro_vae import atomic_write
+from pyro_vae.atomic_write import read_lines, read_tensors, write_tensors, write_whole
+from pyro_vae.runs import new_run
+from pyro_vae.serialization import build, describe
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    runs.write_whole(path, b"old")
+    write_whole(path, b"old")
 
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(runs.os, "fsync", full)
+    monkeypatch.setattr(atomic_write.os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
-        runs.write_whole(path, b"new")
+        write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
@@ -33,14 +36,14 @@ def test_a_recipe_is_plain_data_and_names_our_parts_alone(tiny_vae, tmp_path):
     assert recipe["guide"]["net"] == {"make": "nets.mlp", "sizes": [6, 8, 4], "activation": "tanh"}
     recipe["guide"]["net"]["make"] = "os.system"
     with pytest.raises(pv.InputError, match=r"no part called 'os\.system'"):
-        recipes.build(recipe)
+        build(recipe)
 
 
 def test_a_part_used_twice_is_one_part_after_loading(tiny_vae):
     vae, _ = tiny_vae
     net = pv.nets.mlp(6, 6)
     shared = pv.VAE(vae.prior, pv.likelihoods.Bernoulli(net), pv.guides.MeanFieldNormal(net))
-    again = recipes.build(recipes.describe(shared))
+    again = build(describe(shared))
     assert again.likelihood.net is again.posterior.net
 
 
@@ -51,7 +54,7 @@ def test_a_users_subclass_is_not_taken_for_its_base(tiny_vae):
         pass
 
     with pytest.raises(pv.InputError, match=r"program.prior is .*Mine, which is not one of this package's parts"):
-        recipes.describe(pv.VAE(Mine(2), vae.likelihood, vae.posterior))
+        describe(pv.VAE(Mine(2), vae.likelihood, vae.posterior))
 
 
 def test_what_cannot_be_loaded_says_why(tiny_vae, tmp_path):
@@ -71,15 +74,15 @@ def test_what_cannot_be_loaded_says_why(tiny_vae, tmp_path):
 
 
 def test_new_runs_never_share_a_folder(tmp_path):
-    folders = {runs.new_run(tmp_path, "digits") for _ in range(3)}
+    folders = {new_run(tmp_path, "digits") for _ in range(3)}
     assert len(folders) == 3
     assert all(folder.name.startswith("digits-") for folder in folders)
 
 
 def test_tensors_keep_their_types_and_bits(tmp_path):
     tensors = {"a": torch.randn(3, dtype=torch.float64), "b": torch.tensor(True), "c": torch.arange(3)}
-    runs.write_tensors(tmp_path / "t", tensors, {"epoch": 3, "value": 0.1 + 0.2})
-    found, about = runs.read_tensors(tmp_path / "t")
+    write_tensors(tmp_path / "t", tensors, {"epoch": 3, "value": 0.1 + 0.2})
+    found, about = read_tensors(tmp_path / "t")
     assert all(torch.equal(value, found[name]) and value.dtype == found[name].dtype for name, value in tensors.items())
     assert about == {"epoch": 3, "value": 0.1 + 0.2}
 
@@ -90,7 +93,7 @@ def test_a_program_changed_after_it_was_made_has_no_recipe(tiny_vae, tmp_path):
     normal = pv.VAE(vae.prior, pv.likelihoods.Normal(pv.nets.mlp(2, 6), scale=0.5), vae.posterior)
     normal.likelihood.scale = 0.3
     with pytest.raises(pv.InputError, match=r"program\.likelihood was changed after it was made"):
-        recipes.describe(normal)
+        describe(normal)
     vae.posterior.net[1] = torch.nn.ReLU()
     pv.save(vae, tmp_path)
     with pytest.raises(pv.InputError, match=r"posterior\.net\.1 was changed"):
@@ -107,7 +110,7 @@ def test_saving_over_an_older_save_leaves_nothing_of_it(tiny_vae, tmp_path):
 
 def test_a_line_that_was_being_written_is_not_read(tmp_path):
     (tmp_path / "m.jsonl").write_text('{"epoch": 1}\n{"epo')
-    assert runs.read_lines(tmp_path / "m.jsonl") == [{"epoch": 1}]
+    assert read_lines(tmp_path / "m.jsonl") == [{"epoch": 1}]
 
 
 def test_loading_is_the_first_thing_a_process_does(tiny_vae, tmp_path):

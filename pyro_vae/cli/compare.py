@@ -181,11 +181,11 @@ def compare(ctx: click.Context, saved: tuple[Path, ...], as_json: bool, debug: b
     """
     settings = _settings(ctx, saved, given)
     if settings["preset"] == "ae-vs-vae":
-        from pyro_vae.cli.encoders import run_encoders
+        from pyro_vae.studies.autoencoder_vs_vae_run import run_encoders
 
         rows = run_encoders(settings, quiet=as_json)
     else:
-        from pyro_vae.cli.contest import run_contest
+        from pyro_vae.workflows.compare_models import run_contest
 
         rows = run_contest(saved, settings, quiet=as_json)
     if as_json:

@@ -1,12 +1,9 @@
-"""`pyro-vae datasets` and `pyro-vae info`: what there is."""
-
-from pathlib import Path
-from typing import Any
+"""`pyro-vae datasets`: the data sets that have names."""
 
 import click
 
 from pyro_vae.cli import print_json
-from pyro_vae.cli.options import RUN, GroupedCommand, output_options
+from pyro_vae.cli.options import GroupedCommand, output_options
 
 
 @click.command(cls=GroupedCommand)
@@ -26,42 +23,3 @@ def datasets(as_json: bool, debug: bool) -> None:
         "\nYour own: a .npy, .npz, .csv or .parquet file with a row for each observation, or a folder of pictures of "
         "one size."
     )
-
-
-@click.command(cls=GroupedCommand)
-@RUN
-@output_options
-def info(run: Path, as_json: bool, debug: bool) -> None:
-    """Say what a run holds: its settings, how far its fit went, and what was found when it was scored."""
-    import json
-
-    from pyro_vae import runs
-
-    config = runs.read_config(run)
-    history = runs.read_lines(run / runs.METRICS)
-    path = run / runs.EVALUATION
-    evaluation = json.loads(path.read_text()) if path.exists() else {}
-    found: dict[str, Any] = {
-        "run": str(run),
-        "finished": path.exists(),
-        "epochs": len(history),
-        "last_epoch": history[-1] if history else None,
-    }
-    groups = {group: config.get(group, {}) for group in ("about", "data", "model", "objective", "training")}
-    if as_json:
-        print_json(found | groups | {"evaluation": evaluation})
-        return
-    state = (
-        f"{len(history)} epochs, finished"
-        if path.exists()
-        else f"{len(history)} epochs, not finished: pyro-vae fit --resume {run}"
-    )
-    click.echo(f"{run}: {state}")
-    for group, settings in groups.items():
-        click.echo(f"\n{group}\n" + "\n".join(f"  {name:<16}{value}" for name, value in settings.items()))
-    if evaluation:
-        from pyro_vae.cli.tables import print_record
-
-        for split, record in evaluation.items():
-            click.echo()
-            print_record(record, f"{split} rows")

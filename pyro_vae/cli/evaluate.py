@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from pyro_vae.atomic_write import write_json
 from pyro_vae.cli import print_json
 from pyro_vae.cli.options import PROGRAM, RUN, GroupedCommand, option, output_options
+from pyro_vae.runs import EVALUATION
 
 OWNED = {"temperatures": "ais", "chains": "ais", "start": "ais", "prior_share": "is"}  # option: its method
 
@@ -85,9 +87,9 @@ def evaluate(
     """
     import json
 
-    from pyro_vae import pick_device, runs, world
-    from pyro_vae.cli.run import Run
-    from pyro_vae.cli.tables import print_record
+    from pyro_vae import pick_device, world
+    from pyro_vae.cli.print_tables import print_record
+    from pyro_vae.workflows.open_run import Run
 
     _check_owned(ctx, method)
     opened = Run(run, program)
@@ -111,11 +113,11 @@ def evaluate(
     )
     if not world().main:
         return
-    path = run / runs.EVALUATION
+    path = run / EVALUATION
     known = json.loads(path.read_text()) if path.exists() else {}
     how = f" {method}" if method != "is" else f" prior-share {prior_share:g}" if prior_share else ""
     name = split + how + (f" first {len(rows)}" if num_rows else "")
-    runs.write_json(path, known | {name: record})
+    write_json(path, known | {name: record})
     if netcdf is not None:
         _write_netcdf(opened, scored, rows if num_rows else rows.head(100), netcdf, seed)
     if as_json:
@@ -181,10 +183,11 @@ def score_split(
     """The record of one split under a run's program, log p(x) `better` where another method has found it; of several
     processes each scores some of the rows."""
     from pyro_vae import log_evidence, world
+    from pyro_vae.context import seeded
     from pyro_vae.errors import InputError
-    from pyro_vae.evidence.record import record
-    from pyro_vae.models.program import active_units, named_parameters
-    from pyro_vae.models.rows import seeded
+    from pyro_vae.evidence.evidence_record import record
+    from pyro_vae.programs.model_and_guide import active_units
+    from pyro_vae.programs.parameters import named_parameters
 
     began = time.perf_counter()
     found = log_evidence(

@@ -5,8 +5,10 @@ from typing import Any
 
 import click
 
+from pyro_vae.atomic_write import read_toml
 from pyro_vae.cli import print_json
 from pyro_vae.cli.options import PROGRAM, SCALE, SHAPE, WIDTHS, GroupedCommand, option, output_options, settle
+from pyro_vae.runs import CONFIG, read_config
 
 LIKELIHOODS = (
     "bernoulli",
@@ -244,9 +246,9 @@ def fit(
 
     With no option it trains on 5,000 real digits and needs no network.
     """
-    from pyro_vae import runs, world
-    from pyro_vae.cli.train import run_fit
+    from pyro_vae import world
     from pyro_vae.errors import InputError
+    from pyro_vae.workflows.fit_run import run_fit
 
     if resume is not None:
         if ctx_given := [name for name in _given(ctx) if name not in ALONG_WITH_RESUME]:
@@ -254,8 +256,8 @@ def fit(
                 f"--resume takes the run's own settings: leave out --{ctx_given[0].replace('_', '-')}, or start a new "
                 "run with --config"
             )
-        config, out = resume / runs.CONFIG, resume
-        runs.read_config(resume)
+        config, out = resume / CONFIG, resume
+        read_config(resume)
     elif out is not None and world().main:
         _check_new(out)
     if program is not None and (
@@ -264,7 +266,7 @@ def fit(
         raise InputError(
             f"--program is the whole model: leave out --{str(chosen[0]).replace('_', '-')}, or leave out --program"
         )
-    kept = None if config is None else runs.read_toml(config)
+    kept = None if config is None else read_toml(config)
     own = (kept or {}).get("about", {}).get("program")
     if own and program is None:
         raise InputError(f"{config} is of a program of your own, which no file may name for you: add --program {own}")
@@ -276,10 +278,9 @@ def fit(
 
 def _check_new(out: Path) -> None:
     """`InputError` where a run's folder is in use."""
-    from pyro_vae import runs
     from pyro_vae.errors import InputError
 
-    if (out / runs.CONFIG).exists():
+    if (out / CONFIG).exists():
         raise InputError(f"{out} holds a run already: go on with it (--resume {out}), or name another folder")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out} holds other files: name a folder that is new or empty")

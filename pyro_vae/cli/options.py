@@ -175,3 +175,20 @@ __all__: Sequence[str] = (
     "plain",
     "settle",
 )
+
+
+ROWS = click.argument("data", required=False, metavar="[DATA]")
+SPLIT = option(
+    "Rows",
+    "--split",
+    type=click.Choice(["train", "valid", "test"]),
+    default="test",
+    help="Which rows of a named data set.",
+)
+OUT = option(
+    "Rows",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write: .npy or .csv; by default in the run's folder.",
+)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pyro_vae.evidence.psis import khat_limit
+from pyro_vae.evidence.pareto_smoothing import khat_limit
 
 
 def print_record(record: dict[str, Any], title: str) -> None:

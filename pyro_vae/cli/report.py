@@ -5,8 +5,10 @@ from pathlib import Path
 
 import click
 
+from pyro_vae.atomic_write import read_lines
 from pyro_vae.cli import print_json
 from pyro_vae.cli.options import PROGRAM, RUN, GroupedCommand, option, output_options
+from pyro_vae.runs import EVALUATION, METRICS
 
 
 @click.command(cls=GroupedCommand)
@@ -42,23 +44,22 @@ def report(
     """
     import json
 
-    from pyro_vae import runs
-    from pyro_vae.cli.run import Run
     from pyro_vae.errors import InputError
-    from pyro_vae.show.report import write_report
+    from pyro_vae.report.html_page import write_report
+    from pyro_vae.workflows.open_run import Run
 
     if out is not None and out.suffix not in (".html", ".htm"):
         raise InputError(f"{out}: a report is written as .html, not {out.suffix or 'a file without an ending'}")
     began = time.perf_counter()
     opened = Run(run, program)
-    evaluation = run / runs.EVALUATION
+    evaluation = run / EVALUATION
     path = write_report(
         run,
         opened.program(),
         opened.data(),
         config=opened.config,
         records=json.loads(evaluation.read_text()) if evaluation.exists() else {},
-        history=runs.read_lines(run / runs.METRICS),
+        history=read_lines(run / METRICS),
         split=split,
         num_rows=num_rows,
         num_samples=num_samples,

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from pyro_vae.cli import print_json
-from pyro_vae.cli.options import PROGRAM, RUN, GroupedCommand, option, output_options
-from pyro_vae.cli.rows import ROWS, SPLIT
+from pyro_vae.cli.options import PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, option, output_options
 
 
 @click.command(cls=GroupedCommand)
@@ -64,10 +63,11 @@ def score(
     import torch
 
     from pyro_vae import log_evidence, world
-    from pyro_vae.cli.run import ROWS_AT_ONCE, Run, writing
+    from pyro_vae.context import seeded
+    from pyro_vae.diagnostics.anomaly_scores import require_enough, score
     from pyro_vae.errors import InputError
-    from pyro_vae.models.rows import seeded
-    from pyro_vae.study.scores import require_enough, score
+    from pyro_vae.workflows.open_run import ROWS_AT_ONCE, Run
+    from pyro_vae.workflows.write_rows import writing
 
     path = out or run / "scores.csv"
     if path.suffix != ".csv":

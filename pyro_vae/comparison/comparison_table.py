@@ -8,21 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.comparison.fit_methods import WAYS
+from pyro_vae.comparison.models_by_name import without_guide
+from pyro_vae.comparison.paired_differences import compare_evidence
+from pyro_vae.context import seeded
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError, RowsError
+from pyro_vae.evidence.evidence_record import KEYS
 from pyro_vae.evidence.exact import exact_evidence
-from pyro_vae.evidence.importance import Evidence, log_evidence
-from pyro_vae.evidence.logpx import LogPx, measure_of
-from pyro_vae.evidence.record import KEYS
-from pyro_vae.inference.laplace import laplace
-from pyro_vae.inference.result import FitResult
-from pyro_vae.models.density import Density
-from pyro_vae.models.mixture import Mixture
-from pyro_vae.models.program import active_units, named_parameters
-from pyro_vae.models.rows import Batch, layout_of, seeded
+from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
+from pyro_vae.evidence.log_px import LogPx
+from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.posterior.laplace import laplace
+from pyro_vae.models.exact_density import Density
+from pyro_vae.models.finite_mixture import Mixture
 from pyro_vae.models.vae import VAE
-from pyro_vae.study.paired import compare_evidence
-from pyro_vae.study.ways import WAYS, without_guide
+from pyro_vae.programs.model_and_guide import active_units
+from pyro_vae.programs.parameters import named_parameters
+from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.scored_rows import measure_of
 
 METHODS = ("auto", "exact", "laplace", "is")
 PRIOR_SHARE = 0.1  # of the draws around modes: a normal at a mode may be too narrow, or miss another

@@ -1,4 +1,4 @@
-"""Models by name and the ways to climb their bound: what a comparison is a grid of."""
+"""Fit methods by name: EM, SVI, CAVI, wake-sleep and their kin, and the budget that each is given."""
 
 import functools
 import time
@@ -7,27 +7,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from pyro_vae.constructor_args import remade
+from pyro_vae.context import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
 from pyro_vae.guides import Categories, PerRowCategories, PerRowNormal, SemiAmortizedNormal
-from pyro_vae.inference.closed_form import fit_closed_form
-from pyro_vae.inference.coordinate_ascent import fit_cavi
-from pyro_vae.inference.em import fit_em
-from pyro_vae.inference.monte_carlo_em import fit_mcem
-from pyro_vae.inference.result import FitResult
-from pyro_vae.inference.svi import fit
-from pyro_vae.inference.wake_sleep import ReweightedWakeSleep, WakeSleep
+from pyro_vae.inference.em.fit_cavi import fit_cavi
+from pyro_vae.inference.em.fit_closed_form import fit_closed_form
+from pyro_vae.inference.em.fit_em import fit_em
+from pyro_vae.inference.em.fit_mcem import fit_mcem
+from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
+from pyro_vae.inference.svi.fit_svi import fit
 from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
-from pyro_vae.models.bernoulli_mixture import BernoulliMixture
-from pyro_vae.models.gaussian_mixture import COVARIANCES, GaussianMixture
-from pyro_vae.models.mixture import Mixture
+from pyro_vae.models.finite_mixture import Mixture
 from pyro_vae.models.ppca import PPCA, FactorAnalysis
-from pyro_vae.models.rows import seeded
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import mlp
-from pyro_vae.recipes import remade
 
 OnEpoch = Callable[[Any, list[dict[str, Any]]], None]  # of the program as it stands, and the history
 DREAMS = 5  # particles of reweighted wake–sleep
@@ -209,54 +207,3 @@ WAYS: dict[str, Way] = {
     "wake-sleep": Way((VAE,), "the encoder learns from the model's dreams", _wake_sleep),
     "rws": Way((VAE,), f"reweighted wake–sleep, {DREAMS} particles", _reweighted),
 }
-
-
-def _gaussians(kind: str) -> Callable[[int, Dataset], Any]:
-    return lambda size, data: GaussianMixture(size, data.num_features, kind)
-
-
-MODELS: dict[str, tuple[int, Callable[[int, Dataset], Any]]] = {  # name: (default size, made of a size and the data)
-    **{"gaussian-mixture" + f"-{kind}" * (kind != "full"): (10, _gaussians(kind)) for kind in COVARIANCES},
-    "bernoulli-mixture": (10, lambda size, data: BernoulliMixture(size, data.num_features)),
-    "bayesian-mixture": (
-        10,
-        lambda size, data: BayesianGaussianMixture(size, data.num_features, len(data.train)),
-    ),
-    "ppca": (2, lambda size, data: PPCA(size, data.num_features)),
-    "factor-analysis": (2, lambda size, data: FactorAnalysis(size, data.num_features)),
-}
-
-
-def model_of(spec: str, data: Dataset) -> Any:
-    """A fresh model from `NAME` or `NAME:SIZE`, components or latents; `InputError` for a name that is not known."""
-    name, _, size = spec.partition(":")
-    if name not in MODELS:
-        raise InputError(f"no model called {name!r}; try one of {', '.join(MODELS)}, vae")
-    if ":" in spec and not size.isdigit():
-        raise InputError(f"{spec!r}: the size after the colon must be a whole number, as in {name}:{MODELS[name][0]}")
-    usual, make = MODELS[name]
-    return make(int(size) if size else usual, data)
-
-
-class FromPrior(nn.Module):
-    """A guide part that draws from the prior, whatever x: for programs that were fitted without a guide."""
-
-    def __init__(self, prior: Any) -> None:
-        super().__init__()
-        self.borrowed = [prior]
-
-    def forward(self, x: Tensor) -> Any:
-        fn = self.borrowed[0]()
-        return fn.expand([len(x)])
-
-
-def without_guide(program: Any) -> Any:
-    """The same model, its guide the prior, or a mixture's exact posterior."""
-    if isinstance(program, VAE):
-        return VAE(program.prior, program.likelihood, FromPrior(program.prior))
-    if isinstance(program, Mixture) and program.posterior is not None:
-        exact = remade(program, guide=None).to(program.logits)
-        state = program.state_dict()
-        exact.load_state_dict({name: state[name] for name in exact.state_dict()})
-        return exact
-    return program

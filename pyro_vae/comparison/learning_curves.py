@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pyro_vae.comparison.comparison_table import Fitted, score_held_out
+from pyro_vae.comparison.fit_methods import Effort, climb
 from pyro_vae.data import Dataset, Split
-from pyro_vae.inference.result import FitResult
-from pyro_vae.study.comparison import Fitted, score_held_out
-from pyro_vae.study.ways import Effort, climb
+from pyro_vae.inference.fit_result import FitResult
 
 STEP = 1.5  # between epochs that are looked at, on a logarithmic axis
 

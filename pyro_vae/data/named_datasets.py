@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data import toys
+from pyro_vae.data import synthetic
 from pyro_vae.data.cache import cache_folder, keep
 from pyro_vae.data.dataset import Dataset, split_of
-from pyro_vae.data.disk import RowsOnDisk
-from pyro_vae.data.files import Table, table_of
-from pyro_vae.data.large import cut_on_disk, read_rows
-from pyro_vae.data.measure import Measure
-from pyro_vae.data.survey import moments
-from pyro_vae.data.vision import load_vision
+from pyro_vae.data.image_datasets import load_vision
+from pyro_vae.data.ondisk.column_statistics import moments
+from pyro_vae.data.ondisk.read_large_files import cut_on_disk, read_rows
+from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
+from pyro_vae.data.read_files import Table, table_of
+from pyro_vae.data.reference_measure import Measure
 from pyro_vae.errors import InputError
 
 TOY_ROWS = 5000
@@ -87,10 +87,10 @@ NAMED: dict[str, Named] = {
     "kmnist": Named(
         _vision("kmnist"), "70,000 cursive Japanese characters, 28×28, through torchvision", levels=255, offline=False
     ),
-    "swiss-roll": Named(_toy(toys.swiss_roll), "5,000 points of a sheet rolled up in space"),
-    "two-moons": Named(_toy(toys.two_moons), "5,000 points on two half circles in the plane"),
-    "pinwheel": Named(_toy(toys.pinwheel), "5,000 points on five bent arms in the plane"),
-    "seven-normals": Named(_toy(toys.seven_normals), "5,000 draws of a one-dimensional mixture of seven normals"),
+    "swiss-roll": Named(_toy(synthetic.swiss_roll), "5,000 points of a sheet rolled up in space"),
+    "two-moons": Named(_toy(synthetic.two_moons), "5,000 points on two half circles in the plane"),
+    "pinwheel": Named(_toy(synthetic.pinwheel), "5,000 points on five bent arms in the plane"),
+    "seven-normals": Named(_toy(synthetic.seven_normals), "5,000 draws of a one-dimensional mixture of seven normals"),
 }
 
 

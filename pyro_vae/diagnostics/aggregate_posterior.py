@@ -9,24 +9,16 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.logpx import Scored, rows_to_score
-from pyro_vae.inference.weights import GivenValues, Weigher, over_plates
-from pyro_vae.models.program import parameters_of, place_of
-from pyro_vae.models.rows import (
-    Batch,
-    Dreaming,
-    caller,
-    evaluating,
-    layout_of_model,
-    require_density,
-    require_rows,
-    sample_sites,
-    seeded,
-    traces_of,
-)
-from pyro_vae.shapes import PerRow, RowLatents
+from pyro_vae.programs.log_weights import Weigher
+from pyro_vae.programs.parameters import parameters_of, place_of
+from pyro_vae.programs.plates import layout_of_model, require_density, require_rows
+from pyro_vae.programs.row_inputs import Batch, caller
+from pyro_vae.programs.scored_rows import Scored, rows_to_score
+from pyro_vae.programs.traces import Dreaming, GivenValues, over_plates, sample_sites, traces_of
+from pyro_vae.typing import PerRow, RowLatents
 
 DRAWS_AT_ONCE = 256
 ROWS_AT_ONCE = 256

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.distributed import ALONE, Ranks
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.importance import Evidence, log_evidence
-from pyro_vae.inference.ranks import ALONE, Ranks
+from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,16 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.data.measure import Measure
+from pyro_vae.data.reference_measure import Measure
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.importance import log_evidence
-from pyro_vae.evidence.logpx import Scored
-from pyro_vae.inference.joint import Joint
-from pyro_vae.models.program import parameters_of
-from pyro_vae.models.rows import Batch, evaluating, seeded
-from pyro_vae.shapes import PerRow, RowLatents
+from pyro_vae.evidence.importance_sampling import log_evidence
+from pyro_vae.programs.parameters import parameters_of
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.scored_rows import Scored
+from pyro_vae.programs.unconstrained_joint import Joint
+from pyro_vae.typing import PerRow, RowLatents
 
 SIDES = {1: (256, 1024, 4096), 2: (64, 128, 256)}  # of lattices of z, each tried where the one before did not do
 SETTLED = 0.01  # nats between one lattice and the next

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.context import seeded
 from pyro_vae.errors import InputError
-from pyro_vae.models.rows import seeded
-from pyro_vae.shapes import Latents, PerRow, RowLatents
+from pyro_vae.typing import Latents, PerRow, RowLatents
 
 DECODED_AT_ONCE = 8192
 FLAT = 1e-10  # a direction with less variance than this share of the largest has none but rounding

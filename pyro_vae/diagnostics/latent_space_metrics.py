@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.diagnostics.latent_interpolation import require_codes, whiten
 from pyro_vae.errors import InputError
-from pyro_vae.shapes import RowLatents
-from pyro_vae.study.paths import require_codes, whiten
+from pyro_vae.typing import RowLatents
 
 GRID = 256
 WORKING_MIB = 64  # for blocks of distances

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.models.program import sample
+from pyro_vae.programs.model_and_guide import sample
 
 FOLDS = 5
 

@@ -9,14 +9,16 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Measure, Split
+from pyro_vae.distributed import ALONE, Ranks
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.logpx import LogPx, Scored, rows_to_score
-from pyro_vae.evidence.path import Path, Plan
-from pyro_vae.inference.joint import Joint, simulate
-from pyro_vae.inference.ranks import ALONE, Ranks
-from pyro_vae.models.program import parameters_of, place_of
-from pyro_vae.models.rows import Batch, evaluating, seeded
+from pyro_vae.evidence.annealing_schedule import Path, Plan
+from pyro_vae.evidence.log_px import LogPx
+from pyro_vae.programs.parameters import parameters_of, place_of
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.scored_rows import Scored, rows_to_score
+from pyro_vae.programs.unconstrained_joint import Joint, simulate
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference.hmc import State, state_at, transition
-from pyro_vae.inference.joint import Joint
-from pyro_vae.inference.weights import Weigher
-from pyro_vae.models.rows import Batch, Layout
+from pyro_vae.inference.posterior.hmc import State, state_at, transition
+from pyro_vae.programs.log_weights import Weigher
+from pyro_vae.programs.plates import Layout
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.unconstrained_joint import Joint
 
 PILOT_CHAINS, ACCEPTED, GAIN, FIRST_STEP = 4, 0.65, 0.2, 0.5
 STEEPNESS = 4.0  # of the sigmoid along which temperatures rise

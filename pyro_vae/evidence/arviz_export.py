@@ -10,24 +10,16 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from pyro_vae.arviz_compat import container, write_netcdf
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.arviz import container, write_netcdf
-from pyro_vae.evidence.logpx import Scored, rows_to_score
-from pyro_vae.evidence.psis import pareto_smoothed
-from pyro_vae.inference.weights import over_plates, parts_of
-from pyro_vae.models.program import parameters_of
-from pyro_vae.models.rows import (
-    Batch,
-    Dreaming,
-    Layout,
-    caller,
-    evaluating,
-    require_rows,
-    sample_sites,
-    seeded,
-    traces_of,
-)
+from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
+from pyro_vae.programs.parameters import parameters_of
+from pyro_vae.programs.plates import Layout, require_rows
+from pyro_vae.programs.row_inputs import Batch, caller
+from pyro_vae.programs.scored_rows import Scored, rows_to_score
+from pyro_vae.programs.traces import Dreaming, over_plates, parts_of, sample_sites, traces_of
 
 Group = dict[str, tuple[tuple[str, ...], np.ndarray]]
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.evidence.importance import Evidence
-from pyro_vae.evidence.logpx import LogPx
+from pyro_vae.evidence.importance_sampling import Evidence
+from pyro_vae.evidence.log_px import LogPx
 
 
 def record(

@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split
+from pyro_vae.distributed import ALONE, Ranks
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.logpx import LogPx, Scored, rows_to_score
-from pyro_vae.evidence.psis import TOO_FEW, khat_limit, pareto_smoothed
-from pyro_vae.inference.ranks import ALONE, Ranks
-from pyro_vae.inference.weights import Weigher
-from pyro_vae.models.program import parameters_of
-from pyro_vae.models.rows import Batch, evaluating, seeded
-from pyro_vae.shapes import LogWeights, PerRow
+from pyro_vae.evidence.log_px import LogPx
+from pyro_vae.evidence.pareto_smoothing import TOO_FEW, khat_limit, pareto_smoothed
+from pyro_vae.programs.log_weights import Weigher
+from pyro_vae.programs.parameters import parameters_of
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.scored_rows import Scored, rows_to_score
+from pyro_vae.typing import LogWeights, PerRow
 
 ROWS_AT_ONCE = 128
 

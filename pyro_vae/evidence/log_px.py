@@ -1,25 +1,9 @@
-"""What every estimator of log p(x) shares: the rows it is given, and the form of its answer."""
+"""log p(x) of rows: the number, its kind, its errors and its measure."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
-import pyro
-import torch
 from torch import Tensor
-from torch.distributions import constraints
-from torch.distributions.constraints import Constraint
-
-from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.distributions import Levels
-from pyro_vae.errors import InputError
-from pyro_vae.inference.ranks import ALONE, Ranks
-from pyro_vae.models.program import place_of
-from pyro_vae.models.rows import Batch, Layout, layout_of, require_density, require_mask
-
-Found = TypeVar("Found")
-ROWS_OF_A_RANK = 128  # dealt to processes at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,95 +39,3 @@ class LogPx:
             f"{type(self).__name__}({len(self)} rows, {how}: log p(x) {self.log_px.mean():.2f} ± {self.log_px_se:.2f} "
             f"(rows) ± {self.log_px_mc_se:.3f} (Monte Carlo) nats, {self.kind}; {self.measure})"
         )
-
-
-class Scored:
-    """Rows to be scored by a program: batches where the program works, with what belongs to them, checked.
-
-    To be made and used inside `parameters_of(program)` and `evaluating(program)`.
-    """
-
-    def __init__(
-        self, program: Any, split: Split, places: Tensor | None, ranks: Ranks = ALONE, seed: int | None = None
-    ) -> None:
-        require_density(program)
-        self.split, self.places, self.ranks, self.seed = split, places, ranks, seed or 0
-        self.place = place_of(program, like=split[:1])
-        require_mask(program, split.mask)
-        self.first = self.batch(0, 8)
-        self.layout: Layout = layout_of(program, self.first)
-
-    def batch(self, start: int, end: int) -> Batch:
-        end = min(end, len(self.split))
-        extras: dict[str, Any] = {
-            name: value.to(self.place.device) for name, value in self.split.extras(slice(start, end)).items()
-        }
-        if self.places is not None:
-            extras["rows"] = self.places[start:end].to(self.place.device)
-        return Batch(self.split[start:end].to(self.place), num_rows=len(self.split), **extras)
-
-    def batches(self, size: int) -> Iterator[Batch]:
-        for start in range(0, len(self.split), size):
-            batch = self.batch(start, start + size)
-            self.layout.check(batch.x)
-            yield batch
-
-    def of_batches(self, size: int, of_batch: Callable[[Batch], Found]) -> list[Found]:
-        """What a function finds of all batches, in order; of several processes each works on some, and all get all.
-
-        Draws then follow from the seed and the batch, so that they are the same for two processes and for two hundred.
-        """
-        if self.ranks.alone:
-            return [of_batch(batch) for batch in self.batches(size)]
-        starts = range(0, len(self.split), min(size, ROWS_OF_A_RANK))
-        mine: dict[int, Found] = {}
-        for start in starts[self.ranks.rank :: self.ranks.size]:
-            batch = self.batch(start, start + starts.step)
-            self.layout.check(batch.x)
-            pyro.set_rng_seed((self.seed * 1_000_003 + start) % 2**32)
-            mine[start] = of_batch(batch)
-        found = {start: one for part in self.ranks.gather(mine) for start, one in part.items()}
-        return [found[start] for start in starts]
-
-    @property
-    def measure(self) -> str:
-        return measure_of(self.split, self.layout)
-
-
-def rows_to_score(
-    data: Dataset | Split | Tensor, rows: Tensor | None, labels: Tensor | None
-) -> tuple[Split, Tensor | None]:
-    """The split that is meant, with the labels given, and its rows' places in the training set."""
-    split = as_split(data, "test")
-    if labels is not None:
-        split = replace(split, labels=labels)
-    if rows is None and split.name == "train":
-        rows = torch.arange(len(split))
-    for name, value in {"labels": split.labels, "rows": rows}.items():
-        if value is not None and len(value) != len(split):
-            raise InputError(f"expected one for each of the {len(split)} rows of x, got {len(value)} {name}")
-    return split, rows
-
-
-def measure_of(split: Split, layout: Layout) -> str:
-    """The measure in words, from the data and from what the likelihood says it is a density of."""
-    if layout.relaxed:
-        return "relaxed Bernoulli on grey levels: not a density"
-    if split.measure.binarize != "none" and layout.support is not None and not layout.support.is_discrete:
-        return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
-    if split.measure.binarize == "none" and not split.measure.given and layout.support is not None:
-        values = _whole_values(getattr(layout.support, "base_constraint", layout.support))
-        seen = "" if split.mask is None else ", observed values only"
-        return f"counting measure on {{{values}}}^{split.shape[1]}{seen}" if values else split.measure_name
-    return split.measure_name
-
-
-def _whole_values(support: Constraint) -> str:
-    """The values of a discrete support in words, nothing for a continuous one."""
-    if isinstance(support, Levels):
-        return f"0, …, {support.levels}"
-    if support is constraints.nonnegative_integer:
-        return "0, 1, 2, …"
-    if isinstance(support, constraints.integer_interval):
-        return f"{support.lower_bound}, …, {support.upper_bound}"
-    return ""

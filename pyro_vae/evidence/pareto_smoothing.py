@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from pyro_vae.evidence.arviz import psislw
+from pyro_vae.arviz_compat import psislw
 
 TOO_FEW = 25  # draws below which the tail holds too few weights to say anything
 

@@ -4,8 +4,8 @@ import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import nn
 
-from pyro_vae.recipes import part
-from pyro_vae.shapes import Rows
+from pyro_vae.constructor_args import part
+from pyro_vae.typing import Rows
 
 
 @part

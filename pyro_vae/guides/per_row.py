@@ -5,12 +5,12 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from pyro_vae.checks import may_read
+from pyro_vae.constructor_args import part
+from pyro_vae.context import may_read
 from pyro_vae.errors import InputError
 from pyro_vae.guides.normal import SCALE_FLOOR
 from pyro_vae.nets import positive
-from pyro_vae.recipes import part
-from pyro_vae.shapes import Rows
+from pyro_vae.typing import Rows
 
 
 @part

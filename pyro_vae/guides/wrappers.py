@@ -8,10 +8,10 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
+from pyro_vae.constructor_args import part
 from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
-from pyro_vae.recipes import part
-from pyro_vae.shapes import Rows
+from pyro_vae.typing import Rows
 
 
 @part

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.context import seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.models.program import encode
-from pyro_vae.models.rows import seeded
-from pyro_vae.show import plots
-from pyro_vae.show.figures import reconstructions, samples
+from pyro_vae.plots import style
+from pyro_vae.plots.fit_figures import reconstructions, samples
+from pyro_vae.programs.model_and_guide import encode
 
 TERMS = ("elbo", "reconstruction", "kl")
 SCALARS = (*TERMS, *(f"valid_{term}" for term in TERMS), "active_units", "learning_rate", "beta")
@@ -81,7 +81,7 @@ class TensorBoard:
         drawings: dict[str, Callable[[Any, Dataset], Figure]] = {"reconstructions": reconstructions, "samples": samples}
         for name, draw in drawings.items():
             try:
-                with plots.style():
+                with style.figure_style():
                     self._writer.add_figure(name, draw(program, data), self.epoch, close=False)
             except InputError:  # nothing for each row to rebuild, or nothing to draw from
                 continue

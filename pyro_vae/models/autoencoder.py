@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
-from pyro_vae.models.program import Program, mean_of, parameters_of, place_of, show_parameters
-from pyro_vae.recipes import part
-from pyro_vae.shapes import Latents, RowLatents, Rows
+from pyro_vae.programs.model_and_guide import Program, mean_of
+from pyro_vae.programs.parameters import parameters_of, place_of, show_parameters
+from pyro_vae.typing import Latents, RowLatents, Rows
 
 CORRUPTIONS = ("masking", "gaussian")
 

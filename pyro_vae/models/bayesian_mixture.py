@@ -8,92 +8,21 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from pyro.distributions import TorchDistribution
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
-from torch.distributions import constraints, kl_divergence, register_kl, transform_to
+from torch.distributions import constraints, kl_divergence, transform_to
 
+from pyro_vae.constructor_args import part
+from pyro_vae.context import seeded
 from pyro_vae.errors import InputError
-from pyro_vae.models.program import place_of, show_parameters
-from pyro_vae.models.rows import seeded
-from pyro_vae.recipes import part
-from pyro_vae.shapes import PerRow, Rows
+from pyro_vae.models.wishart import WishartCholesky
+from pyro_vae.programs.parameters import place_of, show_parameters
+from pyro_vae.typing import PerRow, Rows
 
 PerComponent = Float[Tensor, " C"]
 Responsibilities = Float[Tensor, "N C"]
 Number = Float[Tensor, ""]
 LOWER = transform_to(constraints.lower_cholesky)  # a free matrix to one with a positive diagonal, by its logarithm
-
-
-class WishartCholesky(TorchDistribution):
-    r"""The Cholesky factor L of $\Lambda = L L^\top \sim \mathrm{Wishart}(\nu, T T^\top)$, a density over L.
-
-    `df` ν > D − 1, shape (...), and `scale_tril` T, (..., D, D); E[Λ] = ν T Tᵀ. Drawn as T A, with
-    $A_{dd}^2 \sim \chi^2_{\nu - d + 1}$ and standard normals below the diagonal (Bartlett 1933; Odell & Feiveson 1966).
-    `torch.distributions.Wishart` (2.13) redraws every sample that is positive definite, with a warning, hence this.
-
-    >>> tril = WishartCholesky(torch.tensor(5.0), 2 * torch.eye(3)).sample((1000,))
-    >>> bool(((tril @ tril.mT).mean(0) - 20 * torch.eye(3)).abs().max() < 3)
-    True
-    """
-
-    support = constraints.lower_cholesky
-    has_rsample = True
-
-    def __init__(self, df: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
-        batch_shape, event_shape = torch.broadcast_shapes(df.shape, scale_tril.shape[:-2]), scale_tril.shape[-2:]
-        self.df, self.scale_tril = df.expand(batch_shape), scale_tril.expand(batch_shape + event_shape)
-        super().__init__(batch_shape, event_shape, validate_args=validate_args)
-
-    @property
-    def arg_constraints(self) -> dict[str, Any]:  # type: ignore[override]
-        above = constraints.greater_than(self.scale_tril.shape[-1] - 1)
-        return {"df": above, "scale_tril": constraints.lower_cholesky}
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "WishartCholesky":
-        scale_tril = self.scale_tril.expand(torch.Size(batch_shape) + self.event_shape)
-        return WishartCholesky(self.df.expand(batch_shape), scale_tril, validate_args=False)
-
-    @property
-    def _places(self) -> Tensor:
-        return torch.arange(self.event_shape[-1], dtype=self.df.dtype, device=self.df.device)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        diagonal = dist.Chi2(self.df.unsqueeze(-1) - self._places).rsample(sample_shape).sqrt()
-        below = torch.randn(self._extended_shape(sample_shape), dtype=diagonal.dtype, device=diagonal.device).tril(-1)
-        return self.scale_tril @ (below + diagonal.diag_embed())
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        size, nu = self.event_shape[-1], self.df
-        of_value = ((nu.unsqueeze(-1) - 1 - self._places) * value.diagonal(dim1=-2, dim2=-1).log()).sum(-1)
-        whitened = torch.linalg.solve_triangular(self.scale_tril, value, upper=False)
-        two = torch.log(nu.new_tensor(2.0)) * size * (1 - nu / 2)
-        scale = nu * _half_log_det(self.scale_tril)
-        return two + of_value - whitened.square().sum((-2, -1)) / 2 - scale - torch.mvlgamma(nu / 2, size)
-
-    @property
-    def mean_log_det(self) -> Tensor:
-        """E[log |Λ|], (...)."""
-        size = self.event_shape[-1]
-        digammas = torch.digamma((self.df.unsqueeze(-1) - self._places) / 2).sum(-1)
-        return digammas + size * torch.log(self.df.new_tensor(2.0)) + 2 * _half_log_det(self.scale_tril)
-
-
-def _half_log_det(tril: Tensor) -> Tensor:
-    return tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-
-@register_kl(WishartCholesky, WishartCholesky)
-def _kl_wishart(q: WishartCholesky, p: WishartCholesky) -> Tensor:
-    """The Wisharts' own KL: going from Λ to its factor changes none."""
-    size = q.event_shape[-1]
-    trace = torch.linalg.solve_triangular(p.scale_tril, q.scale_tril, upper=False).square().sum((-2, -1))
-    of_log_det = (q.df - p.df) / 2 * q.mean_log_det + q.df / 2 * (trace - size)
-    of_scale = p.df * _half_log_det(p.scale_tril) - q.df * _half_log_det(q.scale_tril)
-    of_two = torch.log(q.df.new_tensor(2.0)) * size * (p.df - q.df) / 2
-    return of_log_det + of_scale + of_two + torch.mvlgamma(p.df / 2, size) - torch.mvlgamma(q.df / 2, size)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn.functional import softplus
 
+from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
-from pyro_vae.models.density import Statistics
-from pyro_vae.models.mixture import Mixture
-from pyro_vae.recipes import part
-from pyro_vae.shapes import Rows
+from pyro_vae.models.exact_density import Statistics
+from pyro_vae.models.finite_mixture import Mixture
+from pyro_vae.typing import Rows
 
 
 @part

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.models.program import Program, place_of
-from pyro_vae.shapes import PerRow, Rows
+from pyro_vae.programs.model_and_guide import Program
+from pyro_vae.programs.parameters import place_of
+from pyro_vae.typing import PerRow, Rows
 
 Statistics = dict[str, Tensor]
 STARTS = ("k-means++", "k-means", "random", "current")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.models.density import Density, Statistics, added, check_start
-from pyro_vae.models.program import show_parameters
-from pyro_vae.models.rows import caller
-from pyro_vae.shapes import PerRow, Rows
+from pyro_vae.models.exact_density import Density, Statistics, added, check_start
+from pyro_vae.programs.parameters import show_parameters
+from pyro_vae.programs.row_inputs import caller
+from pyro_vae.typing import PerRow, Rows
 
 SMALLEST_COUNT = 1.0  # rows that a component has to explain, or it is empty
 

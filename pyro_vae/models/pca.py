@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.shapes import Latents, RowLatents, Rows
+from pyro_vae.typing import Latents, RowLatents, Rows
 
 MOST_ROWS = 20_000  # of a kernel: its matrix then takes 3.2 GB
 

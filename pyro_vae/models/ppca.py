@@ -9,12 +9,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.constructor_args import part
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.models.density import Density, Statistics, added, check_start, spread_of
-from pyro_vae.models.program import show_parameters
-from pyro_vae.recipes import part
-from pyro_vae.shapes import PerRow, RowLatents, Rows
+from pyro_vae.models.exact_density import Density, Statistics, added, check_start, spread_of
+from pyro_vae.programs.parameters import show_parameters
+from pyro_vae.typing import PerRow, RowLatents, Rows
 
 SCALE_FLOOR = 1e-3  # of a noise, in units of the data's scale: where a column can be met exactly there is no maximum
 

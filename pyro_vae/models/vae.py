@@ -7,15 +7,16 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.checks import may_read
+from pyro_vae.constructor_args import part
+from pyro_vae.context import evaluating, may_read, seeded
 from pyro_vae.data import Split
 from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
 from pyro_vae.flows import beside
-from pyro_vae.models.program import Program, mean_of, parameters_of, place_of, sample, show_parameters
-from pyro_vae.models.rows import caller, evaluating, seeded
-from pyro_vae.recipes import part
-from pyro_vae.shapes import Latents, Rows
+from pyro_vae.programs.model_and_guide import Program, mean_of, sample
+from pyro_vae.programs.parameters import parameters_of, place_of, show_parameters
+from pyro_vae.programs.row_inputs import caller
+from pyro_vae.typing import Latents, Rows
 
 IMPUTED_AT_ONCE = 256
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
 from pyro_vae.nets.dense import ACTIVATIONS, Offset
-from pyro_vae.recipes import part
 
 Shape = Sequence[int]
 Size = tuple[int, int]

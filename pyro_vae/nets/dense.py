@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
-from pyro_vae.recipes import part
 
 ACTIVATIONS = {
     "tanh": nn.Tanh,

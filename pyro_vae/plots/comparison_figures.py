@@ -7,15 +7,16 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from pyro_vae.comparison.comparison_table import Fitted
+from pyro_vae.comparison.learning_curves import Point
 from pyro_vae.data import Dataset
-from pyro_vae.data.toys import SEVEN_MEANS, SEVEN_SCALES, SEVEN_WEIGHTS
+from pyro_vae.data.synthetic import SEVEN_MEANS, SEVEN_SCALES, SEVEN_WEIGHTS
+from pyro_vae.diagnostics.density_grid import Plane, density_on_grid
 from pyro_vae.models.gaussian_mixture import GaussianMixture
-from pyro_vae.show import plots
-from pyro_vae.show.bounds import plot_components, plot_curves, plot_gap, plot_planes, plot_touching
-from pyro_vae.study.comparison import Fitted
-from pyro_vae.study.curves import Point
-from pyro_vae.study.grids import Plane, density_on_grid
-from pyro_vae.study.touching import touching
+from pyro_vae.plots import style
+from pyro_vae.plots.fit_curves import plot_curves, plot_gap
+from pyro_vae.plots.mixture_densities import plot_components, plot_planes
+from pyro_vae.studies.em_bounds import plot_touching, touching
 
 MOST_PLANES = 4  # side by side
 
@@ -44,7 +45,7 @@ def draw_comparison(
         "planes": lambda: _planes(best, table, data),
     }
     written = []
-    with plots.style(), mpl.rc_context({"backend": "agg"}):
+    with style.figure_style(), mpl.rc_context({"backend": "agg"}):
         for name, draw in drawings.items():
             if (figure := draw()) is not None:
                 folder.mkdir(parents=True, exist_ok=True)

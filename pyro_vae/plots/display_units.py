@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
-from pyro_vae.data.load import known
-from pyro_vae.show import plots
+from pyro_vae.data.named_datasets import known
+from pyro_vae.plots import style
 
 
 def column_names(data: Dataset) -> list[str]:
@@ -15,7 +15,7 @@ def column_names(data: Dataset) -> list[str]:
 
 def literal_names(data: Dataset) -> list[str]:
     """The columns' names as a figure is to be given them."""
-    return [plots.literally(name) for name in column_names(data)]
+    return [style.literally(name) for name in column_names(data)]
 
 
 def observed(split: Split, rows: Tensor) -> np.ndarray:

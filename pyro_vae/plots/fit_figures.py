@@ -1,6 +1,5 @@
 """The figures every fit writes, from a program and its data to PNG files."""
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,16 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.distributions import ComposeTransform
 
+from pyro_vae.context import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
-from pyro_vae.models.program import encode, parameters_of, reconstruct, sample, sample_means
-from pyro_vae.models.rows import seeded
-from pyro_vae.show import plots
-from pyro_vae.show.units import ink, literal_names, observed, stored_ink
-from pyro_vae.study.nuts import Posterior
+from pyro_vae.inference.posterior.nuts import Posterior
+from pyro_vae.plots import on_axes, style
+from pyro_vae.plots.display_units import ink, literal_names, observed, stored_ink
+from pyro_vae.plots.latent_manifold import manifold
+from pyro_vae.programs.model_and_guide import encode, reconstruct, sample, sample_means
 
-GRID = 20
 PRIOR_DRAWS = 64
 
 
@@ -41,7 +39,7 @@ def write_figures(
         "manifold": lambda: manifold(program, data),
     }
     written = []
-    with plots.style(), mpl.rc_context({"backend": "agg"}):
+    with style.figure_style(), mpl.rc_context({"backend": "agg"}):
         for name, draw in drawings.items():
             figure = draw()
             if figure is not None:
@@ -58,7 +56,7 @@ def training(history: list[dict[str, Any]], best_epoch: int) -> Figure | None:
     panels = {"elbo": "ELBO", "reconstruction": "Reconstruction  E[log p(x|z)]", "kl": "KL(q(z|x) ‖ p(z))"}
     epochs = [row["epoch"] for row in history]
     for axes, (key, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        plots.curve(
+        on_axes.curve(
             axes, epochs, [row[key] for row in history], [row[f"valid_{key}"] for row in history], title, best_epoch
         )
     figure.axes[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
@@ -75,7 +73,7 @@ def reconstructions(program: Any, data: Dataset) -> Figure:
     if data.image_shape:
         shown = [stored_ink(split, index), ink(split, x, extras.get("mask")), ink(split, again)]
         figure = Figure(figsize=(len(index) * 0.8, 3.0))
-        axes = plots.pictures(
+        axes = on_axes.pictures(
             figure.subplots(),
             torch.cat(shown).numpy(),
             data.image_shape,
@@ -86,7 +84,7 @@ def reconstructions(program: Any, data: Dataset) -> Figure:
         return figure
     figure = Figure(figsize=(6, 4.4))
     known, found = _seen_in_two(observed(split, index)), split.measure.undo(again.cpu()).numpy()
-    plots.two_clouds(
+    on_axes.two_clouds(
         figure.subplots(), known, found, "Validation rows and their reconstructions", literal_names(data), "E[x | z]"
     )
     return figure
@@ -103,7 +101,7 @@ def samples(program: Any, data: Dataset) -> Figure:
         if not data.image_shape:
             drawn = sample(program, min(1000, len(data.train)), num_features=data.num_features).cpu()
             figure = Figure(figsize=(6, 4.4))
-            plots.two_clouds(
+            on_axes.two_clouds(
                 figure.subplots(),
                 _seen_in_two(observed(data.train, torch.arange(len(drawn)))),
                 data.train.measure.undo(drawn).numpy(),
@@ -115,7 +113,7 @@ def samples(program: Any, data: Dataset) -> Figure:
         drawn = sample_means(program, PRIOR_DRAWS, num_features=data.num_features)
     figure = Figure(figsize=(5.2, 5.5))
     title = "Pictures from the model: E[x | z], z drawn from p(z)"
-    plots.pictures(figure.subplots(), ink(data.train, drawn).numpy(), data.image_shape, columns=8, title=title)
+    on_axes.pictures(figure.subplots(), ink(data.train, drawn).numpy(), data.image_shape, columns=8, title=title)
     return figure
 
 
@@ -141,73 +139,24 @@ def latents(program: Any, data: Dataset) -> Figure | None:
         share = float(spread[:2].square().sum() / spread.square().sum())
         title += f"\nthe plane that holds most, {share:.0%}, of the variance in {means.shape[1]} dimensions"
         means, names = centred @ directions[:2].T, ("first principal direction", "second principal direction")
-    plots.scatter(figure.subplots(), means.numpy(), labels, title, names)
+    on_axes.scatter(figure.subplots(), means.numpy(), labels, title, names)
     return figure
-
-
-def manifold(program: Any, data: Dataset) -> Figure | None:
-    """For two latents and pictures: E[x | z] on a grid that the prior's inverse CDF spreads evenly in probability."""
-    plane = prior_grid(program)
-    if plane is None or data.image_shape is None:
-        return None
-    decoded = ink(data.train, program.decode(plane.reshape(-1, 2))).numpy()
-    figure = Figure(figsize=(7, 7.4))
-    title = "The manifold: E[x | z] at equal steps of prior probability"
-    plots.pictures(figure.subplots(), decoded, data.image_shape, columns=GRID, title=title, gap=0)
-    return figure
-
-
-@torch.no_grad()
-def prior_grid(program: Any) -> Tensor | None:
-    """A grid (20, 20, 2) of latents through the prior's inverse CDF, z_2 upwards; None where there is none.
-
-    A flow prior's grid is that of its base, sent through the flow.
-    """
-    decode = getattr(program, "decode", None)
-    if not hasattr(program, "prior") or decode is None or len(inspect.signature(decode).parameters) > 1:
-        return None
-    with parameters_of(program):
-        prior = program.prior()
-    if prior.event_shape != (2,):
-        return None
-    steps = (torch.arange(GRID) + 0.5) / GRID
-    up, across = torch.meshgrid(steps.flip(0), steps, indexing="ij")
-    base, layers = (prior.base_dist, prior.transforms) if hasattr(prior, "transforms") else (prior, [])
-    try:
-        with torch.no_grad(), parameters_of(program):
-            z = getattr(base, "base_dist", base).icdf(torch.stack([across, up], -1))
-            return ComposeTransform(layers)(z)
-    except NotImplementedError:
-        return None
 
 
 def plot_posterior(found: Posterior, *, rows: int = 4, latents: int = 4) -> Figure:
     """The marginals of p(z | x) by `nuts` over those of q, for the first rows and latents, with r-hat and ESS."""
     num_rows, num = min(rows, found.draws.shape[2]), min(latents, found.draws.shape[3])
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(2.7 * num, 1.9 * num_rows + 0.3))
         panels = figure.subplots(num_rows, num, squeeze=False)
         for i, line in enumerate(panels):
             for k, axes in enumerate(line):
                 exact, guide = found.draws[:, :, i, k].flatten().numpy(), found.guide[:, i, k].numpy()
                 note = f"r-hat {found.rhat[i, k]:.3f}\nESS {found.ess[i, k]:.0f}"
-                plots.marginals(axes, exact, guide, found.names[k] if i == 0 else "", note)
+                on_axes.marginals(axes, exact, guide, found.names[k] if i == 0 else "", note)
             line[0].set_ylabel(f"row {i}")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
-
-
-def why_no_manifold(program: Any, data: Dataset) -> str:
-    """Why pictures with two latents get no manifold; empty where they do, or where nobody expects one."""
-    prior = getattr(program, "prior", None)
-    if data.image_shape is None or prior is None or prior_grid(program) is not None:
-        return ""
-    if len(inspect.signature(program.decode).parameters) > 1:
-        return "no manifold figure: this program's decoder needs more than z"
-    with torch.no_grad(), parameters_of(program):
-        if prior().event_shape != (2,):
-            return ""
-    return f"no manifold figure: a {type(prior).__name__} has no inverse CDF that would spread a grid evenly over it"
 
 
 def one_of_each(labels: Tensor | None, num_rows: int, most: int = 10) -> Tensor:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.models.program import ACTIVE_VARIANCE
-from pyro_vae.show import plots
-from pyro_vae.show.look import DENSITY_ROWS, Look, require_program, where_possible
-from pyro_vae.show.scored import extremes, ordered_samples
-from pyro_vae.show.walks import interpolations, traversals
+from pyro_vae.plots import on_axes, style
+from pyro_vae.plots.latent_traversals import interpolations, traversals
+from pyro_vae.plots.latent_view import DENSITY_ROWS, Look, require_program, where_possible
+from pyro_vae.plots.log_px_extremes import extremes, ordered_samples
+from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE
 
 GRID = 80
 CLOUD_SHOWN = 2000
@@ -95,7 +95,7 @@ def portraits(program: Any, data: Dataset, split: Split, log_px: Tensor | None, 
     if log_px is not None and log_px.shape != (len(split),):
         raise InputError(f"log_px is of shape {tuple(log_px.shape)}, and there are {len(split)} rows")
     look = Look(program, data, split, seed)
-    with plots.style():
+    with style.figure_style():
         drawn = {
             "traversals": traversals(look),
             "interpolations": interpolations(look),
@@ -125,17 +125,17 @@ def usage_of_latents(look: Look) -> Figure | None:
     kl = found.kl_apart
     if kl is None:
         sites = {name: float(nats.sum()) for name, nats in found.kl.items()}
-        plots.bars(left, np.array(list(sites.values())), list(sites), np.full(len(sites), True))
+        on_axes.bars(left, np.array(list(sites.values())), list(sites), np.full(len(sites), True))
     else:
-        plots.bars(left, kl[order].numpy(), names, active)
+        on_axes.bars(left, kl[order].numpy(), names, active)
     total = sum(float(nats.sum()) for nats in found.kl.values())
     left.set_ylabel("nats per row")
-    plots.title(left, "KL(q(z|x) ‖ p(z))", f"{total:.2f} nats per row in all")
-    plots.bars(right, found.variance[order].clamp(min=1e-6).numpy(), names, active)
+    style.title(left, "KL(q(z|x) ‖ p(z))", f"{total:.2f} nats per row in all")
+    on_axes.bars(right, found.variance[order].clamp(min=1e-6).numpy(), names, active)
     top = max(1.5 * float(found.variance.max()), 5 * ACTIVE_VARIANCE)
     right.set(yscale="log", ylim=(1e-3 if active.all() else 1e-6, top))
-    right.axhline(ACTIVE_VARIANCE, color=plots.RED, linestyle=":", linewidth=1.4)
-    plots.title(
+    right.axhline(ACTIVE_VARIANCE, color=style.RED, linestyle=":", linewidth=1.4)
+    style.title(
         right, "Variance of posterior means", f"{active.sum()} of {len(active)} above {ACTIVE_VARIANCE}: active"
     )
     return figure
@@ -149,9 +149,9 @@ def aggregate(look: Look) -> Figure | None:
     if look.cloud.shape[1] == 1:
         figure = Figure(figsize=(6, 3.4))
         axes = figure.subplots()
-        plots.over(axes, look.cloud[:, 0].numpy(), look.prior[:, 0].numpy())
+        on_axes.over(axes, look.cloud[:, 0].numpy(), look.prior[:, 0].numpy())
         axes.set(xlabel=look.name(0), ylabel="density")
-        plots.title(axes, "Aggregate posterior and prior")
+        style.title(axes, "Aggregate posterior and prior")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return figure
     return _pair_and_margins(look)
@@ -168,13 +168,13 @@ def _in_the_plane(look: Look) -> Figure:
     share = float(prior[posterior < HOLE * prior].sum() / prior.sum())
     figure = Figure(figsize=(5.6, 5.4))
     axes = figure.subplots()
-    plots.density_and_contours(
+    on_axes.density_and_contours(
         axes, x.numpy(), y.numpy(), posterior.reshape(GRID, GRID).numpy(), prior.reshape(GRID, GRID).numpy(), MASS, HOLE
     )
     axes.set(xlabel=look.name(0), ylabel=look.name(1))
     num = min(DENSITY_ROWS, len(look.rows))
     note = f"{num} rows; {share:.0%} of the prior's mass lies in holes, where q is below p(z)/10"
-    plots.title(axes, "Aggregate posterior (shaded) and prior (lines)", note)
+    style.title(axes, "Aggregate posterior (shaded) and prior (lines)", note)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     return figure
 
@@ -188,7 +188,7 @@ def _pair_and_margins(look: Look) -> Figure:
     halves: Any = figure.subfigures(1, 2, width_ratios=[4.4, 1.9 * across])
     left, right = halves
     axes = left.subplots()
-    for points, colour, name in ((look.prior, "0.7", "prior"), (look.cloud, plots.BLUE, "aggregate posterior")):
+    for points, colour, name in ((look.prior, "0.7", "prior"), (look.cloud, style.BLUE, "aggregate posterior")):
         axes.scatter(*points[:CLOUD_SHOWN, [a, b]].T.numpy(), s=4, color=colour, alpha=0.6, linewidths=0, label=name)
     axes.set(xlabel=look.name(a), ylabel=look.name(b))
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, markerscale=3)
@@ -196,7 +196,7 @@ def _pair_and_margins(look: Look) -> Figure:
     right.suptitle("Each latent alone: prior as a line", x=0.01, ha="left", weight="bold", size=11)
     grid = right.subplots(2, across, squeeze=False).flatten()
     for axes, k in zip(grid, shown, strict=False):
-        plots.over(axes, look.cloud[:, k].numpy(), look.prior[:, k].numpy())
+        on_axes.over(axes, look.cloud[:, k].numpy(), look.prior[:, k].numpy())
         axes.set(yticks=[])
         axes.spines["left"].set_visible(False)
         axes.set_title(f"{look.name(k)}  sd {look.cloud[:, k].std():.2f}", weight="normal", size=10)

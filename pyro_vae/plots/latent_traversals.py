@@ -9,12 +9,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.diagnostics.latent_interpolation import interpolate
 from pyro_vae.errors import InputError
-from pyro_vae.show import plots
-from pyro_vae.show.figures import one_of_each
-from pyro_vae.show.look import Look, where_possible
-from pyro_vae.show.units import literal_names, observed, spread
-from pyro_vae.study.paths import interpolate
+from pyro_vae.plots import on_axes, style
+from pyro_vae.plots.display_units import literal_names, observed, spread
+from pyro_vae.plots.fit_figures import one_of_each
+from pyro_vae.plots.latent_view import Look, where_possible
 
 MOST_DIMENSIONS = 10
 STEPS = 11
@@ -49,9 +49,9 @@ def _sheet(lines: list[Tensor], names: list[str], ends: dict[int, str], shape: t
     height, width = shape
     size = 0.62 / max(height, width)
     figure = Figure(figsize=(1.2 + size * len(lines[0]) * width, 1.0 + size * len(lines) * height))
-    axes = plots.pictures(figure.subplots(), torch.cat(lines).numpy(), shape, columns=len(lines[0]))
-    plots.name_lines(axes, names, height)
-    plots.name_columns(axes, ends, shape)
+    axes = on_axes.pictures(figure.subplots(), torch.cat(lines).numpy(), shape, columns=len(lines[0]))
+    style.name_lines(axes, names, height)
+    style.name_columns(axes, ends, shape)
     axes.set_title(title, pad=22)
     return figure
 
@@ -68,7 +68,7 @@ def _lines_of_dimensions(look: Look, at: list[Tensor], decoded: Tensor, names: l
     chosen = _columns_that_move(look, list(decoded))
     figure, panels = _panels(look, chosen)
     for axes, column in panels:
-        for z, walk, name, colour in zip(at, decoded, names, plots.some_colours(len(at)), strict=True):
+        for z, walk, name, colour in zip(at, decoded, names, style.some_colours(len(at)), strict=True):
             axes.plot(z.numpy(), look.undone(walk)[:, column], color=colour, label=name, linewidth=1.6)
         axes.set_xlabel("the latent's value")
     figure.suptitle(MOVES, x=0.01, ha="left", weight="bold", size=11)
@@ -127,7 +127,7 @@ def _lines_of_pairs(look: Look, pairs: list[tuple[int, int]], decoded: Tensor, k
     figure, panels = _panels(look, chosen)
     at = np.linspace(0, 1, STEPS)
     for axes, column in panels:
-        for i, colour in enumerate(plots.some_colours(len(pairs))):
+        for i, colour in enumerate(style.some_colours(len(pairs))):
             for j, kind in enumerate(kinds):
                 values = look.undone(decoded[i * len(kinds) + j])[:, column]
                 label = f"row {look.place(pairs[i][0])} to {look.place(pairs[i][1])}" + (

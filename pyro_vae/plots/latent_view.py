@@ -13,16 +13,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split
+from pyro_vae.diagnostics.latent_usage import Usage, latent_names, usage
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.logpx import rows_to_score
-from pyro_vae.inference.weights import GivenValues
-from pyro_vae.models.program import encode, mean_of, parameters_of, place_of
-from pyro_vae.models.rows import Batch, Layout, caller, evaluating, layout_of, sample_sites, seeded
-from pyro_vae.shapes import RowLatents
-from pyro_vae.show.plots import literally
-from pyro_vae.show.units import ink, observed
-from pyro_vae.study.collapse import Usage, latent_names, usage
+from pyro_vae.plots.display_units import ink, observed
+from pyro_vae.plots.style import literally
+from pyro_vae.programs.model_and_guide import encode, mean_of
+from pyro_vae.programs.parameters import parameters_of, place_of
+from pyro_vae.programs.plates import Layout, layout_of
+from pyro_vae.programs.row_inputs import Batch, caller
+from pyro_vae.programs.scored_rows import rows_to_score
+from pyro_vae.programs.traces import GivenValues, sample_sites
+from pyro_vae.typing import RowLatents
 
 MOST_ROWS = 1000
 CLOUD = 4000

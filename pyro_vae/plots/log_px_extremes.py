@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.importance import log_evidence
-from pyro_vae.models.program import reconstruct, sample
-from pyro_vae.show import plots
-from pyro_vae.show.look import Look, where_possible
-from pyro_vae.show.units import literal_names, spread
+from pyro_vae.evidence.importance_sampling import log_evidence
+from pyro_vae.plots import on_axes, style
+from pyro_vae.plots.display_units import literal_names, spread
+from pyro_vae.plots.latent_view import Look, where_possible
+from pyro_vae.programs.model_and_guide import reconstruct, sample
 
 MODEL_DRAWS = 200
 EVIDENCE_DRAWS = 200
@@ -47,12 +47,12 @@ def ordered_samples(look: Look, log_px: Tensor | None = None) -> Figure | None:
         figure = Figure(figsize=(10, 4.2))
         beside, above = figure.subplots(1, 2)
         clouds = {"most probable": drawn[best], "least probable": drawn[worst]}
-        plots.marked(beside, look.undone(drawn), {name: look.undone(rows) for name, rows in clouds.items()})
+        on_axes.marked(beside, look.undone(drawn), {name: look.undone(rows) for name, rows in clouds.items()})
         beside.set(xlabel=literal_names(data)[0], ylabel=[*literal_names(data), "(spread out to be seen)"][1])
-        plots.title(beside, f"{MODEL_DRAWS} draws of the model")
-    plots.histograms(above, {"draws of the model": found.numpy()} | ({} if known is None else {"rows": known}))
+        style.title(beside, f"{MODEL_DRAWS} draws of the model")
+    on_axes.histograms(above, {"draws of the model": found.numpy()} | ({} if known is None else {"rows": known}))
     above.set_xlabel("log p(x), nats")
-    plots.title(above, "log p(x)")
+    style.title(above, "log p(x)")
     return figure
 
 
@@ -60,9 +60,9 @@ def _scored_pictures(
     axes: Any, lines: Sequence[Tensor], log_px: Tensor, shape: tuple[int, int], names: list[str]
 ) -> None:
     """Lines of as many pictures in ink, the log p(x) of each above it."""
-    plots.pictures(axes, torch.cat(list(lines)).numpy(), shape, columns=len(log_px))
-    plots.name_lines(axes, names, shape[0])
-    plots.name_columns(axes, {i: _signed(value, 0) for i, value in enumerate(log_px.tolist())}, shape)
+    on_axes.pictures(axes, torch.cat(list(lines)).numpy(), shape, columns=len(log_px))
+    style.name_lines(axes, names, shape[0])
+    style.name_columns(axes, {i: _signed(value, 0) for i, value in enumerate(log_px.tolist())}, shape)
 
 
 @where_possible
@@ -109,7 +109,7 @@ def _table_of_extremes(look: Look, log_px: Tensor, groups: dict[str, Tensor]) ->
     figure = Figure(figsize=(min(12.0, 4.4 + (1.1 if few else 0.3) * len(columns)), 6.2))
     for axes, (name, rows) in zip(figure.subplots(2, 1, sharex=True), groups.items(), strict=True):
         words = [[f"{known[i, c]:.4g}" if seen[i, c] else "" for c in columns] for i in rows] if few else []
-        shades = plots.standardized(axes, standard[rows][:, columns].numpy(), [names[int(c)] for c in columns], words)
+        shades = on_axes.standardized(axes, standard[rows][:, columns].numpy(), [names[int(c)] for c in columns], words)
         axes.set_yticks(range(len(rows)), [f"row {look.place(int(i))}  {_signed(float(log_px[i]), 1)}" for i in rows])
         axes.set_title(f"{name} of {len(log_px)} rows, with log p(x)")
     figure.colorbar(shades, ax=figure.axes, label="standard deviations from the column's mean", shrink=0.7)

@@ -7,15 +7,15 @@ from typing import Any
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.distributions.util import scale_and_mask
-from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.errors import InputError
-from pyro_vae.models.rows import Batch, Layout, caller, evaluating, require_rows, sample_sites, seeded, traces_of
-from pyro_vae.shapes import LogWeights
+from pyro_vae.programs.plates import Layout, require_rows
+from pyro_vae.programs.row_inputs import Batch, caller
+from pyro_vae.programs.traces import GivenValues, parts_of, sample_sites, traces_of
+from pyro_vae.typing import LogWeights
 
 
 @dataclass(frozen=True)
@@ -109,18 +109,6 @@ class Weigher:
         return max(64, written.bytes // (rows * draws))
 
 
-class GivenValues(Messenger):
-    """Latent sites of the guide take given values instead of draws."""
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.values and not msg["is_observed"] and not msg["done"]:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
-
-
 class _Written(TorchDispatchMode):
     """Counts the bytes of every tensor that operations write, views left out."""
 
@@ -139,20 +127,3 @@ class _Written(TorchDispatchMode):
 
 def _as_it_is(function: Any) -> Any:
     return function
-
-
-def over_plates(site: Any, keep: set[int]) -> Tensor:
-    """A site's log-probability with its mask and without its scale, summed over all plates but those kept."""
-    log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-    summed = [dim for dim in range(-log_prob.dim(), 0) if dim not in keep]
-    return log_prob.sum(summed) if summed else log_prob
-
-
-def parts_of(model: Trace, guide: Trace, keep: set[int]) -> tuple[Tensor, Tensor]:
-    """The two parts of the log weights, log p(x | z) and log p(z) − log q(z | x), each summed over its sites and over
-    all plates but those kept."""
-    sites, drawn = sample_sites(model).values(), sample_sites(guide).values()
-    likelihood = sum((over_plates(site, keep) for site in sites if site["is_observed"]), torch.zeros(()))
-    prior = sum((over_plates(site, keep) for site in sites if not site["is_observed"]), torch.zeros(()))
-    ratio = torch.as_tensor(prior) - sum((over_plates(site, keep) for site in drawn), torch.zeros(()))
-    return torch.as_tensor(likelihood), ratio

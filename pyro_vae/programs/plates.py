@@ -1,134 +1,20 @@
-"""What a program does with rows: the keywords it asks for, the traces of its pair, and the one plate over rows."""
+"""The plates of a program: which of them counts rows, and what lies inside it."""
 
-import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.infer.enum import get_importance_trace
-from pyro.poutine import Trace
-from pyro.poutine.uncondition_messenger import UnconditionMessenger
-from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
-from torch.distributions import Independent, constraints
+from torch import Tensor
+from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.errors import InputError, RowsError
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rows and what belongs to them.
-
-    `x` (n, D); `rows` (n,) the rows' places in the training set (None for rows held out); `labels` (n,) and `mask` (n,
-    D), or None; `num_rows` the number N of training rows.
-    """
-
-    x: Tensor
-    rows: Tensor | None = None
-    labels: Tensor | None = None
-    mask: Tensor | None = None
-    num_rows: int = 0
-
-    @property
-    def extras(self) -> dict[str, Any]:
-        given = {
-            "rows": self.rows,
-            "labels": self.labels,
-            "mask": self.mask,
-            "num_rows": max(self.num_rows, len(self.x)),
-        }
-        return {key: value for key, value in given.items() if value is not None}
-
-    def take(self, index: Tensor) -> "Batch":
-        kept = {"rows": self.rows, "labels": self.labels, "mask": self.mask}
-        taken: dict[str, Any] = {name: value[index] for name, value in kept.items() if value is not None}
-        return replace(self, x=self.x[index], **taken)
-
-
-def caller(function: Callable[..., Any]) -> Callable[[Tensor, dict[str, Any]], Any]:
-    """The function as one of (x, extras): each extra is passed only where the signature names it.
-
-    A module's signature is that of its `forward`; a function that takes any keyword names none.
-    """
-    if getattr(function, "passes_extras", False):
-        return lambda x, extras: function(x, **extras)
-    kind: Any = type(function)
-    needed, names = _keywords_of_module(kind) if isinstance(function, nn.Module) else _keywords(function)
-
-    def called(x: Tensor, extras: dict[str, Any]) -> Any:
-        if missing := [name for name in needed if name not in extras]:
-            raise InputError(
-                f"{getattr(function, '__qualname__', function)} asks for {', '.join(missing)}, which these rows do not "
-                "have; a program may ask for rows (only training rows have a place in the training set; for a tensor "
-                "give rows=…), labels, mask and num_rows"
-            )
-        return function(x, **{key: extras[key] for key in names & extras.keys()})
-
-    return called
-
-
-def _keywords(function: Callable[..., Any], before: int = 1) -> tuple[list[str], frozenset[str]]:
-    """The names of a function's arguments after x: those it cannot do without, and all."""
-    named = inspect.signature(function).parameters.values()
-    after = [p for p in named if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][before:]
-    return [p.name for p in after if p.default is p.empty], frozenset(p.name for p in after)
-
-
-@cache
-def _keywords_of_module(kind: Any) -> tuple[list[str], frozenset[str]]:
-    return _keywords(kind.forward, before=2)  # self and x
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Inside, every random number follows from the seed; outside, the generators go on as if nothing had been drawn."""
-    if seed is None:
-        yield
-        return
-    before = pyro.util.get_rng_state()  # torch's on the CPU, Python's, numpy's; fork_rng adds those of accelerators
-    with torch.random.fork_rng():
-        pyro.set_rng_seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            pyro.util.set_rng_state(before)
-
-
-def traces_of(
-    program: Any, batch: Batch, around: Callable[[Any], Any] = lambda function: function
-) -> tuple[Trace, Trace]:
-    """The model's trace, replayed against the guide's, and the guide's; `around` wraps both functions."""
-    model, guide = caller(program.model), caller(program.guide)
-    wrapped = around(lambda: model(batch.x, batch.extras)), around(lambda: guide(batch.x, batch.extras))
-    with pyro.validation_enabled(False):
-        return get_importance_trace("flat", float("inf"), *wrapped, (), {})
-
-
-class Dreaming(UnconditionMessenger):
-    """Observed sites are drawn; what `pyro.deterministic` names is no observation, though Pyro marks it as one."""
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not (msg["infer"] or {}).get("_deterministic"):
-            super()._pyro_sample(msg)
-
-
-def sample_sites(trace: Trace) -> dict[str, Any]:
-    """The sample sites of a trace by name, in order, without plates' own sites and deterministic values."""
-    drawn = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
-    sites = {name: site for name, site in drawn.items() if not site_is_subsample(site)}
-    return {name: site for name, site in sites.items() if not (site["infer"] or {}).get("_deterministic")}
-
-
-def innermost(fn: Any) -> Any:
-    """A site's distribution without the `Independent`s around it."""
-    return innermost(fn.base_dist) if isinstance(fn, Independent) else fn
+from pyro_vae.programs.row_inputs import Batch, caller
+from pyro_vae.programs.traces import Dreaming, sample_sites, traces_of
 
 
 @dataclass(frozen=True)
@@ -231,19 +117,6 @@ def _layout(two: list[Any], three: list[Any], batch: Batch, enumerated: tuple[st
     )
 
 
-@contextmanager
-def evaluating(program: Any) -> Iterator[None]:
-    """Inside, a program that is a module is in evaluation mode."""
-    training = isinstance(program, nn.Module) and program.training
-    if training:
-        program.eval()
-    try:
-        yield
-    finally:
-        if training:
-            program.train()
-
-
 def _check_pair(model: dict[str, Any], guide: dict[str, Any]) -> tuple[str, ...]:
     """The model's latents that the guide leaves to enumeration; `InputError` where the two do not belong together."""
     undrawn = [name for name, site in model.items() if not site["is_observed"] and name not in guide]
@@ -279,22 +152,6 @@ def require_density(program: Any) -> None:
     """`InputError` where a model has no p(x), and says why (`no_density`)."""
     if reason := getattr(program, "no_density", ""):
         raise InputError(reason)
-
-
-def require_mask(program: Any, mask: Tensor | None) -> None:
-    """`InputError` where values are missing and the model would not be told."""
-    if mask is None:
-        return
-    model = program.model
-    takes = (
-        getattr(model, "passes_extras", False)
-        or "mask" in _keywords(model.forward if isinstance(model, nn.Module) else model)[1]
-    )
-    if not takes:
-        raise InputError(
-            "values are missing, and the program's model takes no mask: give model(x, mask=None) a likelihood of the "
-            "observed values (likelihood.masked(z, mask)), or fill them first"
-        )
 
 
 def require_rows(layout: Layout) -> int:

@@ -13,9 +13,10 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference.weights import GivenValues, over_plates
-from pyro_vae.models.rows import Batch, Dreaming, Layout, caller, require_density, require_rows, sample_sites
-from pyro_vae.shapes import PerRow, RowLatents
+from pyro_vae.programs.plates import Layout, require_density, require_rows
+from pyro_vae.programs.row_inputs import Batch, caller
+from pyro_vae.programs.traces import Dreaming, GivenValues, over_plates, sample_sites
+from pyro_vae.typing import PerRow, RowLatents
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,17 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyro_vae import runs
+from pyro_vae.atomic_write import write_whole
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.importance import Evidence, log_evidence
-from pyro_vae.evidence.record import record as record_of
-from pyro_vae.show import plots
-from pyro_vae.show.explorer import explorer, fitting_rows, why_no_explorer
-from pyro_vae.show.figures import write_figures
-from pyro_vae.show.inside import portraits
-from pyro_vae.show.look import require_program
-from pyro_vae.show.numbers import number, numbers
+from pyro_vae.evidence.evidence_record import record as record_of
+from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
+from pyro_vae.plots import style
+from pyro_vae.plots.fit_figures import write_figures
+from pyro_vae.plots.latent_figures import portraits
+from pyro_vae.plots.latent_view import require_program
+from pyro_vae.report.latent_explorer import explorer, fitting_rows, why_no_explorer
+from pyro_vae.report.numbers_in_words import number, numbers
 
 NUM_ROWS, NUM_SAMPLES = 500, 200
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
@@ -135,7 +135,7 @@ def write_report(
         "version": config.get("about", {}).get("pyro_vae", ""),
         "description": data.description,
     }
-    runs.write_whole(path, page(content).encode())
+    write_whole(path, page(content).encode())
     return path
 
 
@@ -156,7 +156,7 @@ def _scored(program: Any, rows: Split, num_samples: int, seed: int) -> tuple[Evi
 
 def page(content: dict[str, Any]) -> str:
     """The page with style, script and data inside; what JSON holds cannot end the script it stands in."""
-    place = resources.files("pyro_vae.show") / "page"
+    place = resources.files("pyro_vae.report") / "page"
     css, script, template = ((place / name).read_text("utf-8") for name in ("report.css", "report.js", "report.html"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
@@ -203,7 +203,7 @@ def pictures(
             title, caption = CAPTIONS.get(path.stem, (path.stem.replace("-", " ").capitalize(), ""))
             shown[path.stem] = _shown(path.stem, title, caption, path.read_bytes())
     log_px = None if found is None else found.log_px
-    with plots.style(), mpl.rc_context({"backend": "agg"}):
+    with style.figure_style(), mpl.rc_context({"backend": "agg"}):
         for drawing in portraits(program, data, rows, log_px, seed=seed):
             shown[drawing.name] = _shown(drawing.name, drawing.title, drawing.caption, _png(drawing.figure))
     return list(shown.values())

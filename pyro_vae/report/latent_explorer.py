@@ -14,16 +14,19 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch import Tensor
 
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.importance import Evidence
-from pyro_vae.evidence.psis import khat_limit
-from pyro_vae.models.program import encode, parameters_of, place_of, reconstruct
-from pyro_vae.models.rows import Batch, evaluating, sample_sites, seeded, traces_of
-from pyro_vae.shapes import RowLatents, Rows
-from pyro_vae.show import plots
-from pyro_vae.show.planes import Plane, Start, planes_of, starts_of
-from pyro_vae.show.units import column_names, ink, observed, stored_ink
+from pyro_vae.evidence.importance_sampling import Evidence
+from pyro_vae.evidence.pareto_smoothing import khat_limit
+from pyro_vae.plots import style
+from pyro_vae.plots.display_units import column_names, ink, observed, stored_ink
+from pyro_vae.programs.model_and_guide import encode, reconstruct
+from pyro_vae.programs.parameters import parameters_of, place_of
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.traces import sample_sites, traces_of
+from pyro_vae.report.latent_planes import Plane, Start, planes_of, starts_of
+from pyro_vae.typing import RowLatents, Rows
 
 FINEST, COARSEST = 41, 5  # cells along a side of a plane
 PICTURE_VALUES, TABLE_VALUES = 6_000_000, 250_000  # decoded values in a page
@@ -160,9 +163,9 @@ def explorer(program: Any, data: Dataset, split: Split, found: Evidence | None =
         "grids": grids,
         "blend_error": _blend_error(cells, halfway, size, sheets),
         "rows": _rows(split, sheets, again, found),
-        "colours": list(plots.COLOURS),
-        "plain_colour": plots.BLUE,
-        "shades": [to_hex(plots.SHADES(at)) for at in np.linspace(0.25, 1, 7)],
+        "colours": list(style.COLOURS),
+        "plain_colour": style.BLUE,
+        "shades": [to_hex(style.SHADES(at)) for at in np.linspace(0.25, 1, 7)],
     }
 
 

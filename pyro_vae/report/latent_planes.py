@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.shapes import RowLatents
+from pyro_vae.typing import RowLatents
 
 ROOM = 1.08  # around the rows
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pyro_vae.evidence.psis import khat_limit
+from pyro_vae.evidence.pareto_smoothing import khat_limit
 
 KINDS = {
     "exact": "This is the exact value.",

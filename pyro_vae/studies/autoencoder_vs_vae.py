@@ -11,18 +11,24 @@ import torch
 from torch import Tensor
 
 from pyro_vae import guides, likelihoods, nets, priors
+from pyro_vae.context import seeded
 from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.diagnostics.aggregate_posterior import drawn_codes, prior_codes
+from pyro_vae.diagnostics.latent_interpolation import draws_around, path_ratio
+from pyro_vae.diagnostics.latent_space_metrics import (
+    knn_accuracy,
+    label_areas,
+    nearest_code,
+    precision_and_coverage,
+    spread,
+)
 from pyro_vae.errors import InputError
-from pyro_vae.inference.svi import fit
+from pyro_vae.inference.svi.fit_svi import fit
 from pyro_vae.models.autoencoder import Autoencoder
-from pyro_vae.models.program import named_parameters
-from pyro_vae.models.projection import PCA, KernelPCA, median_square
-from pyro_vae.models.rows import seeded
+from pyro_vae.models.pca import PCA, KernelPCA, median_square
 from pyro_vae.models.vae import VAE
-from pyro_vae.shapes import PerRow
-from pyro_vae.study.aggregate import drawn_codes, prior_codes
-from pyro_vae.study.latent_space import knn_accuracy, label_areas, nearest_code, precision_and_coverage, spread
-from pyro_vae.study.paths import draws_around, path_ratio
+from pyro_vae.programs.parameters import named_parameters
+from pyro_vae.typing import PerRow
 
 KINDS = ("pca", "kernel-pca", "ae", "vae")
 WIDTHS, PENALTIES = (0.5, 1.0, 2.0), (1e-3, 1e-2)  # of kernel PCA, of 1 / median squared distance; by validation rows

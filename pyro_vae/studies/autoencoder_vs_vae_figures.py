@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
-from pyro_vae.show import plots
-from pyro_vae.show.units import ink
-from pyro_vae.study.encoders import new_codes
-from pyro_vae.study.latent_space import neighbours_among, spread
-from pyro_vae.study.paths import interpolate, path_ratio
+from pyro_vae.diagnostics.latent_interpolation import interpolate, path_ratio
+from pyro_vae.diagnostics.latent_space_metrics import neighbours_among, spread
+from pyro_vae.plots import on_axes, style
+from pyro_vae.plots.display_units import ink
+from pyro_vae.studies.autoencoder_vs_vae import new_codes
 
 NAMES = {"pca": "PCA", "kernel-pca": "kernel PCA", "ae": "autoencoder", "vae": "VAE"}
-LOOK = {"pca": plots.COLOURS[2], "kernel-pca": plots.COLOURS[5], "ae": plots.RED, "vae": plots.BLUE}
+LOOK = {"pca": style.COLOURS[2], "kernel-pca": style.COLOURS[5], "ae": style.RED, "vae": style.BLUE}
 LINES_OF = {"pca": "--", "kernel-pca": "--"}  # autoencoders often lie on top of them
 PANELS = {
     "reconstruction_error": "Reconstruction error",
@@ -52,7 +52,7 @@ def draw_encoders(
     }
     written = []
     folder.mkdir(parents=True, exist_ok=True)
-    with plots.style(), mpl.rc_context({"backend": "agg"}):
+    with style.figure_style(), mpl.rc_context({"backend": "agg"}):
         for name, draw in drawings.items():
             if (figure := draw()) is not None:
                 written.append(folder / f"{name}.png")
@@ -62,7 +62,7 @@ def draw_encoders(
 
 def plot_sizes(table: Sequence[Mapping[str, Any]], pixels: float | None = None) -> Figure:
     """What codes keep and what their spaces are like over the number of latents, mean ± standard error over seeds."""
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(10.5, 6.2))
         for axes, (name, title) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
             for kind in dict.fromkeys(line["kind"] for line in table):
@@ -95,12 +95,12 @@ def plot_sizes(table: Sequence[Mapping[str, Any]], pixels: float | None = None) 
 def plot_codes(models: Mapping[str, Any], rows: Split, table: Sequence[Mapping[str, Any]] = ()) -> Figure:
     """The codes of held-out rows by kind, the origin marked, the faults' numbers under each title."""
     labels = None if rows.labels is None else rows.labels.numpy()
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(11.5, 9.6))
         for axes, (kind, model) in zip(figure.subplots(2, 2).flat, models.items(), strict=False):
             codes = model.encode(rows.x).double()
             _codes(axes, codes, labels)
-            plots.title(axes, NAMES[kind], _faults(kind, codes, table))
+            style.title(axes, NAMES[kind], _faults(kind, codes, table))
         _one_legend(figure)
     return figure
 
@@ -110,10 +110,10 @@ def _codes(axes: Axes, codes: Tensor, labels: np.ndarray | None) -> None:
     points = codes[:, :2].numpy()
     if codes.shape[1] == 1:
         points = np.column_stack([points, np.random.default_rng(0).uniform(-0.5, 0.5, len(points))])
-    plots.scatter(axes, points, labels, "", names)
+    on_axes.scatter(axes, points, labels, "", names)
     if (box := axes.get_legend()) is not None:
         box.remove()
-    axes.plot(0, 0, marker="+", color=plots.DARK, markersize=16, markeredgewidth=2)
+    axes.plot(0, 0, marker="+", color=style.DARK, markersize=16, markeredgewidth=2)
 
 
 def _faults(kind: str, codes: Tensor, table: Sequence[Mapping[str, Any]]) -> str:
@@ -141,16 +141,16 @@ def _one_legend(figure: Figure) -> None:
 def plot_draws(models: Mapping[str, Any], rows: Split, seed: int = 0) -> Figure:
     """Decoded draws: from the prior, or a normal fitted to the codes; framed in red where no reconstruction is near."""
     assert rows.image_shape is not None
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(10.5, 2.25 * len(models)))
         for axes, (kind, model) in zip(figure.subplots(len(models), 1), models.items(), strict=True):
             z = new_codes(model, rows, DRAWS, seed)
             drawn = model.decode(z)
             near = neighbours_among(drawn, model.reconstruct(rows.x))
-            plots.pictures(axes, ink(rows, drawn).numpy(), rows.image_shape, columns=ACROSS)
+            on_axes.pictures(axes, ink(rows, drawn).numpy(), rows.image_shape, columns=ACROSS)
             _frame(axes, ~near.numpy(), rows.image_shape, ACROSS)
             where = "the prior" if hasattr(model, "prior") else "a normal fitted to its codes"
-            plots.title(
+            style.title(
                 axes, NAMES[kind], f"{int((~near).sum())} of {DRAWS} draws from {where} have no reconstruction near"
             )
     return figure
@@ -161,7 +161,7 @@ def _frame(axes: Axes, chosen: np.ndarray, shape: tuple[int, int], columns: int,
     for i in np.flatnonzero(chosen):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         frame = mpl.patches.Rectangle((left - 1.5, top - 1.5), width + 2, height + 2, clip_on=False)
-        frame.set(fill=False, edgecolor=plots.RED, linewidth=1.5)
+        frame.set(fill=False, edgecolor=style.RED, linewidth=1.5)
         axes.add_patch(frame)
 
 
@@ -169,17 +169,17 @@ def plot_lines(models: Mapping[str, Any], rows: Split) -> Figure:
     """Straight lines between the codes of two rows, decoded: × how much longer they are than from end to end."""
     assert rows.image_shape is not None
     pairs = _pairs(rows)
-    with plots.style():
+    with style.figure_style():
         down = -(-len(models) // 2)
         figure = Figure(figsize=(11.5, 2.2 * down))
         for axes, (kind, model) in zip(figure.subplots(down, 2).flat, models.items(), strict=False):
             codes = model.encode(rows[pairs.flatten()]).reshape(*pairs.shape, -1)
             line = interpolate(codes[:, 0], codes[:, 1], STEPS - 1).transpose(0, 1)
-            plots.pictures(axes, ink(rows, model.decode(line.flatten(0, 1))).numpy(), rows.image_shape, columns=STEPS)
+            on_axes.pictures(axes, ink(rows, model.decode(line.flatten(0, 1))).numpy(), rows.image_shape, columns=STEPS)
             for i, ratio in enumerate(path_ratio(model.decode, codes[:, 0], codes[:, 1])):
                 place = i * (rows.image_shape[0] + 2) + rows.image_shape[0] / 2
                 axes.text(STEPS * (rows.image_shape[1] + 2) + 4, place, f"× {ratio:.2f}", va="center", fontsize=9)
-            plots.title(axes, NAMES[kind])
+            style.title(axes, NAMES[kind])
     return figure
 
 
@@ -193,12 +193,12 @@ def _pairs(rows: Split) -> Tensor:
 
 def plot_rolls(rolls: Sequence[Any]) -> Figure:
     """The swiss roll's held-out rows as each encoder lays them, coloured by their place along the roll."""
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(3.1 * len(rolls), 3.6))
         for axes, one in zip(figure.subplots(1, len(rolls)), rolls, strict=True):
             codes = one.codes.numpy()
             shades = axes.scatter(codes[:, 0], codes[:, 1], c=one.sheet[:, 0], s=9, cmap="viridis", linewidths=0)
             axes.set(xlabel="$z_1$", ylabel="$z_2$")
-            plots.title(axes, NAMES[one.kind], f"flatness {one.flatness:.2f}, trust {one.trust:.2f}")
+            style.title(axes, NAMES[one.kind], f"flatness {one.flatness:.2f}, trust {one.trust:.2f}")
         figure.colorbar(shades, ax=figure.axes, label="length along the roll", pad=0.01)
     return figure

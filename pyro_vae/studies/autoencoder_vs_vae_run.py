@@ -10,20 +10,29 @@ from typing import Any
 
 import click
 
-from pyro_vae import runs
-from pyro_vae.cli.build import data_of
-from pyro_vae.cli.contest import DATA_SETTINGS, clear_away, same_settings
-from pyro_vae.cli.tables import print_by_size, print_rolls
-from pyro_vae.cli.train import say
+from pyro_vae.atomic_write import read_tensors, write_json, write_tensors
+from pyro_vae.cli.print_tables import print_by_size, print_rolls
+from pyro_vae.comparison.learning_curves import first_rows
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.record import KEYS
-from pyro_vae.models.projection import MOST_ROWS
-from pyro_vae.show.encoders import draw_encoders
-from pyro_vae.study import encoders
-from pyro_vae.study.curves import first_rows
-from pyro_vae.study.encoders import KINDS, Training, examine, fitted_encoder, in_pixels, over_seeds
-from pyro_vae.study.unroll import Unrolled, unroll
+from pyro_vae.evidence.evidence_record import KEYS
+from pyro_vae.models.pca import MOST_ROWS
+from pyro_vae.runs import new_run
+from pyro_vae.serialization import load, save
+from pyro_vae.studies.autoencoder_vs_vae import (
+    KINDS,
+    Training,
+    examine,
+    fitted_encoder,
+    in_pixels,
+    num_parameters,
+    over_seeds,
+)
+from pyro_vae.studies.autoencoder_vs_vae_figures import draw_encoders
+from pyro_vae.studies.swiss_roll import Unrolled, unroll
+from pyro_vae.workflows.compare_models import DATA_SETTINGS, clear_away, same_settings
+from pyro_vae.workflows.data_and_likelihood import data_of
+from pyro_vae.workflows.fit_run import say
 
 TABLE, FITTED = "comparison.json", "fit.json"
 NETWORKS = ("ae", "vae")  # whose fit depends on a seed
@@ -41,7 +50,7 @@ def run_encoders(settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
     if settings["out"] is not None and settings["out"].is_file():
         raise InputError(f"{settings['out']} is a file: name a folder that is new or empty")
     made = settings["out"] is None or not settings["out"].exists()
-    folder = settings["out"] or runs.new_run(Path("runs"), "ae-vs-vae")
+    folder = settings["out"] or new_run(Path("runs"), "ae-vs-vae")
     same_settings(folder, settings, data)
     talk: Callable[[str], None] = (lambda words: None) if quiet else say
     talk(f"{data.name}: fitted to {len(data.train):,} rows, measured on {len(rows):,} {rows.name} rows")
@@ -63,7 +72,7 @@ def run_encoders(settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
     rolls = [_rolled(folder / f"roll-{kind}", kind, settings["seed"], talk) for kind in KINDS * settings["roll"]]
     table = over_seeds(found)
     records = [_record(one, rows) for one in found]
-    runs.write_json(folder / TABLE, {"rows": records, "knn_accuracy_in_x": pixels})
+    write_json(folder / TABLE, {"rows": records, "knn_accuracy_in_x": pixels})
     if not quiet:
         print_by_size(table, rows, pixels)
         if rolls:
@@ -133,7 +142,7 @@ def _measured(
                 about = {"kind": kind, "num_latents": size, "seed": seed, "seconds": seconds}
                 numbers = examine(model, data, rows, seed=seed)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                runs.write_json(path, about | {"num_parameters": encoders.num_parameters(model)} | numbers)
+                write_json(path, about | {"num_parameters": num_parameters(model)} | numbers)
             yield json.loads(path.read_text())
 
 
@@ -141,24 +150,24 @@ def _model(folder: Path, kind: str, size: int, seed: int, data: Dataset, trainin
     """An encoder and the seconds its fit took, now or by a comparison that was interrupted."""
     place = folder / f"{kind}-{size}-{seed}"
     if (place / FITTED).exists():
-        return runs.load(place), json.loads((place / FITTED).read_text())["seconds"]
+        return load(place), json.loads((place / FITTED).read_text())["seconds"]
     model, seconds = fitted_encoder(kind, size, data, training, seed)
     if kind in NETWORKS:
-        runs.save(model, place)
-        runs.write_json(place / FITTED, {"seconds": seconds})
+        save(model, place)
+        write_json(place / FITTED, {"seconds": seconds})
     return model, seconds
 
 
 def _rolled(folder: Path, kind: str, seed: int, talk: Callable[[str], None]) -> Unrolled:
     path = folder / "roll.safetensors"
     if path.exists():
-        tensors, about = runs.read_tensors(path)
+        tensors, about = read_tensors(path)
         return Unrolled(codes=tensors["codes"], sheet=tensors["sheet"], **about)
     talk(f"the swiss roll by {kind}")
     found = unroll(kind, seed)
     about = {name: value for name, value in asdict(found).items() if name not in ("codes", "sheet")}
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_tensors(path, {"codes": found.codes, "sheet": found.sheet}, about)
+    write_tensors(path, {"codes": found.codes, "sheet": found.sheet}, about)
     return found
 
 

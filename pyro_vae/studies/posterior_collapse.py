@@ -8,100 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from matplotlib.figure import Figure
 
 from pyro_vae import guides, likelihoods, nets, priors
-from pyro_vae.data import Dataset, Split, load_data
+from pyro_vae.context import seeded
+from pyro_vae.data import Dataset, load_data
+from pyro_vae.diagnostics.latent_usage import Usage, usage
 from pyro_vae.errors import CollapseWarning, InputError
-from pyro_vae.evidence.importance import Evidence, log_evidence
-from pyro_vae.evidence.logpx import Scored, rows_to_score
-from pyro_vae.inference.elbos import FreeBits_ELBO
-from pyro_vae.inference.objective import Terms
-from pyro_vae.inference.svi import fit
-from pyro_vae.models.program import ACTIVE_VARIANCE, encode, parameters_of
-from pyro_vae.models.rows import Layout, evaluating, sample_sites, seeded, traces_of
+from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
+from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO
+from pyro_vae.inference.svi.fit_svi import fit
 from pyro_vae.models.vae import VAE
-
-ROWS_AT_ONCE = 1000
-
-
-@dataclass(frozen=True)
-class Usage:
-    """How much each latent of a program carries on some rows.
-
-    `kl` holds E_q[log q − log p] of each latent site in nats per row, (K,) where prior and guide have independent
-    dimensions, else one number (1,). `variance` (K,) is that of the posterior means over rows and `names` (K,) the
-    latents', sites side by side.
-    """
-
-    kl: dict[str, Tensor]
-    variance: Tensor
-    names: tuple[str, ...]
-
-    @property
-    def kl_apart(self) -> Tensor | None:
-        """The KL of each of the K latents, nats per row; None where some site has no KL for each dimension."""
-        kl = torch.cat(list(self.kl.values()))
-        return kl if len(kl) == len(self.names) else None
-
-    @property
-    def active(self) -> Tensor:
-        """Which latents are used, (K,): their posterior means vary over rows by more than 0.01."""
-        return self.variance > ACTIVE_VARIANCE
-
-    @property
-    def order(self) -> Tensor:
-        """The latents' places, (K,), the most used first: by KL, or by variance where there is none for each."""
-        return (self.variance if self.kl_apart is None else self.kl_apart).argsort(descending=True, stable=True)
-
-    def __repr__(self) -> str:
-        total = sum(float(kl.sum()) for kl in self.kl.values())
-        return f"Usage({int(self.active.sum())} of {len(self.names)} latents active, KL {total:.2f} nats per row)"
-
-
-def usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: int = 10, seed: int = 0) -> Usage:
-    r"""KL and variance of posterior means for each latent of a program, on rows (a data set's test rows).
-
-    $\mathrm{KL}_k = \frac1N \sum_i E_{q(z|x_i)}[\log q(z_k|x_i) - \log p(z_k)]$ from `num_samples` draws for each row,
-    and $\mathrm{Var}_i\, E_q[z_k|x_i]$ from two estimates of the means (Burda et al., arXiv:1509.00519). A latent that
-    has collapsed has neither. Raises `InputError` where the guide draws no latent for each row.
-
-    >>> import pyro_vae as pv
-    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
-    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> found = usage(vae, (torch.rand(30, 5) < 0.5).float())
-    >>> found.names, found.kl["z"].shape, found.variance.shape
-    (('z[0]', 'z[1]'), torch.Size([2]), torch.Size([2]))
-    """
-    if num_samples < 1:
-        raise InputError(f"num_samples must be one or more, got {num_samples}")
-    split, places = rows_to_score(data, None, None)
-    with torch.no_grad(), parameters_of(program), seeded(seed), evaluating(program):
-        scored = Scored(program, split, places)
-        terms = Terms(scored.layout, len(split))
-        terms.reset(apart=True)
-        encoded: list[tuple[Tensor, Tensor]] = []
-        for batch in scored.batches(ROWS_AT_ONCE):
-            encoded.append((encode(program, batch.x, **batch.extras), encode(program, batch.x, **batch.extras)))
-            for _ in range(num_samples):
-                model, guide = traces_of(program, batch)
-                terms.add(model, guide, draws=num_samples)
-    first, second = (torch.cat(means).double().cpu() for means in zip(*encoded, strict=True))
-    variance = ((first - first.mean(0)) * (second - second.mean(0))).mean(0)
-    found = terms.apart_means()
-    if found is None:
-        raise InputError("latents that are summed out by enumeration have no draws to take a KL from")
-    drawn = {name: site for name, site in sample_sites(guide).items() if scored.layout.row_frame(site)}
-    sites = {name: site for name, site in drawn.items() if not site["infer"].get("is_auxiliary")}
-    kl = {name: torch.as_tensor(found[name], dtype=torch.float64).reshape(-1) for name in sites if name in found}
-    return Usage(kl, variance, latent_names(scored.layout, sites))
-
-
-def latent_names(layout: Layout, sites: Mapping[str, Any]) -> tuple[str, ...]:
-    """A name for each latent of the guide's sites, side by side: `z[0]`, `z[1]`, …, or `z` alone."""
-    sizes = {name: layout.rows_first(site, site["value"]).shape[1] for name, site in sites.items()}
-    return tuple(f"{name}[{k}]" if size > 1 else name for name, size in sizes.items() for k in range(size))
+from pyro_vae.plots import on_axes, style
+from pyro_vae.studies.posterior_collapse_figure import NOTHING
 
 
 @dataclass(frozen=True)
@@ -210,3 +131,43 @@ def over_plain(found: Sequence[Collapsed], way: str, plain: str = "plain") -> tu
     at = {(one.way, one.seed): one.log_px for one in found}
     gains = torch.tensor([at[way, seed] - at[plain, seed] for name, seed in at if name == way], dtype=torch.float64)
     return float(gains.mean()), float(gains.std() / math.sqrt(len(gains))) if len(gains) > 1 else math.nan
+
+
+def plot_collapse(found: Sequence[Collapsed], plain: str = "plain") -> Figure:
+    """The KL of each latent, the most used first, one panel for each way, and the way's numbers in words.
+
+    Bars are means over seeds and dots the seeds; a grey bar carries less than 0.01 nats. Raises `InputError` where
+    there is nothing to draw, or latents without a KL for each.
+
+    >>>     >>> found = collapse(ways={"plain": {}, "warm-up": {"kl_warmup": 1}}, seeds=[0], epochs=1, num_samples=10)
+    >>> [axes.get_title(loc="left") for axes in plot_collapse(found).axes]
+    ['plain', 'warm-up']
+    """
+    ways = list(dict.fromkeys(one.way for one in found))
+    if not ways or any(one.usage.kl_apart is None for one in found):
+        raise InputError("expected one fit or more of programs with a KL for each latent")
+    with style.figure_style():
+        figure = Figure(figsize=(0.8 + 2.6 * len(ways), 3.6))
+        panels = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
+        for axes, way in zip(panels, ways, strict=True):
+            fits = [one for one in found if one.way == way]
+            kl = np.stack([np.sort(one.usage.kl_apart.numpy())[::-1] for one in fits if one.usage.kl_apart is not None])
+            at = np.arange(kl.shape[1])
+            on_axes.bars(axes, kl.mean(0), [""] * len(at), kl.mean(0) > NOTHING)
+            for line in kl:
+                axes.plot(at, line, "o", color=style.DARK, markersize=1.8, markeredgewidth=0)
+            axes.set(xticks=[], xlabel=f"{len(at)} latents, sorted")
+            axes.set_title(way, pad=46)
+            axes.text(0, 1.03, _words(fits, found, plain), transform=axes.transAxes, va="bottom", fontsize=9)
+        panels[0].set_ylabel("KL, nats per row")
+    return figure
+
+
+def _words(fits: Sequence[Collapsed], found: Sequence[Collapsed], plain: str) -> str:
+    """log p(x) and what it gains on the plain way, paired by seed; the bound and the sum of the KL."""
+    log_px, elbo, kl = (np.mean([getattr(one, name) for one in fits]) for name in ("log_px", "elbo", "kl"))
+    gain = ""
+    if fits[0].way != plain and any(one.way == plain for one in found):
+        more, se = over_plain(found, fits[0].way, plain)
+        gain = f"  ({more:+.2f}" + ("" if math.isnan(se) else f" ± {se:.2f}") + ")"
+    return f"log p(x) {log_px:.2f}{gain}\nELBO {elbo:.2f}\nKL {kl:.2f}".replace("-", "−")

@@ -9,16 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Measure, Split, as_split
+from pyro_vae.diagnostics.aggregate_posterior import drawn_codes
+from pyro_vae.diagnostics.latent_interpolation import Whitening, whiten
+from pyro_vae.diagnostics.latent_space_metrics import Share, share_of
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.importance import log_evidence
-from pyro_vae.evidence.logpx import LogPx, Scored
-from pyro_vae.models.program import encode, parameters_of
-from pyro_vae.models.rows import caller, evaluating, sample_sites, seeded
-from pyro_vae.shapes import PerRow, Rows
-from pyro_vae.study.aggregate import drawn_codes
-from pyro_vae.study.latent_space import Share, share_of
-from pyro_vae.study.paths import Whitening, whiten
+from pyro_vae.evidence.importance_sampling import log_evidence
+from pyro_vae.evidence.log_px import LogPx
+from pyro_vae.programs.model_and_guide import encode
+from pyro_vae.programs.parameters import parameters_of
+from pyro_vae.programs.row_inputs import caller
+from pyro_vae.programs.scored_rows import Scored
+from pyro_vae.programs.traces import sample_sites
+from pyro_vae.typing import PerRow, Rows
 
 SIDES = ("top", "bottom", "left", "right")
 SHARES = (0.05, 0.1, 0.2, 0.3)

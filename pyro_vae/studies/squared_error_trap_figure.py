@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from pyro_vae.errors import InputError
-from pyro_vae.show import plots
-from pyro_vae.study.shifts import LATENT_DISTANCE, LOG_PX, SQUARED_ERROR, Changed, Shifts
+from pyro_vae.plots import on_axes, style
+from pyro_vae.studies.squared_error_trap import LATENT_DISTANCE, LOG_PX, SQUARED_ERROR, Changed, Shifts
 
-COLOUR_OF = {SQUARED_ERROR: plots.RED, LATENT_DISTANCE: plots.BLUE, LOG_PX: plots.DARK}
+COLOUR_OF = {SQUARED_ERROR: style.RED, LATENT_DISTANCE: style.BLUE, LOG_PX: style.DARK}
 BETWEEN, LINE = 7, 4  # pixels between two pictures, and from one line of numbers to the next
 
 
@@ -25,7 +25,7 @@ def plot_shifts(found: Shifts, *, share: float | None = None, row: int | None = 
     cut, with 95 % intervals. Raises `InputError` for a share or a row that is not in `found`.
 
     >>> import pyro_vae as pv
-    >>> from pyro_vae.study.shifts import shifts
+    >>> from pyro_vae.studies.squared_error_trap import shifts
     >>> data = pv.load_data("digits")
     >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(64, 32, 4))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 32, 64)), guide)
@@ -38,7 +38,7 @@ def plot_shifts(found: Shifts, *, share: float | None = None, row: int | None = 
     row = typical_row(found, share) if row is None else row
     if not 0 <= row < len(found.x):
         raise InputError(f"expected a row from 0 to {len(found.x) - 1}, got {row}")
-    with plots.style():
+    with style.figure_style():
         figure = Figure(figsize=(11.5, 3.7))
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
         _pictures(left, found, share, row)
@@ -59,7 +59,7 @@ def _pictures(axes: Axes, found: Shifts, share: float, row: int) -> None:
     height, width = found.image_shape
     cut, shifted = found.cuts[share], found.shifted
     shown = np.stack([x[row].numpy() for x in (found.x, cut.x, shifted.x)])
-    plots.pictures(axes, shown, found.image_shape, columns=3, gap=BETWEEN)
+    on_axes.pictures(axes, shown, found.image_shape, columns=3, gap=BETWEEN)
     gone = 1 - float(cut.x[row].sum() / found.x[row].sum())
     centres = [i * (width + BETWEEN) + width / 2 - 0.5 for i in range(3)]
     names = ["as it was", f"{gone:.0%} cut off", _moved(found.moved)]
@@ -74,7 +74,7 @@ def _pictures(axes: Axes, found: Shifts, share: float, row: int) -> None:
             axes.text(x, y, word, ha="center", va="center", fontsize=10, fontweight=bold)
     axes.set_xlim(-0.5 - 0.8 * width, 3 * width + 2 * BETWEEN)
     axes.set_ylim(height + 3.7 * LINE, -6)
-    plots.title(axes, "Which of the two is nearer to it?", "bold: the nearer one; by log p(x), the more probable one")
+    style.title(axes, "Which of the two is nearer to it?", "bold: the nearer one; by log p(x), the more probable one")
 
 
 def _moved(by: tuple[int, int]) -> str:
@@ -118,5 +118,5 @@ def _shares(axes: Axes, found: Shifts) -> None:
     axes.set_xlim(0, max(at) * 1.06)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    plots.label_ends(axes, ends)
-    plots.title(axes, "The one that moved is nearer", f"{len(found.x)} pictures, 95 % intervals")
+    style.label_ends(axes, ends)
+    style.title(axes, "The one that moved is nearer", f"{len(found.x)} pictures, 95 % intervals")

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset
-from pyro_vae.data.load import load_data
+from pyro_vae.data.named_datasets import load_data
+from pyro_vae.diagnostics.latent_interpolation import whiten
 from pyro_vae.errors import InputError
-from pyro_vae.shapes import RowLatents
-from pyro_vae.study.encoders import KINDS, Training, fitted_encoder, reconstruction_error
-from pyro_vae.study.paths import whiten
+from pyro_vae.studies.autoencoder_vs_vae import KINDS, Training, fitted_encoder, reconstruction_error
+from pyro_vae.typing import RowLatents
 
 TRAINING = Training(hidden=(128, 128, 128), activation="relu", epochs=300)
 NEIGHBOURS = 10

@@ -9,20 +9,25 @@ from typing import Any
 
 import click
 
-from pyro_vae import runs
-from pyro_vae.cli.build import data_of, few_rows, vae_of
-from pyro_vae.cli.run import Run
-from pyro_vae.cli.tables import print_comparison
-from pyro_vae.cli.train import say
+from pyro_vae.atomic_write import write_json, write_whole
+from pyro_vae.cli.print_tables import print_comparison
+from pyro_vae.comparison.comparison_table import Fitted, compare
+from pyro_vae.comparison.fit_methods import WAYS, Effort, climb, goes_with
+from pyro_vae.comparison.learning_curves import Point, climb_with_curve, first_rows
+from pyro_vae.comparison.models_by_name import model_of
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.logpx import measure_of
-from pyro_vae.inference.result import FitResult
-from pyro_vae.models.rows import layout_of
-from pyro_vae.show.comparison import draw_comparison
-from pyro_vae.study.comparison import Fitted, compare
-from pyro_vae.study.curves import Point, climb_with_curve, first_rows
-from pyro_vae.study.ways import WAYS, Effort, climb, goes_with, model_of
+from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.plots.comparison_figures import draw_comparison
+from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.row_inputs import few_rows
+from pyro_vae.programs.scored_rows import measure_of
+from pyro_vae.registry import vae_of
+from pyro_vae.runs import new_run
+from pyro_vae.serialization import load, save
+from pyro_vae.workflows.data_and_likelihood import data_of
+from pyro_vae.workflows.fit_run import say
+from pyro_vae.workflows.open_run import Run
 
 TABLE, RESULT, SETTINGS = "comparison.json", "fit.json", "settings.json"
 DATA_SETTINGS = ("data", "data_root", "binarize", "dequantize", "standardize", "image_shape")
@@ -53,7 +58,7 @@ def run_contest(saved: tuple[Path, ...], settings: dict[str, Any], quiet: bool) 
     made = settings["out"] is None or not settings["out"].exists()
     if settings["out"] is not None and settings["out"].is_file():
         raise InputError(f"{settings['out']} is a file: name a folder that is new or empty")
-    folder = settings["out"] or runs.new_run(Path("runs"), "compare")
+    folder = settings["out"] or new_run(Path("runs"), "compare")
     same_settings(folder, settings, data)
     try:
         return _contest(folder, opened, entries, data, rows, settings, quiet)
@@ -103,7 +108,7 @@ def _contest(
         level=settings["level"],
         seed=settings["seed"],
     )
-    runs.write_json(folder / TABLE, {"rows": table})
+    write_json(folder / TABLE, {"rows": table})
     apart, touches = len(settings["train_rows"]) > 1, settings["preset"] == "toy" and data.name == "pinwheel"
     pictures = draw_comparison(folder / "figures", fitted, table, data, curves, apart=apart, touches=touches)
     if not quiet:
@@ -219,7 +224,7 @@ def _fitted(
         kept = json.loads((folder / RESULT).read_text())
         result = FitResult(**kept["result"])
         points = [Point(**point) for point in kept["curve"]]
-        return _contender(entry, runs.load(folder), result, points), points
+        return _contender(entry, load(folder), result, points), points
     if not quiet:
         say(f"{where} {entry.model}{entry.suffix} by {entry.way}: {WAYS[entry.way].words}")
     effort = Effort(
@@ -246,8 +251,8 @@ def _fitted(
         )
     else:
         program, result = climb(program, entry.way, entry.data, effort)
-    runs.save(program, folder)
-    runs.write_json(folder / RESULT, {"result": asdict(result), "curve": [asdict(point) for point in points]})
+    save(program, folder)
+    write_json(folder / RESULT, {"result": asdict(result), "curve": [asdict(point) for point in points]})
     return _contender(entry, program, result, points), points
 
 
@@ -280,4 +285,4 @@ def same_settings(folder: Path, settings: dict[str, Any], data: Dataset) -> None
         )
     if not path.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds other files: name a folder that is new or empty")
-    runs.write_whole(path, (text + "\n").encode())
+    write_whole(path, (text + "\n").encode())

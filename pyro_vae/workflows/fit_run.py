@@ -12,7 +12,11 @@ from typing import Any
 import click
 
 from pyro_vae import __version__
+from pyro_vae.atomic_write import read_lines, read_tensors, write_json, write_lines
 from pyro_vae.cli.options import plain
+from pyro_vae.inference.svi.checkpoint import CHECKPOINT
+from pyro_vae.runs import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, write_config
+from pyro_vae.serialization import recipe_of, save
 
 VALID_DRAWS = 200
 BOARD = "tensorboard"
@@ -31,12 +35,15 @@ def run_fit(
 
     Of several processes all fit and score, and rank 0 alone writes, draws and speaks.
     """
-    from pyro_vae import RankLostError, pick_device, runs, world
-    from pyro_vae.cli.build import build_of, data_of, few_rows, loss_of, vae_of
+    from pyro_vae import RankLostError, pick_device, world
+    from pyro_vae.context import seeded, undisturbed
     from pyro_vae.errors import InputError
-    from pyro_vae.inference.ranks import undisturbed
-    from pyro_vae.inference.settings import Settings
-    from pyro_vae.models.rows import seeded
+    from pyro_vae.inference.svi.train_config import Settings
+    from pyro_vae.programs.row_inputs import few_rows
+    from pyro_vae.registry import vae_of
+    from pyro_vae.workflows.choose_objective import loss_of
+    from pyro_vae.workflows.data_and_likelihood import data_of
+    from pyro_vae.workflows.user_program import build_of
 
     objective = settings["objective"]
     training = settings["training"] | {name: objective[name] for name in ("beta", "kl_warmup")}
@@ -58,12 +65,12 @@ def run_fit(
     training |= {"loss": loss} if loss is not None else {"num_particles": particles or 1}
     ranks = world()
     made = [path for path in ((out, *out.parents) if out else (Path("runs"),)) if not path.exists()]
-    folder = ranks.same(out or (runs.new_run(Path("runs"), Path(data.name).stem) if ranks.main else None))
+    folder = ranks.same(out or (new_run(Path("runs"), Path(data.name).stem) if ranks.main else None))
     made = made if out else [folder, *made]
     if resuming:
         _same_data(folder, data.fingerprint)
     elif ranks.main:
-        runs.write_config(folder, _config(settings, data, own) | runs.recipe_of(program))
+        write_config(folder, _config(settings, data, own) | recipe_of(program))
     try:
         if not ranks.main:
             return _follow(folder, program, data, training)
@@ -73,7 +80,7 @@ def run_fit(
             fitted = _climb(folder, program, data, training, board, quiet)
             return _report(folder, program, data, fitted, board, quiet)
     except InputError:
-        if ranks.main and not resuming and not (folder / runs.WEIGHTS).exists():
+        if ranks.main and not resuming and not (folder / WEIGHTS).exists():
             _clear_away(folder, made)
         raise
     except (KeyboardInterrupt, RankLostError) as error:
@@ -92,19 +99,18 @@ def _why(error: BaseException, alone: bool) -> str:
 
 def _keep(folder: Path, program: Any, why: str) -> None:
     """Keep the best weights of a fit that was cut off, and say so."""
-    from pyro_vae import runs
 
-    runs.save(program, folder)
-    done = len(runs.read_lines(folder / runs.METRICS)) or "no"
+    save(program, folder)
+    done = len(read_lines(folder / METRICS)) or "no"
     say(f"{why} after {done} whole epochs, the best weights so far are kept; --resume {folder} goes on from there")
 
 
 def _follow(folder: Path, program: Any, data: Any, training: dict[str, Any]) -> dict[str, Any]:
     """What rank 0 does, for the others: they fit and score with it, and write and say nothing."""
     from pyro_vae import fit as climb
-    from pyro_vae.cli.build import DTYPES
     from pyro_vae.cli.evaluate import score_split
     from pyro_vae.errors import RowsError
+    from pyro_vae.inference.svi.train_config import DTYPES
 
     climb(program, data.train, valid=data.valid, **training | {"dtype": DTYPES[training["dtype"]], "progress": "none"})
     if hasattr(program, "to"):
@@ -121,7 +127,7 @@ def _board_of(logger: str | None, resumed: Path | None) -> Callable[[Path], Any]
     """
     if logger is None and (resumed is None or not (resumed / BOARD).exists()):
         return lambda _: nullcontext()
-    from pyro_vae.show.tensorboard import TensorBoard, summary_writer
+    from pyro_vae.loggers.tensorboard import TensorBoard, summary_writer
 
     summary_writer()
     return lambda folder: TensorBoard(folder / BOARD)
@@ -138,9 +144,10 @@ def _config(settings: dict[str, dict[str, Any]], data: Any, own: str | None) -> 
 
 
 def _introduce(folder: Path, settings: dict[str, dict[str, Any]], data: Any, program: Any, own: str | None) -> None:
-    from pyro_vae.cli.build import choose_likelihood, few_rows, scale_of
-    from pyro_vae.evidence.logpx import measure_of
-    from pyro_vae.models.rows import layout_of
+    from pyro_vae.programs.plates import layout_of
+    from pyro_vae.programs.row_inputs import few_rows
+    from pyro_vae.programs.scored_rows import measure_of
+    from pyro_vae.workflows.data_and_likelihood import choose_likelihood, scale_of
 
     rows = f"{len(data.train)} training, {len(data.valid)} validation and {len(data.test)} test rows"
     labels = f", labels from {data.label_name!r}" if data.label_name else ""
@@ -161,15 +168,14 @@ def _introduce(folder: Path, settings: dict[str, dict[str, Any]], data: Any, pro
 def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], board: Any, quiet: bool) -> Any:
     """The fit itself, its metrics written as they come; on trouble the folder holds what is good, or is gone."""
     from pyro_vae import fit as climb
-    from pyro_vae import runs
-    from pyro_vae.cli.build import DTYPES
     from pyro_vae.errors import CollapseWarning, DivergedError, HandlersWarning
+    from pyro_vae.inference.svi.train_config import DTYPES
 
     style: Any = "none" if quiet else "bar" if sys.stderr.isatty() else "lines"
     _forget_later_epochs(folder)
 
     def keep(history: list[dict[str, Any]]) -> None:
-        with (folder / runs.METRICS).open("a") as file:
+        with (folder / METRICS).open("a") as file:
             file.write(json.dumps(history[-1], allow_nan=False) + "\n")
         if board is not None:
             board(history)
@@ -182,10 +188,10 @@ def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], boar
             warnings.showwarning = _told(warnings.showwarning)
             fitted = climb(program, data.train, valid=data.valid, **options)
     except DivergedError:
-        runs.save(program, folder)
+        save(program, folder)
         raise
-    runs.write_lines(folder / runs.METRICS, fitted.history)
-    runs.save(program, folder)
+    write_lines(folder / METRICS, fitted.history)
+    save(program, folder)
     if board is not None:
         board(fitted.history)  # a fit that had no epoch left has not called it
     return fitted
@@ -206,12 +212,11 @@ def _told(otherwise: Callable[..., None]) -> Callable[..., None]:
 
 def _unscored(folder: Path, fitted: Any, why: str, quiet: bool) -> dict[str, Any]:
     """The record of a fit whose rows cannot be scored one by one: its ELBO, and nulls."""
-    from pyro_vae import runs
-    from pyro_vae.evidence.record import unscored
+    from pyro_vae.evidence.evidence_record import unscored
 
     best = fitted.history[fitted.best_epoch - 1]
     record = unscored(best["valid_elbo"], run=str(folder), split="valid", seconds=fitted.seconds)
-    runs.write_json(folder / runs.EVALUATION, {"valid": record})
+    write_json(folder / EVALUATION, {"valid": record})
     if not quiet:
         say(f"validation ELBO {best['valid_elbo']:.2f} nats per row; no more numbers, since {why}")
         click.echo(f"Written to {folder}/")
@@ -220,9 +225,8 @@ def _unscored(folder: Path, fitted: Any, why: str, quiet: bool) -> dict[str, Any
 
 def _clear_away(folder: Path, made: list[Path]) -> None:
     """Nothing half-written: remove the files of a run that could not begin, and the folders that were made for it."""
-    from pyro_vae import runs
 
-    for name in (runs.CONFIG, runs.METRICS):
+    for name in (CONFIG, METRICS):
         (folder / name).unlink(missing_ok=True)
     for path in made:
         path.rmdir()
@@ -242,10 +246,9 @@ def _absolute(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same_data(folder: Path, fingerprint: str) -> None:
-    from pyro_vae import runs
     from pyro_vae.errors import InputError
 
-    if runs.read_config(folder)["about"]["fingerprint"] != fingerprint:
+    if read_config(folder)["about"]["fingerprint"] != fingerprint:
         raise InputError(
             f"{folder}: the data is not what it was when this run began; start a new run, or bring the old data back"
         )
@@ -253,11 +256,10 @@ def _same_data(folder: Path, fingerprint: str) -> None:
 
 def _forget_later_epochs(folder: Path) -> None:
     """Keep the metrics of the epochs that the fit will not repeat: after a crash the file may be ahead of them."""
-    from pyro_vae import runs
 
-    path = folder / runs.CHECKPOINT
-    rows = runs.read_tensors(path)[1]["history"] if path.exists() else []
-    runs.write_lines(folder / runs.METRICS, rows)
+    path = folder / CHECKPOINT
+    rows = read_tensors(path)[1]["history"] if path.exists() else []
+    write_lines(folder / METRICS, rows)
 
 
 @contextmanager
@@ -274,11 +276,11 @@ def _sparing_the_run(what: str) -> Iterator[None]:
 
 def _report(folder: Path, program: Any, data: Any, fitted: Any, board: Any, quiet: bool) -> dict[str, Any]:
     """Score the validation rows, draw the figures, and say what was found and where it lies."""
-    from pyro_vae import runs
     from pyro_vae.cli.evaluate import score_split
-    from pyro_vae.cli.tables import print_kl_apart, print_record
+    from pyro_vae.cli.print_tables import print_kl_apart, print_record
     from pyro_vae.errors import RowsError
-    from pyro_vae.show.figures import why_no_manifold, write_figures
+    from pyro_vae.plots.fit_figures import write_figures
+    from pyro_vae.plots.latent_manifold import why_no_manifold
 
     if hasattr(program, "to"):
         program.to("cpu")
@@ -293,9 +295,9 @@ def _report(folder: Path, program: Any, data: Any, fitted: Any, board: Any, quie
     with _sparing_the_run("figures"):
         figures = write_figures(folder / "figures", program, data, fitted.history, fitted.best_epoch)
     figures = figures or sorted((folder / "figures").glob("*.png"))
-    path = folder / runs.EVALUATION
+    path = folder / EVALUATION
     known = json.loads(path.read_text()) if path.exists() else {}
-    runs.write_json(path, known | {"valid": record})  # last: its presence says that the run is complete
+    write_json(path, known | {"valid": record})  # last: its presence says that the run is complete
     if not quiet:
         ended = f"{len(fitted.history)} epochs in {fitted.seconds:.0f} s, stopped by {fitted.stopped}"
         print_record(record, f"Validation rows · {ended}, kept epoch {fitted.best_epoch}")

@@ -1,24 +1,23 @@
-"""A run's folder, opened: its settings, its program, its data, rows of the same kind, and rows written."""
+"""A run's folder read back: its settings, its program, its data, and rows of the same kind."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch import Tensor
 
-from pyro_vae import runs
-from pyro_vae.cli.build import build_of, data_of
 from pyro_vae.data import NAMED, Dataset, Measure, Split, load_data
 from pyro_vae.data.dataset import split_of
-from pyro_vae.data.disk import RowsOnDisk
-from pyro_vae.data.files import Table
-from pyro_vae.data.large import read_rows
-from pyro_vae.data.load import known
-from pyro_vae.data.survey import surveyed
+from pyro_vae.data.named_datasets import known
+from pyro_vae.data.ondisk.column_statistics import surveyed
+from pyro_vae.data.ondisk.read_large_files import read_rows
+from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
+from pyro_vae.data.read_files import Table
 from pyro_vae.errors import InputError
+from pyro_vae.runs import WEIGHTS, read_config
+from pyro_vae.serialization import load
+from pyro_vae.workflows.data_and_likelihood import data_of
+from pyro_vae.workflows.user_program import build_of
 
 ROWS_AT_ONCE = 12_800  # rows worked on and written at a time
 
@@ -28,27 +27,27 @@ class Run:
 
     def __init__(self, folder: Path, program: str | None = None) -> None:
         self.folder, self.build = folder, program
-        self.config = runs.read_config(folder)
+        self.config = read_config(folder)
         if "about" not in self.config or "measure" not in self.config:
             raise InputError(
                 f"{folder} was saved from Python and says nothing of data; load it there: pv.load({str(folder)!r})"
             )
         self.measure = Measure.from_plain(self.config["measure"])
         self.about = self.config["about"]
-        if not (folder / runs.WEIGHTS).exists():
+        if not (folder / WEIGHTS).exists():
             raise InputError(f"{folder}: this run has no weights yet; finish it with pyro-vae fit --resume {folder}")
 
     def program(self) -> Any:
         """The run's program; `InputError` where it is the user's own and `--program` does not say how to build it."""
         if self.build is not None:
             build = build_of(self.build)
-            return runs.load(self.folder, build=lambda: build(self.data()))
+            return load(self.folder, build=lambda: build(self.data()))
         if "program" not in self.config:
             own = self.about.get("program", "FILE.py:FUNCTION")
             raise InputError(
                 f"{self.folder} holds a program of your own, which no file may name for you: add --program {own}"
             )
-        return runs.load(self.folder)
+        return load(self.folder)
 
     def data(self) -> Dataset:
         """The data set the run was fitted to; `InputError` where it is gone or has changed."""
@@ -129,49 +128,3 @@ def absent_as_none(settings: dict[str, Any]) -> dict[str, Any]:
         "missing": settings.get("missing", "refuse"),
         "image_shape": None if shape is None else (int(shape[0]), int(shape[1])),
     }
-
-
-class Writer:
-    """Rows, part by part, to a `.npy` array or a `.csv` table with an index and, where known, labels."""
-
-    def __init__(self, path: Path, file: BinaryIO, num_rows: int, names: list[str]) -> None:
-        self.path, self.file, self.num_rows, self.names, self.done = path, file, num_rows, names, 0
-
-    def write(self, rows: Tensor, index: Tensor | None = None, labels: Tensor | None = None) -> None:
-        if self.path.suffix == ".csv":
-            self.write_columns(dict(zip(self.names, rows.T.numpy(), strict=True)), index, labels)
-            return
-        import numpy as np
-
-        array = rows.contiguous().numpy()
-        if not self.done:
-            about = {"descr": array.dtype.str, "fortran_order": False, "shape": (self.num_rows, array.shape[1])}
-            np.lib.format.write_array_header_1_0(self.file, about)  # type: ignore[arg-type]
-        self.file.write(array.data)
-        self.done += len(array)
-
-    def write_columns(self, columns: dict[str, Any], index: Tensor | None = None, labels: Tensor | None = None) -> None:
-        """Lines of a `.csv` table, the names above the first."""
-        import pandas
-
-        first = {name: value.numpy() for name, value in (("index", index), ("label", labels)) if value is not None}
-        frame = pandas.DataFrame(first | columns)
-        self.file.write(frame.to_csv(index=False, header=not self.done).encode())
-        self.done += len(frame)
-
-
-@contextmanager
-def writing(path: Path, num_rows: int, names: list[str]) -> Iterator[Writer]:
-    """Inside, rows are written; the file is there when all of them are, and whatever it held before until then."""
-    if path.suffix not in (".npy", ".csv"):
-        raise InputError(f"{path}: can write .npy or .csv, not {path.suffix or 'a file without an ending'}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield Writer(path, file, num_rows, names)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

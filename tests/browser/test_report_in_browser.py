@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import pyro_vae as pv
-from pyro_vae.show import report
-from pyro_vae.show.planes import planes_of, starts_of
+from pyro_vae.cli.report import report
+from pyro_vae.report import html_page
+from pyro_vae.report.latent_planes import planes_of, starts_of
 
 pytestmark = pytest.mark.browser
 
@@ -128,7 +129,7 @@ def fitted(tmp_path_factory):
                 if num_latents != 2:  # one page with all its pictures will do
                     patch.setattr(report, "portraits", lambda *_, **__: [])
                 options = {"history": history, "num_rows": 80, "num_samples": 50}
-                path = report.write_report(folder, vae, data, config={}, records={}, **options)
+                path = html_page.write_report(folder, vae, data, config={}, records={}, **options)
             made[name, num_latents] = vae, data.valid.head(80), path
         return made[name, num_latents]
 

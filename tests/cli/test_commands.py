@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.atomic_write import read_lines, read_tensors
 from pyro_vae.cli import _run
-from pyro_vae.runs import read_lines, read_tensors
 
 KEYS = {
     "run", "model", "way", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind", "log_px_se",

@@ -128,7 +128,8 @@ def test_what_cannot_be_compared_is_said_in_one_line(words, said, tmp_path, caps
 
 def test_help_names_every_model_and_way():
     from pyro_vae.cli.compare import compare
-    from pyro_vae.study.ways import MODELS, WAYS
+    from pyro_vae.comparison.fit_methods import WAYS
+    from pyro_vae.comparison.models_by_name import MODELS
 
     printed = "".join(CliRunner().invoke(compare, ["--help"]).output.split())  # lines break at hyphens
     for way in WAYS:

@@ -93,13 +93,13 @@ def test_a_column_may_be_called_what_it_is(capsys, tmp_path, monkeypatch):
 
 
 def test_a_figure_that_cannot_be_drawn_does_not_lose_the_run(capsys, tmp_path, monkeypatch):
-    from pyro_vae.show import figures
+    from pyro_vae.plots import fit_figures
 
     def broken(*_):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr(figures, "samples", broken)
-    monkeypatch.setattr("pyro_vae.show.tensorboard.TensorBoard.finish", broken)
+    monkeypatch.setattr(fit_figures, "samples", broken)
+    monkeypatch.setattr("pyro_vae.loggers.tensorboard.TensorBoard.finish", broken)
     monkeypatch.chdir(tmp_path)
     rows = np.random.default_rng(0).normal(size=(100, 3)).round(3)
     np.savetxt("mine.csv", rows, delimiter=",", header="a,b,c", comments="")

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.comparison.comparison_table import common_level, score_held_out, seconds_to
+from pyro_vae.comparison.fit_methods import WAYS, Effort, climb, goes_with
+from pyro_vae.comparison.learning_curves import climb_with_curve, first_rows
+from pyro_vae.comparison.models_by_name import model_of
 from pyro_vae.errors import InputError
-from pyro_vae.study.comparison import common_level, score_held_out, seconds_to
-from pyro_vae.study.curves import climb_with_curve, first_rows
-from pyro_vae.study.ways import WAYS, Effort, climb, goes_with, model_of
 
 EFFORT = Effort(epochs=2, iterations=4, batch_size=50, learning_rate=0.01, width=8)
 

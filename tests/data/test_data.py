@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.data import NAMED, Measure, toys
-from pyro_vae.data.files import read_file
+from pyro_vae.data import NAMED, Measure, synthetic
+from pyro_vae.data.read_files import read_file
 
 OFFLINE = [name for name, named in NAMED.items() if named.offline]
 
@@ -94,16 +94,16 @@ def test_dequantized_and_standardized_rows_undo_to_the_stored_ones():
 
 
 def test_toys_follow_their_formulas():
-    x, component = toys.seven_normals(200_000, seed=0)
+    x, component = synthetic.seven_normals(200_000, seed=0)
     for k, (weight, mean, scale) in enumerate(
-        zip(toys.SEVEN_WEIGHTS, toys.SEVEN_MEANS, toys.SEVEN_SCALES, strict=True)
+        zip(synthetic.SEVEN_WEIGHTS, synthetic.SEVEN_MEANS, synthetic.SEVEN_SCALES, strict=True)
     ):
         mine = x[component == k, 0]
         assert len(mine) / len(x) == pytest.approx(weight, abs=0.004)
         assert mine.mean().item() == pytest.approx(mean, abs=4 * scale / len(mine) ** 0.5)
         assert mine.std().item() == pytest.approx(scale, rel=0.02)
-    assert sum(toys.SEVEN_WEIGHTS) == pytest.approx(1)
-    roll, _ = toys.swiss_roll(1000, seed=0)
+    assert sum(synthetic.SEVEN_WEIGHTS) == pytest.approx(1)
+    roll, _ = synthetic.swiss_roll(1000, seed=0)
     radius = roll[:, [0, 2]].norm(dim=1)  # along the roll the radius is the angle, 1.5 π to 4.5 π
     assert radius.min() > 1.5 * math.pi - 1.5
     assert radius.max() < 4.5 * math.pi + 1.5
@@ -224,7 +224,7 @@ sys.path.insert(0, sys.argv[1])
 if sys.argv[2] == "loads":  # a torch whose operators load: their schemas exist before torchvision asks
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-from pyro_vae.data.vision import import_torchvision, _OPERATORS
+from pyro_vae.data.image_datasets import import_torchvision, _OPERATORS
 module = import_torchvision()
 print(module.__name__, module.answer, len(_OPERATORS))
 """

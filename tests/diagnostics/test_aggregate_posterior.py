@@ -6,12 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from example_programs import Hierarchical, PerRowGuide, plain_functions, vamp_vae
 from oracles import LinearGaussian
-from programs import Hierarchical, PerRowGuide, plain_functions, vamp_vae
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.study.aggregate import aggregate, drawn_codes, log_aggregate, prior_codes
+from pyro_vae.diagnostics.aggregate_posterior import aggregate, drawn_codes, log_aggregate, prior_codes
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +100,7 @@ def test_blocks_of_rows_and_draws_change_nothing(monkeypatch):
     exact = LinearGaussian(2, 5)
     x, z = exact.rows(23), torch.randn(17, 2)
     whole, points = aggregate(exact, x, 50), log_aggregate(exact, x, z)
-    monkeypatch.setattr("pyro_vae.study.aggregate.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("pyro_vae.diagnostics.aggregate_posterior.ROWS_AT_ONCE", 7)
     torch.testing.assert_close(log_aggregate(exact, x, z), points)
     in_blocks = aggregate(exact, x, 50)
     assert in_blocks.marginal_kl == pytest.approx(whole.marginal_kl, abs=1e-12)

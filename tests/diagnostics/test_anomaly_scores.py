@@ -3,8 +3,8 @@
 import math
 from dataclasses import replace
 
+import example_programs
 import numpy as np
-import programs
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -141,7 +141,7 @@ def test_nuts_gives_constrained_latents_in_their_own_units():
 def test_container_holds_what_the_traces_say(tmp_path):
     import xarray
 
-    program, x = programs.Hierarchical(), (torch.rand(7, 6) < 0.5).float()
+    program, x = example_programs.Hierarchical(), (torch.rand(7, 6) < 0.5).float()
     columns = [f"pixel {i}" for i in range(6)]
     held = pv.to_inference_data(program, x, 300, columns=columns, path=tmp_path / "run.nc", seed=4)
     groups = {

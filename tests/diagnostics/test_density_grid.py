@@ -4,12 +4,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from example_programs import Cauchyish
 from oracles import LinearGaussian
-from programs import Cauchyish
 
 import pyro_vae as pv
+from pyro_vae.diagnostics.density_grid import density_on_grid, rows_like
 from pyro_vae.errors import InputError
-from pyro_vae.study.grids import density_on_grid, rows_like
 
 
 def mass(plane):

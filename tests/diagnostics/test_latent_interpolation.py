@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.study.paths import decoded_paths, draws_around, interpolate, path_ratio, whiten
+from pyro_vae.diagnostics.latent_interpolation import decoded_paths, draws_around, interpolate, path_ratio, whiten
 
 
 def circle(z):

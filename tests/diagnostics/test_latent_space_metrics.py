@@ -8,7 +8,7 @@ import torch
 from scipy.stats import gaussian_kde
 
 import pyro_vae as pv
-from pyro_vae.study.latent_space import (
+from pyro_vae.diagnostics.latent_space_metrics import (
     _area,
     gini,
     knn_accuracy,

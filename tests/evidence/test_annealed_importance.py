@@ -2,7 +2,7 @@
 
 import math
 
-import programs
+import example_programs
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -10,7 +10,7 @@ import torch
 from oracles import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.evidence import path as path_
+from pyro_vae.evidence import annealing_schedule
 
 
 @pytest.fixture
@@ -60,14 +60,15 @@ def test_a_short_path_from_the_prior_is_loose_on_both_sides(double):
 
 def test_each_transition_leaves_its_density_as_it_is(double):
     """Draws of the exact posterior, moved at β = 1 with steps large enough that many are refused, stay such draws."""
-    from pyro_vae.models.rows import Batch, layout_of
+    from pyro_vae.programs.plates import layout_of
+    from pyro_vae.programs.row_inputs import Batch
 
     program = LinearGaussian(3, 8, inflate=1.7)
     x = program.rows(2)
     layout = layout_of(program, Batch(x))
-    plan = path_.Plan(4, 5000, 3, "guide", 1024)
+    plan = annealing_schedule.Plan(4, 5000, 3, "guide", 1024)
     with torch.no_grad(), pyro.validation_enabled(False):
-        path = path_.Path(program, layout, Batch(x), plan)
+        path = annealing_schedule.Path(program, layout, Batch(x), plan)
         posterior = torch.distributions.MultivariateNormal(program.posterior_mean(x), program.posterior_cov)
         joint = path._joint(5000)
         state = path._at(joint, posterior.sample((5000,)).flatten(0, 1))
@@ -102,7 +103,7 @@ def test_it_corrects_a_guide_that_looks_at_one_mode(double):
     assert (exact - annealed.log_px).abs().max() < 0.4
 
 
-@pytest.mark.parametrize("make", [programs.vamp_vae, programs.Hierarchical])
+@pytest.mark.parametrize("make", [example_programs.vamp_vae, example_programs.Hierarchical])
 def test_programs_with_borrowed_and_several_latents(make):
     """Against draws from the prior, which find these shallow posteriors well; guides are as they were born."""
     program, x = make(), (torch.rand(6, 6) < 0.5).float()
@@ -130,6 +131,6 @@ def test_wrong_plans_are_refused(tiny_vae):
     with pytest.raises(pv.InputError, match="not from 'posterior'"):
         pv.annealed_evidence(vae, x, start="posterior")
     with pytest.raises(pv.RowsError, match="mean lies outside"):
-        pv.annealed_evidence(programs.global_mean(), torch.randn(5, 1))
+        pv.annealed_evidence(example_programs.global_mean(), torch.randn(5, 1))
     with pytest.raises(pv.InputError, match="give num_features"):
         pv.bidirectional(vae, 5)

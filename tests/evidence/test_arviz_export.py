@@ -17,7 +17,7 @@ CODE = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from pyro_vae.evidence.arviz import container, psislw, rhat_and_ess, write_netcdf
+from pyro_vae.arviz_compat import container, psislw, rhat_and_ess, write_netcdf
 rng = np.random.default_rng(0)
 log_weights = 2 * rng.standard_normal((3, 500))
 smoothed, khat = psislw(log_weights)

@@ -3,7 +3,7 @@
 import itertools
 import math
 
-import programs
+import example_programs
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -119,7 +119,7 @@ def test_a_trained_vae_by_grid_lies_above_its_sampled_bound_and_near_it():
 
 
 def test_what_has_no_exact_answer_says_what_to_do(tiny_vae):
-    program = programs.Hierarchical()
+    program = example_programs.Hierarchical()
     with pytest.raises(pv.InputError, match=r"its 5 latent dimensions .* use importance sampling or annealing"):
         pv.exact_evidence(program, torch.ones(4, 6))
 

@@ -11,7 +11,7 @@ from oracles import LinearGaussian
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.evidence.importance import chunks, summarize
+from pyro_vae.evidence.importance_sampling import chunks, summarize
 
 
 @pytest.fixture
@@ -90,8 +90,8 @@ class FromABank(dist.TorchDistribution):
 
 def test_seven_draws_in_chunks_of_three_equal_one_chunk(double, monkeypatch):
     """The chunks hold 3, 3 and 1 draws; the trap is to draw nine and divide by seven."""
-    from pyro_vae.evidence import importance
-    from pyro_vae.inference.weights import Weigher
+    from pyro_vae.evidence import importance_sampling
+    from pyro_vae.programs.log_weights import Weigher
 
     x, bank, position, recording = torch.randn(4, 2), torch.randn(7, 4), [0], [False]
 
@@ -118,7 +118,7 @@ def test_seven_draws_in_chunks_of_three_equal_one_chunk(double, monkeypatch):
     found = {}
     for draws in (3, 7):
         position[0] = 0
-        monkeypatch.setattr(importance, "chunks", lambda *_, draws=draws: (4, draws))
+        monkeypatch.setattr(importance_sampling, "chunks", lambda *_, draws=draws: (4, draws))
         found[draws] = pv.log_evidence(pv.Program(model, guide), x, num_samples=7, seed=None)
         assert position[0] == 7
     z = x.mean(-1) + bank
@@ -419,7 +419,7 @@ def test_rows_and_labels_are_one_for_each_row(tiny_vae):
 
 
 def test_rows_without_weight_have_no_good_khat():
-    from pyro_vae.evidence.psis import pareto_smoothed
+    from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
 
     log_weights = np.random.default_rng(0).standard_normal((4, 100))
     log_weights[0] = -np.inf

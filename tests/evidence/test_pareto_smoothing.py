@@ -5,7 +5,7 @@ import pytest
 from oracles import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.evidence.psis import TOO_FEW, khat_limit, pareto_smoothed
+from pyro_vae.evidence.pareto_smoothing import TOO_FEW, khat_limit, pareto_smoothed
 
 
 def test_khat_is_the_shape_of_the_tail():

@@ -9,10 +9,10 @@ import torch
 from pyro import poutine
 
 import pyro_vae as pv
+from pyro_vae.context import seeded
 from pyro_vae.data import Measure, Split
 from pyro_vae.guides import SemiAmortizedNormal
-from pyro_vae.inference.wake_sleep import ReweightedWakeSleep
-from pyro_vae.models.rows import seeded
+from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep
 
 K, D, NOISE = 3, 6, 0.5
 

@@ -9,11 +9,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pyro_vae as pv
+from pyro_vae.atomic_write import read_lines
 from pyro_vae.cli import _run
 from pyro_vae.data import Measure, Split
 from pyro_vae.errors import InputError
-from pyro_vae.runs import read_lines
-from pyro_vae.show.tensorboard import SCALARS, TensorBoard, sprites
+from pyro_vae.loggers.tensorboard import SCALARS, TensorBoard, sprites
 
 SMALL = ["--data", "digits", "--epochs", "3", "--hidden", "10", "--logger", "tensorboard"]
 
@@ -89,7 +89,7 @@ def test_a_logger_that_comes_late_writes_the_epochs_before(tmp_path):
 
 
 def test_a_program_without_latents_for_each_row_is_finished_all_the_same(tmp_path):
-    from programs import global_mean
+    from example_programs import global_mean
 
     program, data = global_mean(), pv.load_data("seven-normals")
     pv.fit(program, data.train, epochs=1, batch_size=len(data.train))

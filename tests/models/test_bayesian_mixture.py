@@ -13,9 +13,11 @@ from scipy.stats import wishart
 from torch.distributions import kl_divergence
 
 import pyro_vae as pv
-from pyro_vae.inference.coordinate_ascent import fit_cavi
-from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture, WishartCholesky
-from pyro_vae.models.rows import Batch, sample_sites, traces_of
+from pyro_vae.inference.em.fit_cavi import fit_cavi
+from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
+from pyro_vae.models.wishart import WishartCholesky
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.traces import sample_sites, traces_of
 
 CENTRES = torch.tensor([[-3.0, 0.0], [3.0, 1.0], [0.0, 4.0]], dtype=torch.float64)
 

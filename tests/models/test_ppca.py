@@ -2,20 +2,13 @@
 
 import pytest
 import torch
+from oracles import factor_rows
 from sklearn.decomposition import PCA
 
 import pyro_vae as pv
 from pyro_vae.errors import InputError
 
 MODELS = {"ppca": lambda: pv.PPCA(2, 5), "factor analysis": lambda: pv.FactorAnalysis(2, 5)}
-
-
-def rows(n=300):
-    g = torch.Generator().manual_seed(0)
-    weight = torch.randn(5, 2, generator=g, dtype=torch.float64)
-    noise = torch.tensor([0.3, 0.5, 0.7, 1.0, 0.2], dtype=torch.float64)
-    z = torch.randn(n, 2, generator=g, dtype=torch.float64)
-    return 3 + z @ weight.T + noise * torch.randn(n, 5, generator=g, dtype=torch.float64)
 
 
 def marginal(model):
@@ -26,7 +19,7 @@ def marginal(model):
 @pytest.mark.parametrize("name", MODELS)
 def test_density_and_posterior_are_the_normals(name):
     """log p(x) is torch's normal; with the posterior as guide every weight equals it; the posterior is conditioning."""
-    model, x = MODELS[name](), rows()
+    model, x = MODELS[name](), factor_rows()
     pv.fit_em(model, x, epochs=3)
     exact = marginal(model).log_prob(x)
     torch.testing.assert_close(model.log_prob(x), exact, rtol=1e-10, atol=1e-10)
@@ -46,7 +39,7 @@ def test_density_and_posterior_are_the_normals(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_samples_and_saving(name, tmp_path):
-    model, x = MODELS[name](), rows()
+    model, x = MODELS[name](), factor_rows()
     pv.fit_em(model, x, epochs=20)
     drawn = model.sample(40_000, seed=0).detach()
     covariance = marginal(model).covariance_matrix
@@ -57,7 +50,7 @@ def test_samples_and_saving(name, tmp_path):
 
 
 def test_the_closed_form_is_scikit_learns():
-    model, x = pv.PPCA(2, 5), rows()
+    model, x = pv.PPCA(2, 5), factor_rows()
     fitted = pv.fit_closed_form(model, x)
     theirs = PCA(2).fit(x.numpy())
     n = len(x)  # scikit-learn divides the covariance by N − 1
@@ -81,4 +74,4 @@ def test_settings_that_cannot_be():
     with pytest.raises(InputError, match="1 to 4 latents"):
         pv.PPCA(5, 5)
     with pytest.raises(InputError, match="closed form"):
-        pv.fit_closed_form(pv.FactorAnalysis(2, 5), rows())
+        pv.fit_closed_form(pv.FactorAnalysis(2, 5), factor_rows())

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import pyro_vae as pv
-from pyro_vae.data.measure import Measure
-from pyro_vae.show import figures, plots
+from pyro_vae.data.reference_measure import Measure
+from pyro_vae.plots import fit_figures, on_axes
 
 
 def small(data, num_latents):
@@ -28,7 +28,7 @@ def test_every_figure_is_written_and_large_enough_to_read(tmp_path):
         vae = small(data, num_latents)
         fitted = pv.fit(vae, data, epochs=3)
         folder = tmp_path / f"{name}-{num_latents}"
-        written = figures.write_figures(folder, vae, data, fitted.history, fitted.best_epoch)
+        written = fit_figures.write_figures(folder, vae, data, fitted.history, fitted.best_epoch)
         assert {path.stem for path in written} == expected
         for path in written:
             with Image.open(path) as picture:
@@ -50,7 +50,7 @@ def test_pictures_are_undone_to_their_range_and_missing_pixels_are_white():
     split = pv.Split("valid", stored, Measure(shift=(0.25,) * 64, scale=(0.5,) * 64), image_shape=(8, 8))
     data = pv.Dataset("mine", split, split, split)
     vae = small(data, 2)
-    found = sheet_of(figures.reconstructions(vae, data), (8, 8), 10)
+    found = sheet_of(fit_figures.reconstructions(vae, data), (8, 8), 10)
     ink = ((stored[:10] + 1) / 2).nan_to_num(nan=0.0)
 
     def undone(x):
@@ -58,13 +58,13 @@ def test_pictures_are_undone_to_their_range_and_missing_pixels_are_white():
 
     np.testing.assert_allclose(found[:10], ink, atol=1e-6)
     np.testing.assert_allclose(found[10:20], ink, atol=1e-6)
-    again = figures.reconstruct(vae, split.x[:10], mask=split.mask[:10])
+    again = fit_figures.reconstruct(vae, split.x[:10], mask=split.mask[:10])
     np.testing.assert_allclose(found[20:], undone(again), atol=1e-6)
-    with figures.seeded(0):
-        drawn = figures.sample_means(vae, 64, num_features=64)
-    np.testing.assert_allclose(sheet_of(figures.samples(vae, data), (8, 8), 8), undone(drawn), atol=1e-6)
-    decoded = vae.decode(figures.prior_grid(vae).reshape(-1, 2))
-    np.testing.assert_allclose(sheet_of(figures.manifold(vae, data), (8, 8), 20, gap=0), undone(decoded), atol=1e-6)
+    with fit_figures.seeded(0):
+        drawn = fit_figures.sample_means(vae, 64, num_features=64)
+    np.testing.assert_allclose(sheet_of(fit_figures.samples(vae, data), (8, 8), 8), undone(drawn), atol=1e-6)
+    decoded = vae.decode(fit_figures.prior_grid(vae).reshape(-1, 2))
+    np.testing.assert_allclose(sheet_of(fit_figures.manifold(vae, data), (8, 8), 20, gap=0), undone(decoded), atol=1e-6)
 
 
 def test_missing_values_of_a_table_are_not_drawn():
@@ -78,7 +78,7 @@ def test_missing_values_of_a_table_are_not_drawn():
             pv.likelihoods.Normal(pv.nets.mlp(2, 8, D)),
             pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(2 * D, 8, 4))),
         )
-        for figure in (figures.reconstructions(vae, data), figures.samples(vae, data)):
+        for figure in (fit_figures.reconstructions(vae, data), fit_figures.samples(vae, data)):
             if D == 3:
                 np.testing.assert_array_equal(figure.axes[0].collections[0].get_offsets(), stored[1::2, :2])
             else:
@@ -91,13 +91,13 @@ def test_missing_values_of_a_table_are_not_drawn():
 
 def test_the_grid_is_even_in_prior_probability_and_upright():
     vae = pv.VAE(pv.priors.Normal([1.0, -2.0], [2.0, 0.5]), None, None)
-    grid = figures.prior_grid(vae)
+    grid = fit_figures.prior_grid(vae)
     assert grid.shape == (20, 20, 2)
     share = torch.distributions.Normal(torch.tensor([1.0, -2.0]), torch.tensor([2.0, 0.5])).cdf(grid)
     steps = (torch.arange(20) + 0.5) / 20
     torch.testing.assert_close(share[0, :, 0], steps)
     torch.testing.assert_close(share[:, 0, 1], steps.flip(0))  # z_2 grows upwards
-    assert figures.prior_grid(pv.VAE(pv.priors.StandardNormal(3), None, None)) is None
+    assert fit_figures.prior_grid(pv.VAE(pv.priors.StandardNormal(3), None, None)) is None
 
 
 def test_a_grid_goes_through_a_flow_and_a_mixture_says_that_it_has_none():
@@ -105,23 +105,23 @@ def test_a_grid_goes_through_a_flow_and_a_mixture_says_that_it_has_none():
     with torch.no_grad():
         for parameter in flow.prior.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    grid = figures.prior_grid(flow)
-    plain = figures.prior_grid(pv.VAE(pv.priors.StandardNormal(2), None, None))
+    grid = fit_figures.prior_grid(flow)
+    plain = fit_figures.prior_grid(pv.VAE(pv.priors.StandardNormal(2), None, None))
     back = torch.distributions.ComposeTransform(flow.prior.flow()).inv(grid)
     torch.testing.assert_close(back, plain, atol=1e-3, rtol=0)
     data = pv.load_data("digits")
     mixture = pv.VAE(pv.priors.MixtureOfNormals(2, 3), None, None)
-    assert figures.why_no_manifold(mixture, data).startswith(
+    assert fit_figures.why_no_manifold(mixture, data).startswith(
         "no manifold figure: a MixtureOfNormals has no inverse CDF"
     )
-    assert figures.why_no_manifold(flow, data) == ""
-    assert figures.why_no_manifold(mixture, pv.load_data("two-moons")) == ""
+    assert fit_figures.why_no_manifold(flow, data) == ""
+    assert fit_figures.why_no_manifold(mixture, pv.load_data("two-moons")) == ""
 
 
 def test_pictures_lie_where_their_numbers_say():
     axes = Figure().subplots()
     rows = np.arange(5)[:, None] / 4 * np.ones((5, 6))
-    plots.pictures(axes, rows, (2, 3), columns=3, gap=1)
+    on_axes.pictures(axes, rows, (2, 3), columns=3, gap=1)
     sheet = np.asarray(axes.images[0].get_array())
     assert sheet.shape == (2 * 3 - 1, 3 * 4 - 1)
     assert sheet[0, 4] == 0.25
@@ -131,13 +131,13 @@ def test_pictures_lie_where_their_numbers_say():
 
 def test_one_of_each_label():
     labels = torch.tensor([3, 3, 1, 0, 2, 1])
-    assert figures.one_of_each(labels, 6).tolist() == [3, 2, 4, 0]
-    assert figures.one_of_each(None, 4).tolist() == [0, 1, 2, 3]
+    assert fit_figures.one_of_each(labels, 6).tolist() == [3, 2, 4, 0]
+    assert fit_figures.one_of_each(None, 4).tolist() == [0, 1, 2, 3]
 
 
 def test_curves_mark_the_kept_epoch():
     axes = Figure().subplots()
-    plots.curve(axes, [1, 2, 3], [-3.0, -2.0, -1.0], [None, None, None], "ELBO", best=2)
+    on_axes.curve(axes, [1, 2, 3], [-3.0, -2.0, -1.0], [None, None, None], "ELBO", best=2)
     assert [line.get_label() for line in axes.lines] == ["training", "kept: epoch 2"]
 
 

@@ -5,20 +5,20 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import Hierarchical, global_mean, plain_functions, vamp_vae
-from test_bounds import check_drawn, words
+from example_programs import Hierarchical, global_mean, plain_functions, vamp_vae
+from figure_checks import check_drawn, words
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.data.measure import Measure
+from pyro_vae.data.reference_measure import Measure
+from pyro_vae.diagnostics.latent_usage import Usage
 from pyro_vae.errors import InputError
-from pyro_vae.show import plots
-from pyro_vae.show.collapse import plot_collapse
-from pyro_vae.show.inside import aggregate, portraits, usage_of_latents
-from pyro_vae.show.look import Look
-from pyro_vae.show.scored import extremes, ordered_samples
-from pyro_vae.show.walks import interpolations, traversals
-from pyro_vae.study.collapse import Collapsed, Usage
+from pyro_vae.plots import style
+from pyro_vae.plots.latent_figures import aggregate, portraits, usage_of_latents
+from pyro_vae.plots.latent_traversals import interpolations, traversals
+from pyro_vae.plots.latent_view import Look
+from pyro_vae.plots.log_px_extremes import extremes, ordered_samples
+from pyro_vae.studies.posterior_collapse import Collapsed, plot_collapse
 
 ALL = ["traversals", "interpolations", "usage", "aggregate", "ordered-samples", "extremes"]
 
@@ -416,8 +416,8 @@ def test_names_of_pictures_lie_beside_them():
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
-    plots.name_lines(axes, ["a", "b"], 8)
-    plots.name_columns(axes, {1: "c"}, (8, 6))
+    style.name_lines(axes, ["a", "b"], 8)
+    style.name_columns(axes, {1: "c"}, (8, 6))
     assert [text.xy for text in axes.texts] == [(-0.5, 4), (-0.5, 14), (11, -0.5)]
 
 

@@ -3,42 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
-from PIL import Image
+from figure_checks import check_drawn, words
 
 import pyro_vae as pv
-from pyro_vae.data import toys
+from pyro_vae.data import synthetic
+from pyro_vae.diagnostics.density_grid import density_on_grid
 from pyro_vae.errors import InputError
-from pyro_vae.show import plots
-from pyro_vae.show.bounds import plot_components, plot_curves, plot_gap, plot_planes, plot_touching
-from pyro_vae.study.grids import density_on_grid
-from pyro_vae.study.touching import touching
-
-
-def words(figure):
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
-
-
-def check_drawn(figure, path):
-    """It draws, warnings being errors, and nothing that is written leaves the picture or meets other words."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    whole = figure.bbox.padded(2)
-    shown = [
-        text for axes in figure.axes for text in (*axes.texts, axes._left_title, axes.xaxis.label, axes.yaxis.label)
-    ]
-    boxes = [
-        Text.get_window_extent(text, renderer) for text in shown if text.get_text()
-    ]  # an annotation's without arrow
-    for i, box in enumerate(boxes):
-        assert whole.x0 <= box.x0 <= box.x1 <= whole.x1
-        assert whole.y0 <= box.y0 <= box.y1 <= whole.y1
-        assert not any(box.overlaps(other) for other in boxes[:i])
-    figure.savefig(path)
-    with Image.open(path) as picture:
-        assert np.asarray(picture.convert("L")).std() > 5
+from pyro_vae.plots import style
+from pyro_vae.plots.fit_curves import plot_curves, plot_gap
+from pyro_vae.plots.mixture_densities import plot_components, plot_planes
+from pyro_vae.studies.em_bounds import plot_touching, touching
 
 
 @pytest.mark.parametrize("cuts", [(), (1.0,), (-1.0, 1.0)])
@@ -89,7 +63,7 @@ def test_components_add_up_to_the_density_in_original_units(tmp_path):
     data = pv.load_data("seven-normals")
     mixture = pv.GaussianMixture(num_components=7, num_features=1)
     pv.fit_em(mixture, data, epochs=20)
-    truth = toys.SEVEN_WEIGHTS, toys.SEVEN_MEANS, toys.SEVEN_SCALES
+    truth = synthetic.SEVEN_WEIGHTS, synthetic.SEVEN_MEANS, synthetic.SEVEN_SCALES
     figure = plot_components(mixture, data.train, truth=truth)
     check_drawn(figure, tmp_path / "components.png")
     upper, lower = figure.axes
@@ -97,7 +71,7 @@ def test_components_add_up_to_the_density_in_original_units(tmp_path):
     np.testing.assert_allclose(sum(part[:, 1] for part in parts), total[:, 1], atol=1e-12)
     assert np.sum(total[:, 1]) * (total[1, 0] - total[0, 0]) == pytest.approx(1, abs=1e-3)
     tops = [part[part[:, 1].argmax(), 0] for part in parts]
-    assert np.abs(np.array(tops) - toys.SEVEN_MEANS).max() < 0.3
+    assert np.abs(np.array(tops) - synthetic.SEVEN_MEANS).max() < 0.3
     assert len(upper.lines) == 15
     assert lower.get_ylim() == (0, 1)
     with pytest.raises(InputError, match="one column"):
@@ -133,7 +107,7 @@ def test_a_plane_is_of_two_columns():
 
 
 def test_colours_are_mixed_as_shares_say():
-    found = plots.mixed_colours(np.array([[1.0, 0.0], [0.5, 0.5]]), ["#FF0000", "#0000FF"])
+    found = style.mixed_colours(np.array([[1.0, 0.0], [0.5, 0.5]]), ["#FF0000", "#0000FF"])
     np.testing.assert_allclose(found, [[1, 0, 0], [0.5, 0, 0.5]])
 
 
@@ -142,5 +116,5 @@ def test_names_at_the_ends_of_lines_are_moved_apart():
 
     axes = Figure().subplots()
     axes.set_ylim(0, 1)
-    plots.label_ends(axes, [(0.5, "a", "k"), (0.5, "b", "k"), (0.9, "c", "k")], room=0.1)
+    style.label_ends(axes, [(0.5, "a", "k"), (0.5, "b", "k"), (0.9, "c", "k")], room=0.1)
     assert [text.get_position()[1] for text in axes.texts] == pytest.approx([0.45, 0.55, 0.9])

@@ -7,12 +7,20 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import Cauchyish, Hierarchical, PerRowGuide, global_mean, global_mean_posterior, plain_functions, vamp_vae
+from example_programs import (
+    Cauchyish,
+    Hierarchical,
+    PerRowGuide,
+    global_mean,
+    global_mean_posterior,
+    plain_functions,
+    vamp_vae,
+)
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 
 import pyro_vae as pv
-from pyro_vae.models.program import named_parameters, state_of
+from pyro_vae.programs.parameters import named_parameters, state_of
 
 
 def own_prior_vae():

@@ -3,17 +3,19 @@ one."""
 
 import math
 
-import programs
+import example_programs
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.inference.joint import Joint, simulate
-from pyro_vae.inference.weights import Weigher
-from pyro_vae.models.program import parameters_of
-from pyro_vae.models.rows import Batch, layout_of, seeded
+from pyro_vae.context import seeded
+from pyro_vae.programs.log_weights import Weigher
+from pyro_vae.programs.parameters import parameters_of
+from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.unconstrained_joint import Joint, simulate
 
 
 def joint_of(program, x):
@@ -23,9 +25,9 @@ def joint_of(program, x):
 
 
 PROGRAMS = {
-    "vamp": (programs.vamp_vae, 6),
-    "hierarchy": (programs.Hierarchical, 6),
-    "plain functions": (programs.plain_functions, 3),
+    "vamp": (example_programs.vamp_vae, 6),
+    "hierarchy": (example_programs.Hierarchical, 6),
+    "plain functions": (example_programs.plain_functions, 3),
 }
 
 
@@ -94,7 +96,7 @@ def model_as_guide(model):
 
 def test_rows_and_latents_are_simulated_together():
     """x − E[x | z] has the likelihood's noise, which it would not if z belonged to another row."""
-    program = programs.Hierarchical()
+    program = example_programs.Hierarchical()
     with torch.no_grad(), pyro.validation_enabled(False):
         x, latents = simulate(program, Batch(torch.zeros(4000, 6)))
         means = torch.sigmoid(program.decoder(latents["z1"]))

@@ -5,18 +5,19 @@ import io
 import json
 import re
 
+import example_programs
 import numpy as np
-import programs
 import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 import pyro_vae as pv
-from pyro_vae.recipes import describe
-from pyro_vae.show import explorer, numbers, report
-from pyro_vae.show.inside import Picture
-from pyro_vae.show.planes import planes_of, starts_of
+from pyro_vae.cli.report import report
+from pyro_vae.plots.latent_figures import Picture
+from pyro_vae.report import html_page, latent_explorer, numbers_in_words
+from pyro_vae.report.latent_planes import planes_of, starts_of
+from pyro_vae.serialization import describe
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def vae_for(data, num_latents, hidden=20):
 
 def write(folder, program, data, **options):
     settings = {"config": {}, "records": {}, "history": [], "num_rows": 40, "num_samples": 30} | options
-    return report.write_report(folder, program, data, **settings)
+    return html_page.write_report(folder, program, data, **settings)
 
 
 def inside(page):
@@ -81,9 +82,9 @@ def test_starts_are_rows_of_each_label():
 def test_grids_are_what_the_decoder_says(num_latents, dtype):
     data = pv.load_data("digits")
     vae, split = vae_for(data, num_latents).to(getattr(torch, dtype)), data.valid.head(50)
-    assert explorer.why_no_explorer(vae, split) == ""
+    assert latent_explorer.why_no_explorer(vae, split) == ""
     found = pv.log_evidence(vae, split, num_samples=30)
-    page = explorer.explorer(vae, data, split, found)
+    page = latent_explorer.explorer(vae, data, split, found)
     x = split.x.to(getattr(torch, dtype))
     means = vae.encode(x).double()
     planes, starts = planes_of(means), starts_of(means, split.labels)
@@ -107,7 +108,7 @@ def test_a_table_is_shown_in_its_own_units(tmp_path):
     np.save(tmp_path / "x.npy", values)
     data = pv.load_data(tmp_path / "x.npy")
     vae = vae_for(data, 2)
-    page = explorer.explorer(vae, data, data.valid)
+    page = latent_explorer.explorer(vae, data, data.valid)
     low = np.array(page["low"])
 
     def table(text):
@@ -127,7 +128,7 @@ def test_missing_values_stay_missing(tmp_path):
     values[::3, 1] = np.nan
     np.save(tmp_path / "x.npy", values)
     data = pv.load_data(tmp_path / "x.npy", missing="mask")
-    page = explorer.explorer(vae_for(data, 2), data, data.valid)
+    page = latent_explorer.explorer(vae_for(data, 2), data, data.valid)
     stored = np.frombuffer(base64.b64decode(page["rows"]["stored"]), np.float32).reshape(-1, 3)
     np.testing.assert_array_equal(np.isnan(stored), data.valid.stored.isnan().numpy())
     assert np.isfinite(page["low"]).all()
@@ -154,7 +155,7 @@ def test_pictures_are_shown_in_their_own_range(tmp_path, low, high, levels, stan
     data = pictures_of(tmp_path, values, standardize=standardize)
     vae, split = normal_vae(data), data.valid
     assert bool(split.measure.scale) is standardize
-    page = explorer.explorer(vae, data, split)
+    page = latent_explorer.explorer(vae, data, split)
 
     def paper(x):
         unit = split.measure.undo(x) * (levels or 1)
@@ -172,7 +173,7 @@ def test_a_missing_pixel_is_paper(tmp_path):
     values = np.random.default_rng(0).uniform(0.2, 1, (100, 64))
     values[::2, 1] = np.nan
     data = pictures_of(tmp_path, values, missing="mask")
-    page = explorer.explorer(normal_vae(data), data, data.valid)
+    page = latent_explorer.explorer(normal_vae(data), data, data.valid)
     shown, seen = pixels(page["rows"]["stored"]), data.valid.mask.numpy()
     assert not seen.all()
     assert (shown[~seen] == 255).all()
@@ -186,37 +187,37 @@ def test_a_constant_column_has_no_share_in_the_error_of_blending(tmp_path, stand
     values[:, 2] = 0.1
     np.save(tmp_path / "x.npy", values)
     data = pv.load_data(tmp_path / "x.npy", standardize=standardize)
-    page = explorer.explorer(vae_for(data, 2), data, data.valid)
+    page = latent_explorer.explorer(vae_for(data, 2), data, data.valid)
     assert 0 < page["blend_error"] < 1
-    sheets = explorer.Sheets(data.valid)
+    sheets = latent_explorer.Sheets(data.valid)
     grid, halfway = torch.randn(25, 3).double(), torch.randn(25, 3).double()
-    without = explorer.Sheets(pv.load_data(tmp_path / "two.npy", standardize=standardize).valid)
-    found = explorer._blend_error(grid, halfway, 5, sheets)
-    assert found == pytest.approx(explorer._blend_error(grid[:, :2], halfway[:, :2], 5, without))
+    without = latent_explorer.Sheets(pv.load_data(tmp_path / "two.npy", standardize=standardize).valid)
+    found = latent_explorer._blend_error(grid, halfway, 5, sheets)
+    assert found == pytest.approx(latent_explorer._blend_error(grid[:, :2], halfway[:, :2], 5, without))
 
 
 def test_large_pictures_are_shown_smaller_and_grids_stay_within_their_room():
     stored = (torch.rand(20, 200 * 100) * 255).to(torch.uint8)
     split = pv.Split("valid", stored, pv.load_data("mnist-5k").valid.measure, image_shape=(200, 100))
-    sheets = explorer.Sheets(split)
+    sheets = latent_explorer.Sheets(split)
     assert (sheets.shrink, sheets.shown) == (3, (66, 33))
     assert pixels(sheets.text(sheets.stored)).shape == (20, 66 * 33)
-    assert explorer.grid_size(sheets, 40, 2) ** 2 * 40 * sheets.width <= explorer.PICTURE_VALUES
-    assert len(explorer.fitting_rows(split, 500)) == 20
+    assert latent_explorer.grid_size(sheets, 40, 2) ** 2 * 40 * sheets.width <= latent_explorer.PICTURE_VALUES
+    assert len(latent_explorer.fitting_rows(split, 500)) == 20
 
 
 def test_why_there_is_no_explorer():
     data = pv.load_data("digits")
-    assert explorer.why_no_explorer(vae_for(data, 2), data.valid) == ""
+    assert latent_explorer.why_no_explorer(vae_for(data, 2), data.valid) == ""
     nets = pv.nets.mlp(12, 9, 64), pv.nets.mlp(74, 9, 4)
     conditional = pv.ConditionalVAE(
         pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(nets[0]), pv.guides.MeanFieldNormal(nets[1]), 10
     )
-    assert explorer.why_no_explorer(conditional, data.valid) == "its decoder needs more than z: labels"
-    two = programs.Hierarchical(D=64)
-    assert "no decode(z)" in explorer.why_no_explorer(two, data.valid)
+    assert latent_explorer.why_no_explorer(conditional, data.valid) == "its decoder needs more than z: labels"
+    two = example_programs.Hierarchical(D=64)
+    assert "no decode(z)" in latent_explorer.why_no_explorer(two, data.valid)
     two.decode = lambda z: z
-    assert "z is in 2 places (z1, z2)" in explorer.why_no_explorer(two, data.valid)
+    assert "z is in 2 places (z1, z2)" in latent_explorer.why_no_explorer(two, data.valid)
 
 
 def test_the_page_is_one_file_whose_data_cannot_end_its_script(tmp_path, fake_portraits):
@@ -237,7 +238,7 @@ def test_the_page_is_one_file_whose_data_cannot_end_its_script(tmp_path, fake_po
     assert "http://" not in page
     assert "https://" not in page
     assert not (tmp_path / "figures").exists()  # drawn again for the page alone
-    assert {"training", "samples"} <= {name for name in report.CAPTIONS if report.CAPTIONS[name][0] in page}
+    assert {"training", "samples"} <= {name for name in html_page.CAPTIONS if html_page.CAPTIONS[name][0] in page}
     assert page == write(tmp_path, vae, data, history=history).read_text()  # same seed, same bits
 
 
@@ -250,7 +251,7 @@ def test_numbers_come_from_the_record_with_their_meaning(tmp_path, fake_portrait
         "iwae": {"1": -22.75, "5": -22.0, "50": -21.75, "200": -21.5}, "khat_bad": 0.25, "active_units": 2,
         "num_data": 180, "num_samples": 200,
     }  # fmt: skip
-    shown = {number.name: number for number in numbers.numbers(known)}
+    shown = {number.name: number for number in numbers_in_words.numbers(known)}
     assert {name: number.value for name, number in shown.items()} == {
         "log p(x)": "−21.50", "error over rows": "± 0.40", "Monte-Carlo error": "± 0.012", "ELBO": "−22.75",
         "reconstruction": "−20.00", "KL": "2.75", "IWAE bounds": "−22.00 · −21.75", "k-hat too high": "25%",
@@ -269,7 +270,7 @@ def test_numbers_come_from_the_record_with_their_meaning(tmp_path, fake_portrait
 def test_a_page_without_explorer_or_log_px_stands(tmp_path, fake_portraits):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(100, 1)))
     data = pv.load_data(tmp_path / "x.npy")
-    program = programs.global_mean()
+    program = example_programs.global_mean()
     history = pv.fit(program, data, epochs=2, batch_size=80).history
     page = write(tmp_path, program, data, history=history, out=tmp_path / "else.html").read_text()
     assert "There is no explorer on this page: this program has no decode(z)" in page
@@ -303,11 +304,11 @@ def test_what_is_no_program_and_where_no_file_can_be_is_said_at_the_door(tmp_pat
 
 def test_a_recipe_reads_part_inside_part():
     made = describe(vae_for(pv.load_data("digits"), 2))
-    assert report.recipe(made).splitlines()[:3] == [
+    assert html_page.recipe(made).splitlines()[:3] == [
         "VAE(", "    prior=StandardNormal(num_latents=2),", "    likelihood=Bernoulli(",
     ]  # fmt: skip
-    assert report.recipe({"make": "a.b", "of": {"same_as": "program.guide"}}) == "b(\n    of=program.guide,\n)"
-    assert report.recipe({"make": "a.b", "n": list(range(20))}).endswith("11, … (20)])")
+    assert html_page.recipe({"make": "a.b", "of": {"same_as": "program.guide"}}) == "b(\n    of=program.guide,\n)"
+    assert html_page.recipe({"make": "a.b", "n": list(range(20))}).endswith("11, … (20)])")
 
 
 def test_digits_of_twenty_latents_stay_below_five_megabytes(tmp_path):

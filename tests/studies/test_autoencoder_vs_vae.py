@@ -9,9 +9,10 @@ from sklearn import decomposition
 
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
+from pyro_vae.diagnostics.latent_space_metrics import neighbours_among
 from pyro_vae.errors import InputError
-from pyro_vae.models.projection import median_square
-from pyro_vae.study.encoders import (
+from pyro_vae.models.pca import median_square
+from pyro_vae.studies.autoencoder_vs_vae import (
     NUMBERS,
     Training,
     examine,
@@ -20,7 +21,6 @@ from pyro_vae.study.encoders import (
     new_codes,
     over_seeds,
 )
-from pyro_vae.study.latent_space import neighbours_among
 
 SMALL = Training(hidden=(32,), epochs=3)
 

@@ -4,9 +4,16 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.show.encoders import draw_encoders, plot_codes, plot_draws, plot_lines, plot_rolls, plot_sizes
-from pyro_vae.study.encoders import NUMBERS
-from pyro_vae.study.unroll import Unrolled
+from pyro_vae.studies.autoencoder_vs_vae import NUMBERS
+from pyro_vae.studies.autoencoder_vs_vae_figures import (
+    draw_encoders,
+    plot_codes,
+    plot_draws,
+    plot_lines,
+    plot_rolls,
+    plot_sizes,
+)
+from pyro_vae.studies.swiss_roll import Unrolled
 
 
 @pytest.fixture(scope="module")

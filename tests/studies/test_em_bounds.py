@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal, kl_divergence
 
 from pyro_vae.errors import InputError
-from pyro_vae.study.touching import touching
+from pyro_vae.studies.em_bounds import touching
 
 WEIGHT, SCALE, BACKGROUND = 0.4, 0.9, 2.5
 

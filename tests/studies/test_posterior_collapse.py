@@ -5,12 +5,13 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import Hierarchical, global_mean, vamp_vae
+from example_programs import Hierarchical, global_mean, vamp_vae
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.diagnostics.latent_usage import usage
 from pyro_vae.errors import InputError
-from pyro_vae.study.collapse import collapse, deep_vae, over_plain, usage, ways_out
+from pyro_vae.studies.posterior_collapse import collapse, deep_vae, over_plain, ways_out
 
 
 class Known(nn.Module):

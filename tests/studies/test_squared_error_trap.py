@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from example_programs import Hierarchical
 from oracles import LinearGaussian
-from programs import Hierarchical
 
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
 from pyro_vae.errors import InputError
-from pyro_vae.study.shifts import cut, shift, shifts
+from pyro_vae.studies.squared_error_trap import cut, shift, shifts
 
 
 def test_moving_is_what_a_loop_does():

@@ -8,8 +8,8 @@ import torch
 from oracles import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.show.shifts import plot_shifts, typical_row
-from pyro_vae.study.shifts import shifts
+from pyro_vae.studies.squared_error_trap import shifts
+from pyro_vae.studies.squared_error_trap_figure import plot_shifts, typical_row
 
 
 @pytest.fixture

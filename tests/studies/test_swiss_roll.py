@@ -5,8 +5,8 @@ import torch
 from sklearn.datasets import make_swiss_roll
 
 from pyro_vae.errors import InputError
-from pyro_vae.study.encoders import Training
-from pyro_vae.study.unroll import on_the_sheet, swiss_roll, unroll, unrolling
+from pyro_vae.studies.autoencoder_vs_vae import Training
+from pyro_vae.studies.swiss_roll import on_the_sheet, swiss_roll, unroll, unrolling
 
 
 def test_places_on_the_sheet_are_those_it_was_rolled_from():

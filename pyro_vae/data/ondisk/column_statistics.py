@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.cache import cache_folder, keep, key_of
-from pyro_vae.data.disk import RowsOnDisk
+from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
 from pyro_vae.errors import InputError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data.cache import cache_folder, key_of
-from pyro_vae.data.disk import rows_of_npy
-from pyro_vae.data.files import LABEL_COLUMNS, Table, frame_table, labels_of
+from pyro_vae.data.ondisk.rows_on_disk import rows_of_npy
+from pyro_vae.data.read_files import LABEL_COLUMNS, Table, frame_table, labels_of
 from pyro_vae.errors import InputError
 
 ROWS_AT_ONCE = 2**14

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from pyro_vae.data.disk import RowsOnDisk, open_npy, rows_of_npy
-from pyro_vae.data.files import Table, read_file
-from pyro_vae.data.survey import surveyed
+from pyro_vae.data.ondisk.column_statistics import surveyed
+from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk, open_npy, rows_of_npy
+from pyro_vae.data.read_files import Table, read_file
 from pyro_vae.errors import InputError
 
 LARGEST_IN_MEMORY = 2**30  # bytes of a file's rows; a larger one stays on disk
@@ -56,7 +56,7 @@ def _distinct(num_rows: int, count: int, generator: torch.Generator) -> torch.Te
 
 def _on_disk(path: Path) -> Table:
     if path.suffix.lower() == ".parquet":
-        from pyro_vae.data.parquet import table_of_parquet
+        from pyro_vae.data.ondisk.parquet_to_npy import table_of_parquet
 
         return table_of_parquet(path)
     array = open_npy(path)
@@ -76,7 +76,7 @@ def _bytes_in(path: Path) -> int:
     """The bytes that a file's rows take in memory; none for one that cannot be read row by row, or not at all."""
     try:
         if path.suffix.lower() == ".parquet":
-            from pyro_vae.data.parquet import open_parquet
+            from pyro_vae.data.ondisk.parquet_to_npy import open_parquet
 
             about = open_parquet(path).metadata
             return int(about.num_rows * about.num_columns * 8)

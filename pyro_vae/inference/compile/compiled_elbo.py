@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_vae.errors import HandlersWarning, InputError
-from pyro_vae.inference.elbos import OneLoss
-from pyro_vae.inference.graph import Graph, Untraceable
-from pyro_vae.inference.objective import Sums, Terms
-from pyro_vae.inference.recording import Unread, record, same_numbers
+from pyro_vae.inference.compile.recorded_graph import Graph, Untraceable
+from pyro_vae.inference.compile.recorder import Unread, record, same_numbers
+from pyro_vae.inference.objectives.differentiable_elbo import OneLoss
+from pyro_vae.inference.objectives.elbo_terms import Sums, Terms
 
 LIBRARY = Path(contextlib.__file__).parent
 CHECKED_EVERY = 500  # steps, where nobody asks for less

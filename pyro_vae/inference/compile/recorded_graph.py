@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 if TYPE_CHECKING:
-    from pyro_vae.inference.recording import Recorder
+    from pyro_vae.inference.compile.recorder import Recorder
 
 aten = torch.ops.aten
 NEUTRAL = {

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.checks import may_read, unread
-from pyro_vae.inference.graph import Graph, Untraceable
+from pyro_vae.context import may_read, unread
+from pyro_vae.inference.compile.recorded_graph import Graph, Untraceable
 
 aten = torch.ops.aten
 SAME = (aten.detach.default, aten.alias.default)  # the same values in the same place under another name

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import DivergedError, InputError
-from pyro_vae.inference.result import EPOCH_KEYS, FitResult
-from pyro_vae.models.program import place_of
-from pyro_vae.models.rows import Batch, layout_of, require_mask
+from pyro_vae.inference.fit_result import EPOCH_KEYS, FitResult
+from pyro_vae.programs.parameters import place_of
+from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.row_inputs import Batch, require_mask
 
 
 @runtime_checkable

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.inference.result import EPOCH_KEYS, FitResult
+from pyro_vae.inference.fit_result import EPOCH_KEYS, FitResult
 from pyro_vae.models.ppca import PPCA, SCALE_FLOOR
-from pyro_vae.models.program import place_of
+from pyro_vae.programs.parameters import place_of
 
 
 @torch.no_grad()

@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.context import seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import DivergedError, InputError
-from pyro_vae.inference.progress import Progress, Style
-from pyro_vae.inference.result import EPOCH_KEYS, FitResult
-from pyro_vae.inference.settings import Settings
-from pyro_vae.models.density import Density, Statistics
-from pyro_vae.models.program import load_state, place_of, state_of
-from pyro_vae.models.rows import Batch, layout_of, seeded
+from pyro_vae.inference.fit_result import EPOCH_KEYS, FitResult
+from pyro_vae.inference.svi.progress import Progress, Style
+from pyro_vae.inference.svi.train_config import Settings
+from pyro_vae.models.exact_density import Density, Statistics
+from pyro_vae.programs.parameters import load_state, place_of, state_of
+from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.row_inputs import Batch
 
 START_ROWS = 10_000
 CHECKED_AT_ONCE = 10_000

@@ -9,18 +9,19 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.inference.hmc import State, state_at, transition
-from pyro_vae.inference.joint import Joint
-from pyro_vae.inference.loop import VALID_ROWS_AT_ONCE, Loop
-from pyro_vae.inference.optim import OneOptimizer
-from pyro_vae.inference.progress import Progress, Style
-from pyro_vae.inference.result import FitResult
-from pyro_vae.inference.settings import Settings
-from pyro_vae.models.program import named_parameters, parameters_of, place_of
-from pyro_vae.models.rows import Batch, evaluating, seeded
-from pyro_vae.shapes import PerRow, RowLatents
+from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.posterior.hmc import State, state_at, transition
+from pyro_vae.inference.svi.optimizer import OneOptimizer
+from pyro_vae.inference.svi.progress import Progress, Style
+from pyro_vae.inference.svi.train_config import Settings
+from pyro_vae.inference.svi.trainer import VALID_ROWS_AT_ONCE, Loop
+from pyro_vae.programs.parameters import named_parameters, parameters_of, place_of
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.unconstrained_joint import Joint
+from pyro_vae.typing import PerRow, RowLatents
 
 FIRST_STEP, GAIN = 0.1, 0.5  # of the leapfrog steps, and how fast their logarithm follows the acceptance
 

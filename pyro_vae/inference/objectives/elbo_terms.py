@@ -13,9 +13,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference.elbos import PARTICLES, FreeBits_ELBO, ImportanceWeighted_ELBO, factorizes
-from pyro_vae.inference.wake_sleep import ReweightedWakeSleep
-from pyro_vae.models.rows import Layout, sample_sites
+from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO, factorizes
+from pyro_vae.inference.objectives.importance_weighted import PARTICLES, ImportanceWeighted_ELBO
+from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep
+from pyro_vae.programs.plates import Layout
+from pyro_vae.programs.traces import sample_sites
 
 OWN = (ImportanceWeighted_ELBO, FreeBits_ELBO, ReweightedWakeSleep)
 LINEAR = (Trace_ELBO, TraceGraph_ELBO, TraceEnum_ELBO)  # a scale on every site is a scale on these, and on few others

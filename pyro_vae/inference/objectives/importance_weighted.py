@@ -1,4 +1,4 @@
-"""Objectives beside Pyro's own, each an ordinary Pyro ELBO that `SVI(model, guide, optimizer, loss)` takes as it is."""
+"""The importance-weighted bound, and its doubly reparameterized gradient."""
 
 import math
 import warnings
@@ -9,44 +9,15 @@ from typing import Any
 import pyro.poutine as poutine
 import torch
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import Trace_ELBO
-from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
-from pyro.util import warn_if_nan
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_vae.errors import InputError, RowsError
-from pyro_vae.models.rows import sample_sites
+from pyro_vae.inference.objectives.differentiable_elbo import OneLoss
+from pyro_vae.programs.traces import sample_sites
 
 PARTICLES = "num_particles_vectorized"  # what Pyro calls the plate over particles
-
-
-class OneLoss(Trace_ELBO):
-    """An ELBO whose loss is one differentiable number: `loss`, `differentiable_loss` and `loss_and_grads` agree."""
-
-    def tensor_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The same loss, none of whose values has been looked at."""
-        return self._loss_of(list(self._get_traces(model, guide, args, kwargs)))
-
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        loss = self.tensor_loss(model, guide, *args, **kwargs)
-        warn_if_nan(loss, "loss")
-        return loss
-
-    def _loss_of(self, traces: list[tuple[Trace, Trace]]) -> Tensor:
-        raise NotImplementedError
-
-    @torch.no_grad()
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward(retain_graph=self.retain_graph)  # type: ignore[no-untyped-call]
-        return torch_item(loss)
 
 
 class ImportanceWeighted_ELBO(OneLoss):
@@ -227,70 +198,3 @@ def _frozen(trace: Trace) -> Iterator[None]:
     finally:
         for leaf in trained:
             leaf.requires_grad_(True)
-
-
-class FreeBits_ELBO(OneLoss):
-    r"""An ELBO in which the first λ nats of KL are free, $E[\log p(x|z)] - \sum_j \max(\lambda, \mathrm{KL}_j)$.
-
-    `free_bits` is λ in nats, and $\mathrm{KL}_j$ the batch's mean for each latent site, or with `each="dimension"` for
-    each dimension of a site, which needs prior and guide with independent dimensions (Kingma et al., arXiv:1606.04934).
-    Latents that carry less than λ are not pressed further towards the prior. KL is analytic where there is a closed
-    form, otherwise from the draws. Raises `InputError` for latents without a reparameterized sampler or dimensions that
-    depend on each other.
-
-    >>> import pyro_vae as pv
-    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
-    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> fitted = pv.fit(vae, torch.ones(20, 5), epochs=2, loss=FreeBits_ELBO(0.1, each="dimension"))
-    """
-
-    def __init__(self, free_bits: float, *, each: str = "site", num_particles: int = 1, **options: Any) -> None:
-        super().__init__(num_particles, **options)
-        if not free_bits >= 0:
-            raise InputError(f"free_bits must not be negative, got {free_bits}")
-        if each not in ("site", "dimension"):
-            raise InputError(f"each is 'site' or 'dimension', got {each!r}")
-        self.free_bits, self.each = free_bits, each
-
-    def _loss_of(self, traces: list[tuple[Trace, Trace]]) -> Tensor:
-        likelihood: Tensor | float = 0.0
-        kls: dict[str, list[tuple[Tensor, Tensor]]] = {}
-        for model, guide in traces:
-            latents, observed = _latents_and_observed(model, guide)
-            likelihood = likelihood + sum(site["log_prob_sum"] for site in observed)
-            for name, site in sample_sites(guide).items():
-                kls.setdefault(name, []).append(self._kl(name, latents[name], site))
-        loss = -torch.as_tensor(likelihood) / self.num_particles
-        for found in kls.values():
-            mean = torch.stack([mean for mean, _ in found]).mean(0)
-            weight = torch.stack([weight for _, weight in found]).sum() / self.num_particles
-            loss = loss + weight * mean.clamp(min=self.free_bits).sum()
-        return loss
-
-    def _kl(self, name: str, prior: Any, guide: Any) -> tuple[Tensor, Tensor]:
-        """The site's mean KL over rows, for each dimension or as one number, and the sum of the rows' scales."""
-        p, q = prior["fn"], guide["fn"]
-        if self.each == "dimension":
-            if not factorizes(p, q):
-                raise InputError(
-                    f"free bits for each dimension need a prior and a guide with independent dimensions; {name} has "
-                    f"{type(p).__name__} and {type(q).__name__}: take each='site'"
-                )
-            p, q = p.base_dist, q.base_dist
-        try:
-            kl = kl_divergence(q, p)
-        except NotImplementedError:
-            kl = q.log_prob(guide["value"]) - p.log_prob(guide["value"])
-        rows = guide["unscaled_log_prob"]
-        seen = scale_and_mask(torch.ones_like(rows), mask=guide["mask"])
-        weight = scale_and_mask(torch.ones_like(rows), scale=guide["scale"], mask=guide["mask"]).sum()
-        kl = kl * seen.reshape(seen.shape + (1,) * (kl.dim() - rows.dim()))
-        return kl.sum(list(range(rows.dim()))) / seen.sum() if rows.dim() else kl, weight
-
-
-def factorizes(p: Any, q: Any) -> bool:
-    """Whether two distributions over z both have independent dimensions: a KL for each exists."""
-    return all(
-        isinstance(fn, torch.distributions.Independent) and len(fn.event_shape) == 1 and fn.base_dist.event_shape == ()
-        for fn in (p, q)
-    )

@@ -11,8 +11,9 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference.elbos import OneLoss, in_plates, same_scale, shared_plates
-from pyro_vae.models.rows import Dreaming, sample_sites
+from pyro_vae.inference.objectives.differentiable_elbo import OneLoss
+from pyro_vae.inference.objectives.importance_weighted import in_plates, same_scale, shared_plates
+from pyro_vae.programs.traces import Dreaming, sample_sites
 
 
 class ReweightedWakeSleep(OneLoss):

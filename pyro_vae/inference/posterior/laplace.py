@@ -14,13 +14,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions.transforms import ComposeTransform, IndependentTransform, ReshapeTransform, Transform
 
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.inference.joint import Joint, free_map
-from pyro_vae.inference.refine import Tabled, whole_batch
-from pyro_vae.models.program import parameters_of
-from pyro_vae.models.rows import evaluating, layout_of, require_density, seeded
-from pyro_vae.shapes import PerRow, RowLatents
+from pyro_vae.inference.posterior.per_row_guides import Tabled, whole_batch
+from pyro_vae.programs.parameters import parameters_of
+from pyro_vae.programs.plates import layout_of, require_density
+from pyro_vae.programs.unconstrained_joint import Joint, free_map
+from pyro_vae.typing import PerRow, RowLatents
 
 AT_THE_TOP = 1e-6  # nats that another Newton step would win
 FIRST_DAMPING, LEAST_DAMPING = 1e-3, 1e-9  # of the largest curvature

@@ -10,13 +10,13 @@ import torch
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
+from pyro_vae.arviz_compat import rhat_and_ess
+from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.arviz import rhat_and_ess
-from pyro_vae.evidence.logpx import Scored, rows_to_score
-from pyro_vae.inference.joint import Joint
-from pyro_vae.models.program import parameters_of
-from pyro_vae.models.rows import evaluating, seeded
+from pyro_vae.programs.parameters import parameters_of
+from pyro_vae.programs.scored_rows import Scored, rows_to_score
+from pyro_vae.programs.unconstrained_joint import Joint
 
 MANY_ROWS = 64
 

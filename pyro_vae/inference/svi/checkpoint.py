@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyro_vae.atomic_write import read_tensors
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.models.program import load_state, named_parameters, state_of
-from pyro_vae.runs import read_tensors
+from pyro_vae.programs.parameters import load_state, named_parameters, state_of
 
 if TYPE_CHECKING:
-    from pyro_vae.inference.loop import Loop
+    from pyro_vae.inference.svi.trainer import Loop
 
 GLANCED_AT = 1000
 COUNTERS = ("epoch", "best_epoch", "best_value", "history")
@@ -84,3 +84,6 @@ def _glance(split: Split) -> str:
     some = split.stored[places]
     digest = hashlib.sha256(some.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
     return f"{len(split)} rows of {split.shape[1]} {some.dtype} {digest}"
+
+
+CHECKPOINT = Path("checkpoint") / "state.safetensors"

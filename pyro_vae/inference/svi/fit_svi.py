@@ -9,16 +9,16 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from pyro_vae.context import seeded
 from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.distributed import local_device, started_together, world
 from pyro_vae.errors import CollapseWarning, InputError
-from pyro_vae.inference.loop import Loop
-from pyro_vae.inference.progress import Style
-from pyro_vae.inference.ranks import local_device, started_together, world
-from pyro_vae.inference.result import FitResult
-from pyro_vae.inference.settings import Settings
-from pyro_vae.models.program import named_parameters, parameters_of, place_of
-from pyro_vae.models.rows import seeded
-from pyro_vae.runs import CHECKPOINT
+from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.svi.checkpoint import CHECKPOINT
+from pyro_vae.inference.svi.progress import Style
+from pyro_vae.inference.svi.train_config import Settings
+from pyro_vae.inference.svi.trainer import Loop
+from pyro_vae.programs.parameters import named_parameters, parameters_of, place_of
 
 
 def fit(

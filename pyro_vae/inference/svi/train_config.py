@@ -3,8 +3,10 @@
 import math
 from dataclasses import dataclass
 
+import torch
+
 from pyro_vae.errors import InputError
-from pyro_vae.inference.optim import OPTIMIZERS, SCHEDULES, rate_factor
+from pyro_vae.inference.svi.optimizer import OPTIMIZERS, SCHEDULES, rate_factor
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,6 @@ class Settings:
     def stream(self, epoch: int) -> int:
         """The seed of one epoch's random numbers; epoch −1 stands for validation, the same at every epoch."""
         return (self.seed * 1_000_003 + epoch + 1) % 2**32
+
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}

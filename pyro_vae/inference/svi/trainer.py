@@ -16,20 +16,24 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pyro_vae.atomic_write import write_tensors
+from pyro_vae.context import evaluating, seeded, undisturbed
 from pyro_vae.data import Split
+from pyro_vae.distributed import ALONE, Ranks, Reducer
 from pyro_vae.errors import DivergedError, InputError, RowsError
-from pyro_vae.inference.checkpoint import begin_together, go_on_from, snapshot
-from pyro_vae.inference.compiled import Compiled_ELBO, is_recorded
-from pyro_vae.inference.objective import RowWeighted, Terms
-from pyro_vae.inference.optim import OneOptimizer
-from pyro_vae.inference.progress import Progress, Style
-from pyro_vae.inference.ranks import ALONE, Ranks, Reducer, undisturbed
-from pyro_vae.inference.result import FitResult
-from pyro_vae.inference.settings import Settings
-from pyro_vae.inference.weights import Weigher
-from pyro_vae.models.program import ACTIVE_VARIANCE, active_units, load_state, named_parameters, state_of
-from pyro_vae.models.rows import Batch, caller, evaluating, layout_of, require_mask, sample_sites, seeded, traces_of
-from pyro_vae.runs import write_tensors
+from pyro_vae.inference.compile.compiled_elbo import Compiled_ELBO, is_recorded
+from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.objectives.elbo_terms import RowWeighted, Terms
+from pyro_vae.inference.svi.checkpoint import begin_together, go_on_from, snapshot
+from pyro_vae.inference.svi.optimizer import OneOptimizer
+from pyro_vae.inference.svi.progress import Progress, Style
+from pyro_vae.inference.svi.train_config import Settings
+from pyro_vae.programs.log_weights import Weigher
+from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE, active_units
+from pyro_vae.programs.parameters import load_state, named_parameters, state_of
+from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.row_inputs import Batch, caller, require_mask
+from pyro_vae.programs.traces import sample_sites, traces_of
 
 VALID_ROWS_AT_ONCE = 1000
 VALID_DRAWS = 2000

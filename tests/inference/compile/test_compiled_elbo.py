@@ -8,18 +8,19 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from programs import Hierarchical, PerRowGuide, global_mean, plain_functions, vamp_vae
+from example_programs import Hierarchical, PerRowGuide, global_mean, plain_functions, vamp_vae
+from part_tables import GUIDES, LIKELIHOODS, NETS, PRIORS, D, K, guide_of, likelihood_of
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
-from test_parts import GUIDES, LIKELIHOODS, NETS, PRIORS, D, K, guide_of, likelihood_of
 from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.errors import HandlersWarning, InputError
-from pyro_vae.inference.compiled import Compiled_ELBO
-from pyro_vae.inference.elbos import FreeBits_ELBO, ImportanceWeighted_ELBO
-from pyro_vae.inference.wake_sleep import ReweightedWakeSleep, WakeSleep
-from pyro_vae.models.program import named_parameters, parameters_of
-from pyro_vae.models.rows import caller
+from pyro_vae.inference.compile.compiled_elbo import Compiled_ELBO
+from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO
+from pyro_vae.inference.objectives.importance_weighted import ImportanceWeighted_ELBO
+from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
+from pyro_vae.programs.parameters import named_parameters, parameters_of
+from pyro_vae.programs.row_inputs import caller
 
 B = 12
 
@@ -250,11 +251,11 @@ def test_what_cannot_be_recorded_goes_by_the_handlers_after_one_warning(name):
 
 
 def test_a_shape_is_recorded_once_and_the_last_smaller_batch_too(tiny_vae, monkeypatch):
-    from pyro_vae.inference import compiled
+    from pyro_vae.inference.compile import compiled_elbo
 
     recorded = []
-    record = compiled.record
-    monkeypatch.setattr(compiled, "record", lambda *args: recorded.append(args[1].shape) or record(*args))
+    record = compiled_elbo.record
+    monkeypatch.setattr(compiled_elbo, "record", lambda *args: recorded.append(args[1].shape) or record(*args))
     vae, x = tiny_vae
     pv.fit(vae, x, epochs=5, batch_size=25)  # 25, 25, 10
     assert recorded == [(25, 6), (25, 6), (10, 6), (10, 6)]  # twice each: the second has to repeat the first

@@ -9,8 +9,8 @@ from sklearn.mixture import BayesianGaussianMixture as ScikitMixture
 
 import pyro_vae as pv
 from pyro_vae.data import Split
-from pyro_vae.data.measure import Measure
-from pyro_vae.inference.coordinate_ascent import fit_cavi
+from pyro_vae.data.reference_measure import Measure
+from pyro_vae.inference.em.fit_cavi import fit_cavi
 from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
 
 CENTRES = torch.tensor([[-3.0, 0.0], [3.0, 1.0], [0.0, 4.0]], dtype=torch.float64)

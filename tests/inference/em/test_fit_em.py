@@ -11,7 +11,7 @@ from pyro.infer import TraceEnum_ELBO
 import pyro_vae as pv
 from pyro_vae.errors import InputError
 from pyro_vae.models.gaussian_mixture import COVARIANCES
-from pyro_vae.models.program import state_of
+from pyro_vae.programs.parameters import state_of
 
 
 def lumps(n=300, D=3, C=4, seed=0, spread=2.0):
@@ -218,7 +218,7 @@ def test_k_means_is_the_limit_of_soft_em():
 
 def test_ppca_reaches_its_closed_form():
     """log p(x), covariance and subspace, to 1e-5; and never falls."""
-    from test_ppca import rows
+    from oracles import factor_rows as rows
 
     x = rows()
     em, exact = pv.PPCA(2, 5), pv.PPCA(2, 5)
@@ -245,8 +245,8 @@ def test_the_mean_is_learned_wherever_it_starts(start):
 
 
 def test_factor_analysis_is_scikit_learns():
+    from oracles import factor_rows as rows
     from sklearn.decomposition import FactorAnalysis
-    from test_ppca import rows
 
     x = rows(n=1000)
     factors = pv.FactorAnalysis(2, 5)

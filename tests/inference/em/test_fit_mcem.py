@@ -2,7 +2,7 @@
 
 import math
 
-import programs
+import example_programs
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -11,11 +11,12 @@ from oracles import LinearGaussian
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.inference.hmc import state_at, transition
-from pyro_vae.inference.joint import Joint
-from pyro_vae.inference.monte_carlo_em import fit_mcem, log_joint
-from pyro_vae.models.program import state_of
-from pyro_vae.models.rows import Batch, layout_of
+from pyro_vae.inference.em.fit_mcem import fit_mcem, log_joint
+from pyro_vae.inference.posterior.hmc import state_at, transition
+from pyro_vae.programs.parameters import state_of
+from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.unconstrained_joint import Joint
 
 
 @pytest.mark.parametrize("sites", [1, 2])
@@ -205,7 +206,7 @@ def test_what_cannot_be_fitted_is_refused(tiny_vae):
     with pytest.raises(pv.InputError, match="continuous latents"):
         fit_mcem(pv.Program(discrete, of_guide), torch.zeros(4, 1), epochs=1)
     with pytest.raises(pv.RowsError, match="mean lies outside"):
-        fit_mcem(programs.global_mean(), torch.zeros(4, 1), epochs=1)
+        fit_mcem(example_programs.global_mean(), torch.zeros(4, 1), epochs=1)
     with pytest.raises(pv.InputError, match="gradient in no parameter"):
         fit_mcem(LinearGaussian(2, 3), torch.zeros(4, 3), epochs=1)
     with pytest.raises(pv.InputError, match="target_accept between 0 and 1"):

@@ -7,14 +7,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from example_programs import global_mean, vamp_vae
 from oracles import LinearGaussian
-from programs import global_mean, vamp_vae
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.models.rows import seeded
+from pyro_vae.context import seeded
 
 IW = pv.ImportanceWeighted_ELBO
 
@@ -218,8 +218,9 @@ def test_fit_takes_every_objective_with_warm_up_and_batches(loss, tiny_vae):
 
 def test_the_importance_weighted_bound_is_climbed_in_nats_per_row(tiny_vae):
     vae, x = tiny_vae
-    from pyro_vae.inference.objective import RowWeighted
-    from pyro_vae.models.rows import Batch, layout_of
+    from pyro_vae.inference.objectives.elbo_terms import RowWeighted
+    from pyro_vae.programs.plates import layout_of
+    from pyro_vae.programs.row_inputs import Batch
 
     weigh = RowWeighted(layout_of(vae, Batch(x)), len(x))
     with seeded(0):

@@ -7,18 +7,21 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from example_programs import Hierarchical, PerRowGuide, global_mean, vamp_vae
 from oracles import LinearGaussian
-from programs import Hierarchical, PerRowGuide, global_mean, vamp_vae
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.context import seeded
 from pyro_vae.data import Measure, Split
-from pyro_vae.inference.objective import RowWeighted
-from pyro_vae.inference.wake_sleep import ReweightedWakeSleep, WakeSleep
-from pyro_vae.models.rows import Batch, layout_of, sample_sites, seeded
+from pyro_vae.inference.objectives.elbo_terms import RowWeighted
+from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
+from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.traces import sample_sites
 
 RWS = ReweightedWakeSleep
 PATTERNS = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3)), dtype=torch.float64)

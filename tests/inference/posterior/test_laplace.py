@@ -2,7 +2,7 @@
 
 import math
 
-import programs
+import example_programs
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -11,8 +11,9 @@ from oracles import LinearGaussian
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.inference.laplace import laplace
-from pyro_vae.models.program import encode, sample, state_of
+from pyro_vae.inference.posterior.laplace import laplace
+from pyro_vae.programs.model_and_guide import encode, sample
+from pyro_vae.programs.parameters import state_of
 
 
 def oracle_in(dtype, sites):
@@ -178,7 +179,7 @@ def test_several_sites_with_bounds_that_depend_on_others_are_one_normal():
 
 
 def test_rows_are_looked_up_and_the_program_keeps_its_own_places():
-    table = programs.PerRowGuide(30, torch.randn(5, 2), 0.5)
+    table = example_programs.PerRowGuide(30, torch.randn(5, 2), 0.5)
     x, places = torch.randn(8, 5), torch.arange(20, 28)
     found = laplace(table, x, rows=places)
     exact = pv.exact_evidence(table, x, rows=places).log_px
@@ -229,7 +230,7 @@ def test_what_has_no_mode_for_each_row_is_refused(tiny_vae):
     with pytest.raises(pv.InputError, match="continuous latents"):
         laplace(pv.Program(discrete, of_guide), torch.zeros(4, 1))
     with pytest.raises(pv.RowsError, match="mean lies outside"):
-        laplace(programs.global_mean(), torch.zeros(4, 1))
+        laplace(example_programs.global_mean(), torch.zeros(4, 1))
     with pytest.raises(pv.InputError, match="another plate beside"):
         laplace(pv.Program(crossed, crossed_guide), torch.zeros(3, 4))
     with pytest.raises(pv.InputError, match="one or more"):

@@ -4,15 +4,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from example_programs import Hierarchical, PerRowGuide, global_mean, plain_functions
 from oracles import LinearGaussian
-from programs import Hierarchical, PerRowGuide, global_mean, plain_functions
 from pyro import poutine
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyro_vae as pv
-from pyro_vae.inference.refine import refine
-from pyro_vae.models.program import encode, named_parameters, state_of
+from pyro_vae.inference.posterior.refinement import refine
+from pyro_vae.programs.model_and_guide import encode
+from pyro_vae.programs.parameters import named_parameters, state_of
 
 
 class Astray(LinearGaussian):

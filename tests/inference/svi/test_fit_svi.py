@@ -24,8 +24,8 @@ from pyro.infer import (
 )
 
 import pyro_vae as pv
-from pyro_vae.inference.settings import Settings
-from pyro_vae.models.program import state_of
+from pyro_vae.inference.svi.train_config import Settings
+from pyro_vae.programs.parameters import state_of
 
 
 def without_seconds(history):
@@ -237,8 +237,8 @@ def test_a_fit_goes_on_from_its_checkpoint_to_the_same_bits(tiny_vae, tmp_path, 
 KILLED = """
 import os, signal, torch, sys
 import pyro_vae as pv
-from pyro_vae.inference import loop
-loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+from pyro_vae.inference.svi import trainer
+trainer.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 torch.manual_seed(0)
 x = (torch.rand(60, 6) < 0.4).float()
 likelihood, guide = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4))
@@ -253,7 +253,7 @@ pv.save(vae, sys.argv[1])
 
 
 def test_a_fit_killed_in_the_middle_ends_in_the_same_weights(tmp_path):
-    from pyro_vae.runs import read_tensors
+    from pyro_vae.atomic_write import read_tensors
 
     def run(folder, how):
         return subprocess.run([sys.executable, "-c", KILLED, str(folder), how], env=os.environ, check=False).returncode

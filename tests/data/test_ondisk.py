@@ -9,13 +9,15 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.cli import _run
-from pyro_vae.data import disk, large, load_data
-from pyro_vae.data.dataset import SplitOnDisk, split_of
-from pyro_vae.data.disk import rows_of_npy
-from pyro_vae.data.files import Table, read_file
-from pyro_vae.data.large import read_rows
-from pyro_vae.data.measure import Measure
-from pyro_vae.data.survey import moments
+from pyro_vae.data import load_data
+from pyro_vae.data.dataset import split_of
+from pyro_vae.data.ondisk import read_large_files, rows_on_disk
+from pyro_vae.data.ondisk.column_statistics import moments
+from pyro_vae.data.ondisk.read_large_files import read_rows
+from pyro_vae.data.ondisk.rows_on_disk import rows_of_npy
+from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
+from pyro_vae.data.read_files import Table, read_file
+from pyro_vae.data.reference_measure import Measure
 from pyro_vae.errors import InputError
 
 
@@ -27,8 +29,8 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 7 rows of 10 bytes, windows of 5 blocks."""
-    monkeypatch.setattr(disk, "BLOCK_BYTES", 75)
-    monkeypatch.setattr(disk, "WINDOW_BYTES", 5 * 75)
+    monkeypatch.setattr(rows_on_disk, "BLOCK_BYTES", 75)
+    monkeypatch.setattr(rows_on_disk, "WINDOW_BYTES", 5 * 75)
 
 
 def seeded(seed=0):
@@ -115,7 +117,7 @@ def test_splits_are_disjoint_and_hold_every_row(tmp_path):
 
 
 def test_held_out_rows_are_capped_and_drawn_from_the_whole_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(large, "MOST_HELD_OUT", 40)
+    monkeypatch.setattr(read_large_files, "MOST_HELD_OUT", 40)
     np.save(tmp_path / "x.npy", np.arange(10_000, dtype=np.float32).reshape(5000, 2))
     data = load_data(tmp_path / "x.npy", stream=True)
     assert [len(split) for split in (data.train, data.valid, data.test)] == [4920, 40, 40]
@@ -190,9 +192,9 @@ def test_the_fingerprint_follows_every_byte(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "BLOCK_BYTES", 2**14)
-    monkeypatch.setattr(disk, "WINDOW_BYTES", 2**18)
-    monkeypatch.setattr(large, "MOST_HELD_OUT", 100)
+    monkeypatch.setattr(rows_on_disk, "BLOCK_BYTES", 2**14)
+    monkeypatch.setattr(rows_on_disk, "WINDOW_BYTES", 2**18)
+    monkeypatch.setattr(read_large_files, "MOST_HELD_OUT", 100)
     peaks = []
     for num_rows in (4000, 40_000):
         path = tmp_path / f"{num_rows}.npy"
@@ -210,7 +212,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path, monkeypatch):
 def test_large_files_stay_on_disk_by_themselves(tmp_path, monkeypatch):
     bytes_file(tmp_path / "x.npy")
     assert not isinstance(load_data(tmp_path / "x.npy").train, SplitOnDisk)
-    monkeypatch.setattr(large, "LARGEST_IN_MEMORY", 1000)
+    monkeypatch.setattr(read_large_files, "LARGEST_IN_MEMORY", 1000)
     assert isinstance(load_data(tmp_path / "x.npy").train, SplitOnDisk)
     assert not isinstance(load_data(tmp_path / "x.npy", stream=False).train, SplitOnDisk)
     monkeypatch.setattr("pyro_vae.data.dataset.MOST_AT_ONCE", 1000)
@@ -286,8 +288,8 @@ def line_file(path, num_rows=3000):
 
 
 def test_a_fit_from_disk_learns_as_much_as_one_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "BLOCK_BYTES", 20 * 10)
-    monkeypatch.setattr(disk, "WINDOW_BYTES", 20 * 10 * 20)  # 4 windows of 20 blocks of 10 rows
+    monkeypatch.setattr(rows_on_disk, "BLOCK_BYTES", 20 * 10)
+    monkeypatch.setattr(rows_on_disk, "WINDOW_BYTES", 20 * 10 * 20)  # 4 windows of 20 blocks of 10 rows
     line_file(tmp_path / "x.npy", 1000)
     data = load_data(tmp_path / "x.npy", stream=True)
     in_memory = split_of("train", Table(data.train.stored[:]), data.train.measure)
@@ -332,7 +334,7 @@ def test_em_from_disk_is_em_in_memory(tmp_path, small_blocks):
 def test_the_commands_on_a_file_that_stays_on_disk(tmp_path, monkeypatch, capsys):
     """Score, encode and reconstruct write what they write of rows in memory, part by part."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pyro_vae.show.figures.write_figures", lambda *_: [])
+    monkeypatch.setattr("pyro_vae.plots.fit_figures.write_figures", lambda *_: [])
     line_file("x.npy", 400)
     np.save("more.npy", np.load("x.npy")[::-1][:300])
     words = ["fit", "--data", "x.npy", "--epochs", "2", "--hidden", "8", "--out", "run", "--json"]
@@ -346,9 +348,9 @@ def test_the_commands_on_a_file_that_stays_on_disk(tmp_path, monkeypatch, capsys
     files = {}
     for on_disk in (False, True):
         if on_disk:
-            monkeypatch.setattr("pyro_vae.cli.run.ROWS_AT_ONCE", 128)
+            monkeypatch.setattr("pyro_vae.workflows.open_run.ROWS_AT_ONCE", 128)
             monkeypatch.setattr(
-                "pyro_vae.cli.run.read_rows", lambda path, missing, stream: read_rows(path, missing, True)
+                "pyro_vae.workflows.open_run.read_rows", lambda path, missing, stream: read_rows(path, missing, True)
             )
         for verb, *options in wanted:
             assert _run([verb, "run", "more.npy", *options]) == 0

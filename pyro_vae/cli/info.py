@@ -1,0 +1,48 @@
+"""`pyro-vae info`: what a run's folder holds."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyro_vae.atomic_write import read_lines
+from pyro_vae.cli import print_json
+from pyro_vae.cli.options import RUN, GroupedCommand, output_options
+from pyro_vae.runs import EVALUATION, METRICS, read_config
+
+
+@click.command(cls=GroupedCommand)
+@RUN
+@output_options
+def info(run: Path, as_json: bool, debug: bool) -> None:
+    """Say what a run holds: its settings, how far its fit went, and what was found when it was scored."""
+    import json
+
+    config = read_config(run)
+    history = read_lines(run / METRICS)
+    path = run / EVALUATION
+    evaluation = json.loads(path.read_text()) if path.exists() else {}
+    found: dict[str, Any] = {
+        "run": str(run),
+        "finished": path.exists(),
+        "epochs": len(history),
+        "last_epoch": history[-1] if history else None,
+    }
+    groups = {group: config.get(group, {}) for group in ("about", "data", "model", "objective", "training")}
+    if as_json:
+        print_json(found | groups | {"evaluation": evaluation})
+        return
+    state = (
+        f"{len(history)} epochs, finished"
+        if path.exists()
+        else f"{len(history)} epochs, not finished: pyro-vae fit --resume {run}"
+    )
+    click.echo(f"{run}: {state}")
+    for group, settings in groups.items():
+        click.echo(f"\n{group}\n" + "\n".join(f"  {name:<16}{value}" for name, value in settings.items()))
+    if evaluation:
+        from pyro_vae.cli.print_tables import print_record
+
+        for split, record in evaluation.items():
+            click.echo()
+            print_record(record, f"{split} rows")

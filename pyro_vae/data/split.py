@@ -1,0 +1,157 @@
+"""Some rows of a data set in memory, and the measure that turns what was stored into x."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.ondisk.rows_on_disk import index_of
+from pyro_vae.data.reference_measure import Measure
+from pyro_vae.typing import Rows
+
+DRAW_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some rows of a data set: `stored` (N, D) as read (uint8 stays uint8), and the measure that turns them into x.
+
+    `x` (N, D) float32 **is** the one draw of seed 0: every score refers to it. Training on a split with a random
+    measure draws afresh by `batch`. A split can stand wherever rows are expected; `labels` (N,) or None, `index` (N,)
+    the rows' places where they were read.
+    """
+
+    name: str
+    stored: Tensor
+    measure: Measure = field(default_factory=Measure)
+    labels: Tensor | None = None
+    image_shape: tuple[int, int] | None = None
+    index: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"Split({self.name}: {len(self)} rows of {self.shape[1]}; {self.measure_name})"
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.stored.shape
+
+    @cached_property
+    def _drawn(self) -> Tensor:
+        if self.measure.given:
+            return self.stored
+        generator = torch.Generator().manual_seed(DRAW_SEED)
+        blocks = [self.measure.draw(self.stored[i : i + 4096], generator) for i in range(0, len(self), 4096)]
+        x = torch.cat(blocks) if blocks else torch.zeros(self.shape)
+        return x.to(torch.uint8) if self.measure.binarize != "none" else x
+
+    @property
+    def x(self) -> Rows:
+        """The rows as every score sees them, (N, D)."""
+        return self[:]
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        x = self._drawn[rows]
+        return x if x.is_floating_point() else x.to(torch.float32)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.x)
+
+    def head(self, num_rows: int) -> "Split":
+        """The first rows, the same draw of them."""
+        labels, index = (None if value is None else value[:num_rows] for value in (self.labels, self.index))
+        split = replace(self, stored=self.stored[:num_rows], labels=labels, index=index)
+        split.__dict__["_drawn"] = self._drawn[:num_rows]  # another draw of fewer rows would be another draw
+        return split
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """Which values were observed, (N, D), where some are missing; a missing value of x is 0, and means nothing."""
+        may = self.stored.is_floating_point() and not self.measure.given
+        gaps = self.stored.isnan() if may else None
+        return None if gaps is None or not gaps.any() else ~gaps
+
+    def extras(self, rows: slice | Tensor) -> dict[str, Tensor]:
+        """What belongs to some rows beside x: their `labels` and `mask`, where there are such."""
+        kept = {"labels": self.labels, "mask": self.mask}
+        return {name: value[rows] for name, value in kept.items() if value is not None}
+
+    @cached_property
+    def log_jacobian(self) -> Tensor:
+        """Nats to add to each row's log-density of x to get one of the stored units, (N,) float64."""
+        columns = self.measure.log_jacobian
+        if not len(columns):
+            return torch.zeros((), dtype=torch.float64).expand(len(self))
+        return columns.sum().expand(len(self)) if self.mask is None else self.mask.double() @ columns
+
+    def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The given rows for one training step; where the measure is random drawn afresh, on the generator's device."""
+        if not self.measure.random:
+            return self[rows]
+        return self.measure.draw(self.stored[rows].to(generator.device), generator)
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes that the stored rows take in memory."""
+        return self.stored.nbytes
+
+    def copied_to(self, device: torch.device) -> "Split":
+        """The same rows and the same draw of them, held on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        split = replace(self, stored=self.stored.to(device), labels=labels)
+        known = {"_drawn": self._drawn.to(device), "mask": None if self.mask is None else self.mask.to(device)}
+        split.__dict__.update(known | {"mean": self.mean, "log_jacobian": self.log_jacobian})
+        return split
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Every row once, as indices (n,) for `batch`, in the order of one epoch: a permutation of all rows."""
+        order = torch.randperm(len(self), generator=generator)
+        for start in range(0, len(self), batch_size):
+            yield order[start : start + batch_size]
+
+    def places(self, rows: slice | Tensor) -> Tensor:
+        """Where rows stood where they were read, (n,)."""
+        places = index_of(rows, len(self))
+        return places if self.index is None else self.index[places]
+
+    def parts(self, num_rows: int) -> Iterator["Split"]:
+        """The rows in order, some at a time, each part a split of its own with the same draw."""
+        for start in range(0, len(self), num_rows):
+            yield self._part(slice(start, min(len(self), start + num_rows)))
+
+    def _part(self, rows: slice) -> "Split":
+        labels = None if self.labels is None else self.labels[rows]
+        split = Split(self.name, self.stored[rows], self.measure, labels, self.image_shape, self.places(rows))
+        split.__dict__["_drawn"] = self._drawn[rows]
+        split.__dict__["mask"] = None if self.mask is None else self.mask[rows]
+        return split
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the stored rows, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        self._tell(digest)
+        return digest.hexdigest()[:16]
+
+    def _tell(self, digest: Any) -> None:
+        digest.update(self.stored.cpu().contiguous().numpy().tobytes())
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The mean of x over rows, (D,) float32; of its distribution where x is drawn."""
+        if self.mask is not None:
+            return (self.x * self.mask).sum(0) / self.mask.sum(0).clamp(min=1)
+        if self.measure.binarize in ("stochastic", "fixed"):
+            return (self.stored.to(torch.float64).mean(0) / (self.measure.levels or 1)).to(torch.float32)
+        return self.x.mean(0)
+
+    @property
+    def measure_name(self) -> str:
+        name = self.measure.name(self.shape[1])
+        return name if self.mask is None else f"{name}, observed values only"

@@ -1,0 +1,98 @@
+"""Which latents a program uses: the KL of each, and how its posterior means vary over rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.context import evaluating, seeded
+from pyro_vae.data import Dataset, Split
+from pyro_vae.errors import InputError
+from pyro_vae.inference.objectives.elbo_terms import Terms
+from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE, encode
+from pyro_vae.programs.parameters import parameters_of
+from pyro_vae.programs.plates import Layout
+from pyro_vae.programs.scored_rows import Scored, rows_to_score
+from pyro_vae.programs.traces import sample_sites, traces_of
+
+ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How much each latent of a program carries on some rows.
+
+    `kl` holds E_q[log q − log p] of each latent site in nats per row, (K,) where prior and guide have independent
+    dimensions, else one number (1,). `variance` (K,) is that of the posterior means over rows and `names` (K,) the
+    latents', sites side by side.
+    """
+
+    kl: dict[str, Tensor]
+    variance: Tensor
+    names: tuple[str, ...]
+
+    @property
+    def kl_apart(self) -> Tensor | None:
+        """The KL of each of the K latents, nats per row; None where some site has no KL for each dimension."""
+        kl = torch.cat(list(self.kl.values()))
+        return kl if len(kl) == len(self.names) else None
+
+    @property
+    def active(self) -> Tensor:
+        """Which latents are used, (K,): their posterior means vary over rows by more than 0.01."""
+        return self.variance > ACTIVE_VARIANCE
+
+    @property
+    def order(self) -> Tensor:
+        """The latents' places, (K,), the most used first: by KL, or by variance where there is none for each."""
+        return (self.variance if self.kl_apart is None else self.kl_apart).argsort(descending=True, stable=True)
+
+    def __repr__(self) -> str:
+        total = sum(float(kl.sum()) for kl in self.kl.values())
+        return f"Usage({int(self.active.sum())} of {len(self.names)} latents active, KL {total:.2f} nats per row)"
+
+
+def usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: int = 10, seed: int = 0) -> Usage:
+    r"""KL and variance of posterior means for each latent of a program, on rows (a data set's test rows).
+
+    $\mathrm{KL}_k = \frac1N \sum_i E_{q(z|x_i)}[\log q(z_k|x_i) - \log p(z_k)]$ from `num_samples` draws for each row,
+    and $\mathrm{Var}_i\, E_q[z_k|x_i]$ from two estimates of the means (Burda et al., arXiv:1509.00519). A latent that
+    has collapsed has neither. Raises `InputError` where the guide draws no latent for each row.
+
+    >>> import pyro_vae as pv
+    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+    >>> found = usage(vae, (torch.rand(30, 5) < 0.5).float())
+    >>> found.names, found.kl["z"].shape, found.variance.shape
+    (('z[0]', 'z[1]'), torch.Size([2]), torch.Size([2]))
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples must be one or more, got {num_samples}")
+    split, places = rows_to_score(data, None, None)
+    with torch.no_grad(), parameters_of(program), seeded(seed), evaluating(program):
+        scored = Scored(program, split, places)
+        terms = Terms(scored.layout, len(split))
+        terms.reset(apart=True)
+        encoded: list[tuple[Tensor, Tensor]] = []
+        for batch in scored.batches(ROWS_AT_ONCE):
+            encoded.append((encode(program, batch.x, **batch.extras), encode(program, batch.x, **batch.extras)))
+            for _ in range(num_samples):
+                model, guide = traces_of(program, batch)
+                terms.add(model, guide, draws=num_samples)
+    first, second = (torch.cat(means).double().cpu() for means in zip(*encoded, strict=True))
+    variance = ((first - first.mean(0)) * (second - second.mean(0))).mean(0)
+    found = terms.apart_means()
+    if found is None:
+        raise InputError("latents that are summed out by enumeration have no draws to take a KL from")
+    drawn = {name: site for name, site in sample_sites(guide).items() if scored.layout.row_frame(site)}
+    sites = {name: site for name, site in drawn.items() if not site["infer"].get("is_auxiliary")}
+    kl = {name: torch.as_tensor(found[name], dtype=torch.float64).reshape(-1) for name in sites if name in found}
+    return Usage(kl, variance, latent_names(scored.layout, sites))
+
+
+def latent_names(layout: Layout, sites: Mapping[str, Any]) -> tuple[str, ...]:
+    """A name for each latent of the guide's sites, side by side: `z[0]`, `z[1]`, …, or `z` alone."""
+    sizes = {name: layout.rows_first(site, site["value"]).shape[1] for name, site in sites.items()}
+    return tuple(f"{name}[{k}]" if size > 1 else name for name, size in sizes.items() for k in range(size))

@@ -1,0 +1,45 @@
+"""A guide that is a mixture of normals."""
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import nn
+
+from pyro_vae.constructor_args import part
+from pyro_vae.distributions import NormalMixture
+from pyro_vae.errors import InputError
+from pyro_vae.guides.normal import SCALE_FLOOR, checked
+from pyro_vae.nets import positive
+from pyro_vae.typing import Rows
+
+
+@part
+class MixtureGuide(nn.Module):
+    r"""A mixture of C normals as guide, $q(z|x) = \sum_c \pi_c(x) \prod_k N(z_k; \mu_{ck}(x), \sigma_{ck}(x)^2)$.
+
+    `net` maps (N, D) to (N, C(2K + 1)): the weights' logits, the means, the raw scales. Draws carry pathwise gradients
+    to all three (`pyro_vae.distributions.NormalMixture`). The means start apart by draws from N(0, I), since equal
+    components would stay equal. Raises `InputError` for fewer than two components.
+
+    >>> from pyro_vae.nets import mlp
+    >>> guide = MixtureGuide(mlp(784, 10, MixtureGuide.outputs(5)), num_latents=5)
+    >>> guide(torch.zeros(3, 784)).event_shape
+    torch.Size([5])
+    """
+
+    def __init__(self, net: nn.Module, num_latents: int, num_components: int = 4) -> None:
+        super().__init__()
+        if num_components < 2:
+            raise InputError(f"a mixture guide needs two components or more, got {num_components}")
+        self.net, self.num_latents, self.num_components = net, num_latents, num_components
+        self.apart = nn.Parameter(torch.randn(num_components, num_latents))
+
+    @staticmethod
+    def outputs(num_latents: int, num_components: int = 4) -> int:
+        return num_components * (2 * num_latents + 1)
+
+    def forward(self, x: Rows) -> Distribution:
+        K, C = self.num_latents, self.num_components
+        out = checked(self.net(x), self.outputs(K, C), f"MixtureGuide.outputs({K}, num_components={C})")
+        logits, loc, raw = out.split([C, C * K, C * K], -1)
+        loc, raw = loc.unflatten(-1, (C, K)) + self.apart, raw.unflatten(-1, (C, K))
+        return NormalMixture(loc, positive(raw, SCALE_FLOOR), logits)

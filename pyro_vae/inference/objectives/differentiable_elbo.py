@@ -1,0 +1,36 @@
+"""The base of this package's objectives: a Pyro ELBO written as one differentiable loss."""
+
+from typing import Any
+
+import torch
+from pyro.infer import Trace_ELBO
+from pyro.infer.util import torch_item
+from pyro.poutine import Trace
+from pyro.util import warn_if_nan
+from torch import Tensor
+
+
+class OneLoss(Trace_ELBO):
+    """An ELBO whose loss is one differentiable number: `loss`, `differentiable_loss` and `loss_and_grads` agree."""
+
+    def tensor_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The same loss, none of whose values has been looked at."""
+        return self._loss_of(list(self._get_traces(model, guide, args, kwargs)))
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        loss = self.tensor_loss(model, guide, *args, **kwargs)
+        warn_if_nan(loss, "loss")
+        return loss
+
+    def _loss_of(self, traces: list[tuple[Trace, Trace]]) -> Tensor:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)  # type: ignore[no-untyped-call]
+        return torch_item(loss)

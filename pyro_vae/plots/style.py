@@ -1,0 +1,98 @@
+"""One look for all figures: colours that colour-blind readers tell apart, titles, and names beside lines."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+# Paul Tol's muted scheme and a grey, ten colours that stay apart for colour-blind readers; three of his vibrant ones
+COLOURS = (
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#888888",
+)  # fmt: skip
+BLUE, ORANGE, RED, DARK = "#0077BB", "#EE7733", "#CC3311", "0.15"
+SHADES = LinearSegmentedColormap.from_list(
+    "pyro_vae", ["#FFFFFF", "#CDE6F5", "#88CCEE", "#3A87C8", "#332288", "#1B1145"]
+)
+STYLE: Any = {
+    "figure.dpi": 150,
+    "savefig.bbox": "tight",
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "axes.prop_cycle": cycler(color=COLOURS),
+}
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """The package's look, for the figures drawn inside."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def literally(name: str) -> str:
+    r"""A name that is no formula, as matplotlib is to be given it: a `$` begins none.
+
+    >>> print(literally("profit_$_per_$"))
+    profit_\$_per_\$
+    """
+    return name.replace("$", r"\$")
+
+
+def title(axes: Axes, name: str, note: str = "") -> Axes:
+    """A title, and under it a line that says more."""
+    axes.set_title(name, pad=18 if note else None)
+    place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
+    axes.annotate(note, va="bottom", fontsize=9, color="0.35", **place)
+    return axes
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]], room: float = 0.07) -> Axes:
+    """Names to the right of lines, (height, text, colour) each, moved apart where they would meet."""
+    from sklearn.isotonic import isotonic_regression
+
+    ends, (low, high) = sorted(ends, key=lambda end: end[0]), axes.get_ylim()
+    heights = np.array([(height - low) / (high - low) for height, _, _ in ends])
+    rooms = room * np.arange(len(ends))
+    for place, (_, text, colour) in zip(isotonic_regression(heights - rooms) + rooms, ends, strict=True):
+        axes.text(1.02, place, text, color=colour, transform=axes.transAxes, va="center", fontsize=9)
+    return axes
+
+
+def mixed_colours(shares: np.ndarray, colours: Sequence[Any]) -> np.ndarray:
+    """A colour for each row (N, 3): the components', mixed as the row's shares (N, C) say."""
+    return np.clip(shares @ np.array([to_rgb(colour) for colour in colours]), 0, 1)
+
+
+def some_colours(count: int) -> list[Any]:
+    """So many colours, each as far from the one before as ten allow; they come again after ten."""
+    return [COLOURS[(0, 6, 2, 5, 7, 1, 3, 8, 4, 9)[i % 10]] for i in range(count)]
+
+
+def name_lines(axes: Axes, names: Sequence[str], height: int, gap: int = 2) -> Axes:
+    """Names to the left of the lines of a sheet of pictures."""
+    for i, name in enumerate(names):
+        at, away = (-0.5, i * (height + gap) + height / 2), (-8, 0)
+        axes.annotate(name, at, away, textcoords="offset points", ha="right", va="center", fontsize=9)
+    return axes
+
+
+def name_columns(axes: Axes, names: Mapping[int, str], shape: tuple[int, int], gap: int = 2) -> Axes:
+    """Names over some columns of a sheet of pictures."""
+    for i, name in names.items():
+        at, away = (i * (shape[1] + gap) + shape[1] / 2, -0.5), (0, 4)
+        axes.annotate(name, at, away, textcoords="offset points", ha="center", va="bottom", fontsize=8, color="0.35")
+    return axes

@@ -1,0 +1,57 @@
+"""Rows written to a `.npy` or `.csv` file, part by part."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch import Tensor
+
+from pyro_vae.errors import InputError
+
+
+class Writer:
+    """Rows, part by part, to a `.npy` array or a `.csv` table with an index and, where known, labels."""
+
+    def __init__(self, path: Path, file: BinaryIO, num_rows: int, names: list[str]) -> None:
+        self.path, self.file, self.num_rows, self.names, self.done = path, file, num_rows, names, 0
+
+    def write(self, rows: Tensor, index: Tensor | None = None, labels: Tensor | None = None) -> None:
+        if self.path.suffix == ".csv":
+            self.write_columns(dict(zip(self.names, rows.T.numpy(), strict=True)), index, labels)
+            return
+        import numpy as np
+
+        array = rows.contiguous().numpy()
+        if not self.done:
+            about = {"descr": array.dtype.str, "fortran_order": False, "shape": (self.num_rows, array.shape[1])}
+            np.lib.format.write_array_header_1_0(self.file, about)  # type: ignore[arg-type]
+        self.file.write(array.data)
+        self.done += len(array)
+
+    def write_columns(self, columns: dict[str, Any], index: Tensor | None = None, labels: Tensor | None = None) -> None:
+        """Lines of a `.csv` table, the names above the first."""
+        import pandas
+
+        first = {name: value.numpy() for name, value in (("index", index), ("label", labels)) if value is not None}
+        frame = pandas.DataFrame(first | columns)
+        self.file.write(frame.to_csv(index=False, header=not self.done).encode())
+        self.done += len(frame)
+
+
+@contextmanager
+def writing(path: Path, num_rows: int, names: list[str]) -> Iterator[Writer]:
+    """Inside, rows are written; the file is there when all of them are, and whatever it held before until then."""
+    if path.suffix not in (".npy", ".csv"):
+        raise InputError(f"{path}: can write .npy or .csv, not {path.suffix or 'a file without an ending'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield Writer(path, file, num_rows, names)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
