@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.errors import InputError
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, finds the old content or the new one and nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -28,11 +28,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    write_whole(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    write_whole(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
+    write_atomic(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
     metadata = {"about": json.dumps(about)} if about is not None else None
-    write_whole(
+    write_atomic(
         path, safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata)
     )
 

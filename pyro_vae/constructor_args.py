@@ -47,7 +47,7 @@ def part(maker: Maker) -> Maker:
     return noted  # type: ignore[return-value]
 
 
-def remade(thing: Any, **changes: Any) -> Any:
+def rebuild_with(thing: Any, **changes: Any) -> Any:
     """A fresh object by the same constructor with the same arguments but for some; `InputError` where it is no part."""
     name, made_as, arguments = getattr(thing, "_made_by", (None, None, {}))
     if name is None or type(thing) is not made_as:

@@ -10,23 +10,23 @@ import pyro
 import torch
 from torch import nn
 
-_UNREAD = False
+_RECORDING = False
 
 
 @contextmanager
-def unread() -> Iterator[None]:
+def recording() -> Iterator[None]:
     """Inside, a program is being recorded: it may not ask for a tensor's value, not even to check it."""
-    global _UNREAD
-    before, _UNREAD = _UNREAD, True
+    global _RECORDING
+    before, _RECORDING = _RECORDING, True
     try:
         yield
     finally:
-        _UNREAD = before
+        _RECORDING = before
 
 
-def may_read() -> bool:
+def is_recording() -> bool:
     """Whether a check may look at values; where it may not, they were checked before."""
-    return not _UNREAD
+    return not _RECORDING
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def evaluating(program: Any) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Inside, Ctrl-C and `torchrun`'s signal to end wait: what is being written is written."""
     if threading.current_thread() is not threading.main_thread():
         yield

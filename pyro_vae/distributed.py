@@ -15,20 +15,20 @@ from torch import Tensor
 from pyro_vae.errors import InputError, RankLostError
 from pyro_vae.inference.objectives.elbo_terms import Terms
 
-TIMEOUT = "PYRO_VAE_TIMEOUT"  # seconds that a process waits for the others
-SECONDS = 600.0
-APART = 2_654_435_761  # between the seeds of two ranks: odd, so that no two of them meet
+TIMEOUT_VARIABLE = "PYRO_VAE_TIMEOUT"  # seconds that a process waits for the others
+DEFAULT_TIMEOUT = 600.0
+SEED_STRIDE = 2_654_435_761  # between the seeds of two group: odd, so that no two of them meet
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     r"""One process of `size` that share a fit or a score, `rank` of them counted from zero; rank 0 prints and writes.
 
     Every method but `part` and `stream` has to be called by all of them, in the same order. One process alone talks to
     nobody. A process that ends, or does not answer for ten minutes (`PYRO_VAE_TIMEOUT`, seconds), is a `RankLostError`
     in the others.
 
-    >>> Ranks(rank=1, size=3).part(torch.arange(7)), Ranks().gather("alone")
+    >>> ProcessGroup(rank=1, size=3).part(torch.arange(7)), ProcessGroup().gather("alone")
     (tensor([3, 4]), ['alone'])
     """
 
@@ -36,57 +36,57 @@ class Ranks:
     size: int = 1
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     @property
-    def alone(self) -> bool:
+    def is_single(self) -> bool:
         return self.size == 1
 
-    def part(self, rows: Tensor) -> Tensor:
+    def shard(self, rows: Tensor) -> Tensor:
         """This process's share of some rows, (n,) → (n/size,); shares differ by one row at most."""
-        return rows if self.alone else rows.tensor_split(self.size)[self.rank]
+        return rows if self.is_single else rows.tensor_split(self.size)[self.rank]
 
-    def stream(self, seed: int) -> int:
+    def rank_seed(self, seed: int) -> int:
         """The seed of this process's own noise; rank 0 has that of a process alone."""
-        return (seed + self.rank * APART) % 2**32
+        return (seed + self.rank * SEED_STRIDE) % 2**32
 
-    def gather(self, mine: Any) -> list[Any]:
+    def all_gather(self, mine: Any) -> list[Any]:
         """What each process gives, by rank, for all of them."""
-        if self.alone:
+        if self.is_single:
             return [mine]
         everyone: list[Any] = [None] * self.size
-        with _listening():
+        with _translate_errors():
             dist.all_gather_object(everyone, mine)
         return everyone
 
-    def same(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What rank 0 gives, for all of them."""
-        if self.alone:
+        if self.is_single:
             return value
         held = [value]
-        with _listening():
+        with _translate_errors():
             dist.broadcast_object_list(held, src=0)
         return held[0]
 
-    def copy_(self, tensors: list[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: list[Tensor]) -> None:
         """Overwrite tensors with those of rank 0; those that never change may share their memory."""
-        if self.alone or not tensors:
+        if self.is_single or not tensors:
             return
-        for mine, theirs in zip(tensors, self.same([value.cpu() for value in tensors]), strict=True):
+        for mine, theirs in zip(tensors, self.broadcast([value.cpu() for value in tensors]), strict=True):
             theirs = theirs.to(mine.device)
             if not torch.equal(mine, theirs):
                 mine.copy_(theirs)
 
-    def add_(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Overwrite a tensor with its sum over the processes, the same bits in each."""
-        with _listening():
-            if not self.alone:
+        with _translate_errors():
+            if not self.is_single:
                 dist.all_reduce(tensor)
 
-    def agree(self, about: dict[str, Any]) -> None:
+    def require_equal(self, about: dict[str, Any]) -> None:
         """`InputError`, in every process, where they do not hold the same of each thing named."""
-        for rank, theirs in enumerate(everyone := self.gather(about)):
+        for rank, theirs in enumerate(everyone := self.all_gather(about)):
             if other := [name for name in about if theirs[name] != everyone[0][name]]:
                 said = "; ".join(f"{name}: {everyone[0][name]} against {theirs[name]}"[:200] for name in other)
                 raise InputError(
@@ -96,11 +96,11 @@ class Ranks:
 
     def add_up(self, terms: Terms) -> None:
         """Overwrite sums over rows with those over the rows of every process."""
-        if self.alone:
+        if self.is_single:
             return
         mine = {"reconstruction": float(terms.reconstruction), "kl": float(terms.kl), "rows": terms.rows}
         apart = None if terms.apart is None else {name: value.cpu() for name, value in terms.apart.items()}
-        parts = self.gather((mine, terms.exact, apart))
+        parts = self.all_gather((mine, terms.exact, apart))
         terms.reconstruction, terms.kl, terms.rows = (sum(part[name] for part, _, _ in parts) for name in mine)
         terms.exact = all(exact for _, exact, _ in parts)
         if apart is not None:
@@ -108,40 +108,40 @@ class Ranks:
             terms.apart = {name: sum(theirs[name] for _, _, theirs in parts if name in theirs) for name in names}
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def started_together() -> bool:
+def is_launched_distributed() -> bool:
     """Whether this process was started as one of several, by `torchrun` or alike."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def world() -> Ranks:
-    """The processes that `torchrun` started, joined at the first call; `ALONE` where it did not.
+def process_group() -> ProcessGroup:
+    """The processes that `torchrun` started, joined at the first call; `SINGLE_PROCESS` where it did not.
 
     A process group that is there already is taken as it is. Raises `RankLostError` where the others do not come.
 
-    >>> world().main
+    >>> process_group().is_main
     True
     """
     if not dist.is_available():
-        return ALONE
+        return SINGLE_PROCESS
     if not dist.is_initialized():
-        if not started_together():
-            return ALONE
+        if not is_launched_distributed():
+            return SINGLE_PROCESS
         _join()
-    return Ranks(dist.get_rank(), dist.get_world_size())
+    return ProcessGroup(dist.get_rank(), dist.get_world_size())
 
 
 def _join() -> None:
     try:
-        seconds = float(os.environ.get(TIMEOUT, SECONDS))
+        seconds = float(os.environ.get(TIMEOUT_VARIABLE, DEFAULT_TIMEOUT))
     except ValueError as error:
-        raise InputError(f"{TIMEOUT} is a number of seconds, got {os.environ[TIMEOUT]!r}") from error
+        raise InputError(f"{TIMEOUT_VARIABLE} is a number of seconds, got {os.environ[TIMEOUT_VARIABLE]!r}") from error
     cuda = torch.cuda.is_available() and int(os.environ.get("LOCAL_RANK", "0")) < torch.cuda.device_count()
     if cuda:
-        torch.cuda.set_device(local_device())
-    with _listening():
+        torch.cuda.set_device(local_cuda_device())
+    with _translate_errors():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=seconds))
     atexit.register(_leave)
 
@@ -151,7 +151,7 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def local_device() -> torch.device:
+def local_cuda_device() -> torch.device:
     """The CUDA device of this process: one for each on a machine, by `LOCAL_RANK`."""
     place, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if place >= devices:
@@ -163,7 +163,7 @@ def local_device() -> torch.device:
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Inside, what torch says of a process that is gone becomes one error that says so."""
     try:
         yield
@@ -174,18 +174,18 @@ def _listening() -> Iterator[None]:
         ) from error
 
 
-class Reducer:
+class GradientReducer:
     r"""The gradient of a whole batch from those of its parts, $g = \sum_r \frac{b_r}{B} g_r$, by one all-reduce.
 
     `share` is this process's part $b_r / B$ of the batch's rows, `loss` the objective on them; after a call `loss` is
     the batch's. Parameters that took part in no process keep no gradient.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks, self.share = ranks, 1.0
+    def __init__(self, group: ProcessGroup) -> None:
+        self.group, self.share = group, 1.0
         self.loss: Tensor | float = 0.0
 
-    def noting(self, loss_and_grads: Callable[..., Any]) -> Callable[..., Any]:
+    def capture_loss(self, loss_and_grads: Callable[..., Any]) -> Callable[..., Any]:
         """The same function of SVI's, its answer kept here."""
 
         def noted(*args: Any, **kwargs: Any) -> Any:
@@ -202,7 +202,7 @@ class Reducer:
         tail[-1] = self.loss * self.share
         flat = torch.cat([(torch.zeros_like(v) if v.grad is None else v.grad).flatten() for v in parameters] + [tail])
         flat[: sum(sizes)] *= self.share
-        self.ranks.add_(flat)
+        self.group.all_reduce(flat)
         *pieces, marks, total = flat.split([*sizes, len(seen), 1])
         anywhere = seen if all(seen) else marks.tolist()  # read from the device only where it is not known
         for value, piece, some in zip(parameters, pieces, anywhere, strict=True):

@@ -13,7 +13,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.nets import mlp
 
 BOUND = 5.0  # the splines bend inside [−5, 5] and are the identity outside
-LEAST, LEAST_PLACE = 1e-3, 0.025  # of shares of [−5, 5] and slopes; of places λ between two knots
+LEAST, MIN_PLACE = 1e-3, 0.025  # of shares of [−5, 5] and slopes; of places λ between two knots
 EVEN = math.log(math.e - 1)  # softplus of it is one
 END = math.log(math.expm1(1 - 2 * LEAST))  # makes a slope of 1 − 1e-3 at −5 and 5, as Pyro has it
 
@@ -84,7 +84,7 @@ class _Coupling(torch.distributions.Transform):
 
     def _bend(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
         kept = x[..., : self.kept]
-        raw = self.net(beside(kept, self.context)).unflatten(-1, (-1, 4 * self.bins - 1))
+        raw = self.net(concat(kept, self.context)).unflatten(-1, (-1, 4 * self.bins - 1))
         x = x.expand(*raw.shape[:-2], -1)
         bent, log_slope = rational_spline(x[..., self.kept :], raw, inverse)
         return torch.cat([x[..., : self.kept], bent], -1) if self.kept else bent, log_slope.sum(-1)
@@ -127,7 +127,7 @@ def rational_spline(x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tens
     a, b = knots.gather(0, both.unsqueeze(1).expand(2, *knots.shape[1:]))
     slopes = F.pad(raw_slopes, (1, 1), value=END - EVEN).movedim(-1, 0).gather(0, both)
     slopes = LEAST + F.softplus(slopes + EVEN)
-    place = LEAST_PLACE + (1 - 2 * LEAST_PLACE) * raw_places.movedim(-1, 0).gather(0, first).sigmoid()
+    place = MIN_PLACE + (1 - 2 * MIN_PLACE) * raw_places.movedim(-1, 0).gather(0, first).sigmoid()
 
     d_a, d_b = slopes
     in_x = torch.cat([place, 1 - place])
@@ -155,7 +155,7 @@ def _knots(raw: Tensor) -> Tensor:
     return (if_one_takes_all @ raw.softmax(0).flatten(1)).unflatten(1, raw.shape[1:])
 
 
-def beside(u: Tensor, context: Tensor | None) -> Tensor:
+def concat(u: Tensor, context: Tensor | None) -> Tensor:
     """u and the context side by side, (..., k) and (..., c) → (..., k + c), each expanded to the other's rows."""
     if context is None:
         return u if u.shape[-1] else u.new_zeros(*u.shape[:-1], 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_vae.constructor_args import part
 from pyro_vae.distributions import BernoulliVector, LogisticBins, Observed
 from pyro_vae.errors import InputError
-from pyro_vae.nets import positive, start_output_at
+from pyro_vae.nets import init_output_bias, positive
 from pyro_vae.typing import Latents
 
 SCALE_FLOOR = 0.01
@@ -29,7 +29,7 @@ class Likelihood(nn.Module):
         """The density of the values that `mask` (N, D) marks as observed."""
         return Observed(self(z), mask.bool())
 
-    def start_at(self, mean: Tensor) -> None:
+    def init_from_data(self, mean: Tensor) -> None:
         """Let the decoder's output bias give each value its mean (D,) over the training rows."""
 
 
@@ -52,8 +52,8 @@ class Bernoulli(Likelihood):
     def forward(self, z: Latents) -> BernoulliVector:
         return BernoulliVector(self.net(z), self.relaxed)
 
-    def start_at(self, mean: Tensor) -> None:
-        start_output_at(self.net, torch.logit(mean.clamp(1e-3, 1 - 1e-3)))
+    def init_from_data(self, mean: Tensor) -> None:
+        init_output_bias(self.net, torch.logit(mean.clamp(1e-3, 1 - 1e-3)))
 
 
 @part
@@ -75,8 +75,8 @@ class ContinuousBernoulli(Likelihood):
     def forward(self, z: Latents) -> Distribution:
         return dist.ContinuousBernoulli(logits=self.net(z)).to_event(1)
 
-    def start_at(self, mean: Tensor) -> None:
-        start_output_at(self.net, torch.logit(mean.clamp(1e-2, 1 - 1e-2)))
+    def init_from_data(self, mean: Tensor) -> None:
+        init_output_bias(self.net, torch.logit(mean.clamp(1e-2, 1 - 1e-2)))
 
 
 class _LocScale(Likelihood):
@@ -113,9 +113,9 @@ class _LocScale(Likelihood):
             return out, positive(self.raw_scale, self.floor)
         return out, out.new_tensor(self.scale)
 
-    def start_at(self, mean: Tensor) -> None:
+    def init_from_data(self, mean: Tensor) -> None:
         raw = [torch.full_like(mean, self._start)] if self.scale == "network" else []
-        start_output_at(self.net, torch.cat([mean, *raw]))
+        init_output_bias(self.net, torch.cat([mean, *raw]))
 
 
 @part
@@ -252,8 +252,8 @@ class Poisson(Likelihood):
     def forward(self, z: Latents) -> Distribution:
         return dist.Poisson(self.net(z).clamp(max=20.0).exp()).to_event(1)
 
-    def start_at(self, mean: Tensor) -> None:
-        start_output_at(self.net, mean.clamp(min=1e-3).log())
+    def init_from_data(self, mean: Tensor) -> None:
+        init_output_bias(self.net, mean.clamp(min=1e-3).log())
 
 
 @part
@@ -277,5 +277,5 @@ class NegativeBinomial(Likelihood):
         logits = self.net(z).clamp(max=20.0) - total_count.log()
         return dist.NegativeBinomial(total_count, logits=logits).to_event(1)
 
-    def start_at(self, mean: Tensor) -> None:
-        start_output_at(self.net, mean.clamp(min=1e-3).log())
+    def init_from_data(self, mean: Tensor) -> None:
+        init_output_bias(self.net, mean.clamp(min=1e-3).log())

@@ -155,7 +155,7 @@ class VampPrior(nn.Module):
         components = self.borrowed[0](self.pseudo)
         return Mixture(dist.Categorical(logits=self.pseudo.new_zeros(len(self.pseudo))), components)
 
-    def start_at(self, rows: Tensor) -> None:
+    def init_from_data(self, rows: Tensor) -> None:
         """Let the pseudo-inputs be these rows (n, D), repeated where there are too few; frozen ones stay."""
         if not self.pseudo.requires_grad:
             return

@@ -14,7 +14,7 @@ from pyro_vae.models.vae import VAE
 from pyro_vae.workflows.data_and_likelihood import choose_likelihood, scale_of
 
 
-def vae_of(settings: dict[str, Any], data: Dataset, seed: int, masked: bool = False) -> VAE:
+def build_vae(settings: dict[str, Any], data: Dataset, seed: int, masked: bool = False) -> VAE:
     """A fresh VAE with the settings' parts, its weights drawn from the seed; a `masked` one's guide sees the mask."""
     K = settings["latent_dim"]
     if K < 1:
@@ -25,7 +25,7 @@ def vae_of(settings: dict[str, Any], data: Dataset, seed: int, masked: bool = Fa
         decoder = _network(settings, data, decoded=K)
         likelihood = _likelihood(name, decoder, scale_of(settings, name, data), data)
         guide = _guide(settings, K, lambda outputs: _encoder(settings, data, name, outputs, masked))
-        guide = guides.SeesMask(guide) if masked else guide
+        guide = guides.MaskAwareGuide(guide) if masked else guide
         return VAE(_prior(settings, K, guide, data.num_features), likelihood, guide)
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import tomli_w
 
-from pyro_vae.atomic_write import read_toml, write_whole
+from pyro_vae.atomic_write import read_toml, write_atomic
 from pyro_vae.errors import InputError
 
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    write_whole(folder / CONFIG, tomli_w.dumps(config).encode())
+    write_atomic(folder / CONFIG, tomli_w.dumps(config).encode())
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pyro_vae.atomic_write import read_tensors, read_toml, write_tensors
 from pyro_vae.constructor_args import CONSTRUCTORS
 from pyro_vae.errors import InputError
 from pyro_vae.models import autoencoder, bayesian_mixture, bernoulli_mixture, gaussian_mixture, ppca, vae  # noqa: F401 - the same
-from pyro_vae.programs.parameters import load_state, state_of
+from pyro_vae.programs.parameters import copy_state, load_state
 from pyro_vae.runs import CONFIG, WEIGHTS, read_config, write_config
 
 
@@ -27,7 +27,7 @@ def save(program: Any, folder: str | Path) -> None:
     config = read_toml(folder / CONFIG) if (folder / CONFIG).exists() else {}
     kept = {key: value for key, value in config.items() if key not in ("program", "program_needs", "num_features")}
     write_config(folder, kept | recipe_of(program))
-    write_tensors(folder / WEIGHTS, state_of(program))
+    write_tensors(folder / WEIGHTS, copy_state(program))
 
 
 def recipe_of(program: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def recipe_of(program: Any) -> dict[str, Any]:
     width = getattr(program, "num_features", None)
     known = {} if width is None else {"num_features": width}
     try:
-        return known | {"program": describe(program)}
+        return known | {"program": to_recipe(program)}
     except InputError as reason:
         return known | {"program_needs": str(reason)}
 
@@ -51,7 +51,7 @@ def load(folder: str | Path, build: Callable[[], Any] | None = None) -> Any:
     if build is not None:
         program = build()
     elif "program" in config:
-        program = build(config["program"])
+        program = from_recipe(config["program"])
     else:
         raise InputError(f"{folder}: {config.get('program_needs', 'no program was saved here')}")
     tensors, _ = read_tensors(folder / WEIGHTS)
@@ -64,16 +64,16 @@ def load(folder: str | Path, build: Callable[[], Any] | None = None) -> Any:
     return program
 
 
-def describe(thing: Any) -> dict[str, Any]:
+def to_recipe(thing: Any) -> dict[str, Any]:
     """The recipe of an object made from this package's parts; `InputError` names the first piece that is none of them.
 
     An object used twice (a guide that a VampPrior borrows) is described once and referred to by its path afterwards.
     """
-    recipe = _describe(thing, "program", {})
+    recipe = _to_recipe(thing, "program", {})
     if not isinstance(recipe, dict):
         raise InputError(f"expected a program, got {type(thing).__name__}")
     with torch.random.fork_rng():
-        _require_same(thing, build(recipe))
+        _require_same(thing, from_recipe(recipe))
     return recipe
 
 
@@ -100,13 +100,13 @@ def _plain_values(module: nn.Module | None) -> dict[str, Any]:
     return values | {name: tuple(tensor.shape) for name, tensor in tensors}
 
 
-def _describe(thing: Any, path: str, seen: dict[int, str]) -> Any:
+def _to_recipe(thing: Any, path: str, seen: dict[int, str]) -> Any:
     if isinstance(thing, torch.Tensor):
         return thing.tolist()
     if isinstance(thing, (str, bool, int, float)) or thing is None:
         return thing
     if isinstance(thing, (list, tuple)):
-        return [_describe(item, f"{path}.{i}", seen) for i, item in enumerate(thing)]
+        return [_to_recipe(item, f"{path}.{i}", seen) for i, item in enumerate(thing)]
     if id(thing) in seen:
         return {"same_as": seen[id(thing)]}
     seen[id(thing)] = path
@@ -118,17 +118,17 @@ def _describe(thing: Any, path: str, seen: dict[int, str]) -> Any:
             "cannot say how to build it; load it with pv.load(dir, build=function), a function that builds the program"
         )
     kept = {key: value for key, value in arguments.items() if value is not None}
-    return {"make": name} | {key: _describe(value, f"{path}.{key}", seen) for key, value in kept.items()}
+    return {"make": name} | {key: _to_recipe(value, f"{path}.{key}", seen) for key, value in kept.items()}
 
 
-def build(recipe: dict[str, Any]) -> Any:
+def from_recipe(recipe: dict[str, Any]) -> Any:
     """The object a recipe describes, with fresh weights; `InputError` for a constructor this package does not offer."""
-    return _build_recipe(recipe, "program", {})
+    return _from_recipe(recipe, "program", {})
 
 
-def _build_recipe(recipe: Any, path: str, built: dict[str, Any]) -> Any:
+def _from_recipe(recipe: Any, path: str, built: dict[str, Any]) -> Any:
     if isinstance(recipe, list):
-        return [_build_recipe(item, f"{path}.{i}", built) for i, item in enumerate(recipe)]
+        return [_from_recipe(item, f"{path}.{i}", built) for i, item in enumerate(recipe)]
     if not isinstance(recipe, dict):
         return recipe
     if "same_as" in recipe:
@@ -139,7 +139,7 @@ def _build_recipe(recipe: Any, path: str, built: dict[str, Any]) -> Any:
             f"{path}: no part called {recipe['make']!r} in this version of pyro_vae; known: "
             f"{', '.join(sorted(CONSTRUCTORS))}"
         )
-    arguments = {key: _build_recipe(value, f"{path}.{key}", built) for key, value in recipe.items() if key != "make"}
+    arguments = {key: _from_recipe(value, f"{path}.{key}", built) for key, value in recipe.items() if key != "make"}
     positional: list[Any] = []
     parameters = inspect.signature(maker).parameters.values()
     if any(

@@ -32,7 +32,7 @@ def without(split: Split, digit: int) -> Split:
     return Split(split.name, split.stored[kept], split.measure, split.labels[kept], split.image_shape)
 
 
-def vae_of(seed: int) -> pv.VAE:
+def build_vae(seed: int) -> pv.VAE:
     with seeded(seed):
         guide = pv.guides.MeanFieldNormal(pv.nets.mlp(D, H, 2 * K))
         return pv.VAE(pv.priors.StandardNormal(K), pv.likelihoods.Bernoulli(pv.nets.mlp(K, H, D)), guide)
@@ -40,7 +40,7 @@ def vae_of(seed: int) -> pv.VAE:
 
 def strangeness(train: Split, valid: Split, x: Tensor, num_samples: int) -> dict[str, np.ndarray]:
     """How strange each row looks to each method fitted to the training rows, higher is stranger."""
-    vae = vae_of(0)
+    vae = build_vae(0)
     pv.fit(vae, train, valid=valid, epochs=50, learning_rate=5e-3, progress="none")
     found = pv.log_evidence(vae, x, num_samples, prior_share=0.1)
     rows = train.x.numpy()
@@ -74,9 +74,9 @@ def main(digits: list[int], num_samples: int, split: str, as_json: bool) -> None
     assert judged.labels is not None
     records: list[dict[str, Any]] = []
     for digit in digits:
-        ranks = strangeness(without(data.train, digit), without(data.valid, digit), judged.x, num_samples)
+        group = strangeness(without(data.train, digit), without(data.valid, digit), judged.x, num_samples)
         truth = (judged.labels == digit).numpy()
-        records.append({"digit": digit} | {name: float(roc_auc_score(truth, value)) for name, value in ranks.items()})
+        records.append({"digit": digit} | {name: float(roc_auc_score(truth, value)) for name, value in group.items()})
         click.echo(json.dumps(records[-1]), err=True)
     if as_json:
         click.echo(json.dumps({"rows": records}))

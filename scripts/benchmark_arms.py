@@ -82,15 +82,18 @@ def by_hand(case: Case, turns: Iterator[int], compiled: bool = False) -> float:
     pixels, held_out = train.stored.to(case.device), valid.x.to(case.device)
     vae = ByHand(case, pixels.shape[1])
     optimizer = torch.optim.Adam(vae.parameters(), lr=RATE, fused=True)
-    loss_of: Callable[[Tensor], Tensor] = vae.loss
-    score = loss_of
+    choose_objective: Callable[[Tensor], Tensor] = vae.loss
+    score = choose_objective
     if compiled:  # not the drawing of pixels: inside the compiled code it took longer on a CPU
         mode = "default" if case.device == "cpu" else "reduce-overhead"
-        loss_of, score = torch.compile(vae.loss, mode=mode, dynamic=False), torch.compile(vae.loss, dynamic=False)
+        choose_objective, score = (
+            torch.compile(vae.loss, mode=mode, dynamic=False),
+            torch.compile(vae.loss, dynamic=False),
+        )
     for _ in turns:
         total = torch.zeros((), device=case.device)
         for index in torch.randperm(len(pixels), device=case.device).split(case.batch_size):
-            loss = loss_of(draw(pixels[index]))
+            loss = choose_objective(draw(pixels[index]))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -102,7 +105,7 @@ def by_hand(case: Case, turns: Iterator[int], compiled: bool = False) -> float:
     return elbo
 
 
-def vae_of(case: Case, num_features: int) -> pv.VAE:
+def build_vae(case: Case, num_features: int) -> pv.VAE:
     """The same in pyro_vae's parts."""
     D, H, K = num_features, case.hidden, case.latent_dim
     guide = pv.guides.MeanFieldNormal(pv.nets.mlp(D, H, 2 * K))
@@ -117,7 +120,7 @@ def ours(case: Case, turns: Iterator[int], compiled: bool | None = None) -> floa
     elif compiled:
         raise Missing("this fit has no keyword compile")
     train, valid = case.splits()
-    vae = vae_of(case, train.shape[1])
+    vae = build_vae(case, train.shape[1])
     fitted = pv.fit(
         vae,
         train,
@@ -155,7 +158,7 @@ def decoder_products(case: Case, turns: Iterator[int]) -> None:
 def evidence(case: Case, turns: Iterator[int]) -> float:
     """`pv.log_evidence` of rows of a VAE that was trained for a moment."""
     train, _ = case.splits()
-    vae = vae_of(case, train.shape[1])
+    vae = build_vae(case, train.shape[1])
     pv.fit(vae, train[:1000], epochs=3, learning_rate=RATE, progress="none", device=case.device)
     x = train[: case.rows]
     for _ in turns:

@@ -20,8 +20,8 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.data import disk
-from pyro_vae.data.dataset import split_of
-from pyro_vae.data.ondisk.column_statistics import surveyed
+from pyro_vae.data.dataset import make_split
+from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
 from pyro_vae.data.read_files import Table
 from pyro_vae.data.split import Split
@@ -179,7 +179,7 @@ def _on_disk(folder: Path, rows: torch.Tensor, like: Split, windows: int, blocks
     np.save(file, rows.numpy())
     disk.BLOCK_BYTES = max(1, round(len(rows) / max(1, windows * blocks))) * WIDTH
     disk.WINDOW_BYTES = max(1, blocks) * disk.BLOCK_BYTES
-    split = split_of("train", Table(surveyed(disk.rows_of_npy(file), file)), like.measure)
+    split = make_split("train", Table(validate_rows(disk.rows_of_npy(file), file)), like.measure)
     split = replace(split, image_shape=like.image_shape)
     return split if windows else InFileOrder(**{name: getattr(split, name) for name in Split.__dataclass_fields__})
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 import pyro_vae as pv
-from pyro_vae.studies.posterior_collapse import deep_vae, over_plain
+from pyro_vae.studies.posterior_collapse import deep_vae, gain_over_baseline
 
 SETTINGS = ("bernoulli", "learned", "one")
 
@@ -28,7 +28,7 @@ def main(setting: str, seeds: str, picture: Path | None) -> None:
     for one in found:
         click.echo(str(one))
     for way in dict.fromkeys(one.way for one in found):
-        click.echo(f"{way}: {over_plain(found, way)}")
+        click.echo(f"{way}: {gain_over_baseline(found, way)}")
     if picture is not None:
         pv.plot_collapse(found).savefig(picture)
 

@@ -120,7 +120,7 @@ def gaps(widths: str, seeds: str, epochs: int) -> None:
             pv.fit_em(mixture, data.train, seed=seed, epochs=500 if held else 1)
             with seeded(seed):
                 net = pv.nets.mlp(2, width, 5).double()
-            amortized = pv.GaussianMixture(5, 2, guide=pv.guides.Categories(net))
+            amortized = pv.GaussianMixture(5, 2, guide=pv.guides.CategoricalGuide(net))
             amortized.load_state_dict(mixture.state_dict(), strict=False)
             if held:
                 for name in ("logits", "loc", "raw_scale"):

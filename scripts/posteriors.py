@@ -66,7 +66,7 @@ ARMS: dict[str, Callable[[int], Part]] = {
 }
 
 
-def vae_of(toy: Toy, arm: str, seed: int) -> pv.VAE:
+def build_vae(toy: Toy, arm: str, seed: int) -> pv.VAE:
     D = toy(torch.zeros(K)).event_shape[0]
     with seeded(seed):
         return pv.VAE(pv.priors.StandardNormal(K), toy, ARMS[arm](D))
@@ -99,7 +99,7 @@ def entropies(toy: Toy, x: Tensor) -> Tensor:
 def compare(name: str, epochs: int, seeds: list[int]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """The records of one toy's arms, and the densities to draw: the exact posterior's, then each guide's."""
     toy = TOYS[name]
-    source = vae_of(toy, "mean-field", seed=0)
+    source = build_vae(toy, "mean-field", seed=0)
     train, x = source.sample(TRAIN_ROWS, seed=0), source.sample(ROWS, seed=1)
     exact = exact_log_px(toy, x, 2 * POINTS - 1)
     grid_error = float((exact - exact_log_px(toy, x, POINTS)).abs().max())
@@ -110,7 +110,7 @@ def compare(name: str, epochs: int, seeds: list[int]) -> tuple[list[dict[str, An
     for arm in ARMS:
         gaps, elbos, seconds = [], [], 0.0
         for seed in seeds:
-            vae = vae_of(toy, arm, seed)
+            vae = build_vae(toy, arm, seed)
             seconds += pv.fit(vae, train, epochs=epochs, seed=seed, progress="none", **FIT).seconds
             elbos.append(pv.log_evidence(vae, x, DRAWS, seed=0).elbo)
             gaps.append(exact - elbos[-1])

@@ -55,7 +55,7 @@ ARMS: dict[str, tuple[str, Callable[[], Part], Callable[[Part], Part]]] = {  # n
 }
 
 
-def vae_of(arm: str, seed: int) -> pv.VAE:
+def build_vae(arm: str, seed: int) -> pv.VAE:
     _, make_guide, make_prior = ARMS[arm]
     with seeded(seed):
         guide = make_guide()
@@ -92,7 +92,7 @@ def fit(arms: list[str], seeds: list[str], out: Path, data_root: str | None, epo
             folder = out / f"{arm}-{seed}"
             if (folder / WEIGHTS).exists():
                 continue
-            vae = vae_of(arm, int(seed))
+            vae = build_vae(arm, int(seed))
             rate = RATES.get(arm, 5e-3)
             fitted = pv.fit(
                 vae, data, epochs=epochs, learning_rate=rate, seed=int(seed), checkpoint=folder, progress="none"

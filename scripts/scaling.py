@@ -23,7 +23,7 @@ from typing import Any
 import click
 
 SIZES = [2**power for power in range(10, 26, 3)]  # floats in a buffer
-WAYS = ("strong", "weak")
+FIT_METHODS = ("strong", "weak")
 
 
 def timed(batch_size: int, steps: int, hidden: int) -> dict[str, float]:
@@ -31,22 +31,22 @@ def timed(batch_size: int, steps: int, hidden: int) -> dict[str, float]:
     import torch
 
     import pyro_vae as pv
-    from pyro_vae.distributed import Ranks
+    from pyro_vae.distributed import ProcessGroup
 
     torch.manual_seed(0)
     rows = (torch.rand(batch_size * steps // 3, 784) < 0.3).float()
     guide = pv.guides.MeanFieldNormal(pv.nets.mlp(784, hidden, 40))
     vae = pv.VAE(pv.priors.StandardNormal(20), pv.likelihoods.Bernoulli(pv.nets.mlp(20, hidden, 784)), guide)
     reduced = 0.0
-    add_ = Ranks.add_
+    add_ = ProcessGroup.add_
 
-    def noting(ranks: Ranks, tensor: torch.Tensor) -> None:
+    def capture_loss(group: ProcessGroup, tensor: torch.Tensor) -> None:
         nonlocal reduced
         began = time.perf_counter()
-        add_(ranks, tensor)
+        add_(group, tensor)
         reduced += time.perf_counter() - began
 
-    Ranks.add_ = noting  # type: ignore[method-assign, assignment]
+    ProcessGroup.add_ = capture_loss  # type: ignore[method-assign, assignment]
     ends: list[tuple[float, float, float]] = []
 
     def note(_: Any) -> None:
@@ -54,7 +54,7 @@ def timed(batch_size: int, steps: int, hidden: int) -> dict[str, float]:
 
     # rank 0 alone is told of an epoch's end; all of them move together
     pv.fit(vae, rows, epochs=4, batch_size=batch_size, schedule="constant", on_epoch=note, progress="none")
-    Ranks.add_ = add_  # type: ignore[method-assign]
+    ProcessGroup.add_ = add_  # type: ignore[method-assign]
     if not ends:
         return {}
     names = ("step", "processor", "all-reduce")
@@ -67,15 +67,15 @@ def reductions() -> dict[int, float]:
     """Seconds of an all-reduce, by the number of floats."""
     import torch
 
-    from pyro_vae.distributed import world
+    from pyro_vae.distributed import process_group
 
-    ranks, found = world(), {}
+    group, found = process_group(), {}
     for size in SIZES:
         buffer, times = torch.zeros(size), []
         for _ in range(12):
-            ranks.gather(None)  # all begin together
+            group.all_gather(None)  # all begin together
             began = time.perf_counter()
-            ranks.add_(buffer)
+            group.all_reduce(buffer)
             times.append(time.perf_counter() - began)
         found[size] = statistics.median(times[2:])
     return found
@@ -85,7 +85,7 @@ def child(path: str, batch_size: int, steps: int, hidden: int) -> None:
     """One process, on a core of its own."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})
-    from pyro_vae.distributed import world
+    from pyro_vae.distributed import process_group
 
     size = int(os.environ["WORLD_SIZE"])
     found: dict[str, Any] = {
@@ -95,7 +95,7 @@ def child(path: str, batch_size: int, steps: int, hidden: int) -> None:
     }
     if size == 1:
         found["half"] = timed(batch_size // 2, steps, hidden)
-    if world().main:
+    if process_group().is_main:
         Path(path).write_text(json.dumps(found))
     sys.stderr.flush()
     os._exit(0)  # Gloo's threads, torn down with the interpreter, now and then abort it
@@ -131,7 +131,7 @@ def medians(found: list[Any]) -> Any:
 def summary(runs: dict[int, Any], batch_size: int) -> list[dict[str, Any]]:
     """One row for each way and number of processes; efficiency is rows a second, for each process, against one."""
     lines = []
-    for way in WAYS:
+    for way in FIT_METHODS:
         for size, found in runs.items():
             rows = batch_size * (size if way == "weak" else 1)
             alone = batch_size / runs[1][way]["step"]

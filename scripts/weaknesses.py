@@ -25,7 +25,7 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.context import seeded
-from pyro_vae.diagnostics.aggregate_posterior import drawn_codes, log_aggregate, prior_codes
+from pyro_vae.diagnostics.aggregate_posterior import log_aggregate, sample_codes, sample_prior_codes
 from pyro_vae.diagnostics.latent_space_metrics import nearest_code, precision_and_coverage
 from pyro_vae.plots import on_axes, style
 from pyro_vae.studies.autoencoder_vs_vae import new_codes
@@ -64,7 +64,7 @@ def em_rises(starts: int, iterations: int) -> None:
         figure = Figure(figsize=(9.5, 3.6))
         left, right = figure.subplots(1, 2)
         floor = np.finfo(float).eps * abs(climbs[0][-1][1])
-        for climb, gained, colour in zip(climbs, gains, style.some_colours(starts), strict=True):
+        for climb, gained, colour in zip(climbs, gains, style.distinct_colours(starts), strict=True):
             left.plot(np.arange(1, len(climb) + 1), [value for _, value in climb], color=colour, linewidth=1.4)
             right.plot(np.arange(2, len(gained) + 2), gained.clip(floor / 3), color=colour, linewidth=1, alpha=0.9)
             below = np.flatnonzero(gained < 0)
@@ -147,7 +147,7 @@ def blur(runs: Path) -> None:
         error = float(pv.reconstruction_error(model, rows).mean())
         click.echo(f"| {K} | {kind} | {sigma} | {kl} | {error:.4f} | {found[0]} | {found[1]} |")
     vae = fitted(runs, data, "vae", 2)
-    z = drawn_codes(vae, rows)
+    z = sample_codes(vae, rows)
     click.echo(
         f"K = 2, at a draw of q for each row: decoder {sharpness(vae.decode(z), rows)[0]:.2f}, "
         f"E[x | z] {sharpness_given(vae, data.train, z, rows):.2f}; draws of x, K = 10: "
@@ -184,8 +184,8 @@ def holes(runs: Path) -> None:
     for K, prior in [*((K, PRIORS[0]) for K in SIZES), *itertools.product((2, 10), PRIORS[1:])]:
         model = fitted(runs, data, "vae", K, "bits", prior)
         found, scored = pv.aggregate(model, data.train, 1000), pv.log_evidence(model, rows, 500)
-        codes, again = drawn_codes(model, rows), model.reconstruct(rows.x)
-        draws = new_codes(model, rows, 1000), drawn_codes(model, data.train.head(1000))
+        codes, again = sample_codes(model, rows), model.reconstruct(rows.x)
+        draws = new_codes(model, rows, 1000), sample_codes(model, data.train.head(1000))
         near = [precision_and_coverage(model.decode(z), again) for z in draws]
         click.echo(
             f"| {K} | {prior} | {scored.log_px.mean():.1f} | {found.kl:.2f} | {found.mutual_information:.2f} "
@@ -226,11 +226,11 @@ def figure(runs: Path) -> None:
         drawn = Figure(figsize=(12.5, 4.3))
         left, *others = drawn.subplots(1, 3, width_ratios=[1.35, 1, 1])
         on_axes.pictures(left, torch.cat(lines).numpy(), rows.image_shape, columns=len(x))
-        style.name_lines(left, names, rows.image_shape[0])
+        style.label_rows(left, names, rows.image_shape[0])
         style.title(left, "Blur", "validation rows rebuilt; sharpness, data = 1")
         for axes, prior in zip(others, PRIORS, strict=True):
             model = fitted(runs, bits, "vae", 2, "bits", prior)
-            reach = 1.15 * float(prior_codes(model, 5000, like=bits.train).abs().quantile(0.995))
+            reach = 1.15 * float(sample_prior_codes(model, 5000, like=bits.train).abs().quantile(0.995))
             side = torch.linspace(-reach, reach, 121)
             at = torch.cartesian_prod(side, side)
             with torch.no_grad():
@@ -267,8 +267,8 @@ def where(runs: Path, rows: int, starts: int) -> None:
     scored = log_px_by_way(vae, x)
     click.echo("| log p(x) by | how much | ms a row | nats |\n|---|---|---|---|")
     for name, points in scored.items():
-        for effort, cost, log_px in points:
-            click.echo(f"| {name} | {effort} | {cost:.1f} | {log_px:.1f} |")
+        for budget, cost, log_px in points:
+            click.echo(f"| {name} | {budget} | {cost:.1f} | {log_px:.1f} |")
     draw_where(fitted(runs, data, "vae", 2, "bits"), x, data.valid.image_shape, found[2], scored)
 
 
@@ -317,9 +317,9 @@ def log_px_by_way(vae: Any, x: Tensor) -> dict[str, list[tuple[int, float, float
     }
     found: dict[str, list[tuple[int, float, float]]] = {}
     for name, (way, efforts) in ways.items():
-        for effort in efforts:
-            scored, cost = timed(lambda way=way, effort=effort: way(effort))
-            found.setdefault(name, []).append((effort, 1e3 * cost / len(x), float(scored.log_px.mean())))
+        for budget in efforts:
+            scored, cost = timed(lambda way=way, budget=budget: way(budget))
+            found.setdefault(name, []).append((budget, 1e3 * cost / len(x), float(scored.log_px.mean())))
     return found
 
 
@@ -348,7 +348,7 @@ def draw_where(vae: Any, x: Tensor, shape: Any, found: dict[str, Any], scored: d
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
         on_axes.pictures(left, sheet.numpy(), shape, columns=len(columns))
         names = ("row", "encoder", "search 1", "search 2", "search 3")
-        style.name_columns(left, dict(enumerate(names)), shape)
+        style.label_columns(left, dict(enumerate(names)), shape)
         for i, j in (found["wrong"][:3, some].T).nonzero().tolist():
             top, across = i * (shape[0] + 2), (j + 2) * (shape[1] + 2)
             frame = Rectangle((across - 1.5, top - 1.5), shape[1] + 2, shape[0] + 2, fill=False, edgecolor=style.RED)
@@ -358,8 +358,8 @@ def draw_where(vae: Any, x: Tensor, shape: Any, found: dict[str, Any], scored: d
         for (name, points), colour in zip(scored.items(), (style.RED, style.ORANGE, style.BLUE), strict=True):
             _, cost, log_px = zip(*points, strict=True)
             right.plot(cost, log_px, "o-", color=colour, markersize=5, label=name)
-            for effort, *at in points:
-                right.annotate(str(effort), at, (0, 6), textcoords="offset points", ha="center", fontsize=8)
+            for budget, *at in points:
+                right.annotate(str(budget), at, (0, 6), textcoords="offset points", ha="center", fontsize=8)
         right.set(xscale="log", xlabel="processor time, ms a row", ylabel="log p(x), nats per row")
         right.margins(y=0.12)
         right.legend(loc="lower right")

@@ -19,7 +19,7 @@ import pyro_vae as pv
 sys.path.append(str(Path(__file__).parent.parent / "scripts"))
 
 import benchmark
-from benchmark_arms import ByHand, draw, vae_of
+from benchmark_arms import ByHand, build_vae, draw
 from benchmark_peers import PyroVAE, numpyro_svi, pythae_model
 from benchmark_report import BARS, picture, ratio, record, table, verdict
 from benchmark_turns import Case, Lumps, Turns
@@ -73,11 +73,11 @@ def ours(hand):
     return pv.VAE(pv.priors.StandardNormal(3), pv.likelihoods.Bernoulli(hand.decoder), LogScale(hand.encoder))
 
 
-def with_gradients(hand, loss_of):
+def with_gradients(hand, choose_objective):
     """The loss and its gradients, from the noise of seed 7."""
     hand.zero_grad(set_to_none=True)
     pyro.set_rng_seed(7)
-    loss = loss_of()
+    loss = choose_objective()
     loss.backward()
     return [loss.detach(), *(p.grad for p in hand.parameters())]
 
@@ -138,7 +138,7 @@ def test_numpyro_weighs_a_draw_as_pyro_vae_does(hand, x):
 
 def test_every_arm_has_as_many_parameters():
     expected = sum(p.numel() for p in ByHand(CASE, D).parameters())
-    assert sum(p.numel() for p in vae_of(CASE, D).parameters()) == expected
+    assert sum(p.numel() for p in build_vae(CASE, D).parameters()) == expected
     assert sum(p.numel() for p in PyroVAE(CASE, D).parameters()) == expected
 
 

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.context import undisturbed
-from pyro_vae.distributed import ALONE, Ranks, Reducer
+from pyro_vae.context import defer_signals
+from pyro_vae.distributed import SINGLE_PROCESS, GradientReducer, ProcessGroup
 
 SIZES = (2, 4)
 SEEDS = range(8)
@@ -94,12 +94,12 @@ def whole_runs():
     return [pv.fit(vae(), rows(200), seed=seed, **options).history[-1]["valid_elbo"] for seed in SEEDS]
 
 
-def evidence(ranks):
+def evidence(group):
     program, x = vae(), rows(300)
-    found = pv.log_evidence(program, x, 100, iwae=[5], ranks=ranks)
-    annealed = pv.annealed_evidence(program, x[:150], 5, num_chains=4, ranks=ranks)
-    exact = pv.exact_evidence(program, x[:20], ranks=ranks)
-    scores = pv.score(program, x[:40], x[40:], num_samples=100, ranks=ranks)
+    found = pv.log_evidence(program, x, 100, iwae=[5], group=group)
+    annealed = pv.annealed_evidence(program, x[:150], 5, num_chains=4, group=group)
+    exact = pv.exact_evidence(program, x[:20], group=group)
+    scores = pv.score(program, x[:40], x[40:], num_samples=100, group=group)
     return {
         "log_px": found.log_px.tolist(),
         "mc_se": found.mc_se.tolist(),
@@ -150,23 +150,23 @@ def gone_on(folder):
 def one_of_many(folder):
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".* latent dimensions carry nothing")
-    ranks = pv.world()
-    found = {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(ranks)}
-    if ranks.size == 2:
-        found |= {"twenty again": twenty_steps(), "gone on": gone_on(folder)} | troubles(ranks)
-        own = vae(seed=ranks.rank)
+    group = pv.process_group()
+    found = {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(group)}
+    if group.size == 2:
+        found |= {"twenty again": twenty_steps(), "gone on": gone_on(folder)} | troubles(group)
+        own = vae(seed=group.rank)
         pv.fit(own, rows(60), epochs=2, batch_size=20, progress="none")
-        found["alike"] = [state == held(own) for state in ranks.gather(held(own))]
+        found["alike"] = [state == held(own) for state in group.all_gather(held(own))]
         warnings.simplefilter("default")
         found |= commands(folder)
-    (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
+    (folder / f"{group.rank}.json").write_text(json.dumps(found))
     os._exit(0)  # Gloo's threads, torn down with the interpreter, now and then abort it
 
 
-def troubles(ranks):
+def troubles(group):
     return {
-        "other rows": error_of(lambda: pv.fit(vae(), rows(60, seed=ranks.rank), epochs=1)),
-        "other program": error_of(lambda: pv.fit(vae() if ranks.main else Replayed(), rows(60), epochs=1)),
+        "other rows": error_of(lambda: pv.fit(vae(), rows(60, seed=group.rank), epochs=1)),
+        "other program": error_of(lambda: pv.fit(vae() if group.is_main else Replayed(), rows(60), epochs=1)),
         "few rows": error_of(lambda: pv.fit(vae(), rows(60), epochs=1, batch_size=1)),
         "poisoned": error_of(lambda: pv.fit(Replayed(poisoned=7), rows(91), epochs=2, progress="none")),
     }
@@ -230,7 +230,7 @@ def stop_at(folder, epochs):
 
 @pytest.fixture(scope="module")
 def alone():
-    return {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(ALONE)}
+    return {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(SINGLE_PROCESS)}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -362,20 +362,20 @@ def test_a_run_that_is_cut_off_says_so_and_can_be_gone_on_with(tmp_path, how):
 
 def test_parts_of_a_batch_are_all_of_it_and_differ_by_one_row():
     for n in (1, 7, 30, 31):
-        parts = [Ranks(rank, 4).part(torch.arange(n)) for rank in range(4)]
+        parts = [ProcessGroup(rank, 4).part(torch.arange(n)) for rank in range(4)]
         assert torch.cat(parts).tolist() == list(range(n))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert len({Ranks(rank, 1000).stream(5) for rank in range(1000)}) == 1000
-    assert ALONE.stream(5) == 5
+    assert len({ProcessGroup(rank, 1000).epoch_seed(5) for rank in range(1000)}) == 1000
+    assert SINGLE_PROCESS.epoch_seed(5) == 5
 
 
 def test_a_reducer_weighs_by_rows_and_leaves_out_what_took_no_part(monkeypatch):
     def from_another_with_twice_the_rows(self, flat):
         flat += torch.tensor([2 / 3 * 4.0, 2 / 3 * 8.0, 0.0, 1.0, 0.0, 2 / 3 * 7.0])
 
-    monkeypatch.setattr(Ranks, "add_", from_another_with_twice_the_rows)
+    monkeypatch.setattr(ProcessGroup, "add_", from_another_with_twice_the_rows)
     used, unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
-    used.grad, reducer = torch.tensor([1.0, 2.0]), Reducer(Ranks(0, 2))
+    used.grad, reducer = torch.tensor([1.0, 2.0]), GradientReducer(ProcessGroup(0, 2))
     reducer.share, reducer.loss = 1 / 3, 1.0
     reducer([used, unused])
     torch.testing.assert_close(used.grad, torch.tensor([3.0, 6.0]))
@@ -388,7 +388,7 @@ def test_a_signal_waits_while_something_is_written():
 
     def write():
         nonlocal done
-        with undisturbed():
+        with defer_signals():
             signal.raise_signal(signal.SIGINT)
             done = True
 

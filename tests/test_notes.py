@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 
 import pyro_vae as pv
 from pyro_vae.inference.objectives.elbo_terms import RowWeighted
-from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
 
 
@@ -266,8 +266,8 @@ def test_a_minibatch_estimates_the_sum_over_rows(tiny_vae):
     x, z = x[:12], torch.randn(12, 2)
 
     def objective(index):
-        layout = layout_of(vae, Batch(x[index]))
-        model = RowWeighted(layout, len(x))(pyro.condition(vae.model, {"z": z[index]}))
+        plates = find_plates(vae, Batch(x[index]))
+        model = RowWeighted(plates, len(x))(pyro.condition(vae.model, {"z": z[index]}))
         return poutine.trace(model).get_trace(x[index]).log_prob_sum().detach()
 
     everything = objective(torch.arange(12))

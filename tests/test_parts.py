@@ -12,7 +12,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.distributions import BernoulliVector, LogisticBins, NormalMixture
-from pyro_vae.serialization import describe
+from pyro_vae.serialization import to_recipe
 
 
 def line(num_points=4001, reach=9.0):
@@ -56,7 +56,7 @@ def test_a_vamp_prior_is_its_mixture_written_out():
     by_hand = torch.logsumexp(torch.stack([guide(u[None]).log_prob(z) for u in prior.pseudo]), 0) - math.log(5)
     torch.testing.assert_close(prior().log_prob(z), by_hand)
     rows = torch.rand(2, D, dtype=torch.float64)
-    prior.start_at(rows)
+    prior.init_from_data(rows)
     assert torch.equal(prior.pseudo, rows[[0, 1, 0, 1, 0]])
 
 
@@ -227,7 +227,7 @@ def test_every_pair_of_parts_trains_scores_saves_and_loads(prior, likelihood, gu
     pv.save(vae, tmp_path)
     loaded = pv.load(tmp_path)
     assert torch.equal(pv.log_evidence(loaded, held_out, num_samples=50).log_px, found.log_px)
-    assert describe(loaded) == describe(vae)
+    assert to_recipe(loaded) == to_recipe(vae)
 
 
 ONE_LATENT = {
@@ -328,7 +328,7 @@ def test_wrong_arguments_are_named():
         (lambda: priors.MixtureOfNormals(2, 0), "at least one component"),
         (lambda: priors.FlowPrior(2, layers=0), "layers must be one or more"),
         (lambda: priors.VampPrior(iaf, 3, D), "kind='coupling'"),
-        (lambda: priors.VampPrior(guides.SeesMask(iaf), 3, D), "kind='coupling'"),
+        (lambda: priors.VampPrior(guides.MaskAwareGuide(iaf), 3, D), "kind='coupling'"),
         (lambda: priors.VampPrior(guides.PerRowNormal(3, 2), 3, D), "cannot take"),
         (lambda: likelihoods.Normal(identity, scale=0.0), "must be positive"),
         (lambda: likelihoods.Normal(identity, scale="leaned"), "one of learned, per-feature, network; got 'leaned'"),

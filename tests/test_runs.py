@@ -9,21 +9,21 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae import atomic_write
-from pyro_vae.atomic_write import read_lines, read_tensors, write_tensors, write_whole
+from pyro_vae.atomic_write import read_lines, read_tensors, write_atomic, write_tensors
 from pyro_vae.runs import new_run
-from pyro_vae.serialization import build, describe
+from pyro_vae.serialization import from_recipe, to_recipe
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    write_atomic(path, b"old")
 
     def full(*_):
         raise OSError("no space left")
 
     monkeypatch.setattr(atomic_write.os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
-        write_whole(path, b"new")
+        write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
@@ -36,14 +36,14 @@ def test_a_recipe_is_plain_data_and_names_our_parts_alone(tiny_vae, tmp_path):
     assert recipe["guide"]["net"] == {"make": "nets.mlp", "sizes": [6, 8, 4], "activation": "tanh"}
     recipe["guide"]["net"]["make"] = "os.system"
     with pytest.raises(pv.InputError, match=r"no part called 'os\.system'"):
-        build(recipe)
+        from_recipe(recipe)
 
 
 def test_a_part_used_twice_is_one_part_after_loading(tiny_vae):
     vae, _ = tiny_vae
     net = pv.nets.mlp(6, 6)
     shared = pv.VAE(vae.prior, pv.likelihoods.Bernoulli(net), pv.guides.MeanFieldNormal(net))
-    again = build(describe(shared))
+    again = from_recipe(to_recipe(shared))
     assert again.likelihood.net is again.posterior.net
 
 
@@ -54,7 +54,7 @@ def test_a_users_subclass_is_not_taken_for_its_base(tiny_vae):
         pass
 
     with pytest.raises(pv.InputError, match=r"program.prior is .*Mine, which is not one of this package's parts"):
-        describe(pv.VAE(Mine(2), vae.likelihood, vae.posterior))
+        to_recipe(pv.VAE(Mine(2), vae.likelihood, vae.posterior))
 
 
 def test_what_cannot_be_loaded_says_why(tiny_vae, tmp_path):
@@ -93,7 +93,7 @@ def test_a_program_changed_after_it_was_made_has_no_recipe(tiny_vae, tmp_path):
     normal = pv.VAE(vae.prior, pv.likelihoods.Normal(pv.nets.mlp(2, 6), scale=0.5), vae.posterior)
     normal.likelihood.scale = 0.3
     with pytest.raises(pv.InputError, match=r"program\.likelihood was changed after it was made"):
-        describe(normal)
+        to_recipe(normal)
     vae.posterior.net[1] = torch.nn.ReLU()
     pv.save(vae, tmp_path)
     with pytest.raises(pv.InputError, match=r"posterior\.net\.1 was changed"):

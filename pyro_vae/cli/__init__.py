@@ -17,11 +17,11 @@ COMMANDS = {  # name: (the module that holds it, what the list of commands says)
     "score": ("score", "Score the rows of a file: log p(x) of each, anomalies flagged."),
     "compare": ("compare", "Hold models, ways to fit them, or runs against each other."),
     "report": ("report", "Write one page about a run, to open in a browser."),
-    "sample": ("rows", "Draw new rows from a run's model."),
-    "reconstruct": ("rows", "Send rows through a run's guide and back."),
-    "encode": ("rows", "Write the posterior means of rows."),
-    "datasets": ("about", "List the data sets that have names."),
-    "info": ("about", "Say what a run holds."),
+    "sample": ("sample", "Draw new rows from a run's model."),
+    "reconstruct": ("reconstruct", "Send rows through a run's guide and back."),
+    "encode": ("encode", "Write the posterior means of rows."),
+    "datasets": ("datasets", "List the data sets that have names."),
+    "info": ("info", "Say what a run holds."),
 }
 TOGETHER = ("fit", "evaluate", "score")  # what several processes can do
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130

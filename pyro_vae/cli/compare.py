@@ -181,13 +181,13 @@ def compare(ctx: click.Context, saved: tuple[Path, ...], as_json: bool, debug: b
     """
     settings = _settings(ctx, saved, given)
     if settings["preset"] == "ae-vs-vae":
-        from pyro_vae.studies.autoencoder_vs_vae_run import run_encoders
+        from pyro_vae.studies.autoencoder_vs_vae_run import compare_encoders
 
-        rows = run_encoders(settings, quiet=as_json)
+        rows = compare_encoders(settings, quiet=as_json)
     else:
-        from pyro_vae.workflows.compare_models import run_contest
+        from pyro_vae.workflows.compare_models import compare_models
 
-        rows = run_contest(saved, settings, quiet=as_json)
+        rows = compare_models(saved, settings, quiet=as_json)
     if as_json:
         print_json({"rows": rows})
 

@@ -28,5 +28,5 @@ def encode(
     opened = Run(run, program)
     rows, made = opened.rows(data, split), opened.program()
     path = out or run / f"latents{'' if data else f'-{split}'}.csv"
-    means = _through(rows, lambda x, extras: encoded(made, x, **extras))
+    means = _through(rows, lambda x, row_inputs: encoded(made, x, **row_inputs))
     _write(opened, path, means, len(rows), None, as_json)

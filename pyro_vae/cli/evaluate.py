@@ -87,7 +87,7 @@ def evaluate(
     """
     import json
 
-    from pyro_vae import pick_device, world
+    from pyro_vae import pick_device, process_group
     from pyro_vae.cli.print_tables import print_record
     from pyro_vae.workflows.open_run import Run
 
@@ -111,7 +111,7 @@ def evaluate(
         better=better,
         method=method,
     )
-    if not world().main:
+    if not process_group().is_main:
         return
     path = run / EVALUATION
     known = json.loads(path.read_text()) if path.exists() else {}
@@ -142,21 +142,21 @@ def _better(
     program: Any, rows: Any, method: str, temperatures: int, chains: int, start: str, memory_mib: float, seed: int
 ) -> tuple[Any, float] | None:
     """log p(x) by another method than importance sampling, and the seconds it took."""
-    from pyro_vae import annealed_evidence, exact_evidence, world
+    from pyro_vae import annealed_evidence, exact_evidence, process_group
 
-    began, ranks = time.perf_counter(), world()
+    began, group = time.perf_counter(), process_group()
     if method == "is":
         return None
-    shared: dict[str, Any] = {"memory_mib": memory_mib, "seed": seed, "ranks": ranks}
+    shared: dict[str, Any] = {"memory_mib": memory_mib, "seed": seed, "group": group}
     if method == "exact":
         return exact_evidence(program, rows, **shared), time.perf_counter() - began
 
     def say(done: int) -> None:
         each = (time.perf_counter() - began) / done
-        of = f"{len(rows)} rows" + ("" if ranks.alone else f" by {ranks.size} processes, this one")
+        of = f"{len(rows)} rows" + ("" if group.is_single else f" by {group.size} processes, this one")
         click.echo(f"annealed {done} of {of}, {each:.2f} s a row", err=True)
 
-    heard = say if ranks.main else None
+    heard = say if group.is_main else None
     found = annealed_evidence(program, rows, temperatures, num_chains=chains, start=start, on_rows=heard, **shared)
     return found, time.perf_counter() - began
 
@@ -182,7 +182,7 @@ def score_split(
 ) -> dict[str, Any]:
     """The record of one split under a run's program, log p(x) `better` where another method has found it; of several
     processes each scores some of the rows."""
-    from pyro_vae import log_evidence, world
+    from pyro_vae import log_evidence, process_group
     from pyro_vae.context import seeded
     from pyro_vae.errors import InputError
     from pyro_vae.evidence.evidence_record import record
@@ -198,11 +198,11 @@ def score_split(
         prior_share=prior_share,
         memory_mib=memory_mib,
         seed=seed,
-        ranks=world(),
+        group=process_group(),
     )
     try:
         with seeded(seed):
-            active: int | None = active_units(program, rows[:5000], **rows.extras(slice(5000)))[0]
+            active: int | None = active_units(program, rows[:5000], **rows.row_inputs(slice(5000)))[0]
     except InputError:  # no latent for each row
         active = None
     parameters = sum(parameter.numel() for parameter in named_parameters(program).values())

@@ -246,9 +246,9 @@ def fit(
 
     With no option it trains on 5,000 real digits and needs no network.
     """
-    from pyro_vae import world
+    from pyro_vae import process_group
     from pyro_vae.errors import InputError
-    from pyro_vae.workflows.fit_run import run_fit
+    from pyro_vae.workflows.fit_run import fit_run
 
     if resume is not None:
         if ctx_given := [name for name in _given(ctx) if name not in ALONG_WITH_RESUME]:
@@ -258,7 +258,7 @@ def fit(
             )
         config, out = resume / CONFIG, resume
         read_config(resume)
-    elif out is not None and world().main:
+    elif out is not None and process_group().is_main:
         _check_new(out)
     if program is not None and (
         chosen := [p.name for p in ctx.command.params if _is_model(p) and p.name in _given(ctx)]
@@ -271,8 +271,8 @@ def fit(
     if own and program is None:
         raise InputError(f"{config} is of a program of your own, which no file may name for you: add --program {own}")
     settings = settle(ctx, kept, str(config))
-    record = run_fit(settings, out, program, logger=logger, resuming=resume is not None, quiet=as_json)
-    if as_json and world().main:
+    record = fit_run(settings, out, program, logger=logger, resuming=resume is not None, quiet=as_json)
+    if as_json and process_group().is_main:
         print_json(record)
 
 

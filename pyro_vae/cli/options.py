@@ -154,7 +154,7 @@ ABOUT = (
 
 
 def plain(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Settings as TOML can hold them: nothing for None, lists for tuples, text for paths."""
+    """TrainConfig as TOML can hold them: nothing for None, lists for tuples, text for paths."""
 
     def value_of(value: Any) -> Any:
         return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value

@@ -28,5 +28,5 @@ def reconstruct(
     opened = Run(run, program)
     rows, made = opened.rows(data, split), opened.program()
     path = out or run / f"reconstructions{'' if data else f'-{split}'}.npy"
-    again = _through(rows, lambda x, extras: opened.measure.undo(reconstructed(made, x, **extras)))
+    again = _through(rows, lambda x, row_inputs: opened.measure.to_original_units(reconstructed(made, x, **row_inputs)))
     _write(opened, path, again, len(rows), opened.columns(), as_json)

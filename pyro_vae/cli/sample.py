@@ -33,6 +33,6 @@ def sample(run: Path, program: str | None, num: int, seed: int, out: Path | None
         with seeded(seed):
             for start in range(0, num, ROWS_AT_ONCE):
                 rows = sampled(made, min(ROWS_AT_ONCE, num - start), num_features=width)
-                yield opened.measure.undo(rows), None, None
+                yield opened.measure.to_original_units(rows), None, None
 
     _write(opened, out or run / "samples.npy", drawn(), num, opened.columns(), as_json)

@@ -62,7 +62,7 @@ def score(
     """
     import torch
 
-    from pyro_vae import log_evidence, world
+    from pyro_vae import log_evidence, process_group
     from pyro_vae.context import seeded
     from pyro_vae.diagnostics.anomaly_scores import require_enough, score
     from pyro_vae.errors import InputError
@@ -74,22 +74,25 @@ def score(
         raise InputError(f"{path}: scores are written as .csv, not {path.suffix or 'a file without an ending'}")
     began = time.perf_counter()
     opened = Run(run, program)
-    ranks = world()
+    group = process_group()
     rows, held_out, made = opened.rows(data, split), opened.data().valid, opened.program()
     require_enough(len(held_out), false_alarms)
-    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib, "ranks": ranks}
+    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib, "group": group}
     reference = log_evidence(made, held_out, num_samples, seed=seed, **settings)
     tally, in_training = Tally(), torch.arange(len(rows)) if rows.name == "train" else None
-    how: dict[str, Any] = {"false_alarms": false_alarms, "memory_mib": memory_mib, "ranks": ranks}
-    with writing(path, len(rows), []) if ranks.main else nullcontext() as writer, seeded(seed):  # one stream of draws
+    how: dict[str, Any] = {"false_alarms": false_alarms, "memory_mib": memory_mib, "group": group}
+    with (
+        writing(path, len(rows), []) if group.is_main else nullcontext() as writer,
+        seeded(seed),
+    ):  # one stream of draws
         for number, part in enumerate(rows.parts(ROWS_AT_ONCE)):
             own = None if in_training is None else in_training[number * ROWS_AT_ONCE :][: len(part)]
-            found = score(made, part, reference, seed=None if ranks.alone else seed + number, rows=own, **how)
+            found = score(made, part, reference, seed=None if group.is_single else seed + number, rows=own, **how)
             index = part.places(slice(None))
             if writer is not None:
                 writer.write_columns(_columns(found), index, part.labels)
             tally.add(found, index)
-    if not ranks.main:
+    if not group.is_main:
         return
     summary = {
         "run": str(run),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.comparison.fit_methods import WAYS
+from pyro_vae.comparison.fit_methods import FIT_METHODS
 from pyro_vae.comparison.models_by_name import without_guide
 from pyro_vae.comparison.paired_differences import compare_evidence
 from pyro_vae.context import seeded
@@ -25,9 +25,9 @@ from pyro_vae.models.finite_mixture import Mixture
 from pyro_vae.models.vae import VAE
 from pyro_vae.programs.model_and_guide import active_units
 from pyro_vae.programs.parameters import named_parameters
-from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.scored_rows import measure_of
+from pyro_vae.programs.scored_rows import describe_measure
 
 METHODS = ("auto", "exact", "laplace", "is")
 PRIOR_SHARE = 0.1  # of the draws around modes: a normal at a mode may be too narrow, or miss another
@@ -55,11 +55,11 @@ class Fitted:
     @property
     def answers(self) -> bool:
         """Whether its guide is there for rows held out."""
-        return self.way not in WAYS or WAYS[self.way].answers
+        return self.way not in FIT_METHODS or FIT_METHODS[self.way].answers
 
 
 @dataclass(frozen=True)
-class Scored:
+class HeldOutScore:
     """What was found of one contender's rows: log p(x), the bound of its own q (N,) or None, and by which method."""
 
     log_px: LogPx
@@ -76,7 +76,7 @@ def compare(
     num_samples: int = 1000,
     level: float | None = None,
     seed: int = 0,
-    on_scored: Callable[[str, Scored], None] | None = None,
+    on_scored: Callable[[str, HeldOutScore], None] | None = None,
 ) -> list[dict[str, Any]]:
     r"""Records of programs scored on the same held-out rows, best first, with the keys of `evidence.record` and more.
 
@@ -129,31 +129,33 @@ def _ranked(found: Mapping[str, LogPx]) -> list[dict[str, Any]]:
     return [{"name": name, "log_px": float(only.log_px.mean()), "behind": 0.0, "behind_se": 0.0, "behind_mc_se": 0.0}]
 
 
-def score_held_out(one: Fitted, rows: Split, *, method: str = "auto", num_samples: int = 1000, seed: int = 0) -> Scored:
+def score_held_out(
+    one: Fitted, rows: Split, *, method: str = "auto", num_samples: int = 1000, seed: int = 0
+) -> HeldOutScore:
     """log p(x) of rows that a contender has not seen, by one method; and the bound of its guide."""
     program = one.program
     if not isinstance(program, Density) and hasattr(program, "log_predictive"):
-        return Scored(_predictive(program, rows), None, "the posterior predictive")
+        return HeldOutScore(_predictive(program, rows), None, "the posterior predictive")
     if isinstance(program, Density):
         exact = exact_evidence(without_guide(program), rows, seed=seed)
-        return Scored(exact, _bound_of(one, rows, exact.log_px), f"exact: {exact.way}")
+        return HeldOutScore(exact, _bound_of(one, rows, exact.log_px), f"exact: {exact.way}")
     known = program if one.answers else without_guide(program)
     evidence = log_evidence(known, rows, num_samples, seed=seed) if one.answers else None
     bound = None if evidence is None else evidence.elbo
     if method == "exact" or (method == "auto" and rows.shape[1] <= FEW_FEATURES):
         try:
             exact = exact_evidence(known, rows, seed=seed)
-            return Scored(exact, bound, f"exact: {exact.way}", evidence)
+            return HeldOutScore(exact, bound, f"exact: {exact.way}", evidence)
         except RowsError:
             raise
         except InputError:
             if method == "exact":
                 raise
     if method == "is" and evidence is not None:
-        return Scored(evidence, bound, "is", evidence)
+        return HeldOutScore(evidence, bound, "is", evidence)
     around = laplace(known, rows, seed=seed)
     found = log_evidence(around, rows, num_samples, rows=torch.arange(len(rows)), prior_share=PRIOR_SHARE, seed=seed)
-    return Scored(found, bound, "laplace", evidence)
+    return HeldOutScore(found, bound, "laplace", evidence)
 
 
 def _bound_of(one: Fitted, rows: Split, log_px: Tensor) -> Tensor | None:
@@ -174,12 +176,12 @@ def _predictive(program: Any, rows: Split) -> LogPx:
     return LogPx(
         log_px=log_px,
         mc_se=torch.zeros_like(log_px),
-        measure=measure_of(rows, layout_of(program, batch)),
+        measure=describe_measure(rows, find_plates(program, batch)),
         kind="estimate",
     )
 
 
-def _with_its_end(one: Fitted, scored: Scored) -> Fitted:
+def _with_its_end(one: Fitted, scored: HeldOutScore) -> Fitted:
     """The contender with where its fit ended among what it reached."""
     if one.result is None:
         return one
@@ -199,7 +201,7 @@ def seconds_to(one: Fitted, level: float | None) -> float | None:
 
 
 def _record(
-    one: Fitted, scored: Scored, ranked: dict[str, Any], rows: Split, level: float | None, seed: int
+    one: Fitted, scored: HeldOutScore, ranked: dict[str, Any], rows: Split, level: float | None, seed: int
 ) -> dict[str, Any]:
     found, evidence, result = scored.log_px, scored.evidence, one.result
     bound = None if scored.bound is None else float(scored.bound.mean())
@@ -250,7 +252,7 @@ def _of_model(program: Any) -> int | None:
 def _active(program: Any, rows: Split, seed: int) -> int | None:
     try:
         with seeded(seed):
-            return active_units(program, rows[:5000], layout=None, **rows.extras(slice(5000)))[0]
+            return active_units(program, rows[:5000], plates=None, **rows.row_inputs(slice(5000)))[0]
     except InputError:
         return None
 

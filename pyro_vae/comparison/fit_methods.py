@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pyro_vae.constructor_args import remade
+from pyro_vae.constructor_args import rebuild_with
 from pyro_vae.context import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
-from pyro_vae.guides import Categories, PerRowCategories, PerRowNormal, SemiAmortizedNormal
+from pyro_vae.guides import CategoricalGuide, PerRowCategorical, PerRowNormal, SemiAmortizedNormal
 from pyro_vae.inference.em.fit_cavi import fit_cavi
 from pyro_vae.inference.em.fit_closed_form import fit_closed_form
 from pyro_vae.inference.em.fit_em import fit_em
@@ -33,7 +33,7 @@ TABLE_EPOCHS, TABLE_RATE = 20, 4.0  # of a q that is a table, times those of a n
 
 
 @dataclass(frozen=True)
-class Effort:
+class Budget:
     """How hard to climb: `epochs` of gradients, `iterations` of EM, and what else the fits take under these names.
 
     `width` is of the hidden layer of a network q(c|x). Every way sees training rows alone and keeps its last epoch, EM
@@ -66,144 +66,148 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Way:
+class FitMethod:
     """One way to climb: for which models, what it does in a few words, and how.
 
-    `fit(program, data, effort, options)` climbs, with `on_epoch` among the options; `guided(program, data, effort)`
+    `fit(program, data, budget, options)` climbs, with `on_epoch` among the options; `guided(program, data, budget)`
     gives the program another guide first. `answers` says whether its q is there for rows held out, `watched` whether
     its epochs can be looked at.
     """
 
     models: tuple[type, ...]
     words: str
-    fit: Callable[[Any, Dataset, Effort, dict[str, Any]], FitResult]
-    guided: Callable[[Any, Dataset, Effort], Any] = lambda program, data, effort: program
+    fit: Callable[[Any, Dataset, Budget, dict[str, Any]], FitResult]
+    guided: Callable[[Any, Dataset, Budget], Any] = lambda program, data, budget: program
     answers: bool = True
     watched: bool = True
 
 
-def climb(
-    program: Any, way: str, data: Dataset, effort: Effort, on_epoch: OnEpoch | None = None
+def fit_by_name(
+    program: Any, way: str, data: Dataset, budget: Budget, on_epoch: OnEpoch | None = None
 ) -> tuple[Any, FitResult]:
     """Fit a program in the named way: the program that was fitted, which may have another guide, and what the fit did.
 
     Raises `InputError` where the two do not go together.
     """
-    if way not in WAYS:
-        raise InputError(f"no way called {way!r}; try one of {', '.join(WAYS)}")
-    if not goes_with(program, way):
-        fitting = ", ".join(name for name in WAYS if goes_with(program, name))
+    if way not in FIT_METHODS:
+        raise InputError(f"no way called {way!r}; try one of {', '.join(FIT_METHODS)}")
+    if not supports(program, way):
+        fitting = ", ".join(name for name in FIT_METHODS if supports(program, name))
         raise InputError(f"{way} is no way to fit a {type(program).__name__}; try one of {fitting}")
     import sklearn.cluster  # noqa: F401 - for starts, before the clock
 
-    chosen, began = WAYS[way], time.perf_counter()
-    guided = chosen.guided(program, data, effort)
+    chosen, began = FIT_METHODS[way], time.perf_counter()
+    guided = chosen.guided(program, data, budget)
     before = time.perf_counter() - began
     watched = chosen.watched and on_epoch is not None
     options = {"on_epoch": functools.partial(on_epoch, guided)} if watched and on_epoch is not None else {}
-    result = chosen.fit(guided, data, effort, options)
+    result = chosen.fit(guided, data, budget, options)
     for row in result.history:
         row["seconds"] += before
     return guided, replace(result, seconds=result.seconds + before)
 
 
-def goes_with(program: Any, way: str) -> bool:
-    return isinstance(program, WAYS[way].models)
+def supports(program: Any, way: str) -> bool:
+    return isinstance(program, FIT_METHODS[way].models)
 
 
-def _em(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    return fit_em(program, data.train, **effort.by_em, **options)
+def _em(program: Any, data: Dataset, budget: Budget, options: dict[str, Any]) -> FitResult:
+    return fit_em(program, data.train, **budget.by_em, **options)
 
 
-def _hard_em(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    return fit_em(program, data.train, hard=True, **effort.by_em, **options)
+def _hard_em(program: Any, data: Dataset, budget: Budget, options: dict[str, Any]) -> FitResult:
+    return fit_em(program, data.train, hard=True, **budget.by_em, **options)
 
 
-def _online_em(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    own = effort.by_em | {"epochs": effort.epochs, "batch_size": effort.batch_size}
+def _online_em(program: Any, data: Dataset, budget: Budget, options: dict[str, Any]) -> FitResult:
+    own = budget.by_em | {"epochs": budget.epochs, "batch_size": budget.batch_size}
     return fit_em(program, data.train, **own, **options)
 
 
-def _closed_form(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
+def _closed_form(program: Any, data: Dataset, budget: Budget, options: dict[str, Any]) -> FitResult:
     return fit_closed_form(program, data)
 
 
-def _cavi(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    return fit_cavi(program, data.train, epochs=effort.iterations, start=effort.seed)
+def _cavi(program: Any, data: Dataset, budget: Budget, options: dict[str, Any]) -> FitResult:
+    return fit_cavi(program, data.train, epochs=budget.iterations, start=budget.seed)
 
 
-def _svi(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    return fit(program, data.train, progress="none", **effort.by_gradients, **options)
+def _svi(program: Any, data: Dataset, budget: Budget, options: dict[str, Any]) -> FitResult:
+    return fit(program, data.train, progress="none", **budget.by_gradients, **options)
 
 
-def _table(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    return fit(program, data.train, progress="none", **effort.of_table(len(data.train)), **options)
+def _table(program: Any, data: Dataset, budget: Budget, options: dict[str, Any]) -> FitResult:
+    return fit(program, data.train, progress="none", **budget.of_table(len(data.train)), **options)
 
 
-def _wake_sleep(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    return _svi(program, data, effort, options | {"loss": WakeSleep()})
+def _wake_sleep(program: Any, data: Dataset, budget: Budget, options: dict[str, Any]) -> FitResult:
+    return _svi(program, data, budget, options | {"loss": WakeSleep()})
 
 
-def _reweighted(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    return _svi(program, data, effort, options | {"loss": ReweightedWakeSleep(DREAMS)})
+def _reweighted(program: Any, data: Dataset, budget: Budget, options: dict[str, Any]) -> FitResult:
+    return _svi(program, data, budget, options | {"loss": ReweightedWakeSleep(DREAMS)})
 
 
-def _mcem(program: Any, data: Dataset, effort: Effort, options: dict[str, Any]) -> FitResult:
-    return fit_mcem(program, data.train, progress="none", **effort.by_gradients, **options)
+def _mcem(program: Any, data: Dataset, budget: Budget, options: dict[str, Any]) -> FitResult:
+    return fit_mcem(program, data.train, progress="none", **budget.by_gradients, **options)
 
 
-def _started(program: Any, data: Dataset, effort: Effort) -> Any:
+def _started(program: Any, data: Dataset, budget: Budget) -> Any:
     """At EM's own start: the parameters after an iteration of none."""
     if isinstance(program, Mixture):
-        fit_em(program, data.train, epochs=1, seed=effort.seed)
+        fit_em(program, data.train, epochs=1, seed=budget.seed)
     return program
 
 
 def _with_guide(mixture: Mixture, guide: nn.Module) -> Mixture:
-    guided = remade(mixture, guide=guide).to(mixture.logits)
+    guided = rebuild_with(mixture, guide=guide).to(mixture.logits)
     guided.load_state_dict(mixture.state_dict(), strict=False)
     return guided
 
 
-def _with_network(mixture: Mixture, data: Dataset, effort: Effort) -> Mixture:
-    with seeded(effort.seed):
-        guide = Categories(mlp(mixture.num_features, effort.width, mixture.num_components))
-    return _with_guide(_started(mixture, data, effort), guide)
+def _with_network(mixture: Mixture, data: Dataset, budget: Budget) -> Mixture:
+    with seeded(budget.seed):
+        guide = CategoricalGuide(mlp(mixture.num_features, budget.width, mixture.num_components))
+    return _with_guide(_started(mixture, data, budget), guide)
 
 
 @torch.no_grad()
-def _with_table(mixture: Mixture, data: Dataset, effort: Effort) -> Mixture:
+def _with_table(mixture: Mixture, data: Dataset, budget: Budget) -> Mixture:
     """A free q for each row, at first the responsibilities of the start."""
-    guide = PerRowCategories(len(data.train), mixture.num_components)
-    guide.logits.copy_(_started(mixture, data, effort).responsibilities(data.train.x).clamp(min=1e-6).log())
+    guide = PerRowCategorical(len(data.train), mixture.num_components)
+    guide.logits.copy_(_started(mixture, data, budget).responsibilities(data.train.x).clamp(min=1e-6).log())
     return _with_guide(mixture, guide)
 
 
-def _per_row(vae: VAE, data: Dataset, effort: Effort) -> VAE:
-    with seeded(effort.seed), torch.no_grad():
+def _per_row(vae: VAE, data: Dataset, budget: Budget) -> VAE:
+    with seeded(budget.seed), torch.no_grad():
         guide = PerRowNormal(len(data.train), int(vae.prior().event_shape[-1]))
     return VAE(vae.prior, vae.likelihood, guide)
 
 
-def _refining(vae: VAE, data: Dataset, effort: Effort) -> VAE:
+def _refining(vae: VAE, data: Dataset, budget: Budget) -> VAE:
     return VAE(vae.prior, vae.likelihood, SemiAmortizedNormal(vae.posterior, vae.prior, vae.likelihood))
 
 
 LINEAR = (PPCA, FactorAnalysis)
-WAYS: dict[str, Way] = {
-    "em": Way((Mixture, *LINEAR), "q is the exact posterior, the M-step a maximum", _em),
-    "online-em": Way((Mixture, *LINEAR), "EM on averages that forget, a batch at a time", _online_em),
-    "hard-em": Way((Mixture,), "q is the posterior's mode (k-means, where scales are fixed)", _hard_em),
-    "closed-form": Way((PPCA,), "the maximum from eigenvectors", _closed_form, watched=False),
-    "svi": Way((Mixture, *LINEAR, VAE), "gradients of the ELBO; q the exact posterior, or an encoder", _svi, _started),
-    "table": Way((Mixture,), "gradients; a free q(c) for each training row", _table, _with_table, answers=False),
-    "amortized": Way((Mixture,), "gradients; a network q(c|x)", _svi, _with_network),
-    "cavi": Way(
+FIT_METHODS: dict[str, FitMethod] = {
+    "em": FitMethod((Mixture, *LINEAR), "q is the exact posterior, the M-step a maximum", _em),
+    "online-em": FitMethod((Mixture, *LINEAR), "EM on averages that forget, a batch at a time", _online_em),
+    "hard-em": FitMethod((Mixture,), "q is the posterior's mode (k-means, where scales are fixed)", _hard_em),
+    "closed-form": FitMethod((PPCA,), "the maximum from eigenvectors", _closed_form, watched=False),
+    "svi": FitMethod(
+        (Mixture, *LINEAR, VAE), "gradients of the ELBO; q the exact posterior, or an encoder", _svi, _started
+    ),
+    "table": FitMethod((Mixture,), "gradients; a free q(c) for each training row", _table, _with_table, answers=False),
+    "amortized": FitMethod((Mixture,), "gradients; a network q(c|x)", _svi, _with_network),
+    "cavi": FitMethod(
         (BayesianGaussianMixture,), "closed-form steps; q of weights, means, precisions, labels", _cavi, watched=False
     ),
-    "per-row": Way((VAE,), "gradients; a free normal q(z) for each training row", _table, _per_row, answers=False),
-    "semi-amortized": Way((VAE,), "gradients; the encoder's q, refined for each row", _svi, _refining),
-    "mcem": Way((VAE,), "Monte-Carlo EM: the E-step is Hamiltonian Monte Carlo", _mcem, answers=False),
-    "wake-sleep": Way((VAE,), "the encoder learns from the model's dreams", _wake_sleep),
-    "rws": Way((VAE,), f"reweighted wake–sleep, {DREAMS} particles", _reweighted),
+    "per-row": FitMethod(
+        (VAE,), "gradients; a free normal q(z) for each training row", _table, _per_row, answers=False
+    ),
+    "semi-amortized": FitMethod((VAE,), "gradients; the encoder's q, refined for each row", _svi, _refining),
+    "mcem": FitMethod((VAE,), "Monte-Carlo EM: the E-step is Hamiltonian Monte Carlo", _mcem, answers=False),
+    "wake-sleep": FitMethod((VAE,), "the encoder learns from the model's dreams", _wake_sleep),
+    "rws": FitMethod((VAE,), f"reweighted wake–sleep, {DREAMS} particles", _reweighted),
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pyro_vae.comparison.comparison_table import Fitted, score_held_out
-from pyro_vae.comparison.fit_methods import Effort, climb
+from pyro_vae.comparison.fit_methods import Budget, fit_by_name
 from pyro_vae.data import Dataset, Split
 from pyro_vae.inference.fit_result import FitResult
 
@@ -30,12 +30,12 @@ class Point:
     khat_bad: float | None
 
 
-def climb_with_curve(
+def fit_with_curve(
     model: str,
     program: Any,
     way: str,
     data: Dataset,
-    effort: Effort,
+    budget: Budget,
     rows: Split,
     *,
     num_rows: int = 1000,
@@ -69,7 +69,7 @@ def climb_with_curve(
         if on_point is not None:
             on_point(points[-1])
 
-    fitted, result = climb(program, way, data, effort, watch)
+    fitted, result = fit_by_name(program, way, data, budget, watch)
     if points and points[-1].epoch < result.history[-1]["epoch"]:
         look(fitted, result.history)
     watched = {"seconds": result.history[-1]["seconds"]} if points else {}

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_vae.constructor_args import remade
+from pyro_vae.constructor_args import rebuild_with
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
 from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
@@ -32,7 +32,7 @@ MODELS: dict[str, tuple[int, Callable[[int, Dataset], Any]]] = {  # name: (defau
 }
 
 
-def model_of(spec: str, data: Dataset) -> Any:
+def build_model(spec: str, data: Dataset) -> Any:
     """A fresh model from `NAME` or `NAME:SIZE`, components or latents; `InputError` for a name that is not known."""
     name, _, size = spec.partition(":")
     if name not in MODELS:
@@ -60,7 +60,7 @@ def without_guide(program: Any) -> Any:
     if isinstance(program, VAE):
         return VAE(program.prior, program.likelihood, FromPrior(program.prior))
     if isinstance(program, Mixture) and program.posterior is not None:
-        exact = remade(program, guide=None).to(program.logits)
+        exact = rebuild_with(program, guide=None).to(program.logits)
         state = program.state_dict()
         exact.load_state_dict({name: state[name] for name in exact.state_dict()})
         return exact

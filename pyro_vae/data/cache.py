@@ -1,4 +1,4 @@
-"""The cache folder: what was downloaded, parsed, converted or surveyed once."""
+"""The cache folder: what was downloaded, parsed, converted or validate_rows once."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ def cache_folder() -> Path:
     return Path(given) if given else base / "pyro_vae"
 
 
-def key_of(path: Path, *more: Any) -> str:
+def cache_key(path: Path, *more: Any) -> str:
     """A name for a file as it is now, by its place, its size and the time it was last written."""
     about = path.stat()
     words = (str(path.resolve()), about.st_size, about.st_mtime_ns, *more)

@@ -15,7 +15,7 @@ from pyro_vae.data.split import Split
 from pyro_vae.errors import InputError
 
 
-def split_of(name: str, table: Table, measure: Measure) -> Split:
+def make_split(name: str, table: Table, measure: Measure) -> Split:
     """A table's rows under a measure, on disk or in memory as they are."""
     kind = SplitOnDisk if isinstance(table.values, RowsOnDisk) else Split
     return kind(name, table.values, measure, table.labels, table.image_shape, table.index)

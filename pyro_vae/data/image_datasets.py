@@ -1,4 +1,4 @@
-"""Picture data sets through torchvision, and the one place that knows how to import it beside a CPU-only torch."""
+"""Picture data sets through torchvision, and the one place that knows how to import it concat a CPU-only torch."""
 
 import importlib
 import sys

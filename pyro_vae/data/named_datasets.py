@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.data import synthetic
 from pyro_vae.data.cache import cache_folder, keep
-from pyro_vae.data.dataset import Dataset, split_of
+from pyro_vae.data.dataset import Dataset, make_split
 from pyro_vae.data.image_datasets import load_vision
 from pyro_vae.data.ondisk.column_statistics import moments
 from pyro_vae.data.ondisk.read_large_files import cut_on_disk, read_rows
@@ -22,7 +22,7 @@ from pyro_vae.errors import InputError
 
 TOY_ROWS = 5000
 SMALLEST = 10
-MOST_COUNTED = 1000  # years, codes and time stamps are whole numbers too
+MAX_COUNTED = 1000  # years, codes and time stamps are whole numbers too
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def load_data(
         )
     measure = _measure_of(tables[0].values, levels, binarize, dequantize, standardize)
     train, valid, test = (
-        split_of(split, table, measure) for split, table in zip(("train", "valid", "test"), tables, strict=True)
+        make_split(split, table, measure) for split, table in zip(("train", "valid", "test"), tables, strict=True)
     )
     called = str(name) if known else "memory"
     return Dataset(called, train, valid, test, description, tables[0].columns, tables[0].label_name)
@@ -231,7 +231,7 @@ def known(values: Tensor | RowsOnDisk) -> Tensor:
 def are_counts(values: Tensor | RowsOnDisk) -> bool:
     """Whether a table looks like counts: whole numbers from 0 to at most a thousand, not all of them 0 or 1."""
     values = known(values)
-    return bool((values >= 0).all() and 1 < values.max() <= MOST_COUNTED and (values == values.round()).all())
+    return bool((values >= 0).all() and 1 < values.max() <= MAX_COUNTED and (values == values.round()).all())
 
 
 def _measure_of(

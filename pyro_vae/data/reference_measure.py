@@ -63,7 +63,7 @@ class Measure:
         uniform = torch.rand(stored.shape, generator=generator, device=stored.device)
         return (uniform < stored / (self.levels or 1)).to(torch.float32)
 
-    def undo(self, x: Tensor) -> Tensor:
+    def to_original_units(self, x: Tensor) -> Tensor:
         """Values in the units that the measure names, from values as the density sees them: standardizing undone."""
         if not self.scale:
             return x
@@ -87,13 +87,13 @@ class Measure:
         kind = "dequantized, original units" if self.dequantize else "original units"
         return f"Lebesgue measure on R^{num_features} ({kind})"
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The measure as plain values, for a run's `config.toml`."""
         values = asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
-    def from_plain(cls, values: dict[str, Any]) -> "Measure":
+    def from_dict(cls, values: dict[str, Any]) -> "Measure":
         return cls(**(values | {"shift": tuple(values["shift"]), "scale": tuple(values["scale"])}))
 
     def check(self) -> "Measure":

@@ -77,7 +77,7 @@ class Split:
         gaps = self.stored.isnan() if may else None
         return None if gaps is None or not gaps.any() else ~gaps
 
-    def extras(self, rows: slice | Tensor) -> dict[str, Tensor]:
+    def row_inputs(self, rows: slice | Tensor) -> dict[str, Tensor]:
         """What belongs to some rows beside x: their `labels` and `mask`, where there are such."""
         kept = {"labels": self.labels, "mask": self.mask}
         return {name: value[rows] for name, value in kept.items() if value is not None}

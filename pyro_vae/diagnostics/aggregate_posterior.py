@@ -12,12 +12,18 @@ from torch import Tensor
 from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.programs.log_weights import Weigher
-from pyro_vae.programs.parameters import parameters_of, place_of
-from pyro_vae.programs.plates import layout_of_model, require_density, require_rows
-from pyro_vae.programs.row_inputs import Batch, caller
-from pyro_vae.programs.scored_rows import Scored, rows_to_score
-from pyro_vae.programs.traces import Dreaming, GivenValues, over_plates, sample_sites, traces_of
+from pyro_vae.programs.log_weights import LogWeightSampler
+from pyro_vae.programs.parameters import device_and_dtype, use_param_store
+from pyro_vae.programs.plates import find_model_plates, require_density, require_rows
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
+from pyro_vae.programs.traces import (
+    SubstituteLatents,
+    UnconditionObserved,
+    sample_sites,
+    sum_over_plates,
+    trace_program,
+)
 from pyro_vae.typing import PerRow, RowLatents
 
 DRAWS_AT_ONCE = 256
@@ -85,8 +91,8 @@ def aggregate(
         raise InputError(f"num_samples must be two or more, got {num_samples}")
     require_density(program)
     split, places = rows_to_score(data, rows, labels)
-    with torch.no_grad(), parameters_of(program), seeded(seed), evaluating(program):
-        scored = Scored(program, split, places)
+    with torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program):
+        scored = ScoredRows(program, split, places)
         mixture = _Mixture(program, scored)
         turns = torch.cat([torch.randperm(len(split)) for _ in range(-(-num_samples // len(split)))])[:num_samples]
         everything = scored.batch(0, len(split))
@@ -114,8 +120,8 @@ def log_aggregate(program: Any, data: Dataset | Split | Tensor, z: Tensor) -> Te
     """
     require_density(program)
     split, places = rows_to_score(data, None, None)
-    with torch.no_grad(), parameters_of(program), seeded(0), evaluating(program):
-        scored = Scored(program, split, places)
+    with torch.no_grad(), use_param_store(program), seeded(0), evaluating(program):
+        scored = ScoredRows(program, split, places)
         mixture = _Mixture(program, scored)
         blocks = z.to(scored.place).split(DRAWS_AT_ONCE)
         return torch.cat([mixture.log_prob(mixture.values_of(some), len(some)) for some in blocks])
@@ -124,11 +130,11 @@ def log_aggregate(program: Any, data: Dataset | Split | Tensor, z: Tensor) -> Te
 class _Mixture:
     """log q(z | x) of many z under many rows, by the guide's own trace with values put in."""
 
-    def __init__(self, program: Any, scored: Scored) -> None:
-        self.program, self.scored, self.layout = program, scored, scored.layout
-        self.row_dim = require_rows(self.layout)
-        self.side_by_side = Weigher(program, self.layout, scored.first).side_by_side
-        model, guide = (sample_sites(trace) for trace in traces_of(program, scored.first))
+    def __init__(self, program: Any, scored: ScoredRows) -> None:
+        self.program, self.scored, self.plates = program, scored, scored.plates
+        self.row_dim = require_rows(self.plates)
+        self.vectorized = LogWeightSampler(program, self.plates, scored.first).vectorized
+        model, guide = (sample_sites(trace) for trace in trace_program(program, scored.first))
         latent = {name for name, site in model.items() if not site["is_observed"]}
         if extra := guide.keys() - latent:
             raise InputError(f"the guide's auxiliary {', '.join(sorted(extra))} leave it without a density of z alone")
@@ -137,7 +143,7 @@ class _Mixture:
 
     def own_prior_and_all(self, batch: Batch) -> tuple[PerRow, PerRow, PerRow]:
         """For a draw from each row's q: its log-density under that q, under the prior, and under the mixture."""
-        traces = traces_of(self.program, batch)
+        traces = trace_program(self.program, batch)
         model, guide = (sample_sites(trace) for trace in traces)
         values = {name: site["value"] for name, site in guide.items()}
         own = self._summed(guide.values(), {self.row_dim})
@@ -148,7 +154,7 @@ class _Mixture:
     def log_prob(self, values: Values, num: int) -> PerRow:
         """The log-density of the mixture at so many points, (num,) float64."""
         total = torch.full((num,), -math.inf, dtype=torch.float64)
-        for batch in self.scored.batches(ROWS_AT_ONCE if self.side_by_side else REPEATED_AT_ONCE):
+        for batch in self.scored.batches(ROWS_AT_ONCE if self.vectorized else REPEATED_AT_ONCE):
             pairs = self._pairs(values, batch, num).double().cpu()
             total = torch.logaddexp(total, pairs.logsumexp(1))
         return total - math.log(len(self.scored.split))
@@ -156,19 +162,19 @@ class _Mixture:
     def _pairs(self, values: Values, batch: Batch, num: int) -> Tensor:
         """log q(z_s | x_i) of all pairs, (S, n)."""
         n = len(batch.x)
-        if self.side_by_side:
-            left = -self.layout.nesting - 1
+        if self.vectorized:
+            left = -self.plates.nesting - 1
             wide = {name: self._spread(name, value, n) for name, value in values.items()}
-            guide = pyro.plate("_draws", num, dim=left)(caller(self.program.guide))
+            guide = pyro.plate("_draws", num, dim=left)(bind_supported_kwargs(self.program.guide))
             return self._densities(guide, wide, batch, {left, self.row_dim}).expand(num, n)
         index = torch.arange(n, device=batch.x.device)
         long = {name: value.repeat_interleave(n, self.axes[name]) for name, value in values.items()}
         batch = batch.take(index.repeat(num))
-        return self._densities(caller(self.program.guide), long, batch, {self.row_dim}).reshape(num, n)
+        return self._densities(bind_supported_kwargs(self.program.guide), long, batch, {self.row_dim}).reshape(num, n)
 
     def _densities(self, guide: Any, values: Values, batch: Batch, keep: set[int]) -> Tensor:
         with pyro.validation_enabled(False):
-            trace = poutine.trace(GivenValues(values)(guide)).get_trace(batch.x, batch.extras)
+            trace = poutine.trace(SubstituteLatents(values)(guide)).get_trace(batch.x, batch.row_inputs)
             trace.compute_log_prob()
         found = self._summed(sample_sites(trace).values(), keep)
         return found.reshape(found.shape[0], -1) if len(keep) == 2 else found.flatten()
@@ -177,7 +183,7 @@ class _Mixture:
         """A value for each draw, along the row plate, as one for each draw and row: draws to the left of all plates."""
         axis, site = self.axes[name], self.sites[name]
         wide = value.movedim(axis, 0).unsqueeze(axis)
-        missing = self.layout.nesting + 1 + site["fn"].event_dim - wide.dim()
+        missing = self.plates.nesting + 1 + site["fn"].event_dim - wide.dim()
         wide = wide.reshape(len(wide), *[1] * missing, *wide.shape[1:])
         return wide.expand(*(n if i - wide.dim() == axis else size for i, size in enumerate(wide.shape)))
 
@@ -194,11 +200,11 @@ class _Mixture:
         }
 
     def _summed(self, sites: Any, keep: set[int]) -> Tensor:
-        return torch.as_tensor(sum(over_plates(site, keep) for site in sites))
+        return torch.as_tensor(sum(sum_over_plates(site, keep) for site in sites))
 
 
 @torch.no_grad()
-def drawn_codes(program: Any, data: Dataset | Split | Tensor, *, seed: int | None = 0) -> RowLatents:
+def sample_codes(program: Any, data: Dataset | Split | Tensor, *, seed: int | None = 0) -> RowLatents:
     """A draw of z from q(z|x) for each row, latent sites side by side, (N, K): draws of the aggregate posterior.
 
     What `spread`, `whiten` and `nearest_code` should see of a program with a guide: means lack q's width. Where the
@@ -208,28 +214,30 @@ def drawn_codes(program: Any, data: Dataset | Split | Tensor, *, seed: int | Non
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> drawn_codes(vae, torch.ones(40, 5)).std() > 0
+    >>> sample_codes(vae, torch.ones(40, 5)).std() > 0
     tensor(True)
     """
     split, places = rows_to_score(data, None, None)
     if getattr(program, "no_density", ""):
-        return program.encode(split.x, **split.extras(slice(None)))
-    with parameters_of(program), seeded(seed), evaluating(program):
-        scored = Scored(program, split, places)
+        return program.encode(split.x, **split.row_inputs(slice(None)))
+    with use_param_store(program), seeded(seed), evaluating(program):
+        scored = ScoredRows(program, split, places)
         return torch.cat([_drawn(program, scored, batch) for batch in scored.batches(4096)])
 
 
-def _drawn(program: Any, scored: Scored, batch: Batch) -> Tensor:
-    guide = sample_sites(poutine.trace(caller(program.guide)).get_trace(batch.x, batch.extras))
-    kept = [s for s in guide.values() if scored.layout.row_frame(s) and not s["infer"].get("is_auxiliary")]
+def _drawn(program: Any, scored: ScoredRows, batch: Batch) -> Tensor:
+    guide = sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(batch.x, batch.row_inputs))
+    kept = [s for s in guide.values() if scored.plates.row_plate_frame(s) and not s["infer"].get("is_auxiliary")]
     if not kept:
         raise InputError("the guide draws no latent for each row, so rows have no codes")
-    return torch.cat([scored.layout.rows_first(site, site["value"]).to(scored.place) for site in kept], -1).cpu()
+    return torch.cat([scored.plates.rows_to_front(site, site["value"]).to(scored.place) for site in kept], -1).cpu()
 
 
 @torch.no_grad()
-def prior_codes(program: Any, num_draws: int, like: Dataset | Split | Tensor, *, seed: int | None = 0) -> RowLatents:
-    """Draws of z from the prior, latent sites side by side in the order of the guide's (as `drawn_codes`), (M, K).
+def sample_prior_codes(
+    program: Any, num_draws: int, like: Dataset | Split | Tensor, *, seed: int | None = 0
+) -> RowLatents:
+    """Draws of z from the prior, latent sites side by side in the order of the guide's (as `sample_codes`), (M, K).
 
     `like` is data that the program takes. Raises `InputError` where there is no prior (`draws_around` some
     codes then), or none for each row.
@@ -238,22 +246,24 @@ def prior_codes(program: Any, num_draws: int, like: Dataset | Split | Tensor, *,
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
     >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4))
     >>> vae = pv.VAE(pv.priors.Normal([7.0, 0.0], [1.0, 1.0]), likelihood, guide)
-    >>> bool(prior_codes(vae, 100, like=torch.ones(1, 5)).mean(0)[0] > 5)
+    >>> bool(sample_prior_codes(vae, 100, like=torch.ones(1, 5)).mean(0)[0] > 5)
     True
     """
     require_density(program)
-    split, place = as_split(like, "train"), place_of(program)
+    split, place = as_split(like, "train"), device_and_dtype(program)
     placeholder = Batch(place.new_zeros(num_draws, split.shape[1]))
-    few = Batch(split[:2].to(place), rows=torch.arange(2), num_rows=len(split), **split.extras(slice(2)))
-    with poutine.block(), seeded(seed), parameters_of(program), evaluating(program):
-        order = list(sample_sites(poutine.trace(caller(program.guide)).get_trace(few.x, few.extras)))
-        layout = layout_of_model(program, placeholder)
-        trace = poutine.trace(Dreaming()(caller(program.model))).get_trace(placeholder.x, {})
+    few = Batch(split[:2].to(place), rows=torch.arange(2), num_rows=len(split), **split.row_inputs(slice(2)))
+    with poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
+        order = list(sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(few.x, few.row_inputs)))
+        plates = find_model_plates(program, placeholder)
+        trace = poutine.trace(UnconditionObserved()(bind_supported_kwargs(program.model))).get_trace(placeholder.x, {})
     sites = [site for site in sample_sites(trace).values() if not site["infer"].get("was_observed")]
-    kept = sorted((s for s in sites if layout.row_frame(s)), key=lambda s: _place(order, s["name"]))
+    kept = sorted((s for s in sites if plates.row_plate_frame(s)), key=lambda s: _place(order, s["name"]))
     if not kept:
         raise InputError("the model draws no latent for each row")
-    return torch.cat([layout.rows_first(site, site["value"]).to(place_of(program)) for site in kept], -1).cpu()
+    return torch.cat(
+        [plates.rows_to_front(site, site["value"]).to(device_and_dtype(program)) for site in kept], -1
+    ).cpu()
 
 
 def _place(order: list[str], name: str) -> int:

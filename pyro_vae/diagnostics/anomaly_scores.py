@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.distributed import ALONE, Ranks
+from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 
@@ -56,7 +56,7 @@ def score(
     memory_mib: float = 64,
     seed: int | None = 0,
     rows: Tensor | None = None,
-    ranks: Ranks = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Scores:
     r"""log p(x) of each row, its percentile among reference rows, and whether it is unusual at a false-alarm rate.
 
@@ -83,7 +83,7 @@ def score(
     """
     if not 0 < false_alarms < 1:
         raise InputError(f"false_alarms is a share of usual rows, between 0 and 1, got {false_alarms}")
-    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib, "seed": seed, "ranks": ranks}
+    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib, "seed": seed, "group": group}
     if not isinstance(reference, Evidence):
         held_out = as_split(reference, "valid")
         require_enough(len(held_out), false_alarms)

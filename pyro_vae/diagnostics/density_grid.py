@@ -14,10 +14,10 @@ from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.data.reference_measure import Measure
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import log_evidence
-from pyro_vae.programs.parameters import parameters_of
+from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.scored_rows import Scored
-from pyro_vae.programs.unconstrained_joint import Joint
+from pyro_vae.programs.scored_rows import ScoredRows
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import PerRow, RowLatents
 
 SIDES = {1: (256, 1024, 4096), 2: (64, 128, 256)}  # of lattices of z, each tried where the one before did not do
@@ -104,8 +104,8 @@ class _Observed(Messenger):
 def _by_lattice(program: Any, split: Split, seed: int) -> PerRow:
     """log p(x) (n,), NaN where no lattice settles it."""
     log_px = torch.full((len(split),), math.nan, dtype=torch.float64)
-    with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        scored = Scored(program, split, None)
+    with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
+        scored = ScoredRows(program, split, None)
         left, before = torch.arange(len(split)), log_px
         for side in SIDES.get(_num_latents(program, scored), ()):
             found = _sum_over(program, scored, side, split[left]) if len(left) else None
@@ -117,19 +117,19 @@ def _by_lattice(program: Any, split: Split, seed: int) -> PerRow:
     return log_px
 
 
-def _num_latents(program: Any, scored: Scored) -> int:
+def _num_latents(program: Any, scored: ScoredRows) -> int:
     """How many continuous latents a row has, 0 where some are of another kind."""
     try:
-        return Joint(program, scored.layout, scored.first).dim
+        return UnconstrainedJoint(program, scored.plates, scored.first).dim
     except InputError:
         return 0
 
 
-def _sum_over(program: Any, scored: Scored, side: int, x: Tensor) -> PerRow | None:
+def _sum_over(program: Any, scored: ScoredRows, side: int, x: Tensor) -> PerRow | None:
     """log Σ_k Δ p(z_k) p(x | z_k) over side^K points; None where the lattice does not hold the prior, or x has no
     likelihood of its own."""
     first = scored.first.x[:1].expand(side ** _num_latents(program, scored), -1)
-    joint = Joint(program, scored.layout, Batch(first, num_rows=len(first)))
+    joint = UnconstrainedJoint(program, scored.plates, Batch(first, num_rows=len(first)))
     u, cell = _lattice(joint.from_prior(), side)
     with _Observed() as observed:
         prior = joint.at(u).prior.double() + cell

@@ -59,7 +59,7 @@ def spread(codes: RowLatents) -> Spread:
     With mean m and covariance Σ (divided by N), whose eigenvalues are λ: off_centre = $|m| / \sqrt{\mathrm{tr}\,\Sigma
     / K}$, and anisotropy = $1 - (\prod_k \lambda_k)^{1/K} / \frac1K \sum_k \lambda_k$, the sphericity statistic
     (Mauchly 1940). Neither changes when codes are rotated or multiplied by a number. A round normal's N codes have an
-    anisotropy of about $(K - 1)(K + 2) / 2NK$. The codes of a guide are draws of q(z|x) (`drawn_codes`): its means
+    anisotropy of about $(K - 1)(K + 2) / 2NK$. The codes of a guide are draws of q(z|x) (`sample_codes`): its means
     leave out its width, and a dimension that it does not use has no other.
 
     Raises `InputError` for codes that do not outnumber their dimensions, or are all the same.

@@ -12,16 +12,16 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.elbo_terms import Terms
 from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE, encode
-from pyro_vae.programs.parameters import parameters_of
-from pyro_vae.programs.plates import Layout
-from pyro_vae.programs.scored_rows import Scored, rows_to_score
-from pyro_vae.programs.traces import sample_sites, traces_of
+from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.plates import PlateStructure
+from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
+from pyro_vae.programs.traces import sample_sites, trace_program
 
 ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Usage:
+class LatentUsage:
     """How much each latent of a program carries on some rows.
 
     `kl` holds E_q[log q − log p] of each latent site in nats per row, (K,) where prior and guide have independent
@@ -51,10 +51,10 @@ class Usage:
 
     def __repr__(self) -> str:
         total = sum(float(kl.sum()) for kl in self.kl.values())
-        return f"Usage({int(self.active.sum())} of {len(self.names)} latents active, KL {total:.2f} nats per row)"
+        return f"LatentUsage({int(self.active.sum())} of {len(self.names)} latents active, KL {total:.2f} nats per row)"
 
 
-def usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: int = 10, seed: int = 0) -> Usage:
+def latent_usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: int = 10, seed: int = 0) -> LatentUsage:
     r"""KL and variance of posterior means for each latent of a program, on rows (a data set's test rows).
 
     $\mathrm{KL}_k = \frac1N \sum_i E_{q(z|x_i)}[\log q(z_k|x_i) - \log p(z_k)]$ from `num_samples` draws for each row,
@@ -64,35 +64,35 @@ def usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: int = 10
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> found = usage(vae, (torch.rand(30, 5) < 0.5).float())
+    >>> found = latent_usage(vae, (torch.rand(30, 5) < 0.5).float())
     >>> found.names, found.kl["z"].shape, found.variance.shape
     (('z[0]', 'z[1]'), torch.Size([2]), torch.Size([2]))
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be one or more, got {num_samples}")
     split, places = rows_to_score(data, None, None)
-    with torch.no_grad(), parameters_of(program), seeded(seed), evaluating(program):
-        scored = Scored(program, split, places)
-        terms = Terms(scored.layout, len(split))
+    with torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program):
+        scored = ScoredRows(program, split, places)
+        terms = Terms(scored.plates, len(split))
         terms.reset(apart=True)
         encoded: list[tuple[Tensor, Tensor]] = []
         for batch in scored.batches(ROWS_AT_ONCE):
-            encoded.append((encode(program, batch.x, **batch.extras), encode(program, batch.x, **batch.extras)))
+            encoded.append((encode(program, batch.x, **batch.row_inputs), encode(program, batch.x, **batch.row_inputs)))
             for _ in range(num_samples):
-                model, guide = traces_of(program, batch)
+                model, guide = trace_program(program, batch)
                 terms.add(model, guide, draws=num_samples)
     first, second = (torch.cat(means).double().cpu() for means in zip(*encoded, strict=True))
     variance = ((first - first.mean(0)) * (second - second.mean(0))).mean(0)
     found = terms.apart_means()
     if found is None:
         raise InputError("latents that are summed out by enumeration have no draws to take a KL from")
-    drawn = {name: site for name, site in sample_sites(guide).items() if scored.layout.row_frame(site)}
+    drawn = {name: site for name, site in sample_sites(guide).items() if scored.plates.row_plate_frame(site)}
     sites = {name: site for name, site in drawn.items() if not site["infer"].get("is_auxiliary")}
     kl = {name: torch.as_tensor(found[name], dtype=torch.float64).reshape(-1) for name in sites if name in found}
-    return Usage(kl, variance, latent_names(scored.layout, sites))
+    return LatentUsage(kl, variance, latent_names(scored.plates, sites))
 
 
-def latent_names(layout: Layout, sites: Mapping[str, Any]) -> tuple[str, ...]:
+def latent_names(plates: PlateStructure, sites: Mapping[str, Any]) -> tuple[str, ...]:
     """A name for each latent of the guide's sites, side by side: `z[0]`, `z[1]`, …, or `z` alone."""
-    sizes = {name: layout.rows_first(site, site["value"]).shape[1] for name, site in sites.items()}
+    sizes = {name: plates.rows_to_front(site, site["value"]).shape[1] for name, site in sites.items()}
     return tuple(f"{name}[{k}]" if size > 1 else name for name, size in sizes.items() for k in range(size))

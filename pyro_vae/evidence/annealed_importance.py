@@ -11,14 +11,14 @@ from torch import Tensor
 
 from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Measure, Split
-from pyro_vae.distributed import ALONE, Ranks
+from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealing_schedule import Path, Plan
 from pyro_vae.evidence.log_px import LogPx
-from pyro_vae.programs.parameters import parameters_of, place_of
+from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.scored_rows import Scored, rows_to_score
-from pyro_vae.programs.unconstrained_joint import Joint, simulate
+from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint, simulate
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -85,7 +85,7 @@ def annealed_evidence(
     memory_mib: float = 256,
     seed: int | None = 0,
     on_rows: Callable[[int], None] | None = None,
-    ranks: Ranks = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Annealed:
     r"""$\log p(x_i)$ of each row by annealed importance sampling (Neal, physics/9803008; Wu et al., arXiv:1611.04273).
 
@@ -95,7 +95,8 @@ def annealed_evidence(
     p(x) in expectation; `num_temperatures` tightens it. Temperatures, and step sizes for each row and temperature, are
     tuned in a pilot run of other chains and then held, so the weights stay unbiased. Latents must be continuous;
     constrained ones are moved where they are not. Cost: `num_temperatures * num_leapfrog * num_chains` gradients a row,
-    and a quarter of it for the pilot; `on_rows` hears how many rows are done. Shapes and extras as in `log_evidence`;
+    and a quarter of it for the pilot; `on_rows` hears how many rows are done. Shapes and row inputs as in
+    `log_evidence`;
     nats per row.
 
     Raises `InputError` for discrete latents, `RowsError` where a row has no weight of its own.
@@ -110,20 +111,20 @@ def annealed_evidence(
     """
     plan = Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
     split, places = rows_to_score(data, rows, labels)
-    with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        scored = Scored(program, split, places, ranks, seed)
+    with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
+        scored = ScoredRows(program, split, places, group, seed)
         done = 0
 
         def of_batch(batch: Batch) -> tuple[Tensor, Tensor]:
             nonlocal done
-            found = Path(program, scored.layout, batch, plan).forward()
+            found = Path(program, scored.plates, batch, plan).forward()
             done += len(batch.x)
             if on_rows is not None:
                 on_rows(done)
             return found
 
-        size = plan.rows_at_once(program, scored.layout, scored.first)
-        found = scored.of_batches(size, of_batch)
+        size = plan.rows_at_once(program, scored.plates, scored.first)
+        found = scored.map_batches(size, of_batch)
     return _annealed(found, split.log_jacobian, plan, scored.measure)
 
 
@@ -164,19 +165,19 @@ def bidirectional(
     if width is None:
         raise InputError("how wide is a row? This program has not been fitted: give num_features")
     lower, upper = [], []
-    with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        empty = place_of(program).new_zeros(num_rows, width)
+    with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
+        empty = device_and_dtype(program).new_zeros(num_rows, width)
         if labels is not None and len(labels) != num_rows:
             raise InputError(f"expected a label for each of the {num_rows} rows, got {len(labels)}")
         placeholder = Batch(empty, labels=None if labels is None else labels.to(empty.device))
         with torch.no_grad():
             x, latents = simulate(program, placeholder)
         split = Split("simulated", x.cpu(), Measure(given=True), labels)
-        scored = Scored(program, split, None)
-        size = plan.rows_at_once(program, scored.layout, scored.first)
-        whole = Joint(program, scored.layout, scored.batch(0, num_rows)).flat(latents)
+        scored = ScoredRows(program, split, None)
+        size = plan.rows_at_once(program, scored.plates, scored.first)
+        whole = UnconstrainedJoint(program, scored.plates, scored.batch(0, num_rows)).flat(latents)
         for batch, exact in zip(scored.batches(size), whole.split(size), strict=True):
-            path = Path(program, scored.layout, batch, plan)
+            path = Path(program, scored.plates, batch, plan)
             lower.append(path.forward())
             upper.append(path.backward(exact))
     below = _annealed(lower, split.log_jacobian, plan, scored.measure)

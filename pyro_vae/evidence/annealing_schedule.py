@@ -10,10 +10,10 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.hmc import State, state_at, transition
-from pyro_vae.programs.log_weights import Weigher
-from pyro_vae.programs.plates import Layout
+from pyro_vae.programs.log_weights import LogWeightSampler
+from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.unconstrained_joint import Joint
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 
 PILOT_CHAINS, ACCEPTED, GAIN, FIRST_STEP = 4, 0.65, 0.2, 0.5
 STEEPNESS = 4.0  # of the sigmoid along which temperatures rise
@@ -47,16 +47,16 @@ class Plan:
         rising = torch.sigmoid(STEEPNESS * torch.linspace(-1, 1, self.num_temperatures + 1, dtype=torch.float64))
         return (rising - rising[0]) / (rising[-1] - rising[0])
 
-    def rows_at_once(self, program: Any, layout: Layout, first: Batch) -> int:
-        held = TAPE * Weigher(program, layout, first).bytes_per_weight(first)
+    def rows_at_once(self, program: Any, plates: PlateStructure, first: Batch) -> int:
+        held = TAPE * LogWeightSampler(program, plates, first).bytes_per_weight(first)
         return max(1, int(self.memory_mib * 2**20 // (held * self.num_chains)))
 
 
 class Path:
     """The path from f₀ to p(x, z) for some rows: chains side by side, chain by chain, rows within."""
 
-    def __init__(self, program: Any, layout: Layout, batch: Batch, plan: Plan) -> None:
-        self.program, self.layout, self.batch, self.plan = program, layout, batch, plan
+    def __init__(self, program: Any, plates: PlateStructure, batch: Batch, plan: Plan) -> None:
+        self.program, self.plates, self.batch, self.plan = program, plates, batch, plan
         self.num_rows, self.from_guide = len(batch.x), plan.start == "guide"
         self.spreads = self._spreads()
         self.betas, self.log_steps = plan.betas, torch.empty(0)
@@ -69,7 +69,7 @@ class Path:
         guide, first = (u.unflatten(0, (SCALE_DRAWS, -1)).std(0).clamp(min=1e-6) for u in draws)
         return guide, first
 
-    def _narrow(self, joint: Joint) -> Tensor:
+    def _narrow(self, joint: UnconstrainedJoint) -> Tensor:
         """Draws of the guide, or of the prior where the guide's are none the model could have."""
         try:
             return joint.from_guide()
@@ -81,9 +81,9 @@ class Path:
         guide, first = self.spreads
         return ((1 - beta) * first**-2 + beta * guide**-2) ** -0.5
 
-    def _joint(self, chains: int) -> Joint:
+    def _joint(self, chains: int) -> UnconstrainedJoint:
         index = torch.arange(self.num_rows, device=self.batch.x.device).repeat(chains)
-        return Joint(self.program, self.layout, self.batch.take(index))
+        return UnconstrainedJoint(self.program, self.plates, self.batch.take(index))
 
     def _tune(self) -> None:
         """Settle temperatures and step sizes by a pilot run, whose chains are then forgotten.
@@ -143,7 +143,7 @@ class Path:
     def _zeros(self) -> Tensor:
         return torch.zeros(self.plan.num_chains * self.num_rows, dtype=torch.float64)
 
-    def _at(self, joint: Joint, u: Tensor) -> State:
+    def _at(self, joint: UnconstrainedJoint, u: Tensor) -> State:
         def terms(u: Tensor) -> list[Tensor]:
             point = joint.at(u, guide=self.from_guide)
             return [term for term in (point.likelihood, point.prior, point.guide) if term is not None]
@@ -161,7 +161,9 @@ class Path:
         before, after = (self._counts(float(self.betas[s]), terms) for s in (t - 1, t))
         return (after - before) @ terms
 
-    def _transition(self, joint: Joint, state: State, beta: float, log_step: Tensor) -> tuple[State, Tensor]:
+    def _transition(
+        self, joint: UnconstrainedJoint, state: State, beta: float, log_step: Tensor
+    ) -> tuple[State, Tensor]:
         """One Hamiltonian step that leaves f_β as it is, and the chance with which each proposal was taken, (n,)."""
         chains = len(state.u) // self.num_rows
         step = (log_step.exp().to(state.u)[:, None] * self._spread(beta)).repeat(chains, 1)

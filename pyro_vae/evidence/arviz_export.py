@@ -15,11 +15,11 @@ from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
-from pyro_vae.programs.parameters import parameters_of
-from pyro_vae.programs.plates import Layout, require_rows
-from pyro_vae.programs.row_inputs import Batch, caller
-from pyro_vae.programs.scored_rows import Scored, rows_to_score
-from pyro_vae.programs.traces import Dreaming, over_plates, parts_of, sample_sites, traces_of
+from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.plates import PlateStructure, require_rows
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
+from pyro_vae.programs.traces import UnconditionObserved, log_weight_terms, sample_sites, sum_over_plates, trace_program
 
 Group = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
@@ -59,12 +59,12 @@ def to_inference_data(
     split, places = rows_to_score(data, rows, labels)
     if columns and len(columns) != split.shape[1]:
         raise InputError(f"{len(columns)} columns named, and rows of {split.shape[1]}")
-    with torch.no_grad(), parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        scored = Scored(program, split, places)
+    with torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
+        scored = ScoredRows(program, split, places)
         (batch,) = scored.batches(len(split))
-        require_rows(scored.layout)
-        given = _stack([_given(program, scored.layout, batch) for _ in range(num_samples)])
-        alone = _stack([_alone(program, scored.layout, batch) for _ in range(num_samples)])
+        require_rows(scored.plates)
+        given = _stack([_given(program, scored.plates, batch) for _ in range(num_samples)])
+        alone = _stack([_alone(program, scored.plates, batch) for _ in range(num_samples)])
     observed = {name: values[0, 0] for name, values in given.pop("observed").items()}
     of_x = [name for name, values in observed.items() if values.shape == tuple(split.shape)]
     if len(of_x) == 1 and len(observed) == 1:
@@ -86,32 +86,36 @@ def to_inference_data(
 Drawn = dict[str, dict[str, Tensor]]
 
 
-def _given(program: Any, layout: Layout, batch: Batch) -> Drawn:
+def _given(program: Any, plates: PlateStructure, batch: Batch) -> Drawn:
     """One draw from the guide for each row, and all that follows from it."""
-    model, guide = traces_of(program, batch)
+    model, guide = trace_program(program, batch)
     sites = sample_sites(model)
     observed = {name: site for name, site in sites.items() if site["is_observed"]}
-    row_dim = require_rows(layout)
+    row_dim = require_rows(plates)
     return {
-        "posterior": _values(layout, {name: s for name, s in sample_sites(guide).items() if name in sites}),
-        "posterior_predictive": {name: layout.rows_first(s, s["fn"].sample()) for name, s in observed.items()},
-        "log_likelihood": {name: over_plates(site, {row_dim}).expand(len(batch.x)) for name, site in observed.items()},
-        "sample_stats": {"log_weight": torch.stack(parts_of(model, guide, {row_dim})).sum(0).expand(len(batch.x))},
-        "observed": _values(layout, observed),
+        "posterior": _values(plates, {name: s for name, s in sample_sites(guide).items() if name in sites}),
+        "posterior_predictive": {name: plates.rows_to_front(s, s["fn"].sample()) for name, s in observed.items()},
+        "log_likelihood": {
+            name: sum_over_plates(site, {row_dim}).expand(len(batch.x)) for name, site in observed.items()
+        },
+        "sample_stats": {
+            "log_weight": torch.stack(log_weight_terms(model, guide, {row_dim})).sum(0).expand(len(batch.x))
+        },
+        "observed": _values(plates, observed),
     }
 
 
-def _alone(program: Any, layout: Layout, batch: Batch) -> Drawn:
+def _alone(program: Any, plates: PlateStructure, batch: Batch) -> Drawn:
     """One draw from the model for each row, x included."""
-    model = Dreaming()(caller(program.model))
-    sites = sample_sites(poutine.trace(model).get_trace(batch.x, batch.extras))
+    model = UnconditionObserved()(bind_supported_kwargs(program.model))
+    sites = sample_sites(poutine.trace(model).get_trace(batch.x, batch.row_inputs))
     of_x = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
     latent = {name: site for name, site in sites.items() if name not in of_x}
-    return {"prior": _values(layout, latent), "prior_predictive": _values(layout, of_x)}
+    return {"prior": _values(plates, latent), "prior_predictive": _values(plates, of_x)}
 
 
-def _values(layout: Layout, sites: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: layout.rows_first(site, site["value"]) for name, site in sites.items()}
+def _values(plates: PlateStructure, sites: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: plates.rows_to_front(site, site["value"]) for name, site in sites.items()}
 
 
 def _stack(draws: list[Drawn]) -> dict[str, dict[str, np.ndarray]]:
@@ -125,7 +129,7 @@ def _stack(draws: list[Drawn]) -> dict[str, dict[str, np.ndarray]]:
 def _in_reported_units(split: Split, given: Any, alone: Any, observed: dict[str, np.ndarray], name: str) -> None:
     """Put x and its densities in the units that the measure names; what was not observed is NaN."""
     for held in (given["posterior_predictive"], alone["prior_predictive"], observed):
-        held[name] = split.measure.undo(torch.from_numpy(held[name])).numpy()
+        held[name] = split.measure.to_original_units(torch.from_numpy(held[name])).numpy()
     if split.mask is not None:
         observed[name] = np.where(split.mask.numpy(), observed[name], np.nan)
     jacobian = split.log_jacobian.numpy()

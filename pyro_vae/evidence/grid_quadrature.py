@@ -7,21 +7,21 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.programs.plates import Layout
+from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.unconstrained_joint import Joint
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import PerRow, RowLatents
 
 CELLS = {1: 1024, 2: 64}  # of the first grid, on each side
 KEEP = (200.0, 100.0, 50.0, 25.0)  # nats below a row's highest cell at which cells are not divided further, by level
 LEVELS, TOLERANCE = 14, 1e-4
 BOX_DRAWS, BOX_SPREADS, BOX_DOUBLINGS = 64, 8.0, 24
-ROWS_OF_A_SUM, ROWS_OF_A_GRID, MOST_CELLS = 1000, 64, 8_000_000
+ROWS_OF_A_SUM, ROWS_OF_A_GRID, MAX_CELLS = 1000, 64, 8_000_000
 DROPPED = 1e-7  # share of a row's mass below which a cell, times their number, is not divided further
 FOUND_MORE = 0.05  # nats by which the guide's draws may exceed a grid, beside five of their standard errors
 
 
-def _log_joint(joint: Joint, u: RowLatents) -> PerRow:
+def _log_joint(joint: UnconstrainedJoint, u: RowLatents) -> PerRow:
     point = joint.at(u)
     return point.likelihood + point.prior
 
@@ -30,11 +30,11 @@ class _Grid:
     """The integral over u for some rows, by cells that are halved where a row's posterior is. Bookkeeping on the
     CPU."""
 
-    def __init__(self, program: Any, layout: Layout, batch: Batch, at_once: int) -> None:
-        self.program, self.layout, self.batch, self.at_once = program, layout, batch, at_once
+    def __init__(self, program: Any, plates: PlateStructure, batch: Batch, at_once: int) -> None:
+        self.program, self.plates, self.batch, self.at_once = program, plates, batch, at_once
         self.num_rows = len(batch.x)
         repeated = batch.take(torch.arange(self.num_rows, device=batch.x.device).repeat(BOX_DRAWS))
-        joint = Joint(program, layout, repeated)
+        joint = UnconstrainedJoint(program, plates, repeated)
         self.dim = joint.dim
         guide, prior = joint.from_guide(), joint.from_prior()
         point = joint.at(guide, guide=True)
@@ -90,7 +90,7 @@ class _Grid:
             result = torch.where(settling & (moved < TOLERANCE), total, result)
             kept = self._worth_dividing(result.isnan(), row, height, mass, total, level)
             left = result.isnan()[row] & ~kept
-            if not kept.any() or int(kept.sum()) * len(halves) > MOST_CELLS:
+            if not kept.any() or int(kept.sum()) * len(halves) > MAX_CELLS:
                 break
             done = torch.logaddexp(done, _log_sum(mass[left], row[left], self.num_rows))
             before = total
@@ -117,7 +117,7 @@ class _Grid:
         for some, at in zip(row.split(self.at_once), share.split(self.at_once), strict=True):
             u = (self.low[some] + at * self.width[some]).to(self.batch.x)
             batch = self.batch.take(some.to(self.batch.x.device))
-            parts.append(_log_joint(Joint(self.program, self.layout, batch), u).cpu().double())
+            parts.append(_log_joint(UnconstrainedJoint(self.program, self.plates, batch), u).cpu().double())
         return torch.cat(parts).nan_to_num(nan=-math.inf)
 
     def _check(self, result: PerRow) -> None:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split
-from pyro_vae.distributed import ALONE, Ranks
+from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.log_px import LogPx
 from pyro_vae.evidence.pareto_smoothing import TOO_FEW, khat_limit, pareto_smoothed
-from pyro_vae.programs.log_weights import Weigher
-from pyro_vae.programs.parameters import parameters_of
+from pyro_vae.programs.log_weights import LogWeightSampler
+from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.scored_rows import Scored, rows_to_score
+from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
 from pyro_vae.typing import LogWeights, PerRow
 
 ROWS_AT_ONCE = 128
@@ -72,7 +72,7 @@ def log_evidence(
     labels: Tensor | None = None,
     memory_mib: float = 64,
     seed: int | None = 0,
-    ranks: Ranks = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Evidence:
     r"""Importance-sampled $\log p(x_i)$ of each row with the program's guide as proposal.
 
@@ -81,8 +81,8 @@ def log_evidence(
     (arXiv:1509.00519). Weights come from traces, (S, N), for any program whose sites share one plate over rows. `data`
     is a tensor (N, D), a split, or a data set (its test split). Work goes in chunks of rows and draws under
     `memory_mib`, so memory is flat in S and N; `iwae` asks for the bound at further numbers of draws. `rows` (N,) are
-    the rows' places in the training set and `labels` (N,) their labels, for programs that ask. `ranks` are
-    processes that share the rows (`pv.world()` in a script that `torchrun` started); all of them get every row's
+    the rows' places in the training set and `labels` (N,) their labels, for programs that ask. `group` are
+    processes that share the rows (`pv.process_group()` in a script that `torchrun` started); all of them get every row's
     numbers.
 
     With a `prior_share` $\alpha > 0$ the proposal is defensive (Hesterberg 1995; Owen & Zhou 2000): $\alpha S$ draws
@@ -108,8 +108,8 @@ def log_evidence(
     from_prior = _prior_draws(num_samples, prior_share)
     split, places = rows_to_score(data, rows, labels)
     sizes = sorted({k for k in iwae if 1 <= k < num_samples and k <= num_samples - from_prior})
-    with torch.no_grad(), parameters_of(program), seeded(seed), evaluating(program):
-        scored = Scored(program, split, places, ranks, seed)
+    with torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program):
+        scored = ScoredRows(program, split, places, group, seed)
         columns = _weigh(program, scored, num_samples, from_prior, sizes, memory_mib)
     bounds = {k: columns.pop(f"iwae {k}") + split.log_jacobian for k in sizes}
     for name in ("log_px", "elbo", "reconstruction", "smoothed"):
@@ -132,9 +132,9 @@ def _prior_draws(num_samples: int, share: float) -> int:
 
 
 def _weigh(
-    program: Any, scored: Scored, num_samples: int, from_prior: int, sizes: list[int], memory_mib: float
+    program: Any, scored: ScoredRows, num_samples: int, from_prior: int, sizes: list[int], memory_mib: float
 ) -> dict[str, Any]:
-    weigher = Weigher(program, scored.layout, scored.first)
+    weigher = LogWeightSampler(program, scored.plates, scored.first)
     size, draws = chunks(num_samples, len(scored.split), weigher.bytes_per_weight(scored.first), memory_mib)
     plan = [
         (prior, min(draws, count - done))
@@ -153,7 +153,7 @@ def _weigh(
             done += count
         return summarize(likelihood, ratio, sizes, from_prior)
 
-    found = scored.of_batches(size, of_batch)
+    found = scored.map_batches(size, of_batch)
     return {name: torch.cat([part[name] for part in found]) for name in found[0]}
 
 

@@ -9,14 +9,14 @@ from pyro_vae.typing import Rows
 
 
 @part
-class Categories(nn.Module):
+class CategoricalGuide(nn.Module):
     r"""A guide over labels 0 … C − 1, $q(c|x) = \mathrm{softmax}(\mathrm{net}(x))_c$: a mixture's posterior, amortized.
 
     `net` maps (N, D) to (N, C). For `GaussianMixture(…, guide=…)` and its like, whose label `fit` then sums out.
 
     >>> import torch
     >>> from pyro_vae.nets import mlp
-    >>> Categories(mlp(3, 10, 7))(torch.zeros(4, 3)).probs.shape
+    >>> CategoricalGuide(mlp(3, 10, 7))(torch.zeros(4, 3)).probs.shape
     torch.Size([4, 7])
     """
 

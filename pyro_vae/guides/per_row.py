@@ -6,7 +6,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
-from pyro_vae.context import may_read
+from pyro_vae.context import is_recording
 from pyro_vae.errors import InputError
 from pyro_vae.guides.normal import SCALE_FLOOR
 from pyro_vae.nets import positive
@@ -39,12 +39,12 @@ class PerRowNormal(nn.Module):
 
 
 @part
-class PerRowCategories(nn.Module):
+class PerRowCategorical(nn.Module):
     r"""A free $q_i(c)$ over labels 0 … C − 1 for each row i: a table of logits (num_rows, C), uniform at first.
 
     Rows are found by `rows`, their places in the training set, as in `PerRowNormal`.
 
-    >>> PerRowCategories(num_rows=100, num_components=7)(torch.zeros(4, 3), rows=torch.arange(4)).probs.shape
+    >>> PerRowCategorical(num_rows=100, num_components=7)(torch.zeros(4, 3), rows=torch.arange(4)).probs.shape
     torch.Size([4, 7])
     """
 
@@ -62,6 +62,6 @@ class PerRowCategories(nn.Module):
 
 def _known(rows: Tensor, num_rows: int) -> Tensor:
     """Places in a table of so many rows; `InputError` for others."""
-    if may_read() and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
+    if not is_recording() and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
         raise InputError(f"a guide for {num_rows} rows was asked for rows {int(rows.min())} to {int(rows.max())}")
     return rows

@@ -15,7 +15,7 @@ from pyro_vae.typing import Rows
 
 
 @part
-class SeesMask(nn.Module):
+class MaskAwareGuide(nn.Module):
     """A guide that is told which values were observed: it sees x and the mask side by side, (N, 2D).
 
     `guide` is any guide whose network takes 2D values. Without a mask everything counts as observed.
@@ -23,7 +23,7 @@ class SeesMask(nn.Module):
     >>> import torch
     >>> from pyro_vae.guides import MeanFieldNormal
     >>> from pyro_vae.nets import mlp
-    >>> guide = SeesMask(MeanFieldNormal(mlp(2 * 6, 8, 2 * 2)))
+    >>> guide = MaskAwareGuide(MeanFieldNormal(mlp(2 * 6, 8, 2 * 2)))
     >>> guide(torch.zeros(3, 6), mask=torch.zeros(3, 6, dtype=torch.bool)).event_shape
     torch.Size([2])
     """

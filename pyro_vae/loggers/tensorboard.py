@@ -91,7 +91,7 @@ class TensorBoard:
     def _embed(self, program: Any, rows: Split) -> None:
         try:
             with seeded(0):
-                means = encode(program, rows.x, **rows.extras(slice(None))).cpu()
+                means = encode(program, rows.x, **rows.row_inputs(slice(None))).cpu()
         except InputError:
             return
         shutil.rmtree(self.folder / f"{self.epoch:05d}" / MEANS, ignore_errors=True)  # torch would complain on stdout

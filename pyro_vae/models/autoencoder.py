@@ -10,8 +10,8 @@ from torch.distributions import constraints
 
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
-from pyro_vae.programs.model_and_guide import Program, mean_of
-from pyro_vae.programs.parameters import parameters_of, place_of, show_parameters
+from pyro_vae.programs.model_and_guide import Program, distribution_mean
+from pyro_vae.programs.parameters import device_and_dtype, register_parameters, use_param_store
 from pyro_vae.typing import Latents, RowLatents, Rows
 
 CORRUPTIONS = ("masking", "gaussian")
@@ -89,13 +89,13 @@ class Autoencoder(Program):
         return f"num_latents={self.num_latents}{noise}"
 
     def model(self, x: Rows) -> None:  # type: ignore[override]
-        show_parameters(self.likelihood, "likelihood")
+        register_parameters(self.likelihood, "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", _Flat(self.num_latents))
             pyro.sample("x", self.likelihood(z), obs=x)
 
     def guide(self, x: Rows) -> None:  # type: ignore[override]
-        show_parameters(self.encoder, "encoder")
+        register_parameters(self.encoder, "encoder")
         codes = self.encoder(self._damaged(x) if self.training and self.denoising else x)
         if codes.shape[-1] != self.num_latents:
             raise InputError(
@@ -112,20 +112,20 @@ class Autoencoder(Program):
     @torch.no_grad()
     def decode(self, z: Latents) -> Tensor:
         """E[x | z], (..., K) → (..., D)."""
-        with parameters_of(self):
-            return mean_of(self.likelihood(z.to(place_of(self, like=z))))
+        with use_param_store(self):
+            return distribution_mean(self.likelihood(z.to(device_and_dtype(self, like=z))))
 
-    def encode(self, x: Rows, **extras: Any) -> RowLatents:
+    def encode(self, x: Rows, **row_inputs: Any) -> RowLatents:
         """The codes (N, K)."""
         return super().encode(x)
 
-    def reconstruct(self, x: Rows, **extras: Any) -> Rows:
+    def reconstruct(self, x: Rows, **row_inputs: Any) -> Rows:
         """E[x | code of x], (N, D)."""
         return super().reconstruct(x)
 
-    def start_at(self, mean: Tensor, rows: Tensor) -> None:
+    def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
         """Before the first fit: let the likelihood start at the data's mean (D,), where it knows how."""
-        start = getattr(self.likelihood, "start_at", None)
+        start = getattr(self.likelihood, "init_from_data", None)
         if not self.started and start is not None:
             start(mean)
         self.started.fill_(True)

@@ -16,7 +16,7 @@ from pyro_vae.constructor_args import part
 from pyro_vae.context import seeded
 from pyro_vae.errors import InputError
 from pyro_vae.models.wishart import WishartCholesky
-from pyro_vae.programs.parameters import place_of, show_parameters
+from pyro_vae.programs.parameters import device_and_dtype, register_parameters
 from pyro_vae.typing import PerRow, Rows
 
 PerComponent = Float[Tensor, " C"]
@@ -170,7 +170,7 @@ class BayesianGaussianMixture(nn.Module):
 
         Rows held out, which come with `num_rows` and no `rows`, get the best q(c) under q(w, m, Λ).
         """
-        show_parameters(self, "mixture")
+        register_parameters(self, "mixture")
         posterior = self.posterior
         posterior.draw()
         if rows is None and num_rows is None and len(x) == self.num_rows:
@@ -205,7 +205,7 @@ class BayesianGaussianMixture(nn.Module):
         found = KMeans(self.num_components, n_init=1, random_state=seed).fit_predict(x.cpu().numpy())
         return nn.functional.one_hot(torch.as_tensor(found, device=x.device).long(), self.num_components).to(x)
 
-    def start_at(self, mean: Tensor, rows: Tensor) -> None:
+    def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
         """What `fit` calls first: `InputError` before `start`, since components that are alike would stay alike."""
         if not self.started:
             raise InputError("all components are still alike: call start(x) with all rows before fit, or take fit_cavi")
@@ -240,7 +240,7 @@ class BayesianGaussianMixture(nn.Module):
         return self._here(x)
 
     def _here(self, x: Tensor) -> Tensor:
-        return x.to(place_of(self))
+        return x.to(device_and_dtype(self))
 
     @property
     def weights(self) -> PerComponent:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.model_and_guide import Program
-from pyro_vae.programs.parameters import place_of
+from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.typing import PerRow, Rows
 
 Statistics = dict[str, Tensor]
@@ -64,7 +64,7 @@ class Density(Program):
         """Set the parameters to a start, from the mean (D,) of all rows and some of them."""
         raise NotImplementedError
 
-    def start_at(self, mean: Tensor, rows: Rows) -> None:
+    def init_from_data(self, mean: Tensor, rows: Rows) -> None:
         """Before a first fit by gradients: the same start as EM's."""
         if not self.started:
             self.start_em(mean, rows, "k-means++", 0)
@@ -76,7 +76,7 @@ class Density(Program):
     @torch.no_grad()
     def log_prob(self, x: Dataset | Split | Tensor) -> PerRow:
         """log p(x) of each row (N,), float64 on the CPU, nats; a split counts the Jacobian of standardization."""
-        split, place = self.rows_of(x), place_of(self)
+        split, place = self.rows_of(x), device_and_dtype(self)
         blocks = [
             self.log_density(split[start : start + self.block_rows].to(place)).cpu().double()
             for start in range(0, len(split), self.block_rows)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.models.exact_density import Density, Statistics, added, check_start
-from pyro_vae.programs.parameters import show_parameters
-from pyro_vae.programs.row_inputs import caller
+from pyro_vae.programs.parameters import register_parameters
+from pyro_vae.programs.row_inputs import bind_supported_kwargs
 from pyro_vae.typing import PerRow, Rows
 
 SMALLEST_COUNT = 1.0  # rows that a component has to explain, or it is empty
@@ -40,21 +40,21 @@ class Mixture(Density):
         return f"num_components={self.num_components}, num_features={self.num_features}"
 
     def model(self, x: Rows) -> None:  # type: ignore[override]
-        show_parameters(self, "mixture")
+        register_parameters(self, "mixture")
         with pyro.plate("data", len(x)):
             c = pyro.sample("c", _Labels(self.logits), infer={"enumerate": "parallel"})
             pyro.sample("x", _Component(self, c), obs=x)
 
-    def guide(self, x: Rows, **extras: Any) -> None:
-        show_parameters(self, "mixture")
+    def guide(self, x: Rows, **row_inputs: Any) -> None:
+        register_parameters(self, "mixture")
         with pyro.plate("data", len(x)):
-            pyro.sample("c", _Labels(self._posterior(x, extras).logits), infer={"enumerate": "parallel"})
+            pyro.sample("c", _Labels(self._posterior(x, row_inputs).logits), infer={"enumerate": "parallel"})
 
-    guide.passes_extras = True  # type: ignore[attr-defined]  # to the guide part, each where its forward names it
+    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # to the guide part, each where its forward names it
 
-    def _posterior(self, x: Rows, extras: dict[str, Any]) -> Any:
+    def _posterior(self, x: Rows, row_inputs: dict[str, Any]) -> Any:
         if self.posterior is not None:
-            return caller(self.posterior)(x, extras)
+            return bind_supported_kwargs(self.posterior)(x, row_inputs)
         with torch.no_grad():
             return dist.Categorical(logits=self._log_joint(self.prepare(x), self.table()).T)
 

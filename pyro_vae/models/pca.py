@@ -10,7 +10,7 @@ from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Latents, RowLatents, Rows
 
-MOST_ROWS = 20_000  # of a kernel: its matrix then takes 3.2 GB
+MAX_ROWS = 20_000  # of a kernel: its matrix then takes 3.2 GB
 
 
 class _Projection:
@@ -45,7 +45,7 @@ class _Projection:
             raise InputError(f"this {type(self).__name__} has not been fitted: call fit(x) first")
         return self._fitted
 
-    def encode(self, x: Rows, **extras: Any) -> RowLatents:
+    def encode(self, x: Rows, **row_inputs: Any) -> RowLatents:
         """The coordinates (N, K)."""
         return torch.from_numpy(self._ready().transform(x.double().numpy())).to(x.dtype)
 
@@ -54,7 +54,7 @@ class _Projection:
         flat = self._ready().inverse_transform(z.reshape(-1, self.num_latents).double().numpy())
         return torch.from_numpy(flat).to(z.dtype).reshape(*z.shape[:-1], -1)
 
-    def reconstruct(self, x: Rows, **extras: Any) -> Rows:
+    def reconstruct(self, x: Rows, **row_inputs: Any) -> Rows:
         """Each row from its own coordinates, (N, D)."""
         return self.decode(self.encode(x))
 
@@ -101,10 +101,9 @@ class KernelPCA(_Projection):
         self.gamma, self.alpha = gamma, alpha
 
     def _estimator(self, rows: Tensor) -> Any:
-        if len(rows) > MOST_ROWS:
+        if len(rows) > MAX_ROWS:
             raise InputError(
-                f"kernel PCA needs a matrix of N × N numbers, too many for {len(rows)} rows: fit to {MOST_ROWS} or "
-                "fewer"
+                f"kernel PCA needs a matrix of N × N numbers, too many for {len(rows)} rows: fit to {MAX_ROWS} or fewer"
             )
         return decomposition.KernelPCA(
             self.num_latents,

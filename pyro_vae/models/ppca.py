@@ -13,7 +13,7 @@ from pyro_vae.constructor_args import part
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.models.exact_density import Density, Statistics, added, check_start, spread_of
-from pyro_vae.programs.parameters import show_parameters
+from pyro_vae.programs.parameters import register_parameters
 from pyro_vae.typing import PerRow, RowLatents, Rows
 
 SCALE_FLOOR = 1e-3  # of a noise, in units of the data's scale: where a column can be met exactly there is no maximum
@@ -41,7 +41,7 @@ class _LinearGaussian(Density):
         return f"num_latents={self.num_latents}, num_features={self.num_features}"
 
     def model(self, x: Rows) -> None:  # type: ignore[override]
-        show_parameters(self, "linear")
+        register_parameters(self, "linear")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(self.loc.new_zeros(self.num_latents), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z @ self.weight.T + self.loc, self.scale).to_event(1), obs=x)

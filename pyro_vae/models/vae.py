@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
-from pyro_vae.context import evaluating, may_read, seeded
+from pyro_vae.context import evaluating, is_recording, seeded
 from pyro_vae.data import Split
 from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
-from pyro_vae.flows import beside
-from pyro_vae.programs.model_and_guide import Program, mean_of, sample
-from pyro_vae.programs.parameters import parameters_of, place_of, show_parameters
-from pyro_vae.programs.row_inputs import caller
+from pyro_vae.flows import concat
+from pyro_vae.programs.model_and_guide import Program, distribution_mean, sample
+from pyro_vae.programs.parameters import device_and_dtype, register_parameters, use_param_store
+from pyro_vae.programs.row_inputs import bind_supported_kwargs
 from pyro_vae.typing import Latents, Rows
 
 IMPUTED_AT_ONCE = 256
@@ -46,9 +46,9 @@ class VAE(Program):
         self.started: Tensor
         self.register_buffer("started", torch.tensor(False))
 
-    def model(self, x: Rows, mask: Tensor | None = None) -> None:  # type: ignore[override]  # the extras it asks for
-        show_parameters(self.prior, "prior")
-        show_parameters(self.likelihood, "likelihood")
+    def model(self, x: Rows, mask: Tensor | None = None) -> None:  # type: ignore[override]  # the row_inputs it asks for
+        register_parameters(self.prior, "prior")
+        register_parameters(self.likelihood, "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self._of_x(z, mask), obs=x)
@@ -60,18 +60,18 @@ class VAE(Program):
         masked = getattr(self.likelihood, "masked", None)
         return Observed(self.likelihood(z), mask.bool()) if masked is None else masked(z, mask)
 
-    def guide(self, x: Rows, **extras: Any) -> None:
-        show_parameters(self.posterior, "posterior")
+    def guide(self, x: Rows, **row_inputs: Any) -> None:
+        register_parameters(self.posterior, "posterior")
         with pyro.plate("data", len(x)):
-            pyro.sample("z", caller(self.posterior)(x, extras))
+            pyro.sample("z", bind_supported_kwargs(self.posterior)(x, row_inputs))
 
-    guide.passes_extras = True  # type: ignore[attr-defined]  # to the guide part, each where its forward names it
+    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # to the guide part, each where its forward names it
 
     @torch.no_grad()
     def decode(self, z: Latents) -> Tensor:
         """E[x | z], (..., K) → (..., D)."""
-        with parameters_of(self):
-            return mean_of(self.likelihood(z.to(place_of(self, like=z))))
+        with use_param_store(self):
+            return distribution_mean(self.likelihood(z.to(device_and_dtype(self, like=z))))
 
     @torch.no_grad()
     def impute(self, x: Tensor | Split, num_samples: int = 100, seed: int | None = 0) -> Rows:
@@ -83,14 +83,14 @@ class VAE(Program):
         """
         if isinstance(x, Split):
             x = x.x if x.mask is None else torch.where(x.mask, x.x, math.nan)
-        x = x.to(place_of(self, like=x))
+        x = x.to(device_and_dtype(self, like=x))
         mask = ~x.isnan()
         filled = x.nan_to_num(nan=0.0)
         blocks = []
-        with parameters_of(self), seeded(seed), evaluating(self):
+        with use_param_store(self), seeded(seed), evaluating(self):
             for start in range(0, len(x), IMPUTED_AT_ONCE):
                 rows, seen = filled[start : start + IMPUTED_AT_ONCE], mask[start : start + IMPUTED_AT_ONCE]
-                q = caller(self.posterior)(rows, {"mask": seen})
+                q = bind_supported_kwargs(self.posterior)(rows, {"mask": seen})
                 z = q.sample((num_samples,))
                 log_weights = self.prior().log_prob(z) - q.log_prob(z) + self._of_x(z, seen).log_prob(rows)
                 means = (log_weights.softmax(0).unsqueeze(-1) * self.likelihood(z).mean).sum(0)
@@ -99,13 +99,13 @@ class VAE(Program):
                 blocks.append(torch.where(seen, rows, means))
         return torch.cat(blocks)
 
-    def start_at(self, mean: Tensor, rows: Tensor) -> None:
+    def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
         """Before a VAE's first fit: let the likelihood start at the data's mean (D,) and the prior at some rows (n, D).
 
         Each where it knows how.
         """
         for part_, values in ((self.likelihood, mean), (self.prior, rows)):
-            start = getattr(part_, "start_at", None)
+            start = getattr(part_, "init_from_data", None)
             if not self.started and start is not None:
                 start(values)
         self.started.fill_(True)
@@ -139,29 +139,29 @@ class ConditionalVAE(VAE):
         self.num_labels = num_labels
 
     def model(self, x: Rows, labels: Tensor | None = None, mask: Tensor | None = None) -> None:  # type: ignore[override]
-        show_parameters(self.prior, "prior")
-        show_parameters(self.likelihood, "likelihood")
+        register_parameters(self.prior, "prior")
+        register_parameters(self.likelihood, "likelihood")
         y = self._indicator(torch.arange(len(x), device=x.device) % self.num_labels if labels is None else labels, x)
         with pyro.plate("data", len(x)):
-            z = beside(pyro.sample("z", self.prior()), y)
+            z = concat(pyro.sample("z", self.prior()), y)
             pyro.sample("x", self._of_x(z, mask), obs=x)
 
-    def guide(self, x: Rows, labels: Tensor | None = None, **extras: Any) -> None:
+    def guide(self, x: Rows, labels: Tensor | None = None, **row_inputs: Any) -> None:
         if labels is None:
             raise InputError("a conditional VAE asks for labels, which these rows do not have: give labels=…")
-        show_parameters(self.posterior, "posterior")
+        register_parameters(self.posterior, "posterior")
         with pyro.plate("data", len(x)):
-            pyro.sample("z", caller(self.posterior)(beside(x, self._indicator(labels, x)), extras))
+            pyro.sample("z", bind_supported_kwargs(self.posterior)(concat(x, self._indicator(labels, x)), row_inputs))
 
-    guide.passes_extras = True  # type: ignore[attr-defined]
+    guide.accepts_row_inputs = True  # type: ignore[attr-defined]
 
-    def start_at(self, mean: Tensor, rows: Tensor) -> None:
+    def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
         """As a VAE's; a prior that starts at rows gets labels beside them, each in turn."""
         turns = torch.arange(len(rows), device=rows.device) % self.num_labels
-        VAE.start_at(self, mean, beside(rows, self._indicator(turns, rows)))
+        VAE.init_from_data(self, mean, concat(rows, self._indicator(turns, rows)))
 
     def _indicator(self, labels: Tensor, like: Tensor) -> Tensor:
-        if may_read():
+        if not is_recording():
             self.check_labels(labels)
         return (labels.unsqueeze(-1) == torch.arange(self.num_labels, device=labels.device)).to(like.dtype)
 
@@ -175,7 +175,7 @@ class ConditionalVAE(VAE):
     @torch.no_grad()
     def decode(self, z: Latents, labels: Tensor) -> Tensor:  # type: ignore[override]
         """E[x | z, y], (..., K) and (...,) → (..., D)."""
-        return VAE.decode(self, beside(z, self._indicator(labels, z)))
+        return VAE.decode(self, concat(z, self._indicator(labels, z)))
 
     def sample(self, n: int, seed: int | None = None, labels: Tensor | None = None) -> Tensor:
         """n new rows with these labels (n,), or with each label in turn, (n, D)."""

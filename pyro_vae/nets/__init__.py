@@ -1,18 +1,18 @@
 """Networks: plain torch modules from one vector to another, with the shapes and nonlinearities the literature names."""
 
 from pyro_vae.nets.convolutional import conv, conv_transpose, resnet, resnet_transpose
-from pyro_vae.nets.dense import ACTIVATIONS, gated_mlp, linear, log1p, mlp, positive, start_output_at
+from pyro_vae.nets.dense import ACTIVATIONS, gated_mlp, init_output_bias, linear, log1p, mlp, positive
 
 __all__ = [
     "ACTIVATIONS",
     "conv",
     "conv_transpose",
     "gated_mlp",
+    "init_output_bias",
     "linear",
     "log1p",
     "mlp",
     "positive",
     "resnet",
     "resnet_transpose",
-    "start_output_at",
 ]

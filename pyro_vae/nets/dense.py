@@ -114,7 +114,7 @@ class Offset(nn.Module):
         return h + self.bias
 
 
-def start_output_at(net: nn.Module, values: Tensor) -> None:
+def init_output_bias(net: nn.Module, values: Tensor) -> None:
     """Set the bias of the network's last layer, where it has one of that size and it is not frozen."""
     biased = [layer for layer in net.modules() if isinstance(layer, (nn.Linear, Offset))]
     bias = biased[-1].bias if biased else None

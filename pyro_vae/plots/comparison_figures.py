@@ -16,9 +16,9 @@ from pyro_vae.models.gaussian_mixture import GaussianMixture
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_curves import plot_curves, plot_gap
 from pyro_vae.plots.mixture_densities import plot_components, plot_planes
-from pyro_vae.studies.em_bounds import plot_touching, touching
+from pyro_vae.studies.em_bounds import coordinate_ascent_demo, plot_coordinate_ascent
 
-MOST_PLANES = 4  # side by side
+MAX_PLANES = 4  # side by side
 
 
 def draw_comparison(
@@ -40,7 +40,7 @@ def draw_comparison(
     drawings: dict[str, Callable[[], Figure | None]] = {
         "gap": lambda: None if apart else _gaps(curves),
         "learning": lambda: _learning(curves) if apart else None,
-        "touching": lambda: plot_touching(touching()) if touches else None,
+        "touching": lambda: plot_coordinate_ascent(coordinate_ascent_demo()) if touches else None,
         "components": lambda: _components(best, data),
         "planes": lambda: _planes(best, table, data),
     }
@@ -99,13 +99,13 @@ def _components(best: Mapping[type, Fitted], data: Dataset) -> Figure | None:
 def _planes(best: Mapping[type, Fitted], table: Sequence[Mapping[str, Any]], data: Dataset) -> Figure | None:
     if data.num_features != 2:
         return None
-    rows = data.train.measure.undo(data.train.x)
+    rows = data.train.measure.to_original_units(data.train.x)
     low, high = rows.amin(0), rows.amax(0)
     room = 0.1 * (high - low)
     corners = tuple((low - room).tolist()), tuple((high + room).tolist())
     found = {row["name"]: row["log_px"] for row in table}
     planes: dict[str, Plane] = {}
-    for one in list(best.values())[:MOST_PLANES]:
+    for one in list(best.values())[:MAX_PLANES]:
         if hasattr(one.program, "log_prob") or not hasattr(one.program, "log_predictive"):
             planes[one.name] = density_on_grid(one.program, *corners, like=data)
     mixture = best.get(GaussianMixture)

@@ -15,12 +15,12 @@ def column_names(data: Dataset) -> list[str]:
 
 def literal_names(data: Dataset) -> list[str]:
     """The columns' names as a figure is to be given them."""
-    return [style.literally(name) for name in column_names(data)]
+    return [style.escape_mathtext(name) for name in column_names(data)]
 
 
 def observed(split: Split, rows: Tensor) -> np.ndarray:
     """Rows (n,) of a table in its own units, (n, D), NaN where a value is missing."""
-    values = split.measure.undo(split[rows]).double()
+    values = split.measure.to_original_units(split[rows]).double()
     return (values if split.mask is None else torch.where(split.mask[rows], values, torch.nan)).numpy()
 
 
@@ -31,12 +31,12 @@ def spread(rows: Tensor) -> Tensor:
     return torch.where(varies, (rows - rows.nanmean(0)).square().nanmean(0).sqrt(), 0.0)
 
 
-def ink(split: Split, x: Tensor, seen: Tensor | None = None) -> Tensor:
+def to_grayscale(split: Split, x: Tensor, seen: Tensor | None = None) -> Tensor:
     """What the model calls x (n, D) as ink, 0 (paper) to 1 of the split's range; what was not seen is paper."""
-    return _ink(split, split.measure.undo(x.cpu()), seen)
+    return _ink(split, split.measure.to_original_units(x.cpu()), seen)
 
 
-def stored_ink(split: Split, rows: Tensor | slice = slice(None)) -> Tensor:
+def stored_to_grayscale(split: Split, rows: Tensor | slice = slice(None)) -> Tensor:
     """The split's rows as they were read, as ink."""
     stored = split.stored[rows].double() / (split.measure.levels or 1)
     return _ink(split, stored, ~stored.isnan())

@@ -74,7 +74,7 @@ def plot_curves(
     """
     _some(curves)
     names = list(dict.fromkeys(way for ways in curves.values() for way in ways))
-    colours = dict(zip(names, style.some_colours(len(names)), strict=True))
+    colours = dict(zip(names, style.distinct_colours(len(names)), strict=True))
     with style.figure_style():
         figure = Figure(figsize=(4.6 * len(curves), 3.6))
         panels = figure.subplots(1, len(curves), squeeze=False)[0]

@@ -15,7 +15,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.nuts import Posterior
 from pyro_vae.plots import on_axes, style
-from pyro_vae.plots.display_units import ink, literal_names, observed, stored_ink
+from pyro_vae.plots.display_units import literal_names, observed, stored_to_grayscale, to_grayscale
 from pyro_vae.plots.latent_manifold import manifold
 from pyro_vae.programs.model_and_guide import encode, reconstruct, sample, sample_means
 
@@ -68,10 +68,14 @@ def reconstructions(program: Any, data: Dataset) -> Figure:
     split = data.valid
     index = one_of_each(split.labels, len(split)) if data.image_shape else torch.arange(min(500, len(split)))
     x = split[index]
-    extras = split.extras(index)
-    again = reconstruct(program, x, **extras)
+    row_inputs = split.row_inputs(index)
+    again = reconstruct(program, x, **row_inputs)
     if data.image_shape:
-        shown = [stored_ink(split, index), ink(split, x, extras.get("mask")), ink(split, again)]
+        shown = [
+            stored_to_grayscale(split, index),
+            to_grayscale(split, x, row_inputs.get("mask")),
+            to_grayscale(split, again),
+        ]
         figure = Figure(figsize=(len(index) * 0.8, 3.0))
         axes = on_axes.pictures(
             figure.subplots(),
@@ -83,8 +87,8 @@ def reconstructions(program: Any, data: Dataset) -> Figure:
         _name_rows(axes, ["stored", "x", "E[x | z]"], data.image_shape[0])
         return figure
     figure = Figure(figsize=(6, 4.4))
-    known, found = _seen_in_two(observed(split, index)), split.measure.undo(again.cpu()).numpy()
-    on_axes.two_clouds(
+    known, found = _seen_in_two(observed(split, index)), split.measure.to_original_units(again.cpu()).numpy()
+    on_axes.data_and_samples(
         figure.subplots(), known, found, "Validation rows and their reconstructions", literal_names(data), "E[x | z]"
     )
     return figure
@@ -101,10 +105,10 @@ def samples(program: Any, data: Dataset) -> Figure:
         if not data.image_shape:
             drawn = sample(program, min(1000, len(data.train)), num_features=data.num_features).cpu()
             figure = Figure(figsize=(6, 4.4))
-            on_axes.two_clouds(
+            on_axes.data_and_samples(
                 figure.subplots(),
                 _seen_in_two(observed(data.train, torch.arange(len(drawn)))),
-                data.train.measure.undo(drawn).numpy(),
+                data.train.measure.to_original_units(drawn).numpy(),
                 "Training rows and draws from the model",
                 literal_names(data),
                 "drawn from p(x)",
@@ -113,16 +117,18 @@ def samples(program: Any, data: Dataset) -> Figure:
         drawn = sample_means(program, PRIOR_DRAWS, num_features=data.num_features)
     figure = Figure(figsize=(5.2, 5.5))
     title = "Pictures from the model: E[x | z], z drawn from p(z)"
-    on_axes.pictures(figure.subplots(), ink(data.train, drawn).numpy(), data.image_shape, columns=8, title=title)
+    on_axes.pictures(
+        figure.subplots(), to_grayscale(data.train, drawn).numpy(), data.image_shape, columns=8, title=title
+    )
     return figure
 
 
 def latents(program: Any, data: Dataset) -> Figure | None:
     """Posterior means of validation rows, coloured by label; by their two principal directions above two dimensions."""
     split = data.valid
-    extras = split.extras(slice(None))
+    row_inputs = split.row_inputs(slice(None))
     try:
-        means = encode(program, split.x, **extras).cpu().double()
+        means = encode(program, split.x, **row_inputs).cpu().double()
     except InputError:
         return None
     if len(means) < 3:

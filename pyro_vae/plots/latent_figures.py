@@ -18,7 +18,7 @@ from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE
 
 GRID = 80
 CLOUD_SHOWN = 2000
-MOST_MARGINALS = 8
+MAX_MARGINALS = 8
 MASS = (0.99, 0.9, 0.5)
 HOLE = 0.1
 
@@ -76,7 +76,7 @@ IN_TABLES = {
 }
 
 
-def portraits(program: Any, data: Dataset, split: Split, log_px: Tensor | None, seed: int = 0) -> list[Picture]:
+def latent_figures(program: Any, data: Dataset, split: Split, log_px: Tensor | None, seed: int = 0) -> list[Picture]:
     r"""Every picture of the inside of a program that it has what it needs for, in the order they are best looked at.
 
     Traversals, interpolations, KL and activity of each latent, aggregate posterior $\frac1N\sum_i q(z|x_i)$ against
@@ -88,7 +88,7 @@ def portraits(program: Any, data: Dataset, split: Split, log_px: Tensor | None, 
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(64, 8, 4)))
     >>> data = pv.load_data("digits")
-    >>> [picture.name for picture in portraits(vae, data, data.valid, None)]
+    >>> [picture.name for picture in latent_figures(vae, data, data.valid, None)]
     ['traversals', 'interpolations', 'usage', 'aggregate', 'ordered-samples']
     """
     require_program(program)
@@ -182,7 +182,7 @@ def _in_the_plane(look: Look) -> Figure:
 def _pair_and_margins(look: Look) -> Figure:
     """Draws of both in the two most used latents, and for some latents one by one."""
     a, b = look.order[:2]
-    shown = look.order[:MOST_MARGINALS]
+    shown = look.order[:MAX_MARGINALS]
     across = -(-len(shown) // 2)
     figure = Figure(figsize=(5.2 + 1.9 * across, 4.4))
     halves: Any = figure.subfigures(1, 2, width_ratios=[4.4, 1.9 * across])

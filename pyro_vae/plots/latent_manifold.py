@@ -10,8 +10,8 @@ from torch.distributions import ComposeTransform
 
 from pyro_vae.data import Dataset
 from pyro_vae.plots import on_axes
-from pyro_vae.plots.display_units import ink
-from pyro_vae.programs.parameters import parameters_of
+from pyro_vae.plots.display_units import to_grayscale
+from pyro_vae.programs.parameters import use_param_store
 
 GRID = 20
 
@@ -21,7 +21,7 @@ def manifold(program: Any, data: Dataset) -> Figure | None:
     plane = prior_grid(program)
     if plane is None or data.image_shape is None:
         return None
-    decoded = ink(data.train, program.decode(plane.reshape(-1, 2))).numpy()
+    decoded = to_grayscale(data.train, program.decode(plane.reshape(-1, 2))).numpy()
     figure = Figure(figsize=(7, 7.4))
     title = "The manifold: E[x | z] at equal steps of prior probability"
     on_axes.pictures(figure.subplots(), decoded, data.image_shape, columns=GRID, title=title, gap=0)
@@ -37,7 +37,7 @@ def prior_grid(program: Any) -> Tensor | None:
     decode = getattr(program, "decode", None)
     if not hasattr(program, "prior") or decode is None or len(inspect.signature(decode).parameters) > 1:
         return None
-    with parameters_of(program):
+    with use_param_store(program):
         prior = program.prior()
     if prior.event_shape != (2,):
         return None
@@ -45,7 +45,7 @@ def prior_grid(program: Any) -> Tensor | None:
     up, across = torch.meshgrid(steps.flip(0), steps, indexing="ij")
     base, layers = (prior.base_dist, prior.transforms) if hasattr(prior, "transforms") else (prior, [])
     try:
-        with torch.no_grad(), parameters_of(program):
+        with torch.no_grad(), use_param_store(program):
             z = getattr(base, "base_dist", base).icdf(torch.stack([across, up], -1))
             return ComposeTransform(layers)(z)
     except NotImplementedError:
@@ -59,7 +59,7 @@ def why_no_manifold(program: Any, data: Dataset) -> str:
         return ""
     if len(inspect.signature(program.decode).parameters) > 1:
         return "no manifold figure: this program's decoder needs more than z"
-    with torch.no_grad(), parameters_of(program):
+    with torch.no_grad(), use_param_store(program):
         if prior().event_shape != (2,):
             return ""
     return f"no manifold figure: a {type(prior).__name__} has no inverse CDF that would spread a grid evenly over it"

@@ -16,10 +16,10 @@ from pyro_vae.plots.display_units import literal_names, observed, spread
 from pyro_vae.plots.fit_figures import one_of_each
 from pyro_vae.plots.latent_view import Look, where_possible
 
-MOST_DIMENSIONS = 10
+MAX_DIMENSIONS = 10
 STEPS = 11
 PAIRS = 4
-MOST_COLUMNS = 6
+MAX_COLUMNS = 6
 SPREAD_ROWS = 10_000
 MOVES = "E[x | z] as one latent moves, from its 1st to its 99th percentile"
 
@@ -30,7 +30,7 @@ def traversals(look: Look) -> Figure | None:
 
     A latent goes from the 1st to the 99th percentile of the aggregate posterior.
     """
-    busy, start = look.order[:MOST_DIMENSIONS], look.means[0]
+    busy, start = look.order[:MAX_DIMENSIONS], look.means[0]
     low, high = look.cloud.double().quantile(torch.tensor([0.01, 0.99], dtype=torch.float64), 0).to(start)
     ways = torch.stack([_moved(start, k, float(low[k]), float(high[k])) for k in busy])
     flat = ways.flatten(0, 1)
@@ -50,8 +50,8 @@ def _sheet(lines: list[Tensor], names: list[str], ends: dict[int, str], shape: t
     size = 0.62 / max(height, width)
     figure = Figure(figsize=(1.2 + size * len(lines[0]) * width, 1.0 + size * len(lines) * height))
     axes = on_axes.pictures(figure.subplots(), torch.cat(lines).numpy(), shape, columns=len(lines[0]))
-    style.name_lines(axes, names, height)
-    style.name_columns(axes, ends, shape)
+    style.label_rows(axes, names, height)
+    style.label_columns(axes, ends, shape)
     axes.set_title(title, pad=22)
     return figure
 
@@ -68,7 +68,7 @@ def _lines_of_dimensions(look: Look, at: list[Tensor], decoded: Tensor, names: l
     chosen = _columns_that_move(look, list(decoded))
     figure, panels = _panels(look, chosen)
     for axes, column in panels:
-        for z, walk, name, colour in zip(at, decoded, names, style.some_colours(len(at)), strict=True):
+        for z, walk, name, colour in zip(at, decoded, names, style.distinct_colours(len(at)), strict=True):
             axes.plot(z.numpy(), look.undone(walk)[:, column], color=colour, label=name, linewidth=1.6)
         axes.set_xlabel("the latent's value")
     figure.suptitle(MOVES, x=0.01, ha="left", weight="bold", size=11)
@@ -127,7 +127,7 @@ def _lines_of_pairs(look: Look, pairs: list[tuple[int, int]], decoded: Tensor, k
     figure, panels = _panels(look, chosen)
     at = np.linspace(0, 1, STEPS)
     for axes, column in panels:
-        for i, colour in enumerate(style.some_colours(len(pairs))):
+        for i, colour in enumerate(style.distinct_colours(len(pairs))):
             for j, kind in enumerate(kinds):
                 values = look.undone(decoded[i * len(kinds) + j])[:, column]
                 label = f"row {look.place(pairs[i][0])} to {look.place(pairs[i][1])}" + (
@@ -151,7 +151,7 @@ def _columns_that_move(look: Look, decoded: Sequence[Tensor]) -> list[int]:
     spreads = spread(torch.from_numpy(observed(train, torch.arange(min(SPREAD_ROWS, len(train))))))
     moved = torch.from_numpy(np.stack([np.ptp(look.undone(walk), 0) for walk in decoded]).max(0)) / spreads
     moved[spreads == 0] = -1
-    chosen = [k for k in moved.argsort(descending=True, stable=True)[:MOST_COLUMNS].tolist() if spreads[k] > 0]
+    chosen = [k for k in moved.argsort(descending=True, stable=True)[:MAX_COLUMNS].tolist() if spreads[k] > 0]
     if not chosen:
         raise InputError("every column is the same in all rows")
     return sorted(chosen)

@@ -15,19 +15,19 @@ from torch.distributions import constraints
 
 from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split
-from pyro_vae.diagnostics.latent_usage import Usage, latent_names, usage
+from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_names, latent_usage
 from pyro_vae.errors import InputError
-from pyro_vae.plots.display_units import ink, observed
-from pyro_vae.plots.style import literally
-from pyro_vae.programs.model_and_guide import encode, mean_of
-from pyro_vae.programs.parameters import parameters_of, place_of
-from pyro_vae.programs.plates import Layout, layout_of
-from pyro_vae.programs.row_inputs import Batch, caller
+from pyro_vae.plots.display_units import observed, to_grayscale
+from pyro_vae.plots.style import escape_mathtext
+from pyro_vae.programs.model_and_guide import distribution_mean, encode
+from pyro_vae.programs.parameters import device_and_dtype, use_param_store
+from pyro_vae.programs.plates import PlateStructure, find_plates
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.scored_rows import rows_to_score
-from pyro_vae.programs.traces import GivenValues, sample_sites
+from pyro_vae.programs.traces import SubstituteLatents, sample_sites
 from pyro_vae.typing import RowLatents
 
-MOST_ROWS = 1000
+MAX_ROWS = 1000
 CLOUD = 4000
 DENSITY_ROWS = 1000
 Drawing = Callable[..., Figure | None]
@@ -75,39 +75,43 @@ class Look:
 
     @cached_property
     def rows(self) -> Split:
-        return self.split.head(MOST_ROWS)
+        return self.split.head(MAX_ROWS)
 
     @cached_property
-    def found(self) -> tuple[Layout, Batch, dict[str, Any]]:
-        """The layout, the rows as a batch, and the guide's sites on them, one draw of each; all of them real."""
+    def found(self) -> tuple[PlateStructure, Batch, dict[str, Any]]:
+        """The plates, the rows as a batch, and the guide's sites on them, one draw of each; all of them real."""
         if not callable(getattr(self.program, "guide", None)):
             raise InputError(f"a {type(self.program).__name__} has no guide")
         split, places = rows_to_score(self.rows, None, None)
-        place = place_of(self.program, like=split[:1])
-        extras = {
-            n: v.to(place.device) for n, v in {**split.extras(slice(None)), "rows": places}.items() if v is not None
+        place = device_and_dtype(self.program, like=split[:1])
+        row_inputs = {
+            n: v.to(place.device) for n, v in {**split.row_inputs(slice(None)), "rows": places}.items() if v is not None
         }
-        batch = Batch(split.x.to(place), num_rows=len(split), **extras)
-        with torch.no_grad(), parameters_of(self.program), seeded(self.seed), evaluating(self.program):
-            layout = layout_of(self.program, batch)
-            sites = self._sites(batch, layout)
+        batch = Batch(split.x.to(place), num_rows=len(split), **row_inputs)
+        with torch.no_grad(), use_param_store(self.program), seeded(self.seed), evaluating(self.program):
+            plates = find_plates(self.program, batch)
+            sites = self._sites(batch, plates)
         if not sites or not all(_real(site["fn"].support) for site in sites.values()):
             raise InputError("the guide draws no latents for each row that are real numbers")
-        return layout, batch, sites
+        return plates, batch, sites
 
-    def _sites(self, batch: Batch, layout: Layout) -> dict[str, Any]:
+    def _sites(self, batch: Batch, plates: PlateStructure) -> dict[str, Any]:
         """The guide's sites for each row, drawn anew."""
-        guide = sample_sites(poutine.trace(caller(self.program.guide)).get_trace(batch.x, batch.extras))
-        return {n: s for n, s in guide.items() if layout.row_frame(s) and not s["infer"].get("is_auxiliary")}
+        guide = sample_sites(
+            poutine.trace(bind_supported_kwargs(self.program.guide)).get_trace(batch.x, batch.row_inputs)
+        )
+        return {n: s for n, s in guide.items() if plates.row_plate_frame(s) and not s["infer"].get("is_auxiliary")}
 
     def _prior_sites(self, batch: Batch) -> dict[str, Any]:
         """The model's sites of the same names, drawn from the prior."""
-        model = sample_sites(poutine.trace(caller(self.program.model)).get_trace(batch.x, batch.extras))
+        model = sample_sites(
+            poutine.trace(bind_supported_kwargs(self.program.model)).get_trace(batch.x, batch.row_inputs)
+        )
         return {name: model[name] for name in self.found[2]}
 
     @cached_property
-    def usage(self) -> Usage:
-        return usage(self.program, self.rows, seed=self.seed)
+    def latent_usage(self) -> LatentUsage:
+        return latent_usage(self.program, self.rows, seed=self.seed)
 
     @cached_property
     def order(self) -> list[int]:
@@ -122,19 +126,19 @@ class Look:
 
     def name(self, k: int) -> str:
         """A latent's name for a figure."""
-        layout, _, sites = self.found
-        name = latent_names(layout, sites)[k]
+        plates, _, sites = self.found
+        name = latent_names(plates, sites)[k]
         site, _, index = name.rstrip("]").partition("[")
         if len(sites) == 1 and len(site) == 1 and site.isalpha():
             return f"${site}_{{{int(index or 0) + 1}}}$"
-        return literally(name)
+        return escape_mathtext(name)
 
     @cached_property
     def means(self) -> RowLatents:
         """Posterior means, (n, K)."""
         batch = self.found[1]
         with seeded(self.seed):
-            return encode(self.program, batch.x, **batch.extras).cpu()
+            return encode(self.program, batch.x, **batch.row_inputs).cpu()
 
     @cached_property
     def cloud(self) -> Tensor:
@@ -149,25 +153,25 @@ class Look:
     @torch.no_grad()
     def densities(self, points: RowLatents) -> tuple[Tensor, Tensor]:
         """The aggregate posterior (1/n) Σ q(z | x_i) of the rows, and p(z), at points (G, K), (G,) each."""
-        layout, batch, _ = self.found
+        plates, batch, _ = self.found
         batch = batch.take(torch.arange(min(DENSITY_ROWS, len(batch.x)), device=batch.x.device))
-        with parameters_of(self.program), seeded(self.seed), evaluating(self.program):
-            (q,) = self._sites(batch, layout).values()
+        with use_param_store(self.program), seeded(self.seed), evaluating(self.program):
+            (q,) = self._sites(batch, plates).values()
             (p,) = self._prior_sites(batch).values()
             points = points.to(q["value"])
-            if torch.equal(*_of_rows(layout, p, points[:2]).aminmax(dim=1)):  # the same prior for all rows
+            if torch.equal(*_of_rows(plates, p, points[:2]).aminmax(dim=1)):  # the same prior for all rows
                 (p,) = self._prior_sites(batch.take(torch.arange(1, device=batch.x.device))).values()
-            return _averaged(layout, q, points), _averaged(layout, p, points)
+            return _averaged(plates, q, points), _averaged(plates, p, points)
 
     def _repeated(self, draw: Callable[[Batch], dict[str, Any]]) -> Tensor:
         """Draws for the rows in turn, each as often as the next, many rows at once where there are few."""
-        layout, batch, _ = self.found
+        plates, batch, _ = self.found
         n = len(batch.x)
         index = torch.arange(n, device=batch.x.device).repeat(-(-CLOUD // n))
-        with torch.no_grad(), parameters_of(self.program), seeded(self.seed), evaluating(self.program):
+        with torch.no_grad(), use_param_store(self.program), seeded(self.seed), evaluating(self.program):
             drawn = [
-                torch.cat([layout.rows_first(site, site["value"]) for site in draw(batch.take(some)).values()], -1)
-                for some in index.chunk(-(-len(index) // MOST_ROWS))
+                torch.cat([plates.rows_to_front(site, site["value"]) for site in draw(batch.take(some)).values()], -1)
+                for some in index.chunk(-(-len(index) // MAX_ROWS))
             ]
         return torch.cat(drawn).cpu()
 
@@ -177,21 +181,23 @@ class Look:
         decode = getattr(self.program, "decode", None)
         if decode is not None and len(inspect.signature(decode).parameters) == 1:
             return self._checked(decode(z))
-        layout, batch, _ = self.found
+        plates, batch, _ = self.found
         batch = batch.take(rows)
-        z, start, values = z.to(place_of(self.program, like=z)), 0, {}
-        with parameters_of(self.program), seeded(self.seed), evaluating(self.program):
-            for name, site in self._sites(batch, layout).items():
-                assert layout.row_dim is not None
-                dim = layout.row_dim - site["fn"].event_dim
+        z, start, values = z.to(device_and_dtype(self.program, like=z)), 0, {}
+        with use_param_store(self.program), seeded(self.seed), evaluating(self.program):
+            for name, site in self._sites(batch, plates).items():
+                assert plates.row_dim is not None
+                dim = plates.row_dim - site["fn"].event_dim
                 shape = site["value"].movedim(dim, 0).shape
                 size = shape[1:].numel()
                 values[name] = z[:, start : start + size].reshape(shape).movedim(0, dim)
                 start += size
-            model = GivenValues(values)(caller(self.program.model))
-            sites = sample_sites(poutine.trace(model).get_trace(batch.x, batch.extras)).values()
-            seen = [site for site in sites if site["is_observed"] and layout.row_frame(site)]
-            return self._checked(torch.cat([layout.rows_first(site, mean_of(site["fn"])) for site in seen], -1))
+            model = SubstituteLatents(values)(bind_supported_kwargs(self.program.model))
+            sites = sample_sites(poutine.trace(model).get_trace(batch.x, batch.row_inputs)).values()
+            seen = [site for site in sites if site["is_observed"] and plates.row_plate_frame(site)]
+            return self._checked(
+                torch.cat([plates.rows_to_front(site, distribution_mean(site["fn"])) for site in seen], -1)
+            )
 
     def _checked(self, decoded: Tensor) -> Tensor:
         if decoded.shape[-1] != self.data.num_features:
@@ -205,30 +211,30 @@ class Look:
 
     def undone(self, x: Tensor) -> np.ndarray:
         """Rows of a table in the data's own units."""
-        return self.split.measure.undo(x).double().cpu().numpy()
+        return self.split.measure.to_original_units(x).double().cpu().numpy()
 
     def observed(self, rows: Tensor) -> np.ndarray:
         """The split's rows (n,) of a table in the data's own units, NaN where a value is missing."""
         return observed(self.split, rows)
 
-    def ink(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    def to_grayscale(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Pictures x (n, D) as ink from 0 to 1; what is missing in the split's `rows` (n,) is paper."""
         seen = None if rows is None or self.split.mask is None else self.split.mask[rows]
-        return ink(self.split, x, seen)
+        return to_grayscale(self.split, x, seen)
 
 
-def _averaged(layout: Layout, site: Any, points: Tensor) -> Tensor:
+def _averaged(plates: PlateStructure, site: Any, points: Tensor) -> Tensor:
     """The density at points (G, K), averaged over a site's rows, (G,) float64."""
-    return torch.cat([_of_rows(layout, site, some).exp().mean(1) for some in points.split(200)]).cpu()
+    return torch.cat([_of_rows(plates, site, some).exp().mean(1) for some in points.split(200)]).cpu()
 
 
-def _of_rows(layout: Layout, site: Any, points: Tensor) -> Tensor:
+def _of_rows(plates: PlateStructure, site: Any, points: Tensor) -> Tensor:
     """The log-density of points (G, K) under each row's distribution, summed over plates inside a row, (G, n)."""
-    assert layout.row_dim is not None
-    fn, at = site["fn"], layout.row_dim - site["fn"].event_dim
+    assert plates.row_dim is not None
+    fn, at = site["fn"], plates.row_dim - site["fn"].event_dim
     shape = site["value"].shape
     each = points.reshape(-1, *site["value"].movedim(at, 0).shape[1:]).unsqueeze(at).expand(-1, *shape)
-    log_prob = fn.log_prob(each).double().movedim(layout.row_dim, 1)
+    log_prob = fn.log_prob(each).double().movedim(plates.row_dim, 1)
     return log_prob.reshape(*log_prob.shape[:2], -1).sum(-1)
 
 

@@ -61,8 +61,8 @@ def _scored_pictures(
 ) -> None:
     """Lines of as many pictures in ink, the log p(x) of each above it."""
     on_axes.pictures(axes, torch.cat(list(lines)).numpy(), shape, columns=len(log_px))
-    style.name_lines(axes, names, shape[0])
-    style.name_columns(axes, {i: _signed(value, 0) for i, value in enumerate(log_px.tolist())}, shape)
+    style.label_rows(axes, names, shape[0])
+    style.label_columns(axes, {i: _signed(value, 0) for i, value in enumerate(log_px.tolist())}, shape)
 
 
 @where_possible
@@ -92,7 +92,7 @@ def _signed(value: float, digits: int) -> str:
 
 def _again(look: Look, x: Tensor, rows: Tensor) -> Tensor | None:
     try:
-        return reconstruct(look.program, x, **look.split.extras(rows)).cpu()
+        return reconstruct(look.program, x, **look.split.row_inputs(rows)).cpu()
     except InputError:
         return None
 

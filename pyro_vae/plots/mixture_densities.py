@@ -40,13 +40,13 @@ def plot_components(
     split = as_split(data, "test")
     if split.shape[1] != 1:
         raise InputError(f"expected rows of one column, got {split.shape[1]}; plot_planes shows two")
-    rows = split.measure.undo(split.x).numpy()[:, 0]
+    rows = split.measure.to_original_units(split.x).numpy()[:, 0]
     room = 0.05 * np.ptp(rows)
     at = torch.linspace(rows.min() - room, rows.max() + room, num_points, dtype=torch.float64)
     points = rows_like(at[:, None], split)
     order = mixture.means[:, 0].argsort()
     shares = mixture.responsibilities(points.x)[:, order].cpu().numpy().T
-    density, colours = mixture.log_prob(points).exp().numpy(), style.some_colours(len(shares))
+    density, colours = mixture.log_prob(points).exp().numpy(), style.distinct_colours(len(shares))
     with style.figure_style():
         figure = Figure(figsize=(9, 4.8))
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
@@ -90,7 +90,7 @@ def plot_planes(
     split = as_split(data, "test")
     if split.shape[1] != 2:
         raise InputError(f"expected rows of two columns, got {split.shape[1]}")
-    rows = split.measure.undo(split.x).numpy()
+    rows = split.measure.to_original_units(split.x).numpy()
     count = len(planes) + (mixture is not None)
     log_px = {name: np.asarray(plane[2]) for name, plane in planes.items()}
     top = float(np.ceil(max(values.max() for values in log_px.values())))
@@ -118,10 +118,10 @@ def plot_planes(
 
 def _ellipses(axes: Axes, mixture: Any, split: Split, rows: np.ndarray) -> None:
     shares = mixture.responsibilities(split.x).cpu().numpy()
-    colours = style.some_colours(shares.shape[1])
+    colours = style.distinct_colours(shares.shape[1])
     stretch = torch.tensor(split.measure.scale or (1.0, 1.0), dtype=torch.float64).numpy()
-    means = split.measure.undo(mixture.means).cpu().numpy()
-    axes.scatter(rows[:, 0], rows[:, 1], s=6, color=style.mixed_colours(shares, colours), linewidths=0, alpha=0.85)
+    means = split.measure.to_original_units(mixture.means).cpu().numpy()
+    axes.scatter(rows[:, 0], rows[:, 1], s=6, color=style.blend_colours(shares, colours), linewidths=0, alpha=0.85)
     for mean, covariance, colour in zip(means, _matrices(mixture), colours, strict=True):
         on_axes.ellipses(axes, mean, covariance * np.outer(stretch, stretch), colour)
     style.title(axes, "EM", f"{len(means)} normals, rows by responsibility")

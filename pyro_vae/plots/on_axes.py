@@ -71,7 +71,9 @@ def scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None, title: st
     return axes
 
 
-def two_clouds(axes: Axes, data: np.ndarray, model: np.ndarray, title: str, names: Sequence[str], second: str) -> Axes:
+def data_and_samples(
+    axes: Axes, data: np.ndarray, model: np.ndarray, title: str, names: Sequence[str], second: str
+) -> Axes:
     """Data and model rows in the same plane (the first two columns), or as histograms where there is one column."""
     if data.shape[1] == 1:
         bins = np.histogram_bin_edges(np.concatenate([data, model]), bins=60).tolist()

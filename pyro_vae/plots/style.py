@@ -43,10 +43,10 @@ def figure_style() -> Iterator[None]:
         yield
 
 
-def literally(name: str) -> str:
+def escape_mathtext(name: str) -> str:
     r"""A name that is no formula, as matplotlib is to be given it: a `$` begins none.
 
-    >>> print(literally("profit_$_per_$"))
+    >>> print(escape_mathtext("profit_$_per_$"))
     profit_\$_per_\$
     """
     return name.replace("$", r"\$")
@@ -72,17 +72,17 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]], room: float =
     return axes
 
 
-def mixed_colours(shares: np.ndarray, colours: Sequence[Any]) -> np.ndarray:
+def blend_colours(shares: np.ndarray, colours: Sequence[Any]) -> np.ndarray:
     """A colour for each row (N, 3): the components', mixed as the row's shares (N, C) say."""
     return np.clip(shares @ np.array([to_rgb(colour) for colour in colours]), 0, 1)
 
 
-def some_colours(count: int) -> list[Any]:
+def distinct_colours(count: int) -> list[Any]:
     """So many colours, each as far from the one before as ten allow; they come again after ten."""
     return [COLOURS[(0, 6, 2, 5, 7, 1, 3, 8, 4, 9)[i % 10]] for i in range(count)]
 
 
-def name_lines(axes: Axes, names: Sequence[str], height: int, gap: int = 2) -> Axes:
+def label_rows(axes: Axes, names: Sequence[str], height: int, gap: int = 2) -> Axes:
     """Names to the left of the lines of a sheet of pictures."""
     for i, name in enumerate(names):
         at, away = (-0.5, i * (height + gap) + height / 2), (-8, 0)
@@ -90,7 +90,7 @@ def name_lines(axes: Axes, names: Sequence[str], height: int, gap: int = 2) -> A
     return axes
 
 
-def name_columns(axes: Axes, names: Mapping[int, str], shape: tuple[int, int], gap: int = 2) -> Axes:
+def label_columns(axes: Axes, names: Mapping[int, str], shape: tuple[int, int], gap: int = 2) -> Axes:
     """Names over some columns of a sheet of pictures."""
     for i, name in names.items():
         at, away = (i * (shape[1] + gap) + shape[1] / 2, -0.5), (0, 4)

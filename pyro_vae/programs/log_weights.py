@@ -12,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.context import evaluating, seeded
 from pyro_vae.errors import InputError
-from pyro_vae.programs.plates import Layout, require_rows
-from pyro_vae.programs.row_inputs import Batch, caller
-from pyro_vae.programs.traces import GivenValues, parts_of, sample_sites, traces_of
+from pyro_vae.programs.plates import PlateStructure, require_rows
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.traces import SubstituteLatents, log_weight_terms, sample_sites, trace_program
 from pyro_vae.typing import LogWeights
 
 
 @dataclass(frozen=True)
-class Weights:
+class LogWeightTerms:
     """Log weights of S draws for N rows, nats: `log_weights` = `log_likelihood` + `log_ratio`, each (S, N).
 
     `log_likelihood` is log p(x | z) over all observed sites, `log_ratio` is log p(z) − log q(z | x) over all latent
@@ -34,7 +34,7 @@ class Weights:
         return self.log_likelihood + self.log_ratio
 
 
-class Weigher:
+class LogWeightSampler:
     """Draws weights for batches of rows; made once for a program, since it learns by trial how that takes many draws.
 
     Where the program gives the same weights for draws side by side (a plate to the left of all its own) as for one draw
@@ -44,17 +44,17 @@ class Weigher:
     of their own.
     """
 
-    def __init__(self, program: Any, layout: Layout, example: Batch) -> None:
-        self.program, self.layout = program, layout
-        self.row_dim = require_rows(layout)
+    def __init__(self, program: Any, plates: PlateStructure, example: Batch) -> None:
+        self.program, self.plates = program, plates
+        self.row_dim = require_rows(plates)
         few = example.take(torch.arange(2, device=example.x.device) % len(example.x))
         with torch.no_grad(), seeded(0), evaluating(program):
-            self.side_by_side = self._agrees(few, draws=3)
+            self.vectorized = self._agrees(few, draws=3)
 
-    def __call__(self, batch: Batch, draws: int, *, from_prior: bool = False) -> Weights:
+    def __call__(self, batch: Batch, draws: int, *, from_prior: bool = False) -> LogWeightTerms:
         """Weights of draws from the guide, or the same two parts for draws from the prior."""
-        if self.side_by_side:
-            kept, around = {self.row_dim, -self.layout.nesting - 1}, self._draws_plate(draws)
+        if self.vectorized:
+            kept, around = {self.row_dim, -self.plates.nesting - 1}, self._draws_plate(draws)
         else:
             kept, around = {self.row_dim}, _as_it_is
             batch = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(draws))
@@ -63,35 +63,37 @@ class Weigher:
             values = self._from_prior(batch, around)
 
             def outer(function: Any) -> Any:
-                return around(GivenValues(values)(function))
+                return around(SubstituteLatents(values)(function))
 
-        model, guide = traces_of(self.program, batch, around=outer)
+        model, guide = trace_program(self.program, batch, around=outer)
         if from_prior and (own := sample_sites(guide).keys() - values.keys()):
             raise InputError(
                 f"draws of the prior cannot be weighed against this guide: its auxiliary {', '.join(sorted(own))} "
                 "leave it without a density of z alone; take prior_share=0"
             )
-        likelihood, ratio = parts_of(model, guide, kept)
-        return Weights(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
+        likelihood, ratio = log_weight_terms(model, guide, kept)
+        return LogWeightTerms(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
 
     def _from_prior(self, batch: Batch, around: Callable[[Any], Any]) -> dict[str, Tensor]:
         """The latents' values in a run of the model on its own."""
-        model = around(lambda: caller(self.program.model)(batch.x, batch.extras))
+        model = around(lambda: bind_supported_kwargs(self.program.model)(batch.x, batch.row_inputs))
         sites = sample_sites(poutine.trace(model).get_trace())
         return {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
 
     def _draws_plate(self, draws: int) -> Callable[[Any], Any]:
-        return pyro.plate("_draws", draws, dim=-self.layout.nesting - 1)
+        return pyro.plate("_draws", draws, dim=-self.plates.nesting - 1)
 
     def _agrees(self, few: Batch, draws: int) -> bool:
         """Whether draws side by side weigh what each of them weighs alone."""
         try:
-            kept = {self.row_dim, -self.layout.nesting - 1}
-            model, guide = traces_of(self.program, few, around=self._draws_plate(draws))
-            together = parts_of(model, guide, kept)
+            kept = {self.row_dim, -self.plates.nesting - 1}
+            model, guide = trace_program(self.program, few, around=self._draws_plate(draws))
+            together = log_weight_terms(model, guide, kept)
             for draw in range(draws):
                 values = {name: site["value"][draw] for name, site in sample_sites(guide).items()}
-                alone = parts_of(*traces_of(self.program, few, around=GivenValues(values)), {self.row_dim})
+                alone = log_weight_terms(
+                    *trace_program(self.program, few, around=SubstituteLatents(values)), {self.row_dim}
+                )
                 if not all(
                     torch.allclose(a[draw], b, rtol=1e-5, atol=1e-3) for a, b in zip(together, alone, strict=True)
                 ):

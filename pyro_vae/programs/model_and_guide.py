@@ -13,10 +13,10 @@ from torch.distributions import Categorical
 
 from pyro_vae.context import evaluating, seeded
 from pyro_vae.errors import InputError
-from pyro_vae.programs.parameters import parameters_of, place_of
-from pyro_vae.programs.plates import Layout, layout_of, layout_of_model
-from pyro_vae.programs.row_inputs import Batch, caller
-from pyro_vae.programs.traces import Dreaming, sample_sites
+from pyro_vae.programs.parameters import device_and_dtype, use_param_store
+from pyro_vae.programs.plates import PlateStructure, find_model_plates, find_plates
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.traces import UnconditionObserved, sample_sites
 from pyro_vae.typing import RowLatents, Rows
 
 ACTIVE_VARIANCE = 0.01
@@ -55,23 +55,23 @@ class Program(nn.Module):
         self.owners = nn.ModuleList(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
         self.num_features: int | None = None
 
-    def model(self, x: Rows, **extras: Any) -> Any:
-        with parameters_of(self):
-            return caller(self._model)(x, extras)
+    def model(self, x: Rows, **row_inputs: Any) -> Any:
+        with use_param_store(self):
+            return bind_supported_kwargs(self._model)(x, row_inputs)
 
-    def guide(self, x: Rows, **extras: Any) -> Any:
-        with parameters_of(self):
-            return caller(self._guide)(x, extras)
+    def guide(self, x: Rows, **row_inputs: Any) -> Any:
+        with use_param_store(self):
+            return bind_supported_kwargs(self._guide)(x, row_inputs)
 
-    model.passes_extras = guide.passes_extras = True  # type: ignore[attr-defined]  # for `caller`
+    model.accepts_row_inputs = guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
 
-    def encode(self, x: Rows, **extras: Any) -> RowLatents:
+    def encode(self, x: Rows, **row_inputs: Any) -> RowLatents:
         """Posterior means (N, K), latent sites side by side; from 64 draws where a site has no mean."""
-        return encode(self, x, **extras)
+        return encode(self, x, **row_inputs)
 
-    def reconstruct(self, x: Rows, **extras: Any) -> Rows:
+    def reconstruct(self, x: Rows, **row_inputs: Any) -> Rows:
         """E[x | z] at the guide's posterior means, (N, D)."""
-        return reconstruct(self, x, **extras)
+        return reconstruct(self, x, **row_inputs)
 
     def sample(self, n: int, seed: int | None = None) -> Tensor:
         """n new rows from the model, (n, D): z from the prior, then x from the likelihood."""
@@ -86,10 +86,10 @@ class _SetToMean(Messenger):
             return
         fn = msg["fn"]
         category = isinstance(getattr(fn, "base_dist", fn), Categorical)  # a whole number: a model may look up by it
-        msg["value"], msg["done"] = (fn.mode if category else mean_of(fn)), True
+        msg["value"], msg["done"] = (fn.mode if category else distribution_mean(fn)), True
 
 
-def mean_of(fn: Any, draws: int = 64) -> Tensor:
+def distribution_mean(fn: Any, draws: int = 64) -> Tensor:
     """The mean of a site's distribution; from draws where it has none in closed form, the mode of categories."""
     fn = getattr(fn, "values", fn)  # of all values, where some were not observed
     try:
@@ -104,64 +104,68 @@ def mean_of(fn: Any, draws: int = 64) -> Tensor:
 
 
 @torch.no_grad()
-def encode(program: Any, x: Rows, **extras: Any) -> RowLatents:
+def encode(program: Any, x: Rows, **row_inputs: Any) -> RowLatents:
     """Posterior means under the guide, (N, K); several latent sites stand side by side in the order they are drawn."""
-    x = x.to(place_of(program, like=x))
-    return _means(program, _layout_at(program, x, extras), x, extras)
+    x = x.to(device_and_dtype(program, like=x))
+    return _means(program, _layout_at(program, x, row_inputs), x, row_inputs)
 
 
-def _means(program: Any, layout: Layout, x: Tensor, extras: dict[str, Any]) -> RowLatents:
-    sites = sample_sites(_guide_at_means(program, x, extras)).values()
-    inside = [site for site in sites if layout.row_frame(site) and not site["infer"].get("is_auxiliary")]
+def _means(program: Any, plates: PlateStructure, x: Tensor, row_inputs: dict[str, Any]) -> RowLatents:
+    sites = sample_sites(_guide_at_means(program, x, row_inputs)).values()
+    inside = [site for site in sites if plates.row_plate_frame(site) and not site["infer"].get("is_auxiliary")]
     if not inside:
         raise InputError("the guide draws no latent for each row, so rows cannot be encoded")
-    return torch.cat([layout.rows_first(site, site["value"]).to(place_of(program, like=x)) for site in inside], -1)
+    return torch.cat(
+        [plates.rows_to_front(site, site["value"]).to(device_and_dtype(program, like=x)) for site in inside], -1
+    )
 
 
 @torch.no_grad()
-def active_units(program: Any, x: Rows, *, layout: Layout | None = None, **extras: Any) -> tuple[int, int]:
+def active_units(program: Any, x: Rows, *, plates: PlateStructure | None = None, **row_inputs: Any) -> tuple[int, int]:
     """How many latents the guide uses, their posterior means varying over rows by more than 0.01, and of how many.
 
     Burda et al. (arXiv:1509.00519). The variance is the covariance of two estimates of the means, so that means from
     draws (a flow's) do not look as if they varied.
     """
-    x = x.to(place_of(program, like=x))
-    layout, before = layout or _layout_at(program, x, extras), torch.get_rng_state()
-    first = second = _means(program, layout, x, extras)
+    x = x.to(device_and_dtype(program, like=x))
+    plates, before = plates or _layout_at(program, x, row_inputs), torch.get_rng_state()
+    first = second = _means(program, plates, x, row_inputs)
     if x.device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):  # something was drawn
-        second = _means(program, layout, x, extras)
+        second = _means(program, plates, x, row_inputs)
     variance = ((first - first.mean(0)) * (second - second.mean(0))).mean(0)
     return int((variance > ACTIVE_VARIANCE).sum()), first.shape[1]
 
 
 @torch.no_grad()
-def reconstruct(program: Any, x: Rows, **extras: Any) -> Rows:
+def reconstruct(program: Any, x: Rows, **row_inputs: Any) -> Rows:
     """E[x | z] with every latent at its posterior mean under the guide, (N, D)."""
-    x = x.to(place_of(program, like=x))
-    layout, guide = _layout_at(program, x, extras), _guide_at_means(program, x, extras)
-    with poutine.block(), parameters_of(program), evaluating(program):
-        model = poutine.trace(poutine.replay(caller(program.model), trace=guide)).get_trace(x, extras)
+    x = x.to(device_and_dtype(program, like=x))
+    plates, guide = _layout_at(program, x, row_inputs), _guide_at_means(program, x, row_inputs)
+    with poutine.block(), use_param_store(program), evaluating(program):
+        model = poutine.trace(poutine.replay(bind_supported_kwargs(program.model), trace=guide)).get_trace(
+            x, row_inputs
+        )
     observed = [site for site in sample_sites(model).values() if site["is_observed"]]
-    return _side_by_side(layout, observed, lambda site: mean_of(site["fn"]))
+    return _side_by_side(plates, observed, lambda site: distribution_mean(site["fn"]))
 
 
-def _layout_at(program: Any, x: Tensor, extras: dict[str, Any]) -> Layout:
-    with poutine.block(), parameters_of(program), evaluating(program):
-        return layout_of(program, Batch(x, **extras))
+def _layout_at(program: Any, x: Tensor, row_inputs: dict[str, Any]) -> PlateStructure:
+    with poutine.block(), use_param_store(program), evaluating(program):
+        return find_plates(program, Batch(x, **row_inputs))
 
 
-def _guide_at_means(program: Any, x: Tensor, extras: dict[str, Any]) -> Trace:
+def _guide_at_means(program: Any, x: Tensor, row_inputs: dict[str, Any]) -> Trace:
     """The guide's trace with every latent at its mean."""
-    with poutine.block(), parameters_of(program), evaluating(program):
-        return poutine.trace(_SetToMean()(caller(program.guide))).get_trace(x, extras)
+    with poutine.block(), use_param_store(program), evaluating(program):
+        return poutine.trace(_SetToMean()(bind_supported_kwargs(program.guide))).get_trace(x, row_inputs)
 
 
-def _side_by_side(layout: Layout, sites: list[Any], value: Callable[[Any], Tensor]) -> Tensor:
+def _side_by_side(plates: PlateStructure, sites: list[Any], value: Callable[[Any], Tensor]) -> Tensor:
     """The values of the sites that have one for each row, next to each other, (n, D)."""
-    inside = [site for site in sites if layout.row_frame(site)]
+    inside = [site for site in sites if plates.row_plate_frame(site)]
     if not inside:
         raise InputError("the model observes nothing for each row")
-    return torch.cat([layout.rows_first(site, value(site)) for site in inside], -1)
+    return torch.cat([plates.rows_to_front(site, value(site)) for site in inside], -1)
 
 
 @torch.no_grad()
@@ -176,7 +180,7 @@ def sample(
     if n < 1:
         raise InputError(f"expected one row or more to draw, got {n}")
     width = num_features or getattr(program, "num_features", None) or 1
-    placeholder = place_of(program).new_zeros(n, width)
+    placeholder = device_and_dtype(program).new_zeros(n, width)
     return _drawn(program, Batch(placeholder, labels=labels), seed, lambda site: site["value"])
 
 
@@ -184,15 +188,15 @@ def sample(
 def sample_means(program: Any, n: int, *, num_features: int | None = None, seed: int | None = None) -> Tensor:
     """E[x | z] for n draws of the latents from the model, (n, D): what the model means, without the pixels' noise."""
     width = num_features or getattr(program, "num_features", None) or 1
-    placeholder = place_of(program).new_zeros(n, width)
-    return _drawn(program, Batch(placeholder), seed, lambda site: mean_of(site["fn"]))
+    placeholder = device_and_dtype(program).new_zeros(n, width)
+    return _drawn(program, Batch(placeholder), seed, lambda site: distribution_mean(site["fn"]))
 
 
 def _drawn(program: Any, batch: Batch, seed: int | None, value: Callable[[Any], Tensor]) -> Tensor:
-    with poutine.block(), seeded(seed), parameters_of(program), evaluating(program):
-        layout = layout_of_model(program, batch)
+    with poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
+        plates = find_model_plates(program, batch)
         given = {} if batch.labels is None else {"labels": batch.labels}
-        trace = poutine.trace(Dreaming()(caller(program.model))).get_trace(batch.x, given)
+        trace = poutine.trace(UnconditionObserved()(bind_supported_kwargs(program.model))).get_trace(batch.x, given)
     return _side_by_side(
-        layout, [site for site in sample_sites(trace).values() if site["infer"].get("was_observed")], value
+        plates, [site for site in sample_sites(trace).values() if site["infer"].get("was_observed")], value
     )

@@ -17,7 +17,7 @@ _ENTERED: list[Any] = []
 
 
 @contextmanager
-def parameters_of(program: Any) -> Iterator[None]:
+def use_param_store(program: Any) -> Iterator[None]:
     """Inside, Pyro's param store holds this program's parameters; outside, whatever it held before.
 
     The store's three dictionaries are exchanged for the program's own rather than copied in and out by
@@ -72,14 +72,14 @@ def named_parameters(program: Any) -> dict[str, Tensor]:
     """Every unconstrained parameter of a program by name: its modules' first, then those in its param store alone."""
     found: dict[str, Tensor] = dict(program.named_parameters()) if isinstance(program, nn.Module) else {}
     known = {id(parameter) for parameter in found.values()}
-    with parameters_of(program):
+    with use_param_store(program):
         for name, value in pyro.get_param_store().named_parameters():
             if id(value) not in known:
                 found[STORED + name] = value
     return found
 
 
-def place_of(program: Any, like: Tensor | None = None) -> Tensor:
+def device_and_dtype(program: Any, like: Tensor | None = None) -> Tensor:
     """An empty tensor of the device and floating type a program works in; of `like` where it has none."""
     held = list(named_parameters(program).values()) + (
         list(program.buffers()) if isinstance(program, nn.Module) else []
@@ -90,7 +90,7 @@ def place_of(program: Any, like: Tensor | None = None) -> Tensor:
     )
 
 
-def state_of(program: Any) -> dict[str, Tensor]:
+def copy_state(program: Any) -> dict[str, Tensor]:
     """A copy of all that a program has learned: parameters and saved buffers, by name."""
     state = dict(program.state_dict()) if isinstance(program, nn.Module) else {}
     state |= {name: value for name, value in named_parameters(program).items() if name.startswith(STORED)}
@@ -118,7 +118,7 @@ def load_state(program: Any, state: dict[str, Tensor]) -> None:
     program.__dict__["_waiting"] = waiting
 
 
-def show_parameters(part: Any, name: str) -> None:
+def register_parameters(part: Any, name: str) -> None:
     """Tell Pyro of a part's trainable parameters; frozen ones (`requires_grad_(False)`) stay out of sight.
 
     Unlike `pyro.module` it never leaves another module's tensor under the name: with that, the second of two models in

@@ -13,12 +13,12 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae.context import evaluating, seeded
 from pyro_vae.errors import InputError, RowsError
-from pyro_vae.programs.row_inputs import Batch, caller
-from pyro_vae.programs.traces import Dreaming, sample_sites, traces_of
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.traces import UnconditionObserved, sample_sites, trace_program
 
 
 @dataclass(frozen=True)
-class Layout:
+class PlateStructure:
     """Where a program keeps its rows, as found by running it.
 
     `row_dim` is the dimension of the plate that counts rows (None where none does) and `nesting` the number of plate
@@ -34,7 +34,7 @@ class Layout:
     relaxed: bool
     enumerated: tuple[str, ...]
 
-    def row_frame(self, site: Any) -> Any:
+    def row_plate_frame(self, site: Any) -> Any:
         """The site's frame of the plate over rows, or None where it lies outside.
 
         A plate over something else may have the same dimension, so the dimension alone does not tell.
@@ -43,7 +43,7 @@ class Layout:
             return None
         return next((frame for frame in site["cond_indep_stack"] if frame.dim == self.row_dim), None)
 
-    def rows_first(self, site: Any, value: Tensor) -> Tensor:
+    def rows_to_front(self, site: Any, value: Tensor) -> Tensor:
         """A site's value with its rows in front, the rest flattened, (n, …) → (n, size)."""
         assert self.row_dim is not None
         return value.movedim(self.row_dim - site["fn"].event_dim, 0).unsqueeze(-1).flatten(1)
@@ -75,39 +75,43 @@ def _words(support: Constraint) -> str:
 
 
 @torch.no_grad()
-def layout_of(program: Any, batch: Batch) -> Layout:
+def find_plates(program: Any, batch: Batch) -> PlateStructure:
     """Find the row plate by running the program on two rows and on three: it is the plate that grew.
 
     Raises `InputError` where model and guide do not draw the same latents.
     """
     with seeded(0), evaluating(program):
-        two, three = ([sample_sites(trace) for trace in traces_of(program, batch.take(few))] for few in _few(batch))
+        two, three = (
+            [sample_sites(trace) for trace in trace_program(program, batch.take(few))] for few in _probe_indices(batch)
+        )
     return _layout(two, three, batch, enumerated=_check_pair(*three))
 
 
 @torch.no_grad()
-def layout_of_model(program: Any, batch: Batch) -> Layout:
+def find_model_plates(program: Any, batch: Batch) -> PlateStructure:
     """The same from the model alone, which is all that sampling needs; x holds placeholders."""
-    model = Dreaming()(caller(program.model))
+    model = UnconditionObserved()(bind_supported_kwargs(program.model))
     with seeded(0), evaluating(program), pyro.validation_enabled(False):
-        traces = [poutine.trace(model).get_trace(part.x, part.extras) for part in map(batch.take, _few(batch))]
+        traces = [
+            poutine.trace(model).get_trace(part.x, part.row_inputs) for part in map(batch.take, _probe_indices(batch))
+        ]
     two, three = ([sample_sites(trace)] for trace in traces)
     return _layout(two, three, batch, enumerated=())
 
 
-def _few(batch: Batch) -> list[Tensor]:
+def _probe_indices(batch: Batch) -> list[Tensor]:
     return [torch.arange(n, device=batch.x.device) % len(batch.x) for n in (2, 3)]
 
 
-def _layout(two: list[Any], three: list[Any], batch: Batch, enumerated: tuple[str, ...]) -> Layout:
+def _layout(two: list[Any], three: list[Any], batch: Batch, enumerated: tuple[str, ...]) -> PlateStructure:
     sites = [pair for before, after in zip(two, three, strict=True) for pair in _pairs(before, after)]
-    grown = [_grown(before, after) for before, after in sites]
+    grown = [_resized_dims(before, after) for before, after in sites]
     counts = Counter(dim for dims in grown for dim in dims)
     row_dim = max(counts, key=lambda dim: (counts[dim], dim), default=None)
     outside = [site["name"] for (_, site), dims in zip(sites, grown, strict=True) if row_dim not in dims]
     observed = [site for _, site in sites if site["is_observed"]]
     about_x = [site["fn"] for site in observed if site["value"].shape == (3, *batch.x.shape[1:])]
-    return Layout(
+    return PlateStructure(
         row_dim=row_dim,
         nesting=max((-f.dim for _, site in sites for f in site["cond_indep_stack"] if f.vectorized), default=0),
         outside=tuple(dict.fromkeys(outside)),
@@ -142,7 +146,7 @@ def _pairs(two: dict[str, Any], three: dict[str, Any]) -> list[tuple[Any, Any]]:
     return [(two[name], three[name]) for name in three]
 
 
-def _grown(two: Any, three: Any) -> set[int]:
+def _resized_dims(two: Any, three: Any) -> set[int]:
     before = {frame.dim: frame.size for frame in two["cond_indep_stack"] if frame.vectorized}
     after = {frame.dim: frame.size for frame in three["cond_indep_stack"] if frame.vectorized}
     return {dim for dim, size in after.items() if size == 3 and before.get(dim) == 2}
@@ -154,18 +158,18 @@ def require_density(program: Any) -> None:
         raise InputError(reason)
 
 
-def require_rows(layout: Layout) -> int:
+def require_rows(plates: PlateStructure) -> int:
     """The row plate's dimension; `RowsError` with the remedy where a row has no weight of its own."""
-    if layout.enumerated:
+    if plates.enumerated:
         raise RowsError(
-            f"the guide must draw {', '.join(layout.enumerated)} to weigh a row; in training the model sums it out"
+            f"the guide must draw {', '.join(plates.enumerated)} to weigh a row; in training the model sums it out"
         )
-    if layout.row_dim is None or layout.outside:
-        sites = ", ".join(layout.outside) or "every site"
+    if plates.row_dim is None or plates.outside:
+        sites = ", ".join(plates.outside) or "every site"
         raise RowsError(
             f"log p(x) of a row needs every site inside one plate of size len(x), but {sites} lies outside: put it "
             "inside "
             '(with pyro.plate("data", len(x)): …), or fix it to a value learned as a parameter (pyro.param); '
             "a global latent couples the rows, and then log p(x) exists only for all of them together"
         )
-    return layout.row_dim
+    return plates.row_dim

@@ -28,7 +28,7 @@ class Batch:
     num_rows: int = 0
 
     @property
-    def extras(self) -> dict[str, Any]:
+    def row_inputs(self) -> dict[str, Any]:
         given = {
             "rows": self.rows,
             "labels": self.labels,
@@ -43,24 +43,24 @@ class Batch:
         return replace(self, x=self.x[index], **taken)
 
 
-def caller(function: Callable[..., Any]) -> Callable[[Tensor, dict[str, Any]], Any]:
-    """The function as one of (x, extras): each extra is passed only where the signature names it.
+def bind_supported_kwargs(function: Callable[..., Any]) -> Callable[[Tensor, dict[str, Any]], Any]:
+    """The function as one of (x, row_inputs): each extra is passed only where the signature names it.
 
     A module's signature is that of its `forward`; a function that takes any keyword names none.
     """
-    if getattr(function, "passes_extras", False):
-        return lambda x, extras: function(x, **extras)
+    if getattr(function, "accepts_row_inputs", False):
+        return lambda x, row_inputs: function(x, **row_inputs)
     kind: Any = type(function)
     needed, names = _keywords_of_module(kind) if isinstance(function, nn.Module) else _keywords(function)
 
-    def called(x: Tensor, extras: dict[str, Any]) -> Any:
-        if missing := [name for name in needed if name not in extras]:
+    def called(x: Tensor, row_inputs: dict[str, Any]) -> Any:
+        if missing := [name for name in needed if name not in row_inputs]:
             raise InputError(
                 f"{getattr(function, '__qualname__', function)} asks for {', '.join(missing)}, which these rows do not "
                 "have; a program may ask for rows (only training rows have a place in the training set; for a tensor "
                 "give rows=…), labels, mask and num_rows"
             )
-        return function(x, **{key: extras[key] for key in names & extras.keys()})
+        return function(x, **{key: row_inputs[key] for key in names & row_inputs.keys()})
 
     return called
 
@@ -83,7 +83,7 @@ def require_mask(program: Any, mask: Tensor | None) -> None:
         return
     model = program.model
     takes = (
-        getattr(model, "passes_extras", False)
+        getattr(model, "accepts_row_inputs", False)
         or "mask" in _keywords(model.forward if isinstance(model, nn.Module) else model)[1]
     )
     if not takes:
@@ -93,6 +93,6 @@ def require_mask(program: Any, mask: Tensor | None) -> None:
         )
 
 
-def few_rows(data: Dataset) -> Batch:
+def probe_batch(data: Dataset) -> Batch:
     """Two training rows with all that belongs to them, for a first look at a program."""
-    return Batch(data.train[:2], torch.arange(2), num_rows=len(data.train), **data.train.extras(slice(2)))
+    return Batch(data.train[:2], torch.arange(2), num_rows=len(data.train), **data.train.row_inputs(slice(2)))

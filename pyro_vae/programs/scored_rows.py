@@ -11,68 +11,73 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.distributed import ALONE, Ranks
+from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.distributions import Levels
 from pyro_vae.errors import InputError
-from pyro_vae.programs.parameters import place_of
-from pyro_vae.programs.plates import Layout, layout_of, require_density
+from pyro_vae.programs.parameters import device_and_dtype
+from pyro_vae.programs.plates import PlateStructure, find_plates, require_density
 from pyro_vae.programs.row_inputs import Batch, require_mask
 
 Found = TypeVar("Found")
 ROWS_OF_A_RANK = 128  # dealt to processes at a time
 
 
-class Scored:
+class ScoredRows:
     """Rows to be scored by a program: batches where the program works, with what belongs to them, checked.
 
-    To be made and used inside `parameters_of(program)` and `evaluating(program)`.
+    To be made and used inside `use_param_store(program)` and `evaluating(program)`.
     """
 
     def __init__(
-        self, program: Any, split: Split, places: Tensor | None, ranks: Ranks = ALONE, seed: int | None = None
+        self,
+        program: Any,
+        split: Split,
+        places: Tensor | None,
+        group: ProcessGroup = SINGLE_PROCESS,
+        seed: int | None = None,
     ) -> None:
         require_density(program)
-        self.split, self.places, self.ranks, self.seed = split, places, ranks, seed or 0
-        self.place = place_of(program, like=split[:1])
+        self.split, self.places, self.group, self.seed = split, places, group, seed or 0
+        self.place = device_and_dtype(program, like=split[:1])
         require_mask(program, split.mask)
         self.first = self.batch(0, 8)
-        self.layout: Layout = layout_of(program, self.first)
+        self.plates: PlateStructure = find_plates(program, self.first)
 
     def batch(self, start: int, end: int) -> Batch:
         end = min(end, len(self.split))
-        extras: dict[str, Any] = {
-            name: value.to(self.place.device) for name, value in self.split.extras(slice(start, end)).items()
+        row_inputs: dict[str, Any] = {
+            name: value.to(self.place.device) for name, value in self.split.row_inputs(slice(start, end)).items()
         }
         if self.places is not None:
-            extras["rows"] = self.places[start:end].to(self.place.device)
-        return Batch(self.split[start:end].to(self.place), num_rows=len(self.split), **extras)
+            row_inputs["rows"] = self.places[start:end].to(self.place.device)
+        return Batch(self.split[start:end].to(self.place), num_rows=len(self.split), **row_inputs)
 
     def batches(self, size: int) -> Iterator[Batch]:
         for start in range(0, len(self.split), size):
             batch = self.batch(start, start + size)
-            self.layout.check(batch.x)
+            self.plates.check(batch.x)
             yield batch
 
-    def of_batches(self, size: int, of_batch: Callable[[Batch], Found]) -> list[Found]:
+    def map_batches(self, size: int, of_batch: Callable[[Batch], Found]) -> list[Found]:
         """What a function finds of all batches, in order; of several processes each works on some, and all get all.
 
         Draws then follow from the seed and the batch, so that they are the same for two processes and for two hundred.
         """
-        if self.ranks.alone:
+        if self.group.is_single:
             return [of_batch(batch) for batch in self.batches(size)]
         starts = range(0, len(self.split), min(size, ROWS_OF_A_RANK))
         mine: dict[int, Found] = {}
-        for start in starts[self.ranks.rank :: self.ranks.size]:
+        for start in starts[self.group.rank :: self.group.size]:
             batch = self.batch(start, start + starts.step)
-            self.layout.check(batch.x)
+            self.plates.check(batch.x)
             pyro.set_rng_seed((self.seed * 1_000_003 + start) % 2**32)
             mine[start] = of_batch(batch)
-        found = {start: one for part in self.ranks.gather(mine) for start, one in part.items()}
+        found = {start: one for part in self.group.all_gather(mine) for start, one in part.items()}
         return [found[start] for start in starts]
 
     @property
     def measure(self) -> str:
-        return measure_of(self.split, self.layout)
+        return describe_measure(self.split, self.plates)
 
 
 def rows_to_score(
@@ -90,14 +95,14 @@ def rows_to_score(
     return split, rows
 
 
-def measure_of(split: Split, layout: Layout) -> str:
+def describe_measure(split: Split, plates: PlateStructure) -> str:
     """The measure in words, from the data and from what the likelihood says it is a density of."""
-    if layout.relaxed:
+    if plates.relaxed:
         return "relaxed Bernoulli on grey levels: not a density"
-    if split.measure.binarize != "none" and layout.support is not None and not layout.support.is_discrete:
+    if split.measure.binarize != "none" and plates.support is not None and not plates.support.is_discrete:
         return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
-    if split.measure.binarize == "none" and not split.measure.given and layout.support is not None:
-        values = _whole_values(getattr(layout.support, "base_constraint", layout.support))
+    if split.measure.binarize == "none" and not split.measure.given and plates.support is not None:
+        values = _whole_values(getattr(plates.support, "base_constraint", plates.support))
         seen = "" if split.mask is None else ", observed values only"
         return f"counting measure on {{{values}}}^{split.shape[1]}{seen}" if values else split.measure_name
     return split.measure_name

@@ -14,20 +14,20 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_vae.programs.row_inputs import Batch, caller
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 
 
-def traces_of(
+def trace_program(
     program: Any, batch: Batch, around: Callable[[Any], Any] = lambda function: function
 ) -> tuple[Trace, Trace]:
     """The model's trace, replayed against the guide's, and the guide's; `around` wraps both functions."""
-    model, guide = caller(program.model), caller(program.guide)
-    wrapped = around(lambda: model(batch.x, batch.extras)), around(lambda: guide(batch.x, batch.extras))
+    model, guide = bind_supported_kwargs(program.model), bind_supported_kwargs(program.guide)
+    wrapped = around(lambda: model(batch.x, batch.row_inputs)), around(lambda: guide(batch.x, batch.row_inputs))
     with pyro.validation_enabled(False):
         return get_importance_trace("flat", float("inf"), *wrapped, (), {})
 
 
-class Dreaming(UnconditionMessenger):
+class UnconditionObserved(UnconditionMessenger):
     """Observed sites are drawn; what `pyro.deterministic` names is no observation, though Pyro marks it as one."""
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -42,12 +42,12 @@ def sample_sites(trace: Trace) -> dict[str, Any]:
     return {name: site for name, site in sites.items() if not (site["infer"] or {}).get("_deterministic")}
 
 
-def innermost(fn: Any) -> Any:
+def unwrap_independent(fn: Any) -> Any:
     """A site's distribution without the `Independent`s around it."""
-    return innermost(fn.base_dist) if isinstance(fn, Independent) else fn
+    return unwrap_independent(fn.base_dist) if isinstance(fn, Independent) else fn
 
 
-class GivenValues(Messenger):
+class SubstituteLatents(Messenger):
     """Latent sites of the guide take given values instead of draws."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
@@ -59,18 +59,18 @@ class GivenValues(Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
-def over_plates(site: Any, keep: set[int]) -> Tensor:
+def sum_over_plates(site: Any, keep: set[int]) -> Tensor:
     """A site's log-probability with its mask and without its scale, summed over all plates but those kept."""
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
     summed = [dim for dim in range(-log_prob.dim(), 0) if dim not in keep]
     return log_prob.sum(summed) if summed else log_prob
 
 
-def parts_of(model: Trace, guide: Trace, keep: set[int]) -> tuple[Tensor, Tensor]:
+def log_weight_terms(model: Trace, guide: Trace, keep: set[int]) -> tuple[Tensor, Tensor]:
     """The two parts of the log weights, log p(x | z) and log p(z) − log q(z | x), each summed over its sites and over
     all plates but those kept."""
     sites, drawn = sample_sites(model).values(), sample_sites(guide).values()
-    likelihood = sum((over_plates(site, keep) for site in sites if site["is_observed"]), torch.zeros(()))
-    prior = sum((over_plates(site, keep) for site in sites if not site["is_observed"]), torch.zeros(()))
-    ratio = torch.as_tensor(prior) - sum((over_plates(site, keep) for site in drawn), torch.zeros(()))
+    likelihood = sum((sum_over_plates(site, keep) for site in sites if site["is_observed"]), torch.zeros(()))
+    prior = sum((sum_over_plates(site, keep) for site in sites if not site["is_observed"]), torch.zeros(()))
+    ratio = torch.as_tensor(prior) - sum((sum_over_plates(site, keep) for site in drawn), torch.zeros(()))
     return torch.as_tensor(likelihood), ratio

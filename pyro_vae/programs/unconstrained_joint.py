@@ -13,9 +13,9 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
 from pyro_vae.errors import InputError
-from pyro_vae.programs.plates import Layout, require_density, require_rows
-from pyro_vae.programs.row_inputs import Batch, caller
-from pyro_vae.programs.traces import Dreaming, GivenValues, over_plates, sample_sites
+from pyro_vae.programs.plates import PlateStructure, require_density, require_rows
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.traces import SubstituteLatents, UnconditionObserved, sample_sites, sum_over_plates
 from pyro_vae.typing import PerRow, RowLatents
 
 
@@ -32,19 +32,19 @@ class Point:
     guide: PerRow | None = None
 
 
-class Joint:
+class UnconstrainedJoint:
     r"""A program's densities as functions of u (n, K), all of a row's continuous latents side by side, unconstrained.
 
     Site by site, $z = T(u)$ with T the map from the reals to what the model says the site can be (`biject_to`), so
     that $\int p(x, T(u)) |\det T'(u)| du = p(x)$. Any program whose sites share one plate over rows will do.
     """
 
-    def __init__(self, program: Any, layout: Layout, batch: Batch) -> None:
+    def __init__(self, program: Any, plates: PlateStructure, batch: Batch) -> None:
         require_density(program)
-        self.program, self.layout, self.batch = program, layout, batch
-        self.row_dim = require_rows(layout)
+        self.program, self.plates, self.batch = program, plates, batch
+        self.row_dim = require_rows(plates)
         self.own_guide: Any = None  # the guide's one site, where its density can be kept
-        drawn = poutine.trace(caller(program.model)).get_trace(batch.x, batch.extras)
+        drawn = poutine.trace(bind_supported_kwargs(program.model)).get_trace(batch.x, batch.row_inputs)
         self._lay_out({name: site for name, site in sample_sites(drawn).items() if not site["is_observed"]})
 
     def _lay_out(self, sites: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ class Joint:
         self.shapes: dict[str, Any] = {}
         self.axes: dict[str, int] = {}
         for name, site in sites.items():
-            u = free_map(site).inv(site["value"])
+            u = transform_to_support(site).inv(site["value"])
             self.axes[name] = self.row_dim - site["fn"].event_dim
             self.shapes[name] = u.movedim(self.axes[name], 0).shape[1:]
         self.sizes = {name: shape.numel() for name, shape in self.shapes.items()}
@@ -63,7 +63,9 @@ class Joint:
     def at(self, u: RowLatents, *, guide: bool = False) -> Point:
         """The log densities at u, differentiable in u."""
         placed = _Placed(self, u)
-        trace = poutine.trace(placed(caller(self.program.model))).get_trace(self.batch.x, self.batch.extras)
+        trace = poutine.trace(placed(bind_supported_kwargs(self.program.model))).get_trace(
+            self.batch.x, self.batch.row_inputs
+        )
         trace.compute_log_prob()
         sites = sample_sites(trace)
         likelihood = sum(self._per_row(site) for site in sites.values() if site["is_observed"])
@@ -75,15 +77,15 @@ class Joint:
         )
 
     def _per_row(self, site: Any) -> Tensor:
-        return over_plates(site, {self.row_dim}).expand(len(self.batch.x))
+        return sum_over_plates(site, {self.row_dim}).expand(len(self.batch.x))
 
     def _guide_at(self, values: dict[str, Tensor]) -> Tensor:
         if self.own_guide is not None:
             site = self.own_guide
             log_prob = site["fn"].log_prob(values[site["name"]])
             return self._per_row({"unscaled_log_prob": log_prob, "mask": site["mask"]})
-        trace = poutine.trace(GivenValues(values)(caller(self.program.guide))).get_trace(
-            self.batch.x, self.batch.extras
+        trace = poutine.trace(SubstituteLatents(values)(bind_supported_kwargs(self.program.guide))).get_trace(
+            self.batch.x, self.batch.row_inputs
         )
         trace.compute_log_prob()
         sites = sample_sites(trace)
@@ -96,17 +98,21 @@ class Joint:
     def values(self, u: RowLatents) -> dict[str, Tensor]:
         """The latents' own values at u by site, rows first, (n, size) each; `value_sizes` says how wide."""
         placed = _Placed(self, u)
-        trace = poutine.trace(placed(caller(self.program.model))).get_trace(self.batch.x, self.batch.extras)
+        trace = poutine.trace(placed(bind_supported_kwargs(self.program.model))).get_trace(
+            self.batch.x, self.batch.row_inputs
+        )
         sites = sample_sites(trace)
         return {name: sites[name]["value"].movedim(axis, 0).reshape(len(u), -1) for name, axis in self.axes.items()}
 
     @torch.no_grad()
     def from_guide(self) -> RowLatents:
         """A draw of u from the guide for each row."""
-        guide = sample_sites(poutine.trace(caller(self.program.guide)).get_trace(self.batch.x, self.batch.extras))
+        guide = sample_sites(
+            poutine.trace(bind_supported_kwargs(self.program.guide)).get_trace(self.batch.x, self.batch.row_inputs)
+        )
         values = {name: site["value"] for name, site in guide.items() if name in self.sizes}
-        given = GivenValues(values)(caller(self.program.model))
-        trace = poutine.trace(given).get_trace(self.batch.x, self.batch.extras)
+        given = SubstituteLatents(values)(bind_supported_kwargs(self.program.model))
+        trace = poutine.trace(given).get_trace(self.batch.x, self.batch.row_inputs)
         for name in values:
             support = cast(Any, trace.nodes[name]["fn"]).support
             if not support.check(values[name]).all():
@@ -120,23 +126,25 @@ class Joint:
     @torch.no_grad()
     def from_prior(self) -> RowLatents:
         """A draw of u from the prior for each row."""
-        return self._flat_of(poutine.trace(caller(self.program.model)).get_trace(self.batch.x, self.batch.extras))
+        return self._flat_of(
+            poutine.trace(bind_supported_kwargs(self.program.model)).get_trace(self.batch.x, self.batch.row_inputs)
+        )
 
     def flat(self, values: dict[str, Tensor]) -> RowLatents:
         """The latents' values as u, by the maps of the model's own sites."""
-        given = GivenValues(values)(caller(self.program.model))
-        return self._flat_of(poutine.trace(given).get_trace(self.batch.x, self.batch.extras))
+        given = SubstituteLatents(values)(bind_supported_kwargs(self.program.model))
+        return self._flat_of(poutine.trace(given).get_trace(self.batch.x, self.batch.row_inputs))
 
     def _flat_of(self, trace: Any) -> RowLatents:
         parts = []
         for name, axis in self.axes.items():
             site = trace.nodes[name]
-            u = free_map(site).inv(site["value"])
+            u = transform_to_support(site).inv(site["value"])
             parts.append(u.movedim(axis, 0).reshape(len(self.batch.x), -1))
         return torch.cat(parts, -1)
 
 
-def free_map(site: Any) -> Transform:
+def transform_to_support(site: Any) -> Transform:
     """The map from the reals to what a site can be; `InputError` where there is none."""
     support = site["fn"].support
     while not support.is_discrete:
@@ -155,7 +163,7 @@ def free_map(site: Any) -> Transform:
 class _Placed(Messenger):
     """The model's latents take the values that a point u stands for; their Jacobians are noted, (n,) each."""
 
-    def __init__(self, joint: Joint, u: Tensor) -> None:
+    def __init__(self, joint: UnconstrainedJoint, u: Tensor) -> None:
         super().__init__()
         self.joint = joint
         self.parts: dict[str, Tensor] = dict(zip(joint.sizes, u.split(list(joint.sizes.values()), -1), strict=True))
@@ -167,7 +175,7 @@ class _Placed(Messenger):
         name, joint = msg["name"], self.joint
         part = self.parts[name]
         u = part.reshape(len(part), *joint.shapes[name]).movedim(0, joint.axes[name])
-        transform = free_map(msg)
+        transform = transform_to_support(msg)
         msg["value"], msg["done"] = transform(u), True
         jacobian = transform.log_abs_det_jacobian(u, msg["value"])
         within = jacobian.dim() + joint.row_dim  # where rows are, counted from the left, if events were summed
@@ -177,8 +185,8 @@ class _Placed(Messenger):
 
 def simulate(program: Any, placeholder: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Rows x (n, D) and the latents they came from, drawn from the model together; `InputError` for several x-sites."""
-    model = Dreaming()(caller(program.model))
-    sites = sample_sites(poutine.trace(model).get_trace(placeholder.x, placeholder.extras))
+    model = UnconditionObserved()(bind_supported_kwargs(program.model))
+    sites = sample_sites(poutine.trace(model).get_trace(placeholder.x, placeholder.row_inputs))
     observed: Sequence[Any] = [site for site in sites.values() if site["infer"].get("was_observed")]
     if len(observed) != 1 or observed[0]["value"].shape != placeholder.x.shape:
         raise InputError("simulating rows needs a model that observes x, the whole of it, at one site")

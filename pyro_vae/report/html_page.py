@@ -15,14 +15,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyro_vae.atomic_write import write_whole
+from pyro_vae.atomic_write import write_atomic
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.evidence_record import record as record_of
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import write_figures
-from pyro_vae.plots.latent_figures import portraits
+from pyro_vae.plots.latent_figures import latent_figures
 from pyro_vae.plots.latent_view import require_program
 from pyro_vae.report.latent_explorer import explorer, fitting_rows, why_no_explorer
 from pyro_vae.report.numbers_in_words import number, numbers
@@ -135,7 +135,7 @@ def write_report(
         "version": config.get("about", {}).get("pyro_vae", ""),
         "description": data.description,
     }
-    write_whole(path, page(content).encode())
+    write_atomic(path, page(content).encode())
     return path
 
 
@@ -191,7 +191,7 @@ def pictures(
     history: list[dict[str, Any]],
     seed: int,
 ) -> list[Shown]:
-    """The figures that the fit wrote, drawn again where they are gone, and portraits of the latent space."""
+    """The figures that the fit wrote, drawn again where they are gone, and latent_figures of the latent space."""
     shown = {}
     with tempfile.TemporaryDirectory() as drawn:
         paths = sorted((folder / "figures").glob("*.png"))
@@ -204,7 +204,7 @@ def pictures(
             shown[path.stem] = _shown(path.stem, title, caption, path.read_bytes())
     log_px = None if found is None else found.log_px
     with style.figure_style(), mpl.rc_context({"backend": "agg"}):
-        for drawing in portraits(program, data, rows, log_px, seed=seed):
+        for drawing in latent_figures(program, data, rows, log_px, seed=seed):
             shown[drawing.name] = _shown(drawing.name, drawing.title, drawing.caption, _png(drawing.figure))
     return list(shown.values())
 

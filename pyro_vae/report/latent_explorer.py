@@ -20,18 +20,18 @@ from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 from pyro_vae.plots import style
-from pyro_vae.plots.display_units import column_names, ink, observed, stored_ink
+from pyro_vae.plots.display_units import column_names, observed, stored_to_grayscale, to_grayscale
 from pyro_vae.programs.model_and_guide import encode, reconstruct
-from pyro_vae.programs.parameters import parameters_of, place_of
+from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.traces import sample_sites, traces_of
+from pyro_vae.programs.traces import sample_sites, trace_program
 from pyro_vae.report.latent_planes import Plane, Start, planes_of, starts_of
 from pyro_vae.typing import RowLatents, Rows
 
 FINEST, COARSEST = 41, 5  # cells along a side of a plane
 PICTURE_VALUES, TABLE_VALUES = 6_000_000, 250_000  # decoded values in a page
 PICTURE_ROWS, TABLE_ROWS = 1_000_000, 250_000  # values of its rows
-MOST_TEXT = 2_600_000  # letters of all grids, so that a page of pictures stays below 5 MB
+MAX_TEXT = 2_600_000  # letters of all grids, so that a page of pictures stays below 5 MB
 SHADES = 64  # of a decoded pixel
 LARGEST_SIDE = 96  # of a picture, in pixels; larger ones are shown at a whole fraction of their size
 
@@ -48,9 +48,9 @@ def why_no_explorer(program: Any, split: Split) -> str:
     ]
     if needed := [p.name for p in named[1:] if p.default is p.empty]:
         return f"its decoder needs more than z: {', '.join(needed)}"
-    x, extras = _given(program, split.head(3))
+    x, row_inputs = _given(program, split.head(3))
     try:
-        means = _verb(program, encode)(x, **extras)
+        means = _verb(program, encode)(x, **row_inputs)
     except InputError as error:
         return str(error)
     if len(sites := _latent_sites(program, split)) > 1:
@@ -67,17 +67,17 @@ def _verb(program: Any, verb: Any) -> Any:
 
 def _given(program: Any, split: Split) -> tuple[Rows, dict[str, Any]]:
     """The rows, and what belongs to them, of the type and on the device the program works in."""
-    place = place_of(program, like=split[:1])
-    return split.x.to(place), {name: value.to(place.device) for name, value in split.extras(slice(None)).items()}
+    place = device_and_dtype(program, like=split[:1])
+    return split.x.to(place), {name: value.to(place.device) for name, value in split.row_inputs(slice(None)).items()}
 
 
 def _latent_sites(program: Any, split: Split) -> list[str]:
     if not hasattr(program, "guide"):
         return ["z"]
-    x, extras = _given(program, split.head(3))
-    batch = Batch(x, **extras)
-    with torch.no_grad(), poutine.block(), seeded(0), parameters_of(program), evaluating(program):
-        _, guide = traces_of(program, batch)
+    x, row_inputs = _given(program, split.head(3))
+    batch = Batch(x, **row_inputs)
+    with torch.no_grad(), poutine.block(), seeded(0), use_param_store(program), evaluating(program):
+        _, guide = trace_program(program, batch)
     return [name for name, site in sample_sites(guide).items() if not site["infer"].get("is_auxiliary")]
 
 
@@ -92,7 +92,9 @@ class Sheets:
         self.split, self.shape = split, split.image_shape
         self.shrink = 1 if self.shape is None else -(-max(self.shape) // LARGEST_SIDE)
         self.shown = None if self.shape is None else tuple(side // self.shrink for side in self.shape)
-        self.stored = stored_ink(split) if self.shape else torch.from_numpy(observed(split, torch.arange(len(split))))
+        self.stored = (
+            stored_to_grayscale(split) if self.shape else torch.from_numpy(observed(split, torch.arange(len(split))))
+        )
         self.low, self.high = _ends(self.stored) if self.shape is None else (torch.zeros(1), torch.ones(1))
 
     @property
@@ -102,7 +104,7 @@ class Sheets:
 
     def values(self, x: Rows) -> Tensor:
         """Model values as a reader sees them: ink from 0 to 1, or a table's own units."""
-        return ink(self.split, x) if self.shape else self.split.measure.undo(x).double()
+        return to_grayscale(self.split, x) if self.shape else self.split.measure.to_original_units(x).double()
 
     def text(self, values: Tensor, shades: int = 256) -> str:
         if self.shape is None:
@@ -135,10 +137,10 @@ def explorer(program: Any, data: Dataset, split: Split, found: Evidence | None =
     `found` is log p(x) of the same rows. Grids are as fine as `PICTURE_VALUES` or `TABLE_VALUES` allow; between four
     cells the page blends, and `blend_error` is how far that is off halfway, as a share of what is shown.
     """
-    x, extras = _given(program, split)
+    x, row_inputs = _given(program, split)
     with seeded(seed):
-        means = _verb(program, encode)(x, **extras).cpu().double()
-        again = _verb(program, reconstruct)(x, **extras).cpu()
+        means = _verb(program, encode)(x, **row_inputs).cpu().double()
+        again = _verb(program, reconstruct)(x, **row_inputs).cpu()
     sheets = Sheets(split)
     planes, starts = planes_of(means), starts_of(means, split.labels)
 
@@ -147,8 +149,8 @@ def explorer(program: Any, data: Dataset, split: Split, found: Evidence | None =
 
     size = grid_size(sheets, len(planes) * len(starts), planes[0].directions.shape[1])
     grids = [[sheets.text(decoded(plane, start, size), SHADES) for start in starts] for plane in planes]
-    if (length := sum(len(text) for line in grids for text in line)) > MOST_TEXT:  # noise does not compress
-        size = max(COARSEST, int(size * (MOST_TEXT / length) ** 0.5))
+    if (length := sum(len(text) for line in grids for text in line)) > MAX_TEXT:  # noise does not compress
+        size = max(COARSEST, int(size * (MAX_TEXT / length) ** 0.5))
         grids = [[sheets.text(decoded(plane, start, size), SHADES) for start in starts] for plane in planes]
     cells, halfway = (decoded(planes[0], starts[0], size, shift) for shift in (0.0, 0.5))
     return {
@@ -230,6 +232,6 @@ def _rows(split: Split, sheets: Sheets, again: Rows, found: Evidence | None) -> 
         "khat": None if found is None else _finite(found.khat),
         "khat_limit": None if found is None else khat_limit(found.num_samples),
         "stored": sheets.text(sheets.stored),
-        "scored": sheets.text(ink(split, split.x, split.mask)) if drawn else None,
+        "scored": sheets.text(to_grayscale(split, split.x, split.mask)) if drawn else None,
         "again": sheets.text(sheets.values(again)),
     }

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.context import seeded
 from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.diagnostics.aggregate_posterior import drawn_codes, prior_codes
+from pyro_vae.diagnostics.aggregate_posterior import sample_codes, sample_prior_codes
 from pyro_vae.diagnostics.latent_interpolation import draws_around, path_ratio
 from pyro_vae.diagnostics.latent_space_metrics import (
     knn_accuracy,
@@ -73,12 +73,12 @@ def reconstruction_error(model: Any, x: Dataset | Split | Tensor) -> PerRow:
     """
     split = as_split(x, "test")
     rows = split.x
-    again = model.reconstruct(rows, **split.extras(slice(None)))
+    again = model.reconstruct(rows, **split.row_inputs(slice(None)))
     errors = (again.to(rows) - rows).double().square()
     return errors.mean(1) if split.mask is None else (errors * split.mask).sum(1) / split.mask.sum(1)
 
 
-def fitted_encoder(
+def fit_encoder(
     kind: str, num_latents: int, data: Dataset, training: Training | None = None, seed: int = 0
 ) -> tuple[Any, float]:
     """One of `KINDS` with so many latents, fitted to the training rows; and the seconds that took.
@@ -130,7 +130,7 @@ def _best_kernel(num_latents: int, data: Dataset) -> KernelPCA:
     return min(tried, key=lambda model: float(reconstruction_error(model, data.valid).mean()))
 
 
-def examine(
+def evaluate_encoder(
     model: Any, data: Dataset, rows: Split, *, num_draws: int = 1000, steps: int = 32, seed: int = 0
 ) -> dict[str, float | None]:
     r"""A latent space in the numbers of `NUMBERS`; None for one that does not exist, or is not finite.
@@ -144,13 +144,13 @@ def examine(
     (`path_ratio`, a mean over pairs). What is near is judged among the model's own reconstructions: of what it cannot
     rebuild, the reconstruction error tells, and a decoder that has collapsed looks perfect by the others.
 
-    `model` is one of `fitted_encoder`'s, or any program with `encode`, `decode(z)` and `reconstruct`. Raises
+    `model` is one of `fit_encoder`'s, or any program with `encode`, `decode(z)` and `reconstruct`. Raises
     `InputError` where `decode` asks for more than z, or there are too few rows.
     """
     if len(inspect.signature(model.decode).parameters) > 1:
         raise InputError(f"a {type(model).__name__} cannot decode z alone, so its latent space is not one but several")
     codes, train_codes = _codes(model, rows), _codes(model, data.train)
-    drawn = drawn_codes(model, rows, seed=seed)
+    drawn = sample_codes(model, rows, seed=seed)
     own = new_codes(model, rows, 2 * num_draws, seed)
     again = model.decode(codes)
     near = precision_and_coverage(model.decode(own[:num_draws]), again)
@@ -173,7 +173,7 @@ def examine(
 
 
 def _codes(model: Any, rows: Split) -> Tensor:
-    return model.encode(rows.x, **rows.extras(slice(None)))
+    return model.encode(rows.x, **rows.row_inputs(slice(None)))
 
 
 def in_pixels(data: Dataset, rows: Split) -> float | None:
@@ -207,7 +207,7 @@ def new_codes(model: Any, rows: Split, num: int, seed: int = 0) -> Tensor:
     """What a model decodes when asked for something new, (num, K): draws of its prior, or of a normal around codes."""
     if getattr(model, "no_density", ""):
         return draws_around(_codes(model, rows), num, seed=seed)
-    return prior_codes(model, num, like=rows, seed=seed)
+    return sample_prior_codes(model, num, like=rows, seed=seed)
 
 
 def num_parameters(model: Any) -> int | None:

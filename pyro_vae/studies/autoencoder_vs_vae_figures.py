@@ -15,7 +15,7 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.diagnostics.latent_interpolation import interpolate, path_ratio
 from pyro_vae.diagnostics.latent_space_metrics import neighbours_among, spread
 from pyro_vae.plots import on_axes, style
-from pyro_vae.plots.display_units import ink
+from pyro_vae.plots.display_units import to_grayscale
 from pyro_vae.studies.autoencoder_vs_vae import new_codes
 
 NAMES = {"pca": "PCA", "kernel-pca": "kernel PCA", "ae": "autoencoder", "vae": "VAE"}
@@ -147,7 +147,7 @@ def plot_draws(models: Mapping[str, Any], rows: Split, seed: int = 0) -> Figure:
             z = new_codes(model, rows, DRAWS, seed)
             drawn = model.decode(z)
             near = neighbours_among(drawn, model.reconstruct(rows.x))
-            on_axes.pictures(axes, ink(rows, drawn).numpy(), rows.image_shape, columns=ACROSS)
+            on_axes.pictures(axes, to_grayscale(rows, drawn).numpy(), rows.image_shape, columns=ACROSS)
             _frame(axes, ~near.numpy(), rows.image_shape, ACROSS)
             where = "the prior" if hasattr(model, "prior") else "a normal fitted to its codes"
             style.title(
@@ -175,7 +175,9 @@ def plot_lines(models: Mapping[str, Any], rows: Split) -> Figure:
         for axes, (kind, model) in zip(figure.subplots(down, 2).flat, models.items(), strict=False):
             codes = model.encode(rows[pairs.flatten()]).reshape(*pairs.shape, -1)
             line = interpolate(codes[:, 0], codes[:, 1], STEPS - 1).transpose(0, 1)
-            on_axes.pictures(axes, ink(rows, model.decode(line.flatten(0, 1))).numpy(), rows.image_shape, columns=STEPS)
+            on_axes.pictures(
+                axes, to_grayscale(rows, model.decode(line.flatten(0, 1))).numpy(), rows.image_shape, columns=STEPS
+            )
             for i, ratio in enumerate(path_ratio(model.decode, codes[:, 0], codes[:, 1])):
                 place = i * (rows.image_shape[0] + 2) + rows.image_shape[0] / 2
                 axes.text(STEPS * (rows.image_shape[1] + 2) + 4, place, f"× {ratio:.2f}", va="center", fontsize=9)

@@ -16,30 +16,30 @@ from pyro_vae.comparison.learning_curves import first_rows
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.evidence_record import KEYS
-from pyro_vae.models.pca import MOST_ROWS
+from pyro_vae.models.pca import MAX_ROWS
 from pyro_vae.runs import new_run
 from pyro_vae.serialization import load, save
 from pyro_vae.studies.autoencoder_vs_vae import (
     KINDS,
     Training,
-    examine,
-    fitted_encoder,
+    evaluate_encoder,
+    fit_encoder,
     in_pixels,
     num_parameters,
     over_seeds,
 )
 from pyro_vae.studies.autoencoder_vs_vae_figures import draw_encoders
-from pyro_vae.studies.swiss_roll import Unrolled, unroll
+from pyro_vae.studies.swiss_roll import UnrolledSheet, fit_swiss_roll
 from pyro_vae.workflows.compare_models import DATA_SETTINGS, clear_away, same_settings
-from pyro_vae.workflows.data_and_likelihood import data_of
+from pyro_vae.workflows.data_and_likelihood import load_dataset
 from pyro_vae.workflows.fit_run import say
 
 TABLE, FITTED = "comparison.json", "fit.json"
 NETWORKS = ("ae", "vae")  # whose fit depends on a seed
-FEWEST_ROWS = 10  # of the split, for neighbours
+MIN_ROWS = 10  # of the split, for neighbours
 
 
-def run_encoders(settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
+def compare_encoders(settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
     """Fit every kind of encoder in every size, measure its latent space, write and print tables, draw the pictures."""
     began = time.perf_counter()
     data = _data(settings)
@@ -88,7 +88,7 @@ def run_encoders(settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
 def _data(settings: dict[str, Any]) -> Dataset:
     """Pictures in grey levels, tables standardized; the first training rows where fewer are asked for."""
     chosen = {name: settings[name] for name in DATA_SETTINGS} | {"missing": "refuse", "dequantize": False}
-    data = data_of(chosen, "normal")
+    data = load_dataset(chosen, "normal")
     if len(settings["train_rows"]) > 1:
         raise InputError("ae-vs-vae goes through sizes of the latent space: give --train-rows once")
     for number in settings["train_rows"]:
@@ -107,7 +107,7 @@ def _check(data: Dataset, rows: Split, sizes: list[int]) -> None:
         raise InputError(
             f"{data.name}: values are missing, which principal components cannot see past: fill them first"
         )
-    if len(rows) <= max(FEWEST_ROWS, sizes[-1]):
+    if len(rows) <= max(MIN_ROWS, sizes[-1]):
         raise InputError(
             f"{len(rows)} {rows.name} rows are too few to see {sizes[-1]} latents by: take more rows, or a smaller "
             "--latent-dim"
@@ -115,7 +115,7 @@ def _check(data: Dataset, rows: Split, sizes: list[int]) -> None:
     most = min(data.num_features, len(data.train)) - 1
     if sizes[-1] > most:
         raise InputError(f"{sizes[-1]} latents for {data.num_features} columns: try --latent-dim {most} or fewer")
-    if len(data.train) > MOST_ROWS:
+    if len(data.train) > MAX_ROWS:
         raise InputError(
             f"kernel PCA needs a matrix of N × N numbers, too many for {len(data.train):,} rows: add --train-rows 5000"
         )
@@ -140,7 +140,7 @@ def _measured(
                     talk(f"{number + 1}/{len(sizes) * len(KINDS)} {kind}, {size} latents, seed {seed}")
                     model, seconds = _model(folder, kind, size, seed, data, training)
                 about = {"kind": kind, "num_latents": size, "seed": seed, "seconds": seconds}
-                numbers = examine(model, data, rows, seed=seed)
+                numbers = evaluate_encoder(model, data, rows, seed=seed)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, about | {"num_parameters": num_parameters(model)} | numbers)
             yield json.loads(path.read_text())
@@ -151,20 +151,20 @@ def _model(folder: Path, kind: str, size: int, seed: int, data: Dataset, trainin
     place = folder / f"{kind}-{size}-{seed}"
     if (place / FITTED).exists():
         return load(place), json.loads((place / FITTED).read_text())["seconds"]
-    model, seconds = fitted_encoder(kind, size, data, training, seed)
+    model, seconds = fit_encoder(kind, size, data, training, seed)
     if kind in NETWORKS:
         save(model, place)
         write_json(place / FITTED, {"seconds": seconds})
     return model, seconds
 
 
-def _rolled(folder: Path, kind: str, seed: int, talk: Callable[[str], None]) -> Unrolled:
+def _rolled(folder: Path, kind: str, seed: int, talk: Callable[[str], None]) -> UnrolledSheet:
     path = folder / "roll.safetensors"
     if path.exists():
         tensors, about = read_tensors(path)
-        return Unrolled(codes=tensors["codes"], sheet=tensors["sheet"], **about)
+        return UnrolledSheet(codes=tensors["codes"], sheet=tensors["sheet"], **about)
     talk(f"the swiss roll by {kind}")
-    found = unroll(kind, seed)
+    found = fit_swiss_roll(kind, seed)
     about = {name: value for name, value in asdict(found).items() if name not in ("codes", "sheet")}
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(path, {"codes": found.codes, "sheet": found.sheet}, about)

@@ -20,7 +20,7 @@ STEPS_TO_REST, AT_REST = 10_000, 1e-13
 
 
 @dataclass(frozen=True)
-class Climb:
+class AscentPath:
     r"""Steps of coordinate ascent on F(q, θ): the best $q_t$ of a family at $\theta_t$, then the best θ for it.
 
     `theta` (T + 1,) from the start on; `shares` (T + 1, N) the $q_t(c_i = 1)$; `bounds` (T + 1, G) the $F(q_t, \theta)$
@@ -44,7 +44,7 @@ class Climb:
 
 
 @dataclass(frozen=True)
-class Touching:
+class CoordinateAscentDemo:
     """A log-likelihood over a grid of θ, and the two ways to climb it.
 
     `x` (N,) the rows, `theta` (G,) the grid, `log_px` (G,) ℓ(θ) in nats per row; `em` with the exact posterior as q,
@@ -54,12 +54,12 @@ class Touching:
     x: Tensor
     theta: Tensor
     log_px: Tensor
-    em: Climb
-    vi: Climb
+    em: AscentPath
+    vi: AscentPath
     cuts: tuple[float, ...]
 
 
-def touching(
+def coordinate_ascent_demo(
     x: Tensor | None = None,
     *,
     start: float = -0.55,
@@ -71,7 +71,7 @@ def touching(
     low: float = -6.0,
     high: float = 6.0,
     num_points: int = 601,
-) -> Touching:
+) -> CoordinateAscentDemo:
     r"""EM and VI from one start on $p(x; \theta) = (1 - \pi) N(x; 0, \sigma_0^2) + \pi N(x; \theta, \sigma^2)$.
 
     With $q_i = q(c_i = 1)$ the bound is $F(q, \theta) = \frac1N \sum_i E_{q_i}[\log p(x_i, c_i; \theta) - \log q_i]$,
@@ -86,7 +86,7 @@ def touching(
     π, `scale` σ, `background` σ₀; the grid has `num_points` from `low` to `high`. Raises `InputError` for settings that
     make no mixture.
 
-    >>> found = touching()
+    >>> found = coordinate_ascent_demo()
     >>> bool((found.em.bounds <= found.log_px + 1e-12).all()), bool(found.em.kl.abs().max() < 1e-12)
     (True, True)
     >>> bool((found.vi.kl > 0.05).all()), found.em.limit > 0 > found.vi.limit
@@ -100,7 +100,7 @@ def touching(
     cell = torch.bucketize(rows, torch.tensor(sorted(cuts), dtype=torch.float64))
     mixture = _Mixture(rows, weight, scale, background)
     climbs = [_climb(mixture, alike, theta, start, steps) for alike in (torch.arange(len(rows)), cell)]
-    return Touching(rows, theta, mixture.log_px(theta), climbs[0], climbs[1], tuple(sorted(cuts)))
+    return CoordinateAscentDemo(rows, theta, mixture.log_px(theta), climbs[0], climbs[1], tuple(sorted(cuts)))
 
 
 def _groups() -> Tensor:
@@ -155,7 +155,7 @@ def _log_normal(away: Tensor, scale: float) -> Tensor:
     return -0.5 * (away / scale).square() - math.log(scale) - 0.5 * math.log(2 * math.pi)
 
 
-def _climb(mixture: _Mixture, cell: Tensor, grid: Tensor, start: float, steps: int) -> Climb:
+def _climb(mixture: _Mixture, cell: Tensor, grid: Tensor, start: float, steps: int) -> AscentPath:
     path = [torch.tensor(start, dtype=torch.float64)]
     for _ in range(STEPS_TO_REST):
         shares = mixture.shares(path[-1], cell)
@@ -166,7 +166,7 @@ def _climb(mixture: _Mixture, cell: Tensor, grid: Tensor, start: float, steps: i
             break
     theta = torch.stack(path[: steps + 1])
     shares = mixture.shares(theta, cell)
-    return Climb(
+    return AscentPath(
         theta=theta,
         shares=shares,
         bounds=torch.stack([mixture.bound(each, grid) for each in shares]),
@@ -180,13 +180,13 @@ def _climb(mixture: _Mixture, cell: Tensor, grid: Tensor, start: float, steps: i
 SHOWN = 4  # bounds in a panel
 
 
-def plot_touching(found: Touching) -> Figure:
+def plot_coordinate_ascent(found: CoordinateAscentDemo) -> Figure:
     r"""EM's bound touches ℓ(θ) at each step; VI's stays below by KL(q ‖ p(c|x)), and so climbs another curve.
 
     `found` is `touching`'s. A step runs along a bound to its top, which is the next θ, and up to the next bound, the
     best there. Below are the q of the first bound, one for each row.
 
-    >>>     >>> len(plot_touching(touching()).axes)
+    >>>     >>> len(plot_coordinate_ascent(coordinate_ascent_demo()).axes)
     4
     """
     ways = ((found.em, style.BLUE), (found.vi, style.ORANGE))
@@ -209,7 +209,7 @@ def plot_touching(found: Touching) -> Figure:
     return figure
 
 
-def _draw_ascent(axes: Axes, found: Touching, climb: Climb, colour: str) -> None:
+def _draw_ascent(axes: Axes, found: CoordinateAscentDemo, climb: AscentPath, colour: str) -> None:
     grid, theta = found.theta.numpy(), climb.theta.numpy()
     axes.plot(grid, found.log_px.numpy(), color=style.DARK, linewidth=2, zorder=3)
     shown = _shown(found, climb)
@@ -233,13 +233,13 @@ def _draw_ascent(axes: Axes, found: Touching, climb: Climb, colour: str) -> None
         _note(axes, "$F(q_0, \\theta)$", (nearest, bottom), (26 * side, 0), colour)
 
 
-def _shown(found: Touching, climb: Climb) -> int:
+def _shown(found: CoordinateAscentDemo, climb: AscentPath) -> int:
     """How many steps can be told apart."""
     moved = climb.theta.diff().abs() > 0.02 * (found.theta[-1] - found.theta[0])
     return max(1, min(SHOWN, int(moved.long().cumprod(0).sum())))
 
 
-def _first_shares(axes: Axes, found: Touching, climb: Climb, colour: str) -> None:
+def _first_shares(axes: Axes, found: CoordinateAscentDemo, climb: AscentPath, colour: str) -> None:
     axes.vlines(found.x.numpy(), 0, climb.shares[0].numpy(), color=colour, linewidth=1.6)
     axes.plot(found.x.numpy(), np.zeros(len(found.x)), "|", color="0.45", markersize=4)
     axes.set(xlabel="θ, and the rows x", yticks=[0, 1], ylim=(-0.12, 1.15))
@@ -256,7 +256,7 @@ def _first_shares(axes: Axes, found: Touching, climb: Climb, colour: str) -> Non
     axes.text(1, 0.74, "dots: the posterior", color=style.DARK, **right)
 
 
-def _say_the_gap(axes: Axes, found: Touching) -> None:
+def _say_the_gap(axes: Axes, found: CoordinateAscentDemo) -> None:
     grid, best, top = (values.numpy() for values in (found.theta, found.vi.best, found.log_px))
     axes.plot(grid, best, color=style.ORANGE, linestyle="--", linewidth=1.4)
     axes.fill_between(grid, best, top, color=style.ORANGE, alpha=0.12, linewidth=0)
@@ -269,9 +269,9 @@ def _say_the_gap(axes: Axes, found: Touching) -> None:
     arrow = {"arrowstyle": "<->", "color": style.DARK, "shrinkA": 0, "shrinkB": 3}
     axes.annotate("", (end, ends[0]), (end, ends[1]), arrowprops=arrow, zorder=6)
     leader = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.8, "shrinkB": 2}
-    style: Any = {"ha": "center", "va": "center", "fontsize": 9, "color": style.DARK, "arrowprops": leader}
+    leader_style: Any = {"ha": "center", "va": "center", "fontsize": 9, "color": style.DARK, "arrowprops": leader}
     words = f"KL(q ‖ p(c|x))\n{kl:.2f} nats"
-    axes.annotate(words, (end, ends[1]), (0.42, 0.9), textcoords="axes fraction", **style)
+    axes.annotate(words, (end, ends[1]), (0.42, 0.9), textcoords="axes fraction", **leader_style)
 
 
 def _note(axes: Axes, text: str, at: tuple[float, float], away: tuple[float, float], colour: str) -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.context import seeded
 from pyro_vae.data import Dataset, load_data
-from pyro_vae.diagnostics.latent_usage import Usage, usage
+from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_usage
 from pyro_vae.errors import CollapseWarning, InputError
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO
@@ -26,7 +26,7 @@ from pyro_vae.studies.posterior_collapse_figure import NOTHING
 
 
 @dataclass(frozen=True)
-class Collapsed:
+class CollapseResult:
     """One fit of the study: the `way` it was trained, its `seed`, what its latents carry, and what the rows get.
 
     `found` holds ELBO and log p(x) of each row scored, nats, always at β = 1; `epoch` is the one kept, by validation
@@ -35,7 +35,7 @@ class Collapsed:
 
     way: str
     seed: int
-    usage: Usage
+    usage: LatentUsage
     found: Evidence
     epoch: int
     seconds: float
@@ -56,10 +56,10 @@ class Collapsed:
     def __repr__(self) -> str:
         numbers = f"KL {self.kl:.2f}, ELBO {self.elbo:.2f}, log p(x) {self.log_px:.2f} nats per row"
         active = f"{int(self.usage.active.sum())} of {len(self.usage.names)} active"
-        return f"Collapsed({self.way}, seed {self.seed}: {active}, {numbers})"
+        return f"CollapseResult({self.way}, seed {self.seed}: {active}, {numbers})"
 
 
-def ways_out(epochs: int) -> dict[str, dict[str, Any]]:
+def remedies(epochs: int) -> dict[str, dict[str, Any]]:
     """Ways to train one and the same VAE: plainly, and as papers advise against collapse; keywords of `fit`.
 
     KL warm-up over half the epochs (Bowman et al., arXiv:1511.06349; Sønderby et al., arXiv:1602.02282), λ free nats
@@ -83,12 +83,12 @@ def collapse(
     epochs: int = 60,
     split: str = "valid",
     num_samples: int = 500,
-) -> list[Collapsed]:
+) -> list[CollapseResult]:
     r"""The same program trained several ways: what its latents then carry, and whether log p(x) gains by it.
 
     A high KL is no aim of its own: log p(x) says whether what the latents carry is worth its price. `data` are the
     8×8 digits, binarized, by default; `build` makes a program from them, by default `deep_vae`, which collapses there
-    when trained plainly; `ways` are keywords of `fit` by name (`ways_out`). For each of the `seeds` every way starts at
+    when trained plainly; `ways` are keywords of `fit` by name (`remedies`). For each of the `seeds` every way starts at
     the same weights and goes through the same batches. Scored are the rows of `split`, by importance sampling with
     `num_samples` draws, a lower bound. Records by seed, then way. Raises `InputError` for no seed and no way.
 
@@ -97,7 +97,7 @@ def collapse(
     (['plain', 'warm-up'], 20, True)
     """
     data = load_data("digits") if data is None else data
-    build, ways = build or deep_vae, ways_out(epochs) if ways is None else ways
+    build, ways = build or deep_vae, remedies(epochs) if ways is None else ways
     if not seeds or not ways:
         raise InputError(f"expected one seed and one way or more, got {len(seeds)} and {len(ways)}")
     found = []
@@ -112,7 +112,9 @@ def collapse(
             rows = data.split(split)
             evidence = log_evidence(program, rows, num_samples, seed=seed)
             seconds = time.perf_counter() - began
-            found.append(Collapsed(way, seed, usage(program, rows, seed=seed), evidence, fitted.best_epoch, seconds))
+            found.append(
+                CollapseResult(way, seed, latent_usage(program, rows, seed=seed), evidence, fitted.best_epoch, seconds)
+            )
     return found
 
 
@@ -125,7 +127,7 @@ def deep_vae(data: Dataset, num_latents: int = 20, scale: float | str = "learned
     return VAE(priors.StandardNormal(K), likelihood, guides.MeanFieldNormal(nets.mlp(D, *hidden, 2 * K)))
 
 
-def over_plain(found: Sequence[Collapsed], way: str, plain: str = "plain") -> tuple[float, float]:
+def gain_over_baseline(found: Sequence[CollapseResult], way: str, plain: str = "plain") -> tuple[float, float]:
     """How much more log p(x) a way has than the plain one, nats per row: mean and standard error over seeds (NaN for
     one), each seed's two fits paired."""
     at = {(one.way, one.seed): one.log_px for one in found}
@@ -133,7 +135,7 @@ def over_plain(found: Sequence[Collapsed], way: str, plain: str = "plain") -> tu
     return float(gains.mean()), float(gains.std() / math.sqrt(len(gains))) if len(gains) > 1 else math.nan
 
 
-def plot_collapse(found: Sequence[Collapsed], plain: str = "plain") -> Figure:
+def plot_collapse(found: Sequence[CollapseResult], plain: str = "plain") -> Figure:
     """The KL of each latent, the most used first, one panel for each way, and the way's numbers in words.
 
     Bars are means over seeds and dots the seeds; a grey bar carries less than 0.01 nats. Raises `InputError` where
@@ -163,11 +165,11 @@ def plot_collapse(found: Sequence[Collapsed], plain: str = "plain") -> Figure:
     return figure
 
 
-def _words(fits: Sequence[Collapsed], found: Sequence[Collapsed], plain: str) -> str:
+def _words(fits: Sequence[CollapseResult], found: Sequence[CollapseResult], plain: str) -> str:
     """log p(x) and what it gains on the plain way, paired by seed; the bound and the sum of the KL."""
     log_px, elbo, kl = (np.mean([getattr(one, name) for one in fits]) for name in ("log_px", "elbo", "kl"))
     gain = ""
     if fits[0].way != plain and any(one.way == plain for one in found):
-        more, se = over_plain(found, fits[0].way, plain)
+        more, se = gain_over_baseline(found, fits[0].way, plain)
         gain = f"  ({more:+.2f}" + ("" if math.isnan(se) else f" ± {se:.2f}") + ")"
     return f"log p(x) {log_px:.2f}{gain}\nELBO {elbo:.2f}\nKL {kl:.2f}".replace("-", "−")

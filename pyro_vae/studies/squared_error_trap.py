@@ -11,16 +11,16 @@ from torch import Tensor
 
 from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Measure, Split, as_split
-from pyro_vae.diagnostics.aggregate_posterior import drawn_codes
+from pyro_vae.diagnostics.aggregate_posterior import sample_codes
 from pyro_vae.diagnostics.latent_interpolation import Whitening, whiten
 from pyro_vae.diagnostics.latent_space_metrics import Share, share_of
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.evidence.log_px import LogPx
 from pyro_vae.programs.model_and_guide import encode
-from pyro_vae.programs.parameters import parameters_of
-from pyro_vae.programs.row_inputs import caller
-from pyro_vae.programs.scored_rows import Scored
+from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.row_inputs import bind_supported_kwargs
+from pyro_vae.programs.scored_rows import ScoredRows
 from pyro_vae.programs.traces import sample_sites
 from pyro_vae.typing import PerRow, Rows
 
@@ -165,7 +165,7 @@ def shifts(
     r"""Whether pixels, latents and log p(x) call a shifted picture nearer to the picture than one with a piece cut off.
 
     Three measures of each change $x \to x'$: $\frac1D |x - x'|^2$; the distance of posterior means, $|W (E_q[z|x] -
-    E_q[z|x'])|$ with W the whitening of one draw of q(z|x) for each row (`drawn_codes`), so that a latent which the
+    E_q[z|x'])|$ with W the whitening of one draw of q(z|x) for each row (`sample_codes`), so that a latent which the
     guide does not use counts for nothing, and codes without a scale of their own get one; and $\log p(x')$, by
     `log_evidence` with `num_samples` draws (0 leaves it out), which is no distance: it says how probable the changed
     picture is, whatever it was before. All that is changed is x as the model sees it. `data` is a tensor with
@@ -191,7 +191,7 @@ def shifts(
     if not shares or num_samples < 0:
         raise InputError(f"expected one share or more and num_samples from 0, got {list(shares)} and {num_samples}")
     x = split.x
-    spread = whiten(drawn_codes(program, split, seed=seed))
+    spread = whiten(sample_codes(program, split, seed=seed))
     density = num_samples > 0 and not getattr(program, "no_density", "")
     before = _Seen(program, split, x, spread, seed)
 
@@ -227,10 +227,10 @@ class _Seen:
     """Rows as the program sees them: whitened posterior means, and q(z|x) where the guide has one site."""
 
     def __init__(self, program: Any, split: Split, x: Tensor, spread: Whitening, seed: int | None) -> None:
-        extras = split.extras(slice(None))
+        row_inputs = split.row_inputs(slice(None))
         own = getattr(program, "encode", None)
         with seeded(seed):
-            codes = encode(program, x, **extras) if own is None else own(x, **extras)
+            codes = encode(program, x, **row_inputs) if own is None else own(x, **row_inputs)
             self.q = _guide_of(program, _with(split, x))
         self.code = spread(codes.cpu().double())
 
@@ -252,8 +252,12 @@ def _guide_of(program: Any, split: Split) -> Any:
     """q(z|x) of all rows where it is one site and a density; else None."""
     if getattr(program, "no_density", ""):
         return None
-    with parameters_of(program), evaluating(program):
-        scored = Scored(program, split, None)
+    with use_param_store(program), evaluating(program):
+        scored = ScoredRows(program, split, None)
         batch = scored.batch(0, len(split))
-        sites = list(sample_sites(poutine.trace(caller(program.guide)).get_trace(batch.x, batch.extras)).values())
+        sites = list(
+            sample_sites(
+                poutine.trace(bind_supported_kwargs(program.guide)).get_trace(batch.x, batch.row_inputs)
+            ).values()
+        )
     return sites[0]["fn"] if len(sites) == 1 else None

@@ -11,7 +11,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.data.named_datasets import load_data
 from pyro_vae.diagnostics.latent_interpolation import whiten
 from pyro_vae.errors import InputError
-from pyro_vae.studies.autoencoder_vs_vae import KINDS, Training, fitted_encoder, reconstruction_error
+from pyro_vae.studies.autoencoder_vs_vae import KINDS, Training, fit_encoder, reconstruction_error
 from pyro_vae.typing import RowLatents
 
 TRAINING = Training(hidden=(128, 128, 128), activation="relu", epochs=300)
@@ -19,10 +19,10 @@ NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
-class Unrolled:
+class UnrolledSheet:
     """A roll's rows as an encoder lays them: `codes` (N, 2) and where they lie on the sheet, `sheet` (N, 2).
 
-    `flatness` and `trust` as in `unrolling`, `error` the mean squared error per value of held-out rows.
+    `flatness` and `trust` as in `unrolling_quality`, `error` the mean squared error per value of held-out rows.
     """
 
     kind: str
@@ -37,7 +37,9 @@ class Unrolled:
 def swiss_roll(num_rows: int = 2000) -> tuple[Dataset, Tensor]:
     """The data set `swiss-roll`, standardized, so many training rows of it; its test rows' places on the sheet."""
     data = load_data("swiss-roll", standardize=True)
-    return replace(data, train=data.train.head(num_rows)), on_the_sheet(data.test.measure.undo(data.test.x))
+    return replace(data, train=data.train.head(num_rows)), on_the_sheet(
+        data.test.measure.to_original_units(data.test.x)
+    )
 
 
 def on_the_sheet(x: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ def on_the_sheet(x: Tensor) -> Tensor:
     return torch.stack([(t * (1 + t.square()).sqrt() + t.asinh()) / 2, x[:, 1]], 1)
 
 
-def unrolling(codes: RowLatents, sheet: Tensor) -> tuple[float, float]:
+def unrolling_quality(codes: RowLatents, sheet: Tensor) -> tuple[float, float]:
     r"""How far codes (N, K) lay a sheet (N, 2) flat: its flatness, and how far neighbours are to be trusted.
 
     Both are whitened, since codes have no scale of their own. Flatness is the rank correlation of distances between
@@ -66,7 +68,7 @@ def unrolling(codes: RowLatents, sheet: Tensor) -> tuple[float, float]:
     neighbours on the sheet, and lower where different turns of the roll lie on top of each other.
 
     >>> sheet = torch.rand(100, 2)
-    >>> flatness, trust = unrolling(sheet @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), sheet)
+    >>> flatness, trust = unrolling_quality(sheet @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), sheet)
     >>> flatness > 0.99, trust > 0.99
     (True, True)
     """
@@ -81,13 +83,13 @@ def unrolling(codes: RowLatents, sheet: Tensor) -> tuple[float, float]:
     return float(flatness), float(trustworthiness(flat, white, n_neighbors=NEIGHBOURS))
 
 
-def unroll(kind: str, seed: int = 0, training: Training = TRAINING, num_rows: int = 2000) -> Unrolled:
+def fit_swiss_roll(kind: str, seed: int = 0, training: Training = TRAINING, num_rows: int = 2000) -> UnrolledSheet:
     """A swiss roll of so many training rows, encoded in two dimensions by one of `KINDS`; its 500 test rows' codes."""
     if kind not in KINDS:
         raise InputError(f"no encoder called {kind!r}; try one of {', '.join(KINDS)}")
     data, sheet = swiss_roll(num_rows)
-    model, _ = fitted_encoder(kind, 2, data, training, seed)
+    model, _ = fit_encoder(kind, 2, data, training, seed)
     codes: Any = model.encode(data.test.x)
-    flatness, trust = unrolling(codes, sheet)
+    flatness, trust = unrolling_quality(codes, sheet)
     error = float(reconstruction_error(model, data.test).mean())
-    return Unrolled(kind, seed, codes, sheet, flatness, trust, error)
+    return UnrolledSheet(kind, seed, codes, sheet, flatness, trust, error)

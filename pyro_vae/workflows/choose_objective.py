@@ -11,10 +11,10 @@ from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO, factorizes
 from pyro_vae.inference.objectives.importance_weighted import ImportanceWeighted_ELBO
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.traces import sample_sites, traces_of
+from pyro_vae.programs.traces import sample_sites, trace_program
 
 
-def loss_of(settings: dict[str, Any], program: Any, batch: Batch) -> ELBO | None:
+def choose_objective(settings: dict[str, Any], program: Any, batch: Batch) -> ELBO | None:
     """The objective the settings name; None is `fit`'s own, `Trace_ELBO` with their number of particles."""
     name, free_bits, particles = settings["loss"], settings["free_bits"], settings["num_particles"]
     if settings["dreg"] and name != "iwae":
@@ -38,7 +38,7 @@ def loss_of(settings: dict[str, Any], program: Any, batch: Batch) -> ELBO | None
 def _latents(program: Any, batch: Batch) -> list[tuple[Any, Any]]:
     """Prior and guide of each latent site, as they are on some rows."""
     with torch.no_grad(), seeded(0):
-        model, guide = (sample_sites(trace) for trace in traces_of(program, batch))
+        model, guide = (sample_sites(trace) for trace in trace_program(program, batch))
     return [(model[name]["fn"], site["fn"]) for name, site in guide.items() if name in model]
 
 

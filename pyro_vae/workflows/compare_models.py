@@ -9,23 +9,23 @@ from typing import Any
 
 import click
 
-from pyro_vae.atomic_write import write_json, write_whole
+from pyro_vae.atomic_write import write_atomic, write_json
 from pyro_vae.cli.print_tables import print_comparison
 from pyro_vae.comparison.comparison_table import Fitted, compare
-from pyro_vae.comparison.fit_methods import WAYS, Effort, climb, goes_with
-from pyro_vae.comparison.learning_curves import Point, climb_with_curve, first_rows
-from pyro_vae.comparison.models_by_name import model_of
+from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget, fit_by_name, supports
+from pyro_vae.comparison.learning_curves import Point, first_rows, fit_with_curve
+from pyro_vae.comparison.models_by_name import build_model
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.plots.comparison_figures import draw_comparison
-from pyro_vae.programs.plates import layout_of
-from pyro_vae.programs.row_inputs import few_rows
-from pyro_vae.programs.scored_rows import measure_of
-from pyro_vae.registry import vae_of
+from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.row_inputs import probe_batch
+from pyro_vae.programs.scored_rows import describe_measure
+from pyro_vae.registry import build_vae
 from pyro_vae.runs import new_run
 from pyro_vae.serialization import load, save
-from pyro_vae.workflows.data_and_likelihood import data_of
+from pyro_vae.workflows.data_and_likelihood import load_dataset
 from pyro_vae.workflows.fit_run import say
 from pyro_vae.workflows.open_run import Run
 
@@ -47,7 +47,7 @@ class Entry:
         return f"{self.model.replace(':', '-')}{self.suffix}-{self.way}"
 
 
-def run_contest(saved: tuple[Path, ...], settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
+def compare_models(saved: tuple[Path, ...], settings: dict[str, Any], quiet: bool) -> list[dict[str, Any]]:
     """Fit what is to be fitted, score all of it on the same rows, write and print the table and draw the pictures."""
     opened = [Run(folder) for folder in saved]
     data = _data(opened, settings)
@@ -122,7 +122,7 @@ def _data(opened: list[Run], settings: dict[str, Any]) -> Dataset:
     """The data set: the runs' own, which must be the same, or the one that was named."""
     if not opened:
         chosen = {name: settings[name] for name in DATA_SETTINGS} | {"missing": "refuse"}
-        return data_of(chosen | {"data": settings["data"] or "pinwheel"}, settings["likelihood"])
+        return load_dataset(chosen | {"data": settings["data"] or "pinwheel"}, settings["likelihood"])
     if settings["data"] is not None:
         raise InputError("runs are scored on their own data: leave out --data")
     first = opened[0].data()
@@ -180,23 +180,23 @@ def _check_measures(opened: list[Run], entries: list[Entry], settings: dict[str,
 
 
 def _measure_of(program: Any, data: Dataset) -> str:
-    few = few_rows(data)
-    layout = layout_of(program, few)
-    layout.check(few.x)
-    return measure_of(data.train, layout)
+    few = probe_batch(data)
+    plates = find_plates(program, few)
+    plates.check(few.x)
+    return describe_measure(data.train, plates)
 
 
 def _grid(settings: dict[str, Any], data: Dataset) -> list[tuple[str, str]]:
     asked, pairs = settings["ways"] or ("em", "svi", "cavi"), []
-    if unknown := [way for way in asked if way not in WAYS]:
-        raise InputError(f"no way called {unknown[0]!r}; try one of {', '.join(WAYS)}")
+    if unknown := [way for way in asked if way not in FIT_METHODS]:
+        raise InputError(f"no way called {unknown[0]!r}; try one of {', '.join(FIT_METHODS)}")
     for model in settings["models"]:
         program = _program(model, settings, data)
-        ways = [way for way in asked if goes_with(program, way)]
+        ways = [way for way in asked if supports(program, way)]
         if not settings["ways"]:
             ways = ways[:1]
         if not ways:
-            fitting = ", ".join(way for way in WAYS if goes_with(program, way))
+            fitting = ", ".join(way for way in FIT_METHODS if supports(program, way))
             raise InputError(f"none of {', '.join(asked)} is a way to fit {model}; try {fitting}")
         pairs += [(model, way) for way in ways]
     if lost := [way for way in settings["ways"] if way not in {found for _, found in pairs}]:
@@ -207,13 +207,13 @@ def _grid(settings: dict[str, Any], data: Dataset) -> list[tuple[str, str]]:
 def _program(model: str, settings: dict[str, Any], data: Dataset) -> Any:
     name, _, size = model.partition(":")
     if name != "vae":
-        return model_of(model, data)
+        return build_model(model, data)
     if ":" in model and not size.isdigit():
         raise InputError(f"{model!r}: the size after the colon must be a whole number, as in vae:2")
     absent = ("components", "pseudo_inputs", "rank", "flow_layers", "activation")
     chosen = dict.fromkeys(absent) | {name: settings[name] for name in ("likelihood", "scale", "network", "hidden")}
     known = {"latent_dim": int(size or 2), "prior": "standard-normal", "guide": "mean-field"}
-    return vae_of(chosen | known, data, settings["seed"])
+    return build_vae(chosen | known, data, settings["seed"])
 
 
 def _fitted(
@@ -226,8 +226,8 @@ def _fitted(
         points = [Point(**point) for point in kept["curve"]]
         return _contender(entry, load(folder), result, points), points
     if not quiet:
-        say(f"{where} {entry.model}{entry.suffix} by {entry.way}: {WAYS[entry.way].words}")
-    effort = Effort(
+        say(f"{where} {entry.model}{entry.suffix} by {entry.way}: {FIT_METHODS[entry.way].words}")
+    budget = Budget(
         settings["epochs"],
         settings["iterations"],
         settings["batch_size"],
@@ -245,12 +245,12 @@ def _fitted(
         share = settings.get("shares", {}).get(entry.way, 1.0)
         looks = settings.get("looks", {})
         spoken = not quiet and settings["preset"] != "toy"
-        steps = replace(effort, epochs=max(1, round(share * effort.epochs * most / len(entry.data.train))))
-        program, result, points = climb_with_curve(
+        steps = replace(budget, epochs=max(1, round(share * budget.epochs * most / len(entry.data.train))))
+        program, result, points = fit_with_curve(
             entry.model, program, entry.way, entry.data, steps, rows, on_point=_say_point if spoken else None, **looks
         )
     else:
-        program, result = climb(program, entry.way, entry.data, effort)
+        program, result = fit_by_name(program, entry.way, entry.data, budget)
     save(program, folder)
     write_json(folder / RESULT, {"result": asdict(result), "curve": [asdict(point) for point in points]})
     return _contender(entry, program, result, points), points
@@ -285,4 +285,4 @@ def same_settings(folder: Path, settings: dict[str, Any], data: Dataset) -> None
         )
     if not path.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} holds other files: name a folder that is new or empty")
-    write_whole(path, (text + "\n").encode())
+    write_atomic(path, (text + "\n").encode())

@@ -12,7 +12,7 @@ OF_COUNTS = ("categorical", "poisson", "negative-binomial")
 SCALED = (*OF_REALS, "discretized-logistic")
 
 
-def data_of(settings: dict[str, Any], likelihood: str = "auto") -> Dataset:
+def load_dataset(settings: dict[str, Any], likelihood: str = "auto") -> Dataset:
     """The data set that the settings' data group names, its measure the one that the likelihood is for.
 
     Likelihoods of grey levels get pictures as they are; only those of real numbers get standardized columns.

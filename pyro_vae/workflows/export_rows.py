@@ -14,7 +14,7 @@ def _through(rows: Any, verb: Callable[[Any, dict[str, Any]], Any]) -> Iterator[
     from pyro_vae.workflows.open_run import ROWS_AT_ONCE
 
     for part in rows.parts(ROWS_AT_ONCE):
-        yield verb(part.x, part.extras(slice(None))), part.places(slice(None)), part.labels
+        yield verb(part.x, part.row_inputs(slice(None))), part.places(slice(None)), part.labels
 
 
 def _write(

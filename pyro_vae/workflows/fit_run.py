@@ -22,7 +22,7 @@ VALID_DRAWS = 200
 BOARD = "tensorboard"
 
 
-def run_fit(
+def fit_run(
     settings: dict[str, dict[str, Any]],
     out: Path | None,
     own: str | None = None,
@@ -35,44 +35,44 @@ def run_fit(
 
     Of several processes all fit and score, and rank 0 alone writes, draws and speaks.
     """
-    from pyro_vae import RankLostError, pick_device, world
-    from pyro_vae.context import seeded, undisturbed
+    from pyro_vae import RankLostError, pick_device, process_group
+    from pyro_vae.context import defer_signals, seeded
     from pyro_vae.errors import InputError
-    from pyro_vae.inference.svi.train_config import Settings
-    from pyro_vae.programs.row_inputs import few_rows
-    from pyro_vae.registry import vae_of
-    from pyro_vae.workflows.choose_objective import loss_of
-    from pyro_vae.workflows.data_and_likelihood import data_of
-    from pyro_vae.workflows.user_program import build_of
+    from pyro_vae.inference.svi.train_config import TrainConfig
+    from pyro_vae.programs.row_inputs import probe_batch
+    from pyro_vae.registry import build_vae
+    from pyro_vae.workflows.choose_objective import choose_objective
+    from pyro_vae.workflows.data_and_likelihood import load_dataset
+    from pyro_vae.workflows.user_program import load_builder
 
     objective = settings["objective"]
     training = settings["training"] | {name: objective[name] for name in ("beta", "kl_warmup")}
     training |= {"patience": training["patience"] or None}
     particles = objective["num_particles"]
     tried = {name: value for name, value in training.items() if name not in ("device", "dtype")}
-    Settings(**tried, num_particles=1 if particles is None else particles).check()
+    TrainConfig(**tried, num_particles=1 if particles is None else particles).check()
     pick_device(training["device"])
     make_board = _board_of(logger, out if resuming else None)
-    build = None if own is None else build_of(own)
+    build = None if own is None else load_builder(own)
     settings["data"] |= _absolute(settings["data"])
-    data = data_of(settings["data"], settings["model"]["likelihood"])
+    data = load_dataset(settings["data"], settings["model"]["likelihood"])
     if build is None:
-        program = vae_of(settings["model"], data, training["seed"], settings["data"]["missing"] == "mask")
+        program = build_vae(settings["model"], data, training["seed"], settings["data"]["missing"] == "mask")
     else:
         with seeded(training["seed"]):
             program = build(data)
-    loss = loss_of(objective, program, few_rows(data))
+    loss = choose_objective(objective, program, probe_batch(data))
     training |= {"loss": loss} if loss is not None else {"num_particles": particles or 1}
-    ranks = world()
+    group = process_group()
     made = [path for path in ((out, *out.parents) if out else (Path("runs"),)) if not path.exists()]
-    folder = ranks.same(out or (new_run(Path("runs"), Path(data.name).stem) if ranks.main else None))
+    folder = group.broadcast(out or (new_run(Path("runs"), Path(data.name).stem) if group.is_main else None))
     made = made if out else [folder, *made]
     if resuming:
         _same_data(folder, data.fingerprint)
-    elif ranks.main:
+    elif group.is_main:
         write_config(folder, _config(settings, data, own) | recipe_of(program))
     try:
-        if not ranks.main:
+        if not group.is_main:
             return _follow(folder, program, data, training)
         if not quiet:
             _introduce(folder, settings, data, program, own)
@@ -80,13 +80,13 @@ def run_fit(
             fitted = _climb(folder, program, data, training, board, quiet)
             return _report(folder, program, data, fitted, board, quiet)
     except InputError:
-        if ranks.main and not resuming and not (folder / WEIGHTS).exists():
+        if group.is_main and not resuming and not (folder / WEIGHTS).exists():
             _clear_away(folder, made)
         raise
     except (KeyboardInterrupt, RankLostError) as error:
-        with undisturbed():
-            if ranks.main:
-                _keep(folder, program, _why(error, ranks.alone))
+        with defer_signals():
+            if group.is_main:
+                _keep(folder, program, _why(error, group.is_single))
         raise
 
 
@@ -107,12 +107,12 @@ def _keep(folder: Path, program: Any, why: str) -> None:
 
 def _follow(folder: Path, program: Any, data: Any, training: dict[str, Any]) -> dict[str, Any]:
     """What rank 0 does, for the others: they fit and score with it, and write and say nothing."""
-    from pyro_vae import fit as climb
+    from pyro_vae import fit
     from pyro_vae.cli.evaluate import score_split
     from pyro_vae.errors import RowsError
     from pyro_vae.inference.svi.train_config import DTYPES
 
-    climb(program, data.train, valid=data.valid, **training | {"dtype": DTYPES[training["dtype"]], "progress": "none"})
+    fit(program, data.train, valid=data.valid, **training | {"dtype": DTYPES[training["dtype"]], "progress": "none"})
     if hasattr(program, "to"):
         program.to("cpu")
     with suppress(RowsError):  # rank 0 says so
@@ -140,19 +140,19 @@ def _config(settings: dict[str, dict[str, Any]], data: Any, own: str | None) -> 
     about |= {"columns": list(data.columns)} if data.columns else {}
     about |= {"program": own} if own else {}  # for people: no command runs what a file names
     about |= {"image_shape": list(data.image_shape)} if data.image_shape else {}
-    return {"about": about} | plain(settings) | {"measure": data.train.measure.plain()}
+    return {"about": about} | plain(settings) | {"measure": data.train.measure.to_dict()}
 
 
 def _introduce(folder: Path, settings: dict[str, dict[str, Any]], data: Any, program: Any, own: str | None) -> None:
-    from pyro_vae.programs.plates import layout_of
-    from pyro_vae.programs.row_inputs import few_rows
-    from pyro_vae.programs.scored_rows import measure_of
+    from pyro_vae.programs.plates import find_plates
+    from pyro_vae.programs.row_inputs import probe_batch
+    from pyro_vae.programs.scored_rows import describe_measure
     from pyro_vae.workflows.data_and_likelihood import choose_likelihood, scale_of
 
     rows = f"{len(data.train)} training, {len(data.valid)} validation and {len(data.test)} test rows"
     labels = f", labels from {data.label_name!r}" if data.label_name else ""
     say(f"{data.name}: {rows} of {data.num_features} columns{labels}")
-    measure = measure_of(data.train, layout_of(program, few_rows(data)))
+    measure = describe_measure(data.train, find_plates(program, probe_batch(data)))
     if own is None:
         model = settings["model"]
         likelihood, why = choose_likelihood(model["likelihood"], data)
@@ -167,7 +167,7 @@ def _introduce(folder: Path, settings: dict[str, dict[str, Any]], data: Any, pro
 
 def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], board: Any, quiet: bool) -> Any:
     """The fit itself, its metrics written as they come; on trouble the folder holds what is good, or is gone."""
-    from pyro_vae import fit as climb
+    from pyro_vae import fit
     from pyro_vae.errors import CollapseWarning, DivergedError, HandlersWarning
     from pyro_vae.inference.svi.train_config import DTYPES
 
@@ -186,7 +186,7 @@ def _climb(folder: Path, program: Any, data: Any, training: dict[str, Any], boar
             warnings.simplefilter("ignore", CollapseWarning)
             warnings.filterwarnings("always", category=HandlersWarning)
             warnings.showwarning = _told(warnings.showwarning)
-            fitted = climb(program, data.train, valid=data.valid, **options)
+            fitted = fit(program, data.train, valid=data.valid, **options)
     except DivergedError:
         save(program, folder)
         raise

@@ -7,17 +7,17 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae.data import NAMED, Dataset, Measure, Split, load_data
-from pyro_vae.data.dataset import split_of
+from pyro_vae.data.dataset import make_split
 from pyro_vae.data.named_datasets import known
-from pyro_vae.data.ondisk.column_statistics import surveyed
+from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
 from pyro_vae.data.read_files import Table
 from pyro_vae.errors import InputError
 from pyro_vae.runs import WEIGHTS, read_config
 from pyro_vae.serialization import load
-from pyro_vae.workflows.data_and_likelihood import data_of
-from pyro_vae.workflows.user_program import build_of
+from pyro_vae.workflows.data_and_likelihood import load_dataset
+from pyro_vae.workflows.user_program import load_builder
 
 ROWS_AT_ONCE = 12_800  # rows worked on and written at a time
 
@@ -32,7 +32,7 @@ class Run:
             raise InputError(
                 f"{folder} was saved from Python and says nothing of data; load it there: pv.load({str(folder)!r})"
             )
-        self.measure = Measure.from_plain(self.config["measure"])
+        self.measure = Measure.from_dict(self.config["measure"])
         self.about = self.config["about"]
         if not (folder / WEIGHTS).exists():
             raise InputError(f"{folder}: this run has no weights yet; finish it with pyro-vae fit --resume {folder}")
@@ -40,7 +40,7 @@ class Run:
     def program(self) -> Any:
         """The run's program; `InputError` where it is the user's own and `--program` does not say how to build it."""
         if self.build is not None:
-            build = build_of(self.build)
+            build = load_builder(self.build)
             return load(self.folder, build=lambda: build(self.data()))
         if "program" not in self.config:
             own = self.about.get("program", "FILE.py:FUNCTION")
@@ -52,7 +52,7 @@ class Run:
     def data(self) -> Dataset:
         """The data set the run was fitted to; `InputError` where it is gone or has changed."""
         try:
-            data = data_of(absent_as_none(self.config["data"]), self.config["model"]["likelihood"])
+            data = load_dataset(absent_as_none(self.config["data"]), self.config["model"]["likelihood"])
         except InputError as error:
             raise InputError(f"{self.folder}: the data this run was fitted to cannot be read: {error}") from error
         if data.fingerprint != self.about["fingerprint"]:
@@ -83,7 +83,7 @@ class Run:
         table = self._in_order(read_rows(path, settings.get("missing") == "mask", stream), name)
         self._check_width(table.values.shape[1], name)
         self._check_levels(table.values, name)
-        return split_of("given", replace(table, image_shape=None), self.measure)
+        return make_split("given", replace(table, image_shape=None), self.measure)
 
     def columns(self) -> list[str]:
         """The names of x's columns, made up where the data had none."""
@@ -98,7 +98,7 @@ class Run:
             raise InputError(f"{name}: no column {', '.join(missing)}; this run was fitted to {', '.join(expected)}")
         order = [table.columns.index(column) for column in expected]
         on_disk = isinstance(table.values, RowsOnDisk)
-        values = surveyed(table.values.take_columns(order), Path(name)) if on_disk else table.values[:, order]
+        values = validate_rows(table.values.take_columns(order), Path(name)) if on_disk else table.values[:, order]
         return replace(table, values=values, columns=expected)
 
     def _check_levels(self, values: Tensor | RowsOnDisk, name: str) -> None:

@@ -11,7 +11,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
 
 
-def build_of(where: str) -> Callable[[Dataset], Any]:
+def load_builder(where: str) -> Callable[[Dataset], Any]:
     """The function that `FILE.py:FUNCTION` names, as one of the data set; it runs the user's own code."""
     name, _, function = where.rpartition(":")
     path = Path(name)

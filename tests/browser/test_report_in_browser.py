@@ -127,7 +127,7 @@ def fitted(tmp_path_factory):
             folder = tmp_path_factory.mktemp("report")
             with pytest.MonkeyPatch.context() as patch:
                 if num_latents != 2:  # one page with all its pictures will do
-                    patch.setattr(report, "portraits", lambda *_, **__: [])
+                    patch.setattr(report, "latent_figures", lambda *_, **__: [])
                 options = {"history": history, "num_rows": 80, "num_samples": 50}
                 path = html_page.write_report(folder, vae, data, config={}, records={}, **options)
             made[name, num_latents] = vae, data.valid.head(80), path
@@ -303,7 +303,7 @@ def test_a_table_shows_values_in_its_own_units(chromium, fitted):
         [[float(value.replace("−", "-")) for value in line[1:]] for line in page.js(script)]
     ).T
     np.testing.assert_allclose(stored, split.stored[row], rtol=1e-3)
-    known = split.measure.undo(vae.reconstruct(split.x))[row]
+    known = split.measure.to_original_units(vae.reconstruct(split.x))[row]
     np.testing.assert_allclose(again, known, rtol=1e-3)
     np.testing.assert_allclose(here, known, atol=0.5)  # the pointer's pixel, and blending
     assert not page.complaints()

@@ -128,11 +128,11 @@ def test_what_cannot_be_compared_is_said_in_one_line(words, said, tmp_path, caps
 
 def test_help_names_every_model_and_way():
     from pyro_vae.cli.compare import compare
-    from pyro_vae.comparison.fit_methods import WAYS
+    from pyro_vae.comparison.fit_methods import FIT_METHODS
     from pyro_vae.comparison.models_by_name import MODELS
 
     printed = "".join(CliRunner().invoke(compare, ["--help"]).output.split())  # lines break at hyphens
-    for way in WAYS:
+    for way in FIT_METHODS:
         assert way in printed
     for model in MODELS:
         assert model.split("-")[0] in printed

@@ -8,12 +8,12 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.comparison.comparison_table import common_level, score_held_out, seconds_to
-from pyro_vae.comparison.fit_methods import WAYS, Effort, climb, goes_with
-from pyro_vae.comparison.learning_curves import climb_with_curve, first_rows
-from pyro_vae.comparison.models_by_name import model_of
+from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget, fit_by_name, supports
+from pyro_vae.comparison.learning_curves import first_rows, fit_with_curve
+from pyro_vae.comparison.models_by_name import build_model
 from pyro_vae.errors import InputError
 
-EFFORT = Effort(epochs=2, iterations=4, batch_size=50, learning_rate=0.01, width=8)
+EFFORT = Budget(epochs=2, iterations=4, batch_size=50, learning_rate=0.01, width=8)
 
 
 def table_data(rows=120):
@@ -33,21 +33,21 @@ def vae_for(data, K=2):
 
 def programs(data):
     names = ("gaussian-mixture:3", "gaussian-mixture-diagonal:3", "bayesian-mixture:3", "ppca:1", "factor-analysis:1")
-    return {name: (lambda name=name: model_of(name, data)) for name in names} | {"vae:2": lambda: vae_for(data)}
+    return {name: (lambda name=name: build_model(name, data)) for name in names} | {"vae:2": lambda: vae_for(data)}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", FIT_METHODS)
 def test_every_way_fits_what_it_goes_with_and_can_be_scored(way, tmp_path):
     """A finite log p(x), and a bound below it where the way answers for rows held out; the program can be saved."""
     data, fitted = table_data(), 0
     for name, make in programs(data).items():
-        if not goes_with(make(), way):
+        if not supports(make(), way):
             continue
-        program, result = climb(make(), way, data, EFFORT)
+        program, result = fit_by_name(make(), way, data, EFFORT)
         found = score_held_out(pv.Fitted(name, way, program, result), data.valid, num_samples=50)
         assert torch.isfinite(found.log_px.log_px).all()
         assert len(result.history) >= 1
-        if WAYS[way].answers and way != "cavi":
+        if FIT_METHODS[way].answers and way != "cavi":
             assert found.bound.mean() <= found.log_px.log_px.mean() + 1e-3
         else:
             assert found.bound is None
@@ -60,20 +60,20 @@ def test_every_way_fits_what_it_goes_with_and_can_be_scored(way, tmp_path):
 
 def test_a_way_that_does_not_go_with_a_model_says_what_does():
     with pytest.raises(InputError, match=r"mcem is no way to fit a PPCA; try one of em, online-em, closed-form, svi"):
-        climb(model_of("ppca:1", table_data()), "mcem", table_data(), EFFORT)
+        fit_by_name(build_model("ppca:1", table_data()), "mcem", table_data(), EFFORT)
     with pytest.raises(InputError, match="no way called"):
-        climb(model_of("ppca:1", table_data()), "gibbs", table_data(), EFFORT)
+        fit_by_name(build_model("ppca:1", table_data()), "gibbs", table_data(), EFFORT)
     with pytest.raises(InputError, match="no model called"):
-        model_of("gmm:3", table_data())
+        build_model("gmm:3", table_data())
     with pytest.raises(InputError, match="whole number"):
-        model_of("ppca:many", table_data())
+        build_model("ppca:many", table_data())
 
 
 def test_ways_of_a_mixture_share_their_start():
     """Before the first step of each way the parameters are EM's start."""
     data, starts = table_data(), []
     for way in ("em", "svi", "table", "amortized"):
-        program = WAYS[way].guided(model_of("gaussian-mixture:3", data), data, EFFORT)
+        program = FIT_METHODS[way].guided(build_model("gaussian-mixture:3", data), data, EFFORT)
         if way == "em":
             pv.fit_em(program, data.train, epochs=1, seed=EFFORT.seed)
         starts.append([program.logits.detach(), program.loc.detach(), program.raw_scale.detach()])
@@ -84,7 +84,7 @@ def test_ways_of_a_mixture_share_their_start():
 
 def test_records_are_the_parts_own_numbers_best_first():
     data = table_data(400)
-    gaussian, ppca = model_of("gaussian-mixture:2", data), model_of("ppca:1", data)
+    gaussian, ppca = build_model("gaussian-mixture:2", data), build_model("ppca:1", data)
     vae = vae_for(data)
     fits = [pv.fit_em(gaussian, data), pv.fit_closed_form(ppca, data), pv.fit(vae, data, epochs=3)]
     contenders = [
@@ -130,7 +130,7 @@ def test_laplace_and_the_grid_agree_where_both_can_be_had():
 
 def test_measures_and_names_never_mix():
     data, bits = table_data(), bits_data()
-    ppca, mixture = model_of("ppca:1", data), model_of("bernoulli-mixture:3", bits)
+    ppca, mixture = build_model("ppca:1", data), build_model("bernoulli-mixture:3", bits)
     with pytest.raises(InputError, match="twice"):
         pv.compare([pv.Fitted("ppca", "em", ppca), pv.Fitted("ppca", "em", ppca)], data.valid)
     with pytest.raises(InputError, match="try one of"):
@@ -149,8 +149,8 @@ def test_measures_and_names_never_mix():
 
 def test_curves_see_the_fit_go_up_and_do_not_count_their_own_time():
     data = table_data(400)
-    program = model_of("gaussian-mixture:3", data)
-    fitted, result, points = climb_with_curve("gaussian-mixture:3", program, "em", data, EFFORT, data.valid)
+    program = build_model("gaussian-mixture:3", data)
+    fitted, result, points = fit_with_curve("gaussian-mixture:3", program, "em", data, EFFORT, data.valid)
     assert [point.epoch for point in points] == [1, 2, 3, 4]
     assert all(later.train_log_px >= before.train_log_px - 1e-6 for before, later in itertools.pairwise(points))
     assert points[-1].log_px == pytest.approx(fitted.log_prob(data.valid).mean().item())
@@ -162,7 +162,7 @@ def test_curves_see_the_fit_go_up_and_do_not_count_their_own_time():
 def test_hard_ems_bound_is_of_its_own_q():
     """q is a point: the gap is −log of the largest responsibility."""
     data = table_data()
-    program, result = climb(model_of("gaussian-mixture:3", data), "hard-em", data, EFFORT)
+    program, result = fit_by_name(build_model("gaussian-mixture:3", data), "hard-em", data, EFFORT)
     found = score_held_out(pv.Fitted("gaussian-mixture:3", "hard-em", program, result), data.valid)
     expected = -program.responsibilities(data.valid).amax(1).log()
     torch.testing.assert_close(found.log_px.log_px - found.bound, expected)

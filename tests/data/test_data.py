@@ -89,7 +89,7 @@ def test_dequantized_and_standardized_rows_undo_to_the_stored_ones():
     roll = pv.load_data("swiss-roll")
     torch.testing.assert_close(roll.train.x.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(roll.train.x.std(0), torch.ones(3), atol=1e-3, rtol=0)
-    torch.testing.assert_close(roll.test.measure.undo(roll.test.x).float(), roll.test.stored)
+    torch.testing.assert_close(roll.test.measure.to_original_units(roll.test.x).float(), roll.test.stored)
     assert roll.train.log_jacobian.mean().item() == pytest.approx(-sum(math.log(s) for s in roll.train.measure.scale))
 
 
@@ -285,7 +285,7 @@ def test_tables_as_other_programs_write_them(tmp_path):
     data = pv.load_data(tmp_path / "stamps.npy")
     assert data.train.x.dtype == torch.float32
     torch.testing.assert_close(data.train.x.std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
-    torch.testing.assert_close(data.test.measure.undo(data.test.x), data.test.stored, atol=1e-4, rtol=0)
+    torch.testing.assert_close(data.test.measure.to_original_units(data.test.x), data.test.stored, atol=1e-4, rtol=0)
 
 
 def test_bytes_are_pictures_only_where_they_look_like_them(tmp_path):

@@ -10,7 +10,7 @@ import torch
 import pyro_vae as pv
 from pyro_vae.cli import _run
 from pyro_vae.data import load_data
-from pyro_vae.data.dataset import split_of
+from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk import read_large_files, rows_on_disk
 from pyro_vae.data.ondisk.column_statistics import moments
 from pyro_vae.data.ondisk.read_large_files import read_rows
@@ -94,8 +94,8 @@ def test_a_batch_mixes_blocks_and_a_window_is_shuffled(tmp_path, small_blocks):
     batches = list(rows_of_npy(tmp_path / "x.npy").order(35, seeded()))
     blocks = torch.stack([(batch // 7).unique(return_counts=True)[1] for batch in batches])
     assert blocks.shape == (20, 5)  # five blocks in each batch, whole
-    ranks = torch.stack([batch.argsort().double() for batch in batches])
-    assert abs(float(torch.corrcoef(torch.stack([ranks.flatten(), torch.arange(35.0).repeat(20)]))[0, 1])) < 0.2
+    group = torch.stack([batch.argsort().double() for batch in batches])
+    assert abs(float(torch.corrcoef(torch.stack([group.flatten(), torch.arange(35.0).repeat(20)]))[0, 1])) < 0.2
 
 
 def test_in_memory_an_epoch_is_one_permutation():
@@ -117,7 +117,7 @@ def test_splits_are_disjoint_and_hold_every_row(tmp_path):
 
 
 def test_held_out_rows_are_capped_and_drawn_from_the_whole_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(read_large_files, "MOST_HELD_OUT", 40)
+    monkeypatch.setattr(read_large_files, "MAX_HELD_OUT", 40)
     np.save(tmp_path / "x.npy", np.arange(10_000, dtype=np.float32).reshape(5000, 2))
     data = load_data(tmp_path / "x.npy", stream=True)
     assert [len(split) for split in (data.train, data.valid, data.test)] == [4920, 40, 40]
@@ -142,7 +142,7 @@ def test_a_row_has_one_draw_in_whatever_order_it_is_asked_for(tmp_path):
 def test_x_without_chance_is_that_in_memory(tmp_path, options):
     values = bytes_file(tmp_path / "x.npy", 100, 64)
     split = load_data(tmp_path / "x.npy", stream=True, **options).train
-    held = split_of("train", Table(values[split.places(slice(None))]), split.measure)
+    held = make_split("train", Table(values[split.places(slice(None))]), split.measure)
     if not split.measure.random:
         assert torch.equal(split.x, held.x)
         assert torch.equal(split.batch(torch.arange(9), seeded()), held.x[:9])
@@ -172,7 +172,7 @@ def test_standardizing_is_that_in_memory(tmp_path, small_blocks):
     assert split.measure.scale[3] == 1  # a constant column
     np.testing.assert_allclose(split.measure.shift, mean.numpy(), rtol=1e-12)
     np.testing.assert_allclose(split.measure.scale[:3], deviation[:3].numpy(), rtol=1e-10)
-    torch.testing.assert_close(split.measure.undo(split.x), held, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(split.measure.to_original_units(split.x), held, rtol=1e-6, atol=1e-6)
 
 
 def test_the_fingerprint_follows_every_byte(tmp_path):
@@ -194,7 +194,7 @@ def test_the_fingerprint_follows_every_byte(tmp_path):
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(rows_on_disk, "BLOCK_BYTES", 2**14)
     monkeypatch.setattr(rows_on_disk, "WINDOW_BYTES", 2**18)
-    monkeypatch.setattr(read_large_files, "MOST_HELD_OUT", 100)
+    monkeypatch.setattr(read_large_files, "MAX_HELD_OUT", 100)
     peaks = []
     for num_rows in (4000, 40_000):
         path = tmp_path / f"{num_rows}.npy"
@@ -215,7 +215,7 @@ def test_large_files_stay_on_disk_by_themselves(tmp_path, monkeypatch):
     monkeypatch.setattr(read_large_files, "LARGEST_IN_MEMORY", 1000)
     assert isinstance(load_data(tmp_path / "x.npy").train, SplitOnDisk)
     assert not isinstance(load_data(tmp_path / "x.npy", stream=False).train, SplitOnDisk)
-    monkeypatch.setattr("pyro_vae.data.dataset.MOST_AT_ONCE", 1000)
+    monkeypatch.setattr("pyro_vae.data.dataset.MAX_AT_ONCE", 1000)
     with pytest.raises(InputError, match="stay on disk"):
         load_data(tmp_path / "x.npy").train.x  # noqa: B018
 
@@ -236,7 +236,7 @@ def test_parquet_is_converted_once_and_holds_the_same(tmp_path):
     assert converted.stat().st_mtime_ns == written
     assert torch.equal(data.train.labels, held.labels[data.train.places(slice(None))])
     assert torch.equal(data.valid.labels, held.labels[data.valid.index])
-    assert torch.equal(data.train.extras(torch.tensor([5, 2]))["labels"], data.train.labels[[5, 2]])
+    assert torch.equal(data.train.row_inputs(torch.tensor([5, 2]))["labels"], data.train.labels[[5, 2]])
 
 
 def test_bytes_in_parquet_take_a_byte_and_are_a_table(tmp_path):
@@ -292,7 +292,7 @@ def test_a_fit_from_disk_learns_as_much_as_one_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(rows_on_disk, "WINDOW_BYTES", 20 * 10 * 20)  # 4 windows of 20 blocks of 10 rows
     line_file(tmp_path / "x.npy", 1000)
     data = load_data(tmp_path / "x.npy", stream=True)
-    in_memory = split_of("train", Table(data.train.stored[:]), data.train.measure)
+    in_memory = make_split("train", Table(data.train.stored[:]), data.train.measure)
     found = [pv.log_evidence(small_vae(), data.valid, num_samples=50).log_px.mean()]
     for train in (data.train, in_memory):
         vae = small_vae()
@@ -324,7 +324,7 @@ def test_em_from_disk_is_em_in_memory(tmp_path, small_blocks):
     line_file(tmp_path / "x.npy", 300)
     data = load_data(tmp_path / "x.npy", stream=True)
     found = []
-    for train in (data.train, split_of("train", Table(data.train.stored[:]), data.train.measure)):
+    for train in (data.train, make_split("train", Table(data.train.stored[:]), data.train.measure)):
         mixture = pv.GaussianMixture(2, 5)
         pv.fit_em(mixture, train, epochs=3)
         found.append(mixture.log_prob(data.valid))

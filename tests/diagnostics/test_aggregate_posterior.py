@@ -11,7 +11,7 @@ from oracles import LinearGaussian
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.diagnostics.aggregate_posterior import aggregate, drawn_codes, log_aggregate, prior_codes
+from pyro_vae.diagnostics.aggregate_posterior import aggregate, log_aggregate, sample_codes, sample_prior_codes
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_any_program_with_a_row_plate_will_do():
         assert math.isfinite(found.kl)
     plain = plain_functions()
     assert aggregate(plain, torch.randn(20, 3), 100).num_rows == 20
-    assert drawn_codes(plain, torch.randn(20, 3)).shape == (20, 1)
+    assert sample_codes(plain, torch.randn(20, 3)).shape == (20, 1)
     per_row = PerRowGuide(30, torch.randn(6, 2), 1.0)
     assert aggregate(per_row, x, 100, rows=torch.arange(30)).mutual_information <= math.log(30)
 
@@ -125,7 +125,7 @@ def test_the_same_seed_gives_the_same_and_leaves_the_callers_numbers_alone():
     state = torch.get_rng_state()
     assert aggregate(exact, x, 40) == aggregate(exact, x, 40)
     assert aggregate(exact, x, 40) != aggregate(exact, x, 40, seed=1)
-    torch.testing.assert_close(drawn_codes(exact, x), drawn_codes(exact, x))
+    torch.testing.assert_close(sample_codes(exact, x), sample_codes(exact, x))
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -133,7 +133,7 @@ def test_codes_drawn_from_the_guide_and_the_prior_have_their_moments():
     """Within 5 standard errors of 20,000 draws."""
     exact = LinearGaussian(2, 5, loc=3.0, scale=0.7)
     x = exact.rows(1).expand(20_000, -1)
-    codes, prior = drawn_codes(exact, x), prior_codes(exact, 20_000, like=x)
+    codes, prior = sample_codes(exact, x), sample_prior_codes(exact, 20_000, like=x)
     mean, cov = exact.posterior_mean(x[:1])[0], exact.inflate * exact.posterior_cov
     assert ((codes.mean(0) - mean).abs() < 5 * (cov.diagonal() / 20_000).sqrt()).all()
     torch.testing.assert_close(codes.T.cov(), cov, rtol=0.05, atol=0.05 * float(cov.max()))
@@ -145,10 +145,14 @@ def test_without_a_density_there_is_no_aggregate_but_there_are_codes():
     autoencoder = pv.Autoencoder(pv.nets.mlp(6, 8, 2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), num_latents=2)
     x = (torch.rand(30, 6) < 0.5).double()
     autoencoder = autoencoder.double()
-    for ask in (aggregate, lambda p, x: log_aggregate(p, x, torch.zeros(1, 2)), lambda p, x: prior_codes(p, 3, x)):
+    for ask in (
+        aggregate,
+        lambda p, x: log_aggregate(p, x, torch.zeros(1, 2)),
+        lambda p, x: sample_prior_codes(p, 3, x),
+    ):
         with pytest.raises(pv.InputError, match="no density"):
             ask(autoencoder, x)
-    torch.testing.assert_close(drawn_codes(autoencoder, x), autoencoder.encode(x))
+    torch.testing.assert_close(sample_codes(autoencoder, x), autoencoder.encode(x))
     with pytest.raises(pv.InputError, match="expected points of 2 latents"):
         log_aggregate(LinearGaussian(2, 5), torch.zeros(3, 5), torch.zeros(3, 3))
 
@@ -168,6 +172,6 @@ def test_prior_codes_are_in_the_guides_order():
             pyro.sample("z1", dist.Normal(10.0, 1.0))
 
     program, x = pv.Program(model, guide), torch.zeros(200, 1)
-    prior, drawn = prior_codes(program, 200, like=x), drawn_codes(program, x)
+    prior, drawn = sample_prior_codes(program, 200, like=x), sample_codes(program, x)
     torch.testing.assert_close(prior.mean(0), drawn.mean(0), atol=0.5, rtol=0)
     torch.testing.assert_close(prior.mean(0), torch.tensor([0.0, 10.0]), atol=0.4, rtol=0)

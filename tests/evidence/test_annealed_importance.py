@@ -60,15 +60,15 @@ def test_a_short_path_from_the_prior_is_loose_on_both_sides(double):
 
 def test_each_transition_leaves_its_density_as_it_is(double):
     """Draws of the exact posterior, moved at β = 1 with steps large enough that many are refused, stay such draws."""
-    from pyro_vae.programs.plates import layout_of
+    from pyro_vae.programs.plates import find_plates
     from pyro_vae.programs.row_inputs import Batch
 
     program = LinearGaussian(3, 8, inflate=1.7)
     x = program.rows(2)
-    layout = layout_of(program, Batch(x))
+    plates = find_plates(program, Batch(x))
     plan = annealing_schedule.Plan(4, 5000, 3, "guide", 1024)
     with torch.no_grad(), pyro.validation_enabled(False):
-        path = annealing_schedule.Path(program, layout, Batch(x), plan)
+        path = annealing_schedule.Path(program, plates, Batch(x), plan)
         posterior = torch.distributions.MultivariateNormal(program.posterior_mean(x), program.posterior_cov)
         joint = path._joint(5000)
         state = path._at(joint, posterior.sample((5000,)).flatten(0, 1))

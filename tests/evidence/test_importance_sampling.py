@@ -91,7 +91,7 @@ class FromABank(dist.TorchDistribution):
 def test_seven_draws_in_chunks_of_three_equal_one_chunk(double, monkeypatch):
     """The chunks hold 3, 3 and 1 draws; the trap is to draw nine and divide by seven."""
     from pyro_vae.evidence import importance_sampling
-    from pyro_vae.programs.log_weights import Weigher
+    from pyro_vae.programs.log_weights import LogWeightSampler
 
     x, bank, position, recording = torch.randn(4, 2), torch.randn(7, 4), [0], [False]
 
@@ -105,7 +105,7 @@ def test_seven_draws_in_chunks_of_three_equal_one_chunk(double, monkeypatch):
             noise, at = (bank, position) if recording[0] else (torch.randn(64, len(x)), [0])
             pyro.sample("z", FromABank(x.mean(-1), noise, at))
 
-    weigh = Weigher.__call__
+    weigh = LogWeightSampler.__call__
 
     def banked(self, batch, number, **of):
         recording[0] = True
@@ -113,8 +113,8 @@ def test_seven_draws_in_chunks_of_three_equal_one_chunk(double, monkeypatch):
         recording[0] = False
         return result
 
-    monkeypatch.setattr(Weigher, "__call__", banked)
-    monkeypatch.setattr(Weigher, "bytes_per_weight", lambda *_: 64)
+    monkeypatch.setattr(LogWeightSampler, "__call__", banked)
+    monkeypatch.setattr(LogWeightSampler, "bytes_per_weight", lambda *_: 64)
     found = {}
     for draws in (3, 7):
         position[0] = 0

@@ -165,7 +165,7 @@ def test_parameters_are_registered_once():
     vae, x = binary_vae(prior=pv.priors.MixtureOfNormals(K, 2)), binary_rows(5)
     names = [name for name, _ in vae.named_parameters()]
     assert not any(name.startswith(("posterior.borrowed", "posterior.prior")) for name in names)
-    with pv.models.program.parameters_of(vae):
+    with pv.models.program.use_param_store(vae):
         traces = poutine.trace(vae.model).get_trace(x), poutine.trace(vae.guide).get_trace(x)
     shown = [site["value"] for trace in traces for site in trace.nodes.values() if site["type"] == "param"]
     assert len(shown) == len({id(value) for value in shown}) == len(names)
@@ -236,7 +236,7 @@ def test_it_is_saved_and_loaded_with_what_it_borrows(kind, tmp_path):
 
 def test_missing_values_are_left_out_of_the_steps():
     """What stands where a value is missing changes nothing, and a guide that sees the mask is told."""
-    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(2 * D, 8, 2 * K)))
+    guide = pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(2 * D, 8, 2 * K)))
     for vae in (binary_vae(guide=guide), linear_vae()):
         x, mask = binary_rows(8), torch.rand(8, D) < 0.6
         other = torch.where(mask, x, 1 - x)

@@ -17,7 +17,7 @@ from pyro_vae.inference.em.fit_cavi import fit_cavi
 from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
 from pyro_vae.models.wishart import WishartCholesky
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.traces import sample_sites, traces_of
+from pyro_vae.programs.traces import sample_sites, trace_program
 
 CENTRES = torch.tensor([[-3.0, 0.0], [3.0, 1.0], [0.0, 4.0]], dtype=torch.float64)
 
@@ -260,8 +260,8 @@ def test_batches_find_their_rows_and_rows_held_out_their_best_q():
     loss = TraceEnum_ELBO(max_plate_nesting=1)
     pv.fit(mixture, x, valid=rows_of(60, seed=3), epochs=5, batch_size=16, learning_rate=0.02, loss=loss)
     assert mixture.bound(x).item() > before
-    _, guide = traces_of(mixture, Batch(x, num_rows=60))
-    _, of_table = traces_of(mixture, Batch(x, rows=torch.arange(60)))
+    _, guide = trace_program(mixture, Batch(x, num_rows=60))
+    _, of_table = trace_program(mixture, Batch(x, rows=torch.arange(60)))
     held_out, table = (sample_sites(trace)["component"]["fn"].probs for trace in (guide, of_table))
     torch.testing.assert_close(held_out, mixture.responsibilities(x))
     torch.testing.assert_close(table, mixture.logits.softmax(-1))

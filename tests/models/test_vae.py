@@ -23,12 +23,12 @@ def test_output_bias_starts_at_the_data_mean_once(tiny_vae):
     x = torch.zeros(100, 6)
     x[:30, 0] = 1
     x[:, 5] = 1
-    vae.start_at(x.mean(0), x)
+    vae.init_from_data(x.mean(0), x)
     bias = vae.likelihood.net[-1].bias
     torch.testing.assert_close(
         torch.sigmoid(bias), torch.tensor([0.3, 1e-3, 1e-3, 1e-3, 1e-3, 0.999]), rtol=1e-4, atol=1e-6
     )
-    vae.start_at(1 - x.mean(0), x)
+    vae.init_from_data(1 - x.mean(0), x)
     assert torch.sigmoid(bias)[0].item() == pytest.approx(0.3, rel=1e-4), (
         "a second fit goes on; it does not start again"
     )

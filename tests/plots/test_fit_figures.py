@@ -76,7 +76,7 @@ def test_missing_values_of_a_table_are_not_drawn():
         vae = pv.VAE(
             pv.priors.StandardNormal(2),
             pv.likelihoods.Normal(pv.nets.mlp(2, 8, D)),
-            pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(2 * D, 8, 4))),
+            pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(2 * D, 8, 4))),
         )
         for figure in (fit_figures.reconstructions(vae, data), fit_figures.samples(vae, data)):
             if D == 3:

@@ -11,19 +11,19 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.data.reference_measure import Measure
-from pyro_vae.diagnostics.latent_usage import Usage
+from pyro_vae.diagnostics.latent_usage import LatentUsage
 from pyro_vae.errors import InputError
 from pyro_vae.plots import style
-from pyro_vae.plots.latent_figures import aggregate, portraits, usage_of_latents
+from pyro_vae.plots.latent_figures import aggregate, latent_figures, usage_of_latents
 from pyro_vae.plots.latent_traversals import interpolations, traversals
 from pyro_vae.plots.latent_view import Look
 from pyro_vae.plots.log_px_extremes import extremes, ordered_samples
-from pyro_vae.studies.posterior_collapse import Collapsed, plot_collapse
+from pyro_vae.studies.posterior_collapse import CollapseResult, plot_collapse
 
 ALL = ["traversals", "interpolations", "usage", "aggregate", "ordered-samples", "extremes"]
 
 
-def vae_of(K, D, prior=None, guide=None, likelihood=pv.likelihoods.Bernoulli):
+def build_vae(K, D, prior=None, guide=None, likelihood=pv.likelihoods.Bernoulli):
     guide = guide or pv.guides.MeanFieldNormal(pv.nets.mlp(D, 8, 2 * K))
     return pv.VAE(prior or pv.priors.StandardNormal(K), likelihood(pv.nets.mlp(K, 8, D)), guide)
 
@@ -56,8 +56,8 @@ class Given(nn.Module):
 @pytest.mark.parametrize("K", [2, 5])
 def test_a_vae_of_pictures_gets_every_picture(K, tmp_path):
     data = pv.load_data("digits")
-    vae, split = vae_of(K, 64), data.valid.head(30)
-    pictures = portraits(vae, data, split, pv.log_evidence(vae, split, 20).log_px)
+    vae, split = build_vae(K, 64), data.valid.head(30)
+    pictures = latent_figures(vae, data, split, pv.log_evidence(vae, split, 20).log_px)
     assert [picture.name for picture in pictures] == ALL
     for picture in pictures:
         check_drawn(picture.figure, tmp_path / f"{picture.name}.png")
@@ -67,8 +67,8 @@ def test_a_vae_of_pictures_gets_every_picture(K, tmp_path):
 
 def test_a_table_gets_every_picture(tmp_path):
     data = pv.load_data("swiss-roll")
-    vae, split = vae_of(2, 3, likelihood=pv.likelihoods.Normal), data.valid.head(30)
-    pictures = portraits(vae, data, split, pv.log_evidence(vae, split, 20).log_px)
+    vae, split = build_vae(2, 3, likelihood=pv.likelihoods.Normal), data.valid.head(30)
+    pictures = latent_figures(vae, data, split, pv.log_evidence(vae, split, 20).log_px)
     assert [picture.name for picture in pictures] == ALL
     for picture in pictures:
         check_drawn(picture.figure, tmp_path / f"{picture.name}.png")
@@ -83,7 +83,7 @@ def conditional():
 
 def flow_vae():
     net = pv.nets.mlp(64, 8, pv.guides.FlowGuide.outputs(2))
-    return vae_of(2, 64, pv.priors.FlowPrior(2, 2), pv.guides.FlowGuide(net, 2, 2))
+    return build_vae(2, 64, pv.priors.FlowPrior(2, 2), pv.guides.FlowGuide(net, 2, 2))
 
 
 def two_functions():
@@ -95,14 +95,14 @@ def two_functions():
     ("make", "name", "expected"),
     [
         (lambda: vamp_vae(2, 64), "digits", ALL),
-        (lambda: vae_of(3, 64, pv.priors.MixtureOfNormals(3, 4)), "digits", ALL),
+        (lambda: build_vae(3, 64, pv.priors.MixtureOfNormals(3, 4)), "digits", ALL),
         (flow_vae, "digits", ALL),
         (two_functions, "digits", ALL),
         (lambda: plain_functions(2), "pinwheel", ALL),
         (conditional, "digits", [name for name in ALL if name != "interpolations"]),
         (lambda: pv.GaussianMixture(3, 2), "pinwheel", ["ordered-samples", "extremes"]),
         (global_mean, "seven-normals", []),
-        (lambda: pv.Autoencoder(pv.nets.mlp(64, 3), vae_of(3, 64).likelihood, 3), "digits", ALL[:2]),
+        (lambda: pv.Autoencoder(pv.nets.mlp(64, 3), build_vae(3, 64).likelihood, 3), "digits", ALL[:2]),
     ],
 )
 def test_other_programs_get_what_they_have(make, name, expected):
@@ -113,18 +113,18 @@ def test_other_programs_get_what_they_have(make, name, expected):
         log_px = pv.log_evidence(program, split, 10).log_px
     except InputError:
         log_px = None
-    assert [picture.name for picture in portraits(program, data, split, log_px)] == expected
+    assert [picture.name for picture in latent_figures(program, data, split, log_px)] == expected
 
 
 def test_without_log_px_the_extremes_are_left_out_and_a_wrong_one_is_an_error():
-    data, vae = pv.load_data("digits"), vae_of(2, 64)
-    assert [picture.name for picture in portraits(vae, data, data.valid.head(20), None)] == ALL[:-1]
+    data, vae = pv.load_data("digits"), build_vae(2, 64)
+    assert [picture.name for picture in latent_figures(vae, data, data.valid.head(20), None)] == ALL[:-1]
     with pytest.raises(InputError, match="there are 20 rows"):
-        portraits(vae, data, data.valid.head(20), torch.zeros(19))
+        latent_figures(vae, data, data.valid.head(20), torch.zeros(19))
 
 
 def test_same_seed_same_picture_and_nothing_else_is_touched():
-    look = look_at(vae_of(2, 64))
+    look = look_at(build_vae(2, 64))
     before = torch.get_rng_state()
     again = Look(look.program, look.data, look.split)
     other = Look(look.program, look.data, look.split, seed=1)
@@ -147,7 +147,7 @@ def test_decoding_by_traces_is_the_decoder():
 
 
 def test_densities_are_the_mixture_of_the_rows_and_the_prior():
-    vae = vae_of(2, 64, pv.priors.Normal([1.0, 0.0], [0.5, 2.0]))
+    vae = build_vae(2, 64, pv.priors.Normal([1.0, 0.0], [0.5, 2.0]))
     look, points = look_at(vae), 2 * torch.randn(30, 2)
     posterior, prior = look.densities(points)
     with torch.no_grad():
@@ -215,14 +215,14 @@ def test_densities_of_latents_of_any_shape(kind):
         prior, dist.Normal(torch.ones(2), 2.0).to_event(1).log_prob(points).exp().double(), rtol=1e-4, atol=1e-9
     )
     data, split = look.data, look.split
-    found = [picture.name for picture in portraits(look.program, data, split, torch.randn(len(split)))]
+    found = [picture.name for picture in latent_figures(look.program, data, split, torch.randn(len(split)))]
     assert "aggregate" in found
 
 
 @pytest.mark.parametrize(("loc", "scale", "share"), [(0.0, 1.0, "0%"), (4.0, 0.01, "100%"), (0.0, 0.5, None)])
 def test_holes_are_where_the_prior_is_and_the_data_are_not(loc, scale, share):
     """For q = N(0, ¼ I): q < p/10 where r² > (2/3)(log 4 + log 10), of which the prior has exp(−r²/2) = 29%."""
-    look = look_at(vae_of(2, 64, guide=Given([loc, 0.0], [scale, scale])))
+    look = look_at(build_vae(2, 64, guide=Given([loc, 0.0], [scale, scale])))
     figure = aggregate(look)
     note = words(figure)[0]
     assert note.endswith("of the prior's mass lies in holes, where q is below p(z)/10")
@@ -234,7 +234,7 @@ def test_holes_are_where_the_prior_is_and_the_data_are_not(loc, scale, share):
 
 
 def test_traversals_move_one_latent_from_end_to_end():
-    look = look_at(vae_of(3, 64))
+    look = look_at(build_vae(3, 64))
     found = sheet_of(traversals(look), (8, 8), 12)
     assert found.shape == (3, 12, 64)
     np.testing.assert_array_equal(found[:, 0], look.rows.x[0].expand(3, -1).numpy())
@@ -246,7 +246,7 @@ def test_traversals_move_one_latent_from_end_to_end():
 
 
 def test_interpolations_begin_and_end_at_rows_of_different_labels():
-    look = look_at(vae_of(3, 64))
+    look = look_at(build_vae(3, 64))
     found = sheet_of(interpolations(look), (8, 8), 13)
     assert found.shape == (8, 13, 64)
     x, means = look.rows.x, look.means
@@ -262,16 +262,16 @@ def test_interpolations_begin_and_end_at_rows_of_different_labels():
 
 
 def test_lines_of_a_table_are_in_its_own_units():
-    look = look_at(vae_of(1, 3, likelihood=pv.likelihoods.Normal), "swiss-roll")
+    look = look_at(build_vae(1, 3, likelihood=pv.likelihoods.Normal), "swiss-roll")
     figure = traversals(look)
     line = figure.axes[0].lines[0].get_xydata()
     decoded = look.program.decode(torch.tensor(line[:, :1], dtype=torch.float32))
-    np.testing.assert_allclose(line[:, 1], look.split.measure.undo(decoded)[:, 0].numpy(), rtol=1e-5)
+    np.testing.assert_allclose(line[:, 1], look.split.measure.to_original_units(decoded)[:, 0].numpy(), rtol=1e-5)
 
 
 def test_bars_are_sorted_and_a_collapsed_latent_is_grey():
     guide = Given([0.0, 0.0, 0.0], [1.0, 0.1, 0.5])
-    figure = usage_of_latents(look_at(vae_of(3, 64, guide=guide)))
+    figure = usage_of_latents(look_at(build_vae(3, 64, guide=guide)))
     left, right = figure.axes
     assert [tick.get_text() for tick in left.get_xticklabels()] == ["$z_{2}$", "$z_{3}$", "$z_{1}$"]
     heights = [bar.get_height() for bar in left.patches]
@@ -283,7 +283,7 @@ def test_bars_are_sorted_and_a_collapsed_latent_is_grey():
 
 
 def test_best_and_worst_rows_are_those_by_log_px():
-    look = look_at(vae_of(2, 64))
+    look = look_at(build_vae(2, 64))
     log_px = torch.randn(40, generator=torch.Generator().manual_seed(0))
     figure = extremes(look, log_px)
     order = log_px.argsort()
@@ -295,7 +295,7 @@ def test_best_and_worst_rows_are_those_by_log_px():
 
 def test_draws_are_scored_in_the_datas_units():
     """For a decoder that does not look at z, log p(x) of a standardized normal's draws has a closed form."""
-    vae = vae_of(1, 3, guide=Given([0.0], [1.0]), likelihood=pv.likelihoods.Normal)
+    vae = build_vae(1, 3, guide=Given([0.0], [1.0]), likelihood=pv.likelihoods.Normal)
     for parameter in vae.likelihood.parameters():
         nn.init.zeros_(parameter)
     look = look_at(vae, "swiss-roll")
@@ -317,8 +317,8 @@ def test_pictures_are_undone_to_grey_levels():
     stored[:, :2], stored[::2, 5] = torch.tensor([-50.0, 50.0]), torch.nan
     measure = Measure(shift=(-10.0,) * 64, scale=(30.0,) * 64)
     data = in_place("mine", stored, measure=measure, image_shape=(8, 8))
-    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(128, 8, 6)))
-    vae = vae_of(3, 64, guide=guide, likelihood=pv.likelihoods.Normal)
+    guide = pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(128, 8, 6)))
+    vae = build_vae(3, 64, guide=guide, likelihood=pv.likelihoods.Normal)
     look, split = Look(vae, data, data.valid), data.valid
     ink = ((stored.double() + 50) / 100).nan_to_num(nan=0.0).numpy()
 
@@ -350,8 +350,8 @@ def test_missing_values_are_not_drawn_in_lines():
     stored = torch.randn(30, 3) * torch.tensor([1.0, 1.0, 10.0]) + 50
     stored[::2, 1], stored[5:, 2] = torch.nan, torch.nan
     data = in_place("mine", stored, measure=Measure(shift=(50.0,) * 3, scale=(1.0,) * 3))
-    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)))
-    vae = vae_of(2, 3, guide=guide, likelihood=pv.likelihoods.Normal)
+    guide = pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)))
+    vae = build_vae(2, 3, guide=guide, likelihood=pv.likelihoods.Normal)
     panels = interpolations(Look(vae, data, data.valid)).axes
     for column, axes in enumerate(panels):
         dots = [line.get_ydata() for line in axes.lines if line.get_marker() == "o"]
@@ -368,7 +368,7 @@ def test_missing_values_are_not_drawn_in_lines():
 def test_columns_that_never_move_are_left_out(num_rows):
     stored = torch.cat([torch.randn(30, 2), torch.full((30, 7), 0.1), torch.randn(30, 1)], 1)
     data = in_place("mine", stored)
-    look = Look(vae_of(2, 10, likelihood=pv.likelihoods.Normal), data, data.valid.head(num_rows))
+    look = Look(build_vae(2, 10, likelihood=pv.likelihoods.Normal), data, data.valid.head(num_rows))
     figure = traversals(look)  # a single row has no spread, and no warning either
     assert [axes.get_title() for axes in figure.axes] == ["column 1", "column 2", "column 10"]
     everywhere = in_place("mine", torch.full((30, 10), 0.1))
@@ -382,8 +382,8 @@ def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
     split = pv.Split("valid", torch.randn(30, 3))
     names = ("profit_$_per_$", "$x^$", r"a\$b$")
     data = pv.Dataset("a$b$", split, split, split, columns=names)
-    vae = vae_of(2, 3, likelihood=pv.likelihoods.Normal)
-    pictures = portraits(vae, data, split, torch.randn(30))
+    vae = build_vae(2, 3, likelihood=pv.likelihoods.Normal)
+    pictures = latent_figures(vae, data, split, torch.randn(30))
     assert [picture.name for picture in pictures] == ALL
     for picture in pictures:
         check_drawn(picture.figure, tmp_path / f"{picture.name}.png")
@@ -396,7 +396,7 @@ def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
 def test_principal_components_are_no_program():
     data = pv.load_data("digits")
     with pytest.raises(InputError, match=r"expected a program with a model and a guide, got a PCA"):
-        portraits(pv.PCA(2).fit(data), data, data.valid, None)
+        latent_figures(pv.PCA(2).fit(data), data, data.valid, None)
 
 
 def test_missing_values_stay_white():
@@ -404,10 +404,10 @@ def test_missing_values_stay_white():
     stored[::2, 1] = torch.nan
     split = pv.Split("valid", stored)
     data = pv.Dataset("mine", split, split, split)
-    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)))
-    vae = vae_of(2, 3, guide=guide, likelihood=pv.likelihoods.Normal)
+    guide = pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)))
+    vae = build_vae(2, 3, guide=guide, likelihood=pv.likelihoods.Normal)
     log_px = -torch.arange(30.0)
-    assert [picture.name for picture in portraits(vae, data, split, log_px)] == ALL
+    assert [picture.name for picture in latent_figures(vae, data, split, log_px)] == ALL
     values = np.asarray(extremes(Look(vae, data, split), log_px).axes[0].images[0].get_array())
     assert np.ma.getmaskarray(np.ma.masked_invalid(values))[:, 1].tolist() == [i % 2 == 1 for i in range(10)]
 
@@ -416,18 +416,18 @@ def test_names_of_pictures_lie_beside_them():
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
-    style.name_lines(axes, ["a", "b"], 8)
-    style.name_columns(axes, {1: "c"}, (8, 6))
+    style.label_rows(axes, ["a", "b"], 8)
+    style.label_columns(axes, {1: "c"}, (8, 6))
     assert [text.xy for text in axes.texts] == [(-0.5, 4), (-0.5, 14), (11, -0.5)]
 
 
 def test_the_figure_of_collapse_shows_its_numbers(tmp_path):
     def one(way, seed, kl, log_px):
         size = torch.full((4,), log_px, dtype=torch.float64)
-        evidence = pv.log_evidence(vae_of(2, 64), torch.ones(4, 64), 10)
+        evidence = pv.log_evidence(build_vae(2, 64), torch.ones(4, 64), 10)
         evidence = type(evidence)(**(vars(evidence) | {"log_px": size, "elbo": size - 1, "kl": size * 0 + sum(kl)}))
         values = torch.tensor(kl, dtype=torch.float64)
-        return Collapsed(way, seed, Usage({"z": values}, values, ("z[0]", "z[1]")), evidence, 1, 1.0)
+        return CollapseResult(way, seed, LatentUsage({"z": values}, values, ("z[0]", "z[1]")), evidence, 1, 1.0)
 
     found = [one("plain", 0, [0.0, 1.0], -5.0), one("warm", 0, [0.5, 2.0], -4.0)]
     found += [one("plain", 1, [0.0, 1.0], -5.0), one("warm", 1, [0.5, 2.0], -4.5)]

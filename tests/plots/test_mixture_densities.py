@@ -12,13 +12,13 @@ from pyro_vae.errors import InputError
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_curves import plot_curves, plot_gap
 from pyro_vae.plots.mixture_densities import plot_components, plot_planes
-from pyro_vae.studies.em_bounds import plot_touching, touching
+from pyro_vae.studies.em_bounds import coordinate_ascent_demo, plot_coordinate_ascent
 
 
 @pytest.mark.parametrize("cuts", [(), (1.0,), (-1.0, 1.0)])
 def test_touching_draws_both_climbs(cuts, tmp_path):
-    found = touching(cuts=cuts)
-    figure = plot_touching(found)
+    found = coordinate_ascent_demo(cuts=cuts)
+    figure = plot_coordinate_ascent(found)
     check_drawn(figure, tmp_path / "touching.png")
     assert len(figure.axes) == 4
     curve = figure.axes[0].lines[0]
@@ -92,7 +92,7 @@ def test_planes_share_their_shades_and_ellipses_are_in_original_units(covariance
     assert len(figure.axes) == 4
     assert "log p(x) −2.35 nats" in words(figure) or "log p(x) −2.34 nats" in words(figure)
     one = figure.axes[0].lines[0].get_xydata()
-    expected = data.train.measure.undo(mixture.means)[0].numpy()
+    expected = data.train.measure.to_original_units(mixture.means)[0].numpy()
     np.testing.assert_allclose((one.min(0) + one.max(0)) / 2, expected, atol=0.01)
     variance = {"full": lambda c: c[0].diag(), "tied": lambda c: c.diag(), "diagonal": lambda c: c[0]}
     variance = variance.get(covariance, lambda c: c[0].expand(2))(mixture.covariances)
@@ -107,7 +107,7 @@ def test_a_plane_is_of_two_columns():
 
 
 def test_colours_are_mixed_as_shares_say():
-    found = style.mixed_colours(np.array([[1.0, 0.0], [0.5, 0.5]]), ["#FF0000", "#0000FF"])
+    found = style.blend_colours(np.array([[1.0, 0.0], [0.5, 0.5]]), ["#FF0000", "#0000FF"])
     np.testing.assert_allclose(found, [[1, 0, 0], [0.5, 0, 0.5]])
 
 

@@ -80,7 +80,7 @@ def test_standardizing_counts_only_the_observed_columns():
 
 def test_a_fit_with_gaps_learns_and_its_guide_sees_them():
     x, _ = rows_with_gaps(400)
-    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 16, 2)))
+    guide = pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 16, 2)))
     vae = linear_vae(guide)
     train, valid = Split("train", x[:300], Measure()), Split("valid", x[300:], Measure())
     fitted = pv.fit(vae, train, valid=valid, epochs=30, learning_rate=0.01)
@@ -150,7 +150,7 @@ def test_labels_a_conditional_vae_cannot_take_are_named():
 def test_a_conditional_vae_hands_the_mask_to_its_guide_and_needs_it_on_no_split(tmp_path):
     x, _ = rows_with_gaps(200)
     labels = torch.arange(200) % 2
-    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(2 * (3 + 2), 8, 2)))
+    guide = pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(2 * (3 + 2), 8, 2)))
     vae = pv.ConditionalVAE(pv.priors.StandardNormal(1), pv.likelihoods.Normal(pv.nets.mlp(3, 8, 3)), guide, 2)
     train = Split("train", x[:150], Measure(), labels[:150])
     whole = Split("valid", x[150:].nan_to_num(), Measure(), labels[150:])  # no gaps here
@@ -164,7 +164,7 @@ def test_a_conditional_vae_hands_the_mask_to_its_guide_and_needs_it_on_no_split(
 
 def test_refine_and_impute_take_a_splits_mask():
     x, mask = rows_with_gaps()
-    guide = pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 2)))
+    guide = pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 2)))
     split, vae = Split("valid", x, Measure()), linear_vae(guide)
     assert torch.equal(vae.impute(split), vae.impute(x))
     refined = pv.refine(vae, split, steps=150)

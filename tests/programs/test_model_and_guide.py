@@ -20,7 +20,7 @@ from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 
 import pyro_vae as pv
-from pyro_vae.programs.parameters import named_parameters, state_of
+from pyro_vae.programs.parameters import copy_state, named_parameters
 
 
 def own_prior_vae():
@@ -41,14 +41,14 @@ PROGRAMS = {"vamp": vamp_vae, "hierarchical": Hierarchical, "own prior": own_pri
 def test_programs_of_a_user_go_through_everything(make, tmp_path):
     program, x, held_out = make(), bits(200), bits(100)
     before = pv.log_evidence(program, held_out, num_samples=50)
-    start = state_of(program)
+    start = copy_state(program)
     fitted = pv.fit(program, x, valid=held_out, epochs=12, batch_size=20, learning_rate=0.01)
     after = pv.log_evidence(program, held_out, num_samples=50)
     assert fitted.history[-1]["valid_elbo"] > fitted.history[0]["valid_elbo"]
     assert after.log_px.mean() > before.log_px.mean() + 0.3
     moved = [
         name
-        for name, value in state_of(program).items()
+        for name, value in copy_state(program).items()
         if value.is_floating_point() and not torch.equal(value, start[name])
     ]
     assert set(moved) == set(named_parameters(program)), "every parameter learns"

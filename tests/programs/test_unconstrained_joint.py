@@ -11,17 +11,17 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.context import seeded
-from pyro_vae.programs.log_weights import Weigher
-from pyro_vae.programs.parameters import parameters_of
-from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.log_weights import LogWeightSampler
+from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.unconstrained_joint import Joint, simulate
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint, simulate
 
 
 def joint_of(program, x):
     batch = Batch(x)
-    layout = layout_of(program, batch)
-    return Joint(program, layout, batch), Weigher(program, layout, batch)
+    plates = find_plates(program, batch)
+    return UnconstrainedJoint(program, plates, batch), LogWeightSampler(program, plates, batch)
 
 
 PROGRAMS = {
@@ -35,7 +35,7 @@ PROGRAMS = {
 def test_weights_at_a_draw_are_those_of_traces(name):
     make, D = PROGRAMS[name]
     program, x = make(), (torch.rand(7, D) < 0.5).float()
-    with parameters_of(program), torch.no_grad(), pyro.validation_enabled(False):
+    with use_param_store(program), torch.no_grad(), pyro.validation_enabled(False):
         joint, weigher = joint_of(program, x)
         with seeded(3):
             u = joint.from_guide()
@@ -74,10 +74,10 @@ def test_constrained_latents_keep_a_density_that_integrates_to_one(model, dim, s
     program, x = pv.Program(model, model_as_guide(model)), torch.zeros(1, 1)
     torch.set_default_dtype(torch.float64)
     try:
-        with parameters_of(program), torch.no_grad(), pyro.validation_enabled(False):
+        with use_param_store(program), torch.no_grad(), pyro.validation_enabled(False):
             few, _ = joint_of(program, x.double())
             assert few.sizes == sizes
-            many = Joint(program, few.layout, Batch(torch.zeros(400_000, 1)))
+            many = UnconstrainedJoint(program, few.plates, Batch(torch.zeros(400_000, 1)))
             u = 2.5 * torch.randn(400_000, dim)
             log_weights = many.at(u).prior - dist.Normal(0.0, 2.5).log_prob(u).sum(-1)
         weights = log_weights.exp()

@@ -17,17 +17,17 @@ from pyro_vae.cli.report import report
 from pyro_vae.plots.latent_figures import Picture
 from pyro_vae.report import html_page, latent_explorer, numbers_in_words
 from pyro_vae.report.latent_planes import planes_of, starts_of
-from pyro_vae.serialization import describe
+from pyro_vae.serialization import to_recipe
 
 
 @pytest.fixture
 def fake_portraits(monkeypatch):
-    def portraits(*_, **__):
+    def latent_figures(*_, **__):
         figure = Figure(figsize=(2, 1))
         figure.subplots().plot([0, 1])
         return [Picture("portrait", "A <portrait>", "Look at the line.", figure)]
 
-    monkeypatch.setattr(report, "portraits", portraits)
+    monkeypatch.setattr(report, "latent_figures", latent_figures)
 
 
 def vae_for(data, num_latents, hidden=20):
@@ -115,11 +115,13 @@ def test_a_table_is_shown_in_its_own_units(tmp_path):
         return np.frombuffer(base64.b64decode(text), np.float32).reshape(-1, 2) + low
 
     np.testing.assert_allclose(table(page["rows"]["stored"]), data.valid.stored, rtol=1e-7, atol=1e-6)
-    again = data.valid.measure.undo(vae.reconstruct(data.valid.x))
+    again = data.valid.measure.to_original_units(vae.reconstruct(data.valid.x))
     np.testing.assert_allclose(table(page["rows"]["again"]), again, rtol=1e-7, atol=1e-6)
     plane = planes_of(vae.encode(data.valid.x).double())[0]
     decoded = vae.decode(plane.grid(torch.zeros(2).double(), page["size"]).float())
-    np.testing.assert_allclose(table(page["grids"][0][0]), data.valid.measure.undo(decoded), rtol=1e-7, atol=1e-5)
+    np.testing.assert_allclose(
+        table(page["grids"][0][0]), data.valid.measure.to_original_units(decoded), rtol=1e-7, atol=1e-5
+    )
     assert page["rows"]["log_px"] is None
 
 
@@ -158,7 +160,7 @@ def test_pictures_are_shown_in_their_own_range(tmp_path, low, high, levels, stan
     page = latent_explorer.explorer(vae, data, split)
 
     def paper(x):
-        unit = split.measure.undo(x) * (levels or 1)
+        unit = split.measure.to_original_units(x) * (levels or 1)
         return 255 - 255 * np.clip((unit.double().numpy() - low) / (high - low), 0, 1)
 
     rows = page["rows"]
@@ -303,7 +305,7 @@ def test_what_is_no_program_and_where_no_file_can_be_is_said_at_the_door(tmp_pat
 
 
 def test_a_recipe_reads_part_inside_part():
-    made = describe(vae_for(pv.load_data("digits"), 2))
+    made = to_recipe(vae_for(pv.load_data("digits"), 2))
     assert html_page.recipe(made).splitlines()[:3] == [
         "VAE(", "    prior=StandardNormal(num_latents=2),", "    likelihood=Bernoulli(",
     ]  # fmt: skip

@@ -15,8 +15,8 @@ from pyro_vae.models.pca import median_square
 from pyro_vae.studies.autoencoder_vs_vae import (
     NUMBERS,
     Training,
-    examine,
-    fitted_encoder,
+    evaluate_encoder,
+    fit_encoder,
     in_pixels,
     new_codes,
     over_seeds,
@@ -47,8 +47,8 @@ def test_reconstruction_error_takes_any_program(tiny_vae):
 
 @pytest.mark.parametrize("kind", ["pca", "kernel-pca", "ae", "vae"])
 def test_every_kind_gives_every_number(digits, kind):
-    model, seconds = fitted_encoder(kind, 2, digits, SMALL, seed=1)
-    found = examine(model, digits, digits.valid, num_draws=100)
+    model, seconds = fit_encoder(kind, 2, digits, SMALL, seed=1)
+    found = evaluate_encoder(model, digits, digits.valid, num_draws=100)
     assert set(found) == set(NUMBERS)
     assert seconds > 0
     assert all(isinstance(value, float) and math.isfinite(value) for value in found.values())
@@ -60,21 +60,21 @@ def test_every_kind_gives_every_number(digits, kind):
 
 
 def test_the_same_seed_gives_the_same_network(digits):
-    first, again, other = (fitted_encoder("ae", 2, digits, SMALL, seed=seed)[0] for seed in (0, 0, 1))
+    first, again, other = (fit_encoder("ae", 2, digits, SMALL, seed=seed)[0] for seed in (0, 0, 1))
     x = digits.valid.x
     assert torch.equal(first.encode(x), again.encode(x))
     assert not torch.equal(first.encode(x), other.encode(x))
 
 
 def test_kernel_is_the_best_of_those_tried_on_validation_rows(digits):
-    chosen, _ = fitted_encoder("kernel-pca", 5, digits)
+    chosen, _ = fit_encoder("kernel-pca", 5, digits)
     other = pv.KernelPCA(5, chosen.gamma * 2, 1e-2).fit(digits)
     error = [float(pv.reconstruction_error(m, digits.valid).mean()) for m in (chosen, other)]
     assert error[0] <= error[1]
 
 
 def test_new_codes_are_the_priors_or_a_normals_around_the_codes(digits):
-    vae, _ = fitted_encoder("vae", 2, digits, SMALL)
+    vae, _ = fit_encoder("vae", 2, digits, SMALL)
     drawn = new_codes(vae, digits.valid, 4000)
     assert drawn.mean(0).abs().max() < 0.08
     torch.testing.assert_close(drawn.T.cov(), torch.eye(2), atol=0.1, rtol=0)
@@ -111,12 +111,12 @@ def test_over_seeds_gives_means_and_standard_errors():
 
 def test_an_unknown_kind_says_which_there_are(digits):
     with pytest.raises(InputError, match="pca, kernel-pca, ae, vae"):
-        fitted_encoder("umap", 2, digits)
+        fit_encoder("umap", 2, digits)
 
 
 def test_missing_values_do_not_count_as_rebuilt():
     class Zero:
-        def reconstruct(self, x, **extras):
+        def reconstruct(self, x, **row_inputs):
             return torch.zeros_like(x)
 
     x = torch.tensor([[2.0, float("nan")], [1.0, 3.0]])
@@ -131,7 +131,7 @@ def test_what_has_collapsed_has_none_where_there_is_no_number(digits):
         def decode(self, z):
             return torch.zeros(*z.shape[:-1], 64, dtype=z.dtype)
 
-    found = examine(Constant(2).fit(digits), digits, digits.valid, num_draws=50)
+    found = evaluate_encoder(Constant(2).fit(digits), digits, digits.valid, num_draws=50)
     assert found["path_ratio"] is None
     assert found["reconstruction_error"] > 0.1
 
@@ -144,7 +144,7 @@ def test_a_decoder_that_asks_for_more_than_z_is_refused(digits):
         num_labels=10,
     )
     with pytest.raises(InputError, match="cannot decode z alone"):
-        examine(vae, digits, digits.valid)
+        evaluate_encoder(vae, digits, digits.valid)
 
 
 def test_the_kernels_width_does_not_depend_on_the_order_of_rows():

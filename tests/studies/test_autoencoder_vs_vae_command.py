@@ -74,7 +74,9 @@ def test_the_roll_is_said_and_kept(capsys, tmp_path, monkeypatch):
     from pyro_vae.studies.autoencoder_vs_vae import Training
 
     short = Training(hidden=(8,), epochs=1)
-    monkeypatch.setattr(encoders, "unroll", lambda kind, seed: swiss_roll.unroll(kind, seed, short, num_rows=100))
+    monkeypatch.setattr(
+        encoders, "unroll", lambda kind, seed: swiss_roll.fit_swiss_roll(kind, seed, short, num_rows=100)
+    )
     words = ["compare", "--preset", "ae-vs-vae", "--latent-dim", "2", "--epochs", "1", "--hidden", "4", "--seeds", "1"]
     words += ["--train-rows", "100", "--num-rows", "50", "--out", str(tmp_path / "c")]
     code, out, _ = run(capsys, *words)

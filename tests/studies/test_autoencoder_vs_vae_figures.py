@@ -13,7 +13,7 @@ from pyro_vae.studies.autoencoder_vs_vae_figures import (
     plot_rolls,
     plot_sizes,
 )
-from pyro_vae.studies.swiss_roll import Unrolled
+from pyro_vae.studies.swiss_roll import UnrolledSheet
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_lines_of_pca_are_straight(shown):
 
 def test_all_are_written(shown, tmp_path):
     data, models = shown
-    roll = Unrolled("pca", 0, torch.randn(50, 2), torch.rand(50, 2), 0.5, 0.5, 0.1)
+    roll = UnrolledSheet("pca", 0, torch.randn(50, 2), torch.rand(50, 2), 0.5, 0.5, 0.1)
     written = draw_encoders(tmp_path, [line("pca", 2), line("ae", 2)], models, data, data.valid, [roll, roll])
     assert [path.stem for path in written] == ["sizes", "codes", "draws", "lines", "roll"]
     assert plot_rolls([roll, roll]).axes[0].get_title(loc="left") == "PCA"

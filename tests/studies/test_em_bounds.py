@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal, kl_divergence
 
 from pyro_vae.errors import InputError
-from pyro_vae.studies.em_bounds import touching
+from pyro_vae.studies.em_bounds import coordinate_ascent_demo
 
 WEIGHT, SCALE, BACKGROUND = 0.4, 0.9, 2.5
 
@@ -22,7 +22,7 @@ def settings(request):
 
 @pytest.fixture
 def found(settings):
-    return touching(**settings)
+    return coordinate_ascent_demo(**settings)
 
 
 def mixture(theta, weight=WEIGHT, scale=SCALE, background=BACKGROUND):
@@ -37,7 +37,7 @@ def normal(loc, scale):
 
 
 def test_the_curve_is_that_of_torchs_mixture():
-    found = touching(weight=WEIGHT, scale=SCALE, background=BACKGROUND)
+    found = coordinate_ascent_demo(weight=WEIGHT, scale=SCALE, background=BACKGROUND)
     expected = mixture(found.theta).log_prob(found.x[:, None]).mean(0)
     torch.testing.assert_close(found.log_px, expected, atol=1e-13, rtol=0)
 
@@ -52,7 +52,7 @@ def test_bounds_lie_below_and_ems_touch(found):
 
 
 def test_the_gap_is_the_divergence_from_the_posterior():
-    found = touching(weight=WEIGHT, scale=SCALE, background=BACKGROUND)
+    found = coordinate_ascent_demo(weight=WEIGHT, scale=SCALE, background=BACKGROUND)
     for climb in (found.em, found.vi):
         for t, theta in enumerate(climb.theta):
             joint = torch.stack(
@@ -74,7 +74,7 @@ def test_steps_never_go_down(found):
 
 def test_the_best_q_is_the_best_of_all_in_its_family():
     """The derivative of F in the log-odds of each cell is zero there, and F is concave in its shares."""
-    found = touching(cuts=(0.0, 1.5))
+    found = coordinate_ascent_demo(cuts=(0.0, 1.5))
     cell = torch.bucketize(found.x, torch.tensor([0.0, 1.5], dtype=torch.float64))
     odds = torch.tensor([torch.logit(found.vi.shares[0][cell == k][0]) for k in range(3)], dtype=torch.float64)
     odds.requires_grad_()
@@ -96,19 +96,19 @@ def test_em_rests_where_the_likelihood_is_level(found, settings):
 def test_each_rests_where_its_best_bound_is_highest(found, settings):
     for name in ("em", "vi"):
         limit = getattr(found, name).limit
-        fine = touching(low=limit - 0.02, high=limit + 0.02, num_points=401, **settings)
+        fine = coordinate_ascent_demo(low=limit - 0.02, high=limit + 0.02, num_points=401, **settings)
         best = getattr(fine, name).best
         assert abs(float(fine.theta[best.argmax()]) - limit) <= 1e-4
 
 
 def test_em_and_vi_part_and_vi_with_a_cell_for_each_row_is_em():
-    found = touching()
+    found = coordinate_ascent_demo()
     assert found.em.limit > 1.5
     assert found.vi.limit < -1.5
     x = found.x.sort().values
-    apart = touching(x, cuts=((x[1:] + x[:-1]) / 2).tolist())
+    apart = coordinate_ascent_demo(x, cuts=((x[1:] + x[:-1]) / 2).tolist())
     torch.testing.assert_close(apart.vi.theta, apart.em.theta, atol=1e-12, rtol=0)
-    shared = touching(cuts=())
+    shared = coordinate_ascent_demo(cuts=())
     assert shared.vi.limit == pytest.approx(float(shared.x.mean()), abs=1e-12)
 
 
@@ -117,4 +117,4 @@ def test_em_and_vi_part_and_vi_with_a_cell_for_each_row_is_em():
 )
 def test_what_makes_no_mixture_is_refused(wrong):
     with pytest.raises(InputError, match="expected"):
-        touching(**wrong)
+        coordinate_ascent_demo(**wrong)

@@ -9,9 +9,9 @@ from example_programs import Hierarchical, global_mean, vamp_vae
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.diagnostics.latent_usage import usage
+from pyro_vae.diagnostics.latent_usage import latent_usage
 from pyro_vae.errors import InputError
-from pyro_vae.studies.posterior_collapse import collapse, deep_vae, over_plain, ways_out
+from pyro_vae.studies.posterior_collapse import collapse, deep_vae, gain_over_baseline, remedies
 
 
 class Known(nn.Module):
@@ -33,7 +33,7 @@ def known():
 
 def test_kl_and_variance_of_each_latent_are_their_closed_forms():
     vae, x = known()
-    found = usage(vae, x, num_samples=50)
+    found = latent_usage(vae, x, num_samples=50)
     means = vae.posterior.a * x[:, [0, 1, 1]]
     torch.testing.assert_close(found.variance, means.double().var(0, correction=0), rtol=1e-5, atol=1e-6)
     s = vae.posterior.s
@@ -46,7 +46,7 @@ def test_kl_and_variance_of_each_latent_are_their_closed_forms():
     assert found.active.tolist() == [True, True, False]
     assert found.order.tolist() == [0, 1, 2]
     assert found.names == ("z[0]", "z[1]", "z[2]")
-    assert repr(found).startswith("Usage(2 of 3 latents active, KL ")
+    assert repr(found).startswith("LatentUsage(2 of 3 latents active, KL ")
 
 
 def test_means_from_draws_do_not_look_active():
@@ -56,7 +56,7 @@ def test_means_from_draws_do_not_look_active():
     for parameter in flow.parameters():
         nn.init.zeros_(parameter)
     vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), flow)
-    found = usage(vae, torch.ones(2000, 6))
+    found = latent_usage(vae, torch.ones(2000, 6))
     assert found.variance.abs().max() < 5 / 64 / math.sqrt(2000)
     assert found.kl_apart is None
     assert found.kl["z"].shape == (1,)
@@ -65,12 +65,12 @@ def test_means_from_draws_do_not_look_active():
 
 def test_sites_stand_side_by_side_and_their_kl_adds_up():
     program, x = Hierarchical(), (torch.rand(200, 6) < 0.5).float()
-    found = usage(program, x, num_samples=50)
+    found = latent_usage(program, x, num_samples=50)
     assert found.names == ("z1[0]", "z1[1]", "z1[2]", "z2[0]", "z2[1]")
     assert found.kl_apart.shape == (5,)
     evidence = pv.log_evidence(program, x, 200)
     assert float(found.kl_apart.sum()) == pytest.approx(float(evidence.kl.mean()), abs=0.05)
-    vamp = usage(vamp_vae(), x)
+    vamp = latent_usage(vamp_vae(), x)
     assert vamp.kl_apart is None
     assert vamp.variance.shape == (2,)
 
@@ -78,19 +78,19 @@ def test_sites_stand_side_by_side_and_their_kl_adds_up():
 def test_same_seed_same_bits_and_the_callers_numbers_are_left_alone():
     vae, x = known()
     torch.manual_seed(3)
-    first, after = usage(vae, x, seed=1), torch.rand(1)
+    first, after = latent_usage(vae, x, seed=1), torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(torch.rand(1), after)
-    assert torch.equal(usage(vae, x, seed=1).kl["z"], first.kl["z"])
-    assert not torch.equal(usage(vae, x, seed=2).kl["z"], first.kl["z"])
+    assert torch.equal(latent_usage(vae, x, seed=1).kl["z"], first.kl["z"])
+    assert not torch.equal(latent_usage(vae, x, seed=2).kl["z"], first.kl["z"])
 
 
 def test_programs_without_latents_for_each_row_are_told():
     with pytest.raises(InputError, match="no latent for each row"):
-        usage(global_mean(), torch.randn(10, 1))
+        latent_usage(global_mean(), torch.randn(10, 1))
     vae, x = known()
     with pytest.raises(InputError, match="num_samples"):
-        usage(vae, x, num_samples=0)
+        latent_usage(vae, x, num_samples=0)
 
 
 def test_where_the_scale_is_too_large_collapse_is_the_optimum():
@@ -99,14 +99,14 @@ def test_where_the_scale_is_too_large_collapse_is_the_optimum():
     data = pv.load_data("digits", binarize="none", dequantize=True)
     x = data.train.x.double()
     assert torch.linalg.eigvalsh(x.T.cov()).max() < 3**2
-    ways = {name: way for name, way in ways_out(4).items() if name in ("plain", "free bits 0.5")}
+    ways = {name: way for name, way in remedies(4).items() if name in ("plain", "free bits 0.5")}
     found = collapse(data, lambda rows: deep_vae(rows, 5, scale=3.0), ways, seeds=[0], epochs=4, num_samples=100)
     plain, free = found
     assert plain.kl < 0.05
     assert not plain.usage.active.any()
     assert plain.log_px - plain.elbo < 0.05
     assert free.kl > plain.kl
-    assert over_plain(found, "free bits 0.5")[0] < 0
+    assert gain_over_baseline(found, "free bits 0.5")[0] < 0
     assert plain.found.measure == data.measure
 
 
@@ -120,10 +120,10 @@ def test_records_are_paired_by_seed_and_the_same_each_time():
     assert [(one.seed, one.way) for one in found] == [(0, "plain"), (0, "warm-up"), (5, "plain"), (5, "warm-up")]
     assert [one.log_px for one in found] == [one.log_px for one in again]
     assert len({one.log_px for one in found}) == 4
-    gain, se = over_plain(found, "warm-up")
+    gain, se = gain_over_baseline(found, "warm-up")
     each = torch.tensor([found[1].log_px - found[0].log_px, found[3].log_px - found[2].log_px], dtype=torch.float64)
     assert gain == pytest.approx(float(each.mean()))
     assert se == pytest.approx(float((each[0] - each[1]).abs() / 2))
-    assert over_plain(found, "plain") == (0, 0)
+    assert gain_over_baseline(found, "plain") == (0, 0)
     with pytest.raises(InputError, match="one seed and one way"):
         collapse(seeds=[])

@@ -6,7 +6,7 @@ from sklearn.datasets import make_swiss_roll
 
 from pyro_vae.errors import InputError
 from pyro_vae.studies.autoencoder_vs_vae import Training
-from pyro_vae.studies.swiss_roll import on_the_sheet, swiss_roll, unroll, unrolling
+from pyro_vae.studies.swiss_roll import fit_swiss_roll, on_the_sheet, swiss_roll, unrolling_quality
 
 
 def test_places_on_the_sheet_are_those_it_was_rolled_from():
@@ -29,19 +29,19 @@ def test_a_flat_sheet_is_flat_and_a_folded_one_is_not():
     sheet = torch.rand(300, 2, dtype=torch.float64)
     turned = sheet @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)
     folded = torch.stack([(sheet[:, 0] - 0.5).abs(), sheet[:, 1]], 1)
-    assert unrolling(turned, sheet) == pytest.approx((1, 1), abs=1e-9)
-    assert unrolling(folded, sheet)[0] < 0.8
-    assert unrolling(folded, sheet)[1] < 0.95
+    assert unrolling_quality(turned, sheet) == pytest.approx((1, 1), abs=1e-9)
+    assert unrolling_quality(folded, sheet)[0] < 0.8
+    assert unrolling_quality(folded, sheet)[1] < 0.95
 
 
 def test_a_roll_by_pca_lies_on_itself():
-    found = unroll("pca")
+    found = fit_swiss_roll("pca")
     assert found.codes.shape == found.sheet.shape == (500, 2)
     assert found.trust < 0.9
 
 
 def test_a_roll_by_an_autoencoder_runs():
-    found = unroll("ae", training=Training(hidden=(8,), epochs=1), num_rows=200)
+    found = fit_swiss_roll("ae", training=Training(hidden=(8,), epochs=1), num_rows=200)
     assert 0 < found.error < 2
     data, _ = swiss_roll(200)
     assert len(data.train) == 200
@@ -49,6 +49,6 @@ def test_a_roll_by_an_autoencoder_runs():
 
 def test_wrong_arguments():
     with pytest.raises(InputError, match="no encoder"):
-        unroll("umap")
+        fit_swiss_roll("umap")
     with pytest.raises(InputError, match="place on the sheet"):
-        unrolling(torch.rand(30, 2), torch.rand(29, 2))
+        unrolling_quality(torch.rand(30, 2), torch.rand(29, 2))

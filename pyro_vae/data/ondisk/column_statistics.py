@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.cache import cache_folder, keep, key_of
+from pyro_vae.data.cache import cache_folder, cache_key, keep
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
 from pyro_vae.errors import InputError
 
 
-def surveyed(rows: RowsOnDisk, called: Path, names: tuple[str, ...] = ()) -> RowsOnDisk:
+def validate_rows(rows: RowsOnDisk, called: Path, names: tuple[str, ...] = ()) -> RowsOnDisk:
     """The rows with every value checked, and with what one pass over all of them tells.
 
     `witness` are a few of the values that stand for all: the lowest, the highest, and one that is no whole number if
@@ -21,7 +21,7 @@ def surveyed(rows: RowsOnDisk, called: Path, names: tuple[str, ...] = ()) -> Row
     all values. Both are kept in the cache folder until the file changes. Raises `InputError` for a value that is
     missing or infinite, and says where the first one is.
     """
-    kept = cache_folder() / f"survey-{key_of(rows.path, rows.columns, str(rows.dtype))}.npz"
+    kept = cache_folder() / f"survey-{cache_key(rows.path, rows.columns, str(rows.dtype))}.npz"
     if kept.exists():
         with np.load(kept, allow_pickle=False) as archive:
             return replace(rows, witness=torch.from_numpy(archive["witness"]), digest=str(archive["digest"]))

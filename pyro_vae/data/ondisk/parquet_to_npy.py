@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae.data.cache import cache_folder, key_of
+from pyro_vae.data.cache import cache_folder, cache_key
 from pyro_vae.data.ondisk.rows_on_disk import rows_of_npy
 from pyro_vae.data.read_files import LABEL_COLUMNS, Table, frame_table, labels_of
 from pyro_vae.errors import InputError
@@ -21,7 +21,7 @@ def table_of_parquet(path: Path) -> Table:
     names = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
     label = next((name for name in names if name.lower() in LABEL_COLUMNS), None)
     values = [name for name in names if name.lower() not in LABEL_COLUMNS]
-    converted = cache_folder() / f"{path.stem}-{key_of(path)}.npy"
+    converted = cache_folder() / f"{path.stem}-{cache_key(path)}.npy"
     if not converted.exists():
         _convert(file, values, path, converted)
     rows = rows_of_npy(converted, as_floats=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from pyro_vae.data.ondisk.column_statistics import surveyed
+from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk, open_npy, rows_of_npy
 from pyro_vae.data.read_files import Table, read_file
 from pyro_vae.errors import InputError
 
 LARGEST_IN_MEMORY = 2**30  # bytes of a file's rows; a larger one stays on disk
-MOST_HELD_OUT = 10_000  # rows, for validation and for the test each
+MAX_HELD_OUT = 10_000  # rows, for validation and for the test each
 
 
 def read_rows(path: Path, missing: bool = False, stream: bool | None = None) -> Table:
@@ -32,13 +32,13 @@ def read_rows(path: Path, missing: bool = False, stream: bool | None = None) -> 
     table = _on_disk(path)
     if not len(table.values) or not table.values.shape[1]:
         raise InputError(f"{path}: no rows in it")
-    return replace(table, values=surveyed(table.values, path, table.columns))
+    return replace(table, values=validate_rows(table.values, path, table.columns))
 
 
 def cut_on_disk(table: Table, seed: int, num_held_out: int) -> list[Table]:
     """Training rows on disk, validation and test rows in memory: so many of each, 10,000 at most, by a seeded draw."""
     rows: RowsOnDisk = table.values
-    num = min(num_held_out, MOST_HELD_OUT)
+    num = min(num_held_out, MAX_HELD_OUT)
     drawn = _distinct(len(rows), 2 * num, torch.Generator().manual_seed(seed))
     valid, test = drawn[:num].sort().values, drawn[num:].sort().values
     left = rows.without(drawn)

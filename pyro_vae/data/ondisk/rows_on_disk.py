@@ -14,7 +14,7 @@ from pyro_vae.errors import InputError
 
 BLOCK_BYTES = 2**20  # read at once
 WINDOW_BYTES = 2**26  # of shuffled blocks in memory
-MOST_BLOCK_ROWS = 2**14  # of narrow rows, whose places in the order take more than they do
+MAX_BLOCK_ROWS = 2**14  # of narrow rows, whose places in the order take more than they do
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class RowsOnDisk:
 
     As for rows in memory, uint8 stays uint8 and every other number becomes float64 (`as_floats`: uint8 too). `left_out`
     (L,) are sorted places in the file, `columns` those to take, all by default. `witness` and `digest` are what
-    `survey.surveyed` finds.
+    `survey.validate_rows` finds.
 
     `order` is a block shuffle: blocks of 1 MiB are permuted, 64 of them at a time are read into a window of 64 MiB, and
     the rows of a window are permuted. A batch then mixes rows of up to 64 places of the file, each row is met once, and
@@ -102,7 +102,7 @@ class RowsOnDisk:
 
     @property
     def block_rows(self) -> int:
-        return min(max(1, BLOCK_BYTES // self.row_bytes), MOST_BLOCK_ROWS)
+        return min(max(1, BLOCK_BYTES // self.row_bytes), MAX_BLOCK_ROWS)
 
     def order(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Every row once, in batches of places among these rows, in a block shuffle."""

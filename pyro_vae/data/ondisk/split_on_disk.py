@@ -13,7 +13,7 @@ from pyro_vae.data.split import DRAW_SEED, Split
 from pyro_vae.errors import InputError
 
 ROWS_IN_A_DRAW = 16  # on disk: rows that share a seed
-MOST_AT_ONCE = 2**30  # bytes of x that rows on disk may be asked for
+MAX_AT_ONCE = 2**30  # bytes of x that rows on disk may be asked for
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,7 +29,7 @@ class SplitOnDisk(Split):
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         index = index_of(rows, len(self))
-        if len(index) * self.shape[1] * 4 > MOST_AT_ONCE:
+        if len(index) * self.shape[1] * 4 > MAX_AT_ONCE:
             raise InputError(
                 f"{len(index)} rows stay on disk, being too many to hold; take some of them (split[:10_000]), or go "
                 "through them (split.parts(10_000))"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyro_vae.inference.compile.recorder import Recorder
 
 aten = torch.ops.aten
-NEUTRAL = {
+IDENTITIES = {
     aten.add.Tensor: 0,
     aten.sub.Tensor: 0,
     aten.mul.Tensor: 1,
@@ -21,7 +21,7 @@ NEUTRAL = {
     aten.div.Tensor: 1,
     aten.pow.Tensor_Scalar: 1,
 }
-SHORTER = {  # the same operations by their Python names, which reach them in half the time
+PYTHON_NAMES = {  # the same operations by their Python names, which reach them in half the time
     aten.add.Tensor: torch.add,
     aten.addmm.default: torch.addmm,
     aten.bmm.default: torch.bmm,
@@ -64,13 +64,13 @@ class Graph:
     def __init__(self, recorder: "Recorder", outputs: tuple[Tensor | None, ...]) -> None:
         self.outputs = outputs
         recorder.graph.output(tuple(None if out is None else recorder.node_of(out) for out in outputs))
-        recorder.hold_constants()
-        _drop_neutral(recorder)
-        _merge_repeated(recorder)
-        _part_outputs(recorder)
-        _drop_unused(recorder.graph)
+        recorder.hoist_constants()
+        simplify_identities(recorder)
+        eliminate_common_subexpressions(recorder)
+        clone_aliased_outputs(recorder)
+        eliminate_dead_code(recorder.graph)
         for node in recorder.graph.nodes:
-            node.target = SHORTER.get(node.target, node.target)
+            node.target = PYTHON_NAMES.get(node.target, node.target)
         self.found = tuple(recorder.found[node] for node in recorder.graph.nodes if node in recorder.found)
         if recorder.given & recorder.before.keys():
             raise Untraceable("it writes into the rows that it is given")
@@ -106,7 +106,7 @@ class Graph:
         ours = [value.clone() for value in inputs]
         aside, kernels, run = torch.cuda.Stream(), torch.cuda.CUDAGraph(), self.run
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.no_grad(), self.nothing_written(), torch.cuda.stream(aside):
+        with torch.no_grad(), self.nothing_written(), torch.cuda.epoch_seed(aside):
             for _ in range(3):  # libraries set themselves up in their first calls
                 run(*ours, *self.found)
         torch.cuda.current_stream().wait_stream(aside)
@@ -122,12 +122,12 @@ class Graph:
         self.run = replay
 
 
-def _drop_neutral(recorder: "Recorder") -> None:
+def simplify_identities(recorder: "Recorder") -> None:
     """Leave out what adds nothing and multiplies by one: a copy, unless something is written into it or its origin."""
     for node in list(recorder.graph.nodes):
-        if node.op == "call_function" and node.target in NEUTRAL and len(node.args) == 2:
+        if node.op == "call_function" and node.target in IDENTITIES and len(node.args) == 2:
             origin, number = node.args
-            same = isinstance(number, (int, float)) and number == NEUTRAL[node.target] and not node.kwargs
+            same = isinstance(number, (int, float)) and number == IDENTITIES[node.target] and not node.kwargs
             if not same or not isinstance(origin, fx.Node):
                 continue
             places = {node.meta.get("place"), origin.meta.get("place")}
@@ -136,7 +136,7 @@ def _drop_neutral(recorder: "Recorder") -> None:
                 recorder.graph.erase_node(node)
 
 
-def _merge_repeated(recorder: "Recorder") -> None:
+def eliminate_common_subexpressions(recorder: "Recorder") -> None:
     """Do once what is done twice to the same tensors, unless something is drawn or written there."""
     done: dict[Any, fx.Node] = {}
     for node in list(recorder.graph.nodes):
@@ -154,7 +154,7 @@ def _merge_repeated(recorder: "Recorder") -> None:
                 recorder.graph.erase_node(node)
 
 
-def _part_outputs(recorder: "Recorder") -> None:
+def clone_aliased_outputs(recorder: "Recorder") -> None:
     """Make each output a tensor of its own: whoever gets it may write into it, and keep it."""
     end = next(iter(reversed(recorder.graph.nodes)))
     given: set[int | None] = set(recorder.foreign)
@@ -170,7 +170,7 @@ def _part_outputs(recorder: "Recorder") -> None:
     end.args = (tuple(outputs),)
 
 
-def _drop_unused(graph: fx.Graph) -> None:
+def eliminate_dead_code(graph: fx.Graph) -> None:
     """Remove what nothing uses, but no input, no write and no draw: the random numbers that follow would be others."""
     for node in reversed(list(graph.nodes)):
         if node.op != "call_function" or node.users:

@@ -15,13 +15,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.context import may_read, unread
+from pyro_vae.context import is_recording, recording
 from pyro_vae.inference.compile.recorded_graph import Graph, Untraceable
 
 aten = torch.ops.aten
-SAME = (aten.detach.default, aten.alias.default)  # the same values in the same place under another name
-RESHAPED = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
-FILLED = (aten.ones_like.default, aten.zeros_like.default, aten.ones.default, aten.zeros.default, aten.full.default)
+ALIASES = (aten.detach.default, aten.alias.default)  # the same values in the same place under another name
+RESHAPES = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
+FILLS = (aten.ones_like.default, aten.zeros_like.default, aten.ones.default, aten.zeros.default, aten.full.default)
 BATCH_NORMS = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default)  # they write and do not say so
 
 
@@ -33,20 +33,20 @@ def record(function: Callable[..., tuple[Tensor | None, ...]], *inputs: Tensor) 
     """
     recorder = Recorder(inputs)
     try:
-        with unread(), recorder:
+        with recording(), recorder:
             outputs = function(*inputs)
     finally:
-        recorder.put_back()
+        recorder.restore_written()
     return Graph(recorder, outputs)
 
 
-class Unread(TorchFunctionMode):
+class ScalarGuard(TorchFunctionMode):
     """The loss that Pyro reads to report it (`torch_item`) stays a tensor; other ways out of a tensor are refused."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.item and _asked_by(torch_item):
             return args[0].detach()
-        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__) and not may_read():
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__) and is_recording():
             raise Untraceable("it takes values out of a tensor (tolist, numpy)")
         return func(*args, **(kwargs or {}))
 
@@ -115,7 +115,7 @@ class Recorder(TorchDispatchMode):
             self._remember(value, node)
         return self.nodes[id(value)]
 
-    def hold_constants(self) -> None:
+    def hoist_constants(self) -> None:
         """Constants become inputs held by reference, where nothing writes into them."""
         kept = [value for value in self.constants.values() if _place(value) not in self.written]
         for value in kept:
@@ -125,7 +125,7 @@ class Recorder(TorchDispatchMode):
             else:
                 self.nodes[id(value)] = node
 
-    def put_back(self) -> None:
+    def restore_written(self) -> None:
         with torch.no_grad():
             for value, before in self.before.values():
                 value.copy_(before)
@@ -143,7 +143,7 @@ class Recorder(TorchDispatchMode):
 
     def _same(self, func: Any, args: Any, made: Tensor) -> fx.Node | None:
         """The node that stands for what an operation gives, where it changes nothing."""
-        if func in SAME or (func in RESHAPED and made.shape == args[0].shape and made.stride() == args[0].stride()):
+        if func in ALIASES or (func in RESHAPES and made.shape == args[0].shape and made.stride() == args[0].stride()):
             return self.nodes[id(args[0])]
         if func is aten.t.default and (inner := self.nodes[id(args[0])]).target is func:
             return inner.args[0]  # type: ignore[return-value]  # transposed twice
@@ -151,7 +151,7 @@ class Recorder(TorchDispatchMode):
 
     def _is_constant(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Whether an operation gives the same at every call: a filled tensor, or arithmetic on such alone."""
-        if func in FILLED:
+        if func in FILLS:
             return True
         given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         still = all(id(value) in self.constants and _place(value) not in self.written for value in given)
@@ -190,7 +190,7 @@ def _refuse(func: Any, args: Any, kwargs: Any) -> None:
 
 
 @contextmanager
-def same_numbers() -> Iterator[Callable[[], None]]:
+def replay_rng() -> Iterator[Callable[[], None]]:
     """Give a function that sets the random generators back to where they were on entering."""
     state = pyro.util.get_rng_state()
     cuda = [torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else []

@@ -10,8 +10,8 @@ from torch import Tensor
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.fit_result import EPOCH_KEYS, FitResult
-from pyro_vae.programs.parameters import place_of
-from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.parameters import device_and_dtype
+from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch, require_mask
 
 
@@ -55,8 +55,8 @@ def fit_cavi(
         raise InputError(f"expected one epoch or more and a tolerance of 0 or more, got {epochs} and {tol}")
     train = as_split(x, "train")
     require_mask(program, train.mask)
-    rows, jacobian = train.x.to(place_of(program)), float(train.log_jacobian.mean())
-    layout_of(program, Batch(rows, rows=torch.arange(len(rows), device=rows.device))).check(rows)
+    rows, jacobian = train.x.to(device_and_dtype(program)), float(train.log_jacobian.mean())
+    find_plates(program, Batch(rows, rows=torch.arange(len(rows), device=rows.device))).check(rows)
     began = time.perf_counter()
     if start is not None:
         program.start(rows, start)

@@ -10,7 +10,7 @@ from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import EPOCH_KEYS, FitResult
 from pyro_vae.models.ppca import PPCA, SCALE_FLOOR
-from pyro_vae.programs.parameters import place_of
+from pyro_vae.programs.parameters import device_and_dtype
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def fit_closed_form(model: Any, data: Dataset | Split | Tensor) -> FitResult:
     if not isinstance(model, PPCA):
         raise InputError(f"a {type(model).__name__} has no closed form: take fit_em or fit")
     began, train = time.perf_counter(), model.rows_of(as_split(data, "train"))
-    place, rows = place_of(model), [slice(start, start + 10_000) for start in range(0, len(train), 10_000)]
+    place, rows = device_and_dtype(model), [slice(start, start + 10_000) for start in range(0, len(train), 10_000)]
     mean = torch.stack([train[block].to(place).sum(0) for block in rows]).sum(0) / len(train)
     away = (train[block].to(place) - mean for block in rows)
     covariance = sum((block.T @ block for block in away), place.new_zeros(len(mean), len(mean))) / len(train)

@@ -13,16 +13,16 @@ from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.fit_result import EPOCH_KEYS, FitResult
 from pyro_vae.inference.svi.progress import Progress, Style
-from pyro_vae.inference.svi.train_config import Settings
+from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.models.exact_density import Density, Statistics
-from pyro_vae.programs.parameters import load_state, place_of, state_of
-from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.parameters import copy_state, device_and_dtype, load_state
+from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
 
 START_ROWS = 10_000
 CHECKED_AT_ONCE = 10_000
 WORST_ROWS = 64  # candidates for a component that explains nothing
-MOST_MOVES = 3  # of a start, for each component
+MAX_MOVES = 3  # of a start, for each component
 FORGETTING = 0.6  # the exponent of online EM's steps, between 1/2 and 1
 
 
@@ -113,26 +113,26 @@ class _Run:
         on_epoch: Callable[[list[dict[str, Any]]], None] | None,
     ) -> None:
         self.model, self.train, self.valid, self.budget, self.hard = model, train, valid, budget, hard
-        self.on_epoch, self.place, self.num_rows = on_epoch, place_of(model), len(train)
+        self.on_epoch, self.place, self.num_rows = on_epoch, device_and_dtype(model), len(train)
         few = torch.linspace(0, len(train) - 1, min(len(train), START_ROWS), dtype=torch.float64)
         self.some_rows = self._rows(few.long())
         self._check()
         self.history: list[dict[str, Any]] = []
         import sklearn.cluster  # noqa: F401 - for the start, before the clock
 
-        self.began, self.best_epoch, self.best_value, self.best = time.perf_counter(), 0, -math.inf, state_of(model)
+        self.began, self.best_epoch, self.best_value, self.best = time.perf_counter(), 0, -math.inf, copy_state(model)
         self.ended: dict[int, str] = {}  # how each start did
 
     def _rows(self, index: slice | Tensor) -> Tensor:
         return self.train[index].to(self.place)
 
     def _check(self) -> None:
-        placeholders = torch.zeros_like(self.some_rows[:3])  # the layout alone: real rows are what is to be checked
-        layout = layout_of(self.model, Batch(placeholders, rows=torch.arange(len(placeholders))))
+        placeholders = torch.zeros_like(self.some_rows[:3])  # the plates alone: real rows are what is to be checked
+        plates = find_plates(self.model, Batch(placeholders, rows=torch.arange(len(placeholders))))
         total = torch.zeros_like(self.some_rows[0])
         for start in range(0, self.num_rows, CHECKED_AT_ONCE):
             rows = self._rows(slice(start, start + CHECKED_AT_ONCE))
-            layout.check(rows)
+            plates.check(rows)
             total += rows.sum(0)
         self.mean = total / self.num_rows
 
@@ -163,7 +163,7 @@ class _Run:
             if epoch == epochs - 1:
                 return
             self.model.m_step(statistics)
-            if moved < MOST_MOVES * len(statistics.get("counts", ())):
+            if moved < MAX_MOVES * len(statistics.get("counts", ())):
                 worst = log_px.cpu().topk(min(WORST_ROWS, self.num_rows), largest=False).indices
                 row["revived"] = self.model.revive(statistics, self._rows(worst))
                 moved += row["revived"]
@@ -175,7 +175,7 @@ class _Run:
         average, step = _per_row(*self.model.e_step(self._blocks_of(self.some_rows), self.hard)), 0
         self.ended[number] = "epochs"
         for epoch in range(epochs):
-            generator = torch.Generator().manual_seed(Settings(seed=seed).stream(epoch))
+            generator = torch.Generator().manual_seed(TrainConfig(seed=seed).epoch_seed(epoch))
             order, total = torch.randperm(self.num_rows, generator=generator), 0.0
             for index in order.split(batch_size):
                 step += 1
@@ -206,7 +206,7 @@ class _Run:
         row["revived"] = 0
         self.history.append(row)
         if keep and row["objective"] > self.best_value:
-            self.best_epoch, self.best_value, self.best = epoch, row["objective"], state_of(self.model)
+            self.best_epoch, self.best_value, self.best = epoch, row["objective"], copy_state(self.model)
         bar.epoch(row)
         if self.on_epoch is not None:
             self.on_epoch(self.history)

@@ -14,13 +14,13 @@ from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.posterior.hmc import State, state_at, transition
-from pyro_vae.inference.svi.optimizer import OneOptimizer
+from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.progress import Progress, Style
-from pyro_vae.inference.svi.train_config import Settings
-from pyro_vae.inference.svi.trainer import VALID_ROWS_AT_ONCE, Loop
-from pyro_vae.programs.parameters import named_parameters, parameters_of, place_of
+from pyro_vae.inference.svi.train_config import TrainConfig
+from pyro_vae.inference.svi.trainer import VALID_BATCH_SIZE, Trainer
+from pyro_vae.programs.parameters import device_and_dtype, named_parameters, use_param_store
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.unconstrained_joint import Joint
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import PerRow, RowLatents
 
 FIRST_STEP, GAIN = 0.1, 0.5  # of the leapfrog steps, and how fast their logarithm follows the acceptance
@@ -74,7 +74,7 @@ def fit_mcem(
     >>> bool(pv.exact_evidence(vae, x).log_px.mean() > before + 0.1), fitted.history[4]["elbo"]
     (True, None)
     """
-    settings = Settings(epochs, batch_size, learning_rate, optimizer, schedule, clip, seed=seed)
+    settings = TrainConfig(epochs, batch_size, learning_rate, optimizer, schedule, clip, seed=seed)
     settings.check()
     if leapfrog < 1 or updates < 0 or not 0 < target_accept < 1:
         raise InputError(
@@ -83,10 +83,12 @@ def fit_mcem(
         )
     train = as_split(data, "train")
     held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
-    with parameters_of(program), seeded(seed):
+    with use_param_store(program), seeded(seed):
         walk = _Walk(leapfrog, target_accept, updates)
-        loop = _Loop(program, train, held_out, settings, labels, place_of(program, like=train[:1]), walk)
-        return loop.climb(None, on_epoch, progress)
+        trainer = _MCEMTrainer(
+            program, train, held_out, settings, labels, device_and_dtype(program, like=train[:1]), walk
+        )
+        return trainer.fit(None, on_epoch, progress)
 
 
 class _Walk:
@@ -100,7 +102,7 @@ class _Walk:
     def reset(self) -> None:
         self.accepted, self.moves = 0.0, 0
 
-    def __call__(self, joint: Joint, u: RowLatents, adapt: bool = True) -> State:
+    def __call__(self, joint: UnconstrainedJoint, u: RowLatents, adapt: bool = True) -> State:
         """Where chains at u are after one transition."""
 
         def at(u: Tensor) -> State:
@@ -114,13 +116,13 @@ class _Walk:
         return state
 
 
-def log_joint(joint: Joint, u: RowLatents) -> PerRow:
+def log_joint(joint: UnconstrainedJoint, u: RowLatents) -> PerRow:
     """log p(x, u) of each row, nats, the Jacobian counted."""
     point = joint.at(u)
     return point.likelihood + point.prior
 
 
-class _Loop(Loop):
+class _MCEMTrainer(Trainer):
     """The loop of `fit`, its steps an E-step and an M-step."""
 
     def __init__(
@@ -128,7 +130,7 @@ class _Loop(Loop):
         program: Any,
         train: Split,
         valid: Split | None,
-        settings: Settings,
+        settings: TrainConfig,
         labels: Tensor | None,
         place: Tensor,
         walk: _Walk,
@@ -145,18 +147,18 @@ class _Loop(Loop):
 
     def _held_out_batches(self) -> Iterator[Batch]:
         assert self.valid is not None
-        for start in range(0, len(self.valid), VALID_ROWS_AT_ONCE):
-            batch = self._held_out(start, start + VALID_ROWS_AT_ONCE)
-            self.layout.check(batch.x)
+        for start in range(0, len(self.valid), VALID_BATCH_SIZE):
+            batch = self._held_out(start, start + VALID_BATCH_SIZE)
+            self.plates.check(batch.x)
             yield batch
 
-    def _joint(self, batch: Batch) -> Joint:
-        return Joint(self.program, self.layout, batch)
+    def _joint(self, batch: Batch) -> UnconstrainedJoint:
+        return UnconstrainedJoint(self.program, self.plates, batch)
 
-    def _climb_with(self, loss: ELBO) -> None:
+    def _set_up_svi(self, loss: ELBO) -> None:
         """Set up the optimizer of the parameters that log p(x, u) has a gradient in."""
-        super()._climb_with(loss)
-        self.optimizer = OneOptimizer(self.settings.optimizer, self.settings.learning_rate, self.settings.clip)
+        super()._set_up_svi(loss)
+        self.optimizer = FusedOptimizer(self.settings.optimizer, self.settings.learning_rate, self.settings.clip)
         example = self._batch(self.train[: self.batch_size], torch.arange(self.batch_size))
         with pyro.validation_enabled(False), evaluating(self.program):
             joint = self._joint(example)
@@ -165,7 +167,7 @@ class _Loop(Loop):
         if mean.requires_grad:
             slopes = torch.autograd.grad(mean, list(every.values()), allow_unused=True)
             pairs = zip(every.items(), slopes, strict=True)
-            self.optimizer.follow({name: value for (name, value), slope in pairs if slope is not None})
+            self.optimizer.add_parameters({name: value for (name, value), slope in pairs if slope is not None})
         if self.walk.updates and not self.optimizer.parameters:
             raise InputError(
                 "log p(x, z) has a gradient in no parameter that is free to move, so there is nothing to fit; tell "
@@ -185,7 +187,7 @@ class _Loop(Loop):
                 self._update(joint, state.u)
         return -mean
 
-    def _update(self, joint: Joint, u: RowLatents) -> None:
+    def _update(self, joint: UnconstrainedJoint, u: RowLatents) -> None:
         """One gradient step of the model's parameters, the latents held where they are."""
         mean = log_joint(joint, u).mean()
         self._check_finite(mean.item())
@@ -199,12 +201,12 @@ class _Loop(Loop):
         if not math.isfinite(mean):
             raise self._diverged(f"log p(x, z) became {mean}", self.epoch + 1)
 
-    def _one_epoch(self, progress: Progress) -> dict[str, Any]:
+    def _train_epoch(self, progress: Progress) -> dict[str, Any]:
         self.walk.reset()
-        row = super()._one_epoch(progress) | {"beta": None}
+        row = super()._train_epoch(progress) | {"beta": None}
         return row | {"acceptance": self.walk.accepted / self.walk.moves, "step_size": math.exp(self.walk.log_step)}
 
-    def _reported(self, prefix: str, elbo: float | None, split: Split) -> dict[str, Any]:
+    def _epoch_terms(self, prefix: str, elbo: float | None, split: Split) -> dict[str, Any]:
         """The mean of log p(x, u), which stands where `fit` has the ELBO, in the data's units."""
         mean = None if elbo is None else elbo + float(split.log_jacobian.mean())
         nothing: dict[str, Any] = dict.fromkeys(prefix + name for name in ("elbo", "reconstruction", "kl"))
@@ -214,8 +216,8 @@ class _Loop(Loop):
         """The chains of rows held out move on, and nothing is learned from them."""
         nothing = dict.fromkeys(("valid_kl_apart", "active_units"))
         if self.valid is None:
-            return self._reported("valid_", None, self.train) | nothing
-        places = self.held_out_u.split(VALID_ROWS_AT_ONCE)
+            return self._epoch_terms("valid_", None, self.train) | nothing
+        places = self.held_out_u.split(VALID_BATCH_SIZE)
         with evaluating(self.program), pyro.validation_enabled(False):
             states = [
                 self.walk(self._joint(batch), u.to(batch.x.device), adapt=False)
@@ -223,4 +225,4 @@ class _Loop(Loop):
             ]
         self.held_out_u = torch.cat([state.u.cpu() for state in states])
         log_joint = torch.cat([state.terms[0] for state in states])
-        return self._reported("valid_", float(log_joint.mean()), self.valid) | nothing
+        return self._epoch_terms("valid_", float(log_joint.mean()), self.valid) | nothing

@@ -10,7 +10,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 
-class OneLoss(Trace_ELBO):
+class DifferentiableELBO(Trace_ELBO):
     """An ELBO whose loss is one differentiable number: `loss`, `differentiable_loss` and `loss_and_grads` agree."""
 
     def tensor_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:

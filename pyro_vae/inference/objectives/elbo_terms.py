@@ -16,7 +16,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO, factorizes
 from pyro_vae.inference.objectives.importance_weighted import PARTICLES, ImportanceWeighted_ELBO
 from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep
-from pyro_vae.programs.plates import Layout
+from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.traces import sample_sites
 
 OWN = (ImportanceWeighted_ELBO, FreeBits_ELBO, ReweightedWakeSleep)
@@ -31,13 +31,13 @@ class RowWeighted(Messenger):
     A plate that subsamples has scaled its sites by N/B already, and they weigh 1/N.
     """
 
-    def __init__(self, layout: Layout, num_rows: int) -> None:
+    def __init__(self, plates: PlateStructure, num_rows: int) -> None:
         super().__init__()
-        self.layout, self.num_rows = layout, num_rows
+        self.plates, self.num_rows = plates, num_rows
         self.beta: float | Tensor = 1.0
 
     def _pyro_sample(self, msg: Any) -> None:
-        frame = self.layout.row_frame(msg)
+        frame = self.plates.row_plate_frame(msg)
         weight = 1.0 / (self.num_rows if frame is None else frame.full_size or frame.size)
         msg["scale"] = msg["scale"] * (weight if msg["is_observed"] else weight * self.beta)
 
@@ -62,8 +62,8 @@ class Terms:
     counts in the share of the batch. `exact` is False where sites were enumerated and their sums mean something else.
     """
 
-    def __init__(self, layout: Layout, num_rows: int) -> None:
-        self.layout, self.num_rows = layout, num_rows
+    def __init__(self, plates: PlateStructure, num_rows: int) -> None:
+        self.plates, self.num_rows = plates, num_rows
         self.reset()
 
     def reset(self, apart: bool = False) -> None:
@@ -125,9 +125,9 @@ class Terms:
         if any(site["infer"].get("_enumerate_dim") is not None for site in sites):
             self.exact = False
             return
-        batch = next((frame.size for site in sites if (frame := self.layout.row_frame(site))), self.num_rows)
-        side_by_side = any(frame.name == PARTICLES for site in sites for frame in site["cond_indep_stack"])
-        self.rows += batch if side_by_side else batch / draws
+        batch = next((frame.size for site in sites if (frame := self.plates.row_plate_frame(site))), self.num_rows)
+        vectorized = any(frame.name == PARTICLES for site in sites for frame in site["cond_indep_stack"])
+        self.rows += batch if vectorized else batch / draws
         for site in model.values():
             if site["is_observed"]:
                 self.reconstruction = self.reconstruction + self._sum(site, batch) / draws
@@ -140,7 +140,7 @@ class Terms:
 
     def _sum(self, site: Any, batch: int) -> Tensor:
         total = _wide(scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]).sum())
-        return total * (batch / self.num_rows) if self.layout.row_frame(site) is None else total
+        return total * (batch / self.num_rows) if self.plates.row_plate_frame(site) is None else total
 
     def _apart(self, model: Any, guide: Any, batch: int) -> Tensor:
         """log q − log p of one site summed over rows and draws, for each dimension (K,) where both factorize."""
@@ -148,7 +148,7 @@ class Terms:
         if not factorizes(p, q) or guide["mask"] is not None or model["mask"] is not None:
             return self._sum(guide, batch) - self._sum(model, batch)
         each = (q.base_dist.log_prob(value) - p.base_dist.log_prob(value)).reshape(-1, value.shape[-1]).sum(0)
-        return each * (batch / self.num_rows) if self.layout.row_frame(guide) is None else each
+        return each * (batch / self.num_rows) if self.plates.row_plate_frame(guide) is None else each
 
     def apart_means(self) -> dict[str, float | list[float]] | None:
         """The KL of each latent site in nats per row, as one number or one for each of its dimensions."""

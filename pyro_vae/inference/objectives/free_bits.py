@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference.objectives.differentiable_elbo import OneLoss
+from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
 from pyro_vae.inference.objectives.importance_weighted import _latents_and_observed
 from pyro_vae.programs.traces import sample_sites
 
 
-class FreeBits_ELBO(OneLoss):
+class FreeBits_ELBO(DifferentiableELBO):
     r"""An ELBO in which the first λ nats of KL are free, $E[\log p(x|z)] - \sum_j \max(\lambda, \mathrm{KL}_j)$.
 
     `free_bits` is λ in nats, and $\mathrm{KL}_j$ the batch's mean for each latent site, or with `each="dimension"` for

@@ -14,13 +14,13 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError, RowsError
-from pyro_vae.inference.objectives.differentiable_elbo import OneLoss
+from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
 from pyro_vae.programs.traces import sample_sites
 
 PARTICLES = "num_particles_vectorized"  # what Pyro calls the plate over particles
 
 
-class ImportanceWeighted_ELBO(OneLoss):
+class ImportanceWeighted_ELBO(DifferentiableELBO):
     r"""The importance-weighted bound, $\sum_i \log \frac1S \sum_s p(x_i, z_{si}) / q(z_{si} | x_i)$.
 
     The IWAE of Burda et al. (arXiv:1509.00519); S is `num_particles`. A row is what lies in the plates that all sample

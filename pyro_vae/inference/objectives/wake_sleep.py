@@ -11,12 +11,12 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference.objectives.differentiable_elbo import OneLoss
+from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
 from pyro_vae.inference.objectives.importance_weighted import in_plates, same_scale, shared_plates
-from pyro_vae.programs.traces import Dreaming, sample_sites
+from pyro_vae.programs.traces import UnconditionObserved, sample_sites
 
 
-class ReweightedWakeSleep(OneLoss):
+class ReweightedWakeSleep(DifferentiableELBO):
     r"""Reweighted wake–sleep, row by row: θ and φ each climb an objective of their own, with any latents.
 
     With S = `num_particles` draws $z_{si} \sim q_\phi(z | x_i)$ and self-normalized shares $\bar w_{si} \propto
@@ -162,7 +162,7 @@ def _sleep(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
     args, kwargs = (*args[:1], *map(_without_rows, args[1:])), _without_rows(kwargs)
     try:
         with torch.no_grad():
-            dream = poutine.trace(Dreaming()(model)).get_trace(*args, **kwargs)
+            dream = poutine.trace(UnconditionObserved()(model)).get_trace(*args, **kwargs)
         x = _dreamed_x(dream, args, kwargs)
         trace = poutine.trace(poutine.replay(guide, trace=dream)).get_trace(x, *args[1:], **kwargs)
     except InputError as error:
@@ -170,8 +170,12 @@ def _sleep(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
     return -torch.as_tensor(prune_subsample_sites(trace).log_prob_sum())
 
 
-def _without_rows(extras: Any) -> Any:
-    return {key: value for key, value in extras.items() if key != "rows"} if isinstance(extras, dict) else extras
+def _without_rows(row_inputs: Any) -> Any:
+    return (
+        {key: value for key, value in row_inputs.items() if key != "rows"}
+        if isinstance(row_inputs, dict)
+        else row_inputs
+    )
 
 
 def _dreamed_x(dream: Trace, args: Any, kwargs: Any) -> Tensor:
@@ -182,7 +186,11 @@ def _dreamed_x(dream: Trace, args: Any, kwargs: Any) -> Tensor:
     if not isinstance(x, Tensor) or not isinstance(seen, Tensor) or not _holds(seen, x):
         raise InputError("the model has to observe x, its first argument, the whole of it at one site")
     dreamed = sites[0]["value"].reshape(x.shape).to(x.dtype)
-    told = [extras["mask"] for extras in (*args[1:], kwargs) if isinstance(extras, dict) and "mask" in extras]
+    told = [
+        row_inputs["mask"]
+        for row_inputs in (*args[1:], kwargs)
+        if isinstance(row_inputs, dict) and "mask" in row_inputs
+    ]
     return dreamed.masked_fill(~told[0].bool(), 0) if told else dreamed
 
 

@@ -18,13 +18,13 @@ from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.per_row_guides import Tabled, whole_batch
-from pyro_vae.programs.parameters import parameters_of
-from pyro_vae.programs.plates import layout_of, require_density
-from pyro_vae.programs.unconstrained_joint import Joint, free_map
+from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.plates import find_plates, require_density
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint, transform_to_support
 from pyro_vae.typing import PerRow, RowLatents
 
 AT_THE_TOP = 1e-6  # nats that another Newton step would win
-FIRST_DAMPING, LEAST_DAMPING = 1e-3, 1e-9  # of the largest curvature
+FIRST_DAMPING, MIN_DAMPING = 1e-3, 1e-9  # of the largest curvature
 AVERAGED = 16  # draws whose mean is a start
 ROUNDINGS = 10  # by so many a value may seem to fall
 FLAT = 1e-8  # the least curvature that a normal is made of
@@ -68,12 +68,12 @@ class Laplace(Tabled):
     def covariance(self) -> Tensor:
         return self.scale_tril @ self.scale_tril.mT
 
-    def guide(self, x: Tensor, rows: Tensor | None = None, **extras: Any) -> None:
+    def guide(self, x: Tensor, rows: Tensor | None = None, **row_inputs: Any) -> None:
         rows = self._known(rows, len(self.mode), "approximated")
         with poutine.block(hide_fn=_not_latent), _DrawnAround(self, rows):
-            self.model(x, rows=rows, **extras)
+            self.model(x, rows=rows, **row_inputs)
 
-    guide.passes_extras = True  # type: ignore[attr-defined]  # for `caller`
+    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
 
 
 def _not_latent(msg: Any) -> bool:
@@ -117,7 +117,7 @@ class _DrawnAround(Messenger):
 
 def _from_flat(site: Any, event: torch.Size) -> Transform | None:
     """The map from a vector of reals, which fill `event`, to what a site can be; None where the vector is it."""
-    to_site = inner = free_map(site)
+    to_site = inner = transform_to_support(site)
     if len(event) != 1:
         return ComposeTransform([ReshapeTransform(torch.Size([event.numel()]), event), to_site])
     while isinstance(inner, IndependentTransform):
@@ -144,7 +144,7 @@ def laplace(
     `starts` places: the mean of some draws of the guide, that of some draws of the prior, then draws of the two in
     turn; the highest top counts, so more starts see more modes. Any program will do whose latents are continuous and
     lie in one plate over rows. Modes are those of the density over the unconstrained space, its Jacobian counted.
-    Arguments and extras as in `refine`; none of the program's parameters moves. Same seed, same machine, same bits.
+    Arguments and row inputs as in `refine`; none of the program's parameters moves. Same seed, same machine, same bits.
 
     Raises `InputError` for discrete latents, for latents in a plate beside that over rows, and where no start has a
     finite density; `RowsError` where a site lies outside the plate over rows.
@@ -166,13 +166,13 @@ def laplace(
     split = as_split(x, "test")
     whole = whole_batch(program, split, rows=rows, labels=labels, mask=mask)
     tops = []
-    with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        layout = layout_of(program, whole)
+    with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
+        plates = find_plates(program, whole)
         for index in torch.arange(len(whole.x), device=whole.x.device).split(batch_size):
             batch = whole.take(index)
-            layout.check(batch.x)
+            plates.check(batch.x)
             with torch.no_grad():
-                joint = Joint(program, layout, batch)
+                joint = UnconstrainedJoint(program, plates, batch)
                 events = _events(joint)
                 tops.append(_highest(joint, steps, starts))
     top = _Place(*(torch.cat([getattr(part, field.name) for part in tops]) for field in fields(_Place)))
@@ -181,7 +181,7 @@ def laplace(
     return Laplace(program, events, joint.row_dim, whole.rows, found)
 
 
-def _events(joint: Joint) -> dict[str, torch.Size]:
+def _events(joint: UnconstrainedJoint) -> dict[str, torch.Size]:
     """The shape of each latent's u for one row; `InputError` where another plate is part of it."""
     events = {}
     for name, shape in joint.shapes.items():
@@ -218,7 +218,7 @@ class _Place:
             getattr(self, field.name)[index] = getattr(other, field.name)
 
 
-def _place(joint: Joint, u: RowLatents) -> _Place:
+def _place(joint: UnconstrainedJoint, u: RowLatents) -> _Place:
     with torch.enable_grad():
         u = u.detach().requires_grad_()
         point = joint.at(u)
@@ -229,7 +229,7 @@ def _place(joint: Joint, u: RowLatents) -> _Place:
     return _Place(u.detach(), value, slope, -(hessian + hessian.mT) / 2)
 
 
-def _highest(joint: Joint, steps: int, starts: int) -> _Place:
+def _highest(joint: UnconstrainedJoint, steps: int, starts: int) -> _Place:
     """The highest of the tops that are reached from several starts, for each row."""
     tops = [_climb(joint, start, steps) for start in _starts(joint, starts)]
     heights = torch.stack([top.value.where(top.finite, -math.inf) for top in tops])
@@ -242,7 +242,7 @@ def _highest(joint: Joint, steps: int, starts: int) -> _Place:
     return _Place(*(torch.stack([getattr(top, field.name) for top in tops])[best, row] for field in fields(_Place)))
 
 
-def _starts(joint: Joint, number: int) -> Iterator[RowLatents]:
+def _starts(joint: UnconstrainedJoint, number: int) -> Iterator[RowLatents]:
     """The mean of the guide's draws, that of the prior's, then draws of each in turn."""
     try:
         joint.from_guide()
@@ -254,7 +254,7 @@ def _starts(joint: Joint, number: int) -> Iterator[RowLatents]:
         yield draw() if i > 1 else torch.stack([draw() for _ in range(AVERAGED)]).mean(0)
 
 
-def _climb(joint: Joint, u: RowLatents, steps: int) -> _Place:
+def _climb(joint: UnconstrainedJoint, u: RowLatents, steps: int) -> _Place:
     """Newton's steps from u: each row's damping falls where they rise, and grows where they do not."""
     here = _place(joint, u)
     damping, under_way = torch.full_like(here.value, FIRST_DAMPING), here.finite
@@ -265,11 +265,11 @@ def _climb(joint: Joint, u: RowLatents, steps: int) -> _Place:
         now = here.take(left)
         step, gain = _step(now, damping[left])
         batch = joint.batch.take(left.to(u.device))
-        there = _place(Joint(joint.program, joint.layout, batch), now.u + step.to(u))
+        there = _place(UnconstrainedJoint(joint.program, joint.plates, batch), now.u + step.to(u))
         rounding = ROUNDINGS * torch.finfo(u.dtype).eps * (1 + now.value.abs())
         better = there.finite & (there.value >= now.value - rounding)
         here.put(left[better], there.take(better))
-        damping[left] = torch.where(better, (damping[left] / 10).clamp(min=LEAST_DAMPING), damping[left] * 10)
+        damping[left] = torch.where(better, (damping[left] / 10).clamp(min=MIN_DAMPING), damping[left] * 10)
         under_way[left] = ~(better & (gain < AT_THE_TOP))
     return here
 

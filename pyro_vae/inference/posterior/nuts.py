@@ -14,9 +14,9 @@ from pyro_vae.arviz_compat import rhat_and_ess
 from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.programs.parameters import parameters_of
-from pyro_vae.programs.scored_rows import Scored, rows_to_score
-from pyro_vae.programs.unconstrained_joint import Joint
+from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 
 MANY_ROWS = 64
 
@@ -81,10 +81,10 @@ def nuts(
     split, places = rows_to_score(data, rows, labels)
     if len(split) > MANY_ROWS:
         raise InputError(f"NUTS goes through a few rows, {MANY_ROWS} at most; got {len(split)}")
-    with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        scored = Scored(program, split, places)
+    with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
+        scored = ScoredRows(program, split, places)
         (batch,) = scored.batches(len(split))
-        joint = Joint(program, scored.layout, batch)
+        joint = UnconstrainedJoint(program, scored.plates, batch)
 
         def energy(at: dict[str, Tensor]) -> Tensor:
             point = joint.at(at["u"])
@@ -118,6 +118,6 @@ def nuts(
 
 
 @torch.no_grad()
-def _latents(joint: Joint, u: Tensor) -> Tensor:
+def _latents(joint: UnconstrainedJoint, u: Tensor) -> Tensor:
     """Points u (S, n, K) as the latents' own values, side by side, (S, n, K')."""
     return torch.stack([torch.cat(list(joint.values(one).values()), -1) for one in u])

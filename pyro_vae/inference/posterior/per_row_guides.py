@@ -12,10 +12,10 @@ from torch.distributions import MultivariateNormal
 
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
-from pyro_vae.programs.parameters import parameters_of, place_of
+from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import require_density
-from pyro_vae.programs.row_inputs import Batch, caller, require_mask
-from pyro_vae.programs.traces import innermost
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs, require_mask
+from pyro_vae.programs.traces import unwrap_independent
 
 
 class RowNormals(nn.Module):
@@ -31,7 +31,7 @@ class RowNormals(nn.Module):
 
     def __init__(self, site: Any, row_dim: int) -> None:
         super().__init__()
-        fn, base = site["fn"], innermost(site["fn"])
+        fn, base = site["fn"], unwrap_independent(site["fn"])
         self.site, self.row_axis, self.to_event = site["name"], row_dim - fn.event_dim, fn.event_dim - base.event_dim
         self.plates: dict[str, Any] = {frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized}
         scale, self.full = base.stddev, isinstance(base, MultivariateNormal)
@@ -76,17 +76,17 @@ class Tabled(nn.Module):
         self.register_buffer("places", places)
         self.training = getattr(program, "training", False)  # or a verb would leave the program in another mode
 
-    def model(self, x: Tensor, **extras: Any) -> Any:
-        with parameters_of(self.program):
-            return caller(self.program.model)(x, self._own(extras))
+    def model(self, x: Tensor, **row_inputs: Any) -> Any:
+        with use_param_store(self.program):
+            return bind_supported_kwargs(self.program.model)(x, self._own(row_inputs))
 
-    model.passes_extras = True  # type: ignore[attr-defined]  # for `caller`
+    model.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
 
-    def _own(self, extras: dict[str, Any]) -> dict[str, Any]:
-        """The extras as the program knows them, `rows` for its own places."""
-        rest = {name: value for name, value in extras.items() if name != "rows"}
-        known = self.places is not None and "rows" in extras
-        return rest | {"rows": self.places[extras["rows"]]} if known else rest  # type: ignore[index]
+    def _own(self, row_inputs: dict[str, Any]) -> dict[str, Any]:
+        """The row_inputs as the program knows them, `rows` for its own places."""
+        rest = {name: value for name, value in row_inputs.items() if name != "rows"}
+        known = self.places is not None and "rows" in row_inputs
+        return rest | {"rows": self.places[row_inputs["rows"]]} if known else rest  # type: ignore[index]
 
     def _known(self, rows: Tensor | None, known: int, done: str) -> Tensor:
         if rows is None:
@@ -115,20 +115,20 @@ class Refined(Tabled):
         self.sites, self.row_dim = nn.ModuleList(sites), row_dim
         self.freed = [freed]  # in a list: it belongs to the program
 
-    def guide(self, x: Tensor, rows: Tensor | None = None, **extras: Any) -> None:
+    def guide(self, x: Tensor, rows: Tensor | None = None, **row_inputs: Any) -> None:
         rows = self._known(rows, len(next(self.sites[0].buffers())), "refined")
         if self.freed[0] is not None:
-            self._guide_of_outputs(x, rows, extras)
+            self._guide_of_outputs(x, rows, row_inputs)
         else:
             self._guide_of_normals(x, rows)
 
-    guide.passes_extras = True  # type: ignore[attr-defined]  # for `caller`
+    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
 
-    def _guide_of_outputs(self, x: Tensor, rows: Tensor, extras: dict[str, Any]) -> None:
+    def _guide_of_outputs(self, x: Tensor, rows: Tensor, row_inputs: dict[str, Any]) -> None:
         """The program's own guide, but for the freed module, which answers from the table."""
         answer = self.sites[0].outputs[rows]
-        with parameters_of(self.program), _answering(self.freed[0], lambda _: answer):
-            caller(self.program.guide)(x, self._own(extras | {"rows": rows}))
+        with use_param_store(self.program), _answering(self.freed[0], lambda _: answer):
+            bind_supported_kwargs(self.program.guide)(x, self._own(row_inputs | {"rows": rows}))
 
     def _guide_of_normals(self, x: Tensor, rows: Tensor) -> None:
         frames = {name: frame for q in self.sites for name, frame in q.plates.items()}
@@ -153,11 +153,11 @@ def _answering(module: Any, answer: Callable[[Tensor], Tensor]) -> Iterator[None
 
 def whole_batch(program: Any, split: Split, **asked: Tensor | None) -> Batch:
     """All rows of a split where the program works, with what belongs to them; `InputError` where it does not fit."""
-    given = split.extras(slice(None)) | {name: value for name, value in asked.items() if value is not None}
+    given = split.row_inputs(slice(None)) | {name: value for name, value in asked.items() if value is not None}
     if wrong := [f"{len(value)} {name}" for name, value in given.items() if len(value) != len(split)]:
         raise InputError(f"expected one for each of the {len(split)} rows of x, got {', '.join(wrong)}")
     require_density(program)
     require_mask(program, given.get("mask"))
-    place = place_of(program, like=split[:1])
+    place = device_and_dtype(program, like=split[:1])
     given = {name: value.to(place.device) for name, value in given.items()}
     return Batch(split.x.to(place), num_rows=len(split), **given)  # type: ignore[arg-type]

@@ -16,11 +16,11 @@ from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.per_row_guides import Refined, RowNormals, RowOutputs, _answering, whole_batch
-from pyro_vae.programs.log_weights import Weigher
-from pyro_vae.programs.parameters import parameters_of
-from pyro_vae.programs.plates import layout_of, require_rows
-from pyro_vae.programs.row_inputs import Batch, caller
-from pyro_vae.programs.traces import innermost, sample_sites
+from pyro_vae.programs.log_weights import LogWeightSampler
+from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.plates import find_plates, require_rows
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.traces import sample_sites, unwrap_independent
 from pyro_vae.typing import PerRow
 
 JUDGING_DRAWS = 256
@@ -72,19 +72,19 @@ def refine(
         )
     whole = whole_batch(program, as_split(x, "test"), rows=rows, labels=labels, mask=mask)
     device = whole.x.device
-    with parameters_of(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        layout = layout_of(program, whole)
-        row_dim, blocks = require_rows(layout), []
+    with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
+        plates = find_plates(program, whole)
+        row_dim, blocks = require_rows(plates), []
         for index in torch.arange(len(whole.x), device=device).split(batch_size):
             batch = whole.take(index)
-            layout.check(batch.x)
+            plates.check(batch.x)
             if outputs_of is None:
                 table: Any = _start(program, batch, row_dim)
             else:
                 table = [RowOutputs(_outputs(program, batch, outputs_of))]
             block = Refined(program, table, row_dim, batch.rows, outputs_of)
             batch = replace(batch, rows=torch.arange(len(index), device=device))
-            weigher, before = Weigher(block, layout, batch), [value.clone() for value in block.sites.buffers()]
+            weigher, before = LogWeightSampler(block, plates, batch), [value.clone() for value in block.sites.buffers()]
             elbo = _elbo(weigher, batch, num_particles, seed + 1)
             _climb(weigher, batch, steps, learning_rate, num_particles)
             better = _elbo(weigher, batch, num_particles, seed + 1) > elbo  # false for NaN
@@ -98,12 +98,12 @@ def refine(
 @torch.no_grad()
 def _start(program: Any, batch: Batch, row_dim: int) -> list[RowNormals]:
     """The guide's answer for some rows; `InputError` for latents that are not normal, or depend on other draws."""
-    twice = [poutine.trace(caller(program.guide)).get_trace(batch.x, batch.extras) for _ in range(2)]
+    twice = [poutine.trace(bind_supported_kwargs(program.guide)).get_trace(batch.x, batch.row_inputs) for _ in range(2)]
     first, second = (sample_sites(trace) for trace in twice)
     if not first:
         raise InputError("the guide draws no latent, so there is nothing to refine")
     for name, site in first.items():
-        fn = innermost(site["fn"])
+        fn = unwrap_independent(site["fn"])
         odd = "auxiliary " * bool(site["infer"].get("is_auxiliary")) + "masked " * (site["mask"] is not None)
         if odd or not isinstance(fn, Normal | MultivariateNormal):
             raise InputError(
@@ -131,7 +131,7 @@ def _outputs(program: Any, batch: Batch, module: nn.Module) -> Tensor:
         return output
 
     with _answering(module, noted):
-        caller(program.guide)(batch.x, batch.extras)
+        bind_supported_kwargs(program.guide)(batch.x, batch.row_inputs)
     if len(seen) != 1 or seen[0].dim() != 2 or len(seen[0]) != len(batch.x):
         shapes = ", ".join(str(tuple(value.shape)) for value in seen) or "nothing"
         raise InputError(
@@ -141,16 +141,16 @@ def _outputs(program: Any, batch: Batch, module: nn.Module) -> Tensor:
     return seen[0]
 
 
-def _climb(weigher: Weigher, batch: Batch, steps: int, learning_rate: float, num_particles: int) -> None:
-    loss = Trace_ELBO(num_particles, weigher.layout.nesting + 1, vectorize_particles=weigher.side_by_side)
-    model, guide = (_Unscaled()(caller(part)) for part in (weigher.program.model, weigher.program.guide))
+def _climb(weigher: LogWeightSampler, batch: Batch, steps: int, learning_rate: float, num_particles: int) -> None:
+    loss = Trace_ELBO(num_particles, weigher.plates.nesting + 1, vectorize_particles=weigher.vectorized)
+    model, guide = (_Unscaled()(bind_supported_kwargs(part)) for part in (weigher.program.model, weigher.program.guide))
     free = [value.requires_grad_() for value in weigher.program.sites.buffers()]
     adam = torch.optim.Adam(free, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for _ in range(steps):
         adam.zero_grad()
         with torch.enable_grad():
-            loss.differentiable_loss(model, guide, batch.x, batch.extras).backward(inputs=free)
+            loss.differentiable_loss(model, guide, batch.x, batch.row_inputs).backward(inputs=free)
         adam.step()
         schedule.step()
     for value in free:
@@ -165,7 +165,7 @@ class _Unscaled(Messenger):
 
 
 @torch.no_grad()
-def _elbo(weigher: Weigher, batch: Batch, at_once: int, seed: int) -> PerRow:
+def _elbo(weigher: LogWeightSampler, batch: Batch, at_once: int, seed: int) -> PerRow:
     """Each row's ELBO (N,) on `JUDGING_DRAWS` draws that follow from the seed."""
     with seeded(seed):
         parts = [weigher(batch, at_once).log_weights for _ in range(-(-JUDGING_DRAWS // at_once))]

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from pyro_vae.context import seeded
 from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.distributed import local_device, started_together, world
+from pyro_vae.distributed import is_launched_distributed, local_cuda_device, process_group
 from pyro_vae.errors import CollapseWarning, InputError
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 from pyro_vae.inference.svi.progress import Style
-from pyro_vae.inference.svi.train_config import Settings
-from pyro_vae.inference.svi.trainer import Loop
-from pyro_vae.programs.parameters import named_parameters, parameters_of, place_of
+from pyro_vae.inference.svi.train_config import TrainConfig
+from pyro_vae.inference.svi.trainer import Trainer
+from pyro_vae.programs.parameters import device_and_dtype, named_parameters, use_param_store
 
 
 def fit(
@@ -79,7 +79,7 @@ def fit(
     >>> len(fitted.history), fitted.history[2]["elbo"] > fitted.history[0]["elbo"]
     (3, True)
     """
-    settings = Settings(
+    settings = TrainConfig(
         epochs,
         batch_size,
         learning_rate,
@@ -100,12 +100,12 @@ def fit(
     held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
     if patience is not None and held_out is None:
         raise InputError("patience watches the validation ELBO, so it needs validation rows: give valid=…")
-    ranks = world()
+    group = process_group()
     place = _move(program, train[:1], None if device is None else pick_device(device), dtype)
-    with parameters_of(program), seeded(seed):
-        loop = Loop(program, train, held_out, settings, loss, labels, place, ranks)
-        fitted = loop.climb(None if checkpoint is None else Path(checkpoint) / CHECKPOINT, on_epoch, progress)
-    if fitted.advice and ranks.main:
+    with use_param_store(program), seeded(seed):
+        trainer = Trainer(program, train, held_out, settings, loss, labels, place, group)
+        fitted = trainer.fit(None if checkpoint is None else Path(checkpoint) / CHECKPOINT, on_epoch, progress)
+    if fitted.advice and group.is_main:
         warnings.warn(fitted.advice, CollapseWarning, stacklevel=2)
     return fitted
 
@@ -116,7 +116,7 @@ def _move(program: Any, like: Tensor, device: torch.device | None, dtype: torch.
         program.to(device=device, dtype=dtype)
     for parameter in named_parameters(program).values():
         parameter.data = parameter.data.to(device=device, dtype=dtype)
-    return place_of(program, like=like[:0].to(device=device, dtype=dtype))
+    return device_and_dtype(program, like=like[:0].to(device=device, dtype=dtype))
 
 
 def pick_device(name: str) -> torch.device:
@@ -130,4 +130,4 @@ def pick_device(name: str) -> torch.device:
     if not present.get(name.split(":")[0], False):
         here = ", ".join(kind for kind, there in present.items() if there)
         raise InputError(f"device {name!r} is not available here; available: {here}")
-    return local_device() if name == "cuda" and started_together() else torch.device(name)
+    return local_cuda_device() if name == "cuda" and is_launched_distributed() else torch.device(name)

@@ -21,7 +21,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
 SCHEDULES = ("constant", "cosine", "one-cycle")
 
 
-class OneOptimizer(PyroOptim):
+class FusedOptimizer(PyroOptim):
     """A `PyroOptim` that holds one torch optimizer, where Pyro's own makes one for each parameter.
 
     Where a fit is shared by processes, `reduce` replaces the gradients by those of the whole batch. The gradient of a
@@ -42,7 +42,7 @@ class OneOptimizer(PyroOptim):
         self.penalty: Callable[[], Tensor] | None = None
         self.reduce: Callable[[list[Tensor]], None] | None = None
 
-    def follow(self, parameters: dict[str, Tensor]) -> None:
+    def add_parameters(self, parameters: dict[str, Tensor]) -> None:
         """Train these parameters, each under its name, from now on."""
         fresh = {
             name: value for name, value in parameters.items() if value.requires_grad and id(value) not in self._known
@@ -62,7 +62,7 @@ class OneOptimizer(PyroOptim):
         self.has_stepped = bool(params)
         if late:
             store = pyro.get_param_store()
-            self.follow(dict(sorted({f"{store.param_name(value)}": value for value in late}.items())))
+            self.add_parameters(dict(sorted({f"{store.param_name(value)}": value for value in late}.items())))
         if self._torch is None:
             return
         if self.reduce is not None:

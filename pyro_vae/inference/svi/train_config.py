@@ -10,7 +10,7 @@ from pyro_vae.inference.svi.optimizer import OPTIMIZERS, SCHEDULES, rate_factor
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainConfig:
     """How to fit; the fields are `fit`'s keywords."""
 
     epochs: int = 100
@@ -51,7 +51,7 @@ class Settings:
         patience = self.patience or math.inf
         return epoch - max(best_epoch, math.ceil(self.kl_warmup)) >= patience
 
-    def stream(self, epoch: int) -> int:
+    def epoch_seed(self, epoch: int) -> int:
         """The seed of one epoch's random numbers; epoch −1 stands for validation, the same at every epoch."""
         return (self.seed * 1_000_003 + epoch + 1) % 2**32
 

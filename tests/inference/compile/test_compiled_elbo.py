@@ -19,8 +19,8 @@ from pyro_vae.inference.compile.compiled_elbo import Compiled_ELBO
 from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO
 from pyro_vae.inference.objectives.importance_weighted import ImportanceWeighted_ELBO
 from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
-from pyro_vae.programs.parameters import named_parameters, parameters_of
-from pyro_vae.programs.row_inputs import caller
+from pyro_vae.programs.parameters import named_parameters, use_param_store
+from pyro_vae.programs.row_inputs import bind_supported_kwargs
 
 B = 12
 
@@ -31,29 +31,29 @@ def rows(likelihood):
     return counted if likelihood in ("bernoulli", "poisson", "negative-binomial", "categorical") else torch.rand(B, D)
 
 
-def gradients(program, elbo, batches, **extras):
+def gradients(program, elbo, batches, **row_inputs):
     """For each batch the loss and every gradient, by one ELBO object, from one seed."""
     found = []
-    model, guide = caller(program.model), caller(program.guide)
-    with parameters_of(program):
+    model, guide = bind_supported_kwargs(program.model), bind_supported_kwargs(program.guide)
+    with use_param_store(program):
         for seed, x in enumerate(batches):
             pyro.set_rng_seed(seed)
             for parameter in named_parameters(program).values():
                 parameter.grad = None
-            given = {name: value[seed] for name, value in extras.items()}
+            given = {name: value[seed] for name, value in row_inputs.items()}
             loss = elbo.loss_and_grads(model, guide, x, given)
             grads = {name: parameter.grad for name, parameter in named_parameters(program).items()}
             found.append((float(loss), grads, torch.rand(()).item()))
     return found
 
 
-def assert_same_steps(program, elbo, batches, rtol=1e-6, **extras):
+def assert_same_steps(program, elbo, batches, rtol=1e-6, **row_inputs):
     twin = copy.deepcopy(program) if isinstance(program, nn.Module) else program
     compiled = Compiled_ELBO(copy.copy(elbo))
-    found = gradients(program, compiled, batches, **extras)
-    assert compiled.why_not == ""
+    found = gradients(program, compiled, batches, **row_inputs)
+    assert compiled.fallback_reason == ""
     assert len(compiled.steps) == 1
-    expected = gradients(twin, elbo, batches, **extras)
+    expected = gradients(twin, elbo, batches, **row_inputs)
     for (loss, grads, draw), (true_loss, true_grads, true_draw) in zip(found, expected, strict=True):
         assert loss == pytest.approx(true_loss, rel=1e-5, abs=1e-5)
         assert draw == true_draw  # as many random numbers were taken
@@ -116,7 +116,7 @@ def test_gradients_of_programs_a_user_wrote():
         width = 3 if make is plain_functions else 1
         program = make()
         program.guide(torch.randn(B, width))  # parameters exist; a copy cannot be made of those in a store
-        with parameters_of(program):
+        with use_param_store(program):
             pyro.poutine.trace(program.model).get_trace(torch.randn(B, width))
         assert_same_steps(program, Trace_ELBO(), [torch.randn(B, width) for _ in range(5)])
 
@@ -247,7 +247,7 @@ def test_what_cannot_be_recorded_goes_by_the_handlers_after_one_warning(name):
         gradients(program, elbo, [torch.randn(5, 2) for _ in range(6)])
     assert [w.category for w in caught] == [HandlersWarning]
     assert said in str(caught[0].message)
-    assert said in elbo.why_not
+    assert said in elbo.fallback_reason
 
 
 def test_a_shape_is_recorded_once_and_the_last_smaller_batch_too(tiny_vae, monkeypatch):
@@ -286,7 +286,7 @@ def test_by_torch_compile_too(tiny_vae):
 def assert_same_steps_fused(vae, batches):
     twin, fused = copy.deepcopy(vae), Compiled_ELBO(fuse=True)
     found, expected = gradients(vae, fused, batches), gradients(twin, Trace_ELBO(), batches)
-    assert fused.why_not == ""
+    assert fused.fallback_reason == ""
     for (loss, grads, _), (true_loss, true_grads, _) in zip(found, expected, strict=True):
         assert loss == pytest.approx(true_loss, rel=1e-4)
         for name, grad in true_grads.items():

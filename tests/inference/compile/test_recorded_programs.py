@@ -178,7 +178,7 @@ def test_no_two_parameters_share_a_gradient():
     gradients = [parameter.grad for parameter in program.parameters() if parameter.grad is not None]
     places = [gradient.untyped_storage().data_ptr() for gradient in gradients]
     assert len(set(places)) == len(places)
-    assert elbo.why_not == ""
+    assert elbo.fallback_reason == ""
 
 
 def steps_of(elbo, program, x, calls, between=lambda call: None):
@@ -222,7 +222,7 @@ def test_a_param_store_that_is_cleared_or_loaded_is_followed():
         for _ in range(60):
             svi.step(x)
         assert pyro.param("loc").item() == pytest.approx(3.0, abs=0.05)
-    assert elbo.why_not == ""
+    assert elbo.fallback_reason == ""
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_number_that_changes_is_given_up_after_some_graphs():
         for step in range(40):
             elbo.loss_and_grads(model, lambda x, beta: None, x, 0.5 + step)
     assert [w.category for w in caught] == [HandlersWarning]
-    assert "keep changing" in elbo.why_not
+    assert "keep changing" in elbo.fallback_reason
 
 
 def test_other_strides_and_arguments_that_cannot_be_compared():
@@ -258,7 +258,7 @@ def test_other_strides_and_arguments_that_cannot_be_compared():
     x = torch.randn(8, 3)
     steps_of(elbo, program, x, 5)
     steps_of(elbo, program, torch.randn(3, 8).t(), 5)
-    assert elbo.why_not == ""
+    assert elbo.fallback_reason == ""
 
     def model(x, array):
         program.model(x)

@@ -11,7 +11,7 @@ from pyro.infer import TraceEnum_ELBO
 import pyro_vae as pv
 from pyro_vae.errors import InputError
 from pyro_vae.models.gaussian_mixture import COVARIANCES
-from pyro_vae.programs.parameters import state_of
+from pyro_vae.programs.parameters import copy_state
 
 
 def lumps(n=300, D=3, C=4, seed=0, spread=2.0):
@@ -167,7 +167,7 @@ def test_the_best_start_is_kept_and_its_last_numbers_are_its_own():
     again = pv.GaussianMixture(6, 3)
     torch.manual_seed(99)
     pv.fit_em(again, x, num_starts=5, start="random", seed=3)
-    torch.testing.assert_close(state_of(again), state_of(mixture), rtol=0, atol=0)
+    torch.testing.assert_close(copy_state(again), copy_state(mixture), rtol=0, atol=0)
 
 
 def test_kept_and_fresh_features_give_the_same():
@@ -290,7 +290,7 @@ def test_a_free_table_of_q_converges_to_ems_bound():
     x = lumps(n=200, spread=1.0)  # lumps that overlap: a softmax takes forever to say zero
     by_em = pv.GaussianMixture(3, 3)
     pv.fit_em(by_em, x, tolerance=1e-12, epochs=2000)
-    held = pv.GaussianMixture(3, 3, guide=pv.guides.PerRowCategories(200, 3))
+    held = pv.GaussianMixture(3, 3, guide=pv.guides.PerRowCategorical(200, 3))
     held.load_state_dict(by_em.state_dict(), strict=False)
     for name in ("logits", "loc", "raw_scale"):
         getattr(held, name).requires_grad_(False)
@@ -300,7 +300,7 @@ def test_a_free_table_of_q_converges_to_ems_bound():
     assert best - 1e-3 < found <= best + 1e-12
     table = held.posterior(x.double(), rows=torch.arange(200)).probs
     assert (table - by_em.responsibilities(x)).abs().max() < 0.02
-    free = pv.GaussianMixture(3, 3, guide=pv.guides.PerRowCategories(200, 3))
+    free = pv.GaussianMixture(3, 3, guide=pv.guides.PerRowCategorical(200, 3))
     start = pv.GaussianMixture(3, 3)
     pv.fit_em(start, x, epochs=1)
     free.load_state_dict(start.state_dict(), strict=False)
@@ -402,7 +402,7 @@ def test_single_precision_goes_the_same_way():
     pv.fit_em(double, x, epochs=20)
     assert fitted.history[-1]["elbo"] == pytest.approx(double.log_prob(x).mean().item(), abs=1e-3)
     pv.fit_em(pv.GaussianMixture(3, 3).float(), x, epochs=2, batch_size=100)
-    guided = pv.GaussianMixture(3, 3, guide=pv.guides.Categories(pv.nets.mlp(3, 8, 3)))
+    guided = pv.GaussianMixture(3, 3, guide=pv.guides.CategoricalGuide(pv.nets.mlp(3, 8, 3)))
     assert torch.isfinite(torch.tensor(pv.fit(guided, x, epochs=2).history[-1]["elbo"]))
 
 

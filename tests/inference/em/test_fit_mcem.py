@@ -13,10 +13,10 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.inference.em.fit_mcem import fit_mcem, log_joint
 from pyro_vae.inference.posterior.hmc import state_at, transition
-from pyro_vae.programs.parameters import state_of
-from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.parameters import copy_state
+from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.unconstrained_joint import Joint
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 
 
 @pytest.mark.parametrize("sites", [1, 2])
@@ -25,7 +25,7 @@ def test_the_kernel_leaves_the_posterior_as_it_is(sites):
     oracle, chains = LinearGaussian(3, 8, sites=sites, loc=0.5), 400
     x = oracle.rows(5)
     batch = Batch(x.repeat(chains, 1))
-    joint = Joint(oracle, layout_of(oracle, batch), batch)
+    joint = UnconstrainedJoint(oracle, find_plates(oracle, batch), batch)
 
     def at(u):
         return state_at(lambda u: [log_joint(joint, u)], u)
@@ -99,25 +99,25 @@ def test_probabilistic_pca_comes_near_the_optimum_of_its_eigenvalues():
         pv.likelihoods.Normal(pv.nets.mlp(K, D), scale="learned"),
         pv.guides.MeanFieldNormal(pv.nets.mlp(D, 2 * K)),
     )
-    before, encoder = pv.exact_evidence(vae, x).log_px.mean(), state_of(vae.posterior)
+    before, encoder = pv.exact_evidence(vae, x).log_px.mean(), copy_state(vae.posterior)
     fit_mcem(vae, x, epochs=60, batch_size=200, learning_rate=0.2)
     exact = pv.exact_evidence(vae, x)
     assert exact.way == "closed form"
     assert before < optimum - 1
     assert optimum - 0.1 < exact.log_px.mean() < optimum + 1e-4
-    assert all(torch.equal(encoder[name], value) for name, value in state_of(vae.posterior).items())
+    assert all(torch.equal(encoder[name], value) for name, value in copy_state(vae.posterior).items())
 
 
 def test_frozen_parameters_stay_and_bits_repeat(tiny_vae):
     vae, x = tiny_vae
-    start, numbers = state_of(vae), torch.get_rng_state()
+    start, numbers = copy_state(vae), torch.get_rng_state()
     vae.likelihood.net[0].weight.requires_grad_(False)
     vae.likelihood.net[2].weight.grad = torch.full((6, 8), 1e6)  # the caller's, and no part of this
 
     def fitted(**settings):
         vae.load_state_dict(start)
         history = fit_mcem(vae, x, epochs=3, batch_size=25, valid=x[:10], **settings).history
-        return state_of(vae), [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+        return copy_state(vae), [{key: value for key, value in row.items() if key != "seconds"} for row in history]
 
     (first, history), (again, the_same), (other, _) = fitted(), fitted(), fitted(seed=1)
     assert torch.equal(torch.get_rng_state(), numbers)
@@ -175,7 +175,7 @@ def test_constrained_latents_labels_and_plain_functions_are_fitted():
     program = pv.Program(model, guide)
     x = torch.poisson(torch.distributions.Gamma(3.0, 2.0).sample((300, 1)).expand(300, 5))
     fit_mcem(program, x, epochs=30, batch_size=100, optimizer="adam", learning_rate=0.05, schedule="cosine")
-    state = state_of(program)
+    state = copy_state(program)
     assert state["pyro.param/rate"].exp().item() == pytest.approx(3.0 / x.mean().item(), rel=0.02)
     assert state["pyro.param/loc"] == 0
 
@@ -189,7 +189,7 @@ def test_a_fit_that_diverges_keeps_the_last_good_weights(tiny_vae):
     vae, x = tiny_vae
     with pytest.raises(pv.DivergedError, match="the weights of epoch 0 were kept"):
         fit_mcem(vae, x, epochs=3, optimizer="sgd", learning_rate=1e38)
-    assert all(value.isfinite().all() for value in state_of(vae).values())
+    assert all(value.isfinite().all() for value in copy_state(vae).values())
 
 
 def test_what_cannot_be_fitted_is_refused(tiny_vae):

@@ -219,10 +219,10 @@ def test_fit_takes_every_objective_with_warm_up_and_batches(loss, tiny_vae):
 def test_the_importance_weighted_bound_is_climbed_in_nats_per_row(tiny_vae):
     vae, x = tiny_vae
     from pyro_vae.inference.objectives.elbo_terms import RowWeighted
-    from pyro_vae.programs.plates import layout_of
+    from pyro_vae.programs.plates import find_plates
     from pyro_vae.programs.row_inputs import Batch
 
-    weigh = RowWeighted(layout_of(vae, Batch(x)), len(x))
+    weigh = RowWeighted(find_plates(vae, Batch(x)), len(x))
     with seeded(0):
         per_row = IW(5).loss(weigh(vae.model), weigh(vae.guide), x)
     with seeded(0):

@@ -19,7 +19,7 @@ from pyro_vae.context import seeded
 from pyro_vae.data import Measure, Split
 from pyro_vae.inference.objectives.elbo_terms import RowWeighted
 from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
-from pyro_vae.programs.plates import layout_of
+from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.traces import sample_sites
 
@@ -293,7 +293,7 @@ def test_scales_multiply_a_rows_terms_and_fit_weighs_rows_alike(insomnia):
     expected = gradients(loss, plain, x)
     close(gradients(loss, scaled, x), [4 * gradient for gradient in expected])
     for program in (plain, scaled):
-        weigh = RowWeighted(layout_of(plain, Batch(x)), num_rows=40)
+        weigh = RowWeighted(find_plates(plain, Batch(x)), num_rows=40)
         close(gradients(loss, program, x, weigh=weigh), [gradient / 10 for gradient in expected])
     with seeded(0):
         value = loss.loss(scaled.model, scaled.guide, x)
@@ -404,7 +404,7 @@ def test_labels_and_missing_values_are_fitted():
     masked = pv.VAE(
         pv.priors.StandardNormal(2),
         pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 8)),
-        pv.guides.SeesMask(pv.guides.MeanFieldNormal(pv.nets.mlp(16, 8, 4))),
+        pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(16, 8, 4))),
     )
     fitted = pv.fit(masked, holes, epochs=5, learning_rate=0.02, loss=RWS(3, insomnia=0.5))
     assert fitted.history[-1]["elbo"] > fitted.history[0]["elbo"]

@@ -13,7 +13,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.inference.posterior.laplace import laplace
 from pyro_vae.programs.model_and_guide import encode, sample
-from pyro_vae.programs.parameters import state_of
+from pyro_vae.programs.parameters import copy_state
 
 
 def oracle_in(dtype, sites):
@@ -196,11 +196,11 @@ def test_rows_are_looked_up_and_the_program_keeps_its_own_places():
 def test_a_program_stays_as_it_was_and_bits_repeat(tiny_vae):
     vae, x = tiny_vae
     vae.train()
-    before, numbers = state_of(vae), torch.get_rng_state()
+    before, numbers = copy_state(vae), torch.get_rng_state()
     found = laplace(vae, x, batch_size=23)
     assert torch.equal(torch.get_rng_state(), numbers)
     assert vae.training
-    assert all(torch.equal(before[name], value) for name, value in state_of(vae).items())
+    assert all(torch.equal(before[name], value) for name, value in copy_state(vae).items())
     assert all(p.grad is None and p.requires_grad for p in vae.parameters())
     again, whole = laplace(vae, x, batch_size=23), laplace(vae, x)
     assert torch.equal(found.mode, again.mode)

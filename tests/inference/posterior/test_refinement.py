@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 import pyro_vae as pv
 from pyro_vae.inference.posterior.refinement import refine
 from pyro_vae.programs.model_and_guide import encode
-from pyro_vae.programs.parameters import named_parameters, state_of
+from pyro_vae.programs.parameters import copy_state, named_parameters
 
 
 class Astray(LinearGaussian):
@@ -96,11 +96,11 @@ def test_a_fitted_vae_gains_and_stays_as_it_was(tiny_vae):
     frozen, used = vae.likelihood.net[0].weight, vae.posterior.net[0].weight
     frozen.requires_grad_(False)
     used.grad = torch.ones_like(used)
-    before, trained = state_of(vae), {name: p.requires_grad for name, p in vae.named_parameters()}
+    before, trained = copy_state(vae), {name: p.requires_grad for name, p in vae.named_parameters()}
     numbers = torch.get_rng_state()
     refined = refine(vae, x)
     assert torch.equal(torch.get_rng_state(), numbers)
-    after = state_of(vae)
+    after = copy_state(vae)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert trained == {name: p.requires_grad for name, p in vae.named_parameters()}
@@ -169,7 +169,7 @@ def test_plain_functions_are_refined_with_what_they_keep_in_the_store():
     torch.testing.assert_close(refined.sites[0].log_scale.exp(), torch.full((12,), 0.5), rtol=0, atol=0.08)
 
 
-def nested(side_by_side=True, weight=1.0, subsample=False):
+def nested(vectorized=True, weight=1.0, subsample=False):
     """Three latents a row in a plate of their own, x_id | z_id ~ N(z_id, 1), and rows in the plate left of it."""
 
     def rows_of(x):
@@ -182,7 +182,7 @@ def nested(side_by_side=True, weight=1.0, subsample=False):
     def model(x):
         with rows_of(x), poutine.scale(scale=weight), pyro.plate("parts", 3, dim=-1):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            if side_by_side:
+            if vectorized:
                 pyro.sample("x", dist.Normal(z, 1.0), obs=x)
             else:
                 pyro.sample("x", dist.Normal(torch.stack([z[:, 0], z[:, 1], z[:, 2]], 1), 1.0), obs=x)
@@ -194,7 +194,7 @@ def nested(side_by_side=True, weight=1.0, subsample=False):
     return pv.Program(model, guide)
 
 
-@pytest.mark.parametrize("options", [{}, {"side_by_side": False}, {"weight": 0.3}, {"subsample": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"vectorized": False}, {"weight": 0.3}, {"subsample": True}], ids=str)
 def test_plates_within_a_row_scales_and_one_draw_at_a_time(options):
     x = torch.randn(9, 3)
     refined = refine(nested(**options), x, num_particles=4)

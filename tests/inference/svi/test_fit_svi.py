@@ -24,8 +24,8 @@ from pyro.infer import (
 )
 
 import pyro_vae as pv
-from pyro_vae.inference.svi.train_config import Settings
-from pyro_vae.programs.parameters import state_of
+from pyro_vae.inference.svi.train_config import TrainConfig
+from pyro_vae.programs.parameters import copy_state
 
 
 def without_seconds(history):
@@ -36,12 +36,12 @@ def test_one_step_equals_pyros_own_svi(tiny_vae):
     """Same seed, same rows in the same order: the loss of `SVI.step`, divided by the rows, and the same gradient
     step."""
     vae, x = tiny_vae
-    vae.start_at(x.mean(0), x)
+    vae.init_from_data(x.mean(0), x)
     stock = copy.deepcopy(vae)
     fitted = pv.fit(vae, x, epochs=1, batch_size=60, learning_rate=1e-3, schedule="constant", seed=3)
-    order = torch.randperm(60, generator=torch.Generator().manual_seed(Settings(seed=3).stream(0)))
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(TrainConfig(seed=3).epoch_seed(0)))
     svi = SVI(stock.model, stock.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
-    pyro.set_rng_seed(Settings(seed=3).stream(0))
+    pyro.set_rng_seed(TrainConfig(seed=3).epoch_seed(0))
     loss = svi.step(x[order])
     assert fitted.history[0]["elbo"] == pytest.approx(-loss / 60, rel=1e-6)
     for (name, ours), (_, theirs) in zip(vae.named_parameters(), stock.named_parameters(), strict=True):
@@ -130,7 +130,7 @@ def test_same_seed_same_bits_and_the_callers_random_numbers_untouched(tiny_vae):
     assert torch.equal(torch.get_rng_state(), before)
     second = pv.fit(twin, x, valid=x, epochs=3, batch_size=7, seed=5)
     assert without_seconds(first.history) == without_seconds(second.history)
-    assert all(torch.equal(value, state_of(twin)[name]) for name, value in state_of(vae).items())
+    assert all(torch.equal(value, copy_state(twin)[name]) for name, value in copy_state(vae).items())
     third = pv.fit(other, x, valid=x, epochs=3, batch_size=7, seed=6)
     assert third.history[0]["elbo"] != first.history[0]["elbo"]
 
@@ -155,16 +155,16 @@ def test_the_best_weights_are_kept_and_patience_ends_the_fit(tiny_vae):
 
 
 def test_patience_starts_after_the_warm_up():
-    settings = Settings(patience=3, kl_warmup=10)
+    settings = TrainConfig(patience=3, kl_warmup=10)
     assert not settings.out_of_patience(epoch=12, best_epoch=1)
     assert settings.out_of_patience(epoch=13, best_epoch=1)
     assert not settings.out_of_patience(epoch=13, best_epoch=12)
-    assert [Settings(beta=2.0, kl_warmup=4).kl_weight(epoch) for epoch in (0, 1, 4, 9)] == [0.0, 0.5, 2.0, 2.0]
+    assert [TrainConfig(beta=2.0, kl_warmup=4).kl_weight(epoch) for epoch in (0, 1, 4, 9)] == [0.0, 0.5, 2.0, 2.0]
 
 
 def test_frozen_parts_stay_as_they_are(tiny_vae):
     vae, x = tiny_vae
-    vae.start_at(x.mean(0), x)
+    vae.init_from_data(x.mean(0), x)
     vae.likelihood.requires_grad_(False)
     start = copy.deepcopy(vae.state_dict())
     pv.fit(vae, x, epochs=2)
@@ -201,7 +201,7 @@ def test_divergence_stops_at_once_with_the_last_good_weights(tiny_vae):
     normal = pv.VAE(vae.prior, pv.likelihoods.Normal(pv.nets.mlp(2, 6), scale=0.01), vae.posterior)
     with pytest.raises(pv.DivergedError, match=r"learning rate too high .*standardize"):
         pv.fit(normal, 100 * torch.randn(500, 6), epochs=50, learning_rate=1e18, optimizer="sgd")
-    assert all(torch.isfinite(value).all() for value in state_of(normal).values())
+    assert all(torch.isfinite(value).all() for value in copy_state(normal).values())
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad", "rmsprop", "sgd"])
@@ -229,7 +229,7 @@ def test_a_fit_goes_on_from_its_checkpoint_to_the_same_bits(tiny_vae, tmp_path, 
     fresh = copy.deepcopy(vae)
     found = pv.fit(fresh, x, epochs=6, checkpoint=tmp_path, **options)
     assert without_seconds(found.history) == without_seconds(expected.history)
-    assert all(torch.equal(value, state_of(fresh)[name]) for name, value in state_of(whole).items())
+    assert all(torch.equal(value, copy_state(fresh)[name]) for name, value in copy_state(whole).items())
     with pytest.raises(pv.InputError, match=r"begun otherwise .batch_size was 7, is 8"):
         pv.fit(vae, x, epochs=6, checkpoint=tmp_path, **options | {"batch_size": 8})
 
