@@ -1,6 +1,6 @@
 """The one place that knows ArviZ, and both its lines: 0.23 (`InferenceData`) and 1.x (`DataTree`). Imported when asked.
 
-Arrays in, arrays and containers out; nothing here needs torch.
+Arrays in, arrays and containers out; no tensors here.
 """
 
 import importlib
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pyro_vae.atomic_write import atomic_path
 
 
 def _arviz() -> Any:
@@ -63,11 +65,6 @@ def container(
 
 
 def write_netcdf(held: Any, path: Path) -> None:
-    """A container to a netCDF file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        held.to_netcdf(str(partial), engine="h5netcdf")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a container to a netCDF file, atomically."""
+    with atomic_path(path) as temporary:
+        held.to_netcdf(str(temporary), engine="h5netcdf")

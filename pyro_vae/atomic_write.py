@@ -1,8 +1,10 @@
-"""Files written whole or not at all: JSON, JSON lines, TOML and tensors, none of which can run code."""
+"""Atomic file writes, and readers and writers of JSON, JSON lines, TOML and tensors; none of these can run code."""
 
 import json
 import os
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +15,40 @@ from torch import Tensor
 from pyro_vae.errors import InputError
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, finds the old content or the new one and nothing between."""
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path in the folder of `path`, to write to; at the end of the block it is synced and replaces `path`.
+
+    A reader, or a crash, finds the old content or the new one and nothing between. The temporary file is removed when
+    the block raises.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        partial.replace(path)
+        temporary.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file by `atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines; a last line without its end was being written when a process died."""
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, [] where there is none; an unfinished last line is left out."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -52,6 +64,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
+    """Write tensors as safetensors, and `about` as JSON in the file's metadata."""
     metadata = {"about": json.dumps(about)} if about is not None else None
     write_atomic(
         path, safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata)
@@ -59,7 +72,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] 
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file and the JSON written beside them; `InputError` where it is missing or damaged."""
+    """The tensors of a file and the JSON in its metadata; `InputError` where the file is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
             about = json.loads((file.metadata() or {}).get("about", "{}"))

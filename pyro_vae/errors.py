@@ -1,20 +1,20 @@
-"""The package's own errors: what went wrong, where, and what to try."""
+"""Exceptions and warnings of this package. Their messages say what went wrong, where, and what to try."""
 
 
 class InputError(ValueError):
-    """Something the caller gave cannot be used; the command line shows the message alone and exits with 2."""
+    """An argument, option or file cannot be used; the command line prints the message alone and exits with 2."""
 
 
 class RowsError(InputError):
-    """A program has no weight for each row, because some site lies outside the one plate over rows."""
+    """A program has no log weight for each row, because a site lies outside the one plate over rows."""
 
 
 class CollapseWarning(UserWarning):
-    """Most latent dimensions carry nothing: the posterior has collapsed onto the prior there."""
+    """Most latent dimensions are inactive: their posterior has collapsed onto the prior."""
 
 
 class HandlersWarning(UserWarning):
-    """A program cannot be recorded as a plain graph, so each of its steps goes by Pyro's handlers."""
+    """A program cannot be compiled to a graph of tensor operations, so its steps run uncompiled, by Pyro's handlers."""
 
 
 class DivergedError(RuntimeError):
@@ -22,4 +22,4 @@ class DivergedError(RuntimeError):
 
 
 class RankLostError(RuntimeError):
-    """Another process of a run on several has ended or cannot be reached; what was checkpointed can be gone on with."""
+    """Another process of a distributed run has ended or cannot be reached; the fit can resume from its checkpoint."""

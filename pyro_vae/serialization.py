@@ -10,7 +10,7 @@ from torch import nn
 
 from pyro_vae import guides, likelihoods, nets, priors  # noqa: F401 - the parts that a recipe may name
 from pyro_vae.atomic_write import read_tensors, read_toml, write_tensors
-from pyro_vae.constructor_args import CONSTRUCTORS
+from pyro_vae.constructor_args import CONSTRUCTORS, find_constructor, recorded_call
 from pyro_vae.errors import InputError
 from pyro_vae.models import autoencoder, bayesian_mixture, bernoulli_mixture, gaussian_mixture, ppca, vae  # noqa: F401 - the same
 from pyro_vae.programs.parameters import copy_state, load_state
@@ -110,8 +110,8 @@ def _to_recipe(thing: Any, path: str, seen: dict[int, str]) -> Any:
     if id(thing) in seen:
         return {"same_as": seen[id(thing)]}
     seen[id(thing)] = path
-    name, made_as, arguments = getattr(thing, "_made_by", (None, None, {}))
-    if name is None or type(thing) is not made_as:
+    name, arguments = recorded_call(thing)
+    if name is None:
         raise InputError(
             f"{path} is {type(thing).__module__}.{type(thing).__name__}, which is not one of this package's parts, so "
             "a file "
@@ -133,7 +133,7 @@ def _from_recipe(recipe: Any, path: str, built: dict[str, Any]) -> Any:
         return recipe
     if "same_as" in recipe:
         return built[recipe["same_as"]]
-    maker = CONSTRUCTORS.get(recipe["make"])
+    maker = find_constructor(recipe["make"])
     if maker is None:
         raise InputError(
             f"{path}: no part called {recipe['make']!r} in this version of pyro_vae; known: "

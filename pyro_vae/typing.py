@@ -1,8 +1,7 @@
-"""The axis vocabulary, written once: N rows, D features, K latent dimensions, S particles.
+"""Tensor types with named axes: N rows, D features, K latent dimensions, S particles.
 
-Under test every annotation built from these names is enforced; in production they cost nothing. A name stands for one
-size throughout a call: a function that takes `Rows` and gives `PerRow` must keep N. `*batch` is any number of leading
-axes.
+In the tests every annotation built from these names is enforced; in production they cost nothing. A name stands for one
+size throughout a call: a function from `Rows` to `PerRow` must keep N. `*batch` is any number of leading axes.
 """
 
 from jaxtyping import Float

@@ -9,7 +9,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae import atomic_write
-from pyro_vae.atomic_write import read_lines, read_tensors, write_atomic, write_tensors
+from pyro_vae.atomic_write import read_json_lines, read_tensors, write_atomic, write_tensors
 from pyro_vae.runs import new_run
 from pyro_vae.serialization import from_recipe, to_recipe
 
@@ -37,6 +37,21 @@ def test_a_recipe_is_plain_data_and_names_our_parts_alone(tiny_vae, tmp_path):
     recipe["guide"]["net"]["make"] = "os.system"
     with pytest.raises(pv.InputError, match=r"no part called 'os\.system'"):
         from_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("old", "part"),
+    [
+        ("guides.SeesMask", lambda: pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(12, 4)))),
+        ("guides.Categories", lambda: pv.guides.CategoricalGuide(pv.nets.mlp(6, 3))),
+        ("guides.PerRowCategories", lambda: pv.guides.PerRowCategorical(num_rows=5, num_components=3)),
+    ],
+)
+def test_recipes_of_version_0_1_0_name_renamed_parts(old, part):
+    recipe = to_recipe(part())
+    loaded = from_recipe(recipe | {"make": old})
+    assert type(loaded) is type(part())
+    assert to_recipe(loaded) == recipe
 
 
 def test_a_part_used_twice_is_one_part_after_loading(tiny_vae):
@@ -110,7 +125,7 @@ def test_saving_over_an_older_save_leaves_nothing_of_it(tiny_vae, tmp_path):
 
 def test_a_line_that_was_being_written_is_not_read(tmp_path):
     (tmp_path / "m.jsonl").write_text('{"epoch": 1}\n{"epo')
-    assert read_lines(tmp_path / "m.jsonl") == [{"epoch": 1}]
+    assert read_json_lines(tmp_path / "m.jsonl") == [{"epoch": 1}]
 
 
 def test_loading_is_the_first_thing_a_process_does(tiny_vae, tmp_path):

@@ -1,6 +1,5 @@
 """Rows written to a `.npy` or `.csv` file, part by part."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
+from pyro_vae.atomic_write import atomic_path
 from pyro_vae.errors import InputError
 
 
@@ -45,13 +45,5 @@ def writing(path: Path, num_rows: int, names: list[str]) -> Iterator[Writer]:
     """Inside, rows are written; the file is there when all of them are, and whatever it held before until then."""
     if path.suffix not in (".npy", ".csv"):
         raise InputError(f"{path}: can write .npy or .csv, not {path.suffix or 'a file without an ending'}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield Writer(path, file, num_rows, names)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield Writer(path, file, num_rows, names)
