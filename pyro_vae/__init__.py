@@ -74,8 +74,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "serialization": ["load", "save"],
         "studies.autoencoder_vs_vae": ["evaluate_encoder", "fit_encoder", "reconstruction_error"],
         "studies.em_bounds": ["CoordinateAscentDemo", "plot_coordinate_ascent", "coordinate_ascent_demo"],
-        "studies.posterior_collapse": ["CollapseResult", "collapse", "plot_collapse"],
-        "studies.squared_error_trap": ["Shifts", "shifts"],
-        "studies.squared_error_trap_figure": ["plot_shifts"],
+        "studies.posterior_collapse": ["CollapseResult", "compare_remedies", "plot_collapse"],
+        "studies.squared_error_trap": ["SquaredErrorTrap", "squared_error_trap"],
+        "studies.squared_error_trap_figure": ["plot_squared_error_trap"],
     },
 )

@@ -1,6 +1,7 @@
 """The parts by name: prior, likelihood, guide and networks, and the VAE they make."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -8,28 +9,41 @@ from torch import nn
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.context import seeded
 from pyro_vae.data import Dataset
-from pyro_vae.data.named_datasets import known
+from pyro_vae.data.named_datasets import observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.models.vae import VAE
-from pyro_vae.workflows.data_and_likelihood import choose_likelihood, scale_of
 
 
-def build_vae(settings: dict[str, Any], data: Dataset, seed: int, masked: bool = False) -> VAE:
-    """A fresh VAE with the settings' parts, its weights drawn from the seed; a `masked` one's guide sees the mask."""
+@dataclass(frozen=True)
+class LikelihoodChoice:
+    """A likelihood by its name, the scale it gets (None where it has none), and why it was chosen."""
+
+    name: str
+    scale: float | str | None
+    reason: str
+
+
+def build_vae(
+    settings: dict[str, Any], likelihood: LikelihoodChoice, data: Dataset, seed: int, masked: bool = False
+) -> VAE:
+    """A new VAE with the parts that the settings name, its weights drawn from the seed.
+
+    `likelihood` has a name and a scale; with `masked` the guide sees the mask of missing values. Raises `InputError`
+    for a setting that no chosen part reads.
+    """
     K = settings["latent_dim"]
     if K < 1:
         raise InputError(f"latent_dim must be one or more, got {K}")
-    _check_needs(settings)
-    name, _ = choose_likelihood(settings["likelihood"], data)
+    _require_owners(settings)
     with seeded(seed):
         decoder = _network(settings, data, decoded=K)
-        likelihood = _likelihood(name, decoder, scale_of(settings, name, data), data)
-        guide = _guide(settings, K, lambda outputs: _encoder(settings, data, name, outputs, masked))
+        part = _likelihood(likelihood.name, decoder, likelihood.scale, data)
+        guide = _guide(settings, K, lambda outputs: _encoder(settings, data, likelihood.name, outputs, masked))
         guide = guides.MaskAwareGuide(guide) if masked else guide
-        return VAE(_prior(settings, K, guide, data.num_features), likelihood, guide)
+        return VAE(_prior(settings, K, guide, data.num_features), part, guide)
 
 
-NEEDS: dict[str, dict[str, tuple[str, ...]]] = {  # setting: (the settings one of which it belongs to)
+OWNERS: dict[str, dict[str, tuple[str, ...]]] = {  # setting: (the settings one of which it belongs to)
     "components": {"prior": ("mixture",), "guide": ("mixture",)},
     "pseudo_inputs": {"prior": ("vamp",)},
     "rank": {"guide": ("low-rank",)},
@@ -39,9 +53,9 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {  # setting: (the settings one o
 }
 
 
-def _check_needs(settings: dict[str, Any]) -> None:
+def _require_owners(settings: dict[str, Any]) -> None:
     """`InputError` for a setting that would be read and then ignored."""
-    for name, owners in NEEDS.items():
+    for name, owners in OWNERS.items():
         if settings[name] is not None and not any(settings[owner] in values for owner, values in owners.items()):
             words = " or ".join(f"--{owner} {value}" for owner, values in owners.items() for value in values)
             raise InputError(f"--{name.replace('_', '-')} belongs to {words}; leave it out, or choose that")
@@ -83,7 +97,7 @@ def _encoder(settings: dict[str, Any], data: Dataset, likelihood: str, outputs: 
 def _likelihood(name: str, decoder: Callable[[int], nn.Module], scale: float | str | None, data: Dataset) -> nn.Module:
     D, levels = data.num_features, data.train.measure.levels
     if name == "categorical":
-        categories = 1 + int(max(known(split.stored).max() for split in (data.train, data.valid, data.test)))
+        categories = 1 + int(max(observed_values(split.stored).max() for split in (data.train, data.valid, data.test)))
         return likelihoods.Categorical(decoder(categories), max(2, categories))
     net = decoder(2 if scale == "network" else 1)
     width = D if scale == "per-feature" else None

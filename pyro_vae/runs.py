@@ -1,5 +1,6 @@
 """A run's folder: the names of its files, its settings, and a new one that nothing else uses."""
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pyro_vae.atomic_write import read_toml, write_atomic
 from pyro_vae.errors import InputError
 
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"
+SETTINGS = "settings.json"  # of a comparison or study
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -35,3 +37,39 @@ def new_run(parent: Path, name: str) -> Path:
             continue
         return folder
     raise InputError(f"no free name for a run called {stem} under {parent}")
+
+
+def require_unused(folder: Path) -> None:
+    """`InputError` where a folder that a new run is to be written to is a file, a run, or holds other files."""
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: name a folder that is new or empty")
+    if (folder / CONFIG).exists():
+        raise InputError(f"{folder} holds a run already: go on with it (--resume {folder}), or name another folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder} holds other files: name a folder that is new or empty")
+
+
+def claim_folder(folder: Path, settings: dict[str, Any], fingerprint: str) -> None:
+    """Note the settings that a comparison or study in this folder was begun with.
+
+    Raises `InputError` where it was begun with others, or holds other files.
+    """
+    path = folder / SETTINGS
+    plain = {n: list(v) if isinstance(v, tuple) else v for n, v in settings.items() if v is not None}
+    text = json.dumps(plain | {"fingerprint": fingerprint}, default=list, sort_keys=True) + "\n"
+    if path.exists() and path.read_text() != text:
+        before, now = json.loads(path.read_text()), json.loads(text)
+        changed = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
+        other = "; ".join(f"{n}: {before.get(n)} → {now.get(n)}" for n in changed)
+        raise InputError(f"{folder} holds a comparison with other settings ({other}): name another folder")
+    if not path.exists():
+        require_unused(folder)
+        write_atomic(path, text.encode())
+
+
+def remove_if_empty(folder: Path, result: str) -> None:
+    """Remove a folder in which no part was finished: none of its subfolders has the file `result`."""
+    if not any(folder.glob(f"*/{result}")):
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        folder.rmdir()

@@ -12,10 +12,11 @@ from typing import Any
 import click
 
 COMMANDS = {  # name: (the module that holds it, what the list of commands says)
-    "fit": ("fit", "Train a VAE on pictures or a table, score it and draw it."),
+    "fit": ("fit", "Train a VAE on images or a table, score it and draw it."),
     "evaluate": ("evaluate", "Score a run: ELBO, its terms, log p(x) with its errors."),
     "score": ("score", "Score the rows of a file: log p(x) of each, anomalies flagged."),
-    "compare": ("compare", "Hold models, ways to fit them, or runs against each other."),
+    "compare": ("compare", "Compare models, fit methods, or saved runs."),
+    "study": ("study", "Measure what the study notes claim."),
     "report": ("report", "Write one page about a run, to open in a browser."),
     "sample": ("sample", "Draw new rows from a run's model."),
     "reconstruct": ("reconstruct", "Send rows through a run's guide and back."),
@@ -23,7 +24,7 @@ COMMANDS = {  # name: (the module that holds it, what the list of commands says)
     "datasets": ("datasets", "List the data sets that have names."),
     "info": ("info", "Say what a run holds."),
 }
-TOGETHER = ("fit", "evaluate", "score")  # what several processes can do
+DISTRIBUTED = ("fit", "evaluate", "score")  # what several processes can do
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -36,7 +37,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        if _rank() is not None and name not in TOGETHER:
+        if _rank() is not None and name not in DISTRIBUTED:
             raise click.UsageError(
                 f"{name} runs as one process: start it without torchrun, which is for fit, evaluate and score"
             )
@@ -121,3 +122,11 @@ def _say(message: str, code: int, debug: bool) -> int:
 def print_json(content: Any) -> None:
     """The one object that --json promises on stdout."""
     click.echo(json.dumps(content, allow_nan=False))
+
+
+def print_export(written: dict[str, Any], as_json: bool) -> None:
+    """A file of rows that was written, as JSON or as one line."""
+    if as_json:
+        print_json(written)
+    else:
+        click.echo(f"{written['path']}: {written['num_rows']} rows of {written['num_columns']}")

@@ -10,14 +10,14 @@ from pyro_vae.cli.options import GroupedCommand, output_options
 @output_options
 def datasets(as_json: bool, debug: bool) -> None:
     """List the data sets that have names, and whether they need a network the first time."""
-    from pyro_vae.data import NAMED
+    from pyro_vae.data import NAMED_DATASETS
 
     if as_json:
         print_json(
-            {"datasets": [{"name": n, "description": d.description, "offline": d.offline} for n, d in NAMED.items()]}
+            {"datasets": [{"name": n, "description": d.description, "offline": d.offline} for n, d in NAMED_DATASETS.items()]}
         )
         return
-    for name, named in NAMED.items():
+    for name, named in NAMED_DATASETS.items():
         click.echo(f"{name:<15}{named.description}{'' if named.offline else '; downloaded once, or --data-root'}")
     click.echo(
         "\nYour own: a .npy, .npz, .csv or .parquet file with a row for each observation, or a folder of pictures of "

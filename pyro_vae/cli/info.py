@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pyro_vae.atomic_write import read_lines
+from pyro_vae.atomic_write import read_json_lines
 from pyro_vae.cli import print_json
 from pyro_vae.cli.options import RUN, GroupedCommand, output_options
 from pyro_vae.runs import EVALUATION, METRICS, read_config
@@ -19,7 +19,7 @@ def info(run: Path, as_json: bool, debug: bool) -> None:
     import json
 
     config = read_config(run)
-    history = read_lines(run / METRICS)
+    history = read_json_lines(run / METRICS)
     path = run / EVALUATION
     evaluation = json.loads(path.read_text()) if path.exists() else {}
     found: dict[str, Any] = {

@@ -1,7 +1,6 @@
 """Options in named groups, and where a setting comes from: flag, then config file, then default."""
 
-import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from pyro_vae.errors import InputError
+from pyro_vae.workflows.fit_settings import FIT_DEFAULTS, flatten_config
 
 Decorator = Callable[[Any], Any]
 
@@ -104,77 +104,27 @@ class _Scale(click.ParamType):
 SHAPE, WIDTHS, SCALE = _Shape(), _Widths(), _Scale()
 
 
-def settle(ctx: click.Context, config: dict[str, Any] | None, source: str) -> dict[str, dict[str, Any]]:
-    """The settings of a command by group: what a flag says, else the config file, else the default.
+def given_options(ctx: click.Context) -> dict[str, Any]:
+    """The options that stand on the command line, by name."""
+    source = ParameterSource.COMMANDLINE
+    return {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name) is source}
 
-    A config file may hold its keys in tables named after the groups or plainly; dashes and underscores are the same.
+
+def settings_with_config(ctx: click.Context, config: dict[str, Any] | None, source: str) -> dict[str, Any]:
+    """The settings of `fit` that are given: a flag's value, else that of the config file.
+
+    A config file may hold its keys in tables named after the groups or not; dashes and underscores are the same.
     """
-    options = {p.name: p for p in ctx.command.params if isinstance(p, Grouped) and p.group.lower() in KEPT and p.name}
-    given = _flat(config or {}, options, source)
-    settled: dict[str, dict[str, Any]] = {group: {} for group in KEPT}
-    for name, parameter in options.items():
-        value = ctx.params[name]
-        if name in given and ctx.get_parameter_source(name) in (ParameterSource.DEFAULT, None):
-            try:
-                value = parameter.process_value(ctx, given[name])
-            except click.ClickException as error:
-                raise InputError(f"{source}: {name}: {error.format_message()}") from error
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{source}: {name}: {given[name]!r} is not a value it can have") from error
-        settled[parameter.group.lower()][name] = value
-    return settled
-
-
-KEPT = ("data", "model", "objective", "training")
-
-
-def _flat(config: dict[str, Any], options: dict[str, Grouped], source: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and key in KEPT:
-            flat |= value
-        elif not isinstance(value, dict) and key not in ABOUT:
-            flat[key] = value
-        elif isinstance(value, dict) and key not in ABOUT:
-            raise InputError(f"{source}: no table called [{key}]; there are [{'], ['.join(KEPT)}]")
-    known = {key.replace("-", "_"): value for key, value in flat.items()}
-    if unknown := [key for key in known if key not in options]:
-        near = difflib.get_close_matches(unknown[0], list(options), n=1)
-        raise InputError(f"{source}: no setting called {unknown[0]!r}{f'; did you mean {near[0]!r}?' if near else ''}")
-    return known
-
-
-ABOUT = (
-    "about",
-    "program",
-    "program_needs",
-    "num_features",
-    "measure",
-)  # what a run's own config.toml holds beside the settings
-
-
-def plain(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """TrainConfig as TOML can hold them: nothing for None, lists for tuples, text for paths."""
-
-    def value_of(value: Any) -> Any:
-        return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-
-    return {group: {k: value_of(v) for k, v in values.items() if v is not None} for group, values in settings.items()}
-
-
-__all__: Sequence[str] = (
-    "PROGRAM",
-    "RUN",
-    "SCALE",
-    "SHAPE",
-    "WIDTHS",
-    "Grouped",
-    "GroupedCommand",
-    "option",
-    "output_options",
-    "plain",
-    "settle",
-)
+    options = {p.name: p for p in ctx.command.params if isinstance(p, Grouped) and p.group.lower() in FIT_DEFAULTS}
+    given = flatten_config(config or {}, [name for name in options if name], source)
+    for name, value in given.items():
+        try:
+            given[name] = options[name].process_value(ctx, value)
+        except click.ClickException as error:
+            raise InputError(f"{source}: {name}: {error.format_message()}") from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{source}: {name}: {value!r} is not a value it can have") from error
+    return given | {name: value for name, value in given_options(ctx).items() if name in options}
 
 
 ROWS = click.argument("data", required=False, metavar="[DATA]")

@@ -1,6 +1,7 @@
 """Records as tables for people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -50,7 +51,7 @@ def _how(record: dict[str, Any]) -> str:
     return draws if method == "is" else f"by {method.removeprefix('exact: ')}; what follows is from {draws}"
 
 
-def print_kl_apart(apart: dict[str, Any] | None) -> None:
+def print_kl_by_latent(apart: dict[str, Any] | None) -> None:
     """The KL of each latent site, by dimension where there is one for each, the largest first."""
     for name, value in (apart or {}).items():
         several = isinstance(value, list) and len(value) > 1
@@ -164,3 +165,24 @@ def _print_columns(lines: Sequence[Sequence[str]], indent: str = "") -> None:
     for number, line in enumerate(lines):
         cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
         click.secho(indent + "  ".join(cells).rstrip(), bold=number == 0)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Records of any kind as a table: a column for each key that has a value, numbers to four digits."""
+    names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    flat = {name: [_cell(row[name]) for row in rows] for name in names}
+    lines = [[str(name).replace("_", " ") for name in names], *map(list, zip(*flat.values(), strict=True))]
+    click.echo()
+    _print_columns(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):  # a share and its standard error
+        return f"{value['value']:.3f} ± {value['se']:.3f}"
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def print_written(folder: Path, table: str, figures: Sequence[Path], seconds: float) -> None:
+    """Where the table and the figures lie."""
+    click.echo(f"\nWritten to {folder}/ in {seconds:.0f} s")
+    click.echo(f"  {table}  " + "  ".join(str(path.relative_to(folder)) for path in figures))

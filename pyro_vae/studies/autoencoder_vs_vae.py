@@ -31,6 +31,7 @@ from pyro_vae.programs.parameters import named_parameters
 from pyro_vae.typing import PerRow
 
 KINDS = ("pca", "kernel-pca", "ae", "vae")
+NAMES = {"pca": "PCA", "kernel-pca": "kernel PCA", "ae": "autoencoder", "vae": "VAE"}
 WIDTHS, PENALTIES = (0.5, 1.0, 2.0), (1e-3, 1e-2)  # of kernel PCA, of 1 / median squared distance; by validation rows
 NUMBERS = (
     "reconstruction_error",
@@ -176,7 +177,7 @@ def _codes(model: Any, rows: Split) -> Tensor:
     return model.encode(rows.x, **rows.row_inputs(slice(None)))
 
 
-def in_pixels(data: Dataset, rows: Split) -> float | None:
+def pixel_knn_accuracy(data: Dataset, rows: Split) -> float | None:
     """The accuracy of nearest neighbours on x itself: what latent distances are held against."""
     return _knn(data.train.x, data.train, rows.x, rows)
 
@@ -215,7 +216,7 @@ def num_parameters(model: Any) -> int | None:
     return sum(p.numel() for p in named_parameters(model).values()) if isinstance(model, torch.nn.Module) else None
 
 
-def over_seeds(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def mean_over_seeds(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line for each kind and number of latents: mean and standard error over seeds of each of `NUMBERS`.
 
     Each seed is one fit (of networks) and one set of draws. `se` is None where there is one.

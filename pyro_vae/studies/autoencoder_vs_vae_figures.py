@@ -16,9 +16,9 @@ from pyro_vae.diagnostics.latent_interpolation import interpolate, path_ratio
 from pyro_vae.diagnostics.latent_space_metrics import neighbours_among, spread
 from pyro_vae.plots import on_axes, style
 from pyro_vae.plots.display_units import to_grayscale
-from pyro_vae.studies.autoencoder_vs_vae import new_codes
+from pyro_vae.studies.autoencoder_vs_vae import NAMES, new_codes
+from pyro_vae.studies.swiss_roll import plot_rolls
 
-NAMES = {"pca": "PCA", "kernel-pca": "kernel PCA", "ae": "autoencoder", "vae": "VAE"}
 LOOK = {"pca": style.COLOURS[2], "kernel-pca": style.COLOURS[5], "ae": style.RED, "vae": style.BLUE}
 LINES_OF = {"pca": "--", "kernel-pca": "--"}  # autoencoders often lie on top of them
 PANELS = {
@@ -41,7 +41,7 @@ def draw_encoders(
 ) -> list[Path]:
     """Write `folder/*.png`: numbers over sizes; the planes of codes; decoded draws and lines; the swiss roll.
 
-    `table` is that of `study.encoders.over_seeds`, `models` are the smallest ones by kind.
+    `table` is that of `mean_over_seeds`, `models` are the smallest ones by kind.
     """
     drawings: dict[str, Callable[[], Figure | None]] = {
         "sizes": lambda: plot_sizes(table, pixels),
@@ -191,16 +191,3 @@ def _pairs(rows: Split) -> Tensor:
         return torch.arange(2 * LINES).reshape(LINES, 2)
     first = [int((rows.labels == kind).nonzero()[0]) for kind in rows.labels.unique()]
     return torch.tensor([[first[i % len(first)], first[(i + 1) % len(first)]] for i in range(0, 2 * LINES, 2)])
-
-
-def plot_rolls(rolls: Sequence[Any]) -> Figure:
-    """The swiss roll's held-out rows as each encoder lays them, coloured by their place along the roll."""
-    with style.figure_style():
-        figure = Figure(figsize=(3.1 * len(rolls), 3.6))
-        for axes, one in zip(figure.subplots(1, len(rolls)), rolls, strict=True):
-            codes = one.codes.numpy()
-            shades = axes.scatter(codes[:, 0], codes[:, 1], c=one.sheet[:, 0], s=9, cmap="viridis", linewidths=0)
-            axes.set(xlabel="$z_1$", ylabel="$z_2$")
-            style.title(axes, NAMES[one.kind], f"flatness {one.flatness:.2f}, trust {one.trust:.2f}")
-        figure.colorbar(shades, ax=figure.axes, label="length along the roll", pad=0.01)
-    return figure

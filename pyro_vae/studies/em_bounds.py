@@ -4,10 +4,12 @@ not."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -277,3 +279,25 @@ def _say_the_gap(axes: Axes, found: CoordinateAscentDemo) -> None:
 def _note(axes: Axes, text: str, at: tuple[float, float], away: tuple[float, float], colour: str) -> None:
     """Words beside a place, `away` points from it."""
     axes.annotate(text, at, away, textcoords="offset points", ha="center", va="center", color=colour, fontsize=9)
+
+
+def draw_em_bounds(folder: Path) -> Path:
+    """Draw the demonstration into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "coordinate_ascent.png"
+    with style.figure_style(), rc_context({"backend": "agg"}):
+        plot_coordinate_ascent(coordinate_ascent_demo()).savefig(path)
+    return path
+
+
+def run_em_bounds(folder: Path) -> tuple[list[dict[str, Any]], Path]:
+    """The demonstration as records, one for each fit method and step, and as a figure."""
+    found = coordinate_ascent_demo()
+    table = [
+        {"fit_method": name, "step": step, "theta": theta, "elbo": elbo, "log_px": log_px, "kl": log_px - elbo}
+        for name, path in (("em", found.em), ("vi", found.vi))
+        for step, (theta, elbo, log_px) in enumerate(
+            zip(path.theta.tolist(), path.elbo.tolist(), path.log_px.tolist(), strict=True)
+        )
+    ]
+    return table, draw_em_bounds(folder)

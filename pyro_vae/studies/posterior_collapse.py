@@ -6,10 +6,12 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pyro_vae import guides, likelihoods, nets, priors
@@ -22,18 +24,20 @@ from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO
 from pyro_vae.inference.svi.fit_svi import fit
 from pyro_vae.models.vae import VAE
 from pyro_vae.plots import on_axes, style
-from pyro_vae.studies.posterior_collapse_figure import NOTHING
+
+SETTINGS = ("bernoulli", "learned", "one")
+INACTIVE_KL = 0.01  # nats
 
 
 @dataclass(frozen=True)
 class CollapseResult:
-    """One fit of the study: the `way` it was trained, its `seed`, what its latents carry, and what the rows get.
+    """One fit of the study: its `remedy`, its `seed`, the usage of its latents, and the evidence of the rows.
 
     `found` holds ELBO and log p(x) of each row scored, nats, always at β = 1; `epoch` is the one kept, by validation
     ELBO.
     """
 
-    way: str
+    remedy: str
     seed: int
     usage: LatentUsage
     found: Evidence
@@ -56,11 +60,11 @@ class CollapseResult:
     def __repr__(self) -> str:
         numbers = f"KL {self.kl:.2f}, ELBO {self.elbo:.2f}, log p(x) {self.log_px:.2f} nats per row"
         active = f"{int(self.usage.active.sum())} of {len(self.usage.names)} active"
-        return f"CollapseResult({self.way}, seed {self.seed}: {active}, {numbers})"
+        return f"CollapseResult({self.remedy}, seed {self.seed}: {active}, {numbers})"
 
 
 def remedies(epochs: int) -> dict[str, dict[str, Any]]:
-    """Ways to train one and the same VAE: plainly, and as papers advise against collapse; keywords of `fit`.
+    """Keywords of `fit` by name: none, and what papers advise against posterior collapse.
 
     KL warm-up over half the epochs (Bowman et al., arXiv:1511.06349; Sønderby et al., arXiv:1602.02282), λ free nats
     for each dimension (Kingma et al., arXiv:1606.04934), and β = ½ (Higgins et al. 2017).
@@ -74,48 +78,60 @@ def remedies(epochs: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def collapse(
+def compare_remedies(
     data: Dataset | None = None,
     build: Callable[[Dataset], Any] | None = None,
-    ways: Mapping[str, Mapping[str, Any]] | None = None,
+    fit_options: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     seeds: Sequence[int] = (0, 1, 2),
     epochs: int = 60,
     split: str = "valid",
     num_samples: int = 500,
 ) -> list[CollapseResult]:
-    r"""The same program trained several ways: what its latents then carry, and whether log p(x) gains by it.
+    r"""The same program trained with several remedies: the KL of its latents, and whether log p(x) gains by it.
 
-    A high KL is no aim of its own: log p(x) says whether what the latents carry is worth its price. `data` are the
-    8×8 digits, binarized, by default; `build` makes a program from them, by default `deep_vae`, which collapses there
-    when trained plainly; `ways` are keywords of `fit` by name (`remedies`). For each of the `seeds` every way starts at
-    the same weights and goes through the same batches. Scored are the rows of `split`, by importance sampling with
-    `num_samples` draws, a lower bound. Records by seed, then way. Raises `InputError` for no seed and no way.
+    A high KL is no aim of its own: log p(x) says whether it is worth its cost. `data` are the 8×8 digits, binarized,
+    by default; `build` makes a program from them, by default `deep_vae`, which collapses there without a remedy;
+    `fit_options` are keywords of `fit` by name (`remedies`). For each of the `seeds` every remedy starts at the same
+    weights and goes through the same batches. The rows of `split` are scored by importance sampling with `num_samples`
+    draws, a lower bound. Results by seed, then remedy. Raises `InputError` for no seed and no remedy.
 
-    >>> found = collapse(ways={"plain": {}, "warm-up": {"kl_warmup": 1}}, seeds=[0], epochs=1, num_samples=20)
-    >>> [one.way for one in found], len(found[0].usage.names), found[0].log_px > found[0].elbo
+    >>> options = {"plain": {}, "warm-up": {"kl_warmup": 1}}
+    >>> found = compare_remedies(fit_options=options, seeds=[0], epochs=1, num_samples=20)
+    >>> [one.remedy for one in found], len(found[0].usage.names), found[0].log_px > found[0].elbo
     (['plain', 'warm-up'], 20, True)
     """
     data = load_data("digits") if data is None else data
-    build, ways = build or deep_vae, remedies(epochs) if ways is None else ways
-    if not seeds or not ways:
-        raise InputError(f"expected one seed and one way or more, got {len(seeds)} and {len(ways)}")
-    found = []
-    for seed in seeds:
-        for way, options in ways.items():
-            began = time.perf_counter()
-            with seeded(seed):
-                program = build(data)
-            with warnings.catch_warnings():  # collapse is what is studied
-                warnings.simplefilter("ignore", CollapseWarning)
-                fitted = fit(program, data, epochs=epochs, seed=seed, progress="none", **options)
-            rows = data.split(split)
-            evidence = log_evidence(program, rows, num_samples, seed=seed)
-            seconds = time.perf_counter() - began
-            found.append(
-                CollapseResult(way, seed, latent_usage(program, rows, seed=seed), evidence, fitted.best_epoch, seconds)
-            )
-    return found
+    build, fit_options = build or deep_vae, remedies(epochs) if fit_options is None else fit_options
+    if not seeds or not fit_options:
+        raise InputError(f"expected one seed or more and one remedy or more, got {len(seeds)} and {len(fit_options)}")
+    return [
+        _fit_and_measure(name, seed, data, build, dict(options), epochs, split, num_samples)
+        for seed in seeds
+        for name, options in fit_options.items()
+    ]
+
+
+def _fit_and_measure(
+    remedy: str,
+    seed: int,
+    data: Dataset,
+    build: Callable[[Dataset], Any],
+    options: dict[str, Any],
+    epochs: int,
+    split: str,
+    num_samples: int,
+) -> CollapseResult:
+    began = time.perf_counter()
+    with seeded(seed):
+        program = build(data)
+    with warnings.catch_warnings():  # collapse is what is studied
+        warnings.simplefilter("ignore", CollapseWarning)
+        fitted = fit(program, data, epochs=epochs, seed=seed, progress="none", **options)
+    rows = data.split(split)
+    evidence = log_evidence(program, rows, num_samples, seed=seed)
+    seconds = time.perf_counter() - began
+    return CollapseResult(remedy, seed, latent_usage(program, rows, seed=seed), evidence, fitted.best_epoch, seconds)
 
 
 def deep_vae(data: Dataset, num_latents: int = 20, scale: float | str = "learned") -> VAE:
@@ -127,49 +143,94 @@ def deep_vae(data: Dataset, num_latents: int = 20, scale: float | str = "learned
     return VAE(priors.StandardNormal(K), likelihood, guides.MeanFieldNormal(nets.mlp(D, *hidden, 2 * K)))
 
 
-def gain_over_baseline(found: Sequence[CollapseResult], way: str, plain: str = "plain") -> tuple[float, float]:
-    """How much more log p(x) a way has than the plain one, nats per row: mean and standard error over seeds (NaN for
+def gain_over_baseline(found: Sequence[CollapseResult], remedy: str, plain: str = "plain") -> tuple[float, float]:
+    """How much more log p(x) a remedy has than the baseline, nats per row: mean and standard error over seeds (NaN for
     one), each seed's two fits paired."""
-    at = {(one.way, one.seed): one.log_px for one in found}
-    gains = torch.tensor([at[way, seed] - at[plain, seed] for name, seed in at if name == way], dtype=torch.float64)
+    at = {(one.remedy, one.seed): one.log_px for one in found}
+    gains = torch.tensor(
+        [at[remedy, seed] - at[plain, seed] for name, seed in at if name == remedy], dtype=torch.float64
+    )
     return float(gains.mean()), float(gains.std() / math.sqrt(len(gains))) if len(gains) > 1 else math.nan
 
 
 def plot_collapse(found: Sequence[CollapseResult], plain: str = "plain") -> Figure:
-    """The KL of each latent, the most used first, one panel for each way, and the way's numbers in words.
+    """The KL of each latent, the most used first, one panel for each remedy, and the remedy's numbers in words.
 
-    Bars are means over seeds and dots the seeds; a grey bar carries less than 0.01 nats. Raises `InputError` where
+    Bars are means over seeds and dots the seeds; a grey bar is below 0.01 nats. Raises `InputError` where
     there is nothing to draw, or latents without a KL for each.
 
-    >>>     >>> found = collapse(ways={"plain": {}, "warm-up": {"kl_warmup": 1}}, seeds=[0], epochs=1, num_samples=10)
+    >>> options = {"plain": {}, "warm-up": {"kl_warmup": 1}}
+    >>> found = compare_remedies(fit_options=options, seeds=[0], epochs=1, num_samples=10)
     >>> [axes.get_title(loc="left") for axes in plot_collapse(found).axes]
     ['plain', 'warm-up']
     """
-    ways = list(dict.fromkeys(one.way for one in found))
-    if not ways or any(one.usage.kl_apart is None for one in found):
+    fit_options = list(dict.fromkeys(one.remedy for one in found))
+    if not fit_options or any(one.usage.kl_apart is None for one in found):
         raise InputError("expected one fit or more of programs with a KL for each latent")
     with style.figure_style():
-        figure = Figure(figsize=(0.8 + 2.6 * len(ways), 3.6))
-        panels = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
-        for axes, way in zip(panels, ways, strict=True):
-            fits = [one for one in found if one.way == way]
+        figure = Figure(figsize=(0.8 + 2.6 * len(fit_options), 3.6))
+        panels = figure.subplots(1, len(fit_options), sharey=True, squeeze=False)[0]
+        for axes, remedy in zip(panels, fit_options, strict=True):
+            fits = [one for one in found if one.remedy == remedy]
             kl = np.stack([np.sort(one.usage.kl_apart.numpy())[::-1] for one in fits if one.usage.kl_apart is not None])
             at = np.arange(kl.shape[1])
-            on_axes.bars(axes, kl.mean(0), [""] * len(at), kl.mean(0) > NOTHING)
+            on_axes.bars(axes, kl.mean(0), [""] * len(at), kl.mean(0) > INACTIVE_KL)
             for line in kl:
                 axes.plot(at, line, "o", color=style.DARK, markersize=1.8, markeredgewidth=0)
             axes.set(xticks=[], xlabel=f"{len(at)} latents, sorted")
-            axes.set_title(way, pad=46)
+            axes.set_title(remedy, pad=46)
             axes.text(0, 1.03, _words(fits, found, plain), transform=axes.transAxes, va="bottom", fontsize=9)
         panels[0].set_ylabel("KL, nats per row")
     return figure
 
 
 def _words(fits: Sequence[CollapseResult], found: Sequence[CollapseResult], plain: str) -> str:
-    """log p(x) and what it gains on the plain way, paired by seed; the bound and the sum of the KL."""
+    """log p(x) and what it gains on the plain remedy, paired by seed; the bound and the sum of the KL."""
     log_px, elbo, kl = (np.mean([getattr(one, name) for one in fits]) for name in ("log_px", "elbo", "kl"))
     gain = ""
-    if fits[0].way != plain and any(one.way == plain for one in found):
-        more, se = gain_over_baseline(found, fits[0].way, plain)
+    if fits[0].remedy != plain and any(one.remedy == plain for one in found):
+        more, se = gain_over_baseline(found, fits[0].remedy, plain)
         gain = f"  ({more:+.2f}" + ("" if math.isnan(se) else f" ± {se:.2f}") + ")"
     return f"log p(x) {log_px:.2f}{gain}\nELBO {elbo:.2f}\nKL {kl:.2f}".replace("-", "−")
+
+
+def run_posterior_collapse(
+    folder: Path,
+    *,
+    setting: str = "bernoulli",
+    seeds: Sequence[int] = (0, 1, 2),
+    epochs: int = 60,
+    log: Callable[[str], None] = lambda line: None,
+) -> tuple[list[dict[str, Any]], Path]:
+    """The study on 8 × 8 digits: a record of each fit with its gain over the plain one, and the figure.
+
+    `setting` is `bernoulli` (drawn bits), `learned` (grey levels under a normal of learned scale) or `one` (under a
+    normal of scale one).
+    """
+    if setting not in SETTINGS:
+        raise InputError(f"no setting called {setting!r}; try one of {', '.join(SETTINGS)}")
+    data = None if setting == "bernoulli" else load_data("digits", binarize="none", dequantize=True)
+    build = (lambda data: deep_vae(data, scale=1.0)) if setting == "one" else None
+    log(f"{len(remedies(epochs))} remedies, {len(seeds)} seeds, {epochs} epochs each")
+    found = compare_remedies(data, build, seeds=seeds, epochs=epochs)
+    path = folder / "posterior_collapse.png"
+    folder.mkdir(parents=True, exist_ok=True)
+    with rc_context({"backend": "agg"}):
+        plot_collapse(found).savefig(path)
+    return [_record(one, found) for one in found], path
+
+
+def _record(one: CollapseResult, found: Sequence[CollapseResult]) -> dict[str, Any]:
+    gain, se = gain_over_baseline(found, one.remedy)
+    return {
+        "remedy": one.remedy,
+        "seed": one.seed,
+        "active_units": int(one.usage.active.sum()),
+        "kl": one.kl,
+        "elbo": one.elbo,
+        "log_px": one.log_px,
+        "log_px_kind": one.found.kind,
+        "gain": gain,
+        "gain_se": se if math.isfinite(se) else None,
+        "seconds": one.seconds,
+    }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pyro.poutine as poutine
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_vae.context import evaluating, seeded
-from pyro_vae.data import Dataset, Measure, Split, as_split
+from pyro_vae.data import Dataset, Measure, Split, as_split, load_data
 from pyro_vae.diagnostics.aggregate_posterior import sample_codes
 from pyro_vae.diagnostics.latent_interpolation import Whitening, whiten
 from pyro_vae.diagnostics.latent_space_metrics import Share, share_of
@@ -22,6 +23,7 @@ from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_inputs import bind_supported_kwargs
 from pyro_vae.programs.scored_rows import ScoredRows
 from pyro_vae.programs.traces import sample_sites
+from pyro_vae.serialization import load
 from pyro_vae.typing import PerRow, Rows
 
 SIDES = ("top", "bottom", "left", "right")
@@ -80,7 +82,7 @@ def _pictures(x: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Changed:
+class ChangedPictures:
     """N pictures after a change, `x` (N, D), and how far each is from what it was.
 
     `mse` (N,) is the mean squared difference of pixels. `distance` (N,) is between posterior means, in standard
@@ -97,7 +99,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Shifts:
+class SquaredErrorTrap:
     """N pictures `x` (N, D) of `image_shape`, the same moved by some pixels, and with pieces cut off.
 
     `moved` is (right, down), in pixels. `cuts` maps the share of the ink that was asked for to the cut pictures.
@@ -108,8 +110,8 @@ class Shifts:
     image_shape: tuple[int, int]
     moved: tuple[int, int]
     log_px: LogPx | None
-    shifted: Changed
-    cuts: dict[float, Changed]
+    shifted: ChangedPictures
+    cuts: dict[float, ChangedPictures]
 
     def removed(self, share: float) -> float:
         """The share of the ink that a cut of this name took, on average over pictures: whole pixel rows go."""
@@ -143,14 +145,14 @@ class Shifts:
             f"{share:.0%} cut: " + ", ".join(f"{name} {found.value:.1%}" for name, found in self.nearer(share).items())
             for share in self.cuts
         )
-        return f"Shifts({len(self.x)} pictures; the shifted one is nearer by {said})"
+        return f"SquaredErrorTrap({len(self.x)} pictures; the shifted one is nearer by {said})"
 
 
 def _below(first: Tensor, second: Tensor) -> Tensor:
     return (first < second).double() + 0.5 * (first == second)
 
 
-def shifts(
+def squared_error_trap(
     program: Any,
     data: Dataset | Split | Tensor,
     *,
@@ -161,7 +163,7 @@ def shifts(
     down: int = 0,
     num_samples: int = 100,
     seed: int | None = 0,
-) -> Shifts:
+) -> SquaredErrorTrap:
     r"""Whether pixels, latents and log p(x) call a shifted picture nearer to the picture than one with a piece cut off.
 
     Three measures of each change $x \to x'$: $\frac1D |x - x'|^2$; the distance of posterior means, $|W (E_q[z|x] -
@@ -178,7 +180,7 @@ def shifts(
     >>> data = pv.load_data("digits")
     >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(64, 32, 4))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 32, 64)), guide)
-    >>> found = shifts(vae, data.valid, shares=[0.1], num_samples=20)
+    >>> found = squared_error_trap(vae, data.valid, shares=[0.1], num_samples=20)
     >>> found.nearer(0.1)["squared error"].value < 0.1
     True
     """
@@ -190,32 +192,41 @@ def shifts(
         )
     if not shares or num_samples < 0:
         raise InputError(f"expected one share or more and num_samples from 0, got {list(shares)} and {num_samples}")
+    compare = _Comparison(program, split, num_samples, seed)
     x = split.x
-    spread = whiten(sample_codes(program, split, seed=seed))
-    density = num_samples > 0 and not getattr(program, "no_density", "")
-    before = _Seen(program, split, x, spread, seed)
-
-    def scored(rows: Tensor) -> LogPx | None:
-        return log_evidence(program, _with(split, rows), num_samples, seed=seed) if density else None
-
-    def changed(rows: Tensor) -> Changed:
-        after = _Seen(program, split, rows, spread, seed)
-        return Changed(
-            x=rows,
-            mse=(rows - x).double().square().mean(1),
-            distance=(after.code - before.code).norm(dim=1),
-            divergence=after.divergence(before),
-            log_px=scored(rows),
-        )
-
-    return Shifts(
+    return SquaredErrorTrap(
         x=x,
         image_shape=shape,
         moved=(right, down),
-        log_px=scored(x),
-        shifted=changed(shift(x, shape, right, down)),
-        cuts={share: changed(cut(x, shape, share, side)) for share in shares},
+        log_px=compare.log_px(x),
+        shifted=compare(shift(x, shape, right, down)),
+        cuts={share: compare(cut(x, shape, share, side)) for share in shares},
     )
+
+
+class _Comparison:
+    """Changed pictures compared with the pictures as they were, by each measure."""
+
+    def __init__(self, program: Any, split: Split, num_samples: int, seed: int | None) -> None:
+        self.program, self.split, self.num_samples, self.seed = program, split, num_samples, seed
+        self.whitening = whiten(sample_codes(program, split, seed=seed))
+        self.has_density = num_samples > 0 and not getattr(program, "no_density", "")
+        self.before = _Encoded(program, split, split.x, self.whitening, seed)
+
+    def log_px(self, rows: Tensor) -> LogPx | None:
+        if not self.has_density:
+            return None
+        return log_evidence(self.program, _with(self.split, rows), self.num_samples, seed=self.seed)
+
+    def __call__(self, rows: Tensor) -> ChangedPictures:
+        after = _Encoded(self.program, self.split, rows, self.whitening, self.seed)
+        return ChangedPictures(
+            x=rows,
+            mse=(rows - self.split.x).double().square().mean(1),
+            distance=(after.code - self.before.code).norm(dim=1),
+            divergence=after.divergence(self.before),
+            log_px=self.log_px(rows),
+        )
 
 
 def _with(split: Split, rows: Tensor) -> Split:
@@ -223,7 +234,7 @@ def _with(split: Split, rows: Tensor) -> Split:
     return replace(split, stored=rows, measure=Measure(given=True))
 
 
-class _Seen:
+class _Encoded:
     """Rows as the program sees them: whitened posterior means, and q(z|x) where the guide has one site."""
 
     def __init__(self, program: Any, split: Split, x: Tensor, spread: Whitening, seed: int | None) -> None:
@@ -235,7 +246,7 @@ class _Seen:
         self.code = spread(codes.cpu().double())
 
     @torch.no_grad()
-    def divergence(self, other: "_Seen") -> Tensor | None:
+    def divergence(self, other: "_Encoded") -> Tensor | None:
         """KL(q ‖ q') + KL(q' ‖ q) of each row, (N,)."""
         if self.q is None or other.q is None:
             return None
@@ -261,3 +272,22 @@ def _guide_of(program: Any, split: Split) -> Any:
             ).values()
         )
     return sites[0]["fn"] if len(sites) == 1 else None
+
+
+def run_squared_error_trap(
+    run: str | Path,
+    *,
+    data: str = "mnist",
+    data_root: str | Path | None = None,
+    split: str = "test",
+    num_rows: int = 1000,
+    num_samples: int = 100,
+) -> tuple[list[dict[str, Any]], SquaredErrorTrap]:
+    """The study with the program of a saved run: for each size of the cut, how often each measure prefers the shift."""
+    rows = load_data(data, root=data_root).split(split).head(num_rows)
+    found = squared_error_trap(load(run), rows, num_samples=num_samples)
+    table = []
+    for share in found.cuts:
+        votes = {name: {"value": vote.value, "se": vote.se} for name, vote in found.nearer(share).items()}
+        table.append({"asked": share, "removed": found.removed(share), "num_data": len(rows)} | votes)
+    return table, found

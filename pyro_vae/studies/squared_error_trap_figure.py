@@ -1,22 +1,30 @@
 """The picture of the squared-error trap: a digit, a piece cut off, one pixel moved, and what each measure says."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from pyro_vae.errors import InputError
 from pyro_vae.plots import on_axes, style
-from pyro_vae.studies.squared_error_trap import LATENT_DISTANCE, LOG_PX, SQUARED_ERROR, Changed, Shifts
+from pyro_vae.studies.squared_error_trap import (
+    LATENT_DISTANCE,
+    LOG_PX,
+    SQUARED_ERROR,
+    ChangedPictures,
+    SquaredErrorTrap,
+)
 
 COLOUR_OF = {SQUARED_ERROR: style.RED, LATENT_DISTANCE: style.BLUE, LOG_PX: style.DARK}
 BETWEEN, LINE = 7, 4  # pixels between two pictures, and from one line of numbers to the next
 
 
-def plot_shifts(found: Shifts, *, share: float | None = None, row: int | None = None) -> Figure:
+def plot_squared_error_trap(found: SquaredErrorTrap, *, share: float | None = None, row: int | None = None) -> Figure:
     """A picture, the same with a piece cut off and moved by one pixel, the measures of both, and how often each agrees.
 
     `share` is the cut that is shown, the middle one of those in `found` by default, and `row` the picture: by default
@@ -25,11 +33,11 @@ def plot_shifts(found: Shifts, *, share: float | None = None, row: int | None = 
     cut, with 95 % intervals. Raises `InputError` for a share or a row that is not in `found`.
 
     >>> import pyro_vae as pv
-    >>> from pyro_vae.studies.squared_error_trap import shifts
+    >>> from pyro_vae.studies.squared_error_trap import squared_error_trap
     >>> data = pv.load_data("digits")
     >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(64, 32, 4))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 32, 64)), guide)
-    >>> len(plot_shifts(shifts(vae, data.valid, num_samples=20)).axes)
+    >>> len(plot_squared_error_trap(squared_error_trap(vae, data.valid, num_samples=20)).axes)
     2
     """
     share = sorted(found.cuts)[len(found.cuts) // 2] if share is None else share
@@ -46,7 +54,7 @@ def plot_shifts(found: Shifts, *, share: float | None = None, row: int | None = 
     return figure
 
 
-def typical_row(found: Shifts, share: float) -> int:
+def typical_row(found: SquaredErrorTrap, share: float) -> int:
     """Of the pictures on which the measures say what they say of most, the one with the most usual amount of ink."""
     votes = torch.stack([vote for name, vote in found.votes(share).items() if name in COLOUR_OF])
     against = (votes - (votes.mean(1, keepdim=True) > 0.5).double()).abs().sum(0)
@@ -55,7 +63,7 @@ def typical_row(found: Shifts, share: float) -> int:
     return int(torch.where(against == against.min(), unusual, torch.inf).argmin())
 
 
-def _pictures(axes: Axes, found: Shifts, share: float, row: int) -> None:
+def _pictures(axes: Axes, found: SquaredErrorTrap, share: float, row: int) -> None:
     height, width = found.image_shape
     cut, shifted = found.cuts[share], found.shifted
     shown = np.stack([x[row].numpy() for x in (found.x, cut.x, shifted.x)])
@@ -82,7 +90,9 @@ def _moved(by: tuple[int, int]) -> str:
     return "moved one pixel" if abs(right) + abs(down) == 1 else f"moved by {right}, {down}"
 
 
-def _measures(found: Shifts, cut: Changed, shifted: Changed, row: int) -> list[tuple[str, list[str], list[Any], Any]]:
+def _measures(
+    found: SquaredErrorTrap, cut: ChangedPictures, shifted: ChangedPictures, row: int
+) -> list[tuple[str, list[str], list[Any], Any]]:
     """Name, words for the three pictures, their values, and the value that counts as nearest, for each measure."""
     table: list[tuple[str, list[str], list[Any], Any]] = []
     for name, field, form in ((SQUARED_ERROR, "mse", "{:.3f}"), (LATENT_DISTANCE, "distance", "{:.2f}")):
@@ -102,7 +112,7 @@ def _frame(left: float, width: int, height: int) -> Any:
     return Rectangle((left, -0.5), width, height, fill=False, edgecolor="0.8", linewidth=0.8, clip_on=False)
 
 
-def _shares(axes: Axes, found: Shifts) -> None:
+def _shares(axes: Axes, found: SquaredErrorTrap) -> None:
     cuts = sorted(found.cuts)
     at = [found.removed(share) for share in cuts]
     nearer = [found.nearer(share) for share in cuts]
@@ -120,3 +130,12 @@ def _shares(axes: Axes, found: Shifts) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     style.label_ends(axes, ends)
     style.title(axes, "The one that moved is nearer", f"{len(found.x)} pictures, 95 % intervals")
+
+
+def draw_squared_error_trap(folder: Path, found: SquaredErrorTrap) -> Path:
+    """Draw the figure into a folder."""
+    path = folder / "squared_error_trap.png"
+    folder.mkdir(parents=True, exist_ok=True)
+    with rc_context({"backend": "agg"}):
+        plot_squared_error_trap(found).savefig(path)
+    return path

@@ -1,21 +1,28 @@
 """The swiss roll of the manifold hypothesis: a sheet rolled up in space, and how flat each encoder lays it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.atomic_write import read_tensors, write_tensors
 from pyro_vae.data import Dataset
 from pyro_vae.data.named_datasets import load_data
 from pyro_vae.diagnostics.latent_interpolation import whiten
 from pyro_vae.errors import InputError
-from pyro_vae.studies.autoencoder_vs_vae import KINDS, Training, fit_encoder, reconstruction_error
+from pyro_vae.plots import style
+from pyro_vae.studies.autoencoder_vs_vae import KINDS, NAMES, Training, fit_encoder, reconstruction_error
 from pyro_vae.typing import RowLatents
 
 TRAINING = Training(hidden=(128, 128, 128), activation="relu", epochs=300)
 NEIGHBOURS = 10
+FILE = "roll.safetensors"
 
 
 @dataclass(frozen=True)
@@ -93,3 +100,42 @@ def fit_swiss_roll(kind: str, seed: int = 0, training: Training = TRAINING, num_
     flatness, trust = unrolling_quality(codes, sheet)
     error = float(reconstruction_error(model, data.test).mean())
     return UnrolledSheet(kind, seed, codes, sheet, flatness, trust, error)
+
+
+def load_or_fit_swiss_roll(folder: Path, kind: str, seed: int, log: Callable[[str], None]) -> UnrolledSheet:
+    """The codes of one kind of encoder, read from a folder or fitted and written there."""
+    path = folder / FILE
+    if path.exists():
+        tensors, about = read_tensors(path)
+        return UnrolledSheet(codes=tensors["codes"], sheet=tensors["sheet"], **about)
+    log(f"the swiss roll by {kind}")
+    found = fit_swiss_roll(kind, seed)
+    about = {name: value for name, value in asdict(found).items() if name not in ("codes", "sheet")}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(path, {"codes": found.codes, "sheet": found.sheet}, about)
+    return found
+
+
+def run_swiss_roll(
+    folder: Path, *, seed: int = 0, kinds: Sequence[str] = KINDS, log: Callable[[str], None] = lambda line: None
+) -> tuple[list[dict[str, Any]], Path]:
+    """The swiss roll encoded by each kind: a record of each, and the figure; what is there is not fitted again."""
+    found = [load_or_fit_swiss_roll(folder / f"roll-{kind}", kind, seed, log) for kind in kinds]
+    path = folder / "roll.png"
+    with rc_context({"backend": "agg"}):
+        plot_rolls(found).savefig(path)
+    names = ("kind", "seed", "flatness", "trust", "error")
+    return [{name: getattr(one, name) for name in names} for one in found], path
+
+
+def plot_rolls(rolls: Sequence[UnrolledSheet]) -> Figure:
+    """The codes of the swiss roll's held-out rows by each encoder, coloured by their place along the roll."""
+    with style.figure_style():
+        figure = Figure(figsize=(3.1 * len(rolls), 3.6))
+        for axes, one in zip(figure.subplots(1, len(rolls), squeeze=False)[0], rolls, strict=True):
+            codes = one.codes.numpy()
+            shades = axes.scatter(codes[:, 0], codes[:, 1], c=one.sheet[:, 0], s=9, cmap="viridis", linewidths=0)
+            axes.set(xlabel="$z_1$", ylabel="$z_2$")
+            style.title(axes, NAMES[one.kind], f"flatness {one.flatness:.2f}, trust {one.trust:.2f}")
+        figure.colorbar(shades, ax=figure.axes, label="length along the roll", pad=0.01)
+    return figure

@@ -1,32 +1,91 @@
-"""Rows drawn from a run, or passed through it, to a file."""
+"""Rows drawn from a run's model, or passed through its guide, written to a file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import click
+from torch import Tensor
 
-from pyro_vae.cli import print_json
+from pyro_vae.context import seeded
+from pyro_vae.data import Split
+from pyro_vae.programs.model_and_guide import encode, reconstruct, sample
+from pyro_vae.workflows.open_run import ROWS_AT_ONCE, Run
+from pyro_vae.workflows.write_rows import writing
+
+Part = tuple[Tensor, Tensor | None, Tensor | None]  # values, index and labels of some rows
 
 
-def _through(rows: Any, verb: Callable[[Any, dict[str, Any]], Any]) -> Iterator[tuple[Any, ...]]:
-    """What a verb makes of rows, some at a time, with their places and labels."""
-    from pyro_vae.workflows.open_run import ROWS_AT_ONCE
+@dataclass(frozen=True)
+class ExportedRows:
+    """A file of rows that was written."""
 
-    for part in rows.parts(ROWS_AT_ONCE):
-        yield verb(part.x, part.row_inputs(slice(None))), part.places(slice(None)), part.labels
+    run: str
+    path: str
+    num_rows: int
+    num_columns: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def sample_run(
+    folder: str | Path, num: int = 64, *, seed: int = 0, out: str | Path | None = None, program: str | None = None
+) -> ExportedRows:
+    """Draw `num` rows from the model, z from the prior and x from the likelihood, in the data's units."""
+    run = Run(Path(folder), program)
+    drawn, width = run.program(), run.about["num_features"]
+
+    def parts() -> Iterator[Part]:
+        with seeded(seed):
+            for start in range(0, num, ROWS_AT_ONCE):
+                rows = sample(drawn, min(ROWS_AT_ONCE, num - start), num_features=width)
+                yield run.measure.to_original_units(rows), None, None
+
+    return _write(run, out, "samples.npy", parts(), num, run.columns())
+
+
+def reconstruct_run(
+    folder: str | Path,
+    data: str | None = None,
+    *,
+    split: str = "test",
+    out: str | Path | None = None,
+    program: str | None = None,
+) -> ExportedRows:
+    """Write E[x | z] at each row's posterior mean, in the data's units; `data` as in `score_rows`."""
+    run = Run(Path(folder), program)
+    rows, own = run.rows(data, split), run.program()
+    parts = _apply(rows, lambda x, row_inputs: run.measure.to_original_units(reconstruct(own, x, **row_inputs)))
+    return _write(run, out, f"reconstructions{'' if data else f'-{split}'}.npy", parts, len(rows), run.columns())
+
+
+def encode_run(
+    folder: str | Path,
+    data: str | None = None,
+    *,
+    split: str = "test",
+    out: str | Path | None = None,
+    program: str | None = None,
+) -> ExportedRows:
+    """Write each row's posterior mean of z, with its index and label; `data` as in `score_rows`."""
+    run = Run(Path(folder), program)
+    rows, own = run.rows(data, split), run.program()
+    parts = _apply(rows, lambda x, row_inputs: encode(own, x, **row_inputs))
+    return _write(run, out, f"latents{'' if data else f'-{split}'}.csv", parts, len(rows), None)
+
+
+def _apply(rows: Split, function: Callable[[Tensor, dict[str, Tensor]], Tensor]) -> Iterator[Part]:
+    for part in rows.chunks(ROWS_AT_ONCE):
+        yield function(part.x, part.row_inputs(slice(None))), part.source_index(slice(None)), part.labels
 
 
 def _write(
-    opened: Any, path: Path, parts: Iterator[tuple[Any, ...]], num_rows: int, names: list[str] | None, as_json: bool
-) -> None:
-    from pyro_vae.workflows.write_rows import writing
-
-    with writing(path, num_rows, names or []) as writer:
+    run: Run, out: str | Path | None, name: str, parts: Iterable[Part], num_rows: int, columns: list[str] | None
+) -> ExportedRows:
+    path = run.folder / name if out is None else Path(out)
+    with writing(path, num_rows, columns or []) as writer:
         for rows, index, labels in parts:
-            writer.names = names or [f"z{i + 1}" for i in range(rows.shape[1])]
+            writer.names = columns or [f"z{i + 1}" for i in range(rows.shape[1])]
             writer.write(rows.cpu(), index, labels)
-    if as_json:
-        print_json({"run": str(opened.folder), "path": str(path), "num_rows": num_rows, "num_columns": rows.shape[1]})
-    else:
-        click.echo(f"{path}: {num_rows} rows of {rows.shape[1]}")
+    return ExportedRows(str(run.folder), str(path), num_rows, rows.shape[1])

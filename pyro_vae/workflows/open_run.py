@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.data import NAMED, Dataset, Measure, Split, load_data
+from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
 from pyro_vae.data.dataset import make_split
-from pyro_vae.data.named_datasets import known
+from pyro_vae.data.named_datasets import observed_values
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
@@ -68,7 +68,7 @@ class Run:
         A file's rows keep its order, under this run's measure; without a name it is a split of the run's own data, and
         a data set's name stands for a split of that.
         """
-        if name is None or name in NAMED:
+        if name is None or name in NAMED_DATASETS:
             settings = absent_as_none(self.config["data"])
             data = (
                 self.data()
@@ -102,7 +102,7 @@ class Run:
         return replace(table, values=values, columns=expected)
 
     def _check_levels(self, values: Tensor | RowsOnDisk, name: str) -> None:
-        there = known(values)
+        there = observed_values(values)
         levels, highest = self.measure.levels, float(there.max())
         as_shares = levels is not None and levels > 1 and there.is_floating_point() and highest <= 1
         if levels is not None and (highest > levels or as_shares or float(there.min()) < 0):

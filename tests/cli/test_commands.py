@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.atomic_write import read_lines, read_tensors
+from pyro_vae.atomic_write import read_json_lines, read_tensors
 from pyro_vae.cli import _run
 
 KEYS = {
@@ -49,7 +49,7 @@ def test_fit_writes_a_run_and_prints_a_record(run, capsys):
     assert names == {"config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json", "checkpoint", "figures"}
     figures = {path.name for path in (run / "figures").iterdir()}
     assert figures == {"training.png", "reconstructions.png", "samples.png", "latents.png", "manifold.png"}
-    rows = read_lines(run / "metrics.jsonl")
+    rows = read_json_lines(run / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert set(rows[0]) == {
         "epoch", "step", "elbo", "reconstruction", "kl", "valid_elbo", "valid_reconstruction", "valid_kl",
@@ -308,7 +308,7 @@ def start():
 
 def wait_for_epochs(folder, n):
     for _ in range(1200):
-        if len(read_lines(folder / "metrics.jsonl")) >= n:
+        if len(read_json_lines(folder / "metrics.jsonl")) >= n:
             return
         time.sleep(0.05)
     raise AssertionError(f"{folder}: no {n} epochs within a minute")
@@ -338,7 +338,7 @@ def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, start, how)
         del record["seconds"], record["run"]
     assert resumed == expected
     rows = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in read_lines(tmp_path / n / "metrics.jsonl")]
+        [{k: v for k, v in row.items() if k != "seconds"} for row in read_json_lines(tmp_path / n / "metrics.jsonl")]
         for n in ("whole", "stopped")
     ]
     assert rows[0] == rows[1]

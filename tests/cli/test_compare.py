@@ -19,7 +19,18 @@ def run(capsys, *words):
 
 def test_a_grid_prints_a_table_writes_it_and_draws(tmp_path, capsys):
     out = tmp_path / "c"
-    grid = ["--model", "gaussian-mixture:3", "--model", "vae:2", "--model", "ppca:1", "--way", "em", "--way", "svi"]
+    grid = [
+        "--model",
+        "gaussian-mixture:3",
+        "--model",
+        "vae:2",
+        "--model",
+        "ppca:1",
+        "--fit-method",
+        "em",
+        "--way",
+        "svi",
+    ]
     code, printed, _ = run(capsys, "compare", *grid, *QUICK, "--out", out)
     assert code == 0
     assert "gaussian-mixture:3 em" in printed
@@ -40,7 +51,7 @@ def test_json_is_one_object_with_rows(tmp_path, capsys):
     code, printed, _ = run(capsys, "compare", "--model", "ppca:1", *QUICK, "--out", tmp_path / "c", "--json")
     assert code == 0
     (row,) = json.loads(printed)["rows"]
-    assert row["way"] == "em"
+    assert row["way"] == row["fit_method"] == "em"
     assert row["measure"] == "Lebesgue measure on R^2 (original units)"
     assert row["log_px_kind"] == "exact"
 
@@ -105,8 +116,8 @@ def test_saved_runs_on_the_same_rows(tmp_path, capsys):
     [
         (["--way", "em"], "needs --model"),
         (["--model", "gmm"], "no model called 'gmm'"),
-        (["--model", "ppca", "--way", "gibbs"], "no way called 'gibbs'"),
-        (["--model", "ppca:1", "--way", "mcem"], "is a way to fit ppca:1"),
+        (["--model", "ppca", "--fit-method", "gibbs"], "no fit method called 'gibbs'"),
+        (["--model", "ppca:1", "--way", "mcem"], "ppca:1 cannot be fitted by mcem"),
         (["--model", "ppca:1", "--way", "em", "--way", "mcem"], "can be fitted by mcem"),
         (["--model", "ppca:two"], "whole number"),
         (["--model", "vae:x"], "whole number"),
@@ -126,13 +137,13 @@ def test_what_cannot_be_compared_is_said_in_one_line(words, said, tmp_path, caps
     assert not (tmp_path / "c").exists()
 
 
-def test_help_names_every_model_and_way():
+def test_help_names_every_model_and_fit_method():
     from pyro_vae.cli.compare import compare
     from pyro_vae.comparison.fit_methods import FIT_METHODS
     from pyro_vae.comparison.models_by_name import MODELS
 
     printed = "".join(CliRunner().invoke(compare, ["--help"]).output.split())  # lines break at hyphens
-    for way in FIT_METHODS:
-        assert way in printed
+    for name in FIT_METHODS:
+        assert name in printed
     for model in MODELS:
         assert model.split("-")[0] in printed

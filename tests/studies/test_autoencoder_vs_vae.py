@@ -17,9 +17,9 @@ from pyro_vae.studies.autoencoder_vs_vae import (
     Training,
     evaluate_encoder,
     fit_encoder,
-    in_pixels,
+    mean_over_seeds,
     new_codes,
-    over_seeds,
+    pixel_knn_accuracy,
 )
 
 SMALL = Training(hidden=(32,), epochs=3)
@@ -92,18 +92,21 @@ def test_neighbours_are_within_the_ball_of_some_row():
     assert neighbours_among(torch.tensor([[0.5], [2.5]]), rows[:2], k=1).tolist() == [True, False]
 
 
-def test_in_pixels_is_the_nearest_neighbours_of_x(digits):
-    assert in_pixels(digits, digits.valid) > 0.95
+def test_pixel_knn_accuracy_is_the_nearest_neighbours_of_x(digits):
+    assert pixel_knn_accuracy(digits, digits.valid) > 0.95
     roll = pv.load_data("seven-normals", standardize=True)
-    assert in_pixels(dataclasses.replace(roll, train=dataclasses.replace(roll.train, labels=None)), roll.valid) is None
+    assert (
+        pixel_knn_accuracy(dataclasses.replace(roll, train=dataclasses.replace(roll.train, labels=None)), roll.valid)
+        is None
+    )
 
 
-def test_over_seeds_gives_means_and_standard_errors():
+def test_mean_over_seeds_gives_means_and_standard_errors():
     records = [
         dict.fromkeys(NUMBERS, value) | {"kind": "ae", "num_latents": 2, "area_gini": None} for value in (1.0, 2.0, 6.0)
     ]
     records.append(dict.fromkeys(NUMBERS, 4.0) | {"kind": "pca", "num_latents": 2})
-    ae, pca = over_seeds(records)
+    ae, pca = mean_over_seeds(records)
     assert ae["precision"] == (3.0, pytest.approx(math.sqrt(7 / 3)))
     assert ae["area_gini"] is None
     assert pca["precision"] == (4.0, None)

@@ -10,10 +10,9 @@ from pyro_vae.studies.autoencoder_vs_vae_figures import (
     plot_codes,
     plot_draws,
     plot_lines,
-    plot_rolls,
     plot_sizes,
 )
-from pyro_vae.studies.swiss_roll import UnrolledSheet
+from pyro_vae.studies.swiss_roll import UnrolledSheet, plot_rolls
 
 
 @pytest.fixture(scope="module")

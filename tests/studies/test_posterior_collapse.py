@@ -11,7 +11,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.diagnostics.latent_usage import latent_usage
 from pyro_vae.errors import InputError
-from pyro_vae.studies.posterior_collapse import collapse, deep_vae, gain_over_baseline, remedies
+from pyro_vae.studies.posterior_collapse import compare_remedies, deep_vae, gain_over_baseline, remedies
 
 
 class Known(nn.Module):
@@ -100,7 +100,9 @@ def test_where_the_scale_is_too_large_collapse_is_the_optimum():
     x = data.train.x.double()
     assert torch.linalg.eigvalsh(x.T.cov()).max() < 3**2
     ways = {name: way for name, way in remedies(4).items() if name in ("plain", "free bits 0.5")}
-    found = collapse(data, lambda rows: deep_vae(rows, 5, scale=3.0), ways, seeds=[0], epochs=4, num_samples=100)
+    found = compare_remedies(
+        data, lambda rows: deep_vae(rows, 5, scale=3.0), ways, seeds=[0], epochs=4, num_samples=100
+    )
     plain, free = found
     assert plain.kl < 0.05
     assert not plain.usage.active.any()
@@ -114,10 +116,10 @@ def test_records_are_paired_by_seed_and_the_same_each_time():
     ways = {"plain": {}, "warm-up": {"kl_warmup": 2}}
     few = {"seeds": [0, 5], "epochs": 2, "num_samples": 10}
     torch.manual_seed(0)
-    found = collapse(ways=ways, **few)
+    found = compare_remedies(fit_options=ways, **few)
     torch.manual_seed(1)
-    again = collapse(ways=ways, **few)
-    assert [(one.seed, one.way) for one in found] == [(0, "plain"), (0, "warm-up"), (5, "plain"), (5, "warm-up")]
+    again = compare_remedies(fit_options=ways, **few)
+    assert [(one.seed, one.remedy) for one in found] == [(0, "plain"), (0, "warm-up"), (5, "plain"), (5, "warm-up")]
     assert [one.log_px for one in found] == [one.log_px for one in again]
     assert len({one.log_px for one in found}) == 4
     gain, se = gain_over_baseline(found, "warm-up")
@@ -126,4 +128,4 @@ def test_records_are_paired_by_seed_and_the_same_each_time():
     assert se == pytest.approx(float((each[0] - each[1]).abs() / 2))
     assert gain_over_baseline(found, "plain") == (0, 0)
     with pytest.raises(InputError, match="one seed and one way"):
-        collapse(seeds=[])
+        compare_remedies(seeds=[])

@@ -8,18 +8,18 @@ import torch
 from oracles import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.studies.squared_error_trap import shifts
-from pyro_vae.studies.squared_error_trap_figure import plot_shifts, typical_row
+from pyro_vae.studies.squared_error_trap import squared_error_trap
+from pyro_vae.studies.squared_error_trap_figure import plot_squared_error_trap, typical_row
 
 
 @pytest.fixture
 def found():
     x = (torch.rand(40, 30) < 0.4).float()
-    return shifts(LinearGaussian(2, 30), x, image_shape=(5, 6), shares=[0.05, 0.2, 0.4], num_samples=20)
+    return squared_error_trap(LinearGaussian(2, 30), x, image_shape=(5, 6), shares=[0.05, 0.2, 0.4], num_samples=20)
 
 
 def test_pictures_and_numbers_are_those_of_the_row(found, tmp_path):
-    figure = plot_shifts(found, share=0.4, row=7)
+    figure = plot_squared_error_trap(found, share=0.4, row=7)
     left, right = figure.axes
     sheet = np.asarray(left.images[0].get_array())
     assert sheet.shape == (5, 3 * 6 + 2 * 7)
@@ -36,7 +36,7 @@ def test_pictures_and_numbers_are_those_of_the_row(found, tmp_path):
 
 
 def test_the_panel_has_the_shares_of_every_measure_over_cuts(found):
-    lines = [line.lines[0] for line in plot_shifts(found).axes[1].containers]
+    lines = [line.lines[0] for line in plot_squared_error_trap(found).axes[1].containers]
     assert len(lines) == 3
     for line, name in zip(lines, ("squared error", "latent distance", "log p(x)"), strict=True):
         shown = np.array(line.get_xydata(), dtype=float)
@@ -51,7 +51,7 @@ def test_without_a_density_there_are_two_measures(found):
         shifted=dataclasses.replace(found.shifted, log_px=None),
         cuts={0.2: dataclasses.replace(found.cuts[0.2], log_px=None)},
     )
-    assert len(plot_shifts(bare).axes[1].containers) == 2
+    assert len(plot_squared_error_trap(bare).axes[1].containers) == 2
 
 
 def test_the_row_shown_says_what_most_say(found):
@@ -59,6 +59,6 @@ def test_the_row_shown_says_what_most_say(found):
     row = typical_row(found, 0.2)
     assert all(float(vote[row]) == float(vote.mean() > 0.5) for vote in votes)
     with pytest.raises(pv.InputError, match=r"no cut of 0\.3"):
-        plot_shifts(found, share=0.3)
+        plot_squared_error_trap(found, share=0.3)
     with pytest.raises(pv.InputError, match="row from 0 to 39"):
-        plot_shifts(found, row=40)
+        plot_squared_error_trap(found, row=40)

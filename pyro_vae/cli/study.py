@@ -1,0 +1,187 @@
+"""`pyro-vae study`: what the study notes claim, measured; each study writes a table and figures into a folder."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyro_vae.cli import print_json
+from pyro_vae.cli.options import GroupedCommand, given_options, option, output_options
+from pyro_vae.cli.setting_options import setting_options
+from pyro_vae.errors import InputError
+
+DATA_SETTINGS = ("data", "data_root", "binarize", "standardize", "image_shape")
+NETWORK_SETTINGS = ("hidden", "epochs", "batch_size", "learning_rate", "denoising")
+AUTOENCODER_OPTIONS = (
+    *DATA_SETTINGS, *NETWORK_SETTINGS, "latent_dim", "seeds", "seed", "split", "num_rows", "train_rows", "out",
+)  # fmt: skip
+TABLE = "table.json"
+OUT = option(
+    "Run",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="The folder of the table and the figures; by default a new one under runs/.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def study() -> None:
+    """Measure what the study notes claim: one table and its figures for each study."""
+
+
+@study.command("autoencoder-vs-vae", cls=GroupedCommand)
+@option(
+    "Study",
+    "--latent-dim",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(2, 5, 10, 20, 50),
+    help="Numbers of latents; again for more.",
+)
+@option("Study", "--seeds", type=click.IntRange(1), default=3, help="Fits of each network, for standard errors.")
+@option(
+    "Study",
+    "--denoising",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="The share of values hidden from the autoencoder while it is trained.",
+)
+@option(
+    "Study",
+    "--split",
+    type=click.Choice(["valid", "test"]),
+    default="valid",
+    help="The rows to measure; test rows once, when all choices are made.",
+)
+@option("Study", "--num-rows", type=click.IntRange(2), help="Measure the first rows of the split only.")
+@setting_options("data", "data_root", "binarize", "standardize", "image_shape")
+@option("Data", "--train-rows", type=click.IntRange(10), multiple=True, metavar="N", help="Train on the first N rows.")
+@setting_options("hidden", "epochs", "batch_size", "learning_rate", "seed", epochs={"default": 60})
+@OUT
+@output_options
+@click.pass_context
+def autoencoder_vs_vae(ctx: click.Context, as_json: bool, debug: bool, **_: Any) -> None:
+    """Autoencoder, VAE, PCA and kernel PCA on the same rows: what codes keep, and what their latent spaces are like.
+
+    A quarter of an hour on 5,000 digits. A study that was interrupted is resumed in its folder.
+    """
+    given = given_options(ctx)
+    run_autoencoder_study(as_json, **{name: value for name, value in given.items() if name in AUTOENCODER_OPTIONS})
+
+
+def run_autoencoder_study(as_json: bool, **given: Any) -> None:
+    """The study with what is given, and its tables."""
+    from pyro_vae.cli.print_tables import print_by_size, print_rolls, print_written
+    from pyro_vae.studies.autoencoder_vs_vae import Training
+    from pyro_vae.studies.autoencoder_vs_vae_run import TABLE, run_encoder_study
+    from pyro_vae.workflows.fit_settings import FIT_DEFAULTS
+
+    began = time.perf_counter()
+    data = FIT_DEFAULTS["data"] | {"binarize": "none"} | {n: given[n] for n in DATA_SETTINGS if n in given}
+    training = Training(**{name: given[name] for name in NETWORK_SETTINGS if name in given})
+    others = {name: value for name, value in given.items() if name not in (*DATA_SETTINGS, *NETWORK_SETTINGS)}
+    done = run_encoder_study(data, training=training, swiss_roll="data" not in given, log=_log(as_json), **others)
+    if as_json:
+        print_json({"rows": done.records})
+        return
+    print_by_size(done.table, done.rows, done.pixel_accuracy)
+    if done.rolls:
+        print_rolls(done.rolls)
+    print_written(done.folder, TABLE, done.figures, time.perf_counter() - began)
+
+
+@study.command("swiss-roll", cls=GroupedCommand)
+@setting_options("seed")
+@OUT
+@output_options
+def swiss_roll(seed: int, out: Path | None, as_json: bool, debug: bool) -> None:
+    """A sheet rolled up in space, encoded in two dimensions by each kind of encoder: how flat it becomes."""
+    from pyro_vae.studies.swiss_roll import run_swiss_roll
+
+    began, folder = time.perf_counter(), _folder(out, "swiss-roll")
+    table, figure = run_swiss_roll(folder, seed=seed, log=_log(as_json))
+    _finish(folder, table, [figure], began, as_json)
+
+
+@study.command("posterior-collapse", cls=GroupedCommand)
+@option(
+    "Study",
+    "--setting",
+    type=click.Choice(["bernoulli", "learned", "one"]),
+    default="bernoulli",
+    help="bernoulli: drawn bits; learned: grey levels under a normal of learned scale; one: under a normal of scale 1.",
+)
+@option("Study", "--seeds", default="0,1,2", metavar="SEED[,SEED]", help="Seeds, each of which starts every remedy.")
+@setting_options("epochs", epochs={"default": 60})
+@OUT
+@output_options
+def posterior_collapse(setting: str, seeds: str, epochs: int, out: Path | None, as_json: bool, debug: bool) -> None:
+    """Posterior collapse on 8 × 8 digits and its remedies: KL warm-up, free bits, β < 1."""
+    from pyro_vae.studies.posterior_collapse import run_posterior_collapse
+
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError as error:
+        raise InputError(f"--seeds {seeds}: expected whole numbers, as in 0,1,2") from error
+    began, folder = time.perf_counter(), _folder(out, "posterior-collapse")
+    table, figure = run_posterior_collapse(folder, setting=setting, seeds=numbers, epochs=epochs, log=_log(as_json))
+    _finish(folder, table, [figure], began, as_json)
+
+
+@study.command("squared-error-trap", cls=GroupedCommand)
+@click.argument("run", type=click.Path(path_type=Path))
+@setting_options("data", "data_root", data={"default": "mnist", "help": "A data set of images, as in fit."})
+@option("Study", "--split", type=click.Choice(["valid", "test"]), default="test", help="Which of its rows.")
+@option("Study", "--num-rows", type=click.IntRange(2), default=1000, help="How many of them.")
+@option("Study", "--num-samples", type=click.IntRange(0), default=100, help="Draws for each log p(x); 0: leave it out.")
+@OUT
+@output_options
+def squared_error_trap(run: Path, out: Path | None, as_json: bool, debug: bool, **options: Any) -> None:
+    """How often squared error, latent distance and log p(x) call a shifted image nearer than one with a piece cut off.
+
+    RUN is a run that was fitted to such images.
+    """
+    from pyro_vae.studies.squared_error_trap import run_squared_error_trap
+    from pyro_vae.studies.squared_error_trap_figure import draw_squared_error_trap
+
+    began = time.perf_counter()
+    table, found = run_squared_error_trap(run, **options)
+    folder = _folder(out, "squared-error-trap")
+    _finish(folder, table, [draw_squared_error_trap(folder, found)], began, as_json)
+
+
+@study.command("em-bounds", cls=GroupedCommand)
+@OUT
+@output_options
+def em_bounds(out: Path | None, as_json: bool, debug: bool) -> None:
+    """EM and VI by coordinate ascent on a mixture with one parameter: EM's bound touches log p(x), VI's does not."""
+    from pyro_vae.studies.em_bounds import run_em_bounds
+
+    began, folder = time.perf_counter(), _folder(out, "em-bounds")
+    table, figure = run_em_bounds(folder)
+    _finish(folder, table, [figure], began, as_json)
+
+
+def _log(as_json: bool) -> Any:
+    return (lambda line: None) if as_json else (lambda line: click.echo(line, err=True))
+
+
+def _folder(out: Path | None, name: str) -> Path:
+    from pyro_vae.runs import new_run
+
+    return new_run(Path("runs"), name) if out is None else out
+
+
+def _finish(folder: Path, table: list[dict[str, Any]], figures: list[Path], began: float, as_json: bool) -> None:
+    """Write the table beside the figures, and print it."""
+    from pyro_vae.atomic_write import write_json
+    from pyro_vae.cli.print_tables import print_rows, print_written
+
+    write_json(folder / TABLE, {"rows": table})
+    if as_json:
+        print_json({"rows": table})
+        return
+    print_rows(table)
+    print_written(folder, TABLE, figures, time.perf_counter() - began)
