@@ -9,7 +9,7 @@ from torch import nn
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.context import seeded
 from pyro_vae.data import Dataset
-from pyro_vae.data.named_datasets import observed_values
+from pyro_vae.data.infer_measure import observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.models.vae import VAE
 
@@ -28,8 +28,8 @@ def build_vae(
 ) -> VAE:
     """A new VAE with the parts that the settings name, its weights drawn from the seed.
 
-    `likelihood` has a name and a scale; with `masked` the guide sees the mask of missing values. Raises `InputError`
-    for a setting that no chosen part reads.
+    `likelihood` is what `choose_likelihood` found; with `masked` the mask of missing values is an input of the guide.
+    Raises `InputError` for a setting that no chosen part reads.
     """
     K = settings["latent_dim"]
     if K < 1:
@@ -64,14 +64,14 @@ def _require_owners(settings: dict[str, Any]) -> None:
 def _network(
     settings: dict[str, Any], data: Dataset, *, decoded: int = 0, outputs: int = 0, inputs: int = 0
 ) -> Callable[[int], nn.Module]:
-    """The decoder as a function of the numbers it gives for each value, or the encoder as one of its outputs."""
+    """A function that makes the decoder for a number of outputs per value, or the encoder for its outputs."""
     kind, D = settings["network"], data.num_features
     act = {} if settings["activation"] is None else {"activation": settings["activation"]}
     hidden = tuple(settings["hidden"] or ((32, 64) if kind in ("conv", "resnet") else (500,)))
     if kind in ("conv", "resnet"):
         if data.image_shape is None:
             raise InputError(
-                f"--network {kind} is for pictures, and {data.name} is a table; say --image-shape HxW if it is not"
+                f"--network {kind} is for images, and {data.name} is a table; say --image-shape HxW if it is not"
             )
         shape = data.image_shape
         up, down = {"conv": (nets.conv_transpose, nets.conv), "resnet": (nets.resnet_transpose, nets.resnet)}[kind]
@@ -88,7 +88,7 @@ def _network(
 def _encoder(settings: dict[str, Any], data: Dataset, likelihood: str, outputs: int, masked: bool) -> nn.Module:
     if masked and settings["network"] in ("conv", "resnet"):
         raise InputError(
-            "--missing mask puts a mask beside each row, which conv and resnet do not take; try --network mlp"
+            "--missing mask appends a mask to each row, which conv and resnet do not take; try --network mlp"
         )
     net = _network(settings, data, outputs=outputs, inputs=data.num_features * (1 + masked))(1)
     return nets.log1p(net) if likelihood in ("poisson", "negative-binomial") else net

@@ -67,7 +67,7 @@ def load(folder: str | Path, build: Callable[[], Any] | None = None) -> Any:
 def to_recipe(thing: Any) -> dict[str, Any]:
     """The recipe of an object made from this package's parts; `InputError` names the first piece that is none of them.
 
-    An object used twice (a guide that a VampPrior borrows) is described once and referred to by its path afterwards.
+    An object used twice (a guide shared with a VampPrior) is described once and referred to by its path afterwards.
     """
     recipe = _to_recipe(thing, "program", {})
     if not isinstance(recipe, dict):
@@ -78,15 +78,14 @@ def to_recipe(thing: Any) -> dict[str, Any]:
 
 
 def _require_same(thing: nn.Module, rebuilt: nn.Module) -> None:
-    """`InputError` where a thing is no longer what its constructors made: a part or a setting was changed."""
+    """`InputError` where a program differs from what its constructors made: a part or a setting was changed."""
     ours, theirs = dict(thing.named_modules()), dict(rebuilt.named_modules())
     for name in sorted(ours.keys() | theirs.keys()):
         pair = [(type(modules.get(name)), _plain_values(modules.get(name))) for modules in (ours, theirs)]
         if pair[0] != pair[1]:
             raise InputError(
-                f"program.{name} was changed after it was made, so its recipe would not bring it back; make the "
-                "program "
-                "anew with the changed part, or load it with pv.load(dir, build=function)"
+                f"program.{name} was changed after it was made, so its recipe would not rebuild it; make the "
+                "program anew with the changed part, or load it with pv.load(dir, build=function)"
             )
 
 
@@ -114,8 +113,8 @@ def _to_recipe(thing: Any, path: str, seen: dict[int, str]) -> Any:
     if name is None:
         raise InputError(
             f"{path} is {type(thing).__module__}.{type(thing).__name__}, which is not one of this package's parts, so "
-            "a file "
-            "cannot say how to build it; load it with pv.load(dir, build=function), a function that builds the program"
+            "a file cannot say how to build it; load it with pv.load(dir, build=function), a function that builds the "
+            "program"
         )
     kept = {key: value for key, value in arguments.items() if value is not None}
     return {"make": name} | {key: _to_recipe(value, f"{path}.{key}", seen) for key, value in kept.items()}

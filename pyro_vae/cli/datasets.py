@@ -14,12 +14,16 @@ def datasets(as_json: bool, debug: bool) -> None:
 
     if as_json:
         print_json(
-            {"datasets": [{"name": n, "description": d.description, "offline": d.offline} for n, d in NAMED_DATASETS.items()]}
+            {
+                "datasets": [
+                    {"name": n, "description": d.description, "offline": d.offline} for n, d in NAMED_DATASETS.items()
+                ]
+            }
         )
         return
     for name, named in NAMED_DATASETS.items():
         click.echo(f"{name:<15}{named.description}{'' if named.offline else '; downloaded once, or --data-root'}")
     click.echo(
-        "\nYour own: a .npy, .npz, .csv or .parquet file with a row for each observation, or a folder of pictures of "
+        "\nYour own: a .npy, .npz, .csv or .parquet file with a row for each observation, or a folder of images of "
         "one size."
     )

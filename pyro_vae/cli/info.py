@@ -5,10 +5,8 @@ from typing import Any
 
 import click
 
-from pyro_vae.atomic_write import read_json_lines
 from pyro_vae.cli import print_json
 from pyro_vae.cli.options import RUN, GroupedCommand, output_options
-from pyro_vae.runs import EVALUATION, METRICS, read_config
 
 
 @click.command(cls=GroupedCommand)
@@ -17,6 +15,9 @@ from pyro_vae.runs import EVALUATION, METRICS, read_config
 def info(run: Path, as_json: bool, debug: bool) -> None:
     """Say what a run holds: its settings, how far its fit went, and what was found when it was scored."""
     import json
+
+    from pyro_vae.atomic_write import read_json_lines
+    from pyro_vae.runs import EVALUATION, METRICS, read_config
 
     config = read_config(run)
     history = read_json_lines(run / METRICS)

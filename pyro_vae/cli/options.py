@@ -105,7 +105,7 @@ SHAPE, WIDTHS, SCALE = _Shape(), _Widths(), _Scale()
 
 
 def given_options(ctx: click.Context) -> dict[str, Any]:
-    """The options that stand on the command line, by name."""
+    """The options given on the command line, by name."""
     source = ParameterSource.COMMANDLINE
     return {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name) is source}
 

@@ -10,7 +10,7 @@ from pyro_vae.evidence.pareto_smoothing import khat_limit
 
 
 def print_record(record: dict[str, Any], title: str) -> None:
-    """A record of `evidence.record` on stdout: each number with its kind and its errors."""
+    """Print a record of `evidence.evidence_record`: each number with its kind and its errors."""
     bounds = [
         f"{_number(bound)} at S = {k}"
         for k, bound in record["iwae"].items()
@@ -22,7 +22,7 @@ def print_record(record: dict[str, Any], title: str) -> None:
             _number(record["log_px"]),
             f"± {_number(record['log_px_se'])} (rows) ± {_number(record['log_px_mc_se'], 3)} (Monte Carlo)",
         ),
-        ("", "", f"{record['log_px_kind']}, {_how(record)}"),
+        ("", "", f"{record['log_px_kind']}, {_method(record)}"),
         ("ELBO", _number(record["elbo"]), f"{_number(record['gap'])} below log p(x)"),
         ("  reconstruction", _number(record["reconstruction"]), "E[log p(x|z)]"),
         ("  KL", _number(record["kl"]), "KL(q(z|x) ‖ p(z))"),
@@ -40,8 +40,8 @@ def print_record(record: dict[str, Any], title: str) -> None:
     click.echo(f"  nats per row over {record['num_data']} rows; {record['measure']}")
 
 
-def _how(record: dict[str, Any]) -> str:
-    """The method in words; records of before there were several have none."""
+def _method(record: dict[str, Any]) -> str:
+    """The method in words; early records of version 0.1.0 name none and are importance sampling's."""
     method = record.get("method", "is")
     draws = f"S = {record['num_samples']} draws"
     if share := record.get("prior_share"):
@@ -51,19 +51,19 @@ def _how(record: dict[str, Any]) -> str:
     return draws if method == "is" else f"by {method.removeprefix('exact: ')}; what follows is from {draws}"
 
 
-def print_kl_by_latent(apart: dict[str, Any] | None) -> None:
-    """The KL of each latent site, by dimension where there is one for each, the largest first."""
-    for name, value in (apart or {}).items():
+def print_kl_by_latent(kl_by_site: dict[str, Any] | None) -> None:
+    """Print the KL of each latent site, by dimension where they are known, the largest first."""
+    for name, value in (kl_by_site or {}).items():
         several = isinstance(value, list) and len(value) > 1
         numbers = sorted(value, reverse=True) if several else []
         shown = " ".join(f"{number:.2f}" for number in numbers[:12]) + (" …" if len(numbers) > 12 else "")
-        if several or len(apart or {}) > 1:
+        if several or len(kl_by_site or {}) > 1:
             click.echo(f"  KL of {name:<11}          {shown if several else f'{value:.2f}'}")
 
 
 def _khat(record: dict[str, Any]) -> tuple[str, str]:
     if record["khat_bad"] is None:
-        return "–", "too few draws to say"
+        return "–", "too few draws for a k-hat"
     bad, limit = record["khat_bad"], khat_limit(record["num_samples"])
     many = record.get("method", "is") == "is" and bad >= 0.1
     advice = ": a loose bound; more draws, a richer guide or --method ais tighten it" if many else ""
@@ -71,7 +71,7 @@ def _khat(record: dict[str, Any]) -> tuple[str, str]:
 
 
 def print_comparison(table: list[dict[str, Any]], rows: Any) -> None:
-    """Records of `study.comparison` on stdout, best first."""
+    """Print the records of `comparison.comparison_table`, best first."""
     level = next((row["level"] for row in table if row["level"] is not None), None)
     head = ["", "log p(x)", "behind the best", "bound", "KL(q ‖ p(z|x))", "parameters", "seconds", ""]
     if level is not None:
@@ -99,7 +99,7 @@ def print_comparison(table: list[dict[str, Any]], rows: Any) -> None:
         click.echo(f"* {kind}, by {named}" + (f"; k-hat above its limit in up to {bad:.0%} of rows" if bad else ""))
     if level is not None:
         click.echo(
-            f"The last column: seconds of the fit until held-out rows were at {level:.2f}; – never, or not watched."
+            f"The last column: seconds of the fit until held-out rows reached {level:.2f}; – never, or not measured."
         )
 
 
@@ -107,26 +107,26 @@ def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-WORDS = {
+METRICS = {
     "reconstruction_error": ("Reconstruction error, per value", "lower is better", "{:.4f}"),
-    "knn_accuracy": ("Ten nearest codes name the label", "higher: distance is likeness", "{:.1%}"),
-    "precision": ("Draws decoded among the reconstructions", "higher: no gaps", "{:.1%}"),
-    "coverage": ("Reconstructions with a decoded draw near", "higher: nothing left out", "{:.1%}"),
-    "box_precision": ("Draws from the codes' box decoded among them", "higher: no gaps", "{:.1%}"),
-    "nearest": ("Latent distance of a draw to the nearest code", "1: as codes lie to each other", "{:.2f}"),
-    "path_ratio": ("Decoded line, over the distance of its ends", "1: straight", "{:.2f}"),
-    "off_centre": ("Codes' distance from the origin", "in their own spread", "{:.2f}"),
-    "anisotropy": ("Codes' anisotropy", "0: a ball", "{:.2f}"),
-    "area_gini": ("Inequality of the labels' areas (Gini)", "0: all the same", "{:.2f}"),
+    "knn_accuracy": ("Accuracy of ten nearest neighbours, by label", "higher is better", "{:.1%}"),
+    "precision": ("Decoded prior draws near a reconstruction (precision)", "higher: no gaps", "{:.1%}"),
+    "coverage": ("Reconstructions near a decoded draw (coverage)", "higher: nothing left out", "{:.1%}"),
+    "box_precision": ("Decoded uniform draws near a reconstruction", "higher: no gaps", "{:.1%}"),
+    "nearest": ("Distance of a prior draw to the nearest code", "1: as between codes", "{:.2f}"),
+    "path_ratio": ("Length of a decoded line over the distance of its ends", "1: straight", "{:.2f}"),
+    "off_centre": ("Distance of the codes' mean from the origin", "in standard deviations", "{:.2f}"),
+    "anisotropy": ("Anisotropy of the codes", "0: isotropic", "{:.2f}"),
+    "area_gini": ("Gini coefficient of the labels' areas", "0: equal", "{:.2f}"),
 }
 
 
 def print_by_size(table: list[dict[str, Any]], rows: Any, pixels: float | None) -> None:
-    """Encoders on stdout: for each number a small table, sizes of the latent space down and kinds across."""
+    """Print a table for each metric of the encoders: a line for each number of latents, a column for each kind."""
     kinds = list(dict.fromkeys(line["kind"] for line in table))
     sizes = sorted({line["num_latents"] for line in table})
     cells = {(line["kind"], line["num_latents"]): line for line in table}
-    for name, (title, meaning, form) in WORDS.items():
+    for name, (title, meaning, form) in METRICS.items():
         known = [size for size in sizes if any(cells[kind, size][name] is not None for kind in kinds)]
         if not known:
             continue
@@ -138,7 +138,7 @@ def print_by_size(table: list[dict[str, Any]], rows: Any, pixels: float | None) 
             click.echo(f"  nearest neighbours on x itself: {pixels:.1%}")
     seeds = max(line["num_seeds"] for line in table)
     errors = f"; ± is the standard error over {seeds} fits" if seeds > 1 else ""
-    click.echo(f"\nOn {len(rows):,} {rows.name} rows{errors}. No log p(x): three of the four have none.")
+    click.echo(f"\nOn {len(rows):,} {rows.name} rows{errors}. No log p(x): only the VAE has one.")
 
 
 def _with_error(value: tuple[float, float | None] | None, form: str) -> str:
@@ -149,7 +149,7 @@ def _with_error(value: tuple[float, float | None] | None, form: str) -> str:
 
 
 def print_rolls(rolls: Sequence[Any]) -> None:
-    """The swiss roll as each encoder lays it, on stdout."""
+    """Print how flat each encoder makes the swiss roll."""
     click.secho("\nThe swiss roll in two dimensions", bold=True)
     head = ["", "flatness", "trust", "error"]
     body = [[one.kind, f"{one.flatness:.2f}", f"{one.trust:.2f}", f"{one.error:.3f}"] for one in rolls]
@@ -160,7 +160,7 @@ def print_rolls(rolls: Sequence[Any]) -> None:
 
 
 def _print_columns(lines: Sequence[Sequence[str]], indent: str = "") -> None:
-    """Lines in columns, the first to the left, the head bold."""
+    """Print lines in columns, the first aligned to the left, the head in bold."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for number, line in enumerate(lines):
         cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
@@ -168,7 +168,7 @@ def _print_columns(lines: Sequence[Sequence[str]], indent: str = "") -> None:
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Records of any kind as a table: a column for each key that has a value, numbers to four digits."""
+    """Print records of any kind: a column for each key that has a value, numbers to four digits."""
     names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     flat = {name: [_cell(row[name]) for row in rows] for name in names}
     lines = [[str(name).replace("_", " ") for name in names], *map(list, zip(*flat.values(), strict=True))]
@@ -183,6 +183,6 @@ def _cell(value: Any) -> str:
 
 
 def print_written(folder: Path, table: str, figures: Sequence[Path], seconds: float) -> None:
-    """Where the table and the figures lie."""
+    """Print where the table and the figures are."""
     click.echo(f"\nWritten to {folder}/ in {seconds:.0f} s")
     click.echo(f"  {table}  " + "  ".join(str(path.relative_to(folder)) for path in figures))

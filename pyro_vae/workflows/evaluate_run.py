@@ -66,9 +66,8 @@ def evaluate_run(
 ) -> tuple[str, dict[str, Any]]:
     """Score a run's rows and keep the record in `evaluation.json`: the name it has there, and the record.
 
-    `num_rows` takes the first rows of the split; `netcdf` is a file for ArviZ; `program` is `FILE.py:FUNCTION` for a
-    user's own. Of several processes each scores some of the rows and the first writes. Raises `InputError` where a
-    method does not apply.
+    `num_rows` takes the first rows of the split; `netcdf` is a file for ArviZ; `program` is `FILE.py:FUNCTION`. Of
+    several processes each scores some of the rows and the first writes. `InputError` where a method does not apply.
     """
     run = Run(Path(folder), program)
     rows = run.data().split(split)

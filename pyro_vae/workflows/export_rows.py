@@ -10,8 +10,8 @@ from torch import Tensor
 from pyro_vae.context import seeded
 from pyro_vae.data import Split
 from pyro_vae.programs.model_and_guide import encode, reconstruct, sample
-from pyro_vae.workflows.open_run import ROWS_AT_ONCE, Run
-from pyro_vae.workflows.write_rows import writing
+from pyro_vae.workflows.open_run import CHUNK_ROWS, Run
+from pyro_vae.workflows.write_rows import open_row_writer
 
 Part = tuple[Tensor, Tensor | None, Tensor | None]  # values, index and labels of some rows
 
@@ -38,8 +38,8 @@ def sample_run(
 
     def parts() -> Iterator[Part]:
         with seeded(seed):
-            for start in range(0, num, ROWS_AT_ONCE):
-                rows = sample(drawn, min(ROWS_AT_ONCE, num - start), num_features=width)
+            for start in range(0, num, CHUNK_ROWS):
+                rows = sample(drawn, min(CHUNK_ROWS, num - start), num_features=width)
                 yield run.measure.to_original_units(rows), None, None
 
     return _write(run, out, "samples.npy", parts(), num, run.columns())
@@ -76,7 +76,7 @@ def encode_run(
 
 
 def _apply(rows: Split, function: Callable[[Tensor, dict[str, Tensor]], Tensor]) -> Iterator[Part]:
-    for part in rows.chunks(ROWS_AT_ONCE):
+    for part in rows.chunks(CHUNK_ROWS):
         yield function(part.x, part.row_inputs(slice(None))), part.source_index(slice(None)), part.labels
 
 
@@ -84,7 +84,7 @@ def _write(
     run: Run, out: str | Path | None, name: str, parts: Iterable[Part], num_rows: int, columns: list[str] | None
 ) -> ExportedRows:
     path = run.folder / name if out is None else Path(out)
-    with writing(path, num_rows, columns or []) as writer:
+    with open_row_writer(path, num_rows, columns or []) as writer:
         for rows, index, labels in parts:
             writer.names = columns or [f"z{i + 1}" for i in range(rows.shape[1])]
             writer.write(rows.cpu(), index, labels)

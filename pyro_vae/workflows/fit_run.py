@@ -2,7 +2,6 @@
 
 import json
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -13,30 +12,26 @@ from pyro_vae import __version__
 from pyro_vae.atomic_write import read_json_lines, read_tensors, write_json, write_json_lines
 from pyro_vae.context import defer_signals, seeded
 from pyro_vae.data import NAMED_DATASETS, Dataset
-from pyro_vae.distributed import ProcessGroup, process_group
-from pyro_vae.errors import CollapseWarning, DivergedError, HandlersWarning, InputError, RankLostError, RowsError
+from pyro_vae.distributed import process_group
+from pyro_vae.errors import DivergedError, InputError, RankLostError, RowsError
 from pyro_vae.evidence.evidence_record import unscored
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
 from pyro_vae.inference.svi.progress import Style
 from pyro_vae.inference.svi.train_config import DTYPES, TrainConfig
-from pyro_vae.loggers.tensorboard import TensorBoard, summary_writer
-from pyro_vae.plots.fit_figures import write_figures
 from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.registry import LikelihoodChoice, build_vae
 from pyro_vae.runs import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, require_unused, write_config
 from pyro_vae.serialization import recipe_of, save
 from pyro_vae.workflows.choose_objective import choose_objective
 from pyro_vae.workflows.data_and_likelihood import choose_likelihood, load_dataset
-from pyro_vae.workflows.describe_fit import describe_fit
-from pyro_vae.workflows.evaluate_run import evaluate_split
+from pyro_vae.workflows.fit_log import Log, describe_fit, reason_of_interruption, warnings_to_log
 from pyro_vae.workflows.fit_settings import FIT_DEFAULTS, Settings, flatten_config, group_settings, to_toml
 from pyro_vae.workflows.user_program import load_builder
 
 VALID_DRAWS = 200
 TENSORBOARD = "tensorboard"
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -176,7 +171,7 @@ class _Job:
 
         options = self.training | {"checkpoint": folder, "on_epoch": write_epoch, "progress": progress}
         try:
-            with _warnings_to_log(self.log):
+            with warnings_to_log(self.log):
                 fitted = fit(self.program, self.data.train, valid=self.data.valid, **options)
         except DivergedError:
             save(self.program, folder)
@@ -189,6 +184,8 @@ class _Job:
 
     def _fit_along(self) -> FitRun:
         """What the processes other than the first do: they fit and score with it, and write nothing."""
+        from pyro_vae.workflows.evaluate_run import evaluate_split  # late: the first step does not wait for it
+
         fitted = fit(self.program, self.data.train, valid=self.data.valid, **self.training | {"progress": "none"})
         _to_cpu(self.program)
         with suppress(RowsError):  # the first process reports it
@@ -197,6 +194,9 @@ class _Job:
 
     def _finish(self, fitted: FitResult, board: Any) -> FitRun:
         """Score the validation rows, draw the figures, and write the evaluation last: it marks the run as complete."""
+        from pyro_vae.plots.fit_figures import write_figures  # late: the first step does not wait for them
+        from pyro_vae.workflows.evaluate_run import evaluate_split
+
         folder, program, data = self.folder, self.program, self.data
         _to_cpu(program)
         if board is not None:
@@ -234,8 +234,8 @@ class _Job:
         save(self.program, self.folder)
         done = len(read_json_lines(self.folder / METRICS)) or "no"
         self.log(
-            f"{_reason_of(error, self.group)} after {done} whole epochs, the best weights so far are kept; --resume "
-            f"{self.folder} goes on from there"
+            f"{reason_of_interruption(error, self.group)} after {done} whole epochs, the best weights so far are kept; "
+            f"--resume {self.folder} goes on from there"
         )
 
 
@@ -248,6 +248,8 @@ def _training_options(settings: Settings) -> dict[str, Any]:
     checked = {name: value for name, value in training.items() if name not in ("device", "dtype")}
     TrainConfig(**checked, num_particles=1 if particles is None else particles).check()
     pick_device(training["device"])
+    if training["dtype"] not in DTYPES:
+        raise InputError(f"no dtype called {training['dtype']!r}; try one of {', '.join(DTYPES)}")
     return training | {"dtype": DTYPES[training["dtype"]]}
 
 
@@ -255,6 +257,8 @@ def _logger_opener(logger: str | None, resumed: Path | None) -> Callable[[Path],
     """What opens the logger of a run's folder; a resumed run keeps the one it had. `InputError` without its package."""
     if logger is None and (resumed is None or not (resumed / TENSORBOARD).exists()):
         return lambda _: nullcontext()
+    from pyro_vae.loggers.tensorboard import TensorBoard, summary_writer
+
     summary_writer()
     return lambda folder: TensorBoard(folder / TENSORBOARD)
 
@@ -289,30 +293,6 @@ def _drop_later_epochs(folder: Path) -> None:
     path = folder / CHECKPOINT
     rows = read_tensors(path)[1]["history"] if path.exists() else []
     write_json_lines(folder / METRICS, rows)
-
-
-@contextmanager
-def _warnings_to_log(log: Log) -> Iterator[None]:
-    """Inside, this package's warnings are single lines of the log; its advice on collapse is in the result."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CollapseWarning)
-        warnings.filterwarnings("always", category=HandlersWarning)
-        show_others = warnings.showwarning
-
-        def show(message: Any, category: type[Warning], *where: Any, **options: Any) -> None:
-            if issubclass(category, HandlersWarning):
-                log(f"note: {message}")
-            else:
-                show_others(message, category, *where, **options)
-
-        warnings.showwarning = show
-        yield
-
-
-def _reason_of(error: BaseException, group: ProcessGroup) -> str:
-    if not isinstance(error, KeyboardInterrupt):
-        return "stopped, since another process of this run has ended,"
-    return "interrupted" if group.is_single else "interrupted, or told to end because another process of this run did,"
 
 
 def _to_cpu(program: Any) -> None:

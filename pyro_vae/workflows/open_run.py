@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
 from pyro_vae.data.dataset import make_split
-from pyro_vae.data.named_datasets import observed_values
+from pyro_vae.data.infer_measure import observed_values
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
@@ -19,7 +19,7 @@ from pyro_vae.serialization import load
 from pyro_vae.workflows.data_and_likelihood import load_dataset
 from pyro_vae.workflows.user_program import load_builder
 
-ROWS_AT_ONCE = 12_800  # rows worked on and written at a time
+CHUNK_ROWS = 12_800  # rows worked on and written at a time
 
 
 class Run:
@@ -30,7 +30,7 @@ class Run:
         self.config = read_config(folder)
         if "about" not in self.config or "measure" not in self.config:
             raise InputError(
-                f"{folder} was saved from Python and says nothing of data; load it there: pv.load({str(folder)!r})"
+                f"{folder} was saved from Python and does not name its data; load it there: pv.load({str(folder)!r})"
             )
         self.measure = Measure.from_dict(self.config["measure"])
         self.about = self.config["about"]
@@ -63,10 +63,10 @@ class Run:
         return data
 
     def rows(self, name: str | None, split: str) -> Split:
-        """Rows to work on; `places` says where they were read.
+        """Rows to work on, with their index in the file or data set.
 
-        A file's rows keep its order, under this run's measure; without a name it is a split of the run's own data, and
-        a data set's name stands for a split of that.
+        A file's rows keep its order and get this run's measure. Without a name it is a split of the run's own data;
+        with the name of a data set, a split of that.
         """
         if name is None or name in NAMED_DATASETS:
             settings = absent_as_none(self.config["data"])
@@ -86,7 +86,7 @@ class Run:
         return make_split("given", replace(table, image_shape=None), self.measure)
 
     def columns(self) -> list[str]:
-        """The names of x's columns, made up where the data had none."""
+        """The names of x's columns, x1, x2, … where the data had none."""
         return list(self.about.get("columns", ())) or [f"x{i + 1}" for i in range(self.about["num_features"])]
 
     def _in_order(self, table: Table, name: str) -> Table:
@@ -102,14 +102,15 @@ class Run:
         return replace(table, values=values, columns=expected)
 
     def _check_levels(self, values: Tensor | RowsOnDisk, name: str) -> None:
-        there = observed_values(values)
-        levels, highest = self.measure.levels, float(there.max())
-        as_shares = levels is not None and levels > 1 and there.is_floating_point() and highest <= 1
-        if levels is not None and (highest > levels or as_shares or float(there.min()) < 0):
+        known = observed_values(values)
+        levels, low, high = self.measure.levels, float(known.min()), float(known.max())
+        if levels is None:
+            return
+        is_rescaled = levels > 1 and known.is_floating_point() and high <= 1
+        if high > levels or is_rescaled or low < 0:
             raise InputError(
-                f"{name}: values from {float(there.min()):g} to {highest:g}, but this run was fitted to pictures of 0 "
-                "to "
-                f"{levels}; bring them to that range"
+                f"{name}: values from {low:g} to {high:g}, but this run was fitted to images of 0 to {levels}; bring "
+                "them to that range"
             )
 
     def _check_width(self, found: int, name: str) -> None:
@@ -121,6 +122,7 @@ class Run:
 
 
 def absent_as_none(settings: dict[str, Any]) -> dict[str, Any]:
+    """The data settings of a `config.toml`, which leaves out what is None."""
     names = ("data", "data_root", "binarize", "dequantize", "standardize", "missing", "image_shape", "stream")
     shape = settings.get("image_shape")
     return {name: settings.get(name) for name in names} | {

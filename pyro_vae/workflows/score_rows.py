@@ -14,8 +14,8 @@ from pyro_vae.diagnostics.anomaly_scores import Scores, require_enough, score
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import log_evidence
-from pyro_vae.workflows.open_run import ROWS_AT_ONCE, Run
-from pyro_vae.workflows.write_rows import writing
+from pyro_vae.workflows.open_run import CHUNK_ROWS, Run
+from pyro_vae.workflows.write_rows import open_row_writer
 
 NUM_LOWEST = 5
 
@@ -68,10 +68,10 @@ def score_rows(
     shared: dict[str, Any] = {"memory_mib": memory_mib, "group": group}
     reference = log_evidence(scored, held_out, num_samples, seed=seed, prior_share=prior_share, **shared)
     totals, places = ScoreTotals(), torch.arange(len(rows)) if rows.name == "train" else None
-    output = writing(path, len(rows), []) if group.is_main else nullcontext()
+    output = open_row_writer(path, len(rows), []) if group.is_main else nullcontext()
     with output as writer, seeded(seed):  # one stream of random numbers for all chunks
-        for number, part in enumerate(rows.chunks(ROWS_AT_ONCE)):
-            own = None if places is None else places[number * ROWS_AT_ONCE :][: len(part)]
+        for number, part in enumerate(rows.chunks(CHUNK_ROWS)):
+            own = None if places is None else places[number * CHUNK_ROWS :][: len(part)]
             part_seed = None if group.is_single else seed + number
             found = score(scored, part, reference, seed=part_seed, rows=own, false_alarms=false_alarms, **shared)
             index = part.source_index(slice(None))

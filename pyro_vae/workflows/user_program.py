@@ -12,7 +12,7 @@ from pyro_vae.errors import InputError
 
 
 def load_builder(where: str) -> Callable[[Dataset], Any]:
-    """The function that `FILE.py:FUNCTION` names, as one of the data set; it runs the user's own code."""
+    """The function that `FILE.py:FUNCTION` names, as a function of the data set. Runs the user's own code."""
     name, _, function = where.rpartition(":")
     path = Path(name)
     if not name or not function:

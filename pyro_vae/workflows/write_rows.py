@@ -1,4 +1,4 @@
-"""Rows written to a `.npy` or `.csv` file, part by part."""
+"""Rows written to a `.npy` or `.csv` file, chunk by chunk."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ from pyro_vae.atomic_write import atomic_path
 from pyro_vae.errors import InputError
 
 
-class Writer:
-    """Rows, part by part, to a `.npy` array or a `.csv` table with an index and, where known, labels."""
+class RowWriter:
+    """Writes rows, chunk by chunk, to a `.npy` array or a `.csv` table with an index and, where known, labels."""
 
     def __init__(self, path: Path, file: BinaryIO, num_rows: int, names: list[str]) -> None:
         self.path, self.file, self.num_rows, self.names, self.done = path, file, num_rows, names, 0
@@ -31,7 +31,7 @@ class Writer:
         self.done += len(array)
 
     def write_columns(self, columns: dict[str, Any], index: Tensor | None = None, labels: Tensor | None = None) -> None:
-        """Lines of a `.csv` table, the names above the first."""
+        """Append lines to a `.csv` table, the names above the first."""
         import pandas
 
         first = {name: value.numpy() for name, value in (("index", index), ("label", labels)) if value is not None}
@@ -41,9 +41,9 @@ class Writer:
 
 
 @contextmanager
-def writing(path: Path, num_rows: int, names: list[str]) -> Iterator[Writer]:
-    """Inside, rows are written; the file is there when all of them are, and whatever it held before until then."""
+def open_row_writer(path: Path, num_rows: int, names: list[str]) -> Iterator[RowWriter]:
+    """Inside, rows are written; the file appears when all of them are, and keeps its old content until then."""
     if path.suffix not in (".npy", ".csv"):
         raise InputError(f"{path}: can write .npy or .csv, not {path.suffix or 'a file without an ending'}")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        yield Writer(path, file, num_rows, names)
+        yield RowWriter(path, file, num_rows, names)

@@ -203,7 +203,7 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
         (["fit", "--scale", "big"], "neither a number nor one of learned, per-feature, network"),
         (["fit", "--scale", "0.1"], "a bernoulli likelihood has no scale"),
         (["fit", "--prior", "vamp", "--guide", "iaf"], "kind='coupling'"),
-        (["fit", "--data", "reals.npy", "--network", "conv"], "--network conv is for pictures"),
+        (["fit", "--data", "reals.npy", "--network", "conv"], "--network conv is for images"),
         (["fit", "--data", "reals.npy", "--likelihood", "poisson"], "needs whole numbers from 0"),
         (["fit", "--data", "reals.npy", "--likelihood", "continuous-bernoulli"], "needs values in [0, 1]"),
         (

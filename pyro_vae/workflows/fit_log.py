@@ -1,0 +1,62 @@
+"""What a fit logs: what it is about to do, its warnings, and why it was interrupted."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyro_vae.data import Dataset
+from pyro_vae.distributed import ProcessGroup
+from pyro_vae.errors import CollapseWarning, HandlersWarning
+from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.row_inputs import probe_batch
+from pyro_vae.programs.scored_rows import describe_measure
+from pyro_vae.registry import LikelihoodChoice
+
+Log = Callable[[str], None]
+
+
+def describe_fit(
+    model: dict[str, Any], data: Dataset, program: Any, likelihood: LikelihoodChoice | None, own: str | None
+) -> str:
+    """Lines on the rows, the likelihood and why it was chosen, the measure and the parts.
+
+    `own` names a user's program, which has no choice of a likelihood.
+    """
+    rows = f"{len(data.train)} training, {len(data.valid)} validation and {len(data.test)} test rows"
+    labels = f", labels from {data.label_name!r}" if data.label_name else ""
+    lines = [f"{data.name}: {rows} of {data.num_features} columns{labels}"]
+    measure = describe_measure(data.train, find_plates(program, probe_batch(data)))
+    if likelihood is None:
+        return "\n".join([*lines, f"program {own}; {measure}"])
+    scale = "" if likelihood.scale is None else f" with scale {likelihood.scale}"
+    lines.append(f"likelihood {likelihood.name}{scale}: {likelihood.reason}; {measure}")
+    lines.append(
+        f"prior {model['prior']}, guide {model['guide']}, network {model['network']}, K = {model['latent_dim']}"
+    )
+    return "\n".join(lines)
+
+
+@contextmanager
+def warnings_to_log(log: Log) -> Iterator[None]:
+    """Inside, this package's warnings are single lines of the log; its advice on collapse is in the result."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        warnings.filterwarnings("always", category=HandlersWarning)
+        show_others = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any, **options: Any) -> None:
+            if issubclass(category, HandlersWarning):
+                log(f"note: {message}")
+            else:
+                show_others(message, category, *where, **options)
+
+        warnings.showwarning = show
+        yield
+
+
+def reason_of_interruption(error: BaseException, group: ProcessGroup) -> str:
+    """How a fit was interrupted, in words."""
+    if not isinstance(error, KeyboardInterrupt):
+        return "stopped, since another process of this run has ended,"
+    return "interrupted" if group.is_single else "interrupted, or told to end because another process of this run did,"
