@@ -1,4 +1,4 @@
-"""A data set in three parts that never overlap, each knowing the measure its rows are meant on."""
+"""A data set: disjoint training, validation and test splits with one measure."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from pyro_vae.errors import InputError
 
 
 def make_split(name: str, table: Table, measure: Measure) -> Split:
-    """A table's rows under a measure, on disk or in memory as they are."""
-    kind = SplitOnDisk if isinstance(table.values, RowsOnDisk) else Split
-    return kind(name, table.values, measure, table.labels, table.image_shape, table.index)
+    """A table's rows with a measure, as a `SplitOnDisk` where they are on disk."""
+    split_class = SplitOnDisk if isinstance(table.values, RowsOnDisk) else Split
+    return split_class(name, table.values, measure, table.labels, table.image_shape, table.index)
 
 
 def as_split(data: "Split | Dataset | Tensor", name: str) -> Split:
-    """Rows in whatever form they came: a split as it is, the named split of a data set, a tensor (N, D) as given."""
+    """Rows as a split: a split itself, the split of a data set called `name`, or a tensor (N, D) unchanged."""
     if isinstance(data, Split):
         return data
     if isinstance(data, Dataset):
@@ -66,10 +66,10 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the stored values and the measure, 16 hexadecimal digits: the same data gives the same name."""
+        """SHA-256 over the stored values and the measure, 16 hexadecimal digits: equal data have equal fingerprints."""
         digest = hashlib.sha256(repr(self.train.measure).encode())
         for split in (self.train, self.valid, self.test):
             digest.update(f"{split.name}{tuple(split.shape)}{split.stored.dtype}".encode())
-            split._tell(digest)
+            split._update_digest(digest)
             digest.update(b"" if split.labels is None else split.labels.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

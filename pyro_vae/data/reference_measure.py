@@ -1,4 +1,4 @@
-"""From stored values to the x that a density is about, and the name of the measure it is a density against."""
+"""The map from stored values to x, and the reference measure of the densities of x."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,14 +14,14 @@ BINARIZE = ("stochastic", "fixed", "threshold", "none")
 
 @dataclass(frozen=True)
 class Measure:
-    r"""What is done to stored values v before a density sees them.
+    r"""How stored values v become x, and the reference measure of densities of x.
 
-    `levels` is the largest stored value of a picture (255 for 8 bits, 1 for floats) or None for a table. Pictures are
-    binarized: `stochastic` draws $x_d \sim \mathrm{Bernoulli}(v_d/\text{levels})$ afresh at each use in training,
+    `levels` is the largest stored value of an image (255 for 8 bits, 1 for floats) or None for a table. Images are
+    binarized: `stochastic` draws $x_d \sim \mathrm{Bernoulli}(v_d/\text{levels})$ at each use in training,
     `fixed` draws once, `threshold` sets $x_d = [v_d > \text{levels}/2]$, `none` leaves grey levels v/levels.
-    `dequantize` adds uniform noise to integers, $x = (v + u)/(\text{levels} + 1)$ for pictures and $v + u$ for counts.
-    `shift` and `scale` (D,) standardize, $x \to (x - \text{shift})/\text{scale}$. `given` marks a plain tensor, of
-    which nothing is known.
+    `dequantize` adds uniform noise to integers, $x = (v + u)/(\text{levels} + 1)$ for images and $v + u$ for counts.
+    `shift` and `scale` (D,) standardize, $x \to (x - \text{shift})/\text{scale}$. `given` marks a plain tensor, whose
+    values are x unchanged.
     """
 
     levels: int | None = None
@@ -32,8 +32,8 @@ class Measure:
     given: bool = False
 
     @property
-    def random(self) -> bool:
-        """Whether training draws x afresh at each use."""
+    def is_random(self) -> bool:
+        """Whether training draws x again at each use."""
         return self.binarize == "stochastic" or self.dequantize
 
     def draw(self, stored: Tensor, generator: torch.Generator) -> Tensor:
@@ -51,9 +51,9 @@ class Measure:
         elif self.levels:
             x = x / self.levels
         if self.scale:
-            wide = torch.float32 if x.device.type == "mps" else torch.float64
-            x = (x.to(wide) - x.new_tensor(self.shift, dtype=wide)) / x.new_tensor(self.scale)
-        return x.to(torch.float32).nan_to_num(nan=0.0)  # a missing value, which a mask leaves out
+            dtype = torch.float32 if x.device.type == "mps" else torch.float64
+            x = (x.to(dtype) - x.new_tensor(self.shift, dtype=dtype)) / x.new_tensor(self.scale)
+        return x.to(torch.float32).nan_to_num(nan=0.0)  # missing values, which the mask excludes
 
     def _bernoulli(self, stored: Tensor, generator: torch.Generator) -> Tensor:
         if stored.dtype == torch.uint8:  # P(r < v) = v / levels exactly, for r uniform on 0 … levels − 1
@@ -64,10 +64,10 @@ class Measure:
         return (uniform < stored / (self.levels or 1)).to(torch.float32)
 
     def to_original_units(self, x: Tensor) -> Tensor:
-        """Values in the units that the measure names, from values as the density sees them: standardizing undone."""
+        """x in the units of the stored values: the inverse of standardizing."""
         if not self.scale:
             return x
-        x = x.double()  # time stamps are all one float32
+        x = x.double()  # in float32 all time stamps would be equal
         return x * x.new_tensor(self.scale) + x.new_tensor(self.shift)
 
     @property
@@ -76,7 +76,7 @@ class Measure:
         return -torch.tensor(self.scale, dtype=torch.float64).log()
 
     def name(self, num_features: int) -> str:
-        """The measure in words: densities may be ranked only where this is the same."""
+        """The measure's name: only densities with the same measure may be compared."""
         if self.given:
             return f"as given: {num_features} columns of a tensor"
         if self.binarize != "none":
@@ -97,7 +97,7 @@ class Measure:
         return cls(**(values | {"shift": tuple(values["shift"]), "scale": tuple(values["scale"])}))
 
     def check(self) -> "Measure":
-        """Itself; `InputError` where the choices contradict each other."""
+        """This measure; `InputError` where its options contradict each other."""
         if self.binarize not in BINARIZE:
             raise InputError(f"binarize={self.binarize!r} is not known; try one of {', '.join(BINARIZE)}")
         if self.binarize != "none" and (self.dequantize or self.scale):

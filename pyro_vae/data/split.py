@@ -1,4 +1,4 @@
-"""Some rows of a data set in memory, and the measure that turns what was stored into x."""
+"""A split: rows of a data set, and the measure that turns the stored values into x."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data.ondisk.rows_on_disk import index_of
+from pyro_vae.data.ondisk.rows_on_disk import as_index
 from pyro_vae.data.reference_measure import Measure
 from pyro_vae.typing import Rows
 
@@ -18,11 +18,11 @@ DRAW_SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some rows of a data set: `stored` (N, D) as read (uint8 stays uint8), and the measure that turns them into x.
+    """Rows of a data set: `stored` (N, D) as read (uint8 stays uint8), and the measure that turns them into x.
 
-    `x` (N, D) float32 **is** the one draw of seed 0: every score refers to it. Training on a split with a random
-    measure draws afresh by `batch`. A split can stand wherever rows are expected; `labels` (N,) or None, `index` (N,)
-    the rows' places where they were read.
+    `x` (N, D) float32 is the fixed draw of seed 0, to which every score refers. Training on a split with a random
+    measure draws x again for every `batch`. A split is accepted wherever rows are. `labels` (N,) or None; `index` (N,)
+    are the row numbers in the source (the file or array), or None.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Split:
         return self.stored.shape
 
     @cached_property
-    def _drawn(self) -> Tensor:
+    def _fixed_draw(self) -> Tensor:
         if self.measure.given:
             return self.stored
         generator = torch.Generator().manual_seed(DRAW_SEED)
@@ -53,60 +53,63 @@ class Split:
 
     @property
     def x(self) -> Rows:
-        """The rows as every score sees them, (N, D)."""
+        """The fixed draw of all rows, to which every score refers, (N, D)."""
         return self[:]
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        x = self._drawn[rows]
+        x = self._fixed_draw[rows]
         return x if x.is_floating_point() else x.to(torch.float32)
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.x)
 
     def head(self, num_rows: int) -> "Split":
-        """The first rows, the same draw of them."""
+        """The first rows, with the same fixed draw."""
         labels, index = (None if value is None else value[:num_rows] for value in (self.labels, self.index))
         split = replace(self, stored=self.stored[:num_rows], labels=labels, index=index)
-        split.__dict__["_drawn"] = self._drawn[:num_rows]  # another draw of fewer rows would be another draw
+        split.__dict__["_fixed_draw"] = self._fixed_draw[:num_rows]  # drawing fewer rows would give other numbers
         return split
 
     @cached_property
     def mask(self) -> Tensor | None:
-        """Which values were observed, (N, D), where some are missing; a missing value of x is 0, and means nothing."""
-        may = self.stored.is_floating_point() and not self.measure.given
-        gaps = self.stored.isnan() if may else None
-        return None if gaps is None or not gaps.any() else ~gaps
+        """Which values were observed, (N, D), where some are missing: x is 0 there. None where no value is missing."""
+        can_be_missing = self.stored.is_floating_point() and not self.measure.given
+        missing = self.stored.isnan() if can_be_missing else None
+        return None if missing is None or not missing.any() else ~missing
 
     def row_inputs(self, rows: slice | Tensor) -> dict[str, Tensor]:
-        """What belongs to some rows beside x: their `labels` and `mask`, where there are such."""
-        kept = {"labels": self.labels, "mask": self.mask}
-        return {name: value[rows] for name, value in kept.items() if value is not None}
+        """The other inputs of some rows: their `labels` and `mask`, where the split has them."""
+        inputs = {"labels": self.labels, "mask": self.mask}
+        return {name: value[rows] for name, value in inputs.items() if value is not None}
 
     @cached_property
     def log_jacobian(self) -> Tensor:
-        """Nats to add to each row's log-density of x to get one of the stored units, (N,) float64."""
+        """Nats to add to each row's log-density of x to get that in the stored units, (N,) float64."""
         columns = self.measure.log_jacobian
         if not len(columns):
             return torch.zeros((), dtype=torch.float64).expand(len(self))
         return columns.sum().expand(len(self)) if self.mask is None else self.mask.double() @ columns
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """The given rows for one training step; where the measure is random drawn afresh, on the generator's device."""
-        if not self.measure.random:
+        """The rows of one training step; x is drawn again where the measure is random, on the generator's device."""
+        if not self.measure.is_random:
             return self[rows]
         return self.measure.draw(self.stored[rows].to(generator.device), generator)
 
     @property
-    def in_memory(self) -> int:
+    def memory_bytes(self) -> int:
         """Bytes that the stored rows take in memory."""
         return self.stored.nbytes
 
-    def copied_to(self, device: torch.device) -> "Split":
-        """The same rows and the same draw of them, held on a device."""
+    def to_device(self, device: torch.device) -> "Split":
+        """The same rows with the same fixed draw, on a device."""
         labels = None if self.labels is None else self.labels.to(device)
         split = replace(self, stored=self.stored.to(device), labels=labels)
-        known = {"_drawn": self._drawn.to(device), "mask": None if self.mask is None else self.mask.to(device)}
-        split.__dict__.update(known | {"mean": self.mean, "log_jacobian": self.log_jacobian})
+        cached = {
+            "_fixed_draw": self._fixed_draw.to(device),
+            "mask": None if self.mask is None else self.mask.to(device),
+        }
+        split.__dict__.update(cached | {"mean": self.mean, "log_jacobian": self.log_jacobian})
         return split
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -115,20 +118,20 @@ class Split:
         for start in range(0, len(self), batch_size):
             yield order[start : start + batch_size]
 
-    def places(self, rows: slice | Tensor) -> Tensor:
-        """Where rows stood where they were read, (n,)."""
-        places = index_of(rows, len(self))
-        return places if self.index is None else self.index[places]
+    def source_index(self, rows: slice | Tensor) -> Tensor:
+        """The row numbers (n,) of some rows in the source."""
+        index = as_index(rows, len(self))
+        return index if self.index is None else self.index[index]
 
-    def parts(self, num_rows: int) -> Iterator["Split"]:
-        """The rows in order, some at a time, each part a split of its own with the same draw."""
+    def chunks(self, num_rows: int) -> Iterator["Split"]:
+        """The rows in order as splits of `num_rows` rows each, with the same fixed draw."""
         for start in range(0, len(self), num_rows):
-            yield self._part(slice(start, min(len(self), start + num_rows)))
+            yield self._chunk(slice(start, min(len(self), start + num_rows)))
 
-    def _part(self, rows: slice) -> "Split":
+    def _chunk(self, rows: slice) -> "Split":
         labels = None if self.labels is None else self.labels[rows]
-        split = Split(self.name, self.stored[rows], self.measure, labels, self.image_shape, self.places(rows))
-        split.__dict__["_drawn"] = self._drawn[rows]
+        split = Split(self.name, self.stored[rows], self.measure, labels, self.image_shape, self.source_index(rows))
+        split.__dict__["_fixed_draw"] = self._fixed_draw[rows]
         split.__dict__["mask"] = None if self.mask is None else self.mask[rows]
         return split
 
@@ -136,15 +139,15 @@ class Split:
     def fingerprint(self) -> str:
         """SHA-256 over the stored rows, 16 hexadecimal digits."""
         digest = hashlib.sha256()
-        self._tell(digest)
+        self._update_digest(digest)
         return digest.hexdigest()[:16]
 
-    def _tell(self, digest: Any) -> None:
+    def _update_digest(self, digest: Any) -> None:
         digest.update(self.stored.cpu().contiguous().numpy().tobytes())
 
     @cached_property
     def mean(self) -> Tensor:
-        """The mean of x over rows, (D,) float32; of its distribution where x is drawn."""
+        """The mean of x over rows, (D,) float32; where x is drawn, the mean of its distribution."""
         if self.mask is not None:
             return (self.x * self.mask).sum(0) / self.mask.sum(0).clamp(min=1)
         if self.measure.binarize in ("stochastic", "fixed"):

@@ -1,4 +1,4 @@
-"""Data made by a formula: shapes in the plane and in space, and the mixture of the notes. Seeded, any size."""
+"""Synthetic data of any size, seeded: points in the plane and in space, and a mixture of normals."""
 
 import math
 
@@ -12,12 +12,12 @@ SEVEN_SCALES = (0.7, 0.9, 0.5, 0.8, 0.5, 1.0, 0.6)
 
 
 def swiss_roll(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
-    """A sheet rolled up in space, (N, 3); the label is the quarter of the sheet a point lies in, along the roll."""
+    """The Swiss roll, (N, 3); the label is the quarter of the sheet, along the roll, that a point lies in."""
     from sklearn.datasets import make_swiss_roll
 
-    x, along = make_swiss_roll(num_rows, noise=0.3, random_state=seed)
-    order = np.argsort(np.argsort(along))
-    return torch.from_numpy(x).float(), torch.from_numpy(order * 4 // num_rows)
+    x, position = make_swiss_roll(num_rows, noise=0.3, random_state=seed)
+    rank = np.argsort(np.argsort(position))
+    return torch.from_numpy(x).float(), torch.from_numpy(rank * 4 // num_rows)
 
 
 def two_moons(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -33,14 +33,14 @@ def pinwheel(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     arm = torch.randint(0, 5, (num_rows,), generator=generator)
     radius = 1.0 + 0.3 * torch.randn(num_rows, generator=generator)
-    across = 0.05 * torch.randn(num_rows, generator=generator)
+    offset = 0.05 * torch.randn(num_rows, generator=generator)
     angle = 2 * math.pi * arm / 5 + 0.25 * torch.exp(radius)
-    along, side = torch.stack([angle.cos(), angle.sin()], 1), torch.stack([-angle.sin(), angle.cos()], 1)
-    return 2 * (radius[:, None] * along + across[:, None] * side), arm
+    radial, tangential = torch.stack([angle.cos(), angle.sin()], 1), torch.stack([-angle.sin(), angle.cos()], 1)
+    return 2 * (radius[:, None] * radial + offset[:, None] * tangential), arm
 
 
 def seven_normals(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The one-dimensional mixture of seven normals that the second note draws, (N, 1); the label is the component."""
+    """A one-dimensional mixture of seven normals, (N, 1); the label is the component."""
     generator = torch.Generator().manual_seed(seed)
     component = torch.multinomial(torch.tensor(SEVEN_WEIGHTS), num_rows, replacement=True, generator=generator)
     noise = torch.randn(num_rows, generator=generator)

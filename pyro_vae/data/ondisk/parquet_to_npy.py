@@ -1,21 +1,20 @@
-"""Parquet larger than memory: converted once, by the batch, to an array whose rows can be read in any order."""
+"""Parquet files larger than memory, converted once, batch by batch, to a `.npy` array with random access to rows."""
 
-import contextlib
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from pyro_vae.atomic_write import atomic_path
 from pyro_vae.data.cache import cache_folder, cache_key
-from pyro_vae.data.ondisk.rows_on_disk import rows_of_npy
-from pyro_vae.data.read_files import LABEL_COLUMNS, Table, frame_table, labels_of
+from pyro_vae.data.ondisk.rows_on_disk import rows_from_npy
+from pyro_vae.data.read_files import LABEL_COLUMNS, Table, encode_labels, table_from_frame
 from pyro_vae.errors import InputError
 
-ROWS_AT_ONCE = 2**14
+ROWS_PER_BATCH = 2**14
 
 
-def table_of_parquet(path: Path) -> Table:
+def table_from_parquet(path: Path) -> Table:
     """The table in a Parquet file, its values an array in the cache folder, its labels in memory."""
     file = open_parquet(path)
     names = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
@@ -24,10 +23,10 @@ def table_of_parquet(path: Path) -> Table:
     converted = cache_folder() / f"{path.stem}-{cache_key(path)}.npy"
     if not converted.exists():
         _convert(file, values, path, converted)
-    rows = rows_of_npy(converted, as_floats=True)
+    rows = rows_from_npy(converted, as_floats=True)
     labels = None
     if label is not None:
-        labels = labels_of(file.read([label]).column(label).to_pandas().to_numpy(), path, len(rows))
+        labels = encode_labels(file.read([label]).column(label).to_pandas().to_numpy(), path, len(rows))
     return Table(rows, labels, columns=tuple(values), label_name=label)
 
 
@@ -45,41 +44,38 @@ def open_parquet(path: Path) -> Any:
 
 
 def _convert(file: Any, names: list[str], path: Path, converted: Path) -> None:
-    """Write the columns side by side, in the narrowest type that holds them all."""
+    """Write the columns as one array, in the narrowest type that holds them all."""
     num_rows = file.metadata.num_rows
     if not num_rows or not names:
         raise InputError(f"{path}: no rows in it")
-    dtype = _dtype_of(file.schema_arrow, names)
-    partial = converted.with_name(f".{converted.name}.{os.getpid()}.partial")
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (num_rows, len(names))}
+    dtype = _array_dtype(file.schema_arrow, names)
     try:
-        converted.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as out:
-            np.lib.format.write_array_header_1_0(out, header)
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
-                table = frame_table(batch.to_pandas(ignore_metadata=True), path)
-                if dtype != np.float64 and bool(table.values.isnan().any()):
-                    raise InputError(
-                        f"{path}: values are missing; fill them, or read the file into memory (--no-stream)"
-                    )
-                out.write(np.ascontiguousarray(table.values.numpy(), dtype).data)
-        partial.replace(converted)
+        with atomic_path(converted) as temporary, temporary.open("wb") as out:
+            _write_array(file, names, dtype, path, out)
     except OSError as error:
         size = num_rows * len(names) * dtype.itemsize / 2**30
         raise InputError(
             f"{path}: an array of {size:.1f} GiB cannot be written to {converted.parent} ({error}); make room, or name "
             "another folder in PYRO_VAE_CACHE"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
-def _dtype_of(schema: Any, names: list[str]) -> np.dtype:
-    """The type of the array: float64 unless all columns fit into a narrower one."""
-    kinds = [schema.field(name).type for name in names]
+def _write_array(file: Any, names: list[str], dtype: np.dtype, path: Path, out: BinaryIO) -> None:
+    shape = (file.metadata.num_rows, len(names))
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(out, header)
+    for batch in file.iter_batches(ROWS_PER_BATCH, columns=names):
+        table = table_from_frame(batch.to_pandas(ignore_metadata=True), path)
+        if dtype != np.float64 and bool(table.values.isnan().any()):
+            raise InputError(f"{path}: values are missing; fill them, or read the file into memory (--no-stream)")
+        out.write(np.ascontiguousarray(table.values.numpy(), dtype).data)
+
+
+def _array_dtype(schema: Any, names: list[str]) -> np.dtype:
+    """The type of the array: float64 unless all columns fit into uint8 or float32."""
+    types = [schema.field(name).type for name in names]
     try:
-        found = np.result_type(*(kind.to_pandas_dtype() for kind in kinds))
+        common = np.result_type(*(kind.to_pandas_dtype() for kind in types))
     except (NotImplementedError, TypeError):
         return np.dtype(np.float64)
-    return np.dtype(found) if found in (np.uint8, np.float32) else np.dtype(np.float64)
+    return np.dtype(common) if common in (np.uint8, np.float32) else np.dtype(np.float64)

@@ -1,0 +1,155 @@
+"""Files and arrays in memory: the values, columns, labels and images read from them, and the errors."""
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.data.read_files import read_file
+
+
+def write_tables(folder, values, labels):
+    import pandas
+
+    frame = pandas.DataFrame(values, columns=["a", "b", "c"])
+    frame["label"] = labels
+    frame.to_csv(folder / "t.csv", index=False)
+    frame.to_parquet(folder / "t.parquet")
+    np.savez(folder / "t.npz", x=values, y=labels)
+    np.save(folder / "t.npy", values)
+    np.savetxt(folder / "bare.csv", values, delimiter=",")
+
+
+def test_files_hold_what_was_written(tmp_path):
+    values, labels = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32), np.arange(30) % 3
+    write_tables(tmp_path, values, labels)
+    for name in ("t.csv", "t.parquet", "t.npz", "t.npy", "bare.csv"):
+        table = read_file(tmp_path / name)
+        np.testing.assert_allclose(table.values.numpy(), values, rtol=1e-6)
+        if name[0] == "t" and name != "t.npy":
+            assert table.labels.tolist() == labels.tolist()
+    data = pv.load_data(tmp_path / "t.csv")
+    assert [len(s) for s in (data.train, data.valid, data.test)] == [24, 3, 3]
+    stored = torch.cat([data.train.stored, data.valid.stored, data.test.stored]).numpy()
+    np.testing.assert_allclose(np.sort(stored, axis=0), np.sort(values, axis=0), rtol=1e-6)
+
+
+def test_images_are_read_from_a_folder(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, size=(12, 5, 4), dtype=np.uint8)
+    for i, image in enumerate(images):
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "ab"[i % 2] / f"{i:02}.png")
+    table = read_file(tmp_path)
+    order = [*range(0, 12, 2), *range(1, 12, 2)]
+    assert np.array_equal(table.values.numpy(), images[order].reshape(12, -1))
+    assert table.labels.tolist() == [0] * 6 + [1] * 6
+    data = pv.load_data(tmp_path)
+    assert data.image_shape == (5, 4)
+    assert data.measure == "counting measure on {0, 1}^20"
+    Image.fromarray(np.zeros((3, 3), dtype=np.uint8)).save(tmp_path / "a" / "small.png")
+    with pytest.raises(pv.InputError, match=r"3×3 pixels, but .* has 4×5; make them one size"):
+        pv.load_data(tmp_path)
+
+
+def test_unusable_files_raise_with_the_reason(tmp_path):
+    import pandas
+
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "damaged.npy").write_bytes(b"not numpy")
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "line.npy", np.zeros(5))
+    np.save(tmp_path / "few.npy", np.zeros((4, 2)))
+    pandas.DataFrame({"a": [1.0, None] * 6, "b": 2.0}).to_csv(tmp_path / "nan.csv", index=False)
+    pandas.DataFrame({"name": ["x", "y"] * 6, "b": 2.0}).to_csv(tmp_path / "text.csv", index=False)
+    (tmp_path / "odd.doc").write_text("?")
+    for name, message in [
+        ("absent.npy", "no file or folder"),
+        ("empty.csv", "the file is empty"),
+        ("damaged.npy", "not a readable numpy file"),
+        ("objects.npy", "not a readable numpy file"),
+        ("line.npy", r"has shape \(5,\); expected one row for each observation"),
+        ("few.npy", "4 rows are too few"),
+        ("nan.csv", r"6 values are missing \(NaN\), the first in row 1 \(counting from 0\), column a"),
+        ("text.csv", "text in name; keep columns of numbers"),
+        ("odd.doc", r"cannot read a .doc; try one of .npy"),
+    ]:
+        with pytest.raises(pv.InputError, match=message):
+            pv.load_data(tmp_path / name)
+    with pytest.raises(pv.InputError, match=r"no data set or file called 'minst'; try one of mnist-5k"):
+        pv.load_data("minst")
+    with pytest.raises(pv.InputError, match="needs values in"):
+        pv.load_data("swiss-roll", binarize="stochastic")
+    with pytest.raises(pv.InputError, match="neither dequantized nor standardized"):
+        pv.load_data("digits", binarize="fixed", standardize=True)
+
+
+def test_binary_tables_are_used_unchanged(tmp_path):
+    values = (np.random.default_rng(0).random((40, 5)) < 0.3).astype(np.float32)
+    np.save(tmp_path / "bits.npy", values)
+    data = pv.load_data(tmp_path / "bits.npy")
+    assert data.measure == "counting measure on {0, 1}^5"
+    assert torch.equal(data.train.x, data.train.stored)
+
+
+def test_tables_written_by_other_programs_are_read_completely(tmp_path):
+    """Numbers as names, an index column, a repetitive first row, time stamps: no row or column is lost or added."""
+    import pandas
+
+    values = np.random.default_rng(0).normal(size=(12, 3))
+    pandas.DataFrame(values).to_csv(tmp_path / "numbered.csv", index=False)
+    pandas.DataFrame(values, columns=["x", "y", "z"]).to_csv(tmp_path / "indexed.csv")
+    pandas.DataFrame(values, columns=["a", "b", "c"]).to_csv(tmp_path / "semicolons.csv", index=False, sep=";")
+    assert read_file(tmp_path / "semicolons.csv").columns == ("a", "b", "c")
+    (tmp_path / "repeats.csv").write_text("\n".join(["1.0, 1.0, 2.0"] * 12))
+    for name in ("numbered.csv", "indexed.csv"):
+        table = read_file(tmp_path / name)
+        np.testing.assert_allclose(table.values.numpy(), values)
+        assert table.labels is None
+    assert read_file(tmp_path / "repeats.csv").values.shape == (12, 3)
+    stamps = 1_700_000_000 + 17.6 * values
+    np.save(tmp_path / "stamps.npy", stamps)
+    data = pv.load_data(tmp_path / "stamps.npy")
+    assert data.train.x.dtype == torch.float32
+    torch.testing.assert_close(data.train.x.std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(data.test.measure.to_original_units(data.test.x), data.test.stored, atol=1e-4, rtol=0)
+
+
+def test_bytes_are_images_by_shape_or_square_width(tmp_path):
+    counts = np.random.default_rng(0).poisson(3, size=(30, 5)).astype(np.uint8)
+    np.save(tmp_path / "counts.npy", counts)
+    assert pv.load_data(tmp_path / "counts.npy").measure == "Lebesgue measure on R^5 (original units)"
+    images = np.random.default_rng(0).integers(0, 256, size=(30, 20, 14), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "flat.npy", images.reshape(30, -1))
+    assert pv.load_data(tmp_path / "images.npy").measure == "counting measure on {0, 1}^280"
+    assert pv.load_data(tmp_path / "flat.npy", image_shape=(20, 14)).measure == "counting measure on {0, 1}^280"
+    assert pv.load_data(tmp_path / "flat.npy").image_shape is None
+    from PIL import Image
+
+    (tmp_path / "deep").mkdir()
+    Image.fromarray(images[0].astype(np.uint16) * 200).save(tmp_path / "deep" / "a.png")
+    with pytest.raises(pv.InputError, match="more than 8 bits a pixel"):
+        pv.load_data(tmp_path / "deep")
+
+
+def test_arrays_tensors_and_data_frames_keep_their_row_numbers():
+    import pandas
+
+    values = np.random.default_rng(0).normal(size=(40, 2))
+    for data in (values, torch.from_numpy(values), pandas.DataFrame(values, columns=["a", "b"])):
+        found = pv.load_data(data)
+        assert len(repr(found)) < 200
+        torch.testing.assert_close(found.test.stored, torch.from_numpy(values)[found.test.index])
+    assert found.columns == ("a", "b")
+    with pytest.raises(pv.InputError, match=r"holds images of 5×4, not of 4×5"):
+        pv.load_data(np.zeros((20, 5, 4), dtype=np.uint8), image_shape=(4, 5))
+
+
+def test_integer_labels_are_not_renumbered(tmp_path):
+    np.savez(tmp_path / "t.npz", x=np.random.default_rng(0).normal(size=(4, 2)), y=np.array([1.0, 2.0, 10.0, 7.0]))
+    assert read_file(tmp_path / "t.npz").labels.tolist() == [1, 2, 10, 7]
+    (tmp_path / "bits.csv").write_text("0,1\n" * 12)
+    assert len(read_file(tmp_path / "bits.csv").values) == 12
