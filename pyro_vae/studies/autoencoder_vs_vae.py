@@ -1,4 +1,4 @@
-"""Autoencoder, VAE, PCA and kernel PCA on the same rows: what codes keep, and what their latent spaces are like."""
+"""Autoencoder, VAE, PCA and kernel PCA on the same rows: their reconstructions and latent spaces in numbers."""
 
 import inspect
 import math
@@ -33,7 +33,7 @@ from pyro_vae.typing import PerRow
 KINDS = ("pca", "kernel-pca", "ae", "vae")
 NAMES = {"pca": "PCA", "kernel-pca": "kernel PCA", "ae": "autoencoder", "vae": "VAE"}
 WIDTHS, PENALTIES = (0.5, 1.0, 2.0), (1e-3, 1e-2)  # of kernel PCA, of 1 / median squared distance; by validation rows
-NUMBERS = (
+METRICS = (
     "reconstruction_error",
     "knn_accuracy",
     "off_centre",
@@ -49,7 +49,7 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Training:
-    """How the networks of a sweep are made and fitted: the same for autoencoder and VAE."""
+    """The layers and the training of the networks, the same for autoencoder and VAE."""
 
     hidden: tuple[int, ...] = (500,)
     activation: str = "tanh"
@@ -97,22 +97,22 @@ def fit_encoder(
         model = _best_kernel(num_latents, data)
     else:
         model = _networks(kind, num_latents, data.num_features, training or Training(), seed)
-        _climb(model, data, training or Training(), seed)
+        _fit_network(model, data, training or Training(), seed)
     return model, time.perf_counter() - began
 
 
 def _networks(kind: str, K: int, D: int, training: Training, seed: int) -> Any:
-    hidden, kind_of_unit = training.hidden, training.activation
+    hidden, activation = training.hidden, training.activation
     with seeded(seed):
-        decoder = nets.mlp(K, *hidden[::-1], D, activation=kind_of_unit)
-        encoder = nets.mlp(D, *hidden, K if kind == "ae" else 2 * K, activation=kind_of_unit)
+        decoder = nets.mlp(K, *hidden[::-1], D, activation=activation)
+        encoder = nets.mlp(D, *hidden, K if kind == "ae" else 2 * K, activation=activation)
     if kind == "ae":
         return Autoencoder(encoder, likelihoods.Normal(decoder, scale=1.0), K, training.denoising)
     likelihood = likelihoods.Normal(decoder, scale="learned")
     return VAE(priors.StandardNormal(K), likelihood, guides.MeanFieldNormal(encoder))
 
 
-def _climb(model: Any, data: Dataset, training: Training, seed: int) -> None:
+def _fit_network(model: Any, data: Dataset, training: Training, seed: int) -> None:
     fit(
         model,
         data.train,
@@ -134,22 +134,22 @@ def _best_kernel(num_latents: int, data: Dataset) -> KernelPCA:
 def evaluate_encoder(
     model: Any, data: Dataset, rows: Split, *, num_draws: int = 1000, steps: int = 32, seed: int = 0
 ) -> dict[str, float | None]:
-    r"""A latent space in the numbers of `NUMBERS`; None for one that does not exist, or is not finite.
+    r"""The `METRICS` of a latent space; None for one that does not exist, or is not finite.
 
     On held-out `rows`: `reconstruction_error`, per value; `knn_accuracy` of labels from the training rows' codes;
-    `off_centre` and `anisotropy` of the codes drawn from q(z|x) (`study.latent_space.spread`); `area_gini` of labels'
+    `off_centre` and `anisotropy` of the codes drawn from q(z|x) (`latent_space_metrics.spread`); `area_gini` of labels'
     areas, for K = 2; of `num_draws` draws from the model's prior, or where it has none from a normal fitted to its
     codes, the share whose decoding lies among reconstructions of rows (`precision`), the share of those that have such
     a neighbour (`coverage`) and the latent distance to the `nearest` code; the same share of draws from the codes' box
     (`box_precision`); and the length of decoded straight lines between such draws over the distance of their ends
-    (`path_ratio`, a mean over pairs). What is near is judged among the model's own reconstructions: of what it cannot
-    rebuild, the reconstruction error tells, and a decoder that has collapsed looks perfect by the others.
+    (`path_ratio`, a mean over pairs). Distances are to the model's own reconstructions: what it cannot reconstruct
+    shows in the reconstruction error, and a decoder that has collapsed looks perfect by the other metrics.
 
     `model` is one of `fit_encoder`'s, or any program with `encode`, `decode(z)` and `reconstruct`. Raises
     `InputError` where `decode` asks for more than z, or there are too few rows.
     """
     if len(inspect.signature(model.decode).parameters) > 1:
-        raise InputError(f"a {type(model).__name__} cannot decode z alone, so its latent space is not one but several")
+        raise InputError(f"a {type(model).__name__} decodes z and more, so it has several latent spaces")
     codes, train_codes = _codes(model, rows), _codes(model, data.train)
     drawn = sample_codes(model, rows, seed=seed)
     own = new_codes(model, rows, 2 * num_draws, seed)
@@ -178,7 +178,7 @@ def _codes(model: Any, rows: Split) -> Tensor:
 
 
 def pixel_knn_accuracy(data: Dataset, rows: Split) -> float | None:
-    """The accuracy of nearest neighbours on x itself: what latent distances are held against."""
+    """The accuracy of nearest neighbours on x itself, which that of latent distances is compared with."""
     return _knn(data.train.x, data.train, rows.x, rows)
 
 
@@ -196,28 +196,28 @@ def _gini(codes: Tensor, rows: Split) -> float | None:
     return areas and areas.gini
 
 
-def _or_none(find: Callable[[], Any]) -> Any:
-    """What is found, or None where it cannot be: codes that are all the same, labels of too few rows."""
+def _or_none(compute: Callable[[], Any]) -> Any:
+    """A value, or None where it cannot be computed: codes that are all the same, labels of too few rows."""
     try:
-        return find()
+        return compute()
     except InputError:
         return None
 
 
 def new_codes(model: Any, rows: Split, num: int, seed: int = 0) -> Tensor:
-    """What a model decodes when asked for something new, (num, K): draws of its prior, or of a normal around codes."""
+    """Codes for new rows, (num, K): draws of the prior, or of a normal fitted to the codes where there is none."""
     if getattr(model, "no_density", ""):
         return draws_around(_codes(model, rows), num, seed=seed)
     return sample_prior_codes(model, num, like=rows, seed=seed)
 
 
 def num_parameters(model: Any) -> int | None:
-    """Numbers that were fitted, of networks; None for projections."""
+    """The number of parameters of a network; None for projections."""
     return sum(p.numel() for p in named_parameters(model).values()) if isinstance(model, torch.nn.Module) else None
 
 
 def mean_over_seeds(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each kind and number of latents: mean and standard error over seeds of each of `NUMBERS`.
+    """One line for each kind and number of latents: mean and standard error over seeds of each of `METRICS`.
 
     Each seed is one fit (of networks) and one set of draws. `se` is None where there is one.
     """
@@ -225,7 +225,7 @@ def mean_over_seeds(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for record in records:
         groups.setdefault((record["kind"], record["num_latents"]), []).append(record)
     return [
-        {"kind": kind, "num_latents": K, "num_seeds": len(group)} | {name: _mean(group, name) for name in NUMBERS}
+        {"kind": kind, "num_latents": K, "num_seeds": len(group)} | {name: _mean(group, name) for name in METRICS}
         for (kind, K), group in groups.items()
     ]
 

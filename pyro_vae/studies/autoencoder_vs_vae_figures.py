@@ -1,4 +1,4 @@
-"""The pictures of autoencoder, VAE, PCA and kernel PCA side by side: sizes, planes, draws, lines, the roll."""
+"""The figures of the study of autoencoder, VAE, PCA and kernel PCA: metrics, codes, decoded draws and lines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,15 +19,15 @@ from pyro_vae.plots.display_units import to_grayscale
 from pyro_vae.studies.autoencoder_vs_vae import NAMES, new_codes
 from pyro_vae.studies.swiss_roll import plot_rolls
 
-LOOK = {"pca": style.COLOURS[2], "kernel-pca": style.COLOURS[5], "ae": style.RED, "vae": style.BLUE}
-LINES_OF = {"pca": "--", "kernel-pca": "--"}  # autoencoders often lie on top of them
+KIND_COLOURS = {"pca": style.COLOURS[2], "kernel-pca": style.COLOURS[5], "ae": style.RED, "vae": style.BLUE}
+KIND_LINESTYLES = {"pca": "--", "kernel-pca": "--"}  # autoencoders often lie on top of them
 PANELS = {
     "reconstruction_error": "Reconstruction error",
     "knn_accuracy": "Ten nearest codes name the label",
     "precision": "Draws decoded among reconstructions",
     "path_ratio": "Decoded line / distance of its ends",
 }
-DRAWS, ACROSS, STEPS, LINES = 60, 20, 9, 3
+NUM_DRAWS, NUM_COLUMNS, NUM_STEPS, NUM_LINES = 60, 20, 9, 3
 
 
 def draw_encoders(
@@ -39,7 +39,7 @@ def draw_encoders(
     rolls: Sequence[Any] = (),
     pixels: float | None = None,
 ) -> list[Path]:
-    """Write `folder/*.png`: numbers over sizes; the planes of codes; decoded draws and lines; the swiss roll.
+    """Write `folder/*.png`: metrics over numbers of latents; codes; decoded draws and lines; the swiss roll.
 
     `table` is that of `mean_over_seeds`, `models` are the smallest ones by kind.
     """
@@ -61,7 +61,7 @@ def draw_encoders(
 
 
 def plot_sizes(table: Sequence[Mapping[str, Any]], pixels: float | None = None) -> Figure:
-    """What codes keep and what their spaces are like over the number of latents, mean ± standard error over seeds."""
+    """Four metrics over the number of latents, mean ± standard error over seeds."""
     with style.figure_style():
         figure = Figure(figsize=(10.5, 6.2))
         for axes, (name, title) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
@@ -75,11 +75,11 @@ def plot_sizes(table: Sequence[Mapping[str, Any]], pixels: float | None = None) 
                         at,
                         means,
                         bars,
-                        color=LOOK[kind],
+                        color=KIND_COLOURS[kind],
                         marker="o",
                         markersize=4,
                         label=NAMES[kind],
-                        linestyle=LINES_OF.get(kind, "-"),
+                        linestyle=KIND_LINESTYLES.get(kind, "-"),
                     )
             axes.set(title=title, xlabel="latent dimensions", xscale="log")
             sizes = sorted({line["num_latents"] for line in table})
@@ -93,15 +93,15 @@ def plot_sizes(table: Sequence[Mapping[str, Any]], pixels: float | None = None) 
 
 
 def plot_codes(models: Mapping[str, Any], rows: Split, table: Sequence[Mapping[str, Any]] = ()) -> Figure:
-    """The codes of held-out rows by kind, the origin marked, the faults' numbers under each title."""
+    """The codes of held-out rows by kind, the origin marked, their metrics under each title."""
     labels = None if rows.labels is None else rows.labels.numpy()
     with style.figure_style():
         figure = Figure(figsize=(11.5, 9.6))
         for axes, (kind, model) in zip(figure.subplots(2, 2).flat, models.items(), strict=False):
             codes = model.encode(rows.x).double()
             _codes(axes, codes, labels)
-            style.title(axes, NAMES[kind], _faults(kind, codes, table))
-        _one_legend(figure)
+            style.title(axes, NAMES[kind], _describe_codes(kind, codes, table))
+        _shared_legend(figure)
     return figure
 
 
@@ -116,7 +116,7 @@ def _codes(axes: Axes, codes: Tensor, labels: np.ndarray | None) -> None:
     axes.plot(0, 0, marker="+", color=style.DARK, markersize=16, markeredgewidth=2)
 
 
-def _faults(kind: str, codes: Tensor, table: Sequence[Mapping[str, Any]]) -> str:
+def _describe_codes(kind: str, codes: Tensor, table: Sequence[Mapping[str, Any]]) -> str:
     line = next((line for line in table if line["kind"] == kind and line["num_latents"] == codes.shape[1]), None)
     if line is None:
         found = spread(codes)
@@ -130,7 +130,7 @@ def _faults(kind: str, codes: Tensor, table: Sequence[Mapping[str, Any]]) -> str
     return ", ".join(f"{word} {line[name][0]:.2f}" for name, word in words.items() if line[name] is not None)
 
 
-def _one_legend(figure: Figure) -> None:
+def _shared_legend(figure: Figure) -> None:
     handles, names = figure.axes[0].get_legend_handles_labels()
     if handles:
         kept: Any = handles[0]
@@ -144,14 +144,14 @@ def plot_draws(models: Mapping[str, Any], rows: Split, seed: int = 0) -> Figure:
     with style.figure_style():
         figure = Figure(figsize=(10.5, 2.25 * len(models)))
         for axes, (kind, model) in zip(figure.subplots(len(models), 1), models.items(), strict=True):
-            z = new_codes(model, rows, DRAWS, seed)
+            z = new_codes(model, rows, NUM_DRAWS, seed)
             drawn = model.decode(z)
             near = neighbours_among(drawn, model.reconstruct(rows.x))
-            on_axes.pictures(axes, to_grayscale(rows, drawn).numpy(), rows.image_shape, columns=ACROSS)
-            _frame(axes, ~near.numpy(), rows.image_shape, ACROSS)
+            on_axes.pictures(axes, to_grayscale(rows, drawn).numpy(), rows.image_shape, columns=NUM_COLUMNS)
+            _frame(axes, ~near.numpy(), rows.image_shape, NUM_COLUMNS)
             where = "the prior" if hasattr(model, "prior") else "a normal fitted to its codes"
             style.title(
-                axes, NAMES[kind], f"{int((~near).sum())} of {DRAWS} draws from {where} have no reconstruction near"
+                axes, NAMES[kind], f"{int((~near).sum())} of {NUM_DRAWS} draws from {where} have no reconstruction near"
             )
     return figure
 
@@ -174,13 +174,13 @@ def plot_lines(models: Mapping[str, Any], rows: Split) -> Figure:
         figure = Figure(figsize=(11.5, 2.2 * down))
         for axes, (kind, model) in zip(figure.subplots(down, 2).flat, models.items(), strict=False):
             codes = model.encode(rows[pairs.flatten()]).reshape(*pairs.shape, -1)
-            line = interpolate(codes[:, 0], codes[:, 1], STEPS - 1).transpose(0, 1)
+            line = interpolate(codes[:, 0], codes[:, 1], NUM_STEPS - 1).transpose(0, 1)
             on_axes.pictures(
-                axes, to_grayscale(rows, model.decode(line.flatten(0, 1))).numpy(), rows.image_shape, columns=STEPS
+                axes, to_grayscale(rows, model.decode(line.flatten(0, 1))).numpy(), rows.image_shape, columns=NUM_STEPS
             )
             for i, ratio in enumerate(path_ratio(model.decode, codes[:, 0], codes[:, 1])):
                 place = i * (rows.image_shape[0] + 2) + rows.image_shape[0] / 2
-                axes.text(STEPS * (rows.image_shape[1] + 2) + 4, place, f"× {ratio:.2f}", va="center", fontsize=9)
+                axes.text(NUM_STEPS * (rows.image_shape[1] + 2) + 4, place, f"× {ratio:.2f}", va="center", fontsize=9)
             style.title(axes, NAMES[kind])
     return figure
 
@@ -188,6 +188,6 @@ def plot_lines(models: Mapping[str, Any], rows: Split) -> Figure:
 def _pairs(rows: Split) -> Tensor:
     """Pairs of rows to go between, (3, 2): of different labels where there are labels."""
     if rows.labels is None or len(rows.labels.unique()) < 2:
-        return torch.arange(2 * LINES).reshape(LINES, 2)
+        return torch.arange(2 * NUM_LINES).reshape(NUM_LINES, 2)
     first = [int((rows.labels == kind).nonzero()[0]) for kind in rows.labels.unique()]
-    return torch.tensor([[first[i % len(first)], first[(i + 1) % len(first)]] for i in range(0, 2 * LINES, 2)])
+    return torch.tensor([[first[i % len(first)], first[(i + 1) % len(first)]] for i in range(0, 2 * NUM_LINES, 2)])

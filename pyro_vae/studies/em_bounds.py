@@ -18,7 +18,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.plots import style
 
 GROUPS = ((-3.0, 0.6, 14), (0.5, 0.6, 8), (2.2, 0.7, 20))  # mean, scale and size of the groups that the rows come in
-STEPS_TO_REST, AT_REST = 10_000, 1e-13
+MAX_STEPS, TOLERANCE = 10_000, 1e-13
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class AscentPath:
     `theta` (T + 1,) from the start on; `shares` (T + 1, N) the $q_t(c_i = 1)$; `bounds` (T + 1, G) the $F(q_t, \theta)$
     over the grid; `elbo` (T + 1,) $F(q_t, \theta_t)$ and `log_px` (T + 1,) $\ell(\theta_t)$, so that their difference
     is the mean $KL(q_t \| p(c|x))$; `best` (G,) $\max_q F(q, \theta)$ over the family; `limit` the θ where the steps
-    come to rest. Nats per row.
+    converge. Nats per row.
     """
 
     theta: Tensor
@@ -47,7 +47,7 @@ class AscentPath:
 
 @dataclass(frozen=True)
 class CoordinateAscentDemo:
-    """A log-likelihood over a grid of θ, and the two ways to climb it.
+    """A log-likelihood over a grid of θ, and two ascents of it, EM's and VI's.
 
     `x` (N,) the rows, `theta` (G,) the grid, `log_px` (G,) ℓ(θ) in nats per row; `em` with the exact posterior as q,
     `vi` with a q that sees only the cell between `cuts` that a row lies in.
@@ -78,10 +78,10 @@ def coordinate_ascent_demo(
 
     With $q_i = q(c_i = 1)$ the bound is $F(q, \theta) = \frac1N \sum_i E_{q_i}[\log p(x_i, c_i; \theta) - \log q_i]$,
     a parabola in θ that lies below $\ell(\theta) = \frac1N \sum_i \log p(x_i; \theta)$ by the mean $KL(q_i \|
-    p(c_i|x_i))$. Both ways maximize it by turns, in q and in θ (Neal & Hinton 1998), in closed form: $\theta = \sum_i
-    q_i x_i / \sum_i q_i$. EM takes any q, so the posterior, and touches ℓ. VI's q is one number for all rows between
-    two `cuts`, an encoder too small to tell them apart: the best has as log-odds the mean of the rows' own. So VI is
-    the same ascent on a lower curve, $\max_q F(q, \theta)$, whose maxima lie elsewhere; without cuts all rows share one
+    p(c_i|x_i))$. Both methods maximize it alternately in q and in θ (Neal & Hinton 1998), in closed form:
+    $\theta = \sum_i q_i x_i / \sum_i q_i$. EM's q is the posterior, where the bound equals ℓ. VI's q is one number for
+    all rows between two `cuts`, as of a small encoder: its best log-odds are the mean of the rows' own. So VI is the
+    same ascent on a lower curve, $\max_q F(q, \theta)$, whose maxima lie elsewhere; without cuts all rows share one
     q, with a row to each cell VI is EM.
 
     `x` (N,) are the rows, else 42 in three groups, on which EM and VI part from the start that is given here; `weight`
@@ -101,8 +101,8 @@ def coordinate_ascent_demo(
     theta = torch.linspace(low, high, num_points, dtype=torch.float64)
     cell = torch.bucketize(rows, torch.tensor(sorted(cuts), dtype=torch.float64))
     mixture = _Mixture(rows, weight, scale, background)
-    climbs = [_climb(mixture, alike, theta, start, steps) for alike in (torch.arange(len(rows)), cell)]
-    return CoordinateAscentDemo(rows, theta, mixture.log_px(theta), climbs[0], climbs[1], tuple(sorted(cuts)))
+    paths = [_ascend(mixture, same_cell, theta, start, steps) for same_cell in (torch.arange(len(rows)), cell)]
+    return CoordinateAscentDemo(rows, theta, mixture.log_px(theta), paths[0], paths[1], tuple(sorted(cuts)))
 
 
 def _groups() -> Tensor:
@@ -133,38 +133,38 @@ class _Mixture:
 
     def log_joint(self, theta: Tensor) -> Tensor:
         """log p(x_i, c; θ) for c = 0 and 1, (2, …, N)."""
-        still = math.log(1 - self.weight) + _log_normal(self.x, self.background)
-        moving = math.log(self.weight) + _log_normal(self.x - theta[..., None], self.scale)
-        return torch.stack([still.expand_as(moving), moving])
+        background = math.log(1 - self.weight) + _log_normal(self.x, self.background)
+        component = math.log(self.weight) + _log_normal(self.x - theta[..., None], self.scale)
+        return torch.stack([background.expand_as(component), component])
 
     def log_px(self, theta: Tensor) -> Tensor:
         return self.log_joint(theta).logsumexp(0).mean(-1)
 
     def shares(self, theta: Tensor, cell: Tensor) -> Tensor:
         """The best q that is the same for all rows of a cell, (…, N)."""
-        still, moving = self.log_joint(theta)
-        alike = (cell[:, None] == cell).double()
-        return torch.sigmoid((moving - still) @ (alike / alike.sum(0)))
+        background, component = self.log_joint(theta)
+        same_cell = (cell[:, None] == cell).double()
+        return torch.sigmoid((component - background) @ (same_cell / same_cell.sum(0)))
 
     def bound(self, shares: Tensor, theta: Tensor) -> Tensor:
         """F(q, θ), (…,)."""
-        still, moving = self.log_joint(theta)
+        background, component = self.log_joint(theta)
         entropy = torch.special.entr(shares) + torch.special.entr(1 - shares)
-        return (shares * moving + (1 - shares) * still + entropy).mean(-1)
+        return (shares * component + (1 - shares) * background + entropy).mean(-1)
 
 
 def _log_normal(away: Tensor, scale: float) -> Tensor:
     return -0.5 * (away / scale).square() - math.log(scale) - 0.5 * math.log(2 * math.pi)
 
 
-def _climb(mixture: _Mixture, cell: Tensor, grid: Tensor, start: float, steps: int) -> AscentPath:
+def _ascend(mixture: _Mixture, cell: Tensor, grid: Tensor, start: float, steps: int) -> AscentPath:
     path = [torch.tensor(start, dtype=torch.float64)]
-    for _ in range(STEPS_TO_REST):
+    for _ in range(MAX_STEPS):
         shares = mixture.shares(path[-1], cell)
         if not float(shares.sum()) > 0:
             raise InputError(f"no row gives θ = {float(path[-1]):g} any share: start nearer to the rows")
         path.append((shares * mixture.x).sum() / shares.sum())
-        if (path[-1] - path[-2]).abs() < AT_REST and len(path) > steps:
+        if (path[-1] - path[-2]).abs() < TOLERANCE and len(path) > steps:
             break
     theta = torch.stack(path[: steps + 1])
     shares = mixture.shares(theta, cell)
@@ -179,29 +179,29 @@ def _climb(mixture: _Mixture, cell: Tensor, grid: Tensor, start: float, steps: i
     )
 
 
-SHOWN = 4  # bounds in a panel
+MAX_BOUNDS = 4  # bounds in a panel
 
 
 def plot_coordinate_ascent(found: CoordinateAscentDemo) -> Figure:
-    r"""EM's bound touches ℓ(θ) at each step; VI's stays below by KL(q ‖ p(c|x)), and so climbs another curve.
+    r"""EM's bound touches ℓ(θ) at each step; VI's stays below by KL(q ‖ p(c|x)), and so ascends another curve.
 
-    `found` is `touching`'s. A step runs along a bound to its top, which is the next θ, and up to the next bound, the
-    best there. Below are the q of the first bound, one for each row.
+    `found` is that of `coordinate_ascent_demo`. A step goes along a bound to its maximum, the next θ, and up to the
+    next bound, the best there. Below are the q of the first bound, one for each row.
 
-    >>>     >>> len(plot_coordinate_ascent(coordinate_ascent_demo()).axes)
+    >>> len(plot_coordinate_ascent(coordinate_ascent_demo()).axes)
     4
     """
-    ways = ((found.em, style.BLUE), (found.vi, style.ORANGE))
+    paths = ((found.em, style.BLUE), (found.vi, style.ORANGE))
     with style.figure_style():
         figure = Figure(figsize=(11, 5.6))
         upper, lower = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=[5, 1])
         low, high = float(found.log_px.min()), float(found.log_px.max())
         upper[0].set(xlim=(float(found.theta[0]), float(found.theta[-1])), ylabel="nats per row")
         upper[0].set_ylim(low - 0.3 * (high - low), high + 0.15 * (high - low))
-        for axes, strip, (climb, colour) in zip(upper, lower, ways, strict=True):
-            _draw_ascent(axes, found, climb, colour)
-            _first_shares(strip, found, climb, colour)
-        _say_the_gap(upper[1], found)
+        for axes, strip, (path, colour) in zip(upper, lower, paths, strict=True):
+            _plot_ascent(axes, found, path, colour)
+            _plot_first_responsibilities(strip, found, path, colour)
+        _annotate_gap(upper[1], found)
         top = int(found.log_px.argmax())
         at = float(found.theta[top]), float(found.log_px[top])
         _note(upper[0], r"$\ell(\theta)$, the mean log p(x)", at, (0, 8), style.DARK)
@@ -211,42 +211,42 @@ def plot_coordinate_ascent(found: CoordinateAscentDemo) -> Figure:
     return figure
 
 
-def _draw_ascent(axes: Axes, found: CoordinateAscentDemo, climb: AscentPath, colour: str) -> None:
-    grid, theta = found.theta.numpy(), climb.theta.numpy()
+def _plot_ascent(axes: Axes, found: CoordinateAscentDemo, path: AscentPath, colour: str) -> None:
+    grid, theta = found.theta.numpy(), path.theta.numpy()
     axes.plot(grid, found.log_px.numpy(), color=style.DARK, linewidth=2, zorder=3)
-    shown = _shown(found, climb)
+    shown = _shown(found, path)
     for t in range(shown):
-        bound = climb.bounds[t].numpy()
+        bound = path.bounds[t].numpy()
         axes.plot(grid, bound, color=colour, linewidth=1, alpha=0.75)
         along = np.linspace(theta[t], theta[t + 1], 50)
         height = np.interp(along, grid, bound)
         axes.plot(along, height, color=colour, linewidth=2.6, zorder=4, solid_capstyle="round")
-        axes.plot([along[-1]] * 2, [height[-1], float(climb.elbo[t + 1])], color=colour, linewidth=2.6, zorder=4)
+        axes.plot([along[-1]] * 2, [height[-1], float(path.elbo[t + 1])], color=colour, linewidth=2.6, zorder=4)
     for t in range(shown + 1):
-        axes.plot(theta[t], float(climb.elbo[t]), "o", color=colour, markeredgecolor="white", markersize=8, zorder=5)
+        axes.plot(theta[t], float(path.elbo[t]), "o", color=colour, markeredgecolor="white", markersize=8, zorder=5)
     side = -1.0 if theta[1] > theta[0] else 1.0  # where the first bound falls off alone
     apart = abs(theta[1] - theta[0]) > (grid[-1] - grid[0]) / 40  # or their names would meet
     for t in range(1 + apart):
-        _note(axes, f"$\\theta_{t}$", (theta[t], float(climb.elbo[t])), (11 * side, 5), colour)
+        _note(axes, f"$\\theta_{t}$", (theta[t], float(path.elbo[t])), (11 * side, 5), colour)
     bottom = axes.get_ylim()[0] + 0.08 * np.ptp(axes.get_ylim())
-    below = grid[((grid - theta[1]) * side > 0) & (climb.bounds[0].numpy() < bottom)]
+    below = grid[((grid - theta[1]) * side > 0) & (path.bounds[0].numpy() < bottom)]
     if len(below):
         nearest = below[np.abs(below - theta[1]).argmin()]
         _note(axes, "$F(q_0, \\theta)$", (nearest, bottom), (26 * side, 0), colour)
 
 
-def _shown(found: CoordinateAscentDemo, climb: AscentPath) -> int:
+def _shown(found: CoordinateAscentDemo, path: AscentPath) -> int:
     """How many steps can be told apart."""
-    moved = climb.theta.diff().abs() > 0.02 * (found.theta[-1] - found.theta[0])
-    return max(1, min(SHOWN, int(moved.long().cumprod(0).sum())))
+    moved = path.theta.diff().abs() > 0.02 * (found.theta[-1] - found.theta[0])
+    return max(1, min(MAX_BOUNDS, int(moved.long().cumprod(0).sum())))
 
 
-def _first_shares(axes: Axes, found: CoordinateAscentDemo, climb: AscentPath, colour: str) -> None:
-    axes.vlines(found.x.numpy(), 0, climb.shares[0].numpy(), color=colour, linewidth=1.6)
+def _plot_first_responsibilities(axes: Axes, found: CoordinateAscentDemo, path: AscentPath, colour: str) -> None:
+    axes.vlines(found.x.numpy(), 0, path.shares[0].numpy(), color=colour, linewidth=1.6)
     axes.plot(found.x.numpy(), np.zeros(len(found.x)), "|", color="0.45", markersize=4)
     axes.set(xlabel="θ, and the rows x", yticks=[0, 1], ylim=(-0.12, 1.15))
     right: Any = {"transform": axes.transAxes, "ha": "right", "va": "top", "fontsize": 9}
-    if climb is found.em:
+    if path is found.em:
         axes.text(1, 1, "a q for each row", color=colour, **right)
         axes.text(1, 0.74, "which is the posterior", color=colour, **right)
         return
@@ -258,7 +258,7 @@ def _first_shares(axes: Axes, found: CoordinateAscentDemo, climb: AscentPath, co
     axes.text(1, 0.74, "dots: the posterior", color=style.DARK, **right)
 
 
-def _say_the_gap(axes: Axes, found: CoordinateAscentDemo) -> None:
+def _annotate_gap(axes: Axes, found: CoordinateAscentDemo) -> None:
     grid, best, top = (values.numpy() for values in (found.theta, found.vi.best, found.log_px))
     axes.plot(grid, best, color=style.ORANGE, linestyle="--", linewidth=1.4)
     axes.fill_between(grid, best, top, color=style.ORANGE, alpha=0.12, linewidth=0)

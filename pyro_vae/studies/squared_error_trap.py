@@ -32,13 +32,12 @@ SQUARED_ERROR, LATENT_DISTANCE, DIVERGENCE, LOG_PX = "squared error", "latent di
 
 
 def cut(x: Rows, shape: tuple[int, int], share: float = 0.1, side: str = "top") -> Rows:
-    """Pictures (N, D) with a piece cut straight off: the fewest pixel rows from one side that hold a share of the ink.
+    """Images (N, D) without the fewest pixel rows from one side that hold a share of the ink.
 
-    Ink is the sum of x. Strokes begin at the top, so a digit loses the beginning of its stroke, as in the picture that
-    this is about (Doersch, arXiv:1606.05908, figure 3). A share of each picture's own ink, so that thin digits lose as
-    much of themselves as bold ones; since whole pixel rows (columns, from the left or the right) go, it is somewhat
-    more than asked for. `shape` is (height, width). Raises `InputError` for negative values, another side, or a
-    share not in (0, 1).
+    Ink is the sum of x. Strokes begin at the top, so a digit loses the beginning of its stroke, as in figure 3 of
+    Doersch (arXiv:1606.05908). The share is of each picture's own ink; since whole pixel rows (columns, from the left
+    or the right) are removed, it is somewhat more than asked for. `shape` is (height, width). Raises `InputError` for
+    negative values, another side, or a share not in (0, 1).
 
     >>> picture = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 0]]).float()
     >>> cut(picture, (4, 2), share=0.2).tolist()

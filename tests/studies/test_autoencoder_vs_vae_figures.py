@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.studies.autoencoder_vs_vae import NUMBERS
+from pyro_vae.studies.autoencoder_vs_vae import METRICS
 from pyro_vae.studies.autoencoder_vs_vae_figures import (
     draw_encoders,
     plot_codes,
@@ -22,7 +22,7 @@ def shown():
 
 
 def line(kind, K, value=0.5):
-    return {"kind": kind, "num_latents": K, "num_seeds": 2} | dict.fromkeys(NUMBERS, (value, 0.1))
+    return {"kind": kind, "num_latents": K, "num_seeds": 2} | dict.fromkeys(METRICS, (value, 0.1))
 
 
 def test_sizes_has_a_line_for_each_kind_and_the_level_of_x():

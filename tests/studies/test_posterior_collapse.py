@@ -127,5 +127,5 @@ def test_records_are_paired_by_seed_and_the_same_each_time():
     assert gain == pytest.approx(float(each.mean()))
     assert se == pytest.approx(float((each[0] - each[1]).abs() / 2))
     assert gain_over_baseline(found, "plain") == (0, 0)
-    with pytest.raises(InputError, match="one seed and one way"):
+    with pytest.raises(InputError, match="one seed or more and one remedy"):
         compare_remedies(seeds=[])
