@@ -26,7 +26,7 @@ from pyro_vae.studies.autoencoder_vs_vae import (
 )
 from pyro_vae.studies.autoencoder_vs_vae_figures import draw_encoders
 from pyro_vae.studies.swiss_roll import UnrolledSheet, load_or_fit_swiss_roll
-from pyro_vae.workflows.data_and_likelihood import load_dataset
+from pyro_vae.workflows.choose_likelihood import load_dataset
 
 TABLE, FITTED = "comparison.json", "fit.json"
 NETWORKS = ("ae", "vae")  # whose fit depends on a seed

@@ -22,7 +22,7 @@ from pyro_vae.inference.svi.fit_svi import pick_device
 from pyro_vae.programs.model_and_guide import active_units
 from pyro_vae.programs.parameters import named_parameters
 from pyro_vae.runs import EVALUATION
-from pyro_vae.workflows.open_run import Run
+from pyro_vae.workflows.read_run import Run
 
 IWAE_SIZES = (1, 5, 50, 500)
 ACTIVE_UNITS_ROWS = 5000

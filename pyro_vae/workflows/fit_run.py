@@ -25,7 +25,7 @@ from pyro_vae.registry import LikelihoodChoice, build_vae
 from pyro_vae.runs import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, require_unused, write_config
 from pyro_vae.serialization import recipe_of, save
 from pyro_vae.workflows.choose_objective import choose_objective
-from pyro_vae.workflows.data_and_likelihood import choose_likelihood, load_dataset
+from pyro_vae.workflows.choose_likelihood import choose_likelihood, load_dataset
 from pyro_vae.workflows.fit_log import Log, describe_fit, reason_of_interruption, warnings_to_log
 from pyro_vae.workflows.fit_settings import FIT_DEFAULTS, Settings, flatten_config, group_settings, to_toml
 from pyro_vae.workflows.user_program import load_builder

@@ -7,7 +7,7 @@ from pyro_vae.atomic_write import read_json_lines
 from pyro_vae.errors import InputError
 from pyro_vae.report.html_page import write_report
 from pyro_vae.runs import EVALUATION, METRICS
-from pyro_vae.workflows.open_run import Run
+from pyro_vae.workflows.read_run import Run
 
 
 def report_run(

@@ -197,7 +197,7 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
         (["fit", "--rank", "2"], "--rank belongs to --guide low-rank"),
         (["fit", "--prior", "mixture", "--components", "0"], "at least one component"),
         (["fit", "--data", "reals.npy", "--scale", "0"], "must be positive"),
-        (["fit", "--data", "digits", "--image-shape", "4x16"], "digits knows its own shape"),
+        (["fit", "--data", "digits", "--image-shape", "4x16"], "the image shape of digits is known"),
         (["fit", "--components", "2"], "--components belongs to --prior mixture or --guide mixture"),
         (["fit", "--network", "linear", "--hidden", "9"], "--hidden belongs to --network mlp or"),
         (["fit", "--scale", "big"], "neither a number nor one of learned, per-feature, network"),

@@ -95,9 +95,9 @@ def test_commands_write_the_same_files_for_rows_on_disk(tmp_path, monkeypatch, c
     files = {}
     for on_disk in (False, True):
         if on_disk:
-            monkeypatch.setattr("pyro_vae.workflows.open_run.CHUNK_ROWS", 128)
+            monkeypatch.setattr("pyro_vae.workflows.read_run.CHUNK_ROWS", 128)
             monkeypatch.setattr(
-                "pyro_vae.workflows.open_run.read_rows", lambda path, missing, stream: read_rows(path, missing, True)
+                "pyro_vae.workflows.read_run.read_rows", lambda path, missing, stream: read_rows(path, missing, True)
             )
         for command, *options in commands:
             assert _run([command, "run", "more.npy", *options]) == 0

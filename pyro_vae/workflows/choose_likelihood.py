@@ -1,4 +1,4 @@
-"""The data set that settings name, and the likelihood that suits its values, chosen once."""
+"""The likelihood that suits the values of the data, chosen once; and the data set that settings name."""
 
 from typing import Any
 

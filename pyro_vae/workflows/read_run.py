@@ -16,7 +16,7 @@ from pyro_vae.data.read_files import Table
 from pyro_vae.errors import InputError
 from pyro_vae.runs import WEIGHTS, read_config
 from pyro_vae.serialization import load
-from pyro_vae.workflows.data_and_likelihood import load_dataset
+from pyro_vae.workflows.choose_likelihood import load_dataset
 from pyro_vae.workflows.user_program import load_builder
 
 CHUNK_ROWS = 12_800  # rows worked on and written at a time
