@@ -1,7 +1,8 @@
-"""Whether a part may look at values to check them: not while its operations are being recorded."""
+"""Context managers for shared state: random numbers, training mode, threads, warnings, signals, recording of operations."""
 
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,7 @@ _RECORDING = False
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """Inside, a program is being recorded: it may not ask for a tensor's value, not even to check it."""
+    """Mark that a program's operations are being recorded: it may not read a tensor's value, not even to check it."""
     global _RECORDING
     before, _RECORDING = _RECORDING, True
     try:
@@ -25,13 +26,13 @@ def recording() -> Iterator[None]:
 
 
 def is_recording() -> bool:
-    """Whether a check may look at values; where it may not, they were checked before."""
-    return not _RECORDING
+    """Whether operations are being recorded; checks of values are then skipped, since they were made before."""
+    return _RECORDING
 
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Inside, every random number follows from the seed; outside, the generators go on as if nothing had been drawn."""
+    """Draw from a seed inside; outside, the generators continue as if nothing had been drawn. None changes nothing."""
     if seed is None:
         yield
         return
@@ -46,7 +47,7 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 @contextmanager
 def evaluating(program: Any) -> Iterator[None]:
-    """Inside, a program that is a module is in evaluation mode."""
+    """Put a program that is a module into evaluation mode, and back afterwards."""
     training = isinstance(program, nn.Module) and program.training
     if training:
         program.eval()
@@ -57,19 +58,45 @@ def evaluating(program: Any) -> Iterator[None]:
             program.train()
 
 
+def set_training(program: Any, training: bool) -> None:
+    """Put a program that is a module into training or evaluation mode."""
+    if isinstance(program, nn.Module):
+        program.train(training)
+
+
+@contextmanager
+def limit_threads(limit: int | None) -> Iterator[None]:
+    """Let torch use at most `limit` threads inside; None leaves their number as it is."""
+    threads = torch.get_num_threads()
+    if limit is not None:
+        torch.set_num_threads(limit)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def ignore_nan_loss_warnings() -> Iterator[None]:
+    """Suppress Pyro's warning of a loss that is not finite: the fit stops at such a loss with a more helpful error."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Encountered (NaN|[+-]inf)", category=UserWarning)
+        yield
+
+
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Inside, Ctrl-C and `torchrun`'s signal to end wait: what is being written is written."""
+    """Delay Ctrl-C and `torchrun`'s signal to terminate until the end of the block, so that files are written whole."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
     kinds = (signal.SIGINT, signal.SIGTERM)
-    before = {kind: signal.signal(kind, lambda number, _: came.append(number)) for kind in kinds}
+    before = {kind: signal.signal(kind, lambda number, _: received.append(number)) for kind in kinds}
     try:
         yield
     finally:
         for kind, handler in before.items():
             signal.signal(kind, signal.SIG_DFL if handler is None else handler)
-        for number in came[:1]:
+        for number in received[:1]:
             signal.raise_signal(number)
