@@ -123,7 +123,7 @@ def log_aggregate(program: Any, data: Dataset | Split | Tensor, z: Tensor) -> Te
     with torch.no_grad(), use_param_store(program), seeded(0), evaluating(program):
         scored = ScoredRows(program, split, places)
         mixture = _Mixture(program, scored)
-        blocks = z.to(scored.place).split(DRAWS_AT_ONCE)
+        blocks = z.to(scored.device, scored.dtype).split(DRAWS_AT_ONCE)
         return torch.cat([mixture.log_prob(mixture.values_of(some), len(some)) for some in blocks])
 
 
@@ -230,7 +230,9 @@ def _drawn(program: Any, scored: ScoredRows, batch: Batch) -> Tensor:
     kept = [s for s in guide.values() if scored.plates.row_plate_frame(s) and not s["infer"].get("is_auxiliary")]
     if not kept:
         raise InputError("the guide draws no latent for each row, so rows have no codes")
-    return torch.cat([scored.plates.rows_to_front(site, site["value"]).to(scored.place) for site in kept], -1).cpu()
+    return torch.cat(
+        [scored.plates.rows_to_front(site, site["value"]).to(scored.device, scored.dtype) for site in kept], -1
+    ).cpu()
 
 
 @torch.no_grad()
@@ -250,9 +252,9 @@ def sample_prior_codes(
     True
     """
     require_density(program)
-    split, place = as_split(like, "train"), device_and_dtype(program)
-    placeholder = Batch(place.new_zeros(num_draws, split.shape[1]))
-    few = Batch(split[:2].to(place), rows=torch.arange(2), num_rows=len(split), **split.row_inputs(slice(2)))
+    split, (device, dtype) = as_split(like, "train"), device_and_dtype(program)
+    placeholder = Batch(torch.zeros(num_draws, split.shape[1], device=device, dtype=dtype))
+    few = Batch(split[:2].to(device, dtype), rows=torch.arange(2), num_rows=len(split), **split.row_inputs(slice(2)))
     with poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
         order = list(sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(few.x, few.row_inputs)))
         plates = find_model_plates(program, placeholder)
@@ -262,7 +264,7 @@ def sample_prior_codes(
     if not kept:
         raise InputError("the model draws no latent for each row")
     return torch.cat(
-        [plates.rows_to_front(site, site["value"]).to(device_and_dtype(program)) for site in kept], -1
+        [plates.rows_to_front(site, site["value"]).to(*device_and_dtype(program)) for site in kept], -1
     ).cpu()
 
 

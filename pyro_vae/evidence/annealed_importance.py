@@ -166,10 +166,11 @@ def bidirectional(
         raise InputError("how wide is a row? This program has not been fitted: give num_features")
     lower, upper = [], []
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        empty = device_and_dtype(program).new_zeros(num_rows, width)
+        device, dtype = device_and_dtype(program)
+        empty = torch.zeros(num_rows, width, device=device, dtype=dtype)
         if labels is not None and len(labels) != num_rows:
             raise InputError(f"expected a label for each of the {num_rows} rows, got {len(labels)}")
-        placeholder = Batch(empty, labels=None if labels is None else labels.to(empty.device))
+        placeholder = Batch(empty, labels=None if labels is None else labels.to(device))
         with torch.no_grad():
             x, latents = simulate(program, placeholder)
         split = Split("simulated", x.cpu(), Measure(given=True), labels)

@@ -81,9 +81,8 @@ def log_evidence(
     (arXiv:1509.00519). Weights come from traces, (S, N), for any program whose sites share one plate over rows. `data`
     is a tensor (N, D), a split, or a data set (its test split). Work goes in chunks of rows and draws under
     `memory_mib`, so memory is flat in S and N; `iwae` asks for the bound at further numbers of draws. `rows` (N,) are
-    the rows' places in the training set and `labels` (N,) their labels, for programs that ask. `group` are
-    processes that share the rows (`pv.process_group()` in a script that `torchrun` started); all of them get every row's
-    numbers.
+    the rows' positions in the training set and `labels` (N,) their labels, for programs that take them. `group` is the
+    processes that share the rows (`pv.process_group()` in a script that `torchrun` started); each gets every result.
 
     With a `prior_share` $\alpha > 0$ the proposal is defensive (Hesterberg 1995; Owen & Zhou 2000): $\alpha S$ draws
     come from the prior, the rest from the guide, and each is weighed against the mixture, $w = p(x, z) / (\alpha p(z) +

@@ -113,7 +113,7 @@ class Autoencoder(Program):
     def decode(self, z: Latents) -> Tensor:
         """E[x | z], (..., K) → (..., D)."""
         with use_param_store(self):
-            return distribution_mean(self.likelihood(z.to(device_and_dtype(self, like=z))))
+            return distribution_mean(self.likelihood(z.to(*device_and_dtype(self, like=z))))
 
     def encode(self, x: Rows, **row_inputs: Any) -> RowLatents:
         """The codes (N, K)."""

@@ -240,7 +240,7 @@ class BayesianGaussianMixture(nn.Module):
         return self._here(x)
 
     def _here(self, x: Tensor) -> Tensor:
-        return x.to(device_and_dtype(self))
+        return x.to(*device_and_dtype(self))
 
     @property
     def weights(self) -> PerComponent:

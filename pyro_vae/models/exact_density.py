@@ -76,9 +76,9 @@ class Density(Program):
     @torch.no_grad()
     def log_prob(self, x: Dataset | Split | Tensor) -> PerRow:
         """log p(x) of each row (N,), float64 on the CPU, nats; a split counts the Jacobian of standardization."""
-        split, place = self.rows_of(x), device_and_dtype(self)
+        split, target = self.rows_of(x), device_and_dtype(self)
         blocks = [
-            self.log_density(split[start : start + self.block_rows].to(place)).cpu().double()
+            self.log_density(split[start : start + self.block_rows].to(*target)).cpu().double()
             for start in range(0, len(split), self.block_rows)
         ]
         return torch.cat(blocks) + split.log_jacobian

@@ -71,7 +71,7 @@ class VAE(Program):
     def decode(self, z: Latents) -> Tensor:
         """E[x | z], (..., K) → (..., D)."""
         with use_param_store(self):
-            return distribution_mean(self.likelihood(z.to(device_and_dtype(self, like=z))))
+            return distribution_mean(self.likelihood(z.to(*device_and_dtype(self, like=z))))
 
     @torch.no_grad()
     def impute(self, x: Tensor | Split, num_samples: int = 100, seed: int | None = 0) -> Rows:
@@ -83,7 +83,7 @@ class VAE(Program):
         """
         if isinstance(x, Split):
             x = x.x if x.mask is None else torch.where(x.mask, x.x, math.nan)
-        x = x.to(device_and_dtype(self, like=x))
+        x = x.to(*device_and_dtype(self, like=x))
         mask = ~x.isnan()
         filled = x.nan_to_num(nan=0.0)
         blocks = []

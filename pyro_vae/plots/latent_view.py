@@ -83,11 +83,11 @@ class Look:
         if not callable(getattr(self.program, "guide", None)):
             raise InputError(f"a {type(self.program).__name__} has no guide")
         split, places = rows_to_score(self.rows, None, None)
-        place = device_and_dtype(self.program, like=split[:1])
+        device, dtype = device_and_dtype(self.program, like=split[:1])
         row_inputs = {
-            n: v.to(place.device) for n, v in {**split.row_inputs(slice(None)), "rows": places}.items() if v is not None
+            n: v.to(device) for n, v in {**split.row_inputs(slice(None)), "rows": places}.items() if v is not None
         }
-        batch = Batch(split.x.to(place), num_rows=len(split), **row_inputs)
+        batch = Batch(split.x.to(device, dtype), num_rows=len(split), **row_inputs)
         with torch.no_grad(), use_param_store(self.program), seeded(self.seed), evaluating(self.program):
             plates = find_plates(self.program, batch)
             sites = self._sites(batch, plates)
@@ -183,7 +183,7 @@ class Look:
             return self._checked(decode(z))
         plates, batch, _ = self.found
         batch = batch.take(rows)
-        z, start, values = z.to(device_and_dtype(self.program, like=z)), 0, {}
+        z, start, values = z.to(*device_and_dtype(self.program, like=z)), 0, {}
         with use_param_store(self.program), seeded(self.seed), evaluating(self.program):
             for name, site in self._sites(batch, plates).items():
                 assert plates.row_dim is not None

@@ -106,7 +106,7 @@ def distribution_mean(fn: Any, draws: int = 64) -> Tensor:
 @torch.no_grad()
 def encode(program: Any, x: Rows, **row_inputs: Any) -> RowLatents:
     """Posterior means under the guide, (N, K); several latent sites stand side by side in the order they are drawn."""
-    x = x.to(device_and_dtype(program, like=x))
+    x = x.to(*device_and_dtype(program, like=x))
     return _means(program, _layout_at(program, x, row_inputs), x, row_inputs)
 
 
@@ -116,7 +116,7 @@ def _means(program: Any, plates: PlateStructure, x: Tensor, row_inputs: dict[str
     if not inside:
         raise InputError("the guide draws no latent for each row, so rows cannot be encoded")
     return torch.cat(
-        [plates.rows_to_front(site, site["value"]).to(device_and_dtype(program, like=x)) for site in inside], -1
+        [plates.rows_to_front(site, site["value"]).to(*device_and_dtype(program, like=x)) for site in inside], -1
     )
 
 
@@ -127,7 +127,7 @@ def active_units(program: Any, x: Rows, *, plates: PlateStructure | None = None,
     Burda et al. (arXiv:1509.00519). The variance is the covariance of two estimates of the means, so that means from
     draws (a flow's) do not look as if they varied.
     """
-    x = x.to(device_and_dtype(program, like=x))
+    x = x.to(*device_and_dtype(program, like=x))
     plates, before = plates or _layout_at(program, x, row_inputs), torch.get_rng_state()
     first = second = _means(program, plates, x, row_inputs)
     if x.device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):  # something was drawn
@@ -139,7 +139,7 @@ def active_units(program: Any, x: Rows, *, plates: PlateStructure | None = None,
 @torch.no_grad()
 def reconstruct(program: Any, x: Rows, **row_inputs: Any) -> Rows:
     """E[x | z] with every latent at its posterior mean under the guide, (N, D)."""
-    x = x.to(device_and_dtype(program, like=x))
+    x = x.to(*device_and_dtype(program, like=x))
     plates, guide = _layout_at(program, x, row_inputs), _guide_at_means(program, x, row_inputs)
     with poutine.block(), use_param_store(program), evaluating(program):
         model = poutine.trace(poutine.replay(bind_supported_kwargs(program.model), trace=guide)).get_trace(
@@ -180,7 +180,8 @@ def sample(
     if n < 1:
         raise InputError(f"expected one row or more to draw, got {n}")
     width = num_features or getattr(program, "num_features", None) or 1
-    placeholder = device_and_dtype(program).new_zeros(n, width)
+    device, dtype = device_and_dtype(program)
+    placeholder = torch.zeros(n, width, device=device, dtype=dtype)
     return _drawn(program, Batch(placeholder, labels=labels), seed, lambda site: site["value"])
 
 
@@ -188,7 +189,8 @@ def sample(
 def sample_means(program: Any, n: int, *, num_features: int | None = None, seed: int | None = None) -> Tensor:
     """E[x | z] for n draws of the latents from the model, (n, D): what the model means, without the pixels' noise."""
     width = num_features or getattr(program, "num_features", None) or 1
-    placeholder = device_and_dtype(program).new_zeros(n, width)
+    device, dtype = device_and_dtype(program)
+    placeholder = torch.zeros(n, width, device=device, dtype=dtype)
     return _drawn(program, Batch(placeholder), seed, lambda site: distribution_mean(site["fn"]))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -79,15 +79,21 @@ def named_parameters(program: Any) -> dict[str, Tensor]:
     return found
 
 
-def device_and_dtype(program: Any, like: Tensor | None = None) -> Tensor:
-    """An empty tensor of the device and floating type a program works in; of `like` where it has none."""
+class DeviceAndDtype(NamedTuple):
+    """Where and in which floating type a program computes; `tensor.to(*device_and_dtype(program))` converts to both."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def device_and_dtype(program: Any, like: Tensor | None = None) -> DeviceAndDtype:
+    """The device and floating type of a program's parameters and buffers; those of `like` where it has none."""
     held = list(named_parameters(program).values()) + (
         list(program.buffers()) if isinstance(program, nn.Module) else []
     )
-    return next(
-        (value.detach().new_empty(0) for value in held if value.is_floating_point()),
-        torch.empty(0) if like is None else like[:0],
-    )
+    default = torch.empty(0) if like is None else like
+    example = next((value for value in held if value.is_floating_point()), default)
+    return DeviceAndDtype(example.device, example.dtype)
 
 
 def copy_state(program: Any) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
-from pyro_vae.distributions import Levels
+from pyro_vae.distributions import GreyLevels
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import PlateStructure, find_plates, require_density
@@ -38,7 +38,7 @@ class ScoredRows:
     ) -> None:
         require_density(program)
         self.split, self.places, self.group, self.seed = split, places, group, seed or 0
-        self.place = device_and_dtype(program, like=split[:1])
+        self.device, self.dtype = device_and_dtype(program, like=split[:1])
         require_mask(program, split.mask)
         self.first = self.batch(0, 8)
         self.plates: PlateStructure = find_plates(program, self.first)
@@ -46,11 +46,11 @@ class ScoredRows:
     def batch(self, start: int, end: int) -> Batch:
         end = min(end, len(self.split))
         row_inputs: dict[str, Any] = {
-            name: value.to(self.place.device) for name, value in self.split.row_inputs(slice(start, end)).items()
+            name: value.to(self.device) for name, value in self.split.row_inputs(slice(start, end)).items()
         }
         if self.places is not None:
-            row_inputs["rows"] = self.places[start:end].to(self.place.device)
-        return Batch(self.split[start:end].to(self.place), num_rows=len(self.split), **row_inputs)
+            row_inputs["rows"] = self.places[start:end].to(self.device)
+        return Batch(self.split[start:end].to(self.device, self.dtype), num_rows=len(self.split), **row_inputs)
 
     def batches(self, size: int) -> Iterator[Batch]:
         for start in range(0, len(self.split), size):
@@ -110,7 +110,7 @@ def describe_measure(split: Split, plates: PlateStructure) -> str:
 
 def _whole_values(support: Constraint) -> str:
     """The values of a discrete support in words, nothing for a continuous one."""
-    if isinstance(support, Levels):
+    if isinstance(support, GreyLevels):
         return f"0, …, {support.levels}"
     if support is constraints.nonnegative_integer:
         return "0, 1, 2, …"

@@ -67,8 +67,8 @@ def _verb(program: Any, verb: Any) -> Any:
 
 def _given(program: Any, split: Split) -> tuple[Rows, dict[str, Any]]:
     """The rows, and what belongs to them, of the type and on the device the program works in."""
-    place = device_and_dtype(program, like=split[:1])
-    return split.x.to(place), {name: value.to(place.device) for name, value in split.row_inputs(slice(None)).items()}
+    device, dtype = device_and_dtype(program, like=split[:1])
+    return split.x.to(device, dtype), {name: value.to(device) for name, value in split.row_inputs(slice(None)).items()}
 
 
 def _latent_sites(program: Any, split: Split) -> list[str]:

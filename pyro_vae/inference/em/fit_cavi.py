@@ -55,7 +55,7 @@ def fit_cavi(
         raise InputError(f"expected one epoch or more and a tolerance of 0 or more, got {epochs} and {tol}")
     train = as_split(x, "train")
     require_mask(program, train.mask)
-    rows, jacobian = train.x.to(device_and_dtype(program)), float(train.log_jacobian.mean())
+    rows, jacobian = train.x.to(*device_and_dtype(program)), float(train.log_jacobian.mean())
     find_plates(program, Batch(rows, rows=torch.arange(len(rows), device=rows.device))).check(rows)
     began = time.perf_counter()
     if start is not None:

@@ -29,10 +29,10 @@ def fit_closed_form(model: Any, data: Dataset | Split | Tensor) -> FitResult:
     if not isinstance(model, PPCA):
         raise InputError(f"a {type(model).__name__} has no closed form: take fit_em or fit")
     began, train = time.perf_counter(), model.rows_of(as_split(data, "train"))
-    place, rows = device_and_dtype(model), [slice(start, start + 10_000) for start in range(0, len(train), 10_000)]
-    mean = torch.stack([train[block].to(place).sum(0) for block in rows]).sum(0) / len(train)
-    away = (train[block].to(place) - mean for block in rows)
-    covariance = sum((block.T @ block for block in away), place.new_zeros(len(mean), len(mean))) / len(train)
+    target, rows = device_and_dtype(model), [slice(start, start + 10_000) for start in range(0, len(train), 10_000)]
+    mean = torch.stack([train[block].to(*target).sum(0) for block in rows]).sum(0) / len(train)
+    away = (train[block].to(*target) - mean for block in rows)
+    covariance = sum((block.T @ block for block in away), mean.new_zeros(len(mean), len(mean))) / len(train)
     if not torch.isfinite(covariance).all():
         raise InputError("x holds NaN or infinity; remove or fill such values")
     scale = covariance.diagonal().sqrt()

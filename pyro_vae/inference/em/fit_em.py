@@ -113,7 +113,7 @@ class _Run:
         on_epoch: Callable[[list[dict[str, Any]]], None] | None,
     ) -> None:
         self.model, self.train, self.valid, self.budget, self.hard = model, train, valid, budget, hard
-        self.on_epoch, self.place, self.num_rows = on_epoch, device_and_dtype(model), len(train)
+        self.on_epoch, self.target, self.num_rows = on_epoch, device_and_dtype(model), len(train)
         few = torch.linspace(0, len(train) - 1, min(len(train), START_ROWS), dtype=torch.float64)
         self.some_rows = self._rows(few.long())
         self._check()
@@ -124,7 +124,7 @@ class _Run:
         self.ended: dict[int, str] = {}  # how each start did
 
     def _rows(self, index: slice | Tensor) -> Tensor:
-        return self.train[index].to(self.place)
+        return self.train[index].to(*self.target)
 
     def _check(self) -> None:
         placeholders = torch.zeros_like(self.some_rows[:3])  # the plates alone: real rows are what is to be checked
@@ -190,7 +190,7 @@ class _Run:
         self._record(number, 0, float(log_px.double().mean()), bar)
 
     def _blocks_of(self, rows: Tensor) -> Iterator[Tensor]:
-        return (self.model.prepare(block) for block in rows.to(self.place).split(self.model.block_rows))
+        return (self.model.prepare(block) for block in rows.to(*self.target).split(self.model.block_rows))
 
     def _record(self, number: int, segment: int, log_px: float, bar: Progress, keep: bool = True) -> dict[str, Any]:
         """Note an iteration: the bound per row at the parameters as they are, and what it is climbed with."""

@@ -18,7 +18,7 @@ from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.progress import Progress, Style
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.trainer import VALID_BATCH_SIZE, Trainer
-from pyro_vae.programs.parameters import device_and_dtype, named_parameters, use_param_store
+from pyro_vae.programs.parameters import DeviceAndDtype, device_and_dtype, named_parameters, use_param_store
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import PerRow, RowLatents
@@ -132,11 +132,11 @@ class _MCEMTrainer(Trainer):
         valid: Split | None,
         settings: TrainConfig,
         labels: Tensor | None,
-        place: Tensor,
+        target: DeviceAndDtype,
         walk: _Walk,
     ) -> None:
         self.walk = walk
-        super().__init__(program, train, valid, settings, None, labels, place)
+        super().__init__(program, train, valid, settings, None, labels, target)
         with torch.no_grad(), evaluating(program), pyro.validation_enabled(False):
             batches = (self._batch(train[index], index) for index in torch.arange(self.num_rows).split(self.batch_size))
             self.u = self._drawn_from_prior(batches)

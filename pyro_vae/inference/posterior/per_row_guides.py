@@ -158,6 +158,6 @@ def whole_batch(program: Any, split: Split, **asked: Tensor | None) -> Batch:
         raise InputError(f"expected one for each of the {len(split)} rows of x, got {', '.join(wrong)}")
     require_density(program)
     require_mask(program, given.get("mask"))
-    place = device_and_dtype(program, like=split[:1])
-    given = {name: value.to(place.device) for name, value in given.items()}
-    return Batch(split.x.to(place), num_rows=len(split), **given)  # type: ignore[arg-type]
+    device, dtype = device_and_dtype(program, like=split[:1])
+    given = {name: value.to(device) for name, value in given.items()}
+    return Batch(split.x.to(device, dtype), num_rows=len(split), **given)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 from pyro_vae.inference.svi.progress import Style
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.trainer import Trainer
-from pyro_vae.programs.parameters import device_and_dtype, named_parameters, use_param_store
+from pyro_vae.programs.parameters import DeviceAndDtype, device_and_dtype, named_parameters, use_param_store
 
 
 def fit(
@@ -101,17 +101,17 @@ def fit(
     if patience is not None and held_out is None:
         raise InputError("patience watches the validation ELBO, so it needs validation rows: give valid=…")
     group = process_group()
-    place = _move(program, train[:1], None if device is None else pick_device(device), dtype)
+    target = _move(program, train[:1], None if device is None else pick_device(device), dtype)
     with use_param_store(program), seeded(seed):
-        trainer = Trainer(program, train, held_out, settings, loss, labels, place, group)
+        trainer = Trainer(program, train, held_out, settings, loss, labels, target, group)
         fitted = trainer.fit(None if checkpoint is None else Path(checkpoint) / CHECKPOINT, on_epoch, progress)
     if fitted.advice and group.is_main:
         warnings.warn(fitted.advice, CollapseWarning, stacklevel=2)
     return fitted
 
 
-def _move(program: Any, like: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
-    """Move what a program holds where it was asked to go; an empty tensor of the place its rows then belong in."""
+def _move(program: Any, like: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> DeviceAndDtype:
+    """Convert a program's parameters and buffers; return the device and dtype that its rows then need."""
     if isinstance(program, nn.Module):
         program.to(device=device, dtype=dtype)
     for parameter in named_parameters(program).values():

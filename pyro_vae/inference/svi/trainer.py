@@ -30,7 +30,7 @@ from pyro_vae.inference.svi.progress import Progress, Style
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE, active_units
-from pyro_vae.programs.parameters import copy_state, load_state, named_parameters
+from pyro_vae.programs.parameters import DeviceAndDtype, copy_state, load_state, named_parameters
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs, require_mask
 from pyro_vae.programs.traces import sample_sites, trace_program
@@ -57,18 +57,18 @@ class Trainer:
         settings: TrainConfig,
         loss: ELBO | None,
         labels: Tensor | None,
-        place: Tensor,
+        target: DeviceAndDtype,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.program, self.train, self.valid, self.settings = program, train, valid, settings
         self.labels = train.labels if labels is None else labels
         if self.labels is not None and hasattr(program, "check_labels"):
             program.check_labels(self.labels)  # a recorded step does not look at them
-        if place.device.type == "cuda" and train.in_memory * 4 < torch.cuda.mem_get_info(place.device)[0]:
-            self.train = train.copied_to(place.device)
+        if target.device.type == "cuda" and train.memory_bytes * 4 < torch.cuda.mem_get_info(target.device)[0]:
+            self.train = train.to_device(target.device)
         self.num_rows = len(train)
         self.batch_size = min(settings.batch_size, self.num_rows)
-        self.place, self.group, self.reducer = place, group, GradientReducer(group)
+        self.target, self.group, self.reducer = target, group, GradientReducer(group)
         for split in (train, valid):
             require_mask(program, None if split is None else split.mask)
         first = torch.arange(self.batch_size)
@@ -84,7 +84,7 @@ class Trainer:
         self._check(settings)
         if hasattr(program, "init_from_data"):
             some = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
-            program.init_from_data(train.mean.to(self.place), train[some].to(self.place))
+            program.init_from_data(train.mean.to(*self.target), train[some].to(*self.target))
         if getattr(program, "num_features", self) is None:
             program.num_features = train.shape[1]
         self._set_up_svi(self._vectorize_particles(loss or self._default_loss(guide), example))
@@ -157,7 +157,7 @@ class Trainer:
             self.optimizer.penalty = lambda: -self.program.log_prior() / self.num_rows
         self.weigh = RowWeighted(self.plates, self.num_rows)
         if settings.beta != 1 or settings.kl_warmup:  # a graph sees a tensor change, and not a number
-            self.weigh.beta = torch.ones((), dtype=self.place.dtype, device=self.place.device)
+            self.weigh.beta = torch.ones((), dtype=self.target.dtype, device=self.target.device)
         self.terms = Terms(self.plates, self.num_rows)
         plain = {k: v for k, v in vars(loss).items() if isinstance(v, (bool, int, float, str)) and k in LOSS_SETTINGS}
         self.loss_name = f"{type(loss).__name__} {plain}" if plain else type(loss).__name__
@@ -244,8 +244,8 @@ class Trainer:
         pyro.set_rng_seed(noise)
         generator = torch.Generator().manual_seed(settings.epoch_seed(self.epoch))
         drawing = generator  # each process, and an accelerator, draws pixels by itself
-        if not self.group.is_single or self.place.device.type != "cpu":
-            drawing = torch.Generator(self.place.device).manual_seed(noise)
+        if not self.group.is_single or self.target.device.type != "cpu":
+            drawing = torch.Generator(self.target.device).manual_seed(noise)
         self.terms.reset()
         if self.recorded:
             self.recorded.check_after = GRAPH_CHECK_STEPS[
@@ -263,7 +263,7 @@ class Trainer:
             self.optimizer.learning_rate = settings.rate(at)
             self._set_kl_weight(settings.kl_weight(at))
             total = total + self._step(batch, first=at == 0) * len(rows)
-            if (self.place.device.type == "cpu" or step % FINITE_CHECK_INTERVAL == 0) and not math.isfinite(total):
+            if (self.target.device.type == "cpu" or step % FINITE_CHECK_INTERVAL == 0) and not math.isfinite(total):
                 raise self._diverged(f"the objective became {float(total)}", self.epoch + 1)
             progress.step()
         if not all(torch.isfinite(parameter).all() for parameter in self.optimizer.parameters.values()):
@@ -367,15 +367,15 @@ class Trainer:
         return active
 
     def _batch(self, x: Tensor, index: Tensor) -> Batch:
-        row_inputs = {name: value.to(self.place.device) for name, value in self.train.row_inputs(index).items()}
+        row_inputs = {name: value.to(self.target.device) for name, value in self.train.row_inputs(index).items()}
         if self.labels is not None:
-            row_inputs["labels"] = self.labels[index].to(self.place.device)
-        return Batch(x.to(self.place), index.to(self.place.device), num_rows=self.num_rows, **row_inputs)
+            row_inputs["labels"] = self.labels[index].to(self.target.device)
+        return Batch(x.to(*self.target), index.to(self.target.device), num_rows=self.num_rows, **row_inputs)
 
     def _held_out(self, start: int, end: int) -> Batch:
         assert self.valid is not None
-        row_inputs = {n: value.to(self.place.device) for n, value in self.valid.row_inputs(slice(start, end)).items()}
-        return Batch(self.valid[start:end].to(self.place), num_rows=self.num_rows, **row_inputs)
+        row_inputs = {n: value.to(self.target.device) for n, value in self.valid.row_inputs(slice(start, end)).items()}
+        return Batch(self.valid[start:end].to(*self.target), num_rows=self.num_rows, **row_inputs)
 
     def _update_best(self, row: dict[str, Any]) -> None:
         self.history.append(row)
