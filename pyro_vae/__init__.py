@@ -1,8 +1,8 @@
 """Variational autoencoders as probabilistic programs.
 
 A **program** is a pair: a model p(z) p_θ(x|z) and a guide q_φ(z|x), two Pyro functions. A VAE is made of three
-**parts**, each a module whose forward returns a Pyro distribution: a prior, a likelihood, a guide. `fit` climbs the
-evidence lower bound by Pyro's SVI and `log_evidence` says how probable each row is, with errors and diagnostics; both
+**parts**, each a module whose forward returns a Pyro distribution: a prior, a likelihood, a guide. `fit` maximizes the
+evidence lower bound by Pyro's SVI and `log_evidence` estimates log p(x) of each row, with errors and diagnostics; both
 take any program, also two plain functions (`Program`). Numbers are nats per row, higher is better.
 
 >>> import pyro_vae as pv

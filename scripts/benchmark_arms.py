@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.context import seeded
-from pyro_vae.inference.svi.trainer import VALID_ROWS_AT_ONCE
+from pyro_vae.inference.svi.trainer import VALID_BATCH_SIZE
 
 RATE = 1e-3
 DRAWS_AT_ONCE = 8192  # of the decoder's bare products: blocks that suit the cache
@@ -46,7 +46,7 @@ def products(case: Case, turns: Iterator[int]) -> None:
         return [torch.randn(rows, a, device=case.device) for a, _ in sizes]
 
     step, grads = inputs(case.batch_size), [torch.randn(case.batch_size, b, device=case.device) for _, b in sizes]
-    blocks = [inputs(min(VALID_ROWS_AT_ONCE, len(valid) - i)) for i in range(0, len(valid), VALID_ROWS_AT_ONCE)]
+    blocks = [inputs(min(VALID_BATCH_SIZE, len(valid) - i)) for i in range(0, len(valid), VALID_BATCH_SIZE)]
     for _ in turns:
         for _ in range(case.steps):
             for i, (x, weight, grad) in enumerate(zip(step, weights, grads, strict=True)):
@@ -99,7 +99,7 @@ def by_hand(case: Case, turns: Iterator[int], compiled: bool = False) -> float:
             optimizer.step()
             total += loss.detach()
         with torch.no_grad():
-            scores = [score(x) * len(x) for x in held_out.split(VALID_ROWS_AT_ONCE)]
+            scores = [score(x) * len(x) for x in held_out.split(VALID_BATCH_SIZE)]
         elbo = -float(torch.stack(scores).sum()) / len(held_out)
         float(total)
     return elbo

@@ -19,7 +19,7 @@ from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its opti
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_vae.inference.svi.trainer import VALID_ROWS_AT_ONCE
+from pyro_vae.inference.svi.trainer import VALID_BATCH_SIZE
 
 
 class PyroVAE(nn.Module):
@@ -56,7 +56,7 @@ def stock_pyro(case: Case, turns: Iterator[int], jit: bool = False, fused: bool 
         total = 0.0
         for (pixels,) in loader:
             total += svi.step(draw(pixels.to(case.device)))
-        elbo = -sum(svi.evaluate_loss(x) for x in held_out.split(VALID_ROWS_AT_ONCE)) / len(held_out)
+        elbo = -sum(svi.evaluate_loss(x) for x in held_out.split(VALID_BATCH_SIZE)) / len(held_out)
     return elbo
 
 
@@ -114,7 +114,7 @@ def numpyro_jitted(case: Case, turns: Iterator[int]) -> float:
         return jax.lax.fori_loop(0, case.steps, step, (0.0, state))
 
     score = jax.jit(svi.evaluate)
-    blocks = [jnp.asarray(held_out[i : i + VALID_ROWS_AT_ONCE]) for i in range(0, len(held_out), VALID_ROWS_AT_ONCE)]
+    blocks = [jnp.asarray(held_out[i : i + VALID_BATCH_SIZE]) for i in range(0, len(held_out), VALID_BATCH_SIZE)]
     rng = np.random.default_rng(0)
     for turn in turns:
         _, state = epoch(state, jax.random.key(turn), pixels, rng.permutation(len(pixels)))
@@ -177,7 +177,7 @@ def pythae_trainer(case: Case, turns: Any, fused: bool = False) -> float:
             output_dir=folder,
             num_epochs=begin(turns),
             per_device_train_batch_size=case.batch_size,
-            per_device_eval_batch_size=VALID_ROWS_AT_ONCE,
+            per_device_eval_batch_size=VALID_BATCH_SIZE,
             learning_rate=RATE,
             optimizer_cls="Adam",
             optimizer_params={"fused": True} if fused else None,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
-from pyro_vae.inference.svi.trainer import VALID_DRAWS, VALID_ROWS_AT_ONCE
+from pyro_vae.inference.svi.trainer import VALID_DRAWS, VALID_BATCH_SIZE
 
 PIXELS = Measure(levels=255, binarize="stochastic")
 REST = 0.1  # seconds between turns, for the last one's threads to fall asleep
@@ -62,7 +62,7 @@ class Case:
         each, as the others do.
         """
         data = pv.load_data(self.data, root=self.data_root)
-        num_valid = max(VALID_DRAWS, self.rows // 12) // VALID_ROWS_AT_ONCE * VALID_ROWS_AT_ONCE
+        num_valid = max(VALID_DRAWS, self.rows // 12) // VALID_BATCH_SIZE * VALID_BATCH_SIZE
         train = _repeated(data.train.stored, self.whole)
         return Split("train", train, PIXELS), Split("valid", _repeated(data.valid.stored, num_valid), PIXELS)
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import pyro_vae as pv
-from pyro_vae.data import disk
+from pyro_vae.data.ondisk import rows_on_disk
 from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
@@ -123,7 +123,7 @@ def reading(folder: Path, num_rows: int, batch_size: int, path: Path | None) -> 
         generator, began = torch.Generator().manual_seed(0), time.perf_counter()
         for index in train.batches(batch_size, generator):
             if name == "read":
-                train.stored.near(index)
+                train.stored.read_from_window(index)
             elif name != "order":
                 train.batch(index, generator)
         found[name] = len(train) / (time.perf_counter() - began)
@@ -177,9 +177,9 @@ def _on_disk(folder: Path, rows: torch.Tensor, like: Split, windows: int, blocks
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "mnist.npy"
     np.save(file, rows.numpy())
-    disk.BLOCK_BYTES = max(1, round(len(rows) / max(1, windows * blocks))) * WIDTH
-    disk.WINDOW_BYTES = max(1, blocks) * disk.BLOCK_BYTES
-    split = make_split("train", Table(validate_rows(disk.rows_of_npy(file), file)), like.measure)
+    rows_on_disk.BLOCK_BYTES = max(1, round(len(rows) / max(1, windows * blocks))) * WIDTH
+    rows_on_disk.WINDOW_BYTES = max(1, blocks) * disk.BLOCK_BYTES
+    split = make_split("train", Table(validate_rows(disk.rows_from_npy(file), file)), like.measure)
     split = replace(split, image_shape=like.image_shape)
     return split if windows else InFileOrder(**{name: getattr(split, name) for name in Split.__dataclass_fields__})
 

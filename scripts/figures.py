@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 import pyro_vae as pv
 from pyro_vae.diagnostics.density_grid import density_on_grid
 from pyro_vae.plots import on_axes, style
-from pyro_vae.workflows.open_run import Run
+from pyro_vae.workflows.read_run import Run
 
 DOCS = Path(__file__).parent.parent / "docs"
 IMAGES = DOCS / "images"

@@ -20,7 +20,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, nets, priors
-from pyro_vae.atomic_write import write_lines
+from pyro_vae.atomic_write import write_json_lines
 from pyro_vae.context import seeded
 from pyro_vae.runs import METRICS, WEIGHTS
 
@@ -97,7 +97,7 @@ def fit(arms: list[str], seeds: list[str], out: Path, data_root: str | None, epo
             fitted = pv.fit(
                 vae, data, epochs=epochs, learning_rate=rate, seed=int(seed), checkpoint=folder, progress="none"
             )
-            write_lines(folder / METRICS, fitted.history)
+            write_json_lines(folder / METRICS, fitted.history)
             pv.save(vae, folder)
             best = fitted.history[fitted.best_epoch - 1]
             click.echo(f"{folder}: validation ELBO {best['valid_elbo']:.2f}, {fitted.seconds:.0f} s")

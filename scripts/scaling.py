@@ -38,7 +38,7 @@ def timed(batch_size: int, steps: int, hidden: int) -> dict[str, float]:
     guide = pv.guides.MeanFieldNormal(pv.nets.mlp(784, hidden, 40))
     vae = pv.VAE(pv.priors.StandardNormal(20), pv.likelihoods.Bernoulli(pv.nets.mlp(20, hidden, 784)), guide)
     reduced = 0.0
-    add_ = ProcessGroup.add_
+    add_ = ProcessGroup.all_reduce
 
     def capture_loss(group: ProcessGroup, tensor: torch.Tensor) -> None:
         nonlocal reduced
@@ -46,7 +46,7 @@ def timed(batch_size: int, steps: int, hidden: int) -> dict[str, float]:
         add_(group, tensor)
         reduced += time.perf_counter() - began
 
-    ProcessGroup.add_ = capture_loss  # type: ignore[method-assign, assignment]
+    ProcessGroup.all_reduce = capture_loss  # type: ignore[method-assign, assignment]
     ends: list[tuple[float, float, float]] = []
 
     def note(_: Any) -> None:
@@ -54,7 +54,7 @@ def timed(batch_size: int, steps: int, hidden: int) -> dict[str, float]:
 
     # rank 0 alone is told of an epoch's end; all of them move together
     pv.fit(vae, rows, epochs=4, batch_size=batch_size, schedule="constant", on_epoch=note, progress="none")
-    ProcessGroup.add_ = add_  # type: ignore[method-assign]
+    ProcessGroup.all_reduce = add_  # type: ignore[method-assign]
     if not ends:
         return {}
     names = ("step", "processor", "all-reduce")

@@ -179,6 +179,10 @@ def _load_or_fit(plan: _Plan, kind: str, size: int, seed: int) -> tuple[Any, flo
 
 def _record(found: dict[str, Any], rows: Split) -> dict[str, Any]:
     fit_method = "svi" if found["kind"] in NETWORKS else "closed-form"
-    known = {"model": f"{found['kind']}:{found['num_latents']}", "way": fit_method, "fit_method": fit_method}
+    known: dict[str, Any] = {
+        "model": f"{found['kind']}:{found['num_latents']}",
+        "way": fit_method,
+        "fit_method": fit_method,
+    }
     known |= {"split": rows.name, "num_data": len(rows)}
     return dict.fromkeys(KEYS) | known | {name: value for name, value in found.items() if name != "kind"}

@@ -15,7 +15,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealed_importance import annealed_evidence
 from pyro_vae.evidence.arviz_export import to_inference_data
 from pyro_vae.evidence.evidence_record import record
-from pyro_vae.evidence.exact import exact_evidence
+from pyro_vae.evidence.exact import Exact, exact_evidence
 from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.evidence.log_px import LogPx
 from pyro_vae.inference.svi.fit_svi import pick_device
@@ -148,14 +148,15 @@ def evaluate_split(
     try:
         with seeded(estimator.seed):
             some = slice(ACTIVE_UNITS_ROWS)
-            active: int | None = active_units(program, rows[some], **rows.row_inputs(some))[0]
+            given: dict[str, Any] = rows.row_inputs(some)
+            active: int | None = active_units(program, rows[some], **given)[0]
     except InputError:  # no latent for each row
         active = None
-    exact = estimator.method == "exact" and log_px is not None
+    method = f"exact: {log_px.way}" if isinstance(log_px, Exact) else estimator.method
     return record(
         found,
         log_px,
-        method=f"exact: {log_px.way}" if exact else estimator.method,
+        method=method,
         run=str(folder),
         split=rows.name,
         active_units=active,
