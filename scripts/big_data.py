@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 import pyro_vae as pv
-from pyro_vae.data.ondisk import rows_on_disk
 from pyro_vae.data.dataset import make_split
+from pyro_vae.data.ondisk import rows_on_disk
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
 from pyro_vae.data.read_files import Table
@@ -178,8 +178,8 @@ def _on_disk(folder: Path, rows: torch.Tensor, like: Split, windows: int, blocks
     file = folder / "mnist.npy"
     np.save(file, rows.numpy())
     rows_on_disk.BLOCK_BYTES = max(1, round(len(rows) / max(1, windows * blocks))) * WIDTH
-    rows_on_disk.WINDOW_BYTES = max(1, blocks) * disk.BLOCK_BYTES
-    split = make_split("train", Table(validate_rows(disk.rows_from_npy(file), file)), like.measure)
+    rows_on_disk.WINDOW_BYTES = max(1, blocks) * rows_on_disk.BLOCK_BYTES
+    split = make_split("train", Table(validate_rows(rows_on_disk.rows_from_npy(file), file)), like.measure)
     split = replace(split, image_shape=like.image_shape)
     return split if windows else InFileOrder(**{name: getattr(split, name) for name in Split.__dataclass_fields__})
 
