@@ -1,4 +1,4 @@
-"""Distributions that Pyro has not, or not as one event: what some parts return."""
+"""Distributions that Pyro lacks and some parts return."""
 
 import math
 from collections.abc import Sequence
@@ -53,22 +53,22 @@ class BernoulliVector(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         if value.shape == self.logits.shape:
-            taken = (value * self.logits).sum(-1)
-        else:  # many draws for each row: a contraction, so that no product (S, N, D) is written
-            taken = torch.einsum("...d,...d->...", value, self.logits)
-        return taken - F.softplus(self.logits).sum(-1)
+            dot = (value * self.logits).sum(-1)
+        else:  # several draws of each row: einsum allocates no product (S, N, D)
+            dot = torch.einsum("...d,...d->...", value, self.logits)
+        return dot - F.softplus(self.logits).sum(-1)
 
 
 class Observed(TorchDistribution):
-    """D independent values of which a mask (..., D) says that some were observed: only those are scored.
+    """D independent values, of which only those that a mask (..., D) marks as observed count in `log_prob`.
 
-    All D values are drawn, so that what was not observed can be imputed.
+    All D values are sampled, so that the missing ones can be imputed.
     """
 
     arg_constraints = {}  # noqa: RUF012 - torch.distributions looks for this attribute
 
     def __init__(self, values: Any, mask: Tensor) -> None:
-        self.values, self.seen = values, mask
+        self.values, self.observed = values, mask
         self.relaxed = getattr(values, "relaxed", False)
         super().__init__(values.batch_shape, values.event_shape, validate_args=False)
 
@@ -85,22 +85,22 @@ class Observed(TorchDistribution):
         return self.values.variance
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "Observed":
-        return Observed(self.values.expand(torch.Size(batch_shape)), self.seen)
+        return Observed(self.values.expand(torch.Size(batch_shape)), self.observed)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return self.values.sample(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        each = self.values
-        if isinstance(each, BernoulliVector):
-            apart = value * each.logits - F.softplus(each.logits)
+        values = self.values
+        if isinstance(values, BernoulliVector):
+            log_probs = value * values.logits - F.softplus(values.logits)
         else:
-            apart = each.base_dist.log_prob(value)
-        return torch.where(self.seen, apart, 0.0).sum(-1)
+            log_probs = values.base_dist.log_prob(value)
+        return torch.where(self.observed, log_probs, 0.0).sum(-1)
 
 
 class LogisticBins(TorchDistribution):
-    r"""Whole levels v = 0 … L seen as x = v/L: a logistic density, summed over the width of a level.
+    r"""Grey levels x = v/L, v = 0 … L: a logistic density, integrated over the width of each level.
 
     $P(v) = \sigma((x + h - \mu)/s) - \sigma((x - h - \mu)/s)$ with $h = 1/(2L)$ and the outermost levels open to
     infinity.
@@ -119,18 +119,18 @@ class LogisticBins(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return Levels(self.levels)
+        return GreyLevels(self.levels)
 
     @property
     def _points(self) -> Tensor:
         return torch.arange(self.levels + 1, dtype=self.loc.dtype, device=self.loc.device) / self.levels
 
     def _moment(self, power: int) -> Tensor:
-        points = self._points
         shape = (-1,) + (1,) * self.loc.dim()
         total = torch.zeros_like(self.loc)
-        for some in points.split(16):
-            total = total + (self.log_prob(some.reshape(shape)).exp() * some.reshape(shape) ** power).sum(0)
+        for chunk in self._points.split(16):
+            points = chunk.reshape(shape)
+            total = total + (self.log_prob(points).exp() * points**power).sum(0)
         return total
 
     @property
@@ -162,8 +162,8 @@ class LogisticBins(TorchDistribution):
         return torch.where(lowest, F.logsigmoid(above), torch.where(highest, F.logsigmoid(-below), inside))
 
 
-class Levels(constraints.Constraint):
-    """0, 1/L, …, 1: what grey levels of L + 1 steps can be."""
+class GreyLevels(constraints.Constraint):
+    """The support of L + 1 grey levels: 0, 1/L, …, 1."""
 
     is_discrete = True
 
@@ -182,8 +182,8 @@ class Levels(constraints.Constraint):
 class NormalMixture(TorchDistribution):
     r"""A mixture of C normals with pathwise gradients, $\sum_c \pi_c \prod_k N(z_k; \mu_{ck}, \sigma_{ck}^2)$.
 
-    `loc` and `scale` (..., C, K), `logits` (..., C). A draw's gradient is implicit: one dimension after another, its
-    conditional distribution function is held fixed, $dz_k = -dF_k(z_k | z_{<k}) / f_k(z_k | z_{<k})$ (Graves,
+    `loc` and `scale` (..., C, K), `logits` (..., C). A sample's gradient is implicit: its conditional distribution
+    function is held constant, one dimension after another, $dz_k = -dF_k(z_k | z_{<k}) / f_k(z_k | z_{<k})$ (Graves,
     arXiv:1607.05690; Figurnov et al., arXiv:1805.08498), which reaches weights, means and scales.
 
     >>> z = NormalMixture(torch.zeros(3, 2), torch.ones(3, 2), torch.zeros(3))
@@ -234,36 +234,36 @@ class NormalMixture(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
-        which = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))[..., None, None]
-        which = which.expand(*shape[:-1], 1, shape[-1])
+        component = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))[..., None, None]
+        component = component.expand(*shape[:-1], 1, shape[-1])
         loc, scale = (
-            value.expand(*shape[:-1], *value.shape[-2:]).gather(-2, which).squeeze(-2)
+            value.expand(*shape[:-1], *value.shape[-2:]).gather(-2, component).squeeze(-2)
             for value in (self.loc, self.scale)
         )
         return loc + scale * torch.randn_like(loc)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        drawn = self.sample(sample_shape)
+        sample = self.sample(sample_shape)
         if not any(value.requires_grad for value in (self.loc, self.scale, self.logits)):
-            return drawn
-        known, log_weights = [], self.log_weights  # of the components, given the dimensions before this one
-        for k in range(drawn.shape[-1]):
-            loc, scale, z = self.loc[..., k], self.scale[..., k], drawn[..., k, None]
+            return sample
+        dimensions, log_weights = [], self.log_weights  # of the components, given the dimensions before k
+        for k in range(sample.shape[-1]):
+            loc, scale, z = self.loc[..., k], self.scale[..., k], sample[..., k, None]
             weights = log_weights.softmax(-1)
-            below = (weights * torch.special.ndtr((z - loc) / scale)).sum(-1)
+            cdf = (weights * torch.special.ndtr((z - loc) / scale)).sum(-1)
             density = (weights * torch.exp(-0.5 * ((z - loc) / scale).square()) / scale).sum(-1) / math.sqrt(
                 2 * math.pi
             )
             tiny = torch.finfo(z.dtype).tiny
-            path = drawn[..., k] - (below - below.detach()) / density.detach().clamp(min=tiny)
-            known.append(path)
-            standard = (path.unsqueeze(-1) - loc) / scale
+            z_k = sample[..., k] - (cdf - cdf.detach()) / density.detach().clamp(min=tiny)
+            dimensions.append(z_k)
+            standard = (z_k.unsqueeze(-1) - loc) / scale
             log_weights = log_weights - 0.5 * standard.square() - scale.log()
-        return torch.stack(known, -1)
+        return torch.stack(dimensions, -1)
 
 
 class Mixture(dist.MixtureSameFamily):
-    """Torch's mixture over the last batch dimension, for components whose parameters do not broadcast over points."""
+    """`MixtureSameFamily` for components whose `log_prob` does not broadcast over points."""
 
     def _pad(self, x: Tensor) -> Tensor:
         event = self._event_ndims

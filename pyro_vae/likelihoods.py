@@ -1,6 +1,6 @@
-"""Likelihoods p(x|z): a part from z (..., K) to a distribution over x with event shape (D,).
+"""Likelihoods p(x|z): modules from z (..., K) to a distribution over x with event shape (D,).
 
-`likelihood.masked(z, mask)` is the same density of the observed values alone.
+`likelihood.masked(z, mask)` is the density of the observed values only.
 """
 
 import math
@@ -17,11 +17,11 @@ from pyro_vae.nets import init_output_bias, positive
 from pyro_vae.typing import Latents
 
 SCALE_FLOOR = 0.01
-SCALE_START = 0.5
+INITIAL_SCALE = 0.5
 
 
 class Likelihood(nn.Module):
-    """A network and what its outputs mean; every likelihood has its D values independent given z."""
+    """A network from z to the parameters of D values that are independent given z."""
 
     net: nn.Module
 
@@ -30,7 +30,7 @@ class Likelihood(nn.Module):
         return Observed(self(z), mask.bool())
 
     def init_from_data(self, mean: Tensor) -> None:
-        """Let the decoder's output bias give each value its mean (D,) over the training rows."""
+        """Set the output bias of the network to give each value its mean (D,) over the training rows."""
 
 
 @part
@@ -38,7 +38,7 @@ class Bernoulli(Likelihood):
     r"""Bernoulli pixels, $p(x|z) = \prod_d \mathrm{Bernoulli}(x_d; \mathrm{logits} = f_d(z))$ with a network f.
 
     `net` maps (..., K) to (..., D). The values of x must be 0 or 1; `relaxed=True` accepts grey levels between them,
-    and everything computed from it then says that it is not a density (arXiv:1907.06845 tells the story).
+    and all results computed from it are marked as not being densities (arXiv:1907.06845).
 
     >>> from pyro_vae.nets import mlp
     >>> Bernoulli(mlp(2, 10, 784))(torch.zeros(3, 2)).event_shape
@@ -80,25 +80,24 @@ class ContinuousBernoulli(Likelihood):
 
 
 class _LocScale(Likelihood):
-    """A location for each value from the network, and a scale: chosen, learned, or the network's too."""
+    """A location for each value from the network, and a scale that is fixed, learned, or from the network."""
 
     def __init__(self, net: nn.Module, scale: float | str, num_features: int | None, floor: float) -> None:
         super().__init__()
-        kinds = ("learned", "per-feature", "network")
-        if isinstance(scale, str) and scale not in kinds:
-            raise InputError(f"scale is a positive number or one of {', '.join(kinds)}; got {scale!r}")
+        choices = ("learned", "per-feature", "network")
+        if isinstance(scale, str) and scale not in choices:
+            raise InputError(f"scale is a positive number or one of {', '.join(choices)}; got {scale!r}")
         if not isinstance(scale, str) and not scale > 0:
             raise InputError(f"scale is a standard deviation and must be positive, got {scale}")
         if not floor > 0:
             raise InputError(f"floor must be positive, got {floor}: without one the likelihood is unbounded")
         if scale == "per-feature" and num_features is None:
-            raise InputError("a scale for each feature needs to know how many there are: give num_features=…")
+            raise InputError("scale='per-feature' needs the number of features: give num_features=…")
         self.net, self.scale, self.floor = net, scale, floor
-        start = math.log(math.expm1(max(SCALE_START - floor, 1e-3)))  # what softplus brings to the start
-        self._start = start
+        self._initial_raw_scale = math.log(math.expm1(max(INITIAL_SCALE - floor, 1e-3)))  # inverse of softplus
         if scale in ("learned", "per-feature"):
             size = () if scale == "learned" else (num_features or 0,)
-            self.raw_scale = nn.Parameter(torch.full(size, start))
+            self.raw_scale = nn.Parameter(torch.full(size, self._initial_raw_scale))
 
     def loc_and_scale(self, z: Latents) -> tuple[Tensor, Tensor]:
         out = self.net(z)
@@ -114,7 +113,7 @@ class _LocScale(Likelihood):
         return out, out.new_tensor(self.scale)
 
     def init_from_data(self, mean: Tensor) -> None:
-        raw = [torch.full_like(mean, self._start)] if self.scale == "network" else []
+        raw = [torch.full_like(mean, self._initial_raw_scale)] if self.scale == "network" else []
         init_output_bias(self.net, torch.cat([mean, *raw]))
 
 
@@ -122,12 +121,12 @@ class _LocScale(Likelihood):
 class Normal(_LocScale):
     r"""Normal values around a network's output, $p(x|z) = \prod_d N(x_d; f_d(z), \sigma_d^2)$.
 
-    `net` maps (..., K) to (..., D). `scale` is the standard deviation σ: a number that the analyst chooses (it decides
-    what the reconstruction weighs against the KL term), `"learned"` (one), `"per-feature"` (one for each of
-    `num_features`), or `"network"`, σ(z) from the network's second D outputs. Scales that are learned stay above
-    `floor`, $\sigma = \mathrm{softplus}(\text{raw}) + \text{floor}$: where x can be met exactly (a constant column, a
-    copied one) the density is otherwise unbounded, and each such column still adds −log(floor) − 0.92 nats. Raises
-    `InputError` unless scale and floor are positive.
+    `net` maps (..., K) to (..., D). `scale` is the standard deviation σ: a fixed number (it sets the weight of the
+    reconstruction against the KL term), `"learned"` (one), `"per-feature"` (one for each of `num_features`), or
+    `"network"`, σ(z) from the network's second D outputs. Learned scales stay above `floor`, $\sigma =
+    \mathrm{softplus}(\text{raw}) + \text{floor}$: where x can be predicted exactly (a constant or copied column) the
+    density is otherwise unbounded, and each such column still adds −log(floor) − 0.92 nats. Raises `InputError` unless
+    scale and floor are positive.
 
     >>> from pyro_vae.nets import mlp
     >>> Normal(mlp(2, 10, 3), scale=0.5)(torch.zeros(4, 2)).log_prob(torch.zeros(4, 3)).shape
@@ -184,7 +183,7 @@ class DiscretizedLogistic(_LocScale):
     r"""Grey levels as they are stored, $P(x_d|z)$ a logistic density summed over each of the `levels` + 1 levels.
 
     The likelihood of 8-bit pixels in IAF and PixelCNN++ (arXiv:1606.04934, arXiv:1701.05517): x is v/255 and the
-    probability of a picture a number of its own, not a density. `net`, `scale` (of the logistic: its standard deviation
+    result is a probability, not a density. `net`, `scale` (of the logistic: its standard deviation
     is π/√3 times that) and `num_features` as `Normal`; `floor` is 1/1000 by default, a quarter of a level.
 
     >>> from pyro_vae.nets import mlp
@@ -213,7 +212,7 @@ class DiscretizedLogistic(_LocScale):
 class Categorical(Likelihood):
     r"""D values, each one of C categories 0 … C − 1, $p(x|z) = \prod_d \mathrm{softmax}(f_d(z))_{x_d}$.
 
-    `net` maps (..., K) to (..., D·C), the categories of a value side by side. Categories have no mean, so
+    `net` maps (..., K) to (..., D·C), the C logits of each value next to each other. Categories have no mean, so
     `reconstruct` gives the most probable one.
 
     >>> from pyro_vae.nets import mlp
@@ -258,7 +257,7 @@ class Poisson(Likelihood):
 
 @part
 class NegativeBinomial(Likelihood):
-    r"""Counts that vary more than a Poisson's, with mean $e^{f_d(z)}$ and variance mean + mean²/r.
+    r"""Overdispersed counts, with mean $e^{f_d(z)}$ and variance mean + mean²/r.
 
     `total_count` r is learned, one for each of `num_features`; large r is Poisson. `net` maps (..., K) to (..., D).
 

@@ -1,4 +1,4 @@
-"""Priors p(z): a part with no input whose forward returns a distribution with event shape (K,)."""
+"""Priors p(z): modules whose forward, without input, returns a distribution with event shape (K,)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -47,21 +47,19 @@ class _LocScale(nn.Module):
 
     def __init__(self, loc: Values, scale: Values, learned: bool = False) -> None:
         super().__init__()
-        wide_loc, wide_scale = torch.as_tensor(loc, dtype=torch.float32), torch.as_tensor(scale, dtype=torch.float32)
+        locs, scales = (torch.as_tensor(value, dtype=torch.float32) for value in (loc, scale))
         try:
-            wide_loc, wide_scale = torch.broadcast_tensors(torch.atleast_1d(wide_loc), torch.atleast_1d(wide_scale))
+            locs, scales = torch.broadcast_tensors(torch.atleast_1d(locs), torch.atleast_1d(scales))
         except RuntimeError as error:
-            raise InputError(
-                f"loc has {wide_loc.numel()} values and scale {wide_scale.numel()}; give both K values"
-            ) from error
-        if not (wide_scale > 0).all():
+            raise InputError(f"loc has {locs.numel()} values and scale {scales.numel()}; give both K values") from error
+        if not (scales > 0).all():
             raise InputError("scale is a standard deviation: every value must be positive")
         self.learned = learned
         if learned:
-            self.loc, self.log_scale = nn.Parameter(wide_loc.clone()), nn.Parameter(wide_scale.log())
+            self.loc, self.log_scale = nn.Parameter(locs.clone()), nn.Parameter(scales.log())
         else:
-            self.register_buffer("loc", wide_loc.clone())
-            self.register_buffer("scale", wide_scale.clone())
+            self.register_buffer("loc", locs.clone())
+            self.register_buffer("scale", scales.clone())
 
     def forward(self) -> Distribution:
         scale = self.log_scale.exp() if self.learned else self.scale
@@ -73,7 +71,7 @@ class Normal(_LocScale):
     r"""A normal prior with independent dimensions, $p(z) = \prod_k N(z_k; \text{loc}_k, \text{scale}_k^2)$.
 
     `loc` and `scale` are numbers or vectors of length K; `scale` is a standard deviation. With `learned=True` they are
-    where learning starts. Raises `InputError` unless every scale is positive and the two lengths agree.
+    initial values. Raises `InputError` unless every scale is positive and the two lengths agree.
 
     >>> from pyro_vae.priors import Normal
     >>> Normal(loc=[0.0, 0.0], scale=[1.0, 3.0])().event_shape
@@ -87,7 +85,7 @@ class Normal(_LocScale):
 class Laplace(_LocScale):
     r"""A Laplace prior, $p(z) = \prod_k \frac{1}{2 b_k} e^{-|z_k - \text{loc}_k| / b_k}$ with b the `scale`.
 
-    Its peak and its tails draw latents to `loc` and let a few lie far out. `scale` is the Laplace scale b, the standard
+    A sparse prior: most latents are close to `loc` and a few far from it. `scale` is the Laplace scale b, the standard
     deviation divided by √2. Arguments and errors as `Normal`.
 
     >>> Laplace([0.0, 0.0], 1.0)().log_prob(torch.zeros(2))
@@ -101,8 +99,8 @@ class Laplace(_LocScale):
 class MixtureOfNormals(nn.Module):
     r"""A learned mixture of C normals, $p(z) = \sum_c \pi_c \prod_k N(z_k; \mu_{ck}, \sigma_{ck}^2)$.
 
-    Weights, means and scales are learned; means start as draws from N(0, I) and scales at one. Raises `InputError` for
-    fewer than one component.
+    Weights, means and scales are learned; initial means are draws from N(0, I), initial scales one. Raises `InputError`
+    for fewer than one component.
 
     >>> MixtureOfNormals(num_latents=2, num_components=5)().log_prob(torch.zeros(3, 2)).shape
     torch.Size([3])
@@ -114,7 +112,7 @@ class MixtureOfNormals(nn.Module):
         _check_components(num_components)
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.loc = nn.Parameter(torch.randn(num_components, num_latents))
-        self.raw_scale = nn.Parameter(torch.full((num_components, num_latents), 0.5413))  # softplus of it is one
+        self.raw_scale = nn.Parameter(torch.full((num_components, num_latents), 0.5413))  # softplus(0.5413) = 1
 
     def forward(self) -> Distribution:
         return NormalMixture(self.loc, positive(self.raw_scale, SCALE_FLOOR), self.logits)
@@ -124,9 +122,9 @@ class MixtureOfNormals(nn.Module):
 class VampPrior(nn.Module):
     r"""The variational mixture of posteriors, $p(z) = \frac1C \sum_c q_\phi(z | u_c)$.
 
-    Tomczak & Welling, arXiv:1705.07120. The pseudo-inputs $u_c$ (C, D) are learned; before a VAE's first fit they are
-    set to training rows. `guide` is the VAE's own guide part, borrowed: the VAE alone registers it. Raises `InputError`
-    for a guide that cannot score points it did not draw, or that needs more than x.
+    Tomczak & Welling, arXiv:1705.07120. The pseudo-inputs $u_c$ (C, D) are learned; a VAE's first fit initializes them
+    with training rows. `guide` is the guide of the VAE, which registers its parameters; the prior does not. Raises
+    `InputError` for a guide that scores other points than its samples slowly, or that needs more than x.
 
     >>> import pyro_vae as pv
     >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 2 * 2))
@@ -139,24 +137,24 @@ class VampPrior(nn.Module):
     def __init__(self, guide: Any, num_pseudo: int, num_features: int) -> None:
         super().__init__()
         _check_components(num_pseudo)
-        if getattr(guide, "scores_own_draws", False):
+        if getattr(guide, "scores_only_own_samples", False):
             raise InputError(
-                "a VampPrior scores points that its guide did not draw, which an inverse autoregressive flow does one "
-                "dimension at a time; take FlowGuide(…, kind='coupling')"
+                "a VampPrior scores points that its guide did not sample, which an inverse autoregressive flow does "
+                "one dimension at a time; use FlowGuide(…, kind='coupling')"
             )
         if getattr(guide, "per_row", False):
             raise InputError(
-                "a VampPrior sends pseudo-inputs through the guide, which a guide for each row cannot take"
+                "a VampPrior applies the guide to pseudo-inputs, which a guide with parameters for each row cannot take"
             )
-        self.borrowed = [guide]  # in a list: used here, registered by the VAE
+        self.shared_parts = [guide]  # in a list, so that only the VAE registers them
         self.pseudo = nn.Parameter(torch.rand(num_pseudo, num_features))
 
     def forward(self) -> Distribution:
-        components = self.borrowed[0](self.pseudo)
+        components = self.shared_parts[0](self.pseudo)
         return Mixture(dist.Categorical(logits=self.pseudo.new_zeros(len(self.pseudo))), components)
 
     def init_from_data(self, rows: Tensor) -> None:
-        """Let the pseudo-inputs be these rows (n, D), repeated where there are too few; frozen ones stay."""
+        """Set the pseudo-inputs to these rows (n, D), repeated where n < C, unless they are frozen."""
         if not self.pseudo.requires_grad:
             return
         with torch.no_grad():
@@ -165,10 +163,11 @@ class VampPrior(nn.Module):
 
 @part
 class FlowPrior(nn.Module):
-    r"""A flow as prior, $z = f(u)$ with $u \sim N(0, I)$ and f a chain of spline couplings.
+    r"""A normalizing flow as prior, $z = f(u)$ with $u \sim N(0, I)$ and spline coupling layers f.
 
     `layers` couplings (`pyro_vae.flows.Couplings`) with one hidden layer of `hidden` units each. Chen et al.
-    (arXiv:1611.02731) use autoregressive layers, which draw one dimension at a time; couplings draw and score at once.
+    (arXiv:1611.02731) use autoregressive layers, which sample one dimension at a time; couplings sample and score in
+    one pass.
 
     >>> FlowPrior(num_latents=2)().log_prob(torch.zeros(3, 2)).shape
     torch.Size([3])

@@ -17,11 +17,11 @@ class VampPrior(nn.Module):
     def __init__(self, guide, num_pseudo, num_features):
         super().__init__()
         self.pseudo = nn.Parameter(torch.rand(num_pseudo, num_features))
-        self.borrowed = [guide]  # in a list: used here, registered by the VAE
+        self.shared_parts = [guide]  # in a list: used here, registered by the VAE
 
     def forward(self):
         weights = dist.Categorical(logits=torch.zeros(len(self.pseudo)))
-        return dist.MixtureSameFamily(weights, self.borrowed[0](self.pseudo))
+        return dist.MixtureSameFamily(weights, self.shared_parts[0](self.pseudo))
 
 
 def vamp_vae(K=2, D=6, num_pseudo=4):

@@ -1,4 +1,4 @@
-"""The tables of parts: a new prior, likelihood, guide or network adds one row, and every contract test runs on it."""
+"""Tables of parts: a new prior, likelihood, guide or network adds one row, and every contract test runs on it."""
 
 from pyro_vae import guides, likelihoods, nets, priors
 
@@ -57,11 +57,11 @@ NETS = {  # name: (encoder(outputs), decoder(outputs for each value))
 }
 
 
-def likelihood_of(name, net="mlp", size=D):
+def make_likelihood(name, net="mlp", size=D):
     maps, make = LIKELIHOODS[name]
     return make(NETS[net][1](maps) if size == D else nets.mlp(K, 7, maps * size), size)
 
 
-def guide_of(name, net="mlp"):
+def make_guide(name, net="mlp"):
     outputs, make = GUIDES[name]
     return make(NETS[net][0](outputs))

@@ -48,10 +48,10 @@ class FromPrior(nn.Module):
 
     def __init__(self, prior: Any) -> None:
         super().__init__()
-        self.borrowed = [prior]
+        self.shared_parts = [prior]
 
     def forward(self, x: Tensor) -> Any:
-        fn = self.borrowed[0]()
+        fn = self.shared_parts[0]()
         return fn.expand([len(x)])
 
 

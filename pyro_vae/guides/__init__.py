@@ -1,6 +1,6 @@
-"""Guides q(z|x): a part from x (N, D) to a distribution over z with event shape (K,).
+"""Guides q(z|x): modules from x (N, D) to a distribution over z with event shape (K,).
 
-Each class says by `outputs(K, …)` how many numbers its network has to give for each row.
+`outputs(K, …)` of each class is the number of outputs that its network needs for each row.
 """
 
 from pyro_vae.guides.categorical import CategoricalGuide

@@ -1,4 +1,4 @@
-"""Guides over the labels of a mixture."""
+"""A guide over the component labels of a mixture."""
 
 import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
@@ -12,7 +12,7 @@ from pyro_vae.typing import Rows
 class CategoricalGuide(nn.Module):
     r"""A guide over labels 0 … C − 1, $q(c|x) = \mathrm{softmax}(\mathrm{net}(x))_c$: a mixture's posterior, amortized.
 
-    `net` maps (N, D) to (N, C). For `GaussianMixture(…, guide=…)` and its like, whose label `fit` then sums out.
+    `net` maps (N, D) to (N, C). For the guide of `GaussianMixture` and other mixtures, whose label `fit` then sums out.
 
     >>> import torch
     >>> from pyro_vae.nets import mlp

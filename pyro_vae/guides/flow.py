@@ -1,4 +1,4 @@
-"""Flow guides: a normal carried through couplings or autoregressive maps."""
+"""Normalizing-flow guides: a normal transformed by coupling or autoregressive layers."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from torch import nn
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
 from pyro_vae.flows import Autoregressive, Couplings
-from pyro_vae.guides.normal import SCALE_FLOOR, checked
+from pyro_vae.guides.normal import SCALE_FLOOR, check_num_outputs
 from pyro_vae.nets import positive
 from pyro_vae.typing import Rows
 
 
 @part
 class FlowGuide(nn.Module):
-    r"""A flow as guide, $z = \mu(x) + \sigma(x) \odot f(u; c(x))$ with $u \sim N(0, I)$.
+    r"""A normalizing flow as guide, $z = \mu(x) + \sigma(x) \odot f(u; c(x))$ with $u \sim N(0, I)$.
 
     `net` maps (N, D) to (N, 2K + C): means, raw scales, and a context c of C = `num_context` numbers (2K by default)
     that every layer of f reads. `kind` is `"coupling"`, spline couplings (`pyro_vae.flows.Couplings`,
     arXiv:1906.04032), which score any point in one pass, or `"autoregressive"` (Kingma et al., arXiv:1606.04934), which
-    scores points it did not draw one dimension at a time and is refused where that would happen. Coupling layers start
-    as the identity: the guide starts as mean-field.
+    scores other points than its samples one dimension at a time and is an error where that would be needed. Coupling
+    layers are initially the identity, so that the guide is initially mean-field.
 
     >>> from pyro_vae.nets import mlp
     >>> guide = FlowGuide(mlp(784, 10, FlowGuide.outputs(5)), num_latents=5)
@@ -41,27 +41,27 @@ class FlowGuide(nn.Module):
         num_context: int | None = None,
     ) -> None:
         super().__init__()
-        kinds: dict[str, Any] = {"coupling": Couplings, "autoregressive": Autoregressive}
-        if kind not in kinds:
-            raise InputError(f"no flow of kind {kind!r}; try one of {', '.join(kinds)}")
+        flows: dict[str, Any] = {"coupling": Couplings, "autoregressive": Autoregressive}
+        if kind not in flows:
+            raise InputError(f"no flow of kind {kind!r}; try one of {', '.join(flows)}")
         self.net, self.num_latents, self.kind = net, num_latents, kind
         self.num_context = 2 * num_latents if num_context is None else num_context
-        self.flow = kinds[kind](num_latents, self.num_context, layers=layers, hidden=hidden)
+        self.flow = flows[kind](num_latents, self.num_context, layers=layers, hidden=hidden)
 
     @staticmethod
     def outputs(num_latents: int, num_context: int | None = None) -> int:
         return 2 * num_latents + (2 * num_latents if num_context is None else num_context)
 
     @property
-    def scores_own_draws(self) -> bool:
-        """Whether only the guide's own draws are scored in one pass."""
+    def scores_only_own_samples(self) -> bool:
+        """Whether the guide scores only its own samples in one pass."""
         return self.kind == "autoregressive"
 
     def forward(self, x: Rows) -> Distribution:
         K = self.num_latents
         expected = self.outputs(K, self.num_context)
-        out = checked(self.net(x), expected, f"FlowGuide.outputs({K}, num_context={self.num_context})")
+        out = check_num_outputs(self.net(x), expected, f"FlowGuide.outputs({K}, num_context={self.num_context})")
         loc, raw, context = out.split([K, K, self.num_context], -1)
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
-        place = dist.transforms.AffineTransform(loc, positive(raw, SCALE_FLOOR), event_dim=1, cache_size=1)
-        return dist.TransformedDistribution(base, [*self.flow(context), place])
+        affine = dist.transforms.AffineTransform(loc, positive(raw, SCALE_FLOOR), event_dim=1, cache_size=1)
+        return dist.TransformedDistribution(base, [*self.flow(context), affine])

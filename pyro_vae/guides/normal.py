@@ -1,4 +1,4 @@
-"""Normal guides: independent dimensions, every correlation, or a few directions of it."""
+"""Normal guides with diagonal, full and low-rank covariance."""
 
 import pyro.distributions as dist
 import torch
@@ -18,7 +18,7 @@ class MeanFieldNormal(nn.Module):
     r"""A normal guide, dimensions independent: $q(z|x) = \prod_k N(z_k; \mu_k(x), \sigma_k(x)^2)$ (arXiv 1312.6114).
 
     `net` maps (N, D) to (N, 2K): the means, then the raw scales, with $\sigma = \mathrm{softplus}(\text{raw}) +
-    10^{-4}$, so that no scale reaches zero. Raises `InputError` when the network's last output is odd.
+    10^{-4}$, so that every scale is positive. Raises `InputError` for an odd number of outputs.
 
     >>> from pyro_vae.nets import mlp
     >>> MeanFieldNormal(mlp(784, 10, 2 * 5))(torch.zeros(3, 784)).event_shape
@@ -45,10 +45,10 @@ class MeanFieldNormal(nn.Module):
 
 @part
 class FullRankNormal(nn.Module):
-    r"""A normal guide with every correlation, $q(z|x) = N(z; \mu(x), L(x) L(x)^T)$, L lower triangular.
+    r"""A normal guide with full covariance, $q(z|x) = N(z; \mu(x), L(x) L(x)^T)$, L lower triangular.
 
-    `net` maps (N, D) to (N, K + K(K + 1)/2): the means, then the raw diagonal of L, then what lies below it by rows.
-    `FullRankNormal.outputs(K)` says how many. Raises `InputError` for another number.
+    `net` maps (N, D) to (N, K + K(K + 1)/2): the means, then the raw diagonal of L, then its elements below the
+    diagonal by rows. Raises `InputError` for another number of outputs than `FullRankNormal.outputs(K)`.
 
     >>> from pyro_vae.nets import mlp
     >>> guide = FullRankNormal(mlp(784, 10, FullRankNormal.outputs(5)), num_latents=5)
@@ -56,12 +56,12 @@ class FullRankNormal(nn.Module):
     torch.Size([5])
     """
 
-    below: Tensor
+    below_diagonal: Tensor
 
     def __init__(self, net: nn.Module, num_latents: int) -> None:
         super().__init__()
         self.net, self.num_latents = net, num_latents
-        self.register_buffer("below", torch.tril_indices(num_latents, num_latents, -1), persistent=False)
+        self.register_buffer("below_diagonal", torch.tril_indices(num_latents, num_latents, -1), persistent=False)
 
     @staticmethod
     def outputs(num_latents: int) -> int:
@@ -69,16 +69,16 @@ class FullRankNormal(nn.Module):
 
     def forward(self, x: Rows) -> Distribution:
         K = self.num_latents
-        out = checked(self.net(x), self.outputs(K), f"FullRankNormal.outputs({K})")
-        loc, raw, below = out.split([K, K, out.shape[-1] - 2 * K], -1)
+        out = check_num_outputs(self.net(x), self.outputs(K), f"FullRankNormal.outputs({K})")
+        loc, raw, off_diagonal = out.split([K, K, out.shape[-1] - 2 * K], -1)
         tril = torch.diag_embed(positive(raw, SCALE_FLOOR))
-        tril[..., self.below[0], self.below[1]] = below
+        tril[..., self.below_diagonal[0], self.below_diagonal[1]] = off_diagonal
         return dist.MultivariateNormal(loc, scale_tril=tril)
 
 
 @part
 class LowRankNormal(nn.Module):
-    r"""A normal guide with r directions of correlation, $q(z|x) = N(z; \mu, \mathrm{diag}(\sigma^2) + W W^T / r)$.
+    r"""A normal guide with a covariance of rank r plus a diagonal, $N(z; \mu, \mathrm{diag}(\sigma^2) + W W^T / r)$.
 
     `net` maps (N, D) to (N, 2K + K·rank): the means, the raw scales σ, then W (K, rank) by rows.
 
@@ -100,13 +100,13 @@ class LowRankNormal(nn.Module):
 
     def forward(self, x: Rows) -> Distribution:
         K, rank = self.num_latents, self.rank
-        out = checked(self.net(x), self.outputs(K, rank), f"LowRankNormal.outputs({K}, rank={rank})")
+        out = check_num_outputs(self.net(x), self.outputs(K, rank), f"LowRankNormal.outputs({K}, rank={rank})")
         loc, raw, factor = out.split([K, K, K * rank], -1)
         factor = factor.unflatten(-1, (K, rank)) / rank**0.5
         return dist.LowRankMultivariateNormal(loc, factor, positive(raw, SCALE_FLOOR).square())
 
 
-def checked(out: Tensor, expected: int, call: str) -> Tensor:
+def check_num_outputs(out: Tensor, expected: int, call: str) -> Tensor:
     if out.shape[-1] != expected:
         raise InputError(f"this guide's network must give {expected} outputs for each row, {call}; got {out.shape[-1]}")
     return out

@@ -7,7 +7,7 @@ from torch import nn
 from pyro_vae.constructor_args import part
 from pyro_vae.distributions import NormalMixture
 from pyro_vae.errors import InputError
-from pyro_vae.guides.normal import SCALE_FLOOR, checked
+from pyro_vae.guides.normal import SCALE_FLOOR, check_num_outputs
 from pyro_vae.nets import positive
 from pyro_vae.typing import Rows
 
@@ -16,9 +16,10 @@ from pyro_vae.typing import Rows
 class MixtureGuide(nn.Module):
     r"""A mixture of C normals as guide, $q(z|x) = \sum_c \pi_c(x) \prod_k N(z_k; \mu_{ck}(x), \sigma_{ck}(x)^2)$.
 
-    `net` maps (N, D) to (N, C(2K + 1)): the weights' logits, the means, the raw scales. Draws carry pathwise gradients
-    to all three (`pyro_vae.distributions.NormalMixture`). The means start apart by draws from N(0, I), since equal
-    components would stay equal. Raises `InputError` for fewer than two components.
+    `net` maps (N, D) to (N, C(2K + 1)): the weights' logits, the means, the raw scales. Samples have pathwise
+    gradients with respect to all three (`pyro_vae.distributions.NormalMixture`). Learned offsets `apart` of the means,
+    initially draws from N(0, I), make the components different, since equal ones would stay equal. Raises `InputError`
+    for fewer than two components.
 
     >>> from pyro_vae.nets import mlp
     >>> guide = MixtureGuide(mlp(784, 10, MixtureGuide.outputs(5)), num_latents=5)
@@ -39,7 +40,7 @@ class MixtureGuide(nn.Module):
 
     def forward(self, x: Rows) -> Distribution:
         K, C = self.num_latents, self.num_components
-        out = checked(self.net(x), self.outputs(K, C), f"MixtureGuide.outputs({K}, num_components={C})")
+        out = check_num_outputs(self.net(x), self.outputs(K, C), f"MixtureGuide.outputs({K}, num_components={C})")
         logits, loc, raw = out.split([C, C * K, C * K], -1)
         loc, raw = loc.unflatten(-1, (C, K)) + self.apart, raw.unflatten(-1, (C, K))
         return NormalMixture(loc, positive(raw, SCALE_FLOOR), logits)

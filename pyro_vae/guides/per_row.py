@@ -1,4 +1,4 @@
-"""Guides without a network: a table with a q for each training row."""
+"""Guides without a network: a table with the parameters of q for each training row."""
 
 import pyro.distributions as dist
 import torch
@@ -17,8 +17,8 @@ from pyro_vae.typing import Rows
 class PerRowNormal(nn.Module):
     r"""Variational inference without an encoder: $q(z_i) = \prod_k N(z_{ik}; \mu_{ik}, \sigma_{ik}^2)$ for each row i.
 
-    The parameters (num_rows, K) are found by `rows`, the rows' places in the training set, so such a guide answers for
-    training rows and no others: fit without validation rows, and score with `log_evidence(program, x, rows=…)`.
+    The parameters (num_rows, K) are indexed by `rows`, the row numbers in the training set, so such a guide is defined
+    for training rows only: fit without validation rows, and score with `log_evidence(program, x, rows=…)`.
 
     >>> PerRowNormal(num_rows=100, num_latents=2)(torch.zeros(3, 784), rows=torch.arange(3)).event_shape
     torch.Size([2])
@@ -31,18 +31,18 @@ class PerRowNormal(nn.Module):
         if num_rows < 1 or num_latents < 1:
             raise InputError(f"expected rows and latents, got {num_rows} and {num_latents}")
         self.loc = nn.Parameter(0.01 * torch.randn(num_rows, num_latents))
-        self.raw_scale = nn.Parameter(torch.full((num_rows, num_latents), 0.5413))  # softplus of it is one
+        self.raw_scale = nn.Parameter(torch.full((num_rows, num_latents), 0.5413))  # softplus(0.5413) = 1
 
     def forward(self, x: Rows, rows: Tensor) -> Distribution:
-        rows = _known(rows, len(self.loc))
+        rows = _check_row_numbers(rows, len(self.loc))
         return dist.Normal(self.loc[rows], positive(self.raw_scale[rows], SCALE_FLOOR)).to_event(1)
 
 
 @part
 class PerRowCategorical(nn.Module):
-    r"""A free $q_i(c)$ over labels 0 … C − 1 for each row i: a table of logits (num_rows, C), uniform at first.
+    r"""A categorical $q_i(c)$ over labels 0 … C − 1 for each row i: a table of logits (num_rows, C), initially uniform.
 
-    Rows are found by `rows`, their places in the training set, as in `PerRowNormal`.
+    The logits are indexed by `rows`, the row numbers in the training set, as in `PerRowNormal`.
 
     >>> PerRowCategorical(num_rows=100, num_components=7)(torch.zeros(4, 3), rows=torch.arange(4)).probs.shape
     torch.Size([4, 7])
@@ -57,11 +57,13 @@ class PerRowCategorical(nn.Module):
         self.logits = nn.Parameter(torch.zeros(num_rows, num_components))
 
     def forward(self, x: Rows, rows: Tensor) -> Distribution:
-        return dist.Categorical(logits=self.logits[_known(rows, len(self.logits))])
+        return dist.Categorical(logits=self.logits[_check_row_numbers(rows, len(self.logits))])
 
 
-def _known(rows: Tensor, num_rows: int) -> Tensor:
-    """Places in a table of so many rows; `InputError` for others."""
+def _check_row_numbers(rows: Tensor, num_rows: int) -> Tensor:
+    """The row numbers; `InputError` where they are outside the table."""
     if not is_recording() and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
-        raise InputError(f"a guide for {num_rows} rows was asked for rows {int(rows.min())} to {int(rows.max())}")
+        raise InputError(
+            f"a guide with parameters for {num_rows} rows was given rows {int(rows.min())} to {int(rows.max())}"
+        )
     return rows

@@ -1,4 +1,4 @@
-"""Guides around a guide: one that sees the mask, one that refines what another proposes."""
+"""Guides that wrap a guide: one with the mask as an input, one that refines a proposal by gradient steps."""
 
 import inspect
 from typing import Any
@@ -16,9 +16,9 @@ from pyro_vae.typing import Rows
 
 @part
 class MaskAwareGuide(nn.Module):
-    """A guide that is told which values were observed: it sees x and the mask side by side, (N, 2D).
+    """A guide of x and the mask of observed values, concatenated to (N, 2D).
 
-    `guide` is any guide whose network takes 2D values. Without a mask everything counts as observed.
+    `guide` is any guide whose network has 2D inputs. Without a mask all values count as observed.
 
     >>> import torch
     >>> from pyro_vae.guides import MeanFieldNormal
@@ -33,33 +33,34 @@ class MaskAwareGuide(nn.Module):
         self.guide = guide
 
     @property
-    def scores_own_draws(self) -> bool:
-        return getattr(self.guide, "scores_own_draws", False)
+    def scores_only_own_samples(self) -> bool:
+        return getattr(self.guide, "scores_only_own_samples", False)
 
     def forward(self, x: Rows, mask: Tensor | None = None) -> Distribution:
-        seen = torch.ones_like(x)
+        observed = torch.ones_like(x)
         if mask is not None:
-            seen[..., : mask.shape[-1]] = mask.to(x.dtype)  # what lies beside x, a label, is always observed
-        return self.guide(torch.cat([x, seen], -1))
+            observed[..., : mask.shape[-1]] = mask.to(x.dtype)  # a label appended to x is always observed
+        return self.guide(torch.cat([x, observed], -1))
 
 
 @part
 class SemiAmortizedNormal(nn.Module):
     r"""Semi-amortized inference: a mean-field `guide` proposes μ and σ, and gradient steps refine them row by row.
 
-    Kim et al., arXiv:1802.02550. Each of the `steps` climbs a row's own ELBO, $E_{z \sim N(\mu, \sigma^2)}[\log p(x|z)
-    + \log p(z) - \log q(z)]$, along its natural gradient, $\mu \mathrel{+}= \eta\,\sigma^2 \partial_\mu$ and
-    $\log\sigma \mathrel{+}= \frac{\eta}{2}\,\partial_{\log\sigma}$ with η = `step_size`, moving no mean by more than
-    its σ and no σ by more than a factor e. So η has no unit (with η = 1, one step finds the mean of a normal posterior
-    whose scale σ is), and a sharp likelihood cannot throw the steps off, as it does plain gradient steps.
+    Kim et al., arXiv:1802.02550. Each of the `steps` increases the ELBO of each row, $E_{z \sim N(\mu,
+    \sigma^2)}[\log p(x|z) + \log p(z) - \log q(z)]$, along its natural gradient,
+    $\mu \mathrel{+}= \eta\,\sigma^2 \partial_\mu$ and
+    $\log\sigma \mathrel{+}= \frac{\eta}{2}\,\partial_{\log\sigma}$ with η = `step_size`, changing no mean by more
+    than its σ and no σ by more than a factor e. So η has no unit (with η = 1, one step finds the mean of a normal
+    posterior with scale σ), and the steps do not diverge for a sharp likelihood, as plain gradient steps do.
 
-    The expectation is over `num_particles` pairs μ ± σε for each step, drawn when the guide is made, kept with it and
-    shared by all rows: q is a function of x alone. From K pairs on, every average of a quadratic is exact. In training
-    the gradient runs through the steps to the encoder and to the model's parameters, at the cost of differentiating the
-    likelihood's network twice for each; with a frozen encoder, or without gradients, it does not. `prior` and
-    `likelihood` are the VAE's own, borrowed: the VAE alone registers them. `guide` gives a `Normal` with independent
-    dimensions, of x and, where its forward names it, the mask. Raises `InputError` for another guide, and unless
-    `steps`, `step_size` and `num_particles` are positive.
+    The expectation is over `num_particles` antithetic pairs μ ± σε for each step, drawn in the constructor, saved with
+    the guide and shared by all rows: q depends on x only. With K pairs or more, averages of quadratics are exact. In
+    training, gradients flow through the steps to the encoder and the model's parameters, and each step differentiates
+    the likelihood's network twice; with a frozen encoder, or without gradients, they do not. `prior` and `likelihood`
+    are those of the VAE, which registers their parameters; the guide does not. `guide` returns a `Normal` with
+    independent dimensions, given x and, where its forward has that argument, the mask. Raises `InputError` for another
+    guide, and unless `steps`, `step_size` and `num_particles` are positive.
 
     >>> import pyro_vae as pv
     >>> prior, likelihood = pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6))
@@ -85,50 +86,50 @@ class SemiAmortizedNormal(nn.Module):
             if not value > 0:
                 raise InputError(f"{name} must be positive, got {value}")
         self.guide, self.step_size = guide, step_size
-        self.borrowed = [prior, likelihood]  # in a list: used here, registered by the VAE
-        self.sees_mask = "mask" in inspect.signature(guide.forward).parameters
+        self.shared_parts = [prior, likelihood]  # in a list, so that only the VAE registers them
+        self.accepts_mask = "mask" in inspect.signature(guide.forward).parameters
         with torch.no_grad():
             num_latents = prior().event_shape[-1]
-        self.register_buffer("noise", _balanced(steps, num_particles, num_latents))
+        self.register_buffer("noise", _antithetic_noise(steps, num_particles, num_latents))
 
     def forward(self, x: Rows, mask: Tensor | None = None) -> Distribution:
-        q = self.guide(x, mask=mask) if self.sees_mask else self.guide(x)
+        q = self.guide(x, mask=mask) if self.accepts_mask else self.guide(x)
         normal = getattr(q, "base_dist", None)
         if not isinstance(normal, torch.distributions.Normal) or q.event_shape != self.noise.shape[-1:]:
             raise InputError(
                 f"expected a guide that gives a Normal with {self.noise.shape[-1]} independent dimensions, got "
                 f"{type(q).__name__} with event shape {tuple(q.event_shape)}; try MeanFieldNormal"
             )
-        return dist.Normal(*self._refined(normal.loc, normal.scale.log(), x, mask)).to_event(1)
+        return dist.Normal(*self._refine(normal.loc, normal.scale.log(), x, mask)).to_event(1)
 
-    def _refined(self, loc: Tensor, log_scale: Tensor, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The mean and the scale after all steps, with their gradients where the proposal's have any."""
-        learning = torch.is_grad_enabled() and (loc.requires_grad or log_scale.requires_grad)
+    def _refine(self, loc: Tensor, log_scale: Tensor, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The mean and the scale after all steps, differentiable where the proposal's are."""
+        differentiable = torch.is_grad_enabled() and (loc.requires_grad or log_scale.requires_grad)
         with torch.enable_grad():
-            prior = self.borrowed[0]()
+            prior = self.shared_parts[0]()
             for noise in self.noise:
-                if not learning:
+                if not differentiable:
                     loc, log_scale = loc.detach().requires_grad_(), log_scale.detach().requires_grad_()
                 scale = log_scale.exp()
                 z = loc + scale * noise
-                elbo = (self._of_x(z, mask).log_prob(x) + prior.log_prob(z)).mean(0).sum() + log_scale.sum()
-                by_loc, by_log_scale = torch.autograd.grad(elbo, (loc, log_scale), create_graph=learning)
-                loc = loc + scale * (self.step_size * scale * by_loc).clamp(-1, 1)
-                log_scale = log_scale + (self.step_size / 2 * by_log_scale).clamp(-1, 1)
-        return (loc, log_scale.exp()) if learning else (loc.detach(), log_scale.detach().exp())
+                elbo = (self._likelihood(z, mask).log_prob(x) + prior.log_prob(z)).mean(0).sum() + log_scale.sum()
+                loc_grad, log_scale_grad = torch.autograd.grad(elbo, (loc, log_scale), create_graph=differentiable)
+                loc = loc + scale * (self.step_size * scale * loc_grad).clamp(-1, 1)
+                log_scale = log_scale + (self.step_size / 2 * log_scale_grad).clamp(-1, 1)
+        return (loc, log_scale.exp()) if differentiable else (loc.detach(), log_scale.detach().exp())
 
-    def _of_x(self, z: Tensor, mask: Tensor | None) -> Any:
-        """p(x | z), or that of the observed values."""
-        likelihood = self.borrowed[1]
+    def _likelihood(self, z: Tensor, mask: Tensor | None) -> Any:
+        """p(x | z), with a mask that of the observed values."""
+        likelihood = self.shared_parts[1]
         if mask is None:
             return likelihood(z)
         return likelihood.masked(z, mask) if hasattr(likelihood, "masked") else Observed(likelihood(z), mask.bool())
 
 
-def _balanced(steps: int, pairs: int, num_latents: int, seed: int = 0) -> Tensor:
-    """Pairs of standard normal noise for each step, (steps, 2 · pairs, 1, K), whose second moments are exactly one.
+def _antithetic_noise(steps: int, pairs: int, num_latents: int, seed: int = 0) -> Tensor:
+    """Pairs ±ε of noise for each step, (steps, 2 · pairs, 1, K), whose second moments are exactly one.
 
-    With K pairs or more the mixed ones are exactly zero, too.
+    With K pairs or more, the products of two dimensions average exactly to zero.
     """
     half = torch.randn(steps, pairs, num_latents, generator=torch.Generator().manual_seed(seed))
     half = torch.linalg.qr(half).Q if pairs >= num_latents else half / half.norm(dim=1, keepdim=True)

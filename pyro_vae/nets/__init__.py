@@ -1,4 +1,4 @@
-"""Networks: plain torch modules from one vector to another, with the shapes and nonlinearities the literature names."""
+"""Networks: torch modules from vectors to vectors."""
 
 from pyro_vae.nets.convolutional import conv, conv_transpose, resnet, resnet_transpose
 from pyro_vae.nets.dense import ACTIVATIONS, gated_mlp, init_output_bias, linear, log1p, mlp, positive

@@ -1,4 +1,4 @@
-"""Networks for pictures: rows of height × width pixels in or out, convolutions between."""
+"""Convolutional networks for images, whose inputs or outputs are rows of height × width pixels."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,79 +15,80 @@ Size = tuple[int, int]
 
 @part
 def conv(image_shape: Shape, *channels: int, outputs: int, activation: str = "relu") -> nn.Module:
-    """Strided convolutions from a picture's row to a vector, (..., H·W) → (..., outputs).
+    """Strided convolutions from an image to a vector, (..., H·W) → (..., outputs).
 
-    Each of `channels` is a 3×3 convolution of stride 2, so that two of them bring 28×28 to 7×7; a linear layer ends it.
+    Each of `channels` is a 3×3 convolution of stride 2, so that two of them reduce 28×28 to 7×7; the last layer is
+    linear.
 
     >>> import torch
     >>> conv((28, 28), 32, 64, outputs=40)(torch.zeros(3, 784)).shape
     torch.Size([3, 40])
     """
-    return _Encoder(image_shape, channels, outputs, activation, _strided)
+    return _Encoder(image_shape, channels, outputs, activation, _conv_block)
 
 
 @part
 def conv_transpose(
     inputs: int, *channels: int, image_shape: Shape, maps: int = 1, activation: str = "relu"
 ) -> nn.Module:
-    """Transposed convolutions from a vector to a picture's row, (..., inputs) → (..., maps·H·W).
+    """Transposed convolutions from a vector to an image, (..., inputs) → (..., maps·H·W).
 
-    `channels` are read from the vector to the picture; each layer doubles height and width. `maps=2` gives two numbers
-    for each pixel, one picture after the other, as a likelihood with a scale network asks for.
+    `channels` are ordered from the vector to the image; each layer doubles height and width. `maps=2` gives two values
+    for each pixel, as two images one after the other, for a likelihood with `scale="network"`.
 
     >>> import torch
     >>> conv_transpose(20, 64, 32, image_shape=(28, 28))(torch.zeros(3, 20)).shape
     torch.Size([3, 784])
     """
-    return _Decoder(inputs, channels, image_shape, maps, activation, _transposed)
+    return _Decoder(inputs, channels, image_shape, maps, activation, _transposed_block)
 
 
 @part
 def resnet(image_shape: Shape, *channels: int, outputs: int, activation: str = "elu") -> nn.Module:
-    """Residual blocks from a picture's row to a vector, (..., H·W) → (..., outputs); each block halves the picture.
+    """Residual blocks from an image to a vector, (..., H·W) → (..., outputs); each block halves height and width.
 
-    A block is two 3×3 convolutions beside a 1×1 one (He et al., arXiv:1603.05027).
+    A block is the sum of two 3×3 convolutions and a 1×1 shortcut (He et al., arXiv:1603.05027).
 
     >>> import torch
     >>> resnet((8, 8), 16, 32, outputs=4)(torch.zeros(3, 64)).shape
     torch.Size([3, 4])
     """
-    return _Encoder(image_shape, channels, outputs, activation, _residual_down)
+    return _Encoder(image_shape, channels, outputs, activation, _residual_down_block)
 
 
 @part
 def resnet_transpose(
     inputs: int, *channels: int, image_shape: Shape, maps: int = 1, activation: str = "elu"
 ) -> nn.Module:
-    """Residual blocks from a vector to a picture's row, (..., inputs) → (..., maps·H·W); each block doubles it.
+    """Residual blocks from a vector to an image, (..., inputs) → (..., maps·H·W); each doubles height and width.
 
     >>> import torch
     >>> resnet_transpose(2, 32, 16, image_shape=(8, 8))(torch.zeros(3, 2)).shape
     torch.Size([3, 64])
     """
-    return _Decoder(inputs, channels, image_shape, maps, activation, _residual_up)
+    return _Decoder(inputs, channels, image_shape, maps, activation, _residual_up_block)
 
 
 class _Encoder(nn.Module):
     def __init__(self, image_shape, channels, outputs, activation, block):  # type: ignore[no-untyped-def]
         super().__init__()
-        self.image_shape = _checked(image_shape, channels, activation)
-        sizes = _halved(self.image_shape, len(channels))
+        self.image_shape = _check_arguments(image_shape, channels, activation)
+        sizes = _halved_sizes(self.image_shape, len(channels))
         layers = [block(a, b, activation) for a, b in itertools.pairwise((1, *channels))]
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * sizes[-1][0] * sizes[-1][1], outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.image_shape[0] * self.image_shape[1]:
             height, width = self.image_shape
-            raise InputError(f"a network for pictures of {height}×{width} was given rows of {x.shape[-1]} values")
+            raise InputError(f"a network for images of {height}×{width} was given rows of {x.shape[-1]} values")
         return self.body(x.reshape(-1, 1, *self.image_shape)).reshape(*x.shape[:-1], -1)
 
 
 class _Decoder(nn.Module):
     def __init__(self, inputs, channels, image_shape, maps, activation, block):  # type: ignore[no-untyped-def]
         super().__init__()
-        shape = _checked(image_shape, channels, activation)
-        sizes = _halved(shape, len(channels))[::-1]
+        shape = _check_arguments(image_shape, channels, activation)
+        sizes = _halved_sizes(shape, len(channels))[::-1]
         first = channels[0] * sizes[0][0] * sizes[0][1]
         layers: list[nn.Module] = [nn.Linear(inputs, first), ACTIVATIONS[activation]()]
         layers.append(nn.Unflatten(1, (channels[0], *sizes[0])))
@@ -100,20 +101,20 @@ class _Decoder(nn.Module):
         return self.body(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
 
 
-def _checked(image_shape: Shape, channels: tuple[int, ...], activation: str) -> tuple[int, int]:
+def _check_arguments(image_shape: Shape, channels: tuple[int, ...], activation: str) -> tuple[int, int]:
     if len(image_shape) != 2 or min(image_shape) < 1:
         raise InputError(f"image_shape is (height, width), got {tuple(image_shape)}")
     if not channels or min(channels) < 1:
-        raise InputError(f"a network for pictures needs one or more channels, each one or more; got {channels}")
+        raise InputError(f"a network for images needs one or more channels, each one or more; got {channels}")
     if activation not in ACTIVATIONS:
         raise InputError(f"no activation called {activation!r}; try one of {', '.join(ACTIVATIONS)}")
     return int(image_shape[0]), int(image_shape[1])
 
 
-def _halved(shape: tuple[int, int], times: int) -> list[tuple[int, int]]:
-    """The sizes a picture has on its way through strides of 2, itself first.
+def _halved_sizes(shape: tuple[int, int], times: int) -> list[tuple[int, int]]:
+    """The sizes of an image after 0, 1, … `times` strides of 2.
 
-    >>> _halved((28, 20), 3)
+    >>> _halved_sizes((28, 20), 3)
     [(28, 20), (14, 10), (7, 5), (4, 3)]
     """
     sizes = [shape]
@@ -122,18 +123,18 @@ def _halved(shape: tuple[int, int], times: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def _strided(a: int, b: int, activation: str) -> nn.Module:
+def _conv_block(a: int, b: int, activation: str) -> nn.Module:
     return nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), ACTIVATIONS[activation]())
 
 
-def _transposed(a: int, b: int, activation: str, small: Size, large: Size, last: bool) -> nn.Module:
+def _transposed_block(a: int, b: int, activation: str, small: Size, large: Size, last: bool) -> nn.Module:
     odd = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
     layer = nn.ConvTranspose2d(a, b, 3, stride=2, padding=1, output_padding=odd)
     return layer if last else nn.Sequential(layer, ACTIVATIONS[activation]())
 
 
 class _Residual(nn.Module):
-    """x → shortcut(x) + body(x)."""
+    """h → shortcut(h) + body(h)."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -143,13 +144,13 @@ class _Residual(nn.Module):
         return self.shortcut(h) + self.body(h)
 
 
-def _residual_down(a: int, b: int, activation: str) -> nn.Module:
+def _residual_down_block(a: int, b: int, activation: str) -> nn.Module:
     act = ACTIVATIONS[activation]
     body = nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), act(), nn.Conv2d(b, b, 3, padding=1))
     return nn.Sequential(_Residual(body, nn.Conv2d(a, b, 1, stride=2)), act())
 
 
-def _residual_up(a: int, b: int, activation: str, small: Size, large: Size, last: bool) -> nn.Module:
+def _residual_up_block(a: int, b: int, activation: str, small: Size, large: Size, last: bool) -> nn.Module:
     act = ACTIVATIONS[activation]
     body = nn.Sequential(nn.Upsample(large), nn.Conv2d(a, a, 3, padding=1), act(), nn.Conv2d(a, b, 3, padding=1))
     block = _Residual(body, nn.Sequential(nn.Upsample(large), nn.Conv2d(a, b, 1)))

@@ -1,4 +1,4 @@
-"""Networks of linear layers, and what every network shares: activations, positive outputs, where outputs start."""
+"""Networks of linear layers; activations, positive outputs and the initial output bias of all networks."""
 
 import itertools
 
@@ -24,9 +24,9 @@ def mlp(*sizes: int, activation: str = "tanh") -> nn.Sequential:
     r"""A multi-layer perceptron from `sizes[0]` inputs to `sizes[-1]` outputs, the last layer linear.
 
     $h_{l+1} = a(W_l h_l + b_l)$ for the hidden layers. Shapes (..., sizes[0]) → (..., sizes[-1]). With two sizes it is
-    a linear map. Weights and biases start where torch puts them, uniform within $\pm 1/\sqrt{\text{inputs}}$: behind
-    two latents that is wide enough to bend tanh units, as Glorot's range is not (7 nats of validation ELBO on
-    `mnist-5k`).
+    a linear map. Weights and biases have torch's initialization, uniform within $\pm 1/\sqrt{\text{inputs}}$: with two
+    latents as inputs this is wide enough for tanh units to be nonlinear, as Glorot's range is not (7 nats of validation
+    ELBO on `mnist-5k`).
 
     Raises `InputError` for fewer than two sizes, a size below one, or an unknown activation.
 
@@ -82,7 +82,7 @@ def gated_mlp(*sizes: int) -> nn.Sequential:
 
 
 class Log1p(nn.Module):
-    """log(1 + x): counts of any size as inputs that a network can take."""
+    """log(1 + x), which brings large counts to the scale of a network's inputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.log1p(x)
@@ -90,7 +90,7 @@ class Log1p(nn.Module):
 
 @part
 def log1p(net: nn.Module) -> nn.Sequential:
-    """A network that sees log(1 + x) in place of x: for encoders of counts.
+    """A network of log(1 + x) in place of x: for encoders of counts.
 
     >>> log1p(mlp(3, 2))(torch.tensor([[0.0, 10.0, 1e6]])).shape
     torch.Size([1, 2])
@@ -99,12 +99,12 @@ def log1p(net: nn.Module) -> nn.Sequential:
 
 
 def positive(raw: Tensor, floor: float) -> Tensor:
-    """A scale from any real number: softplus(raw) + floor, so that none reaches zero."""
+    """A scale above `floor` from any real number: softplus(raw) + floor."""
     return F.softplus(raw) + floor
 
 
 class Offset(nn.Module):
-    """A learned number added to each output, for networks whose last layer has no bias of its own for each."""
+    """A learned bias for each output, for networks whose last layer shares its bias among outputs."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -115,9 +115,9 @@ class Offset(nn.Module):
 
 
 def init_output_bias(net: nn.Module, values: Tensor) -> None:
-    """Set the bias of the network's last layer, where it has one of that size and it is not frozen."""
-    biased = [layer for layer in net.modules() if isinstance(layer, (nn.Linear, Offset))]
-    bias = biased[-1].bias if biased else None
+    """Set the bias of the network's last layer, unless it is absent, frozen or of another size."""
+    layers = [layer for layer in net.modules() if isinstance(layer, (nn.Linear, Offset))]
+    bias = layers[-1].bias if layers else None
     if bias is not None and bias.requires_grad and bias.shape == values.shape:
         with torch.no_grad():
             bias.copy_(values)

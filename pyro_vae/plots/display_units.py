@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
-from pyro_vae.data.named_datasets import known
+from pyro_vae.data.infer_measure import observed_values
 from pyro_vae.plots import style
 
 
@@ -52,6 +52,6 @@ def _range(split: Split) -> tuple[float, float]:
     """From white to black: 0 to 1 for grey levels and all that lies between, else from the lowest to the highest."""
     if split.measure.levels or split.measure.binarize != "none":
         return 0.0, 1.0
-    there = known(split.stored)
+    there = observed_values(split.stored)
     low, high = (float(there.min()), float(there.max())) if len(there) else (0.0, 1.0)
     return (0.0, 1.0) if 0 <= low <= high <= 1 or low == high else (low, high)

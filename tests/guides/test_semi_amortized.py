@@ -13,21 +13,22 @@ from pyro_vae.context import seeded
 from pyro_vae.data import Measure, Split
 from pyro_vae.guides import SemiAmortizedNormal
 from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep
+from pyro_vae.programs.parameters import use_param_store
 
 K, D, NOISE = 3, 6, 0.5
 
 
-def linear_vae(**how):
+def linear_vae(**options):
     """x | z ~ N(W z + b, 0.5² I): the posterior's precision is P = I + W'W / 0.5², and P's off-diagonal is not zero."""
     prior, likelihood = pv.priors.StandardNormal(K), pv.likelihoods.Normal(pv.nets.linear(K, D), scale=NOISE)
     guide = pv.guides.MeanFieldNormal(pv.nets.mlp(D, 8, 2 * K))
-    return pv.VAE(prior, likelihood, SemiAmortizedNormal(guide, prior, likelihood, **how))
+    return pv.VAE(prior, likelihood, SemiAmortizedNormal(guide, prior, likelihood, **options))
 
 
-def binary_vae(prior=None, guide=None, **how):
+def binary_vae(prior=None, guide=None, **options):
     guide = guide or pv.guides.MeanFieldNormal(pv.nets.mlp(D, 8, 2 * K))
     prior, likelihood = prior or pv.priors.StandardNormal(K), pv.likelihoods.Bernoulli(pv.nets.mlp(K, 8, D))
-    return pv.VAE(prior, likelihood, SemiAmortizedNormal(guide, prior, likelihood, **how))
+    return pv.VAE(prior, likelihood, SemiAmortizedNormal(guide, prior, likelihood, **options))
 
 
 def binary_rows(n=300):
@@ -61,8 +62,8 @@ def test_many_steps_find_the_best_mean_field_normal_of_every_row(num_particles):
     torch.testing.assert_close(q.stddev, precision.diagonal().rsqrt().expand(9, K), atol=1e-6, rtol=0)
 
 
-def test_one_pair_of_particles_comes_close():
-    """Its noise is drawn anew for each step, so it wanders about the best normal and stays within 0.2 σ of it."""
+def test_one_pair_of_particles_is_close_to_the_best_normal():
+    """Each step has other noise, so the result varies about the best normal, within 0.2 σ."""
     vae, x = linear_vae(steps=200, step_size=0.1).double(), 2 * torch.randn(9, D).double()
     with torch.no_grad():
         q = vae.posterior(x)
@@ -72,7 +73,7 @@ def test_one_pair_of_particles_comes_close():
     assert ((q.stddev / best).log().abs() < 0.2).all()
 
 
-def test_every_step_raises_every_rows_elbo():
+def test_every_step_increases_the_elbo_of_every_row():
     vae, x = linear_vae(steps=8, step_size=0.3, num_particles=K).double(), 2 * torch.randn(50, D).double()
     semi = vae.posterior
     with torch.no_grad():
@@ -87,8 +88,8 @@ def test_every_step_raises_every_rows_elbo():
 
 @pytest.mark.parametrize("noise", [1.0, 0.01])
 @pytest.mark.parametrize("off", [0.0, 0.1])
-def test_one_natural_step_is_what_it_is_on_paper(noise, off):
-    """One dimension, σ = e^off P^(−1/2), η = 1: μ moves by e^(2 off) of the way, log σ by (1 − e^(2 off)) / 2."""
+def test_one_natural_gradient_step_is_equal_to_its_formula(noise, off):
+    """One dimension, σ = e^off P^(−1/2), η = 1: μ moves by e^(2 off) of its distance, log σ by (1 − e^(2 off)) / 2."""
     prior, likelihood = pv.priors.StandardNormal(1), pv.likelihoods.Normal(pv.nets.linear(1, 1), scale=noise)
     weight, bias = likelihood.net[0].weight.item(), likelihood.net[0].bias.item()
     precision = 1 + (weight / noise) ** 2
@@ -106,7 +107,7 @@ def test_one_natural_step_is_what_it_is_on_paper(noise, off):
     )
 
 
-def test_a_sharp_likelihood_does_not_throw_the_steps_off():
+def test_steps_do_not_diverge_for_a_sharp_likelihood():
     prior, likelihood = pv.priors.StandardNormal(K), pv.likelihoods.Normal(pv.nets.mlp(K, 8, D), scale=1e-3)
     semi = SemiAmortizedNormal(
         pv.guides.MeanFieldNormal(pv.nets.mlp(D, 8, 2 * K)), prior, likelihood, steps=50, step_size=1.0
@@ -116,27 +117,27 @@ def test_a_sharp_likelihood_does_not_throw_the_steps_off():
     assert (q.stddev > 0).all()
 
 
-def test_it_is_one_function_of_each_row_and_leaves_random_numbers_alone():
+def test_q_is_a_function_of_each_row_and_uses_no_random_numbers():
     vae, x = binary_vae(), binary_rows(20)
     before = torch.get_rng_state()
     q = vae.posterior(x)
     assert torch.equal(before, torch.get_rng_state())
-    again, alone = vae.posterior(x), vae.posterior(x[:7])
+    again, first_rows = vae.posterior(x), vae.posterior(x[:7])
     with torch.no_grad():
-        without = vae.posterior(x)
-    for other, rows in ((again, slice(None)), (without, slice(None)), (alone, slice(7))):
+        without_gradients = vae.posterior(x)
+    for other, rows in ((again, slice(None)), (without_gradients, slice(None)), (first_rows, slice(7))):
         for a, b in ((other.mean, q.mean[rows]), (other.stddev, q.stddev[rows])):
             torch.testing.assert_close(a, b)
     assert q.mean.requires_grad
-    assert not without.mean.requires_grad
+    assert not without_gradients.mean.requires_grad
 
 
-def test_gradients_run_through_the_steps():
+def test_gradients_flow_through_the_steps():
     """To encoder and decoder, and equal to finite differences of the refined normal."""
     vae, x = binary_vae(steps=3, num_particles=2).double(), binary_rows(4).double()
     for parameters in (vae.posterior.guide.parameters(), vae.likelihood.parameters()):
         parameter = next(parameters)
-        at = parameter.detach().clone()
+        initial = parameter.detach().clone()
 
         def refined(value, parameter=parameter):
             with torch.no_grad():
@@ -144,31 +145,31 @@ def test_gradients_run_through_the_steps():
             q = vae.posterior(x)
             return (q.mean.sin() + q.stddev).sum()
 
-        found = torch.autograd.grad(refined(at), parameter)[0].flatten()
+        found = torch.autograd.grad(refined(initial), parameter)[0].flatten()
         assert (found != 0).any()
-        for place in (0, 5, 11):
-            nudge = torch.zeros(at.numel(), dtype=torch.float64)
-            nudge[place] = 1e-5
-            moved = [refined(at + sign * nudge.view_as(at)).item() for sign in (1, -1)]
-            assert found[place].item() == pytest.approx((moved[0] - moved[1]) / 2e-5, abs=1e-6)
-        refined(at)
+        for i in (0, 5, 11):
+            offset = torch.zeros(initial.numel(), dtype=torch.float64)
+            offset[i] = 1e-5
+            moved = [refined(initial + sign * offset.view_as(initial)).item() for sign in (1, -1)]
+            assert found[i].item() == pytest.approx((moved[0] - moved[1]) / 2e-5, abs=1e-6)
+        refined(initial)
 
 
-def test_a_frozen_encoder_leaves_the_model_alone():
+def test_a_frozen_encoder_gives_q_no_gradient():
     vae, x = binary_vae(), binary_rows(5)
     vae.posterior.guide.requires_grad_(False)
     assert not vae.posterior(x).mean.requires_grad
-    pv.fit(vae, x, epochs=1)  # the decoder learns on
+    pv.fit(vae, x, epochs=1)  # the decoder still has gradients
 
 
 def test_parameters_are_registered_once():
     vae, x = binary_vae(prior=pv.priors.MixtureOfNormals(K, 2)), binary_rows(5)
     names = [name for name, _ in vae.named_parameters()]
-    assert not any(name.startswith(("posterior.borrowed", "posterior.prior")) for name in names)
-    with pv.models.program.use_param_store(vae):
+    assert not any(name.startswith(("posterior.shared_parts", "posterior.prior")) for name in names)
+    with use_param_store(vae):
         traces = poutine.trace(vae.model).get_trace(x), poutine.trace(vae.guide).get_trace(x)
-    shown = [site["value"] for trace in traces for site in trace.nodes.values() if site["type"] == "param"]
-    assert len(shown) == len({id(value) for value in shown}) == len(names)
+    registered = [site["value"] for trace in traces for site in trace.nodes.values() if site["type"] == "param"]
+    assert len(registered) == len({id(value) for value in registered}) == len(names)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_parameters_are_registered_once():
     [None, pv.ImportanceWeighted_ELBO(3), ReweightedWakeSleep(3, insomnia=0.5)],
     ids=["elbo", "iwae", "wake-sleep"],
 )
-def test_fit_climbs_and_refining_beats_its_own_encoder(loss):
+def test_fit_improves_and_refining_improves_on_the_encoder(loss):
     """At equal weights, the refined q has a higher ELBO than the proposal by more than 0.05 nats a row."""
     vae, x = binary_vae(), binary_rows()
     fitted = pv.fit(vae, x[:200], valid=x[200:], epochs=8, batch_size=50, learning_rate=0.02, loss=loss)
@@ -188,7 +189,7 @@ def test_fit_climbs_and_refining_beats_its_own_encoder(loss):
 
 
 def test_evidence_of_a_linear_model_is_exact():
-    """S draws side by side; log p(x) of N(b, W W' + 0.25 I) within 5 Monte-Carlo standard errors."""
+    """With S vectorized draws, log p(x) of N(b, W W' + 0.25 I) is estimated within 5 Monte-Carlo standard errors."""
     vae, x = linear_vae(steps=20, num_particles=K).double(), 2 * torch.randn(40, D).double()
     layer = vae.likelihood.net[0]
     cov = layer.weight @ layer.weight.T + NOISE**2 * torch.eye(D).double()
@@ -216,7 +217,7 @@ def test_dreg_has_the_gradient_of_the_bound_in_the_mean():
 
 
 @pytest.mark.parametrize("kind", ["normal", "vamp", "flow"])
-def test_it_is_saved_and_loaded_with_what_it_borrows(kind, tmp_path):
+def test_it_is_saved_and_loaded_with_its_shared_parts(kind, tmp_path):
     guide = pv.guides.MeanFieldNormal(pv.nets.mlp(D, 8, 2 * K))
     prior = {
         "normal": lambda: pv.priors.StandardNormal(K),
@@ -227,20 +228,20 @@ def test_it_is_saved_and_loaded_with_what_it_borrows(kind, tmp_path):
     pv.fit(vae, x, epochs=2)
     pv.save(vae, tmp_path)
     for other in (pv.load(tmp_path), copy.deepcopy(vae)):
-        assert other.posterior.borrowed[0] is other.prior
-        assert other.posterior.borrowed[1] is other.likelihood
+        assert other.posterior.shared_parts[0] is other.prior
+        assert other.posterior.shared_parts[1] is other.likelihood
         assert torch.equal(other.encode(x), vae.encode(x))
         found, expected = (pv.log_evidence(program, x[:5], num_samples=10).log_px for program in (other, vae))
         assert torch.equal(found, expected)
 
 
-def test_missing_values_are_left_out_of_the_steps():
-    """What stands where a value is missing changes nothing, and a guide that sees the mask is told."""
+def test_missing_values_do_not_affect_the_steps():
+    """Values at missing entries change nothing; a guide with the mask as input depends on it."""
     guide = pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(2 * D, 8, 2 * K)))
     for vae in (binary_vae(guide=guide), linear_vae()):
         x, mask = binary_rows(8), torch.rand(8, D) < 0.6
         other = torch.where(mask, x, 1 - x)
-        if vae.posterior.sees_mask:
+        if vae.posterior.accepts_mask:
             assert not torch.equal(vae.encode(x, mask=mask), vae.encode(x))
             continue
         vae.posterior.guide.net[0].weight.data.zero_()  # a proposal that does not depend on x
@@ -250,7 +251,7 @@ def test_missing_values_are_left_out_of_the_steps():
     assert fitted.history[-1]["elbo"] > fitted.history[0]["elbo"]
 
 
-def test_what_it_cannot_take_is_said():
+def test_invalid_guides_and_arguments_raise_input_error():
     full_rank = pv.guides.FullRankNormal(pv.nets.mlp(D, pv.guides.FullRankNormal.outputs(K)), K)
     narrow = pv.guides.MeanFieldNormal(pv.nets.mlp(D, 2))
     for make, message in [

@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pyro_vae as pv
-from pyro_vae.atomic_write import read_lines
+from pyro_vae.atomic_write import read_json_lines
 from pyro_vae.cli import _run
 from pyro_vae.data import Measure, Split
 from pyro_vae.errors import InputError
@@ -122,7 +122,7 @@ def test_the_command_logs_and_a_resumed_run_goes_on_by_itself(tmp_path, capsys):
     assert _run(["fit", *SMALL, "--out", str(run)]) == 0
     out = capsys.readouterr().out
     assert f"tensorboard --logdir {run}/tensorboard" in out
-    rows = read_lines(run / "metrics.jsonl")
+    rows = read_json_lines(run / "metrics.jsonl")
     assert steps(read(run / "tensorboard"), "valid_elbo") == [1, 2, 3]
     assert _run(["fit", "--resume", str(run), "--json"]) == 0
     json.loads(capsys.readouterr().out)  # one object, and no complaint of torch's beside it

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from example_programs import Hierarchical, PerRowGuide, global_mean, plain_functions, vamp_vae
-from part_tables import GUIDES, LIKELIHOODS, NETS, PRIORS, D, K, guide_of, likelihood_of
+from part_tables import GUIDES, LIKELIHOODS, NETS, PRIORS, D, K, make_guide, make_likelihood
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
@@ -70,20 +70,20 @@ PAIRS = [pair for pair in itertools.product(GUIDES, PRIORS) if pair != REFUSED]
 
 @pytest.mark.parametrize(("guide", "prior"), PAIRS)
 def test_gradients_of_every_guide_with_every_prior(guide, prior):
-    part = guide_of(guide)
-    vae = pv.VAE(PRIORS[prior](part), likelihood_of("bernoulli"), part)
+    part = make_guide(guide)
+    vae = pv.VAE(PRIORS[prior](part), make_likelihood("bernoulli"), part)
     assert_same_steps(vae, Trace_ELBO(), [rows("bernoulli") for _ in range(6)])
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_gradients_of_every_likelihood(likelihood):
-    vae = pv.VAE(pv.priors.StandardNormal(K), likelihood_of(likelihood), guide_of("mean-field"))
+    vae = pv.VAE(pv.priors.StandardNormal(K), make_likelihood(likelihood), make_guide("mean-field"))
     assert_same_steps(vae, Trace_ELBO(), [rows(likelihood) for _ in range(6)])
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_gradients_of_every_network(net):
-    vae = pv.VAE(pv.priors.StandardNormal(K), likelihood_of("bernoulli", net), guide_of("mean-field", net))
+    vae = pv.VAE(pv.priors.StandardNormal(K), make_likelihood("bernoulli", net), make_guide("mean-field", net))
     assert_same_steps(vae, Trace_ELBO(), [rows("bernoulli") for _ in range(6)])
 
 

@@ -220,12 +220,12 @@ def test_a_shared_parameter_takes_both_gradients():
     """A VampPrior's guide is of θ and of φ: with a copy of it in the prior, the two add up to that of the shared."""
     vae, x = vamp_vae(), (torch.rand(20, 6) < 0.4).float()
     apart = copy.deepcopy(vae)
-    apart.prior.borrowed = [copy.deepcopy(vae.posterior)]
+    apart.prior.shared_parts = [copy.deepcopy(vae.posterior)]
     for insomnia in (0.0, 0.5, 1.0):
         loss = RWS(3, insomnia=insomnia)
         shared = gradients(loss, vae, x, parameters=list(vae.posterior.parameters()))
         of_phi = gradients(loss, apart, x, parameters=list(apart.posterior.parameters()))
-        of_theta = gradients(loss, apart, x, parameters=list(apart.prior.borrowed[0].parameters()))
+        of_theta = gradients(loss, apart, x, parameters=list(apart.prior.shared_parts[0].parameters()))
         assert min(flat(of_phi).norm(), flat(of_theta).norm()) > 0.1
         close(shared, [a + b for a, b in zip(of_phi, of_theta, strict=True)])
 
