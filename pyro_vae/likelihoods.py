@@ -180,11 +180,11 @@ class StudentT(_LocScale):
 
 @part
 class DiscretizedLogistic(_LocScale):
-    r"""Grey levels as they are stored, $P(x_d|z)$ a logistic density summed over each of the `levels` + 1 levels.
+    r"""Grey levels as they are stored: $P(x_d|z)$ is a logistic density integrated over one of `levels` + 1 intervals.
 
-    The likelihood of 8-bit pixels in IAF and PixelCNN++ (arXiv:1606.04934, arXiv:1701.05517): x is v/255 and the
-    result is a probability, not a density. `net`, `scale` (of the logistic: its standard deviation
-    is π/√3 times that) and `num_features` as `Normal`; `floor` is 1/1000 by default, a quarter of a level.
+    The likelihood of 8-bit pixels in IAF and PixelCNN++ (arXiv:1606.04934, arXiv:1701.05517): x is v/255, and P is a
+    probability, not a density. `net`, `scale` (of the logistic: its standard deviation is π/√3 times that) and
+    `num_features` as `Normal`; `floor` is 1/1000 by default, a quarter of a level.
 
     >>> from pyro_vae.nets import mlp
     >>> DiscretizedLogistic(mlp(2, 10, 784), scale="learned")(torch.zeros(3, 2)).log_prob(torch.zeros(3, 784)).shape

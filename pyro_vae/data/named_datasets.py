@@ -139,12 +139,13 @@ def load_data(
     if missing not in ("refuse", "mask"):
         raise InputError(f"missing is 'refuse' or 'mask', got {missing!r}")
     tables, levels, description = _read_tables(name, image_shape, root, seed, missing == "mask", stream)
-    train = tables[0]
-    _check_training_table(train)
-    measure = infer_measure(train.values, levels, binarize, dequantize, standardize)
-    splits = [make_split(*pair, measure) for pair in zip(("train", "valid", "test"), tables, strict=True)]
+    table = tables[0]
+    _check_training_table(table)
+    measure = infer_measure(table.values, levels, binarize, dequantize, standardize)
+    names = ("train", "valid", "test")
+    train, valid, test = (make_split(*pair, measure) for pair in zip(names, tables, strict=True))
     title = str(name) if isinstance(name, (str, Path)) else "memory"
-    return Dataset(title, *splits, description, train.columns, train.label_name)
+    return Dataset(title, train, valid, test, description, table.columns, table.label_name)
 
 
 def _check_training_table(table: Table) -> None:

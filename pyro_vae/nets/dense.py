@@ -82,7 +82,7 @@ def gated_mlp(*sizes: int) -> nn.Sequential:
 
 
 class Log1p(nn.Module):
-    """log(1 + x), which brings large counts to the scale of a network's inputs."""
+    """log(1 + x), which brings large counts into the usual range of inputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.log1p(x)
