@@ -22,7 +22,7 @@ def make_split(name: str, table: Table, measure: Measure) -> Split:
 
 
 def as_split(data: "Split | Dataset | Tensor", name: str) -> Split:
-    """Rows as a split: a split itself, the split of a data set called `name`, or a tensor (N, D) unchanged."""
+    """Rows as a split: of a data set its split `name`, of a tensor (N, D) its values unchanged; a split as it is."""
     if isinstance(data, Split):
         return data
     if isinstance(data, Dataset):
