@@ -74,7 +74,7 @@ def latent_usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: i
     with torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program):
         scored = ScoredRows(program, split, places)
         terms = Terms(scored.plates, len(split))
-        terms.reset(apart=True)
+        terms.reset(by_site=True)
         encoded: list[tuple[Tensor, Tensor]] = []
         for batch in scored.batches(ROWS_AT_ONCE):
             encoded.append((encode(program, batch.x, **batch.row_inputs), encode(program, batch.x, **batch.row_inputs)))
@@ -83,7 +83,7 @@ def latent_usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: i
                 terms.add(model, guide, draws=num_samples)
     first, second = (torch.cat(means).double().cpu() for means in zip(*encoded, strict=True))
     variance = ((first - first.mean(0)) * (second - second.mean(0))).mean(0)
-    found = terms.apart_means()
+    found = terms.site_kl_means()
     if found is None:
         raise InputError("latents that are summed out by enumeration have no draws to take a KL from")
     drawn = {name: site for name, site in sample_sites(guide).items() if scored.plates.row_plate_frame(site)}

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Compilation of an ELBO and its gradient to a recorded graph."""

@@ -1,4 +1,4 @@
-"""A function's tensor operations, recorded once into a plain graph that runs again without the Python around them."""
+"""Records a function's tensor operations into a plain graph that runs again without the Python around them."""
 
 import operator
 import sys
@@ -16,20 +16,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyro_vae.context import is_recording, recording
-from pyro_vae.inference.compile.recorded_graph import Graph, Untraceable
+from pyro_vae.inference.compile.graph_passes import optimize
+from pyro_vae.inference.compile.recorded_graph import RecordedGraph
+from pyro_vae.inference.compile.recording import Outputs, Recording, Untraceable, storage_id
 
 aten = torch.ops.aten
-ALIASES = (aten.detach.default, aten.alias.default)  # the same values in the same place under another name
+ALIASES = (aten.detach.default, aten.alias.default)  # they return the same values in the same storage
 RESHAPES = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
 FILLS = (aten.ones_like.default, aten.zeros_like.default, aten.ones.default, aten.zeros.default, aten.full.default)
-BATCH_NORMS = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default)  # they write and do not say so
+BATCH_NORMS = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default)  # their schemas omit what they write
 
 
-def record(function: Callable[..., tuple[Tensor | None, ...]], *inputs: Tensor) -> Graph:
-    """Call the function once and keep what it does to tensors, gradients it takes included.
+def record(function: Callable[..., Outputs], *inputs: Tensor) -> RecordedGraph:
+    """Call the function once and record its operations on tensors, those of gradients that it computes included.
 
-    What the function writes in place is put back. Raises `Untraceable` where it asks for a tensor's value (an `if` or a
-    loop over one) or where a shape depends on values, as a mask used as an index makes it.
+    What the function writes in place is restored. Raises `Untraceable` where it reads a tensor's value (an `if` or a
+    loop over one) or where a shape depends on values, as in indexing by a mask.
     """
     recorder = Recorder(inputs)
     try:
@@ -37,22 +39,27 @@ def record(function: Callable[..., tuple[Tensor | None, ...]], *inputs: Tensor) 
             outputs = function(*inputs)
     finally:
         recorder.restore_written()
-    return Graph(recorder, outputs)
+    recorded = recorder.finish(outputs)
+    optimize(recorded)
+    return RecordedGraph(recorded)
 
 
 class ScalarGuard(TorchFunctionMode):
-    """The loss that Pyro reads to report it (`torch_item`) stays a tensor; other ways out of a tensor are refused."""
+    """Keeps the loss that Pyro reads to report it (`torch_item`) a tensor; refuses other conversions to Python values.
+
+    `tolist` and `numpy` do not pass through the dispatcher that `Recorder` listens to.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.item and _asked_by(torch_item):
+        if func is Tensor.item and _is_called_by(torch_item):
             return args[0].detach()
         if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__) and is_recording():
             raise Untraceable("it takes values out of a tensor (tolist, numpy)")
         return func(*args, **(kwargs or {}))
 
 
-def _asked_by(function: Any) -> bool:
-    """Whether a function that calls nobody else is what called into torch; type checkers' frames may lie between."""
+def _is_called_by(function: Any) -> bool:
+    """Whether a function, which calls no other, has called into torch; frames of type checkers may lie between."""
     frame: Any = sys._getframe(1)
     for _ in range(12):
         if frame is None or frame.f_code is function.__code__:
@@ -62,124 +69,137 @@ def _asked_by(function: Any) -> bool:
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down every operation below autograd, and what is needed to trust a shorter list of them.
+    """Adds every operation below autograd to a graph, with the facts that its transformations rely on.
 
-    `nodes` by the id of the tensor each gave; `found` what the function took from elsewhere; `constants` what depends
-    on nothing; `written` the places (storages) that some operation writes into, `before` what lay there.
+    `nodes` maps the id of each tensor to the node that made it; `constants` are tensors that depend on no input,
+    parameter or random draw. The other attributes are those of `Recording`.
     """
 
     @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # torch asks; saying yes would import its compiler, a second of waiting
+    def _should_skip_dynamo(cls) -> bool:  # called by torch; True would import its compiler, which takes a second
         return False
 
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
         super().__init__()
         self.graph = fx.Graph()
         self.nodes: dict[int, fx.Node] = {}
-        self.alive: list[Tensor] = []  # a tensor that dies leaves its id to another
+        self.alive: list[Tensor] = []  # keeps tensors alive, since the id of a freed one may be used again
         self.found: dict[fx.Node, Tensor] = {}
+        self.constants: dict[int, Tensor] = {}
         self.before: dict[int, tuple[Tensor, Tensor]] = {}
         for i, value in enumerate(inputs):
-            self._remember(value, self.graph.placeholder(f"input_{i}"))
-        self.constants: dict[int, Tensor] = {}  # they depend on no input, parameter or draw
-        self.written: set[int] = set()  # places that some operation writes into
-        self.given = {_place(value) for value in inputs}
-        self.foreign = set(self.given)  # places that were there before
-        self.last_found = next(reversed(self.graph.nodes), None)
+            self._register(value, self.graph.placeholder(f"input_{i}"))
+        self.written: set[int] = set()
+        self.input_storages = {storage_id(value) for value in inputs}
+        self.external = set(self.input_storages)
+        self.last_placeholder = next(reversed(self.graph.nodes), None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        _refuse(func, args, kwargs)
+        _require_static(func, args, kwargs)
         if func._schema.is_mutable or func in BATCH_NORMS:
-            self._keep_written(func, args, kwargs)
-        given = map_aggregate((args, kwargs), self._argument)
-        made = func(*args, **kwargs)
-        if isinstance(made, Tensor):
+            self._note_writes(func, args, kwargs)
+        node_args = map_aggregate((args, kwargs), self._argument)
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor):
             if self._is_constant(func, args, kwargs):
-                self.constants[id(made)] = made
-            self._remember(made, self._same(func, args, made) or self.graph.call_function(func, *given))  # type: ignore[misc]
-            return made
-        node = self.graph.call_function(func, *given)  # type: ignore[misc]
-        for i, part in enumerate(made if isinstance(made, (tuple, list)) else ()):
+                self.constants[id(result)] = result
+            node = self._unchanged_argument(func, args, result) or self.graph.call_function(func, *node_args)  # type: ignore[misc]
+            self._register(result, node)
+            return result
+        node = self.graph.call_function(func, *node_args)  # type: ignore[misc]
+        for i, part in enumerate(result if isinstance(result, (tuple, list)) else ()):
             if isinstance(part, Tensor):
-                self._remember(part, self.graph.call_function(operator.getitem, (node, i)))
-        return made
+                self._register(part, self.graph.call_function(operator.getitem, (node, i)))
+        return result
 
-    def node_of(self, value: Tensor) -> fx.Node:
-        """The node of a tensor; one the function found elsewhere becomes one more input, held by reference."""
-        if id(value) not in self.nodes:
-            with self.graph.inserting_after(self.last_found) if self.last_found else self.graph.inserting_before():
-                node = self.graph.placeholder(f"found_{len(self.found)}")
-            self.last_found, self.found[node] = node, value
-            self.foreign.add(_place(value))
-            self._remember(value, node)
-        return self.nodes[id(value)]
-
-    def hoist_constants(self) -> None:
-        """Constants become inputs held by reference, where nothing writes into them."""
-        kept = [value for value in self.constants.values() if _place(value) not in self.written]
-        for value in kept:
-            node = self.nodes.pop(id(value))
-            if node.op == "call_function":
-                node.replace_all_uses_with(self.node_of(value))
-            else:
-                self.nodes[id(value)] = node
+    def finish(self, outputs: Outputs) -> Recording:
+        """Complete the graph by its outputs; `Untraceable` where an operation writes into an input."""
+        if self.input_storages & self.before.keys():
+            raise Untraceable("it writes into the rows that it is given")
+        self.graph.output(tuple(None if value is None else self._node_of(value) for value in outputs))
+        self._hoist_constants()
+        return Recording(self.graph, outputs, self.found, self.written, self.external, self.before)
 
     def restore_written(self) -> None:
+        """Restore the external storages that operations have written into."""
         with torch.no_grad():
             for value, before in self.before.values():
                 value.copy_(before)
 
+    def _node_of(self, value: Tensor) -> fx.Node:
+        """The node of a tensor; a tensor from outside becomes one more placeholder, and is kept by reference."""
+        if id(value) not in self.nodes:
+            after = self.last_placeholder
+            with self.graph.inserting_after(after) if after else self.graph.inserting_before():
+                node = self.graph.placeholder(f"found_{len(self.found)}")
+            self.last_placeholder, self.found[node] = node, value
+            self.external.add(storage_id(value))
+            self._register(value, node)
+        return self.nodes[id(value)]
+
+    def _hoist_constants(self) -> None:
+        """Turn constants that nothing writes into into found tensors, so that they are not computed again."""
+        hoisted = [value for value in self.constants.values() if storage_id(value) not in self.written]
+        for value in hoisted:
+            node = self.nodes.pop(id(value))
+            if node.op == "call_function":
+                node.replace_all_uses_with(self._node_of(value))
+            else:
+                self.nodes[id(value)] = node
+
     def _argument(self, value: Any) -> Any:
         if isinstance(value, torch.Generator):
             raise Untraceable("it draws from a generator of its own")
-        return self.node_of(value) if isinstance(value, Tensor) else value
+        return self._node_of(value) if isinstance(value, Tensor) else value
 
-    def _remember(self, value: Tensor, node: fx.Node) -> None:
+    def _register(self, value: Tensor, node: fx.Node) -> None:
         self.nodes[id(value)] = node
-        node.meta.setdefault("place", _place(value))
-        node.meta.setdefault("kind", (value.shape, value.stride(), value.dtype))
+        node.meta.setdefault("storage", storage_id(value))
+        node.meta.setdefault("layout", (value.shape, value.stride(), value.dtype))
         self.alive.append(value)
 
-    def _same(self, func: Any, args: Any, made: Tensor) -> fx.Node | None:
-        """The node that stands for what an operation gives, where it changes nothing."""
-        if func in ALIASES or (func in RESHAPES and made.shape == args[0].shape and made.stride() == args[0].stride()):
+    def _unchanged_argument(self, func: Any, args: Any, result: Tensor) -> fx.Node | None:
+        """The node of the argument that an operation returns unchanged, if it does."""
+        is_same_shape = func in RESHAPES and result.shape == args[0].shape and result.stride() == args[0].stride()
+        if func in ALIASES or is_same_shape:
             return self.nodes[id(args[0])]
         if func is aten.t.default and (inner := self.nodes[id(args[0])]).target is func:
             return inner.args[0]  # type: ignore[return-value]  # transposed twice
         return None
 
     def _is_constant(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """Whether an operation gives the same at every call: a filled tensor, or arithmetic on such alone."""
+        """Whether an operation returns the same at every call: a filled tensor, or a function of constants."""
         if func in FILLS:
             return True
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        still = all(id(value) in self.constants and _place(value) not in self.written for value in given)
-        drawn_or_written = torch.Tag.nondeterministic_seeded in func.tags or func._schema.is_mutable
-        return bool(given) and still and not drawn_or_written
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        all_constant = all(id(value) in self.constants and storage_id(value) not in self.written for value in tensors)
+        draws_or_writes = torch.Tag.nondeterministic_seeded in func.tags or func._schema.is_mutable
+        return bool(tensors) and all_constant and not draws_or_writes
 
-    def _keep_written(self, func: Any, args: Any, kwargs: Any) -> None:
-        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-        for argument in func._schema.arguments:
-            written = named.get(argument.name)
-            unsaid = func in BATCH_NORMS and argument.name in ("running_mean", "running_var")
-            if not unsaid and (argument.alias_info is None or not argument.alias_info.is_write):
-                continue
-            for value in written if isinstance(written, (tuple, list)) else (written,):
-                if not isinstance(value, Tensor):
-                    continue
-                self.written.add(place := _place(value))
-                self.node_of(value)
-                if place in self.foreign and place not in self.before:
-                    whole = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())  # type: ignore[call-overload]
-                    self.before[place] = whole, whole.clone()
+    def _note_writes(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Note the storages that an operation is about to write into, with copies of the external ones."""
+        for value in _written_arguments(func, args, kwargs):
+            self.written.add(storage := storage_id(value))
+            self._node_of(value)
+            if storage in self.external and storage not in self.before:
+                whole = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())  # type: ignore[call-overload]
+                self.before[storage] = whole, whole.clone()
 
 
-def _place(value: Tensor) -> int:
-    return value.untyped_storage()._cdata
+def _written_arguments(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
+    """The tensors among an operation's arguments that it writes into."""
+    named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    for argument in func._schema.arguments:
+        is_running_mean = func in BATCH_NORMS and argument.name in ("running_mean", "running_var")
+        if is_running_mean or (argument.alias_info is not None and argument.alias_info.is_write):
+            value = named.get(argument.name)
+            values = value if isinstance(value, (tuple, list)) else (value,)
+            yield from (value for value in values if isinstance(value, Tensor))
 
 
-def _refuse(func: Any, args: Any, kwargs: Any) -> None:
+def _require_static(func: Any, args: Any, kwargs: Any) -> None:
+    """Raise `Untraceable` for an operation that reads a value, or whose result's shape depends on values."""
     if torch.Tag.data_dependent_output in func.tags:
         raise Untraceable("it asks for the value of a tensor (an if, a loop or a number that depends on one)")
     by_mask = func.overloadpacket in (aten.index, aten.index_put, aten.index_put_) and any(
@@ -191,16 +211,16 @@ def _refuse(func: Any, args: Any, kwargs: Any) -> None:
 
 @contextmanager
 def replay_rng() -> Iterator[Callable[[], None]]:
-    """Give a function that sets the random generators back to where they were on entering."""
+    """Give a function that resets the random generators to their states at the start of the block."""
     state = pyro.util.get_rng_state()
     cuda = [torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else []
     mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
 
-    def again() -> None:
+    def reset() -> None:
         pyro.util.set_rng_state(state)
         for states in cuda:
             torch.cuda.set_rng_state_all(states)
         for numbers in mps:
             torch.mps.set_rng_state(numbers)
 
-    yield again
+    yield reset

@@ -165,7 +165,7 @@ class Trainer:
             self.weigh(bind_supported_kwargs(self.program.model)),
             self.weigh(bind_supported_kwargs(self.program.guide)),
         )
-        watched = self.terms.watch(loss)
+        watched = self.terms.attach(loss)
         self.recorded: Compiled_ELBO | None = None
         if settings.compile or (settings.compile is None and is_recorded(loss)):
             self.recorded = Compiled_ELBO(
@@ -268,7 +268,7 @@ class Trainer:
             progress.step()
         if not all(torch.isfinite(parameter).all() for parameter in self.optimizer.parameters.values()):
             raise self._diverged("a parameter became NaN or infinite", self.epoch + 1)
-        self.group.add_up(self.terms)
+        self.terms.all_reduce(self.group)
         self.group.broadcast_tensors(list(self.program.buffers()) if isinstance(self.program, nn.Module) else [])
         self.epoch += 1
         row: dict[str, Any] = {"epoch": self.epoch, "step": self.epoch * math.ceil(self.num_rows / self.batch_size)}
@@ -335,7 +335,7 @@ class Trainer:
         )  # a few rows take as long as a batch of them
         draws = draws // rows_per_call * rows_per_call
         mine = self.group.shard(torch.arange(len(self.valid)))
-        self.terms.reset(apart=True)
+        self.terms.reset(by_site=True)
         self._set_kl_weight(1.0)
         _mode(self.program, training=False)
         with seeded(self.group.rank_seed(self.settings.epoch_seed(-1))), pyro.validation_enabled(False):
@@ -349,9 +349,9 @@ class Trainer:
                     total += self.svi.evaluate_loss(batch.x, batch.row_inputs) * len(batch.x)
         self._set_kl_weight(beta)
         total = sum(self.group.all_gather(total))
-        self.group.add_up(self.terms)
+        self.terms.all_reduce(self.group)
         row |= self._epoch_terms("valid_", -total / (draws * len(self.valid)), self.valid) | {
-            "valid_kl_apart": self.terms.apart_means()
+            "valid_kl_apart": self.terms.site_kl_means()
         }
         if not math.isfinite(row["valid_elbo"]):
             raise self._diverged(f"the validation ELBO became {row['valid_elbo']}", self.epoch)

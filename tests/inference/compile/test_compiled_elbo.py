@@ -251,11 +251,11 @@ def test_what_cannot_be_recorded_goes_by_the_handlers_after_one_warning(name):
 
 
 def test_a_shape_is_recorded_once_and_the_last_smaller_batch_too(tiny_vae, monkeypatch):
-    from pyro_vae.inference.compile import compiled_elbo
+    from pyro_vae.inference.compile import compiled_step
 
     recorded = []
-    record = compiled_elbo.record
-    monkeypatch.setattr(compiled_elbo, "record", lambda *args: recorded.append(args[1].shape) or record(*args))
+    record = compiled_step.record
+    monkeypatch.setattr(compiled_step, "record", lambda *args: recorded.append(args[1].shape) or record(*args))
     vae, x = tiny_vae
     pv.fit(vae, x, epochs=5, batch_size=25)  # 25, 25, 10
     assert recorded == [(25, 6), (25, 6), (10, 6), (10, 6)]  # twice each: the second has to repeat the first

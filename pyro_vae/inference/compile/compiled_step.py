@@ -1,0 +1,190 @@
+"""One step of an ELBO for one shape of its inputs: by Pyro's handlers, recorded as a graph, and the two compared."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from pyro.poutine.runtime import am_i_wrapped, apply_stack
+from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten
+
+from pyro_vae.inference.compile.recorded_graph import RecordedGraph
+from pyro_vae.inference.compile.recorder import ScalarGuard, record, replay_rng
+from pyro_vae.inference.compile.recording import Outputs, Untraceable
+from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
+from pyro_vae.inference.objectives.elbo_terms import Terms, TermSums
+
+# Tolerances are relative to the largest value: a graph has the same operations in the same order.
+TOLERANCES = {torch.float64: 1e-9}
+DEFAULT_TOLERANCE, FUSED_TOLERANCE = 1e-5, 1e-3
+
+
+class CompiledStep:
+    """The loss, its gradients and its terms as a function of the tensors among a call's arguments.
+
+    `uncompiled` computes them by Pyro's handlers; `graph`, once `record` has made it, repeats the same operations.
+    """
+
+    graph: RecordedGraph
+
+    def __init__(
+        self,
+        loss_of_tensors: Callable[..., tuple[Tensor, Tensor]],
+        terms: Terms | None,
+        trainable_parameters: Callable[[], Iterable[Tensor]],
+        with_gradients: bool,
+    ) -> None:
+        self.loss_of_tensors, self.terms = loss_of_tensors, terms
+        self.trainable_parameters, self.with_gradients = trainable_parameters, with_gradients
+        self.calls = self.since_check = 0
+        self.parameter_states: list[tuple[str, Tensor, bool]] = []  # name in the store, leaf, whether it is trained
+        self.frozen: list[Tensor] = []
+        self.parameters: list[Tensor] = []
+        self.sites: list[Any] = []
+        self.sums = TermSums()
+
+    def is_outdated(self) -> bool:
+        """Whether a parameter was frozen, unfrozen or replaced since the step was recorded."""
+        store = pyro.get_param_store()._params
+        return any(leaf.requires_grad for leaf in self.frozen) or any(
+            leaf.requires_grad != trained or (name and store.get(name) is not leaf)
+            for name, leaf, trained in self.parameter_states
+        )
+
+    def uncompiled(self, *tensors: Tensor) -> Outputs:
+        """(loss, a gradient for each parameter, the sums of the terms), by Pyro's handlers."""
+        with (
+            pyro.validation_enabled(False),  # checks read values; the first call has made them
+            ScalarGuard(),
+            torch.set_grad_enabled(self.with_gradients),
+            poutine.trace(param_only=True) as params,
+        ):
+            if self.terms is None:
+                loss, surrogate = self.loss_of_tensors(*tensors)
+            else:
+                (loss, surrogate), self.sums = self.terms.capture_sums(lambda: self.loss_of_tensors(*tensors))
+        self.sites = [site for site in params.trace.nodes.values() if site["type"] == "param"]
+        self._note_parameters()
+        return (loss.detach(), *self._gradients(surrogate), *self.sums.tensors)
+
+    def _note_parameters(self) -> None:
+        """Note the parameters of the sites and those that are trained, and which of them have gradients."""
+        leaves = {site["value"].unconstrained(): site["name"] for site in self.sites}
+        leaves |= {leaf: "" for leaf in self.trainable_parameters() if leaf not in leaves}
+        store = pyro.get_param_store()._params
+        self.parameter_states = [
+            (name if store.get(name) is leaf else "", leaf, leaf.requires_grad) for leaf, name in leaves.items()
+        ]
+        self.parameters = [leaf for leaf in leaves if leaf.requires_grad and self.with_gradients]
+
+    def _gradients(self, surrogate: Tensor) -> Outputs:
+        if not self.with_gradients or not surrogate.requires_grad or not self.parameters:
+            return ()
+        gradients = torch.autograd.grad(surrogate, self.parameters, allow_unused=True)
+        return tuple(map(_in_parameter_layout, gradients, self.parameters))
+
+    def record(self, tensors: list[Tensor], fuse: bool) -> None:
+        """Record the step twice, with other random numbers, and keep the second graph where it repeats the first."""
+        with replay_rng() as reset_rng:
+            try:
+                first = record(self.uncompiled, *tensors)
+                self.graph = record(self.uncompiled, *tensors)
+                if not _same_operations(first, self.graph):
+                    raise Untraceable("its operations differ from call to call")
+                reset_rng()
+                with self.graph.restore_written():
+                    _require_close(self.graph(*tensors), first.outputs, fused=False)
+                if fuse and self.with_gradients:
+                    self.graph.compile(*tensors)
+                elif tensors and tensors[0].is_cuda:
+                    self.graph.capture(*tensors)
+            finally:
+                reset_rng()
+        parameters = [value for value in self.graph.found if isinstance(value, nn.Parameter)]
+        self.frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+
+    def check(self, tensors: list[Tensor], fused: bool) -> None:
+        """Compare the graph with Pyro's handlers on a batch; `Untraceable` where they differ."""
+        with replay_rng() as reset_rng:
+            try:
+                with self.graph.restore_written():
+                    expected = self.uncompiled(*tensors)
+                reset_rng()
+                with self.graph.restore_written():
+                    _require_close(self.graph(*tensors), expected, fused)
+            finally:
+                reset_rng()
+
+    def assign(self, outputs: Outputs) -> Tensor:
+        """Add gradients to `grad` and sums to the terms, and tell Pyro which parameters took part; return the loss."""
+        loss, *rest = outputs
+        for parameter, gradient in zip(self.parameters, rest, strict=False):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        if self.terms is not None:
+            self.terms.add_sums(self.sums, rest[len(self.parameters) :])
+        if am_i_wrapped() and self.with_gradients:
+            for site in self.sites:
+                apply_stack(site | {"done": True, "stop": False, "continuation": None})
+        assert loss is not None
+        return loss
+
+
+def as_function_of_tensors(
+    elbo: Any, model: Any, guide: Any, leaves: list[Any], structure: Any
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The ELBO's loss, and the surrogate whose gradients it has, as a function of the tensors among the arguments.
+
+    `leaves` and `structure` are (args, kwargs) flattened by `tree_flatten`.
+    """
+
+    def loss_of_tensors(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        remaining = iter(tensors)
+        values = [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        args, kwargs = tree_unflatten(values, structure)
+        return _loss_and_surrogate(elbo, model, guide, args, kwargs)
+
+    return loss_of_tensors
+
+
+def _loss_and_surrogate(elbo: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(elbo, DifferentiableELBO):
+        loss = elbo.tensor_loss(model, guide, *args, **kwargs)
+        return loss, loss
+    pairs = elbo._get_traces(model, guide, args, kwargs)
+    particles = [elbo._differentiable_loss_particle(*pair) for pair in pairs]
+    loss, surrogate = (sum(parts) / elbo.num_particles for parts in zip(*particles, strict=True))
+    return torch.as_tensor(loss), torch.as_tensor(surrogate)
+
+
+def _in_parameter_layout(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """A gradient with its parameter's strides, which fused optimizers require."""
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def _same_operations(first: RecordedGraph, second: RecordedGraph) -> bool:
+    operations = [[(node.target, str(node.args)) for node in graph.module.graph.nodes] for graph in (first, second)]
+    if operations[0] != operations[1] or len(first.found) != len(second.found):
+        return False
+    return all(a is b or _is_equal(a, b) for a, b in zip(first.found, second.found, strict=True))
+
+
+def _is_equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two constants that a program has computed are the same."""
+    return isinstance(a, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+
+
+def _require_close(outputs: Outputs, expected: Outputs, fused: bool) -> None:
+    for a, b in zip(outputs, expected, strict=True):
+        if (a is None) != (b is None):
+            raise Untraceable("other parameters take part from call to call")
+        if a is None or b is None or not b.numel():
+            continue
+        tolerance = FUSED_TOLERANCE if fused else TOLERANCES.get(b.dtype, DEFAULT_TOLERANCE)
+        largest = float(b.abs().max().nan_to_num(0, 0, 0))
+        if not torch.allclose(a, b, rtol=tolerance, atol=tolerance * largest, equal_nan=True):
+            raise Untraceable("its graph gives other numbers: something changes between calls that is no tensor")

@@ -1,0 +1,121 @@
+"""Transformations that shorten a recorded graph and leave its results as they are."""
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pyro_vae.inference.compile.recording import Recording
+
+aten = torch.ops.aten
+IDENTITIES = {  # operations that change nothing where their second argument is this number
+    aten.add.Tensor: 0,
+    aten.sub.Tensor: 0,
+    aten.mul.Tensor: 1,
+    aten.mul.Scalar: 1,
+    aten.div.Tensor: 1,
+    aten.pow.Tensor_Scalar: 1,
+}
+PYTHON_NAMES = {  # the same operations by their Python names, whose calls take half the time
+    aten.add.Tensor: torch.add,
+    aten.addmm.default: torch.addmm,
+    aten.bmm.default: torch.bmm,
+    aten.cat.default: torch.cat,
+    aten.div.Tensor: torch.div,
+    aten.exp.default: torch.exp,
+    aten.expand.default: Tensor.expand,
+    aten.log.default: torch.log,
+    aten.mm.default: torch.mm,
+    aten.mul.Scalar: torch.mul,
+    aten.mul.Tensor: torch.mul,
+    aten.neg.default: torch.neg,
+    aten.pow.Tensor_Scalar: torch.pow,
+    aten.relu.default: torch.relu,
+    aten.sigmoid.default: torch.sigmoid,
+    aten.softplus.default: torch.nn.functional.softplus,
+    aten.sub.Tensor: torch.sub,
+    aten.sum.default: torch.sum,
+    aten.sum.dim_IntList: torch.sum,
+    aten.t.default: torch.t,
+    aten.tanh.default: torch.tanh,
+    aten.unsqueeze.default: torch.unsqueeze,
+    aten.view.default: Tensor.view,
+    aten.where.self: torch.where,
+}
+
+
+def optimize(recording: Recording) -> None:
+    """Apply all transformations to the recording's graph, in place."""
+    simplify_identities(recording)
+    eliminate_common_subexpressions(recording)
+    clone_aliased_outputs(recording)
+    eliminate_dead_code(recording.graph)
+    use_python_names(recording.graph)
+
+
+def simplify_identities(recording: Recording) -> None:
+    """Remove additions of 0 and multiplications by 1, unless something writes into their argument or their result."""
+    for node in list(recording.graph.nodes):
+        if node.op != "call_function" or node.target not in IDENTITIES or len(node.args) != 2:
+            continue
+        argument, number = node.args
+        is_identity = isinstance(number, (int, float)) and number == IDENTITIES[node.target] and not node.kwargs
+        if not is_identity or not isinstance(argument, fx.Node):
+            continue
+        storages = {node.meta.get("storage"), argument.meta.get("storage")}
+        if node.meta.get("layout") == argument.meta.get("layout") and not storages & recording.written:
+            node.replace_all_uses_with(argument)
+            recording.graph.erase_node(node)
+
+
+def eliminate_common_subexpressions(recording: Recording) -> None:
+    """Compute once what is computed twice from the same tensors, unless random numbers or writes are involved."""
+    computed: dict[Any, fx.Node] = {}
+    for node in list(recording.graph.nodes):
+        tensors = [node, *node.all_input_nodes]
+        if (
+            node.op != "call_function"
+            or len(tensors) == 1
+            or any(tensor.meta.get("storage") in recording.written for tensor in tensors)
+        ):
+            continue
+        if node.target is operator.getitem or torch.Tag.nondeterministic_seeded not in node.target.tags:
+            key = (node.target, str(node.args), str(node.kwargs))
+            if (first := computed.setdefault(key, node)) is not node:
+                node.replace_all_uses_with(first)
+                recording.graph.erase_node(node)
+
+
+def clone_aliased_outputs(recording: Recording) -> None:
+    """Give each output memory of its own, so that the caller may write into it and keep it."""
+    end = next(iter(reversed(recording.graph.nodes)))
+    used: set[int | None] = set(recording.external)
+    outputs = []
+    for node in end.args[0]:  # type: ignore[union-attr]
+        if isinstance(node, fx.Node):
+            storage = node.meta.get("storage")
+            if storage in used:
+                with recording.graph.inserting_before(end):
+                    node = recording.graph.call_function(aten.clone.default, (node,))
+            used.add(storage)
+        outputs.append(node)
+    end.args = (tuple(outputs),)
+
+
+def eliminate_dead_code(graph: fx.Graph) -> None:
+    """Remove unused results, except of inputs, writes and random draws: later draws would get other numbers."""
+    for node in reversed(list(graph.nodes)):
+        if node.op != "call_function" or node.users:
+            continue
+        func = node.target
+        if func is operator.getitem or not (
+            torch.Tag.nondeterministic_seeded in func.tags or func._schema.is_mutable  # type: ignore[union-attr]
+        ):
+            graph.erase_node(node)
+
+
+def use_python_names(graph: fx.Graph) -> None:
+    """Call operations by their Python names where they have one: the calls take half the time."""
+    for node in graph.nodes:
+        node.target = PYTHON_NAMES.get(node.target, node.target)
