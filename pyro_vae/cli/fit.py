@@ -10,7 +10,7 @@ from pyro_vae.cli import print_json
 from pyro_vae.cli.options import PROGRAM, GroupedCommand, given_options, option, output_options, settings_with_config
 from pyro_vae.cli.setting_options import MODEL, setting_options
 from pyro_vae.errors import InputError
-from pyro_vae.workflows.fit_settings import FIT_DEFAULTS
+from pyro_vae.workflows.fit_settings import FIT_DEFAULTS, require_program
 
 WITH_RESUME = ("resume", "program", "logger", "as_json", "debug")
 RUN_GROUP = "Run"
@@ -89,7 +89,6 @@ def fit(
 def _settings(ctx: click.Context, program: str | None, config: Path | None, resume: Path | None) -> dict[str, Any]:
     """The settings that are given; `InputError` for options that contradict each other."""
     from pyro_vae.atomic_write import read_toml
-    from pyro_vae.runs import CONFIG, read_config
 
     given = given_options(ctx)
     if resume is not None and (other := [name for name in given if name not in WITH_RESUME]):
@@ -102,12 +101,11 @@ def _settings(ctx: click.Context, program: str | None, config: Path | None, resu
         raise InputError(
             f"--program is the whole model: leave out --{str(parts[0]).replace('_', '-')}, or leave out --program"
         )
-    source = resume / CONFIG if resume is not None else config
-    kept = None if source is None else read_config(resume) if resume is not None else read_toml(source)
-    own = (kept or {}).get("about", {}).get("program")
-    if own and program is None:
-        raise InputError(f"{source} is of a program of your own, which no file may name for you: add --program {own}")
-    return {} if resume is not None else settings_with_config(ctx, kept, str(config))
+    if resume is not None:
+        return {}
+    kept = None if config is None else read_toml(config)
+    require_program(kept or {}, str(config), program)
+    return settings_with_config(ctx, kept, str(config))
 
 
 def _print(done: Any) -> None:

@@ -21,8 +21,8 @@ from pyro_vae.programs.scored_rows import describe_measure
 from pyro_vae.registry import build_vae
 from pyro_vae.runs import claim_folder, new_run, remove_if_empty
 from pyro_vae.serialization import load, save
-from pyro_vae.workflows.comparison_settings import comparison_settings
 from pyro_vae.workflows.choose_likelihood import choose_likelihood, load_dataset
+from pyro_vae.workflows.comparison_settings import comparison_settings
 from pyro_vae.workflows.fit_settings import FIT_DEFAULTS
 from pyro_vae.workflows.read_run import Run
 

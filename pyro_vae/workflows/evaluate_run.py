@@ -152,7 +152,7 @@ def evaluate_split(
             active: int | None = active_units(program, rows[some], **given)[0]
     except InputError:  # no latent for each row
         active = None
-    method = f"exact: {log_px.way}" if isinstance(log_px, Exact) else estimator.method
+    method = f"exact: {log_px.method}" if isinstance(log_px, Exact) else estimator.method
     return record(
         found,
         log_px,

@@ -24,10 +24,17 @@ from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.registry import LikelihoodChoice, build_vae
 from pyro_vae.runs import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, require_unused, write_config
 from pyro_vae.serialization import recipe_of, save
-from pyro_vae.workflows.choose_objective import choose_objective
 from pyro_vae.workflows.choose_likelihood import choose_likelihood, load_dataset
+from pyro_vae.workflows.choose_objective import choose_objective
 from pyro_vae.workflows.fit_log import Log, describe_fit, reason_of_interruption, warnings_to_log
-from pyro_vae.workflows.fit_settings import FIT_DEFAULTS, Settings, flatten_config, group_settings, to_toml
+from pyro_vae.workflows.fit_settings import (
+    FIT_DEFAULTS,
+    Settings,
+    flatten_config,
+    group_settings,
+    require_program,
+    to_toml,
+)
 from pyro_vae.workflows.user_program import load_builder
 
 VALID_DRAWS = 200
@@ -74,18 +81,20 @@ def fit_run(
     `KeyboardInterrupt` leave a run that can be resumed.
     """
     if resume is not None:
-        settings, out = _settings_of_run(Path(resume), settings), resume
+        settings, out = _settings_of_run(Path(resume), settings, program), resume
     elif out is not None and process_group().is_main:
         require_unused(Path(out))
     job = _Job(group_settings(settings), None if out is None else Path(out), program, resume is not None, log, debug)
     return job.run(logger, progress)
 
 
-def _settings_of_run(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
+def _settings_of_run(folder: Path, given: dict[str, Any], program: str | None) -> dict[str, Any]:
     if given:
         raise InputError(f"a run is resumed with its own settings: leave out {next(iter(given))}, or start a new run")
     names = [name for group in FIT_DEFAULTS.values() for name in group]
-    kept = flatten_config(read_config(folder), names, str(folder / CONFIG))
+    config = read_config(folder)
+    require_program(config, str(folder / CONFIG), program)
+    kept = flatten_config(config, names, str(folder / CONFIG))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
 
 

@@ -105,3 +105,10 @@ def to_toml(settings: Settings) -> Settings:
         return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
     return {group: {k: plain(v) for k, v in values.items() if v is not None} for group, values in settings.items()}
+
+
+def require_program(config: dict[str, Any], source: str, program: str | None) -> None:
+    """`InputError` where a configuration is of a user's own program, which no file may name, and none is given."""
+    own = config.get("about", {}).get("program")
+    if own and program is None:
+        raise InputError(f"{source} is of a program of your own, which no file may name for you: add --program {own}")
