@@ -1,4 +1,4 @@
-"""Context managers for shared state: random numbers, training mode, threads, warnings, signals, recording of operations."""
+"""Context managers for shared state: random numbers, training mode, threads, warnings, signals, recording."""
 
 import signal
 import threading

@@ -128,9 +128,9 @@ def error_of(call):
 
 def gone_on(folder):
     """A fit to the end, and one from its checkpoint of the third epoch."""
-    from pyro_vae.inference.svi import trainer
+    from pyro_vae.inference.svi import checkpoint
 
-    trainer.SECONDS_BETWEEN_CHECKPOINTS = -1.0
+    checkpoint.SECONDS_BETWEEN_CHECKPOINTS = -1.0
     options = {"epochs": 5, "batch_size": 20, "progress": "none"}
 
     def copy(history):
@@ -149,7 +149,7 @@ def gone_on(folder):
 
 def one_of_many(folder):
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", message=".* latent dimensions carry nothing")
+    warnings.filterwarnings("ignore", message=".* latent dimensions are inactive")
     group = pv.process_group()
     found = {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(group)}
     if group.size == 2:
@@ -351,7 +351,7 @@ def test_a_run_that_is_cut_off_says_so_and_can_be_gone_on_with(tmp_path, how):
     assert process.returncode == 1, said
     assert "another process of this run" in said
     assert said.count(f"--resume {folder} goes on from there") == 1
-    kept = pv.runs.read_tensors(folder / pv.runs.CHECKPOINT)[1]["history"]
+    kept = read_tensors(folder / CHECKPOINT)[1]["history"]
     assert 3 <= len(kept) < 60
     if how != "Ctrl-C":
         code, out, err = command("fit", "--resume", folder, "--json")  # one process goes on with what two began
@@ -362,18 +362,18 @@ def test_a_run_that_is_cut_off_says_so_and_can_be_gone_on_with(tmp_path, how):
 
 def test_parts_of_a_batch_are_all_of_it_and_differ_by_one_row():
     for n in (1, 7, 30, 31):
-        parts = [ProcessGroup(rank, 4).part(torch.arange(n)) for rank in range(4)]
+        parts = [ProcessGroup(rank, 4).shard(torch.arange(n)) for rank in range(4)]
         assert torch.cat(parts).tolist() == list(range(n))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert len({ProcessGroup(rank, 1000).epoch_seed(5) for rank in range(1000)}) == 1000
-    assert SINGLE_PROCESS.epoch_seed(5) == 5
+    assert len({ProcessGroup(rank, 1000).rank_seed(5) for rank in range(1000)}) == 1000
+    assert SINGLE_PROCESS.rank_seed(5) == 5
 
 
 def test_a_reducer_weighs_by_rows_and_leaves_out_what_took_no_part(monkeypatch):
     def from_another_with_twice_the_rows(self, flat):
         flat += torch.tensor([2 / 3 * 4.0, 2 / 3 * 8.0, 0.0, 1.0, 0.0, 2 / 3 * 7.0])
 
-    monkeypatch.setattr(ProcessGroup, "add_", from_another_with_twice_the_rows)
+    monkeypatch.setattr(ProcessGroup, "all_reduce", from_another_with_twice_the_rows)
     used, unused = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
     used.grad, reducer = torch.tensor([1.0, 2.0]), GradientReducer(ProcessGroup(0, 2))
     reducer.share, reducer.loss = 1 / 3, 1.0

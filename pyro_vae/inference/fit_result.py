@@ -1,4 +1,4 @@
-"""What every way of fitting gives back."""
+"""The result of every fit method."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ EPOCH_KEYS = (
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit did, in whatever way it climbed: the program itself holds what it learned.
+    """The course of a fit, by any fit method; the fitted parameters are in the program itself.
 
-    `history` has one row an epoch (nats per row; the keys of `metrics.jsonl`, and None where a way has no such thing),
-    `best_epoch` the epoch whose weights were kept, `stopped` why the fit ended ("epochs", "patience" or, for EM,
-    "tolerance"), `seconds` its wall time, `advice` what to try where something went oddly, else empty.
+    `history` has one row an epoch (nats per row; the keys of `metrics.jsonl`, None where a method has no such number),
+    `best_epoch` is the epoch whose weights were kept, `stopped` why the fit ended ("epochs", "patience" or, for EM,
+    "tolerance"), `seconds` its wall time, `advice` what to try where most latents are inactive, else empty.
     """
 
     history: list[dict[str, Any]]

@@ -1,1 +1,1 @@
-"""Compilation of an ELBO and its gradient to a recorded graph."""
+"""ELBOs that run without Pyro's handlers: recorded as graphs of tensor operations."""

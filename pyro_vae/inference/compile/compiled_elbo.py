@@ -153,7 +153,9 @@ class Compiled_ELBO(ELBO):
         """Warn once, after an uncompiled call: an error of the program itself has been raised by then."""
         if self.fallback_reason and not self._has_warned:
             self._has_warned = True
-            message = "training runs uncompiled, by Pyro's handlers, which is slower, since the program cannot be recorded"
+            message = (
+                "training runs uncompiled, by Pyro's handlers, which is slower, since the program cannot be recorded"
+            )
             warnings.warn(f"{message}: {self.fallback_reason}", HandlersWarning, stacklevel=3)
 
 

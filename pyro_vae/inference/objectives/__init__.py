@@ -1,1 +1,1 @@
-"""Training objectives: the ELBO and its terms, importance-weighted bounds, free bits, wake–sleep."""
+"""The objectives of a fit: the ELBO, importance-weighted bounds, free bits and wake–sleep."""

@@ -1,4 +1,4 @@
-"""One fused torch optimizer over all parameters, in the shape that Pyro's SVI asks for."""
+"""One fused torch optimizer for all parameters, with the interface of Pyro's optimizers; learning-rate schedules."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -22,18 +22,18 @@ SCHEDULES = ("constant", "cosine", "one-cycle")
 
 
 class FusedOptimizer(PyroOptim):
-    """A `PyroOptim` that holds one torch optimizer, where Pyro's own makes one for each parameter.
+    """A `PyroOptim` with one torch optimizer for all parameters, where Pyro's own makes one for each.
 
-    Where a fit is shared by processes, `reduce` replaces the gradients by those of the whole batch. The gradient of a
-    `penalty` is added before the step, which no reported number counts. Gradients are clipped by
-    their joint norm where `clip` is given, and set to None after the step. Parameters are kept
-    in the order they were named in, so that two runs add up the same numbers in the same order.
+    Before a step `reduce`, if set, replaces the gradients by those of the whole batch of all processes; the gradient
+    of `penalty`, if set, is added, which no reported number includes; and gradients are clipped by their joint norm
+    where `clip` is given. After the step they are None. Parameters keep the order in which they were added, so that sums
+    over them have the same bits in each run. `has_stepped` tells whether the last call had any parameters.
     """
 
     def __init__(self, name: str, learning_rate: float, clip: float | None = None) -> None:
         if name not in OPTIMIZERS:
             raise InputError(f"no optimizer called {name!r}; try one of {', '.join(OPTIMIZERS)}")
-        self.make, self.options = OPTIMIZERS[name]
+        self._optimizer_class, self._options = OPTIMIZERS[name]
         self.learning_rate, self.clip = learning_rate, clip
         self.parameters: dict[str, Tensor] = {}
         self._known: set[int] = set()
@@ -43,26 +43,24 @@ class FusedOptimizer(PyroOptim):
         self.reduce: Callable[[list[Tensor]], None] | None = None
 
     def add_parameters(self, parameters: dict[str, Tensor]) -> None:
-        """Train these parameters, each under its name, from now on."""
-        fresh = {
-            name: value for name, value in parameters.items() if value.requires_grad and id(value) not in self._known
-        }
-        if not fresh:
+        """Train these parameters too, by name; those that are known or frozen are left out."""
+        new = {n: value for n, value in parameters.items() if value.requires_grad and id(value) not in self._known}
+        if not new:
             return
-        self.parameters |= fresh
-        self._known |= {id(value) for value in fresh.values()}
+        self.parameters |= new
+        self._known |= {id(value) for value in new.values()}
         if self._torch is None:
-            self._torch = self.make(list(fresh.values()), lr=self.learning_rate, **self.options)  # type: ignore[call-arg]
+            self._torch = self._optimizer_class(list(new.values()), lr=self.learning_rate, **self._options)  # type: ignore[call-arg]
         else:
-            self._torch.add_param_group({"params": list(fresh.values())})
+            self._torch.add_param_group({"params": list(new.values())})
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
         params = list(params)
-        late = [value for value in params if id(value) not in self._known]
+        unknown = [value for value in params if id(value) not in self._known]
         self.has_stepped = bool(params)
-        if late:
+        if unknown:
             store = pyro.get_param_store()
-            self.add_parameters(dict(sorted({f"{store.param_name(value)}": value for value in late}.items())))
+            self.add_parameters(dict(sorted({f"{store.param_name(value)}": value for value in unknown}.items())))
         if self._torch is None:
             return
         if self.reduce is not None:
@@ -78,35 +76,35 @@ class FusedOptimizer(PyroOptim):
             parameter.grad = None
 
     def get_state(self) -> dict[str, Tensor]:
-        """The optimizer's moments and counters, flat, named after the parameters."""
+        """The optimizer's moments and step counts, each as `PARAMETER/KEY`."""
         if self._torch is None:
             return {}
-        kept = ((name, self._torch.state.get(value, {})) for name, value in self.parameters.items())
+        states = ((name, self._torch.state.get(value, {})) for name, value in self.parameters.items())
         return {
             f"{name}/{key}": torch.as_tensor(item).clone()
-            for name, state in kept
+            for name, state in states
             for key, item in state.items()
             if item is not None
         }
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        """Take up a state that `get_state` gave; torch puts each piece on its parameter's device."""
+        """Load a state of `get_state`; torch moves each tensor to its parameter's device."""
         if self._torch is None:
             return
-        places = {name: i for i, name in enumerate(self.parameters)}
+        indices = {name: i for i, name in enumerate(self.parameters)}
         moments: dict[int, dict[str, Tensor]] = {}
-        for full, item in state.items():
-            name, _, key = full.rpartition("/")
-            if name not in places:
+        for full_name, item in state.items():
+            name, _, key = full_name.rpartition("/")
+            if name not in indices:
                 raise InputError(
-                    f"the checkpoint holds {name}, a parameter this fit does not have at its start; begin anew"
+                    f"the checkpoint has {name}, a parameter that this fit does not have at its start; start a new fit"
                 )
-            moments.setdefault(places[name], {})[key] = item
+            moments.setdefault(indices[name], {})[key] = item
         self._torch.load_state_dict({"state": moments, "param_groups": self._torch.state_dict()["param_groups"]})
 
 
 def rate_factor(schedule: str, done: float) -> float:
-    """What multiplies the learning rate when a share `done` in [0, 1] of all steps is over.
+    """The factor of the learning rate after a share `done`, in [0, 1], of all steps.
 
     `cosine` falls from 1 to 0; `one-cycle` rises from 1/25 to 1 over the first 30 % and falls to 0 (Smith & Topin,
     arXiv:1708.07120).

@@ -1,4 +1,4 @@
-"""How a fit reports while it runs: a bar on a terminal, a line now and then elsewhere, or nothing. Always on stderr."""
+"""The progress of a fit on stderr: a bar on a terminal, a line every ten seconds, or nothing."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """One fit's progress; `step` after each batch, `epoch` after each epoch with its row of metrics."""
+    """Shows the progress of one fit: call `step` after each batch, and `epoch` after each epoch with its metrics."""
 
     def __init__(self, style: Style, epochs: int, steps_per_epoch: int, done_epochs: int = 0) -> None:
         self.style = ("bar" if sys.stderr.isatty() else "none") if style == "auto" else style
@@ -52,15 +52,16 @@ class Progress:
 
     def epoch(self, row: dict[str, Any]) -> None:
         if self._bar:
-            self._bar.update(self._task, numbers=_words(row, self.epochs, short=self._bar.console.width < 120))
+            self._bar.update(self._task, numbers=_summary(row, self.epochs, short=self._bar.console.width < 120))
         elif self.style == "lines":
             now = time.monotonic()
             if row["epoch"] in (1, self.epochs) or now - self._last_line > SECONDS_BETWEEN_LINES:
-                print(_words(row, self.epochs), file=sys.stderr, flush=True)
+                print(_summary(row, self.epochs), file=sys.stderr, flush=True)
                 self._last_line = now
 
 
-def _words(row: dict[str, Any], epochs: int, short: bool = False) -> str:
+def _summary(row: dict[str, Any], epochs: int, short: bool = False) -> str:
+    """An epoch's metrics in one line; without the ELBO's terms and the learning rate where `short`."""
     parts = [f"epoch {row['epoch']}/{epochs}"]
     if row["elbo"] is not None:
         parts.append(f"ELBO {row['elbo']:.2f}")

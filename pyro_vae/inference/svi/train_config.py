@@ -1,4 +1,4 @@
-"""How to fit: the settings that a fit, its checkpoint and the command line share."""
+"""The training settings that a fit, its checkpoint and the command line share."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pyro_vae.inference.svi.optimizer import OPTIMIZERS, SCHEDULES, rate_factor
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to fit; the fields are `fit`'s keywords."""
+    """Training settings; the fields are keywords of `fit`."""
 
     epochs: int = 100
     batch_size: int = 100
@@ -27,6 +27,7 @@ class TrainConfig:
     compile: bool | None = None
 
     def check(self) -> None:
+        """Raise `InputError` for a value that cannot be used."""
         for name in ("epochs", "batch_size", "learning_rate", "num_particles"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
@@ -43,16 +44,16 @@ class TrainConfig:
         return self.learning_rate * rate_factor(self.schedule, epoch / self.epochs)
 
     def kl_weight(self, epoch: float) -> float:
-        """β at a (fractional) epoch: rising in a straight line from 0 over the warm-up, then constant."""
+        """β at a (fractional) epoch: rising linearly from 0 over the warm-up, then constant."""
         return self.beta * (min(1.0, epoch / self.kl_warmup) if self.kl_warmup > 0 else 1.0)
 
     def out_of_patience(self, epoch: int, best_epoch: int) -> bool:
-        """Whether `patience` epochs (0 or None: never) went by without a better one, counted after the warm-up."""
+        """Whether `patience` epochs (0 or None: never) have passed without a better one, counted after the warm-up."""
         patience = self.patience or math.inf
         return epoch - max(best_epoch, math.ceil(self.kl_warmup)) >= patience
 
     def epoch_seed(self, epoch: int) -> int:
-        """The seed of one epoch's random numbers; epoch −1 stands for validation, the same at every epoch."""
+        """The seed of an epoch's random numbers; −1 is for validation, −2 for the first trace."""
         return (self.seed * 1_000_003 + epoch + 1) % 2**32
 
 

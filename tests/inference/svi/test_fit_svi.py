@@ -25,7 +25,7 @@ from pyro.infer import (
 
 import pyro_vae as pv
 from pyro_vae.inference.svi.train_config import TrainConfig
-from pyro_vae.programs.parameters import copy_state
+from pyro_vae.programs.parameters import copy_state, named_parameters
 
 
 def without_seconds(history):
@@ -115,7 +115,7 @@ def test_enumerated_mixture_by_trace_enum():
 
     program = pv.Program(model, lambda x: None)
     fitted = pv.fit(program, x, epochs=200, batch_size=200, learning_rate=0.1, loss=TraceEnum_ELBO(max_plate_nesting=1))
-    means = pv.models.program.named_parameters(program)["pyro.param/means"].detach().sort().values
+    means = named_parameters(program)["pyro.param/means"].detach().sort().values
     torch.testing.assert_close(means, torch.stack([x[:100].mean(), x[100:].mean()]), atol=0.05, rtol=0)
     likelihood = dist.Normal(means, 1.0).log_prob(x).logsumexp(1).mean().item() - math.log(2)
     assert fitted.history[-1]["elbo"] == pytest.approx(likelihood, abs=0.01)
@@ -237,8 +237,8 @@ def test_a_fit_goes_on_from_its_checkpoint_to_the_same_bits(tiny_vae, tmp_path, 
 KILLED = """
 import os, signal, torch, sys
 import pyro_vae as pv
-from pyro_vae.inference.svi import trainer
-trainer.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+from pyro_vae.inference.svi import checkpoint
+checkpoint.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 torch.manual_seed(0)
 x = (torch.rand(60, 6) < 0.4).float()
 likelihood, guide = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4))

@@ -1,0 +1,86 @@
+"""The ELBO of held-out rows and the active units of the guide, after each epoch."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyro
+import torch
+
+from pyro_vae.context import seeded
+from pyro_vae.data import Split
+from pyro_vae.distributed import ProcessGroup
+from pyro_vae.errors import InputError
+from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE, active_units
+from pyro_vae.programs.parameters import DeviceAndDtype
+from pyro_vae.programs.plates import PlateStructure
+from pyro_vae.programs.row_inputs import Batch
+
+VALID_BATCH_SIZE = 1000
+VALID_DRAWS = 2000  # of all rows together, so that few rows have many draws each
+VALID_ROWS_PER_CALL = 200  # fewer rows are repeated in a batch, which takes as long as one of them
+
+
+class HeldOutRows:
+    """The validation rows of a fit, in batches on the program's device."""
+
+    def __init__(self, split: Split, target: DeviceAndDtype, num_rows: int) -> None:
+        self.split, self.target, self.num_rows = split, target, num_rows
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batch(self, start: int, end: int) -> Batch:
+        """The rows from `start` to `end`, those after the last left out."""
+        row_inputs = self.split.row_inputs(slice(start, end))
+        on_device = {name: value.to(self.target.device) for name, value in row_inputs.items()}
+        return Batch(self.split[start:end].to(*self.target), num_rows=self.num_rows, **on_device)
+
+    def batches(self) -> Iterator[Batch]:
+        """All rows in order."""
+        for start in range(0, len(self), VALID_BATCH_SIZE):
+            yield self.batch(start, start + VALID_BATCH_SIZE)
+
+    def mean_loss(
+        self, evaluate_loss: Callable[..., Any], plates: PlateStructure, group: ProcessGroup, seed: int, check: bool
+    ) -> float:
+        """The mean of `evaluate_loss` (nats per row) over rows and draws of all processes, with fixed random numbers.
+
+        `check` has the plates of each batch checked.
+        """
+        draws = max(1, VALID_DRAWS // len(self))
+        repeats = min(draws, max(1, VALID_ROWS_PER_CALL // len(self)))
+        draws = draws // repeats * repeats
+        shard, total = group.shard(torch.arange(len(self))), 0.0
+        with seeded(group.rank_seed(seed)), pyro.validation_enabled(False):
+            for rows in shard.split(VALID_BATCH_SIZE) if len(shard) else ():
+                batch = self.batch(int(rows[0]), int(rows[-1]) + 1)
+                if check:
+                    plates.check(batch.x)
+                if repeats > 1:
+                    batch = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(repeats))
+                for _ in range(draws // repeats):
+                    total += evaluate_loss(batch.x, batch.row_inputs) * len(batch.x)
+        return sum(group.all_gather(total)) / (draws * len(self))
+
+    def active_units(self, program: Any, plates: PlateStructure) -> tuple[int | None, int]:
+        """How many latents are active, and of how many: their posterior means vary over rows (arXiv:1509.00519).
+
+        (None, 0) where there is no latent for each row, or latents take discrete values.
+        """
+        batch = self.batch(0, VALID_BATCH_SIZE)
+        try:
+            return active_units(program, batch.x, plates=plates, **batch.row_inputs)
+        except InputError:
+            return None, 0
+
+
+def collapse_advice(active: int | None, num_units: int, epochs: int) -> str:
+    """What to try where fewer than half of the latent dimensions are active; empty where there is nothing to say."""
+    if active is None or num_units < 2 or 2 * active >= num_units:
+        return ""
+    return (
+        f"{num_units - active} of {num_units} latent dimensions are inactive: their posterior means "
+        f"vary by less than {ACTIVE_VARIANCE} over rows. Try a KL warm-up "
+        f"(kl_warmup={max(1, epochs // 5)}), free bits, a smaller likelihood scale, a lower "
+        "learning rate, more epochs, or fewer latents"
+    )
