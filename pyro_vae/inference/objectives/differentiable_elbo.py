@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class DifferentiableELBO(Trace_ELBO):
-    """An ELBO whose loss is one differentiable number: `loss`, `differentiable_loss` and `loss_and_grads` agree."""
+    """An ELBO whose gradients are those of its loss; a subclass computes the loss from traces in `_loss_of`."""
 
     def tensor_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The same loss, none of whose values has been looked at."""
+        """The differentiable loss, without the check for NaN, which reads its value."""
         return self._loss_of(list(self._get_traces(model, guide, args, kwargs)))
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The ELBO with free bits: KL that costs nothing."""
+"""The ELBO with free bits: its KL is not penalized below a threshold."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.distributions import kl_divergence
 
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
-from pyro_vae.inference.objectives.importance_weighted import _latents_and_observed
+from pyro_vae.inference.objectives.importance_weighted import reparameterized_sites
 from pyro_vae.programs.traces import sample_sites
 
 
@@ -19,8 +19,8 @@ class FreeBits_ELBO(DifferentiableELBO):
 
     `free_bits` is λ in nats, and $\mathrm{KL}_j$ the batch's mean for each latent site, or with `each="dimension"` for
     each dimension of a site, which needs prior and guide with independent dimensions (Kingma et al., arXiv:1606.04934).
-    Latents that carry less than λ are not pressed further towards the prior. KL is analytic where there is a closed
-    form, otherwise from the draws. Raises `InputError` for latents without a reparameterized sampler or dimensions that
+    Latents with a KL below λ are not pushed further towards the prior. The KL is analytic where there is a closed form,
+    else estimated from the draws. Raises `InputError` for latents without a reparameterized sampler or dimensions that
     depend on each other.
 
     >>> import pyro_vae as pv
@@ -41,19 +41,19 @@ class FreeBits_ELBO(DifferentiableELBO):
         likelihood: Tensor | float = 0.0
         kls: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for model, guide in traces:
-            latents, observed = _latents_and_observed(model, guide)
+            latents, observed = reparameterized_sites(model, guide)
             likelihood = likelihood + sum(site["log_prob_sum"] for site in observed)
             for name, site in sample_sites(guide).items():
                 kls.setdefault(name, []).append(self._kl(name, latents[name], site))
         loss = -torch.as_tensor(likelihood) / self.num_particles
-        for found in kls.values():
-            mean = torch.stack([mean for mean, _ in found]).mean(0)
-            weight = torch.stack([weight for _, weight in found]).sum() / self.num_particles
+        for particles in kls.values():
+            mean = torch.stack([mean for mean, _ in particles]).mean(0)
+            weight = torch.stack([weight for _, weight in particles]).sum() / self.num_particles
             loss = loss + weight * mean.clamp(min=self.free_bits).sum()
         return loss
 
     def _kl(self, name: str, prior: Any, guide: Any) -> tuple[Tensor, Tensor]:
-        """The site's mean KL over rows, for each dimension or as one number, and the sum of the rows' scales."""
+        """The mean over rows of a site's KL, for each dimension or as one number, and the sum of the rows' scales."""
         p, q = prior["fn"], guide["fn"]
         if self.each == "dimension":
             if not factorizes(p, q):
@@ -67,14 +67,14 @@ class FreeBits_ELBO(DifferentiableELBO):
         except NotImplementedError:
             kl = q.log_prob(guide["value"]) - p.log_prob(guide["value"])
         rows = guide["unscaled_log_prob"]
-        seen = scale_and_mask(torch.ones_like(rows), mask=guide["mask"])
+        counted = scale_and_mask(torch.ones_like(rows), mask=guide["mask"])
         weight = scale_and_mask(torch.ones_like(rows), scale=guide["scale"], mask=guide["mask"]).sum()
-        kl = kl * seen.reshape(seen.shape + (1,) * (kl.dim() - rows.dim()))
-        return kl.sum(list(range(rows.dim()))) / seen.sum() if rows.dim() else kl, weight
+        kl = kl * counted.reshape(counted.shape + (1,) * (kl.dim() - rows.dim()))
+        return kl.sum(list(range(rows.dim()))) / counted.sum() if rows.dim() else kl, weight
 
 
 def factorizes(p: Any, q: Any) -> bool:
-    """Whether two distributions over z both have independent dimensions: a KL for each exists."""
+    """Whether two distributions over z both have independent dimensions, so that each dimension has a KL."""
     return all(
         isinstance(fn, torch.distributions.Independent) and len(fn.event_shape) == 1 and fn.base_dist.event_shape == ()
         for fn in (p, q)

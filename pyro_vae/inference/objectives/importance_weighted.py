@@ -17,18 +17,18 @@ from pyro_vae.errors import InputError, RowsError
 from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
 from pyro_vae.programs.traces import sample_sites
 
-PARTICLES = "num_particles_vectorized"  # what Pyro calls the plate over particles
+PARTICLES = "num_particles_vectorized"  # the name of Pyro's plate over particles
 
 
 class ImportanceWeighted_ELBO(DifferentiableELBO):
     r"""The importance-weighted bound, $\sum_i \log \frac1S \sum_s p(x_i, z_{si}) / q(z_{si} | x_i)$.
 
-    The IWAE of Burda et al. (arXiv:1509.00519); S is `num_particles`. A row is what lies in the plates that all sample
-    sites share; scales (of a subsampling plate, say) multiply a row's bound *after* the log-sum-exp, and a scale that
-    latent sites have beyond the observed ones' (β) is an exponent inside. One particle is `Trace_ELBO`. With
-    `dreg=True` the guide's gradient is the doubly reparameterized one (Tucker et al., arXiv:1810.04152): it has the
-    same mean, and its signal does not drown in noise as S grows. It runs the guide twice, so the guide has to be the
-    same function of x and z each time (no dropout).
+    The IWAE of Burda et al. (arXiv:1509.00519); S is `num_particles`. Rows are indexed by the plates that all sample
+    sites share. Scales (of a subsampling plate, say) multiply a row's bound *after* the log-sum-exp; a further scale of
+    the latent sites (β) is an exponent inside. With one particle it is `Trace_ELBO`. With `dreg=True` the guide's
+    gradient is the doubly reparameterized one (Tucker et al., arXiv:1810.04152): it has the same mean, and its
+    signal-to-noise ratio does not fall as S grows. It runs the guide twice, so the guide has to be the same function of
+    x and z each time (no dropout).
 
     Raises `RowsError` where a site lies outside the plates that the others share, `InputError` for latents without a
     reparameterized sampler, and, with `dreg`, for inverse autoregressive flows, which would score points that they did
@@ -59,19 +59,20 @@ class ImportanceWeighted_ELBO(DifferentiableELBO):
         return _doubly_reparameterized(self.max_plate_nesting, model, guide, args, kwargs)
 
     def _loss_of(self, traces: list[tuple[Trace, Trace]]) -> Tensor:
-        weighed = [_log_weights(model, guide) for model, guide in traces]
-        log_weights = torch.stack([log_weight for log_weight, _ in weighed])
-        together = (0, *((1 + self._particle_axis(log_weights[0]),) if len(traces) < self.num_particles else ()))
-        bounds = torch.logsumexp(log_weights, together, keepdim=True) - math.log(self.num_particles)
-        loss = -(weighed[0][1] * bounds).sum()
+        weights_and_scales = [_log_weights(model, guide) for model, guide in traces]
+        log_weights = torch.stack([log_weight for log_weight, _ in weights_and_scales])
+        row_scale = weights_and_scales[0][1]
+        particle_dims = (0, *((1 + self._particle_axis(log_weights[0]),) if len(traces) < self.num_particles else ()))
+        bounds = torch.logsumexp(log_weights, particle_dims, keepdim=True) - math.log(self.num_particles)
+        loss = -(row_scale * bounds).sum()
         if not self.dreg:
             return loss
         shares = torch.exp(log_weights - bounds - math.log(self.num_particles)).detach()
-        for (_, guide), (_, row_scale), share in zip(traces, weighed, shares, strict=True):
+        for (_, guide), (_, scale), share in zip(traces, weights_and_scales, shares, strict=True):
             for name, site in sample_sites(guide).items():
-                exponent = site["scale"] / row_scale  # β: q's score counts β times, so only so much of it moves
+                exponent = site["scale"] / scale  # β: log q counts β times in the weight, and so does its gradient
                 guide.path_shares[name] = 1 - exponent + exponent * share  # type: ignore[attr-defined]
-        surrogate = -(weighed[0][1] * (shares * log_weights).sum(together, keepdim=True)).sum()
+        surrogate = -(row_scale * (shares * log_weights).sum(particle_dims, keepdim=True)).sum()
         return surrogate + (loss - surrogate).detach()
 
     def _particle_axis(self, log_weights: Tensor) -> int:
@@ -79,8 +80,8 @@ class ImportanceWeighted_ELBO(DifferentiableELBO):
 
 
 def _log_weights(model: Trace, guide: Trace) -> tuple[Tensor, Any]:
-    """Log weights in the shape of the plates, those not shared by all sites summed to size 1; and a row's scale."""
-    latents, observed = _latents_and_observed(model, guide)
+    """Log weights in the shape of the plates, those that not all sites share summed to size 1; and a row's scale."""
+    latents, observed = reparameterized_sites(model, guide)
     pairs = [(latents[name], site) for name, site in sample_sites(guide).items()]
     if not observed:
         raise InputError("the model observes nothing, so there is nothing to weigh")
@@ -92,15 +93,15 @@ def _log_weights(model: Trace, guide: Trace) -> tuple[Tensor, Any]:
     total: Tensor | float = 0.0
     for site in observed:
         total = total + in_plates(site, keep, width)
-    for of_model, of_guide in pairs:
-        exponent = of_model["scale"] / row_scale
-        total = total + exponent * (in_plates(of_model, keep, width) - in_plates(of_guide, keep, width))
+    for p, q in pairs:
+        exponent = p["scale"] / row_scale
+        total = total + exponent * (in_plates(p, keep, width) - in_plates(q, keep, width))
     assert isinstance(total, Tensor)
     return total, row_scale
 
 
 def shared_plates(sites: list[Any], what: str) -> tuple[set[int], int]:
-    """The dims of the plates that all sites share, how many dims plates take; `RowsError` where rows are coupled."""
+    """The dims of the plates that all sites share, and the number of plate dims; `RowsError` where rows are coupled."""
     stacks = [{(frame.dim, frame.size) for frame in site["cond_indep_stack"] if frame.vectorized} for site in sites]
     particles = {(f.dim, f.size) for site in sites for f in site["cond_indep_stack"] if f.name == PARTICLES}
     shared = set.intersection(*stacks)
@@ -113,7 +114,7 @@ def shared_plates(sites: list[Any], what: str) -> tuple[set[int], int]:
 
 
 def in_plates(site: Any, keep: set[int], width: int) -> Tensor:
-    """A site's log-probability with its mask, without its scale, its dims aligned to `width` plates."""
+    """A site's log-probability with its mask but without its scale, in `width` plate dims; all but `keep` summed."""
     log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
     log_prob = log_prob.reshape((1,) * (width - log_prob.dim()) + log_prob.shape)
     summed = [dim for dim in range(-width, 0) if dim not in keep]
@@ -121,16 +122,20 @@ def in_plates(site: Any, keep: set[int], width: int) -> Tensor:
 
 
 def same_scale(a: Any, b: Any) -> bool:
+    """Whether two scales, numbers or tensors, are equal."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return bool((torch.as_tensor(a) == torch.as_tensor(b)).all())
     return bool(a == b)
 
 
-def _latents_and_observed(model: Trace, guide: Trace) -> tuple[dict[str, Any], list[Any]]:
+def reparameterized_sites(model: Trace, guide: Trace) -> tuple[dict[str, Any], list[Any]]:
+    """The model's latent sites by name and its observed ones; `InputError` for latents without `rsample`."""
     sites = sample_sites(model)
     for name, site in sample_sites(guide).items():
         if name not in sites:
-            raise InputError(f"the guide draws {name}, which is no latent of the model; this objective takes none such")
+            raise InputError(
+                f"the guide draws {name}, which is no latent of the model; this objective does not support that"
+            )
         if not site["fn"].has_rsample:
             raise InputError(
                 f"{name} has no reparameterized sampler ({type(site['fn']).__name__}), which this objective needs; "
@@ -143,10 +148,10 @@ def _latents_and_observed(model: Trace, guide: Trace) -> tuple[dict[str, Any], l
 
 
 def _doubly_reparameterized(nesting: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-    """A pair of traces in which q's own parameters count only through the draws, whose gradients wait for their share.
+    """A pair of traces in which q's parameters have gradients through the draws only, each weighted by its share.
 
-    The draws are handed on as copies; a gradient on its way back from a copy is multiplied by the particle's share of
-    the weight, `guide_trace.path_shares["share"]`, known once all particles are weighed.
+    Model and guide are scored at copies of the draws. In the backward pass the gradient of a copy is multiplied by the
+    particle's share of the weight, `guide_trace.path_shares[name]`, which is set once all log weights are known.
     """
     drawn = poutine.trace(guide).get_trace(*args, **kwargs)
     shares: dict[str, Tensor] = {}
@@ -159,14 +164,14 @@ def _doubly_reparameterized(nesting: Any, model: Any, guide: Any, args: Any, kwa
             )
         copies[name] = site["value"].clone()
         if copies[name].requires_grad:
-            copies[name].register_hook(_scaled_by(shares, name, site["fn"].event_dim))
-    again = drawn.copy()
+            copies[name].register_hook(_multiply_by_share(shares, name, site["fn"].event_dim))
+    copied = drawn.copy()
     for name, value in copies.items():
-        again.nodes[name] = again.nodes[name] | {"value": value}
-    model_trace = poutine.trace(poutine.replay(model, trace=again)).get_trace(*args, **kwargs)
-    with _frozen(drawn):  # flows run their networks when they are scored, so that is done in here too
+        copied.nodes[name] = copied.nodes[name] | {"value": value}
+    model_trace = poutine.trace(poutine.replay(model, trace=copied)).get_trace(*args, **kwargs)
+    with _frozen(drawn):  # a flow runs its networks when it is scored, so that happens here too
         guide_trace = prune_subsample_sites(
-            poutine.trace(poutine.replay(guide, trace=again)).get_trace(*args, **kwargs)
+            poutine.trace(poutine.replay(guide, trace=copied)).get_trace(*args, **kwargs)
         )
         guide_trace.compute_log_prob()
     model_trace = prune_subsample_sites(model_trace)
@@ -175,17 +180,19 @@ def _doubly_reparameterized(nesting: Any, model: Any, guide: Any, args: Any, kwa
     return model_trace, guide_trace
 
 
-def _scaled_by(shares: dict[str, Tensor], name: str, event_dim: int) -> Any:
-    def scaled(gradient: Tensor) -> Tensor:
+def _multiply_by_share(shares: dict[str, Tensor], name: str, event_dim: int) -> Any:
+    """A hook that multiplies the gradient of a latent site by the share of its particle."""
+
+    def multiply(gradient: Tensor) -> Tensor:
         share = shares[name]
         return gradient * share.reshape(share.shape + (1,) * event_dim)
 
-    return scaled
+    return multiply
 
 
 @contextmanager
 def _frozen(trace: Trace) -> Iterator[None]:
-    """Inside, the parameters that a trace has seen take no part in gradients."""
+    """Exclude the parameters of a trace from gradients inside."""
     values: list[Any] = [site["value"] for site in trace.nodes.values() if site["type"] == "param"]
     leaves: list[Any] = [value.unconstrained() if hasattr(value, "unconstrained") else value for value in values]
     trained = [leaf for leaf in leaves if leaf.requires_grad]

@@ -1,4 +1,4 @@
-"""Wake–sleep and its reweighted form: the guide learns from draws it is scored at, so no draw carries a gradient."""
+"""Wake–sleep and reweighted wake–sleep: the guide is fitted to draws, through which no gradient flows."""
 
 import math
 from typing import Any
@@ -17,32 +17,32 @@ from pyro_vae.programs.traces import UnconditionObserved, sample_sites
 
 
 class ReweightedWakeSleep(DifferentiableELBO):
-    r"""Reweighted wake–sleep, row by row: θ and φ each climb an objective of their own, with any latents.
+    r"""Reweighted wake–sleep for each row: θ and φ each have an objective of their own; latents may be discrete.
 
     With S = `num_particles` draws $z_{si} \sim q_\phi(z | x_i)$ and self-normalized shares $\bar w_{si} \propto
-    p_\theta(x_i, z_{si}) / q_\phi(z_{si} | x_i)$ of each row, draws and shares held fixed, the gradients are those of
+    p_\theta(x_i, z_{si}) / q_\phi(z_{si} | x_i)$ of each row, both as constants, the gradients are those of
 
     - wake-θ: $-\sum_i \sum_s \bar w_{si} \log p_\theta(x_i, z_{si})$,
     - wake-φ: $-\sum_i \sum_s \bar w_{si} \log q_\phi(z_{si} | x_i)$,
-    - sleep-φ: $-\sum_j \log q_\phi(z_j | x_j)$ at as many rows $(x_j, z_j) \sim p_\theta$ as x has: a dream,
+    - sleep-φ: $-\sum_j \log q_\phi(z_j | x_j)$ at as many simulated rows $(x_j, z_j) \sim p_\theta$ as x has,
 
-    θ taking wake-θ and φ taking `insomnia` · wake-φ + (1 − `insomnia`) · sleep-φ. Wake-φ lowers KL(p ‖ q) on the data,
-    up to a bias that vanishes as S grows, and sleep-φ on the model's own rows, without one. The value, which is what
-    the losses return, is minus the bound of `ImportanceWeighted_ELBO`, in nats; it is watched, not descended. Discrete
-    latents need no more than continuous ones. A parameter that model and guide share (a `VampPrior`'s guide) is of θ
-    and of φ, and takes the sum of both gradients.
+    where θ has the gradient of wake-θ, and φ that of `insomnia` · wake-φ + (1 − `insomnia`) · sleep-φ. Wake-φ decreases
+    KL(p ‖ q) on the data, up to a bias that vanishes as S grows; sleep-φ decreases it on rows that the model simulates,
+    without a bias. The value, which the losses return, is minus the bound of `ImportanceWeighted_ELBO`, in nats; it is
+    reported, not minimized. A parameter that model and guide share (a `VampPrior`'s guide) belongs to θ and to φ, and
+    has the sum of both gradients.
 
-    A row is what lies in the plates that all sites share; scales multiply a row's terms after its shares are known, and
-    masks count. A dream is drawn from the model with the observations taken away, its labels, mask and all else that
-    the model is told as they are for x, and without `rows`, since it has no place in the training set; values that a
-    mask leaves out are 0 for the guide, as in data. x has to be the first argument.
+    Rows are indexed by the plates that all sites share; scales multiply a row's terms after its shares are known, and
+    masks count. Rows are simulated by the model without its observations, with the labels, the mask and other inputs of
+    x, but without `rows`, since they have no index in the training set; values outside the mask are 0 for the guide, as
+    in data. x has to be the first argument.
 
     Raises `RowsError` where a site lies outside the plates that the others share; `InputError` for a scale on latents
     beyond the observed sites' (β, a KL warm-up), for model and guide that do not draw the same latents, for inverse
-    autoregressive flows, which would score points that they did not draw, for `insomnia` above 0 with one particle,
+    autoregressive flows, which cannot score points that they did not draw, for `insomnia` above 0 with one particle,
     whose wake-φ has mean zero, and, below 1, where the model does not observe x whole in one site.
 
-    Bornschein & Bengio, arXiv:1406.2751; Le et al., arXiv:1805.10469, who compare the two ways for φ.
+    Bornschein & Bengio, arXiv:1406.2751; Le et al., arXiv:1805.10469, who compare the two objectives for φ.
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
@@ -65,7 +65,7 @@ class ReweightedWakeSleep(DifferentiableELBO):
         if num_particles < 1:
             raise InputError(f"num_particles must be one or more, got {num_particles}")
         if not 0 <= insomnia <= 1:
-            raise InputError(f"insomnia is a share from 0 (sleep alone) to 1 (wake alone), got {insomnia}")
+            raise InputError(f"insomnia is a share from 0 (sleep-φ only) to 1 (wake-φ only), got {insomnia}")
         if insomnia > 0 and num_particles == 1:
             raise InputError("the wake-φ gradient of one particle has mean zero: take num_particles=2, or insomnia=0")
         self.insomnia = insomnia
@@ -75,26 +75,26 @@ class ReweightedWakeSleep(DifferentiableELBO):
             return super()._get_trace(model, guide, args, kwargs)
 
     def tensor_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The bound's value, with the gradients of the two objectives; without gradients nothing is dreamed."""
+        """The bound's value, with the gradients of the two objectives; without gradients no rows are simulated."""
         loss = super().tensor_loss(model, guide, *args, **kwargs)
         if self.insomnia == 1 or not torch.is_grad_enabled():
             return loss
-        asleep = (1 - self.insomnia) * _sleep(model, guide, args, kwargs)
-        return loss + (asleep - asleep.detach())
+        sleep = (1 - self.insomnia) * _sleep_loss(model, guide, args, kwargs)
+        return loss + (sleep - sleep.detach())
 
     def _loss_of(self, traces: list[tuple[Trace, Trace]]) -> Tensor:
         rows = [_row_terms(model, guide) for model, guide in traces]
         log_p, log_q = torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
-        together = [0] if len(traces) == self.num_particles else [0, log_p.dim() - int(self.max_plate_nesting)]
+        particle_dims = [0] if len(traces) == self.num_particles else [0, log_p.dim() - int(self.max_plate_nesting)]
         log_weights, scale = (log_p - log_q).detach(), rows[0][2]
-        bounds = torch.logsumexp(log_weights, together, keepdim=True) - math.log(self.num_particles)
+        bounds = torch.logsumexp(log_weights, particle_dims, keepdim=True) - math.log(self.num_particles)
         shares = torch.exp(log_weights - bounds) / self.num_particles
         surrogate = -(scale * shares * (log_p + self.insomnia * log_q)).sum()
         return -(scale * bounds).sum() + (surrogate - surrogate.detach())
 
 
 class WakeSleep(ReweightedWakeSleep):
-    r"""Wake–sleep: θ climbs $\log p_\theta(x_i, z_i)$ at a draw of the guide, φ $\log q_\phi(z_j | x_j)$ at a dream.
+    r"""Wake–sleep: θ maximizes $\log p_\theta(x_i, z_i)$ at draws of q, φ $\log q_\phi(z_j | x_j)$ at model draws.
 
     `ReweightedWakeSleep(1, insomnia=0)`, with the same errors; θ's gradient is that of the ELBO, φ's is not. Hinton,
     Dayan, Frey & Neal, *The wake-sleep algorithm for unsupervised neural networks*, Science 268 (1995).
@@ -113,7 +113,7 @@ class WakeSleep(ReweightedWakeSleep):
 
 
 class _Detached(Messenger):
-    """Latents are drawn without their gradients; what is computed from them sees no path back either."""
+    """Detaches draws of latents, so that no gradient flows through them, nor through what is computed from them."""
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and isinstance(msg["value"], Tensor):
@@ -122,17 +122,18 @@ class _Detached(Messenger):
 
 def _row_terms(model: Trace, guide: Trace) -> tuple[Tensor, Tensor, Any]:
     """log p(x, z) and log q(z | x) in the shape of the plates that all sites share, and a row's scale."""
-    of_model, of_guide = sample_sites(model), sample_sites(guide)
-    sites = [*of_model.values(), *of_guide.values()]
-    row_scale = _checked_scale(of_model, of_guide)
+    model_sites, guide_sites = sample_sites(model), sample_sites(guide)
+    sites = [*model_sites.values(), *guide_sites.values()]
+    row_scale = _common_scale(model_sites, guide_sites)
     keep, width = shared_plates(sites, "wake–sleep")
     log_p, log_q = (
-        sum((in_plates(site, keep, width) for site in some.values()), torch.zeros(())) for some in (of_model, of_guide)
+        sum((in_plates(site, keep, width) for site in part.values()), torch.zeros(()))
+        for part in (model_sites, guide_sites)
     )
     return torch.as_tensor(log_p), torch.as_tensor(log_q), row_scale
 
 
-def _checked_scale(model: dict[str, Any], guide: dict[str, Any]) -> Any:
+def _common_scale(model: dict[str, Any], guide: dict[str, Any]) -> Any:
     """The scale that all sites share; `InputError` unless they do and model and guide draw the same latents."""
     observed = [site for site in model.values() if site["is_observed"]]
     if not observed:
@@ -157,43 +158,39 @@ def _checked_scale(model: dict[str, Any], guide: dict[str, Any]) -> Any:
     return scale
 
 
-def _sleep(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
-    """−log q at a dream, with the sites' scales and masks."""
+def _sleep_loss(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
+    """−log q at rows and latents that the model simulates, with the sites' scales and masks."""
     args, kwargs = (*args[:1], *map(_without_rows, args[1:])), _without_rows(kwargs)
     try:
         with torch.no_grad():
-            dream = poutine.trace(UnconditionObserved()(model)).get_trace(*args, **kwargs)
-        x = _dreamed_x(dream, args, kwargs)
-        trace = poutine.trace(poutine.replay(guide, trace=dream)).get_trace(x, *args[1:], **kwargs)
+            simulated = poutine.trace(UnconditionObserved()(model)).get_trace(*args, **kwargs)
+        x = _simulated_x(simulated, args, kwargs)
+        trace = poutine.trace(poutine.replay(guide, trace=simulated)).get_trace(x, *args[1:], **kwargs)
     except InputError as error:
-        raise InputError(f"no dream can be drawn from this program, take insomnia=1: {error}") from error
+        raise InputError(f"no rows can be simulated from this program, take insomnia=1: {error}") from error
     return -torch.as_tensor(prune_subsample_sites(trace).log_prob_sum())
 
 
 def _without_rows(row_inputs: Any) -> Any:
-    return (
-        {key: value for key, value in row_inputs.items() if key != "rows"}
-        if isinstance(row_inputs, dict)
-        else row_inputs
-    )
+    """Row inputs without `rows`, the indices in the training set; other arguments as they are."""
+    if not isinstance(row_inputs, dict):
+        return row_inputs
+    return {key: value for key, value in row_inputs.items() if key != "rows"}
 
 
-def _dreamed_x(dream: Trace, args: Any, kwargs: Any) -> Tensor:
-    """What stands in a dream for x, the first argument; `InputError` unless one site observes the whole of it."""
+def _simulated_x(simulated: Trace, args: Any, kwargs: Any) -> Tensor:
+    """The simulated values of x, the first argument; `InputError` unless one site observes the whole of it."""
     x = args[0] if args else None
-    sites = [site for site in sample_sites(dream).values() if site["infer"].get("was_observed")]
-    seen = sites[0]["infer"]["obs"] if len(sites) == 1 else None
-    if not isinstance(x, Tensor) or not isinstance(seen, Tensor) or not _holds(seen, x):
+    sites = [site for site in sample_sites(simulated).values() if site["infer"].get("was_observed")]
+    observed = sites[0]["infer"]["obs"] if len(sites) == 1 else None
+    if not isinstance(x, Tensor) or not isinstance(observed, Tensor) or not _has_same_values(observed, x):
         raise InputError("the model has to observe x, its first argument, the whole of it at one site")
-    dreamed = sites[0]["value"].reshape(x.shape).to(x.dtype)
-    told = [
-        row_inputs["mask"]
-        for row_inputs in (*args[1:], kwargs)
-        if isinstance(row_inputs, dict) and "mask" in row_inputs
-    ]
-    return dreamed.masked_fill(~told[0].bool(), 0) if told else dreamed
+    value = sites[0]["value"].reshape(x.shape).to(x.dtype)
+    row_inputs = [inputs for inputs in (*args[1:], kwargs) if isinstance(inputs, dict)]
+    masks = [inputs["mask"] for inputs in row_inputs if "mask" in inputs]
+    return value.masked_fill(~masks[0].bool(), 0) if masks else value
 
 
-def _holds(seen: Tensor, x: Tensor) -> bool:
-    """Whether what a site observes is x, in whatever shape."""
-    return seen is x or (seen.numel() == x.numel() and torch.equal(seen.reshape(x.shape).to(x.dtype), x))
+def _has_same_values(observed: Tensor, x: Tensor) -> bool:
+    """Whether what a site observes is x, up to its shape and type."""
+    return observed is x or (observed.numel() == x.numel() and torch.equal(observed.reshape(x.shape).to(x.dtype), x))

@@ -26,8 +26,8 @@ class FusedOptimizer(PyroOptim):
 
     Before a step `reduce`, if set, replaces the gradients by those of the whole batch of all processes; the gradient
     of `penalty`, if set, is added, which no reported number includes; and gradients are clipped by their joint norm
-    where `clip` is given. After the step they are None. Parameters keep the order in which they were added, so that sums
-    over them have the same bits in each run. `has_stepped` tells whether the last call had any parameters.
+    where `clip` is given. After the step they are None. Parameters keep the order in which they were added, so that
+    sums over them have the same bits in each run. `has_stepped` tells whether the last call had any parameters.
     """
 
     def __init__(self, name: str, learning_rate: float, clip: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The recorded step is the handlers' step: values, gradients and draws, for every part; what cannot be is said."""
+"""The compiled step equals the uncompiled one: values, gradients and draws, for every part; the rest falls back."""
 
 import copy
 import itertools
@@ -64,8 +64,8 @@ def assert_same_steps(program, elbo, batches, rtol=1e-6, **row_inputs):
                 torch.testing.assert_close(grads[name], grad, rtol=rtol, atol=rtol * float(grad.abs().max()))
 
 
-REFUSED = ("autoregressive", "vamp")  # at the door: such a guide cannot score points it did not draw
-PAIRS = [pair for pair in itertools.product(GUIDES, PRIORS) if pair != REFUSED]
+UNSUPPORTED = ("autoregressive", "vamp")  # such a guide cannot score points it did not draw
+PAIRS = [pair for pair in itertools.product(GUIDES, PRIORS) if pair != UNSUPPORTED]
 
 
 @pytest.mark.parametrize(("guide", "prior"), PAIRS)
@@ -90,7 +90,7 @@ def test_gradients_of_every_network(net):
 ELBOS = {
     "elbo": Trace_ELBO(),
     "three particles": Trace_ELBO(num_particles=3),
-    "side by side": Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
+    "vectorized": Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
     "analytic": TraceMeanField_ELBO(),
     "iwae": ImportanceWeighted_ELBO(3),
     "dreg": ImportanceWeighted_ELBO(3, dreg=True),
@@ -121,9 +121,9 @@ def test_gradients_of_programs_a_user_wrote():
         assert_same_steps(program, Trace_ELBO(), [torch.randn(B, width) for _ in range(5)])
 
 
-def test_an_enumerated_mixture_goes_by_the_handlers():
+def test_an_enumerated_mixture_runs_uncompiled():
     mixture, x = pv.GaussianMixture(num_components=3, num_features=2), torch.randn(60, 2)
-    pv.fit(mixture, x, epochs=3, batch_size=20)  # and says nothing: it is known beforehand
+    pv.fit(mixture, x, epochs=3, batch_size=20)  # without a warning: it is known beforehand
     with pytest.raises(InputError, match="TraceEnum_ELBO cannot be compiled"):
         pv.fit(mixture, x, epochs=3, batch_size=20, compile=True)
 
@@ -163,7 +163,7 @@ def test_labels_and_masks_are_inputs():
     assert_same_steps(vae, Trace_ELBO(), batches, labels=labels, mask=masks)
 
 
-def test_draws_are_fresh_and_parameters_are_seen(tiny_vae):
+def test_draws_are_new_and_changed_parameters_take_effect(tiny_vae):
     vae, x = tiny_vae
     elbo = Compiled_ELBO()
     losses = [float(elbo.loss_and_grads(vae.model, vae.guide, x)) for _ in range(8)]
@@ -177,7 +177,7 @@ def test_draws_are_fresh_and_parameters_are_seen(tiny_vae):
     assert next(iter(elbo.steps.values())).calls == 8
 
 
-def test_a_parameter_frozen_on_the_way_stays_where_it_is(tiny_vae):
+def test_a_parameter_frozen_between_epochs_does_not_change(tiny_vae):
     vae, x = tiny_vae
 
     def freeze(history):
@@ -190,8 +190,8 @@ def test_a_parameter_frozen_on_the_way_stays_where_it_is(tiny_vae):
     assert moved == {name for name, _ in vae.posterior.named_parameters(prefix="posterior")}
 
 
-class Normed(nn.Module):
-    """Batch normalization and dropout: what a module keeps and draws beside the sites."""
+class BatchNormalized(nn.Module):
+    """Batch normalization and dropout: a module with buffers and random draws of its own."""
 
     def __init__(self):
         super().__init__()
@@ -201,11 +201,11 @@ class Normed(nn.Module):
         return self.net(x)
 
 
-def test_running_means_move_once_a_step():
+def test_running_means_change_once_a_step():
     def vae():
         torch.manual_seed(1)
         likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6))
-        return pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(Normed()))
+        return pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(BatchNormalized()))
 
     batches = [torch.rand(B, 6).round() for _ in range(7)]
     one, other = vae(), vae()
@@ -216,7 +216,7 @@ def test_running_means_move_once_a_step():
     assert_same_steps(vae(), Trace_ELBO(), batches)
 
 
-WANDERING = {
+UNTRACEABLE = {
     "an if on a value": (lambda x, calls: 1.0 if x.sum() > 0 else 2.0, "asks for the value"),
     "a mask as an index": (lambda x, calls: 1.0 + x[x > 0].sum() * 0, "shape depends on values"),
     "a number that changes": (lambda x, calls: 1.0 + len(calls), "differ from call to call"),
@@ -224,9 +224,9 @@ WANDERING = {
 }
 
 
-@pytest.mark.parametrize("name", WANDERING)
-def test_what_cannot_be_recorded_goes_by_the_handlers_after_one_warning(name):
-    scale_of, said = WANDERING[name]
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_untraceable_programs_run_uncompiled_after_one_warning(name):
+    scale_of, message = UNTRACEABLE[name]
     calls, steps = [], []
 
     def model(x):
@@ -246,11 +246,11 @@ def test_what_cannot_be_recorded_goes_by_the_handlers_after_one_warning(name):
         warnings.simplefilter("always")
         gradients(program, elbo, [torch.randn(5, 2) for _ in range(6)])
     assert [w.category for w in caught] == [HandlersWarning]
-    assert said in str(caught[0].message)
-    assert said in elbo.fallback_reason
+    assert message in str(caught[0].message)
+    assert message in elbo.fallback_reason
 
 
-def test_a_shape_is_recorded_once_and_the_last_smaller_batch_too(tiny_vae, monkeypatch):
+def test_each_shape_is_recorded_once_the_smaller_last_batch_too(tiny_vae, monkeypatch):
     from pyro_vae.inference.compile import compiled_step
 
     recorded = []
@@ -264,12 +264,13 @@ def test_a_shape_is_recorded_once_and_the_last_smaller_batch_too(tiny_vae, monke
 @pytest.mark.parametrize(
     "settings",
     [{}, {"beta": 0.5}, {"kl_warmup": 2.0}, {"num_particles": 3}, {"loss": ImportanceWeighted_ELBO(2)}, {"clip": 0.1}],
+    ids=["defaults", "beta", "warm-up", "particles", "importance-weighted", "clip"],
 )
-def test_a_whole_fit_is_that_of_the_handlers(tiny_vae, settings):
+def test_a_whole_fit_equals_the_uncompiled_one(tiny_vae, settings):
     vae, x = tiny_vae
     twin = copy.deepcopy(vae)
     options = settings | {"valid": x[:20], "epochs": 4, "batch_size": 25, "progress": "none"}
-    one, other = (pv.fit(program, x, compile=way, **options) for program, way in ((vae, None), (twin, False)))
+    one, other = (pv.fit(program, x, compile=compiled, **options) for program, compiled in ((vae, None), (twin, False)))
     for a, b in zip(one.history, other.history, strict=True):
         for name in ("elbo", "reconstruction", "kl", "valid_elbo", "beta"):
             assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-6), name
@@ -277,7 +278,7 @@ def test_a_whole_fit_is_that_of_the_handlers(tiny_vae, settings):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_by_torch_compile_too(tiny_vae):
+def test_torch_compile_gives_the_same_steps(tiny_vae):
     vae, x = tiny_vae
     assert_same_steps_fused(vae, [x[12 * i : 12 * i + 12] for i in range(5)])
     pv.fit(vae, x, epochs=3, batch_size=20, compile=True)  # with its terms, and without a warning
@@ -293,7 +294,7 @@ def assert_same_steps_fused(vae, batches):
             torch.testing.assert_close(grads[name], grad, rtol=1e-4, atol=1e-4 * float(grad.abs().max()))
 
 
-def test_pyros_own_svi_and_optimizer_take_it(tiny_vae):
+def test_it_works_with_pyros_svi_and_optimizer(tiny_vae):
     vae, x = tiny_vae
     twin = copy.deepcopy(vae)
     losses = []

@@ -1,4 +1,4 @@
-"""Programs that write in place, share, transpose or hide what they hold: fitted by their graph as by the handlers."""
+"""Programs that write in place, share, transpose or hide parameters: compiled fits equal uncompiled ones."""
 
 import copy
 import warnings
@@ -17,7 +17,7 @@ from pyro_vae.inference.svi.optimizer import OPTIMIZERS
 
 
 class Small(nn.Module):
-    """x (n, 3) from z (n, 2), with a guide of one layer; `see` says what a subclass does on the way."""
+    """x (n, 3) from z (n, 2), with a guide of one layer; `encoder_input` is what a subclass changes."""
 
     def __init__(self):
         super().__init__()
@@ -26,7 +26,7 @@ class Small(nn.Module):
     def mean(self, z):
         return z @ self.weight.t()
 
-    def see(self, x):
+    def encoder_input(self, x):
         return x
 
     def model(self, x):
@@ -37,7 +37,7 @@ class Small(nn.Module):
 
     def guide(self, x):
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(self.to_loc(self.see(x)), 1.0).to_event(1))
+            pyro.sample("z", dist.Normal(self.to_loc(self.encoder_input(x)), 1.0).to_event(1))
 
 
 class Transposed(Small):
@@ -63,8 +63,8 @@ class Summed(Small):
         return super().mean(z) + self.theta.sum()
 
 
-class Two(Small):
-    """Two biases whose gradients are equal; a prior of one of them."""
+class TwoBiases(Small):
+    """TwoBiases biases whose gradients are equal; a prior of one of them."""
 
     def __init__(self):
         super().__init__()
@@ -78,13 +78,13 @@ class Two(Small):
 
 
 class WritesCopies(Small):
-    """Copies that look like the caller's rows and a parameter, written into."""
+    """Writes into copies that equal the caller's rows and a parameter."""
 
     def __init__(self):
         super().__init__()
         self.shift = nn.Parameter(torch.randn(2))
 
-    def see(self, x):
+    def encoder_input(self, x):
         y = x * 1.0
         y -= 0.5
         return y + 0.0
@@ -98,7 +98,7 @@ class WritesCopies(Small):
 class FillsZeros(Small):
     """A constant that is written into before something is computed from it."""
 
-    def see(self, x):
+    def encoder_input(self, x):
         filled = torch.zeros(len(x))
         filled[:] = x[:, 0]
         return x + (filled * 2)[:, None]
@@ -109,16 +109,16 @@ class Counts(Small):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("seen", torch.zeros(2))
+        self.register_buffer("count", torch.zeros(2))
 
-    def see(self, x):
+    def encoder_input(self, x):
         if self.training:
-            self.seen[0].add_(1.0)
+            self.count[0].add_(1.0)
         return x
 
 
-class Hidden(Small):
-    """A layer that Pyro is not told of, which backward reaches all the same."""
+class Unregistered(Small):
+    """A layer that is not registered with Pyro, and has gradients all the same."""
 
     def __init__(self):
         super().__init__()
@@ -134,50 +134,50 @@ class Hidden(Small):
         super().guide(x)
 
 
-PROGRAMS = (Small, Transposed, Summed, Two, WritesCopies, FillsZeros, Counts, Hidden)
+PROGRAMS = (Small, Transposed, Summed, TwoBiases, WritesCopies, FillsZeros, Counts, Unregistered)
 
 
-def both_ways(make, x, **settings):
-    """A program fitted by its graph and by the handlers: their states, and the rows afterwards."""
-    ends = []
+def fit_compiled_and_uncompiled(program_class, x, **settings):
+    """A program fitted compiled and uncompiled: the states, and the rows afterwards."""
+    results = []
     for compiled in (None, False):
         torch.manual_seed(3)
-        program, rows = make(), x.clone()
+        program, rows = program_class(), x.clone()
         options = {"epochs": 10, "batch_size": 20, "learning_rate": 0.02, "schedule": "constant"} | settings
         pv.fit(program, rows, compile=compiled, **options)
-        ends.append((program.state_dict(), rows))
-    return ends
+        results.append((program.state_dict(), rows))
+    return results
 
 
-def assert_same_ends(make, **settings):
+def assert_same_results(program_class, **settings):
     x = torch.randn(60, 3)
     x[40:, 0] += 5
-    (state, rows), (true_state, _) = both_ways(make, x, **settings)
+    (state, rows), (true_state, _) = fit_compiled_and_uncompiled(program_class, x, **settings)
     assert torch.equal(rows, x)
     for name, value in true_state.items():
         torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5, msg=f"{name}: {state[name]} {value}")
 
 
-@pytest.mark.parametrize("settings", [{}, {"clip": 0.1}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"clip": 0.1}], ids=["defaults", "clip"])
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_thirty_steps_by_the_graph_are_thirty_by_the_handlers(program, settings):
-    assert_same_ends(program, **settings)
+def test_thirty_compiled_steps_equal_thirty_uncompiled_ones(program, settings):
+    assert_same_results(program, **settings)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("program", [Transposed, Summed, Two])
-def test_every_optimizer_reads_the_gradients_as_they_are(program, optimizer):
-    assert_same_ends(program, optimizer=optimizer, learning_rate=0.002)
+@pytest.mark.parametrize("program", [Transposed, Summed, TwoBiases])
+def test_every_optimizer_supports_the_gradients_of_a_graph(program, optimizer):
+    assert_same_results(program, optimizer=optimizer, learning_rate=0.002)
 
 
 def test_no_two_parameters_share_a_gradient():
-    program, elbo, x = Two(), Compiled_ELBO(), torch.randn(8, 3)
+    program, elbo, x = TwoBiases(), Compiled_ELBO(), torch.randn(8, 3)
     for _ in range(4):
         program.zero_grad()
         elbo.loss_and_grads(program.model, program.guide, x)
     gradients = [parameter.grad for parameter in program.parameters() if parameter.grad is not None]
-    places = [gradient.untyped_storage().data_ptr() for gradient in gradients]
-    assert len(set(places)) == len(places)
+    addresses = [gradient.untyped_storage().data_ptr() for gradient in gradients]
+    assert len(set(addresses)) == len(addresses)
     assert elbo.fallback_reason == ""
 
 
@@ -191,9 +191,9 @@ def steps_of(elbo, program, x, calls, between=lambda call: None):
     return losses
 
 
-@pytest.mark.filterwarnings("ignore:weight was not registered in the param store")  # Pyro's own words
-def test_what_is_frozen_thawed_or_replaced_is_seen():
-    x, ends = torch.randn(8, 3), []
+@pytest.mark.filterwarnings("ignore:weight was not registered in the param store")  # Pyro's warning
+def test_freezing_and_unfreezing_parameters_takes_effect():
+    x, results = torch.randn(8, 3), []
     for elbo in (Compiled_ELBO(), Trace_ELBO()):
         torch.manual_seed(0)
         program = Small()
@@ -202,11 +202,11 @@ def test_what_is_frozen_thawed_or_replaced_is_seen():
         assert program.weight.grad is None
         program.weight.requires_grad_(True)
         steps_of(elbo, program, x, 3)
-        ends.append(program.weight.grad)
-    torch.testing.assert_close(*ends)
+        results.append(program.weight.grad)
+    torch.testing.assert_close(*results)
 
 
-def test_a_param_store_that_is_cleared_or_loaded_is_followed():
+def test_a_cleared_param_store_takes_effect():
     def model(x):
         loc = pyro.param("loc", torch.tensor(0.2))
         with pyro.plate("data", len(x)):
@@ -226,19 +226,21 @@ def test_a_param_store_that_is_cleared_or_loaded_is_followed():
 
 
 @pytest.mark.parametrize(
-    "take", [lambda x: 2.0 if max(x.flatten().tolist()) > 9 else 1.0, lambda x: 2.0 if x[0, 0].item() > 9 else 1.0]
+    "scale",
+    [lambda x: 2.0 if max(x.flatten().tolist()) > 9 else 1.0, lambda x: 2.0 if x[0, 0].item() > 9 else 1.0],
+    ids=["tolist", "item"],
 )
-def test_values_taken_out_are_refused(take):
-    class Takes(Small):
-        def see(self, x):
-            return x * take(x)
+def test_conversions_to_python_values_are_refused(scale):
+    class ReadsValues(Small):
+        def encoder_input(self, x):
+            return x * scale(x)
 
     elbo = Compiled_ELBO()
     with pytest.warns(HandlersWarning, match="value"):
-        steps_of(elbo, Takes(), torch.randn(8, 3), 3)
+        steps_of(elbo, ReadsValues(), torch.randn(8, 3), 3)
 
 
-def test_a_number_that_changes_is_given_up_after_some_graphs():
+def test_a_number_that_keeps_changing_falls_back_after_some_graphs():
     def model(x, beta):
         loc = pyro.param("loc", torch.tensor(0.2))
         with pyro.plate("data", len(x)), pyro.poutine.scale(scale=beta):
@@ -270,14 +272,14 @@ def test_other_strides_and_arguments_that_cannot_be_compared():
         elbo.loss_and_grads(model, guide, x, x.numpy())
 
 
-def test_what_goes_by_epochs_is_seen_at_the_next_epochs_start():
-    class Cools(Small):
+def test_a_change_between_epochs_is_noticed_at_the_start_of_the_next():
+    class Tempered(Small):
         temperature = 1.0
 
-        def see(self, x):
+        def encoder_input(self, x):
             return x * self.temperature
 
-    program = Cools()
+    program = Tempered()
 
     def cool(history):
         program.temperature = 0.5 ** len(history)
@@ -286,8 +288,8 @@ def test_what_goes_by_epochs_is_seen_at_the_next_epochs_start():
         pv.fit(program, torch.randn(100, 3), epochs=3, batch_size=10, on_epoch=cool)
 
 
-def test_a_fused_fit_goes_on_within_rounding(tmp_path):
-    x, ends = torch.randn(40, 3), []
+def test_a_fused_fit_resumes_up_to_rounding(tmp_path):
+    x, results = torch.randn(40, 3), []
     for folder in (None, tmp_path):
         torch.manual_seed(0)
         program = Small()
@@ -301,6 +303,6 @@ def test_a_fused_fit_goes_on_within_rounding(tmp_path):
             with pytest.raises(StopIteration):
                 pv.fit(half, x, epochs=4, batch_size=10, compile=True, checkpoint=folder, on_epoch=interrupt)
         pv.fit(program, x, epochs=4, batch_size=10, compile=True, checkpoint=folder)
-        ends.append(program.state_dict())
-    for name, value in ends[0].items():
-        torch.testing.assert_close(ends[1][name], value, rtol=1e-3, atol=1e-4)
+        results.append(program.state_dict())
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Importance-weighted bounds and free bits: their values and gradients against what is known exactly."""
+"""Importance-weighted bounds and free bits: values and gradients compared with exact ones."""
 
 import itertools
 import math
@@ -21,8 +21,8 @@ IW = pv.ImportanceWeighted_ELBO
 
 def gradients(loss, program, x, parameters, seed, weigh=lambda function: function):
     with seeded(seed):
-        loss_now = loss.differentiable_loss(weigh(program.model), weigh(program.guide), x)
-        return torch.autograd.grad(loss_now, parameters)
+        value = loss.differentiable_loss(weigh(program.model), weigh(program.guide), x)
+        return torch.autograd.grad(value, parameters)
 
 
 class Tempered(poutine.messenger.Messenger):
@@ -33,7 +33,7 @@ class Tempered(poutine.messenger.Messenger):
             msg["scale"] = msg["scale"] * 0.3
 
 
-class Learned(nn.Module):
+class LinearProgram(nn.Module):
     """One latent, x | z ~ N(w z, I) in D dimensions, and a guide N(a·x + b, s) that is not the posterior."""
 
     def __init__(self, D=3):
@@ -71,8 +71,8 @@ def test_one_particle_is_the_elbo(dreg, vectorize, tiny_vae):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_is_its_rows_one_by_one_and_scales_come_after_the_log_sum_exp():
-    program, x = Learned(), torch.randn(4, 3, dtype=torch.float64)
+def test_a_batch_is_the_sum_of_its_rows_and_scales_multiply_after_the_log_sum_exp():
+    program, x = LinearProgram(), torch.randn(4, 3, dtype=torch.float64)
     bank = torch.randn(6, 4, dtype=torch.float64)
 
     class Noise(poutine.messenger.Messenger):
@@ -84,8 +84,8 @@ def test_a_batch_is_its_rows_one_by_one_and_scales_come_after_the_log_sum_exp():
                 msg["value"], msg["done"] = msg["fn"].loc + msg["fn"].scale * next(self.values), True
 
     whole = IW(6).loss(program.model, Noise(slice(None))(program.guide), x)
-    alone = sum(IW(6).loss(program.model, Noise(slice(i, i + 1))(program.guide), x[i : i + 1]) for i in range(4))
-    assert whole == pytest.approx(alone, rel=1e-12)
+    separate = sum(IW(6).loss(program.model, Noise(slice(i, i + 1))(program.guide), x[i : i + 1]) for i in range(4))
+    assert whole == pytest.approx(separate, rel=1e-12)
     third = poutine.scale(scale=1 / 3)
     with_scale = IW(6).loss(third(program.model), third(Noise(slice(None))(program.guide)), x)
     assert with_scale == pytest.approx(whole / 3, rel=1e-12)
@@ -112,7 +112,7 @@ def test_the_bound_rises_with_particles_to_the_exact_value():
 def test_dreg_has_the_gradient_of_the_bound_in_the_mean(kind):
     """The two estimators' means differ by less than 4 of their standard errors in every one of the parameters."""
     if kind in ("linear", "beta"):
-        program, x = Learned(), torch.randn(5, 3, dtype=torch.float64)
+        program, x = LinearProgram(), torch.randn(5, 3, dtype=torch.float64)
     elif kind == "vamp":
         program, x = vamp_vae(K=2, D=4, num_pseudo=3).double(), (torch.rand(5, 4) < 0.5).double()
     elif kind == "flow":
@@ -132,7 +132,7 @@ def test_dreg_has_the_gradient_of_the_bound_in_the_mean(kind):
     error = torch.hypot(found[False][1], found[True][1])
     worst = ((found[False][0] - found[True][0]).abs() / error.clamp(min=1e-12)).max().item()
     assert worst < 4.5
-    # and the errors are small beside the gradients, so that the comparison says something
+    # the errors are small compared with the gradients, so that the comparison is informative
     assert error.norm() < 0.1 * found[True][0].norm()
 
 
@@ -161,7 +161,7 @@ class TwoSites(nn.Module):
             pyro.sample("z2", dist.Normal(loc, nn.functional.softplus(raw) + 0.3))
 
 
-def test_dreg_sees_the_rows_that_a_subsampling_plate_took():
+def test_dreg_supports_a_subsampling_plate():
     x = torch.cat([torch.full((50,), 5.0), torch.full((50,), -5.0)])
 
     def model():
@@ -180,8 +180,8 @@ def test_dreg_sees_the_rows_that_a_subsampling_plate_took():
     assert found[True] == pytest.approx(found[False], rel=1e-5)
 
 
-def test_dreg_keeps_its_signal_as_particles_grow():
-    program, x = Learned(), torch.randn(1, 3, dtype=torch.float64)
+def test_dreg_keeps_its_signal_to_noise_ratio_as_particles_grow():
+    program, x = LinearProgram(), torch.randn(1, 3, dtype=torch.float64)
     ratios = {}
     for dreg in (False, True):
         for S in (2, 64):
@@ -198,7 +198,7 @@ def test_dreg_keeps_its_signal_as_particles_grow():
 
 
 @pytest.mark.parametrize("dreg", [False, True])
-def test_pyros_own_svi_takes_it(dreg, tiny_vae):
+def test_it_works_with_pyros_svi(dreg, tiny_vae):
     vae, x = tiny_vae
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.02}), IW(5, dreg=dreg, vectorize_particles=True))
     losses = [svi.step(x) for _ in range(60)]
@@ -206,17 +206,21 @@ def test_pyros_own_svi_takes_it(dreg, tiny_vae):
     assert svi.evaluate_loss(x) < losses[0]
 
 
-@pytest.mark.parametrize("loss", [IW(5), IW(5, dreg=True), pv.FreeBits_ELBO(0.1), TraceMeanField_ELBO()], ids=repr)
-def test_fit_takes_every_objective_with_warm_up_and_batches(loss, tiny_vae):
+@pytest.mark.parametrize(
+    "loss",
+    [IW(5), IW(5, dreg=True), pv.FreeBits_ELBO(0.1), TraceMeanField_ELBO()],
+    ids=["iwae", "dreg", "free-bits", "mean-field"],
+)
+def test_fit_supports_every_objective_with_warm_up_and_batches(loss, tiny_vae):
     vae, x = tiny_vae
     fitted = pv.fit(vae, x, valid=x, epochs=15, batch_size=16, learning_rate=0.02, kl_warmup=3, loss=loss)
     assert fitted.history[-1]["valid_elbo"] > fitted.history[0]["valid_elbo"]
     elbo = pv.log_evidence(vae, x, num_samples=300).elbo.mean().item()
     best = fitted.history[fitted.best_epoch - 1]["valid_elbo"]
-    assert best == pytest.approx(elbo, abs=0.1)  # patience and reports watch the true ELBO, whatever is climbed
+    assert best == pytest.approx(elbo, abs=0.1)  # patience and reports use the ELBO, whatever the objective
 
 
-def test_the_importance_weighted_bound_is_climbed_in_nats_per_row(tiny_vae):
+def test_the_importance_weighted_objective_is_in_nats_per_row(tiny_vae):
     vae, x = tiny_vae
     from pyro_vae.inference.objectives.elbo_terms import RowWeighted
     from pyro_vae.programs.plates import find_plates
@@ -234,7 +238,7 @@ def test_the_importance_weighted_bound_is_climbed_in_nats_per_row(tiny_vae):
         assert halved == pytest.approx(Trace_ELBO().loss(weigh(vae.model), weigh(vae.guide), x), rel=1e-5)
 
 
-def test_free_bits_leave_small_kls_alone():
+def test_free_bits_do_not_penalize_small_kls():
     """q = N(m, s²) against N(0, 1) in two dimensions, one KL below λ and one above: value and gradient by hand."""
     m, s = torch.tensor([0.1, 2.0], requires_grad=True), torch.tensor([0.9, 0.5])
     x = torch.zeros(3, 2)
@@ -259,7 +263,7 @@ def test_free_bits_leave_small_kls_alone():
     torch.testing.assert_close(none, TraceMeanField_ELBO().differentiable_loss(model, guide, x))
 
 
-def test_what_an_objective_cannot_take_is_said(tiny_vae):
+def test_unsupported_settings_and_programs_raise(tiny_vae):
     vae, x = tiny_vae
     full_rank = pv.guides.FullRankNormal(pv.nets.mlp(6, 5), 2)
     correlated = pv.VAE(vae.prior, vae.likelihood, full_rank)

@@ -1,4 +1,4 @@
-"""Wake–sleep against gradients that are enumerated: every latent, every pair of draws, every dream."""
+"""Wake–sleep compared with enumerated gradients: every latent, every pair of draws, every simulated row."""
 
 import copy
 import itertools
@@ -56,8 +56,8 @@ class Discrete(nn.Module):
         return self.prior.log_softmax(0)[:, None] + log_px, (x @ self.weight + self.bias).log_softmax(-1).T
 
 
-class Fed(Messenger):
-    """Sites that would be drawn take values from a bank, one after another."""
+class ValuesFromBank(Messenger):
+    """Gives sites values from a bank, one after another, instead of draws."""
 
     def __init__(self, **bank):
         super().__init__()
@@ -79,13 +79,13 @@ def flat(gradients):
     return torch.cat([gradient.flatten() for gradient in gradients])
 
 
-def close(found, expected, **tolerance):
+def assert_all_close(found, expected, **tolerance):
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, **tolerance)
 
 
 def expected_gradients(program, x, insomnia):
-    """Of rows x with two particles: every pair of draws by its probability, every dream by its own."""
+    """Of rows x with two particles: every pair of draws and every simulated row, weighted by its probability."""
     log_p, log_q = program.tables(x)
     log_weights = (log_p - log_q).detach()[PAIRS]  # (16, 2, n)
     shares = log_weights.softmax(1)
@@ -106,25 +106,25 @@ def test_a_rows_wake_gradients_are_exact_over_all_pairs_of_draws(row, vectorize)
     chance = program.tables(PATTERNS[row : row + 1])[1].detach()[PAIRS].sum(1).exp()[:, 0]
     bank = [PAIRS.T] if vectorize else [*PAIRS.T]
     loss = RWS(2, vectorize_particles=vectorize, max_plate_nesting=1)
-    with Fed(z=bank):
+    with ValuesFromBank(z=bank):
         found = gradients(loss, program, x, weigh=poutine.scale(scale=chance))
-    close(found, expected_gradients(program, PATTERNS[row : row + 1], insomnia=1.0))
+    assert_all_close(found, expected_gradients(program, PATTERNS[row : row + 1], insomnia=1.0))
 
 
-def test_the_sleep_gradient_is_exact_over_all_dreams():
+def test_the_sleep_gradient_is_exact_over_all_simulated_rows():
     """The 32 pairs (z, x) as one dream, scaled by their probabilities; θ gets nothing from it."""
     program = Discrete()
     z, x = torch.arange(4).repeat_interleave(8), PATTERNS.repeat(4, 1)
     log_p, log_q = program.tables(PATTERNS)
     chance = log_p.detach().exp().flatten()
     torch.testing.assert_close(chance.sum(), torch.tensor(1.0).double())
-    with Fed(z=[z, z], x=[x]):
+    with ValuesFromBank(z=[z, z], x=[x]):
         found = gradients(WakeSleep(), program, x, weigh=poutine.scale(scale=chance))
     wake_theta = -(chance * log_p.flatten()).sum()
     sleep_phi = -(log_p.detach().exp() * log_q).sum()
     parameters = list(program.parameters())
-    close(found[:2], torch.autograd.grad(wake_theta, parameters[:2]))
-    close(found[2:], torch.autograd.grad(sleep_phi, parameters[2:]))
+    assert_all_close(found[:2], torch.autograd.grad(wake_theta, parameters[:2]))
+    assert_all_close(found[2:], torch.autograd.grad(sleep_phi, parameters[2:]))
 
 
 @pytest.mark.parametrize("insomnia", [0.0, 0.5, 1.0])
@@ -148,26 +148,30 @@ def test_many_particles_reach_the_likelihood_and_the_posterior():
         *torch.autograd.grad(-(log_p.detach().softmax(0) * log_q).sum(), parameters[2:]),
     ]
     found = gradients(RWS(40_000, vectorize_particles=True, max_plate_nesting=1), program, PATTERNS)
-    close(found, expected, atol=0.1, rtol=0)  # about 5 standard errors
+    assert_all_close(found, expected, atol=0.1, rtol=0)  # about 5 standard errors
     with seeded(0), torch.no_grad():
         value = RWS(40_000, vectorize_particles=True, max_plate_nesting=1).loss(program.model, program.guide, PATTERNS)
     assert value == pytest.approx(-log_p.logsumexp(0).sum().item(), abs=0.02)
 
 
-def test_a_batch_is_the_sum_of_its_pieces_and_side_by_side_is_one_by_one():
+def test_a_batch_is_the_sum_of_its_parts_and_vectorized_equals_sequential():
     program, z = Discrete(), torch.randint(4, (3, 8))
-    dreamed = {"z": torch.randint(4, (8,)), "x": PATTERNS[torch.randperm(8)]}
+    simulated = {"z": torch.randint(4, (8,)), "x": PATTERNS[torch.randperm(8)]}
 
-    def of(rows, vectorize):
+    def gradients_of(rows, vectorize):
         bank = [z[:, rows]] if vectorize else [*z[:, rows]]
         loss = RWS(3, insomnia=0.3, vectorize_particles=vectorize, max_plate_nesting=1)
-        with Fed(z=[*bank, dreamed["z"][rows]], x=[dreamed["x"][rows]]):
+        with ValuesFromBank(z=[*bank, simulated["z"][rows]], x=[simulated["x"][rows]]):
             return gradients(loss, program, PATTERNS[rows])
 
-    whole = of(slice(None), True)
-    close(whole, of(slice(None), False))
-    pieces = [of(slice(0, 3), True), of(slice(3, 4), False), of(slice(4, 8), True)]
-    close(whole, [sum(parts) for parts in zip(*pieces, strict=True)])
+    whole = gradients_of(slice(None), True)
+    assert_all_close(whole, gradients_of(slice(None), False))
+    parts_of_batch = [
+        gradients_of(slice(0, 3), True),
+        gradients_of(slice(3, 4), False),
+        gradients_of(slice(4, 8), True),
+    ]
+    assert_all_close(whole, [sum(parts) for parts in zip(*parts_of_batch, strict=True)])
 
 
 def test_with_the_exact_posterior_as_guide_all_shares_are_equal():
@@ -189,34 +193,34 @@ def test_one_particles_decoder_gradient_is_that_of_the_elbo(tiny_vae):
     vae, x = tiny_vae
     parameters = list(vae.likelihood.parameters())
     found, expected = (gradients(loss, vae, x, parameters=parameters) for loss in (WakeSleep(), Trace_ELBO()))
-    close(found, expected)
+    assert_all_close(found, expected)
     with seeded(0):
         value = WakeSleep().loss(vae.model, vae.guide, x)
     with seeded(0):
         assert value == pytest.approx(Trace_ELBO().loss(vae.model, vae.guide, x), rel=1e-6)
 
 
-def test_each_of_theta_and_phi_takes_its_own_objective():
+def test_theta_and_phi_have_their_own_objectives():
     """θ is the same whatever φ's objective is; φ is a mixture of its two."""
     program = Discrete()
     found = {insomnia: gradients(RWS(2, insomnia=insomnia), program, PATTERNS) for insomnia in (0.0, 0.25, 1.0)}
     for theta in (0, 1):
-        close([found[0.0][theta], found[0.25][theta]], [found[1.0][theta]] * 2)
+        assert_all_close([found[0.0][theta], found[0.25][theta]], [found[1.0][theta]] * 2)
     for phi in (2, 3):
-        close([found[0.25][phi]], [0.25 * found[1.0][phi] + 0.75 * found[0.0][phi]])
+        assert_all_close([found[0.25][phi]], [0.25 * found[1.0][phi] + 0.75 * found[0.0][phi]])
 
 
-def test_the_decoder_gets_nothing_from_dreams_that_could_carry_a_gradient():
+def test_the_decoder_has_no_gradient_from_simulated_rows():
     likelihood = pv.likelihoods.Normal(pv.nets.mlp(2, 8, 6), scale="learned")
     prior, guide = pv.priors.Normal([0.0, 0.0], 1.0, learned=True), pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4))
     vae, x = pv.VAE(prior, likelihood, guide), torch.randn(20, 6)
     parameters = [*prior.parameters(), *likelihood.parameters()]
     found, expected = (gradients(RWS(2, insomnia=share), vae, x, parameters=parameters) for share in (0.0, 1.0))
     assert all(gradient.norm() > 0 for gradient in found)
-    close(found, expected)
+    assert_all_close(found, expected)
 
 
-def test_a_shared_parameter_takes_both_gradients():
+def test_a_shared_parameter_has_the_sum_of_both_gradients():
     """A VampPrior's guide is of θ and of φ: with a copy of it in the prior, the two add up to that of the shared."""
     vae, x = vamp_vae(), (torch.rand(20, 6) < 0.4).float()
     apart = copy.deepcopy(vae)
@@ -227,10 +231,10 @@ def test_a_shared_parameter_takes_both_gradients():
         of_phi = gradients(loss, apart, x, parameters=list(apart.posterior.parameters()))
         of_theta = gradients(loss, apart, x, parameters=list(apart.prior.shared_parts[0].parameters()))
         assert min(flat(of_phi).norm(), flat(of_theta).norm()) > 0.1
-        close(shared, [a + b for a, b in zip(of_phi, of_theta, strict=True)])
+        assert_all_close(shared, [a + b for a, b in zip(of_phi, of_theta, strict=True)])
 
 
-def test_no_gradient_runs_through_a_draw_to_the_draw_before_it():
+def test_no_gradient_flows_through_a_draw_to_an_earlier_draw():
     """x → z1 → z2: the gradient of −Σ w̄ log q(z1, z2 | x) with z1 held fixed in q(z2 | z1), written out."""
     program, x = Hierarchical(), (torch.rand(5, 6) < 0.5).float()
     parameters = [*program.to_first.parameters(), *program.to_second.parameters()]
@@ -248,7 +252,7 @@ def test_no_gradient_runs_through_a_draw_to_the_draw_before_it():
             log_p.append(sum(site["log_prob"] for site in sample_sites(model).values()))
     log_p, log_q = torch.stack(log_p), torch.stack(log_q)
     shares = (log_p - log_q).detach().softmax(0)
-    close(found, torch.autograd.grad(-(shares * log_q).sum(), parameters), rtol=1e-4, atol=1e-5)
+    assert_all_close(found, torch.autograd.grad(-(shares * log_q).sum(), parameters), rtol=1e-4, atol=1e-5)
 
 
 def test_deterministic_values_keep_their_gradients():
@@ -270,11 +274,11 @@ def test_deterministic_values_keep_their_gradients():
     x = torch.randn(7, 1)
     found, expected = (gradients(RWS(2, insomnia=0.5), program(kind), x, parameters=[weight]) for kind in (True, False))
     assert (found[0] != 0).all()
-    close(found, expected)
+    assert_all_close(found, expected)
 
 
 @pytest.mark.parametrize("insomnia", [0.0, 0.5, 1.0])
-def test_scales_multiply_a_rows_terms_and_fit_weighs_rows_alike(insomnia):
+def test_scales_multiply_a_rows_terms_and_fit_weighs_rows_equally(insomnia):
     """10 of 40 rows: Pyro's N/B gives four times the plain gradient, the fit's 1/B a tenth, of either."""
     plain = Discrete()
 
@@ -291,10 +295,10 @@ def test_scales_multiply_a_rows_terms_and_fit_weighs_rows_alike(insomnia):
     scaled, x = Subsampled(), PATTERNS[torch.randint(8, (10,))]
     loss = RWS(3, insomnia=insomnia)
     expected = gradients(loss, plain, x)
-    close(gradients(loss, scaled, x), [4 * gradient for gradient in expected])
+    assert_all_close(gradients(loss, scaled, x), [4 * gradient for gradient in expected])
     for program in (plain, scaled):
         weigh = RowWeighted(find_plates(plain, Batch(x)), num_rows=40)
-        close(gradients(loss, program, x, weigh=weigh), [gradient / 10 for gradient in expected])
+        assert_all_close(gradients(loss, program, x, weigh=weigh), [gradient / 10 for gradient in expected])
     with seeded(0):
         value = loss.loss(scaled.model, scaled.guide, x)
     with seeded(0):
@@ -318,13 +322,13 @@ def test_masked_rows_count_for_nothing():
     masked, alone = ((PATTERNS, z, poutine.mask(mask=seen)), (PATTERNS[:5], z[:, :5], lambda function: function))
     found = []
     for x, draws, around in (masked, alone):
-        with Fed(z=[*draws, draws[0]], x=[x]):
+        with ValuesFromBank(z=[*draws, draws[0]], x=[x]):
             found.append(gradients(RWS(3, insomnia=0.5), program, x, weigh=around))
-    close(*found)
+    assert_all_close(*found)
 
 
-def spied(calls, dreams_x=True):
-    """A program that asks for everything, and notes what its guide is told."""
+def recording_program(calls):
+    """A program with all row inputs, which records the arguments of its guide."""
     weight = torch.zeros(3, requires_grad=True)
 
     def model(x, labels=None, mask=None):
@@ -341,20 +345,20 @@ def spied(calls, dreams_x=True):
     return pv.Program(model, guide)
 
 
-def test_a_dream_has_the_same_labels_and_mask_and_other_rows():
+def test_simulated_rows_have_the_same_labels_and_mask_and_other_values():
     calls, x, labels = [], torch.zeros(4, 3), torch.tensor([0, 10, 20, 30])
     mask = torch.rand(4, 3) < 0.5
-    program = spied(calls)
+    program = recording_program(calls)
     WakeSleep().loss_and_grads(program.model, program.guide, x, labels=labels, mask=mask)
-    awake, asleep = calls
-    assert awake[0] is x
-    torch.testing.assert_close(asleep[0][mask], (5.0 + labels[:, None]).expand(4, 3)[mask], atol=5.0, rtol=0)
-    assert (asleep[0][~mask] == 0).all()
-    assert asleep[1] is labels
-    assert asleep[2] is mask
+    wake, sleep = calls
+    assert wake[0] is x
+    torch.testing.assert_close(sleep[0][mask], (5.0 + labels[:, None]).expand(4, 3)[mask], atol=5.0, rtol=0)
+    assert (sleep[0][~mask] == 0).all()
+    assert sleep[1] is labels
+    assert sleep[2] is mask
     with torch.no_grad():
         WakeSleep().loss(program.model, program.guide, x, labels=labels, mask=mask)
-    assert len(calls) == 3  # no gradient, no dream
+    assert len(calls) == 3  # without gradients no rows are simulated
 
 
 def clusters(n=400):
@@ -364,7 +368,7 @@ def clusters(n=400):
 
 
 @pytest.mark.parametrize("loss", [WakeSleep(), RWS(5), RWS(5, insomnia=0.5)], ids=["ws", "rws", "both"])
-def test_fit_takes_it_in_batches_and_discrete_latents_learn(loss):
+def test_fit_in_batches_learns_discrete_latents(loss):
     """log p(x) by enumeration rises by more than 0.5 nats a row, and the guide comes close to the posterior."""
     x, program = clusters(), Discrete(D=8)
     exact = lambda: program.tables(x)[0].logsumexp(0).mean().item()  # noqa: E731
@@ -376,20 +380,20 @@ def test_fit_takes_it_in_batches_and_discrete_latents_learn(loss):
     assert 0 < gap < 0.3
     best = fitted.history[fitted.best_epoch - 1]["valid_elbo"]
     elbo = (log_q.exp() * (log_p - log_q)).sum(0)[300:].mean().item()
-    assert best == pytest.approx(elbo, abs=0.1)  # what is reported is the ELBO, whatever is climbed
+    assert best == pytest.approx(elbo, abs=0.1)  # what is reported is the ELBO, whatever the objective
 
 
 @pytest.mark.parametrize("loss", [WakeSleep(), RWS(5, insomnia=0.5)], ids=["ws", "rws"])
-def test_a_vae_climbs_and_its_particles_go_side_by_side(loss, tiny_vae):
+def test_a_vae_improves_with_vectorized_particles(loss, tiny_vae):
     vae, _ = tiny_vae
     x = clusters()[:, :6].float()
     fitted = pv.fit(vae, x[:300], valid=x[300:], epochs=15, batch_size=64, learning_rate=0.03, loss=loss)
     elbos = [row["valid_elbo"] for row in fitted.history]
     assert elbos[-1] > elbos[0] + 0.2
-    assert not loss.vectorize_particles  # the caller's loss is left as it was
+    assert not loss.vectorize_particles  # the caller's loss is not changed
 
 
-def test_labels_and_missing_values_are_fitted():
+def test_labels_and_missing_values_are_supported():
     x = clusters().float()
     labels = torch.randint(3, (len(x),))
     conditional = pv.ConditionalVAE(
@@ -411,7 +415,7 @@ def test_labels_and_missing_values_are_fitted():
 
 
 @pytest.mark.parametrize("loss", [WakeSleep(), RWS(4, insomnia=0.5, vectorize_particles=True)], ids=["ws", "rws"])
-def test_pyros_own_svi_takes_it(loss, tiny_vae):
+def test_it_works_with_pyros_svi(loss, tiny_vae):
     vae, _ = tiny_vae
     x = clusters(100)[:, :6].float()
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.02}), loss)
@@ -435,7 +439,7 @@ def two_observations():
     return pv.Program(model, guide)
 
 
-def test_what_wake_sleep_cannot_take_is_said(tiny_vae):
+def test_unsupported_settings_and_programs_raise(tiny_vae):
     vae, x = tiny_vae
     iaf = pv.VAE(vae.prior, vae.likelihood, pv.guides.FlowGuide(pv.nets.mlp(6, 8), 2, kind="autoregressive"))
     table = PerRowGuide(60, torch.randn(6, 2), 1.0)
@@ -456,5 +460,5 @@ def test_what_wake_sleep_cannot_take_is_said(tiny_vae):
         pv.fit(global_mean(), torch.randn(20, 1), epochs=1, loss=RWS(3))
     with pyro.validation_enabled(False), pytest.raises(pv.InputError, match="only one of them draws z"):
         RWS(3).loss(vae.model, lambda x: None, x)  # Pyro's own validation would warn
-    pv.fit(table, x, epochs=1, loss=RWS(3))  # awake, both can be fitted
+    pv.fit(table, x, epochs=1, loss=RWS(3))  # without sleep-φ, both can be fitted
     pv.fit(two, x[:, :2], epochs=1, loss=RWS(3))

@@ -1,4 +1,4 @@
-"""Fitting: the objective against Pyro's, its terms, its reproducibility, and what happens when it is stopped."""
+"""Fitting: the objective compared with Pyro's, its terms, reproducibility, checkpoints and errors."""
 
 import copy
 import math
@@ -32,7 +32,7 @@ def without_seconds(history):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
 
 
-def test_one_step_equals_pyros_own_svi(tiny_vae):
+def test_one_step_equals_pyros_svi(tiny_vae):
     """Same seed, same rows in the same order: the loss of `SVI.step`, divided by the rows, and the same gradient
     step."""
     vae, x = tiny_vae
@@ -48,7 +48,7 @@ def test_one_step_equals_pyros_own_svi(tiny_vae):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6, msg=name)
 
 
-def test_terms_are_the_elbos_own(tiny_vae):
+def test_the_terms_add_up_to_the_elbo(tiny_vae):
     vae, x = tiny_vae
     fitted = pv.fit(vae, x, valid=x, epochs=3, batch_size=7, beta=0.2)
     for row in fitted.history:
@@ -70,7 +70,7 @@ def test_reported_elbo_is_at_beta_one_and_below_the_exact_value():
 
 
 def test_fit_finds_ppca():
-    """A linear VAE with the right noise climbs to the exact log p(x) of the linear-Gaussian model that made the
+    """A linear VAE with the right noise reaches the exact log p(x) of the linear-Gaussian model that made the
     rows."""
     truth = LinearGaussian(2, 8, noise=0.5)
     x, held_out = truth.rows(2000), truth.rows(500, seed=2)
@@ -86,7 +86,9 @@ def test_fit_finds_ppca():
 
 
 @pytest.mark.parametrize(
-    "loss", [TraceMeanField_ELBO(), Trace_ELBO(num_particles=3), Trace_ELBO(num_particles=3, vectorize_particles=True)]
+    "loss",
+    [TraceMeanField_ELBO(), Trace_ELBO(num_particles=3), Trace_ELBO(num_particles=3, vectorize_particles=True)],
+    ids=["mean-field", "particles", "vectorized"],
 )
 def test_any_pyro_elbo_can_be_the_loss(tiny_vae, loss):
     vae, x = tiny_vae
@@ -96,7 +98,11 @@ def test_any_pyro_elbo_can_be_the_loss(tiny_vae, loss):
     assert fitted.history[fitted.best_epoch - 1]["valid_elbo"] == pytest.approx(elbo, abs=0.1)
 
 
-@pytest.mark.parametrize("loss", [RenyiELBO(alpha=0.0, num_particles=2), JitTrace_ELBO(), TraceTailAdaptive_ELBO()])
+@pytest.mark.parametrize(
+    "loss",
+    [RenyiELBO(alpha=0.0, num_particles=2), JitTrace_ELBO(), TraceTailAdaptive_ELBO()],
+    ids=["renyi", "jit", "tail-adaptive"],
+)
 def test_losses_that_a_weight_on_each_site_would_change_are_refused(tiny_vae, loss):
     vae, x = tiny_vae
     with pytest.raises(pv.InputError, match="cannot be the loss"):
@@ -122,7 +128,7 @@ def test_enumerated_mixture_by_trace_enum():
     assert fitted.history[-1]["kl"] is None
 
 
-def test_same_seed_same_bits_and_the_callers_random_numbers_untouched(tiny_vae):
+def test_same_seed_same_bits_and_the_callers_random_numbers_unchanged(tiny_vae):
     vae, x = tiny_vae
     twin, other = copy.deepcopy(vae), copy.deepcopy(vae)
     before = torch.get_rng_state()
@@ -162,7 +168,7 @@ def test_patience_starts_after_the_warm_up():
     assert [TrainConfig(beta=2.0, kl_warmup=4).kl_weight(epoch) for epoch in (0, 1, 4, 9)] == [0.0, 0.5, 2.0, 2.0]
 
 
-def test_frozen_parts_stay_as_they_are(tiny_vae):
+def test_frozen_parts_do_not_change(tiny_vae):
     vae, x = tiny_vae
     vae.init_from_data(x.mean(0), x)
     vae.likelihood.requires_grad_(False)
@@ -205,9 +211,9 @@ def test_divergence_stops_at_once_with_the_last_good_weights(tiny_vae):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad", "rmsprop", "sgd"])
-def test_a_fit_goes_on_from_its_checkpoint_to_the_same_bits(tiny_vae, tmp_path, optimizer):
+def test_a_fit_resumes_from_its_checkpoint_to_the_same_bits(tiny_vae, tmp_path, optimizer):
     vae, x = tiny_vae
-    whole, parts = copy.deepcopy(vae), copy.deepcopy(vae)
+    whole, interrupted = copy.deepcopy(vae), copy.deepcopy(vae)
     options = {
         "valid": x,
         "batch_size": 7,
@@ -223,7 +229,7 @@ def test_a_fit_goes_on_from_its_checkpoint_to_the_same_bits(tiny_vae, tmp_path, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pv.fit(parts, x, epochs=6, checkpoint=tmp_path, on_epoch=stop, **options)
+        pv.fit(interrupted, x, epochs=6, checkpoint=tmp_path, on_epoch=stop, **options)
     found = pv.fit(copy.deepcopy(vae), x, epochs=6, checkpoint=tmp_path, **options)
     assert len(found.history) == 6
     fresh = copy.deepcopy(vae)
@@ -266,7 +272,7 @@ def test_a_fit_killed_in_the_middle_ends_in_the_same_weights(tmp_path):
     assert all(torch.equal(value, killed[name]) for name, value in whole.items())
 
 
-def test_bad_settings_and_rows_are_named(tiny_vae):
+def test_bad_settings_and_rows_raise_with_a_remedy(tiny_vae):
     vae, x = tiny_vae
     for options, message in [
         ({"epochs": 0}, "epochs must be positive"),
@@ -299,14 +305,14 @@ def test_reports_are_in_the_units_of_the_data():
     assert scaled["kl"] == pytest.approx(plain["kl"], abs=1e-3)
 
 
-def test_a_checkpoint_is_of_its_own_rows(tiny_vae, tmp_path):
+def test_a_checkpoint_of_other_rows_is_refused(tiny_vae, tmp_path):
     vae, x = tiny_vae
     pv.fit(vae, x, epochs=1, checkpoint=tmp_path)
     with pytest.raises(pv.InputError, match="training rows was"):
         pv.fit(vae, 1 - x, epochs=1, checkpoint=tmp_path)
 
 
-def test_few_validation_rows_are_drawn_for_abreast_and_their_elbo_is_right(monkeypatch):
+def test_few_validation_rows_have_vectorized_draws_and_the_right_elbo(monkeypatch):
     """PPCA's guide is its exact posterior, so each draw's ELBO is log p(x) itself."""
     ppca, x, calls = pv.PPCA(1, 3), torch.randn(50, 3), []
     evaluate = pyro.infer.SVI.evaluate_loss
@@ -319,7 +325,7 @@ def test_few_validation_rows_are_drawn_for_abreast_and_their_elbo_is_right(monke
         assert len(calls) <= 10
 
 
-def test_a_small_step_has_one_thread_and_gives_the_others_back(tiny_vae):
+def test_a_small_step_uses_one_thread_and_restores_their_number(tiny_vae):
     vae, x = tiny_vae
     before, seen = torch.get_num_threads(), []
     torch.set_num_threads(2)
