@@ -1,1 +1,1 @@
-"""TODO"""
+"""Models and fit methods by name, fitted and scored on the same rows."""

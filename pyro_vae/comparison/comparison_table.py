@@ -1,4 +1,4 @@
-"""Models fitted in several ways, held against the same rows on one measure: a table of records."""
+"""Models and fit methods compared on the same rows and measure: a table of records."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -30,19 +30,19 @@ from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.scored_rows import describe_measure
 
 METHODS = ("auto", "exact", "laplace", "is")
-PRIOR_SHARE = 0.1  # of the draws around modes: a normal at a mode may be too narrow, or miss another
-FEW_FEATURES = 16  # up to so many a grid over two latents costs little
+PRIOR_SHARE = 0.1  # of the draws around modes: a normal at one mode may be too narrow, or miss another mode
+MAX_GRID_FEATURES = 16  # of x, up to which a grid over two latents is cheap
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A contender: a program, the way it was fitted, and what the fit noted; a saved run has no `result`.
+    """A program to be compared, its fit method and the fit's result; a saved run has no `result`.
 
-    `reached` holds (seconds, log p(x) of held-out rows) along the fit, where somebody watched.
+    `reached` holds (seconds, log p(x) of held-out rows) during the fit, where it was scored.
     """
 
     model: str
-    way: str
+    fit_method: str
     program: Any
     result: FitResult | None = None
     run: str | None = None
@@ -50,17 +50,17 @@ class Fitted:
 
     @property
     def name(self) -> str:
-        return self.run or f"{self.model} {self.way}".strip()
+        return self.run or f"{self.model} {self.fit_method}".strip()
 
     @property
-    def answers(self) -> bool:
-        """Whether its guide is there for rows held out."""
-        return self.way not in FIT_METHODS or FIT_METHODS[self.way].answers
+    def has_guide(self) -> bool:
+        """Whether its guide has a q for held-out rows."""
+        return self.fit_method not in FIT_METHODS or FIT_METHODS[self.fit_method].is_amortized
 
 
 @dataclass(frozen=True)
 class HeldOutScore:
-    """What was found of one contender's rows: log p(x), the bound of its own q (N,) or None, and by which method."""
+    """Held-out rows under one program: log p(x), the ELBO of its q (N,) or None, and the estimator that was used."""
 
     log_px: LogPx
     bound: Tensor | None
@@ -69,7 +69,7 @@ class HeldOutScore:
 
 
 def compare(
-    contenders: Sequence[Fitted] | Mapping[str, Any],
+    programs: Sequence[Fitted] | Mapping[str, Any],
     rows: Split,
     *,
     method: str = "auto",
@@ -80,19 +80,18 @@ def compare(
 ) -> list[dict[str, Any]]:
     r"""Records of programs scored on the same held-out rows, best first, with the keys of `evidence.record` and more.
 
-    Contenders are `Fitted` programs, or programs by name.
-    `log_px` with its kind and errors; `behind` the best, with the paired `behind_se`; `bound` the ELBO of the way's own
-    q on these rows and `gap` = log p(x) − bound, the mean of $\mathrm{KL}(q(z|x) \| p(z|x))$, both None where a way has
-    no q for rows held out; `num_parameters` of model and guide together and `model_parameters`,
-    those of the model that can be chosen freely; `seconds`, and `seconds_to_level`, after which log p(x) of held-out
-    rows first was at `level` (by default one that half of the contenders reach), all of a fit's seconds where nobody
-    watched it.
+    `programs` are `Fitted`, or programs by name. `log_px` with its kind and errors; `behind` the best, with the paired
+    `behind_se`; `bound` the ELBO of the program's own q on these rows and `gap` = log p(x) − bound, the mean of
+    $\mathrm{KL}(q(z|x) \| p(z|x))$, both None where a fit method has no q for held-out rows; `num_parameters` of model
+    and guide together and `model_parameters`, those of the model that can be chosen freely; `seconds`, and
+    `seconds_to_level`, after which log p(x) of held-out rows first was at `level` (by default one that half of the
+    programs reach), all of a fit's seconds where it was not scored during the fit.
 
-    `method` says how log p(x) is found: `exact`, `laplace` (importance sampling around each row's mode, which asks
-    nothing of the guide), `is` (from the guide), or by default whichever of the three comes first: exact where the
-    program knows its density or rows are narrow and latents one or two. Nats per row.
+    `method` is the estimator of log p(x): `exact`, `laplace` (importance sampling around each row's mode, without the
+    guide), `is` (from the guide), or by default the first of the three that applies: exact where the program knows its
+    density, or rows are narrow and latents one or two. Nats per row.
 
-    Raises `InputError` for two contenders of one name, and for densities on different measures.
+    Raises `InputError` for two programs of one name, and for densities on different measures.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("two-moons")
@@ -101,24 +100,24 @@ def compare(
     >>> [row["name"] for row in pv.compare({"mixture": mixture, "PPCA": ppca}, data.valid)]
     ['mixture', 'PPCA']
     """
-    if isinstance(contenders, Mapping):
-        contenders = [Fitted(name, "", program) for name, program in contenders.items()]
-    if odd := [type(one).__name__ for one in contenders if not isinstance(one, Fitted)]:
+    if isinstance(programs, Mapping):
+        programs = [Fitted(name, "", program) for name, program in programs.items()]
+    if odd := [type(one).__name__ for one in programs if not isinstance(one, Fitted)]:
         raise InputError(f"expected Fitted programs, or programs by name ({{'mixture': mixture, …}}), got {odd[0]}")
     if method not in METHODS:
         raise InputError(f"no method called {method!r}; try one of {', '.join(METHODS)}")
-    names = [one.name for one in contenders]
+    names = [one.name for one in programs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{', '.join(twice)} stands twice in the comparison: leave one out")
     scored = {}
-    for one in contenders:
+    for one in programs:
         scored[one.name] = score_held_out(one, rows, method=method, num_samples=num_samples, seed=seed)
         if on_scored is not None:
             on_scored(one.name, scored[one.name])
     ranked = _ranked({name: found.log_px for name, found in scored.items()})
-    contenders = [_with_its_end(one, scored[one.name]) for one in contenders]
-    level = common_level(contenders) if level is None else level
-    by_name = {one.name: one for one in contenders}
+    programs = [_with_final_score(one, scored[one.name]) for one in programs]
+    level = common_level(programs) if level is None else level
+    by_name = {one.name: one for one in programs}
     return [_record(by_name[row["name"]], scored[row["name"]], row, rows, level, seed) for row in ranked]
 
 
@@ -132,20 +131,20 @@ def _ranked(found: Mapping[str, LogPx]) -> list[dict[str, Any]]:
 def score_held_out(
     one: Fitted, rows: Split, *, method: str = "auto", num_samples: int = 1000, seed: int = 0
 ) -> HeldOutScore:
-    """log p(x) of rows that a contender has not seen, by one method; and the bound of its guide."""
+    """log p(x) of rows that a program was not fitted to, by one estimator, and the ELBO of its guide."""
     program = one.program
     if not isinstance(program, Density) and hasattr(program, "log_predictive"):
         return HeldOutScore(_predictive(program, rows), None, "the posterior predictive")
     if isinstance(program, Density):
         exact = exact_evidence(without_guide(program), rows, seed=seed)
-        return HeldOutScore(exact, _bound_of(one, rows, exact.log_px), f"exact: {exact.way}")
-    known = program if one.answers else without_guide(program)
-    evidence = log_evidence(known, rows, num_samples, seed=seed) if one.answers else None
+        return HeldOutScore(exact, _bound_of(one, rows, exact.log_px), f"exact: {exact.method}")
+    known = program if one.has_guide else without_guide(program)
+    evidence = log_evidence(known, rows, num_samples, seed=seed) if one.has_guide else None
     bound = None if evidence is None else evidence.elbo
-    if method == "exact" or (method == "auto" and rows.shape[1] <= FEW_FEATURES):
+    if method == "exact" or (method == "auto" and rows.shape[1] <= MAX_GRID_FEATURES):
         try:
             exact = exact_evidence(known, rows, seed=seed)
-            return HeldOutScore(exact, bound, f"exact: {exact.way}", evidence)
+            return HeldOutScore(exact, bound, f"exact: {exact.method}", evidence)
         except RowsError:
             raise
         except InputError:
@@ -153,17 +152,17 @@ def score_held_out(
                 raise
     if method == "is" and evidence is not None:
         return HeldOutScore(evidence, bound, "is", evidence)
-    around = laplace(known, rows, seed=seed)
-    found = log_evidence(around, rows, num_samples, rows=torch.arange(len(rows)), prior_share=PRIOR_SHARE, seed=seed)
+    at_modes = laplace(known, rows, seed=seed)
+    found = log_evidence(at_modes, rows, num_samples, rows=torch.arange(len(rows)), prior_share=PRIOR_SHARE, seed=seed)
     return HeldOutScore(found, bound, "laplace", evidence)
 
 
 def _bound_of(one: Fitted, rows: Split, log_px: Tensor) -> Tensor | None:
     """The ELBO of a mixture's or PPCA's guide: log p(x) itself where that is the exact posterior."""
-    if not one.answers:
+    if not one.has_guide:
         return None
     guided = isinstance(one.program, Mixture) and one.program.posterior is not None
-    if one.way == "hard-em":
+    if one.fit_method == "hard-em":
         return one.program.elbo(rows, hard=True)
     return one.program.elbo(rows) if guided else log_px
 
@@ -171,8 +170,7 @@ def _bound_of(one: Fitted, rows: Split, log_px: Tensor) -> Tensor | None:
 def _predictive(program: Any, rows: Split) -> LogPx:
     """The density of new rows under a global posterior q, as an estimate of log p(x | training rows)."""
     log_px = program.log_predictive(rows.x.to(program.means)).detach().cpu().double() + rows.log_jacobian
-    place = program.means
-    batch = Batch(rows[:3].to(place), num_rows=len(rows))
+    batch = Batch(rows[:3].to(program.means), num_rows=len(rows))
     return LogPx(
         log_px=log_px,
         mc_se=torch.zeros_like(log_px),
@@ -181,22 +179,22 @@ def _predictive(program: Any, rows: Split) -> LogPx:
     )
 
 
-def _with_its_end(one: Fitted, scored: HeldOutScore) -> Fitted:
-    """The contender with where its fit ended among what it reached."""
+def _with_final_score(one: Fitted, scored: HeldOutScore) -> Fitted:
+    """The program with the final score of its fit among those it reached."""
     if one.result is None:
         return one
     end = one.result.seconds, float(scored.log_px.log_px.mean())
     return replace(one, reached=(*one.reached, end))
 
 
-def common_level(contenders: Sequence[Fitted]) -> float | None:
-    """The highest level that half of the contenders have reached, of those whose seconds are known."""
-    best = sorted((max(value for _, value in one.reached) for one in contenders if one.reached), reverse=True)
+def common_level(programs: Sequence[Fitted]) -> float | None:
+    """The highest log p(x) that half of the programs have reached, of those whose seconds are known."""
+    best = sorted((max(value for _, value in one.reached) for one in programs if one.reached), reverse=True)
     return best[(len(best) - 1) // 2] if best else None
 
 
 def seconds_to(one: Fitted, level: float | None) -> float | None:
-    """Seconds after which a fit first was at the level; None where it never was."""
+    """Seconds after which a fit first reached the level; None where it never did."""
     return None if level is None else next((seconds for seconds, value in one.reached if value >= level), None)
 
 
@@ -208,7 +206,8 @@ def _record(
     known: dict[str, Any] = {
         "run": one.run,
         "model": one.model,
-        "way": one.way,
+        "way": one.fit_method,
+        "fit_method": one.fit_method,
         "split": rows.name,
         "measure": found.measure,
         "elbo": bound,
@@ -223,7 +222,7 @@ def _record(
         "bound": bound,
         "gap": None if bound is None else float(found.log_px.mean()) - bound,
         "khat_bad": getattr(found, "khat_bad", None),
-        "active_units": _active(one.program, rows, seed) if evidence is not None else None,
+        "active_units": _num_active_units(one.program, rows, seed) if evidence is not None else None,
         "num_data": len(rows),
         "num_samples": getattr(found, "num_samples", None),
         "num_parameters": sum(p.numel() for p in named_parameters(one.program).values()),
@@ -232,14 +231,14 @@ def _record(
     more = {
         "name": one.name,
         **{key: ranked[key] for key in ("behind", "behind_se", "behind_mc_se")},
-        "model_parameters": _of_model(one.program),
+        "model_parameters": _num_model_parameters(one.program),
         "seconds_to_level": seconds_to(one, level),
         "level": level,
     }
     return dict.fromkeys(KEYS) | known | more
 
 
-def _of_model(program: Any) -> int | None:
+def _num_model_parameters(program: Any) -> int | None:
     """Free parameters of a density; a VAE's without its guide; None where parameters are latents."""
     if isinstance(program, Density):
         return program.num_free
@@ -249,7 +248,7 @@ def _of_model(program: Any) -> int | None:
     return None
 
 
-def _active(program: Any, rows: Split, seed: int) -> int | None:
+def _num_active_units(program: Any, rows: Split, seed: int) -> int | None:
     try:
         with seeded(seed):
             return active_units(program, rows[:5000], plates=None, **rows.row_inputs(slice(5000)))[0]

@@ -15,10 +15,10 @@ STEP = 1.5  # between epochs that are looked at, on a logarithmic axis
 
 @dataclass(frozen=True)
 class Point:
-    """Where a fit stood: epoch, rows gone through, seconds, and means over rows in nats.
+    """A fit at one epoch: rows processed, seconds, and means over rows in nats.
 
-    `train_log_px` is log p(x) of training rows, `log_px` of held-out ones and `bound` their ELBO under the way's own q,
-    None where it has none; `khat_bad` the share of held-out rows whose importance weights are not to be trusted.
+    `train_log_px` is log p(x) of training rows, `log_px` of held-out ones and `bound` their ELBO under the program's q,
+    None where it has none; `khat_bad` the share of held-out rows with a bad k-hat.
     """
 
     epoch: int
@@ -33,7 +33,7 @@ class Point:
 def fit_with_curve(
     model: str,
     program: Any,
-    way: str,
+    fit_method: str,
     data: Dataset,
     budget: Budget,
     rows: Split,
@@ -42,38 +42,38 @@ def fit_with_curve(
     num_samples: int = 200,
     on_point: Callable[[Point], None] | None = None,
 ) -> tuple[Any, FitResult, list[Point]]:
-    """Fit a program in the named way and score it on the way, at epochs evenly apart on a logarithmic axis.
+    """Fit a program by the named method and score it during the fit, at epochs evenly spaced on a logarithmic axis.
 
     log p(x) of the first `num_rows` training rows and `rows` is found as in `compare`, with `num_samples` draws around
-    each row's mode, so that ways without a guide are scored as the others are. Seconds are the fit's own, without the
-    scoring.
+    each row's mode, so that methods without a guide are scored as the others are. Seconds are the fit's own, without
+    the scoring.
     """
     points: list[Point] = []
-    spent: list[float] = [0.0]
-    seen, held_out = data.train.head(min(num_rows, len(data.train))), rows.head(min(num_rows, len(rows)))
+    scoring_seconds: list[float] = [0.0]
+    trained, held_out = data.train.head(min(num_rows, len(data.train))), rows.head(min(num_rows, len(rows)))
 
-    def watch(now: Any, history: list[dict[str, Any]]) -> None:
-        history[-1]["seconds"] -= spent[0]
+    def on_epoch(now: Any, history: list[dict[str, Any]]) -> None:
+        history[-1]["seconds"] -= scoring_seconds[0]
         if not points or history[-1]["epoch"] >= points[-1].epoch * STEP:
-            look(now, history)
+            score(now, history)
 
-    def look(now: Any, history: list[dict[str, Any]]) -> None:
+    def score(now: Any, history: list[dict[str, Any]]) -> None:
         began, epoch = time.perf_counter(), history[-1]["epoch"]
-        one = Fitted(model, way, now)
-        found = [score_held_out(one, some, method="laplace", num_samples=num_samples) for some in (seen, held_out)]
-        trained, scored = (float(each.log_px.log_px.mean()) for each in found)
+        one = Fitted(model, fit_method, now)
+        found = [score_held_out(one, some, method="laplace", num_samples=num_samples) for some in (trained, held_out)]
+        train_log_px, log_px = (float(each.log_px.log_px.mean()) for each in found)
         bound = None if found[1].bound is None else float(found[1].bound.mean())
-        khat, gone = getattr(found[1].log_px, "khat_bad", None), epoch * len(data.train)
-        points.append(Point(epoch, gone, history[-1]["seconds"], trained, scored, bound, khat))
-        spent[0] += time.perf_counter() - began
+        khat, rows_seen = getattr(found[1].log_px, "khat_bad", None), epoch * len(data.train)
+        points.append(Point(epoch, rows_seen, history[-1]["seconds"], train_log_px, log_px, bound, khat))
+        scoring_seconds[0] += time.perf_counter() - began
         if on_point is not None:
             on_point(points[-1])
 
-    fitted, result = fit_by_name(program, way, data, budget, watch)
+    fitted, result = fit_by_name(program, fit_method, data, budget, on_epoch)
     if points and points[-1].epoch < result.history[-1]["epoch"]:
-        look(fitted, result.history)
-    watched = {"seconds": result.history[-1]["seconds"]} if points else {}
-    return fitted, replace(result, **watched), points
+        score(fitted, result.history)
+    own_seconds = {"seconds": result.history[-1]["seconds"]} if points else {}
+    return fitted, replace(result, **own_seconds), points
 
 
 def first_rows(data: Dataset, num_rows: int) -> Dataset:

@@ -16,12 +16,12 @@ from pyro_vae.models.ppca import PPCA, FactorAnalysis
 from pyro_vae.models.vae import VAE
 
 
-def _gaussians(kind: str) -> Callable[[int, Dataset], Any]:
+def _gaussian_mixture(kind: str) -> Callable[[int, Dataset], Any]:
     return lambda size, data: GaussianMixture(size, data.num_features, kind)
 
 
 MODELS: dict[str, tuple[int, Callable[[int, Dataset], Any]]] = {  # name: (default size, made of a size and the data)
-    **{"gaussian-mixture" + f"-{kind}" * (kind != "full"): (10, _gaussians(kind)) for kind in COVARIANCES},
+    **{"gaussian-mixture" + f"-{kind}" * (kind != "full"): (10, _gaussian_mixture(kind)) for kind in COVARIANCES},
     "bernoulli-mixture": (10, lambda size, data: BernoulliMixture(size, data.num_features)),
     "bayesian-mixture": (
         10,
@@ -33,14 +33,14 @@ MODELS: dict[str, tuple[int, Callable[[int, Dataset], Any]]] = {  # name: (defau
 
 
 def build_model(spec: str, data: Dataset) -> Any:
-    """A fresh model from `NAME` or `NAME:SIZE`, components or latents; `InputError` for a name that is not known."""
+    """A new model from `NAME` or `NAME:SIZE`, components or latents; `InputError` for a name that is not known."""
     name, _, size = spec.partition(":")
     if name not in MODELS:
         raise InputError(f"no model called {name!r}; try one of {', '.join(MODELS)}, vae")
     if ":" in spec and not size.isdigit():
         raise InputError(f"{spec!r}: the size after the colon must be a whole number, as in {name}:{MODELS[name][0]}")
-    usual, make = MODELS[name]
-    return make(int(size) if size else usual, data)
+    default_size, make = MODELS[name]
+    return make(int(size) if size else default_size, data)
 
 
 class FromPrior(nn.Module):

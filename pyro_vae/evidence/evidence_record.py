@@ -9,75 +9,86 @@ from torch import Tensor
 from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.log_px import LogPx
 
+KEYS = (
+    "run", "model", "way", "fit_method", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind",
+    "log_px_se", "log_px_mc_se", "method", "prior_share", "smoothed", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data",
+    "num_samples", "num_parameters", "seconds",
+)  # fmt: skip
+
 
 def record(
-    found: Evidence,
+    evidence: Evidence,
     better: LogPx | None = None,
     *,
     method: str = "is",
     run: str | None = None,
     model: str = "vae",
-    way: str = "svi",
+    fit_method: str = "svi",
     split: str | None = None,
     active_units: int | None = None,
     num_parameters: int | None = None,
     seconds: float | None = None,
 ) -> dict[str, Any]:
-    """The means over rows, nats per row, with kind, errors and diagnostics; None where a thing does not exist.
+    """The means over rows, nats per row, with kind, errors and diagnostics; None where a number does not exist.
 
     `bound` is the ELBO and `gap` is log p(x) − ELBO; `iwae` maps the number of draws, as text, to its bound. log p(x)
     and its errors are those of `better`, by another `method`, where there is one; the ELBO, its terms, the IWAE bounds
-    and k-hat are importance sampling's.
+    and k-hat are importance sampling's. `way` is an alias of `fit_method`.
     """
-    best = found if better is None else better
-    log_px, elbo = _mean(best.log_px), _mean(found.elbo)
-    return {
+    settings = {
         "run": run,
         "model": model,
-        "way": way,
+        "way": fit_method,
+        "fit_method": fit_method,
         "split": split,
-        "measure": found.measure,
+        "method": method,
+    }
+    sizes = {"active_units": active_units, "num_parameters": num_parameters, "seconds": seconds}
+    values = settings | sizes | _sampled(evidence) | _log_px(evidence if better is None else better)
+    values["gap"] = None if values["log_px"] is None or values["elbo"] is None else values["log_px"] - values["elbo"]
+    return {key: values[key] for key in KEYS}
+
+
+def _sampled(evidence: Evidence) -> dict[str, Any]:
+    """What importance sampling alone computes."""
+    elbo = _mean(evidence.elbo)
+    return {
+        "measure": evidence.measure,
         "elbo": elbo,
-        "reconstruction": _mean(found.reconstruction),
-        "kl": _mean(found.kl),
-        "log_px": log_px,
+        "reconstruction": _mean(evidence.reconstruction),
+        "kl": _mean(evidence.kl),
+        "prior_share": evidence.prior_share,
+        "smoothed": _mean(evidence.smoothed),
+        "iwae": {str(k): _mean(bound) for k, bound in evidence.iwae.items()},
+        "bound": elbo,
+        "khat_bad": evidence.khat_bad,
+        "num_data": len(evidence),
+        "num_samples": evidence.num_samples,
+    }
+
+
+def _log_px(best: LogPx) -> dict[str, Any]:
+    return {
+        "log_px": _mean(best.log_px),
         "log_px_kind": best.kind,
         "log_px_se": _finite(best.log_px_se),
         "log_px_mc_se": _finite(best.log_px_mc_se),
-        "method": method,
-        "prior_share": found.prior_share,
-        "smoothed": _mean(found.smoothed),
-        "iwae": {str(k): _mean(bound) for k, bound in found.iwae.items()},
-        "bound": elbo,
-        "gap": None if log_px is None or elbo is None else log_px - elbo,
-        "khat_bad": found.khat_bad,
-        "active_units": active_units,
-        "num_data": len(found),
-        "num_samples": found.num_samples,
-        "num_parameters": num_parameters,
-        "seconds": seconds,
     }
 
 
-KEYS = (
-    "run", "model", "way", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind", "log_px_se",
-    "log_px_mc_se", "method", "prior_share", "smoothed", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data",
-    "num_samples", "num_parameters", "seconds",
-)  # fmt: skip
-
-
 def unscored(elbo: float | None, *, run: str, split: str, seconds: float) -> dict[str, Any]:
-    """The record of rows that have an ELBO together and no weight each."""
-    known = {
+    """The record of rows that have an ELBO together but no weight of their own."""
+    values = {
         "run": run,
         "model": "program",
         "way": "svi",
+        "fit_method": "svi",
         "split": split,
         "elbo": elbo,
         "bound": elbo,
         "seconds": seconds,
     }
-    return dict.fromkeys(KEYS) | known
+    return dict.fromkeys(KEYS) | values
 
 
 def _mean(values: Tensor) -> float | None:

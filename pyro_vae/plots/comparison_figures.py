@@ -60,7 +60,7 @@ def _best_of_each_kind(fitted: Sequence[Fitted], table: Sequence[Mapping[str, An
     best: dict[type, Fitted] = {}
     for one in (by_name[row["name"]] for row in table):
         kind = type(one.program)
-        if kind not in best or (one.way == "em" and best[kind].way != "em"):
+        if kind not in best or (one.fit_method == "em" and best[kind].fit_method != "em"):
             best[kind] = one
     return best
 

@@ -232,7 +232,7 @@ def _fit_or_load(
         kept = json.loads((folder / RESULT).read_text())
         result, points = FitResult(**kept["result"]), [Point(**point) for point in kept["curve"]]
         return _fitted(entry, load(folder), result, points), points
-    log(f"{label}: {FIT_METHODS[entry.fit_method].words}")
+    log(f"{label}: {FIT_METHODS[entry.fit_method].description}")
     program, result, points = _fit(entry, settings, rows, log)
     save(program, folder)
     write_json(folder / RESULT, {"result": asdict(result), "curve": [asdict(point) for point in points]})

@@ -1,4 +1,4 @@
-"""Comparisons: every way that goes with a model fits it, the numbers are those of the parts, and measures never mix."""
+"""Comparisons: every supported fit method fits a model, the numbers are those of the parts, and measures never mix."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ from pyro_vae.comparison.learning_curves import first_rows, fit_with_curve
 from pyro_vae.comparison.models_by_name import build_model
 from pyro_vae.errors import InputError
 
-EFFORT = Budget(epochs=2, iterations=4, batch_size=50, learning_rate=0.01, width=8)
+BUDGET = Budget(epochs=2, iterations=4, batch_size=50, learning_rate=0.01, width=8)
 
 
 def table_data(rows=120):
@@ -36,18 +36,18 @@ def programs(data):
     return {name: (lambda name=name: build_model(name, data)) for name in names} | {"vae:2": lambda: vae_for(data)}
 
 
-@pytest.mark.parametrize("way", FIT_METHODS)
-def test_every_way_fits_what_it_goes_with_and_can_be_scored(way, tmp_path):
-    """A finite log p(x), and a bound below it where the way answers for rows held out; the program can be saved."""
+@pytest.mark.parametrize("fit_method", FIT_METHODS)
+def test_every_fit_method_fits_what_it_supports_and_can_be_scored(fit_method, tmp_path):
+    """A finite log p(x), and a bound below it where there is a q for held-out rows; the program can be saved."""
     data, fitted = table_data(), 0
     for name, make in programs(data).items():
-        if not supports(make(), way):
+        if not supports(make(), fit_method):
             continue
-        program, result = fit_by_name(make(), way, data, EFFORT)
-        found = score_held_out(pv.Fitted(name, way, program, result), data.valid, num_samples=50)
+        program, result = fit_by_name(make(), fit_method, data, BUDGET)
+        found = score_held_out(pv.Fitted(name, fit_method, program, result), data.valid, num_samples=50)
         assert torch.isfinite(found.log_px.log_px).all()
         assert len(result.history) >= 1
-        if FIT_METHODS[way].answers and way != "cavi":
+        if FIT_METHODS[fit_method].is_amortized and fit_method != "cavi":
             assert found.bound.mean() <= found.log_px.log_px.mean() + 1e-3
         else:
             assert found.bound is None
@@ -59,10 +59,12 @@ def test_every_way_fits_what_it_goes_with_and_can_be_scored(way, tmp_path):
 
 
 def test_a_way_that_does_not_go_with_a_model_says_what_does():
-    with pytest.raises(InputError, match=r"mcem is no way to fit a PPCA; try one of em, online-em, closed-form, svi"):
-        fit_by_name(build_model("ppca:1", table_data()), "mcem", table_data(), EFFORT)
-    with pytest.raises(InputError, match="no way called"):
-        fit_by_name(build_model("ppca:1", table_data()), "gibbs", table_data(), EFFORT)
+    with pytest.raises(
+        InputError, match=r"a PPCA cannot be fitted by mcem; try one of em, online-em, closed-form, svi"
+    ):
+        fit_by_name(build_model("ppca:1", table_data()), "mcem", table_data(), BUDGET)
+    with pytest.raises(InputError, match="no fit method called"):
+        fit_by_name(build_model("ppca:1", table_data()), "gibbs", table_data(), BUDGET)
     with pytest.raises(InputError, match="no model called"):
         build_model("gmm:3", table_data())
     with pytest.raises(InputError, match="whole number"):
@@ -70,12 +72,12 @@ def test_a_way_that_does_not_go_with_a_model_says_what_does():
 
 
 def test_ways_of_a_mixture_share_their_start():
-    """Before the first step of each way the parameters are EM's start."""
+    """Before the first step of each method the parameters are EM's start."""
     data, starts = table_data(), []
-    for way in ("em", "svi", "table", "amortized"):
-        program = FIT_METHODS[way].guided(build_model("gaussian-mixture:3", data), data, EFFORT)
-        if way == "em":
-            pv.fit_em(program, data.train, epochs=1, seed=EFFORT.seed)
+    for fit_method in ("em", "svi", "table", "amortized"):
+        program = FIT_METHODS[fit_method].with_guide(build_model("gaussian-mixture:3", data), data, BUDGET)
+        if fit_method == "em":
+            pv.fit_em(program, data.train, epochs=1, seed=BUDGET.seed)
         starts.append([program.logits.detach(), program.loc.detach(), program.raw_scale.detach()])
     for other in starts[1:]:
         for ours, theirs in zip(other, starts[0], strict=True):
@@ -88,8 +90,8 @@ def test_records_are_the_parts_own_numbers_best_first():
     vae = vae_for(data)
     fits = [pv.fit_em(gaussian, data), pv.fit_closed_form(ppca, data), pv.fit(vae, data, epochs=3)]
     contenders = [
-        pv.Fitted(name, way, program, result)
-        for name, way, program, result in zip(
+        pv.Fitted(name, fit_method, program, result)
+        for name, fit_method, program, result in zip(
             ("gaussian-mixture:2", "ppca:1", "vae:2"),
             ("em", "closed-form", "svi"),
             (gaussian, ppca, vae),
@@ -150,7 +152,7 @@ def test_measures_and_names_never_mix():
 def test_curves_see_the_fit_go_up_and_do_not_count_their_own_time():
     data = table_data(400)
     program = build_model("gaussian-mixture:3", data)
-    fitted, result, points = fit_with_curve("gaussian-mixture:3", program, "em", data, EFFORT, data.valid)
+    fitted, result, points = fit_with_curve("gaussian-mixture:3", program, "em", data, BUDGET, data.valid)
     assert [point.epoch for point in points] == [1, 2, 3, 4]
     assert all(later.train_log_px >= before.train_log_px - 1e-6 for before, later in itertools.pairwise(points))
     assert points[-1].log_px == pytest.approx(fitted.log_prob(data.valid).mean().item())
@@ -162,7 +164,7 @@ def test_curves_see_the_fit_go_up_and_do_not_count_their_own_time():
 def test_hard_ems_bound_is_of_its_own_q():
     """q is a point: the gap is −log of the largest responsibility."""
     data = table_data()
-    program, result = fit_by_name(build_model("gaussian-mixture:3", data), "hard-em", data, EFFORT)
+    program, result = fit_by_name(build_model("gaussian-mixture:3", data), "hard-em", data, BUDGET)
     found = score_held_out(pv.Fitted("gaussian-mixture:3", "hard-em", program, result), data.valid)
     expected = -program.responsibilities(data.valid).amax(1).log()
     torch.testing.assert_close(found.log_px.log_px - found.bound, expected)
@@ -171,8 +173,8 @@ def test_hard_ems_bound_is_of_its_own_q():
 def test_levels():
     """The default is one that half of the contenders reach; who never does has no seconds."""
 
-    def one(name, *way):
-        return pv.Fitted(name, "em", None, reached=way)
+    def one(name, *reached):
+        return pv.Fitted(name, "em", None, reached=reached)
 
     slow, fast, low = one("a", (1.0, -5.0), (2.0, -3.0)), one("b", (0.5, -3.5), (0.7, -2.0)), one("c", (1.0, -9.0))
     assert common_level([slow, fast, low]) == -3.0
