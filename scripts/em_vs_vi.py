@@ -161,7 +161,7 @@ def linear(latents: int, seeds: str, epochs: int) -> None:
             elbo = pv.log_evidence(vae, split, 200).elbo
             click.echo(
                 f"seed {seed}, {split.name}: PPCA {best.mean():.3f}, linear VAE {exact.log_px.mean():.3f} "
-                f"({exact.way}), behind {(best - exact.log_px).mean():.4f}; ELBO {elbo.mean():.3f}; largest angle "
+                f"({exact.method}), behind {(best - exact.log_px).mean():.4f}; ELBO {elbo.mean():.3f}; largest angle "
                 f"{angles.max():.2f}°, the others up to {angles.sort().values[-2]:.2f}°; {fitted.seconds:.0f} s"
             )
 

@@ -1,1 +1,1 @@
-"""log p(x) of rows: estimates, bounds, and what says whether to believe them."""
+"""log p(x) of rows: estimates and bounds, with their diagnostics."""

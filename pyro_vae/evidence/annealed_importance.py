@@ -1,4 +1,16 @@
-"""Annealed importance sampling with Hamiltonian transitions, for all rows and chains at once, and its sandwich."""
+"""Annealed importance sampling with Hamiltonian transitions, and bidirectional Monte Carlo, both batched.
+
+>>> import pyro_vae as pv
+>>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+>>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+>>> x = torch.ones(3, 5)
+>>> annealed, exact = pv.annealed_evidence(vae, x, 200, start="prior"), pv.exact_evidence(vae, x)
+>>> bool((annealed.log_px - exact.log_px).abs().max() < 0.2)
+True
+>>> bounds = pv.bidirectional(vae, num_rows=20, num_temperatures=50, num_features=5)
+>>> bool(abs(bounds.gap) < 0.5), bounds.x.shape
+(True, torch.Size([20, 5]))
+"""
 
 import math
 from collections.abc import Callable
@@ -23,10 +35,10 @@ from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint, simulate
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Annealed(LogPx):
-    """What annealing found, beside what `LogPx` says.
+    """The results of annealing, in addition to those of `LogPx`.
 
-    `log_px` (N,) is log of the mean weight of `num_chains` chains, a lower bound in expectation; `ess` (N,) how many
-    chains of equal weight they are worth, `acceptance` (N,) the share of Hamiltonian proposals taken.
+    `log_px` (N,) is log of the mean weight of `num_chains` chains, a lower bound in expectation; `ess` (N,) is
+    their effective number, `acceptance` (N,) the share of Hamiltonian proposals accepted.
     """
 
     ess: Tensor
@@ -38,15 +50,15 @@ class Annealed(LogPx):
 
     def __repr__(self) -> str:
         how = f"{self.num_chains} chains, {self.num_temperatures} temperatures from the {self.start}"
-        return self._in_words(f"{how}, {self.acceptance.mean():.0%} accepted")
+        return self._describe(f"{how}, {self.acceptance.mean():.0%} accepted")
 
 
 @dataclass(frozen=True, repr=False)
 class Sandwich:
     """Rows x (N, D) drawn from the model, and two bounds on each row's log p(x), in expectation: `lower`, `upper`.
 
-    All chains of a row's upper bound start from the one exact draw of z there is, so their spread is no error of it:
-    `upper.mc_se` is NaN, and `gap_se`, over rows, is the error to quote.
+    All chains of a row's upper bound start from the same exact draw of z, so their spread is not its error:
+    `upper.mc_se` is NaN, and `gap_se`, over rows, is the error to report.
     """
 
     x: Tensor
@@ -56,14 +68,14 @@ class Sandwich:
 
     @property
     def gap(self) -> float:
-        """Mean upper − mean lower bound, nats: no estimate between them is further from the truth, in expectation."""
+        """Mean upper − mean lower bound, nats: at least the error of any estimate between them, in expectation."""
         return float((self.upper.log_px - self.lower.log_px).mean())
 
     @property
     def gap_se(self) -> float:
-        """Standard error of `gap` over rows, chains included."""
-        apart = self.upper.log_px - self.lower.log_px
-        return float(apart.std() / math.sqrt(len(apart))) if len(apart) > 1 else math.nan
+        """Standard error of `gap` over rows; it includes the Monte-Carlo error of the chains."""
+        gaps = self.upper.log_px - self.lower.log_px
+        return float(gaps.std() / math.sqrt(len(gaps))) if len(gaps) > 1 else math.nan
 
     def __repr__(self) -> str:
         return (
@@ -90,42 +102,32 @@ def annealed_evidence(
     r"""$\log p(x_i)$ of each row by annealed importance sampling (Neal, physics/9803008; Wu et al., arXiv:1611.04273).
 
     Chains go from $f_0$, which is the guide (or the prior, `start="prior"`), through $f_t = f_0^{1-\beta_t} p(x,
-    z)^{\beta_t}$ to the posterior, each step a Hamiltonian transition that leaves $f_t$ as it is, and $w = \prod_t
+    z)^{\beta_t}$ to the posterior. Each step is a Hamiltonian transition that leaves $f_t$ invariant, and $w = \prod_t
     f_t(z_{t-1}) / f_{t-1}(z_{t-1})$. As $E[w] = p(x)$, log of the mean weight of the chains is a lower bound on log
     p(x) in expectation; `num_temperatures` tightens it. Temperatures, and step sizes for each row and temperature, are
-    tuned in a pilot run of other chains and then held, so the weights stay unbiased. Latents must be continuous;
-    constrained ones are moved where they are not. Cost: `num_temperatures * num_leapfrog * num_chains` gradients a row,
-    and a quarter of it for the pilot; `on_rows` hears how many rows are done. Shapes and row inputs as in
-    `log_evidence`;
-    nats per row.
+    tuned in a pilot run of other chains and then fixed, so the weights stay unbiased. Latents must be continuous;
+    constrained ones are sampled in unconstrained space. Cost: `num_temperatures * num_leapfrog * num_chains` gradients
+    a row, and a quarter of it for the pilot run. `on_rows` is called with the number of rows done. Shapes and row
+    inputs as in `log_evidence`; nats per row.
 
     Raises `InputError` for discrete latents, `RowsError` where a row has no weight of its own.
-
-    >>> import pyro_vae as pv
-    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
-    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> x = torch.ones(3, 5)
-    >>> annealed, exact = pv.annealed_evidence(vae, x, 200, start="prior"), pv.exact_evidence(vae, x)
-    >>> bool((annealed.log_px - exact.log_px).abs().max() < 0.2)
-    True
     """
     plan = Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
-    split, places = rows_to_score(data, rows, labels)
+    split, rows = rows_to_score(data, rows, labels)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        scored = ScoredRows(program, split, places, group, seed)
+        scored = ScoredRows(program, split, rows, group, seed)
         done = 0
 
         def of_batch(batch: Batch) -> tuple[Tensor, Tensor]:
             nonlocal done
-            found = Path(program, scored.plates, batch, plan).forward()
+            result = Path(program, scored.plates, batch, plan).forward()
             done += len(batch.x)
             if on_rows is not None:
                 on_rows(done)
-            return found
+            return result
 
-        size = plan.rows_at_once(program, scored.plates, scored.first)
-        found = scored.map_batches(size, of_batch)
-    return _annealed(found, split.log_jacobian, plan, scored.measure)
+        results = scored.map_batches(plan.batch_size(program, scored.plates, scored.first), of_batch)
+    return _annealed(results, split.log_jacobian, plan, scored.measure)
 
 
 def bidirectional(
@@ -145,54 +147,53 @@ def bidirectional(
 
     The model draws z and x together, so z is one exact draw from p(z|x). Annealing from f₀ to the posterior gives the
     lower bound; the same path run backwards from that z gives weights with $E[1/w] = 1/p(x)$, and so an upper bound in
-    expectation. The distance between the two is the most that either is off, *known* and not assumed: so is that of
-    any other estimator on `found.x`. It speaks for rows like the model's own, which data need not be. Arguments as
-    in `annealed_evidence`; `labels` (num_rows,) for programs that ask, `num_features` where the program does not know.
+    expectation. The distance between the two limits the error of either, and that of any other estimator on the same
+    rows x. It is measured on rows of the model, which data need not resemble. Arguments as in `annealed_evidence`;
+    `labels` (num_rows,) for programs that take them, `num_features` for a program that has not been fitted.
 
     Raises `InputError` for latents that are not continuous, and for models that do not observe x at one site.
-
-    >>> import pyro_vae as pv
-    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
-    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> found = pv.bidirectional(vae, num_rows=20, num_temperatures=50, num_features=5)
-    >>> bool(abs(found.gap) < 0.5), found.x.shape
-    (True, torch.Size([20, 5]))
     """
     plan = Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
+    with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
+        split, latents = _simulated_split(program, num_rows, num_features, labels)
+        scored = ScoredRows(program, split, None)
+        size = plan.batch_size(program, scored.plates, scored.first)
+        u = UnconstrainedJoint(program, scored.plates, scored.batch(0, num_rows)).flat(latents)
+        lower, upper = [], []
+        for batch, exact in zip(scored.batches(size), u.split(size), strict=True):
+            path = Path(program, scored.plates, batch, plan)
+            lower.append(path.forward())
+            upper.append(path.backward(exact))
+    lower_bound = _annealed(lower, split.log_jacobian, plan, scored.measure)
+    log_inverse, _, _ = _mean_weight(-torch.cat(upper, -1))
+    unknown = torch.full_like(log_inverse, math.nan)  # chains from one draw do not show the variance over draws
+    upper_bound = LogPx(log_px=-log_inverse, mc_se=unknown, measure=scored.measure, kind="upper bound")
+    return Sandwich(split.x, labels, lower_bound, upper_bound)
+
+
+def _simulated_split(
+    program: Any, num_rows: int, num_features: int | None, labels: Tensor | None
+) -> tuple[Split, dict[str, Tensor]]:
+    """Rows drawn from the model, and the latents they were drawn with, by site."""
     if num_rows < 1:
         raise InputError(f"expected one row or more to simulate, got {num_rows}")
     width = num_features or getattr(program, "num_features", None)
     if width is None:
-        raise InputError("how wide is a row? This program has not been fitted: give num_features")
-    lower, upper = [], []
-    with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        device, dtype = device_and_dtype(program)
-        empty = torch.zeros(num_rows, width, device=device, dtype=dtype)
-        if labels is not None and len(labels) != num_rows:
-            raise InputError(f"expected a label for each of the {num_rows} rows, got {len(labels)}")
-        placeholder = Batch(empty, labels=None if labels is None else labels.to(device))
-        with torch.no_grad():
-            x, latents = simulate(program, placeholder)
-        split = Split("simulated", x.cpu(), Measure(given=True), labels)
-        scored = ScoredRows(program, split, None)
-        size = plan.rows_at_once(program, scored.plates, scored.first)
-        whole = UnconstrainedJoint(program, scored.plates, scored.batch(0, num_rows)).flat(latents)
-        for batch, exact in zip(scored.batches(size), whole.split(size), strict=True):
-            path = Path(program, scored.plates, batch, plan)
-            lower.append(path.forward())
-            upper.append(path.backward(exact))
-    below = _annealed(lower, split.log_jacobian, plan, scored.measure)
-    inverse, _, _ = _mean_weight(-torch.cat(upper, -1))
-    unknown = torch.full_like(inverse, math.nan)  # chains that start from one draw do not show how others would do
-    above = LogPx(log_px=-inverse, mc_se=unknown, measure=scored.measure, kind="upper bound")
-    return Sandwich(split.x, labels, below, above)
+        raise InputError("the width of a row is unknown, since this program has not been fitted: give num_features")
+    device, dtype = device_and_dtype(program)
+    if labels is not None and len(labels) != num_rows:
+        raise InputError(f"expected a label for each of the {num_rows} rows, got {len(labels)}")
+    x = torch.zeros(num_rows, width, device=device, dtype=dtype)
+    with torch.no_grad():
+        x, latents = simulate(program, Batch(x, labels=None if labels is None else labels.to(device)))
+    return Split("simulated", x.cpu(), Measure(given=True), labels), latents
 
 
-def _annealed(found: list[tuple[Tensor, Tensor]], jacobian: Tensor, plan: Plan, measure: str) -> Annealed:
-    log_weights, acceptance = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
+def _annealed(results: list[tuple[Tensor, Tensor]], log_jacobian: Tensor, plan: Plan, measure: str) -> Annealed:
+    log_weights, acceptance = (torch.cat(parts, -1) for parts in zip(*results, strict=True))
     log_px, mc_se, ess = _mean_weight(log_weights)
     return Annealed(
-        log_px=log_px + jacobian,
+        log_px=log_px + log_jacobian,
         mc_se=mc_se,
         measure=measure,
         ess=ess,
@@ -204,7 +205,7 @@ def _annealed(found: list[tuple[Tensor, Tensor]], jacobian: Tensor, plan: Plan, 
 
 
 def _mean_weight(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log of the mean weight (N,), its standard error by the chains' spread, and their effective number."""
+    """log of the mean weight (N,), its standard error over chains, and the effective number of chains."""
     chains = len(log_weights)
     mean = torch.logsumexp(log_weights, 0) - math.log(chains)
     weights = torch.exp(log_weights - mean)

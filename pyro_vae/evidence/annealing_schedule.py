@@ -1,4 +1,4 @@
-"""The path of annealing: temperatures, Hamiltonian transitions, and the pilot run that tunes both."""
+"""The annealing path: temperatures, Hamiltonian transitions, and the pilot run that tunes both."""
 
 import math
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 
-PILOT_CHAINS, ACCEPTED, GAIN, FIRST_STEP = 4, 0.65, 0.2, 0.5
-STEEPNESS = 4.0  # of the sigmoid along which temperatures rise
-PLACED = 0.9  # how far temperatures follow the length of the path; the rest keeps their sigmoid
+PILOT_CHAINS, TARGET_ACCEPT, ADAPTATION_RATE, INITIAL_STEP_SIZE = 4, 0.65, 0.2, 0.5
+STEEPNESS = 4.0  # of the sigmoid schedule of temperatures
+ADAPTED_SHARE = 0.9  # weight of the adapted temperatures; the rest is that of the sigmoid schedule
 SCALE_DRAWS = 32
-TAPE = 3  # bytes held for a gradient, for each byte that a weight writes
+GRADIENT_MEMORY = 3  # bytes stored for a gradient, for each byte written for a weight
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to anneal, checked."""
+    """The settings of annealing, checked."""
 
     num_temperatures: int
     num_chains: int
@@ -47,38 +47,39 @@ class Plan:
         rising = torch.sigmoid(STEEPNESS * torch.linspace(-1, 1, self.num_temperatures + 1, dtype=torch.float64))
         return (rising - rising[0]) / (rising[-1] - rising[0])
 
-    def rows_at_once(self, program: Any, plates: PlateStructure, first: Batch) -> int:
-        held = TAPE * LogWeightSampler(program, plates, first).bytes_per_weight(first)
-        return max(1, int(self.memory_mib * 2**20 // (held * self.num_chains)))
+    def batch_size(self, program: Any, plates: PlateStructure, first: Batch) -> int:
+        """How many rows fit in memory with all their chains."""
+        bytes_per_chain = GRADIENT_MEMORY * LogWeightSampler(program, plates, first).bytes_per_weight(first)
+        return max(1, int(self.memory_mib * 2**20 // (bytes_per_chain * self.num_chains)))
 
 
 class Path:
-    """The path from f₀ to p(x, z) for some rows: chains side by side, chain by chain, rows within."""
+    """The path from f₀ to p(x, z) for some rows; chains are concatenated, each with all rows."""
 
     def __init__(self, program: Any, plates: PlateStructure, batch: Batch, plan: Plan) -> None:
         self.program, self.plates, self.batch, self.plan = program, plates, batch, plan
         self.num_rows, self.from_guide = len(batch.x), plan.start == "guide"
-        self.spreads = self._spreads()
+        self.scales = self._scales()
         self.betas, self.log_steps = plan.betas, torch.empty(0)
         self._tune()
 
-    def _spreads(self) -> tuple[Tensor, Tensor]:
-        """The spread of the guide's draws for each row, and of the draws that chains start from, (n, K) each."""
+    def _scales(self) -> tuple[Tensor, Tensor]:
+        """Standard deviations, for each row, of the guide's draws and of the chains' start, (n, K) each."""
         joint = self._joint(SCALE_DRAWS)
-        draws = [joint.from_guide()] * 2 if self.from_guide else [self._narrow(joint), joint.from_prior()]
+        draws = [joint.from_guide()] * 2 if self.from_guide else [self._guide_or_prior(joint), joint.from_prior()]
         guide, first = (u.unflatten(0, (SCALE_DRAWS, -1)).std(0).clamp(min=1e-6) for u in draws)
         return guide, first
 
-    def _narrow(self, joint: UnconstrainedJoint) -> Tensor:
-        """Draws of the guide, or of the prior where the guide's are none the model could have."""
+    def _guide_or_prior(self, joint: UnconstrainedJoint) -> Tensor:
+        """Draws of the guide, or of the prior where the guide's lie outside the model's support."""
         try:
             return joint.from_guide()
         except InputError:
             return joint.from_prior()
 
-    def _spread(self, beta: float) -> Tensor:
-        """The spread to expect at β: precisions mix as they do between normals."""
-        guide, first = self.spreads
+    def _scale(self, beta: float) -> Tensor:
+        """The standard deviation to expect at β: precisions are interpolated as between normals."""
+        guide, first = self.scales
         return ((1 - beta) * first**-2 + beta * guide**-2) ** -0.5
 
     def _joint(self, chains: int) -> UnconstrainedJoint:
@@ -86,48 +87,47 @@ class Path:
         return UnconstrainedJoint(self.program, self.plates, self.batch.take(index))
 
     def _tune(self) -> None:
-        """Settle temperatures and step sizes by a pilot run, whose chains are then forgotten.
+        """Tune temperatures and step sizes by a pilot run, whose chains are then discarded.
 
-        Steps follow the share of proposals taken. Temperatures are moved so that each goes the same way in
-        thermodynamic length, the integral over β of the spread of d log f_β / dβ, which is what makes weights uneven.
+        Step sizes are adapted to the acceptance rate. Temperatures are spaced evenly in thermodynamic length, the
+        integral over β of the standard deviation of d log f_β / dβ, which makes weights vary.
         """
         joint, T = self._joint(PILOT_CHAINS), self.plan.num_temperatures
         state = self._at(joint, joint.from_guide() if self.from_guide else joint.from_prior())
-        step = torch.full((self.num_rows,), math.log(FIRST_STEP), dtype=torch.float64)
-        steps, speeds = [], [self._speed(state)]
+        step = torch.full((self.num_rows,), math.log(INITIAL_STEP_SIZE), dtype=torch.float64)
+        steps, deviations = [], [self._deviation(state)]
         for beta in self.betas[1:].tolist():
             steps.append(step)
-            state, chance = self._transition(joint, state, beta, step)
-            step = step + GAIN * (chance.reshape(PILOT_CHAINS, -1).mean(0) - ACCEPTED)
-            speeds.append(self._speed(state))
+            state, probability = self._transition(joint, state, beta, step)
+            step = step + ADAPTATION_RATE * (probability.reshape(PILOT_CHAINS, -1).mean(0) - TARGET_ACCEPT)
+            deviations.append(self._deviation(state))
         before, even = self.betas.numpy(), np.arange(T + 1) / T
-        share = _length(before, np.nan_to_num(np.array(speeds), posinf=0.0))
-        after = np.interp(even, PLACED * share + (1 - PLACED) * even, before)
+        share = _length(before, np.nan_to_num(np.array(deviations), posinf=0.0))
+        after = np.interp(even, ADAPTED_SHARE * share + (1 - ADAPTED_SHARE) * even, before)
         table = torch.stack(steps).numpy().T
         self.betas = torch.from_numpy(after)
         self.log_steps = torch.from_numpy(np.stack([np.interp(after[1:], before[1:], row) for row in table], 1))
 
-    def _speed(self, state: State) -> float:
-        """The spread over chains of d log f_β / dβ, over rows its root mean square."""
+    def _deviation(self, state: State) -> float:
+        """The standard deviation over chains of d log f_β / dβ, its root mean square over rows."""
         terms = state.terms.cpu().double()
-        slope = (self._counts(1.0, terms) - self._counts(0.0, terms)) @ terms
-        return float(slope.reshape(PILOT_CHAINS, -1).var(0).mean().sqrt())
+        derivative = (self._coefficients(1.0, terms) - self._coefficients(0.0, terms)) @ terms
+        return float(derivative.reshape(PILOT_CHAINS, -1).var(0).mean().sqrt())
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Log weights (C, n) and the share of proposals accepted (n,)."""
         joint = self._joint(self.plan.num_chains)
         state = self._at(joint, joint.from_guide() if self.from_guide else joint.from_prior())
-        log_weights, taken = self._zeros(), self._zeros()
+        log_weights, accepted = self._zeros(), self._zeros()
         for t in range(1, len(self.betas)):
             log_weights += self._increment(state, t)
-            if t < len(self.betas) - 1:  # what follows the last weight changes nothing
-                state, chance = self._transition(joint, state, float(self.betas[t]), self.log_steps[t - 1])
-                taken += chance
+            if t < len(self.betas) - 1:  # a transition after the last weight would change nothing
+                state, probability = self._transition(joint, state, float(self.betas[t]), self.log_steps[t - 1])
+                accepted += probability
         shape = (self.plan.num_chains, self.num_rows)
         moves = len(self.betas) - 2
-        return log_weights.reshape(shape), taken.reshape(shape).mean(0) / moves if moves else taken[
-            : shape[1]
-        ] * math.nan
+        acceptance = accepted.reshape(shape).mean(0) / moves if moves else accepted[: shape[1]] * math.nan
+        return log_weights.reshape(shape), acceptance
 
     def backward(self, exact: Tensor) -> Tensor:
         """Log weights (C, n) of the path run from exact draws (n, K) of the posteriors back to f₀."""
@@ -150,28 +150,28 @@ class Path:
 
         return state_at(terms, u)
 
-    def _counts(self, beta: float, like: Tensor) -> Tensor:
-        """What each term counts for in log f_β."""
-        counts = (beta, beta, 1 - beta) if self.from_guide else (beta, 1.0)
-        return torch.tensor(counts, dtype=like.dtype, device=like.device)
+    def _coefficients(self, beta: float, like: Tensor) -> Tensor:
+        """The coefficient of each term in log f_β."""
+        coefficients = (beta, beta, 1 - beta) if self.from_guide else (beta, 1.0)
+        return torch.tensor(coefficients, dtype=like.dtype, device=like.device)
 
     def _increment(self, state: State, t: int) -> Tensor:
-        """log f_t − log f_{t−1} at the chains' places, (n,) float64 on the CPU."""
+        """log f_t − log f_{t−1} at the chains' states, (n,) float64 on the CPU."""
         terms = state.terms.cpu().double()
-        before, after = (self._counts(float(self.betas[s]), terms) for s in (t - 1, t))
+        before, after = (self._coefficients(float(self.betas[s]), terms) for s in (t - 1, t))
         return (after - before) @ terms
 
     def _transition(
         self, joint: UnconstrainedJoint, state: State, beta: float, log_step: Tensor
     ) -> tuple[State, Tensor]:
-        """One Hamiltonian step that leaves f_β as it is, and the chance with which each proposal was taken, (n,)."""
+        """One Hamiltonian transition that leaves f_β invariant, and the acceptance probabilities (n,)."""
         chains = len(state.u) // self.num_rows
-        step = (log_step.exp().to(state.u)[:, None] * self._spread(beta)).repeat(chains, 1)
-        counts = self._counts(beta, state.u)
-        return transition(lambda u: self._at(joint, u), state, counts, step, self.plan.num_leapfrog)
+        step = (log_step.exp().to(state.u)[:, None] * self._scale(beta)).repeat(chains, 1)
+        coefficients = self._coefficients(beta, state.u)
+        return transition(lambda u: self._at(joint, u), state, coefficients, step, self.plan.num_leapfrog)
 
 
-def _length(betas: np.ndarray, speed: np.ndarray) -> np.ndarray:
+def _length(betas: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     """The share of a path's length that lies before each β, from 0 to 1."""
-    length = np.concatenate([[0.0], np.cumsum((speed[1:] + speed[:-1]) / 2 * np.diff(betas))])
+    length = np.concatenate([[0.0], np.cumsum((deviation[1:] + deviation[:-1]) / 2 * np.diff(betas))])
     return length / length[-1] if length[-1] > 0 else np.linspace(0, 1, len(betas))

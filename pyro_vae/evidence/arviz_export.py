@@ -1,4 +1,12 @@
-"""A program's draws, weights and rows as ArviZ's container."""
+"""A program's draws, weights and rows as ArviZ's container.
+
+>>> import pyro_vae as pv
+>>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+>>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+>>> inference_data = pv.to_inference_data(vae, torch.ones(3, 5), num_samples=40)
+>>> dict(inference_data["posterior"].sizes)
+{'chain': 1, 'draw': 40, 'row': 3, 'z_dim': 2}
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,54 +48,53 @@ def to_inference_data(
     Groups: `posterior` the guide's draws of every latent; `posterior_predictive` x drawn at each of them, and
     `log_likelihood` $\log p(x_i | z_{si})$; `sample_stats` their `log_weight` $\log p(x_i, z_{si}) - \log q(z_{si} |
     x_i)$ and each row's `khat`; `prior` and `prior_predictive` as many rows from the model alone; `observed_data`.
-    Axes: `chain` (one), `draw`, `row` (the rows' places where they were read), `feature` (`columns`, if given), and one
-    for each latent's own. The guide's draws are draws from q: weigh them by `log_weight` for p(z|x). It holds S · N · D
-    numbers: choose rows. x and its densities are in the units that the attribute `measure` names
-    (standardizing undone), NaN where it was not observed. With `path` it is also written there as netCDF.
+    Axes: `chain` (one), `draw`, `row` (the rows' indices in their source), `feature` (`columns`, if given), and one for
+    each latent. The guide's draws are draws from q: weight them by `log_weight` for p(z|x). It has S · N · D numbers:
+    choose rows. x and its densities are in the units that the attribute `measure` names (standardizing undone), NaN
+    where x was not observed. With `path` it is also written there as netCDF.
 
     Raises `RowsError` where a row has no weight of its own.
-
-    >>> import pyro_vae as pv
-    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
-    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> held = pv.to_inference_data(vae, torch.ones(3, 5), num_samples=40)
-    >>> dict(held["posterior"].sizes)
-    {'chain': 1, 'draw': 40, 'row': 3, 'z_dim': 2}
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be one or more, got {num_samples}")
-    split, places = rows_to_score(data, rows, labels)
+    split, rows = rows_to_score(data, rows, labels)
     if columns and len(columns) != split.shape[1]:
         raise InputError(f"{len(columns)} columns named, and rows of {split.shape[1]}")
     with torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        scored = ScoredRows(program, split, places)
+        scored = ScoredRows(program, split, rows)
         (batch,) = scored.batches(len(split))
         require_rows(scored.plates)
-        given = _stack([_given(program, scored.plates, batch) for _ in range(num_samples)])
-        alone = _stack([_alone(program, scored.plates, batch) for _ in range(num_samples)])
-    observed = {name: values[0, 0] for name, values in given.pop("observed").items()}
-    of_x = [name for name, values in observed.items() if values.shape == tuple(split.shape)]
-    if len(of_x) == 1 and len(observed) == 1:
-        _in_reported_units(split, given, alone, observed, of_x[0])
-    khat = pareto_smoothed(np.ascontiguousarray(given["sample_stats"]["log_weight"][0].T.astype(np.float64)))[0]
-    groups = {group: _named(group, values, of_x) for group, values in (given | alone).items()}
-    groups["sample_stats"]["khat"] = (("row",), khat)
-    groups["observed_data"] = _named("observed_data", observed, of_x)
+        guided = _stack([_draw_from_guide(program, scored.plates, batch) for _ in range(num_samples)])
+        prior = _stack([_draw_from_model(program, scored.plates, batch) for _ in range(num_samples)])
+    groups = _groups(split, guided, prior)
     index = np.arange(len(split)) if split.index is None else split.index.numpy()
     coords: dict[str, Any] = {"row": index, "chain": [0], "draw": np.arange(num_samples)}
     if columns:
         coords["feature"] = list(columns)
-    held = container(groups, coords, {"measure": scored.measure, "inference_library": "pyro_vae"})
+    inference_data = container(groups, coords, {"measure": scored.measure, "inference_library": "pyro_vae"})
     if path is not None:
-        write_netcdf(held, Path(path))
-    return held
+        write_netcdf(inference_data, Path(path))
+    return inference_data
 
 
-Drawn = dict[str, dict[str, Tensor]]
+def _groups(split: Split, guided: Any, prior: Any) -> dict[str, Group]:
+    """All groups of arrays with the names of their axes; x in the units that the measure names."""
+    observed = {name: values[0, 0] for name, values in guided.pop("observed").items()}
+    x_sites = [name for name, values in observed.items() if values.shape == tuple(split.shape)]
+    if len(x_sites) == 1 and len(observed) == 1:
+        _to_measure_units(split, guided, prior, observed, x_sites[0])
+    khat = pareto_smoothed(np.ascontiguousarray(guided["sample_stats"]["log_weight"][0].T.astype(np.float64)))[0]
+    groups = {group: _with_axes(group, values, x_sites) for group, values in (guided | prior).items()}
+    groups["sample_stats"]["khat"] = (("row",), khat)
+    groups["observed_data"] = _with_axes("observed_data", observed, x_sites)
+    return groups
 
 
-def _given(program: Any, plates: PlateStructure, batch: Batch) -> Drawn:
-    """One draw from the guide for each row, and all that follows from it."""
+Draw = dict[str, dict[str, Tensor]]  # tensors by group and site
+
+
+def _draw_from_guide(program: Any, plates: PlateStructure, batch: Batch) -> Draw:
+    """One draw from the guide for each row, with the densities and the new x that it leads to."""
     model, guide = trace_program(program, batch)
     sites = sample_sites(model)
     observed = {name: site for name, site in sites.items() if site["is_observed"]}
@@ -105,43 +112,43 @@ def _given(program: Any, plates: PlateStructure, batch: Batch) -> Drawn:
     }
 
 
-def _alone(program: Any, plates: PlateStructure, batch: Batch) -> Drawn:
+def _draw_from_model(program: Any, plates: PlateStructure, batch: Batch) -> Draw:
     """One draw from the model for each row, x included."""
     model = UnconditionObserved()(bind_supported_kwargs(program.model))
     sites = sample_sites(poutine.trace(model).get_trace(batch.x, batch.row_inputs))
-    of_x = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
-    latent = {name: site for name, site in sites.items() if name not in of_x}
-    return {"prior": _values(plates, latent), "prior_predictive": _values(plates, of_x)}
+    x_sites = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
+    latent = {name: site for name, site in sites.items() if name not in x_sites}
+    return {"prior": _values(plates, latent), "prior_predictive": _values(plates, x_sites)}
 
 
 def _values(plates: PlateStructure, sites: dict[str, Any]) -> dict[str, Tensor]:
     return {name: plates.rows_to_front(site, site["value"]) for name, site in sites.items()}
 
 
-def _stack(draws: list[Drawn]) -> dict[str, dict[str, np.ndarray]]:
-    """Draws side by side as one chain, (1, S, …)."""
+def _stack(draws: list[Draw]) -> dict[str, dict[str, np.ndarray]]:
+    """Draws stacked as one chain, (1, S, …)."""
     return {
         group: {name: torch.stack([draw[group][name] for draw in draws])[None].cpu().numpy() for name in names}
         for group, names in draws[0].items()
     }
 
 
-def _in_reported_units(split: Split, given: Any, alone: Any, observed: dict[str, np.ndarray], name: str) -> None:
-    """Put x and its densities in the units that the measure names; what was not observed is NaN."""
-    for held in (given["posterior_predictive"], alone["prior_predictive"], observed):
-        held[name] = split.measure.to_original_units(torch.from_numpy(held[name])).numpy()
+def _to_measure_units(split: Split, guided: Any, prior: Any, observed: dict[str, np.ndarray], name: str) -> None:
+    """Convert x and its densities to the units that the measure names; values that were not observed become NaN."""
+    for group in (guided["posterior_predictive"], prior["prior_predictive"], observed):
+        group[name] = split.measure.to_original_units(torch.from_numpy(group[name])).numpy()
     if split.mask is not None:
         observed[name] = np.where(split.mask.numpy(), observed[name], np.nan)
-    jacobian = split.log_jacobian.numpy()
-    given["log_likelihood"][name] = given["log_likelihood"][name] + jacobian
-    given["sample_stats"]["log_weight"] = given["sample_stats"]["log_weight"] + jacobian
+    log_jacobian = split.log_jacobian.numpy()
+    guided["log_likelihood"][name] = guided["log_likelihood"][name] + log_jacobian
+    guided["sample_stats"]["log_weight"] = guided["sample_stats"]["log_weight"] + log_jacobian
 
 
-def _named(group: str, values: dict[str, np.ndarray], of_x: Sequence[str]) -> Group:
-    """Arrays with the names of their axes; a site that holds x has `feature` for its own."""
+def _with_axes(group: str, values: dict[str, np.ndarray], x_sites: Sequence[str]) -> Group:
+    """Arrays with the names of their axes; the last axis of a site of x is `feature`."""
     leading = ("row",) if group == "observed_data" else ("chain", "draw", "row")
     named: Group = {}
     for name, value in values.items():
-        last = "feature" if name in of_x else f"{name}_dim"
+        last = "feature" if name in x_sites else f"{name}_dim"
         named[name] = ((*leading, last)[: value.ndim], value)
     return named

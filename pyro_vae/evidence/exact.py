@@ -1,4 +1,13 @@
-"""log p(x) exactly, where it can be: quadratic in z, finitely many z, or one or two dimensions of z."""
+"""Exact log p(x): by a program's `log_prob`, for log p(x, z) quadratic in z, for finitely many z, or on a grid.
+
+>>> import pyro_vae as pv
+>>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+>>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+>>> x = torch.ones(3, 5)
+>>> exact, sampled = pv.exact_evidence(vae, x), pv.log_evidence(vae, x, prior_share=1.0)
+>>> exact.method, bool((exact.log_px - sampled.log_px).abs().max() < 0.1)
+('grid', True)
+"""
 
 import itertools
 import math
@@ -15,7 +24,7 @@ from pyro_vae.context import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, RowsError
-from pyro_vae.evidence.grid_quadrature import CELLS, ROWS_OF_A_GRID, ROWS_OF_A_SUM, _Grid, _log_joint
+from pyro_vae.evidence.grid_quadrature import INITIAL_CELLS, AdaptiveGrid
 from pyro_vae.evidence.log_px import LogPx
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
@@ -26,25 +35,27 @@ from pyro_vae.programs.traces import SubstituteLatents, sample_sites, sum_over_p
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import PerRow, RowLatents
 
-MANY_VALUES = 100_000  # combinations of discrete latents beyond which a sum is not attempted
-QUADRATIC_DIM = 512  # latents beyond which nobody waits for a Hessian
-PROBES, ROUNDINGS = 4, 300  # points of each kind at which a quadratic must give log p(x, z), to so many roundings
+MAX_COMBINATIONS = 100_000  # of the values of discrete latents in a sum
+MAX_HESSIAN_DIM = 512  # latents for which a Hessian is computed
+NUM_PROBES = 4  # points of each kind at which a quadratic is compared with log p(x, z)
+MAX_ROUNDING_ERRORS = 300  # by which the two may differ, in units of machine epsilon
+MAX_ROWS_PER_SUM, MAX_ROWS_PER_GRID = 1000, 64
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Exact(LogPx):
-    """log p(x) with no Monte-Carlo error: `mc_se` is zero, `way` says how it was found.
+    """log p(x) with no Monte-Carlo error: `mc_se` is zero, `method` says how it was computed.
 
     `the program's own`, `closed form` and `sum` are exact to rounding of the program's floating type (float32: seven
-    digits of log p(x)), `grid` beside that to `error` (N,) nats, by which the last halving of its cells moved each row.
+    digits of log p(x)), `grid` also to `error` (N,) nats, by which the last halving of its cells changed each row.
     """
 
     error: Tensor
-    way: str
+    method: str
     kind: str = "exact"
 
     def __repr__(self) -> str:
-        return self._in_words(self.way)
+        return self._describe(self.method)
 
 
 def exact_evidence(
@@ -57,38 +68,30 @@ def exact_evidence(
     seed: int | None = 0,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Exact:
-    r"""$\log p(x_i) = \log \int p(x_i, z) dz$ of each row, where it can be had without sampling.
+    r"""$\log p(x_i) = \log \int p(x_i, z) dz$ of each row, where it can be computed without sampling.
 
-    Four ways, the first that applies. *The program's own*: it has a method `log_prob(x)` (N,), as mixtures and PPCA do.
-    *Closed form*: log p(x, z) is quadratic in z, as in linear-Gaussian models of
-    any depth and dimension; its Hessian H (from K gradients, checked at further points) gives $\log p(x, z^*) + \frac
-    K2 \log 2\pi - \frac12 \log\det(-H)$. *Sum*: every latent takes finitely many values. *Grid*: one or two continuous
-    dimensions, over cells that are halved where the posterior is until no row moves by more than 1e-4. The guide's
-    draws are held against the grid; if they find more than it did, it is an error and not a number. Shapes and row
-    inputs as in `log_evidence`; nats per row.
+    Four methods, the first that applies. *The program's own*: it has a method `log_prob(x)` (N,), as mixtures and PPCA
+    do. *Closed form*: log p(x, z) is quadratic in z, as in linear-Gaussian models of any depth and dimension; its
+    Hessian H (from K gradients, checked at further points) gives
+    $\log p(x, z^*) + \frac K2 \log 2\pi - \frac12 \log\det(-H)$. *Sum*: every latent takes finitely many values.
+    *Grid*: one or two continuous dimensions, over cells that are halved where the posterior has mass until no row
+    changes by more than 1e-4. The grid's value is compared with the guide's draws; it is an error if they find more
+    mass. Shapes and row inputs as in `log_evidence`; nats per row.
 
-    Raises `InputError` where none of the four applies or the grid does not settle, `RowsError` where a row has no
+    Raises `InputError` where none of the four applies or the grid does not converge, `RowsError` where a row has no
     weight of its own.
-
-    >>> import pyro_vae as pv
-    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
-    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> x = torch.ones(3, 5)
-    >>> exact, sampled = pv.exact_evidence(vae, x), pv.log_evidence(vae, x, prior_share=1.0)
-    >>> exact.way, bool((exact.log_px - sampled.log_px).abs().max() < 0.1)
-    ('grid', True)
     """
-    split, places = rows_to_score(data, rows, labels)
+    split, rows = rows_to_score(data, rows, labels)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False), torch.no_grad():
-        scored = ScoredRows(program, split, places, group, seed)
-        way, of_batch, size = _way(program, scored, memory_mib)
-        found = scored.map_batches(size, of_batch)
-    log_px, error = (torch.cat(parts).cpu().double() for parts in zip(*found, strict=True))
+        scored = ScoredRows(program, split, rows, group, seed)
+        method, of_batch, size = _choose_method(program, scored, memory_mib)
+        results = scored.map_batches(size, of_batch)
+    log_px, error = (torch.cat(parts).cpu().double() for parts in zip(*results, strict=True))
     return Exact(
         log_px=log_px + split.log_jacobian,
         mc_se=torch.zeros(len(log_px), dtype=torch.float64),
         error=error,
-        way=way,
+        method=method,
         measure=scored.measure,
     )
 
@@ -96,64 +99,63 @@ def exact_evidence(
 OfBatch = Callable[[Batch], tuple[PerRow, PerRow]]
 
 
-def _way(program: Any, scored: ScoredRows, memory_mib: float) -> tuple[str, OfBatch, int]:
-    """Which way applies, its function of a batch, and how many rows go at once."""
-    plates, few = scored.plates, scored.first
+def _choose_method(program: Any, scored: ScoredRows, memory_mib: float) -> tuple[str, OfBatch, int]:
+    """The first method that applies, its function of a batch, and the batch size."""
+    plates, example = scored.plates, scored.first
     budget = memory_mib * 2**20
     if callable(getattr(program, "log_prob", None)):
         require_rows(plates)
-        return "the program's own", lambda batch: _own(program, batch), ROWS_OF_A_SUM
-    if choices := _finite_values(program, plates, few):
-        count = math.prod(len(one.values) ** one.elements for one in choices.values())
-        if count > MANY_VALUES:
+        return "the program's own", lambda batch: _program_log_prob(program, batch), MAX_ROWS_PER_SUM
+    if choices := _finite_values(program, plates, example):
+        count = math.prod(len(site.values) ** site.elements for site in choices.values())
+        if count > MAX_COMBINATIONS:
             raise InputError(f"the latents have {count:,} values together, too many to sum over; sample them")
-        return "sum", lambda batch: _sum(program, plates, batch, choices), ROWS_OF_A_SUM
-    joint = UnconstrainedJoint(program, plates, few)
-    each = LogWeightSampler(program, plates, few).bytes_per_weight(few)
-    if joint.dim <= QUADRATIC_DIM and _quadratic(joint) is not None:
-        size = max(1, int(budget // (3 * each + 8 * joint.dim**2)))
+        return "sum", lambda batch: _sum(program, plates, batch, choices), MAX_ROWS_PER_SUM
+    joint = UnconstrainedJoint(program, plates, example)
+    bytes_per_row = LogWeightSampler(program, plates, example).bytes_per_weight(example)
+    if joint.dim <= MAX_HESSIAN_DIM and _quadratic(joint) is not None:
+        size = max(1, int(budget // (3 * bytes_per_row + 8 * joint.dim**2)))
         return "closed form", lambda batch: _closed_form(program, plates, batch), size
-    if joint.dim in CELLS:
-        at_once = max(1, int(budget // each))
-        return "grid", lambda batch: _Grid(program, plates, batch, at_once).settle(), ROWS_OF_A_GRID
+    if joint.dim in INITIAL_CELLS:
+        chunk_size = max(1, int(budget // bytes_per_row))
+        return "grid", lambda batch: AdaptiveGrid(program, plates, batch, chunk_size).integrate(), MAX_ROWS_PER_GRID
     raise InputError(
         f"no exact log p(x) for this program: its {joint.dim} latent dimensions are continuous, more than two, and "
         "log p(x, z) is not quadratic in them; use importance sampling or annealing"
     )
 
 
-def _own(program: Any, batch: Batch) -> tuple[PerRow, PerRow]:
+def _program_log_prob(program: Any, batch: Batch) -> tuple[PerRow, PerRow]:
     log_px = program.log_prob(batch.x).cpu().double()
     return log_px, torch.zeros_like(log_px)
 
 
 @dataclass(frozen=True)
 class _Choices:
-    """What a discrete site can be: `values` (V, …) for each of a row's `elements`, independently, laid out as
-    `rest`."""
+    """A discrete site's values: `values` (V, …) for each of a row's `elements`, independently, in shape `row_shape`."""
 
     values: Tensor
     elements: int
-    rest: torch.Size
+    row_shape: torch.Size
     row_axis: int
 
     def value(self, chosen: tuple[int, ...], num_rows: int) -> Tensor:
-        """The site's value for n rows, every row alike."""
-        of_row = self.values[list(chosen)].reshape(self.rest)
-        return of_row.expand(num_rows, *self.rest).movedim(0, self.row_axis)
+        """The site's value for n rows, the same for every row."""
+        row = self.values[list(chosen)].reshape(self.row_shape)
+        return row.expand(num_rows, *self.row_shape).movedim(0, self.row_axis)
 
 
-def _finite_values(program: Any, plates: PlateStructure, few: Batch) -> dict[str, _Choices]:
-    """What each latent can be, if all have finitely many values; nothing where one has not."""
-    trace = poutine.trace(bind_supported_kwargs(program.model)).get_trace(few.x, few.row_inputs)
+def _finite_values(program: Any, plates: PlateStructure, example: Batch) -> dict[str, _Choices]:
+    """Each latent's values if all have finitely many, else an empty dictionary."""
+    trace = poutine.trace(bind_supported_kwargs(program.model)).get_trace(example.x, example.row_inputs)
     latents = {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
     bases = {name: unwrap_independent(site["fn"]) for name, site in latents.items()}
     if not latents or not all(base.has_enumerate_support for base in bases.values()):
         return {}
-    if plates.row_dim is None or (alone := [name for name in latents if name in plates.outside]):
-        names = ", ".join(latents if plates.row_dim is None else alone)
+    if plates.row_dim is None or (outside := [name for name in latents if name in plates.outside]):
+        names = ", ".join(latents if plates.row_dim is None else outside)
         raise RowsError(f"{names} lies outside the plate over rows, so no row has a log p(x) of its own")
-    found = {}
+    choices = {}
     for name, base in bases.items():
         try:
             values = base.enumerate_support(expand=False)
@@ -161,17 +163,18 @@ def _finite_values(program: Any, plates: PlateStructure, few: Batch) -> dict[str
             raise InputError(f"the values of the latent {name} cannot be listed: {error}; sample it") from error
         values = values.reshape(len(values), *base.event_shape)
         axis = plates.row_dim - latents[name]["fn"].event_dim
-        rest = latents[name]["value"].movedim(axis, 0).shape[1:]
-        found[name] = _Choices(values, rest.numel() // base.event_shape.numel(), rest, axis)
-    return found
+        row_shape = latents[name]["value"].movedim(axis, 0).shape[1:]
+        choices[name] = _Choices(values, row_shape.numel() // base.event_shape.numel(), row_shape, axis)
+    return choices
 
 
 def _sum(program: Any, plates: PlateStructure, batch: Batch, choices: dict[str, _Choices]) -> tuple[PerRow, PerRow]:
+    """log p(x) by a sum over all combinations of the latents' values."""
     total = torch.full((len(batch.x),), -math.inf, dtype=torch.float64)
-    each = [itertools.product(range(len(one.values)), repeat=one.elements) for one in choices.values()]
-    for combination in itertools.product(*each):
+    by_site = [itertools.product(range(len(site.values)), repeat=site.elements) for site in choices.values()]
+    for combination in itertools.product(*by_site):
         pairs = zip(choices.items(), combination, strict=True)
-        given = {name: one.value(chosen, len(batch.x)) for (name, one), chosen in pairs}
+        given = {name: site.value(chosen, len(batch.x)) for (name, site), chosen in pairs}
         trace = poutine.trace(SubstituteLatents(given)(bind_supported_kwargs(program.model))).get_trace(
             batch.x, batch.row_inputs
         )
@@ -185,41 +188,41 @@ def _sum(program: Any, plates: PlateStructure, batch: Batch, choices: dict[str, 
 def _gradient(joint: UnconstrainedJoint, u: RowLatents) -> RowLatents:
     with torch.enable_grad():
         u = u.detach().requires_grad_()
-        return torch.autograd.grad(_log_joint(joint, u).sum(), u)[0]
+        return torch.autograd.grad(joint.at(u).log_joint.sum(), u)[0]
 
 
 def _quadratic(joint: UnconstrainedJoint) -> tuple[Tensor, Tensor] | None:
     """The mode z* (n, K) and −H (n, K, K) of a quadratic log p(x, z); None where it is not one.
 
-    Draws of the prior, of thrice its width, and of the guide have to agree with it.
+    It is compared with log p(x, z) at draws of the prior, of the prior scaled by three, and of the guide.
     """
     start = joint.from_prior()
-    if (slope := _gradient(joint, start)).isnan().any():
+    if (gradient := _gradient(joint, start)).isnan().any():
         return None
-    columns = [slope - _gradient(joint, start + unit) for unit in torch.eye(joint.dim).to(start)]
+    columns = [gradient - _gradient(joint, start + unit) for unit in torch.eye(joint.dim).to(start)]
     precision = torch.stack(columns, -1).cpu().double()  # on the CPU: not every accelerator has doubles
     precision = (precision + precision.mT) / 2
     factor, failed = torch.linalg.cholesky_ex(precision)
     if failed.any():
         return None
-    mode = start + torch.cholesky_solve(slope.cpu().double()[..., None], factor)[..., 0].to(start)
-    top = _log_joint(joint, mode).cpu().double()
-    probes = [stretch * joint.from_prior() for stretch in (1.0, 3.0) for _ in range(PROBES)]
-    for u in probes + [joint.from_guide() for _ in range(PROBES)]:
-        away = (u - mode).cpu().double()
-        expected = top - 0.5 * torch.einsum("nj,njk,nk->n", away, precision, away)
-        found = _log_joint(joint, u).cpu().double()
-        allowed = ROUNDINGS * torch.finfo(u.dtype).eps * (1 + top.abs() + found.abs())
-        if not ((found - expected).abs() <= allowed).all():
+    mode = start + torch.cholesky_solve(gradient.cpu().double()[..., None], factor)[..., 0].to(start)
+    maximum = joint.at(mode).log_joint.cpu().double()
+    probes = [scale * joint.from_prior() for scale in (1.0, 3.0) for _ in range(NUM_PROBES)]
+    for u in probes + [joint.from_guide() for _ in range(NUM_PROBES)]:
+        difference = (u - mode).cpu().double()
+        expected = maximum - 0.5 * torch.einsum("nj,njk,nk->n", difference, precision, difference)
+        value = joint.at(u).log_joint.cpu().double()
+        allowed = MAX_ROUNDING_ERRORS * torch.finfo(u.dtype).eps * (1 + maximum.abs() + value.abs())
+        if not ((value - expected).abs() <= allowed).all():
             return None
     return mode, precision
 
 
 def _closed_form(program: Any, plates: PlateStructure, batch: Batch) -> tuple[PerRow, PerRow]:
     joint = UnconstrainedJoint(program, plates, batch)
-    if (found := _quadratic(joint)) is None:
+    if (quadratic := _quadratic(joint)) is None:
         raise InputError("log p(x, z) is quadratic in z for the first rows and not for others; sample it")
-    mode, precision = found
-    halves = torch.linalg.cholesky(precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_px = _log_joint(joint, mode).cpu().double() + joint.dim / 2 * math.log(2 * math.pi) - halves
+    mode, precision = quadratic
+    half_log_det = torch.linalg.cholesky(precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_px = joint.at(mode).log_joint.cpu().double() + joint.dim / 2 * math.log(2 * math.pi) - half_log_det
     return log_px, torch.zeros_like(log_px)

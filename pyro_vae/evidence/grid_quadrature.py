@@ -10,28 +10,30 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
-from pyro_vae.typing import PerRow, RowLatents
+from pyro_vae.typing import PerRow
 
-CELLS = {1: 1024, 2: 64}  # of the first grid, on each side
-KEEP = (200.0, 100.0, 50.0, 25.0)  # nats below a row's highest cell at which cells are not divided further, by level
-LEVELS, TOLERANCE = 14, 1e-4
-BOX_DRAWS, BOX_SPREADS, BOX_DOUBLINGS = 64, 8.0, 24
-ROWS_OF_A_SUM, ROWS_OF_A_GRID, MAX_CELLS = 1000, 64, 8_000_000
-DROPPED = 1e-7  # share of a row's mass below which a cell, times their number, is not divided further
-FOUND_MORE = 0.05  # nats by which the guide's draws may exceed a grid, beside five of their standard errors
+INITIAL_CELLS = {1: 1024, 2: 64}  # along each side, by number of dimensions
+MAX_DROP = (
+    200.0,
+    100.0,
+    50.0,
+    25.0,
+)  # nats below a row's highest cell at which cells are not divided further, by level
+MAX_LEVELS, TOLERANCE = 14, 1e-4  # TOLERANCE: nats by which the last halving may change log p(x)
+BOX_DRAWS, BOX_SCALES, MAX_DOUBLINGS = 64, 8.0, 24
+MAX_CELLS = 8_000_000
+MIN_SHARE = 1e-7  # share of a row's mass below which a cell, times their number, is not divided further
+MAX_EXCESS = 0.05  # nats by which the guide's draws may exceed a grid, in addition to five standard errors
 
 
-def _log_joint(joint: UnconstrainedJoint, u: RowLatents) -> PerRow:
-    point = joint.at(u)
-    return point.likelihood + point.prior
+class AdaptiveGrid:
+    """The integral over u for some rows, by cells that are halved where a row's posterior has mass.
 
+    The cells and their sums are kept on the CPU; log p(x, u) is computed in chunks of `chunk_size` cells.
+    """
 
-class _Grid:
-    """The integral over u for some rows, by cells that are halved where a row's posterior is. Bookkeeping on the
-    CPU."""
-
-    def __init__(self, program: Any, plates: PlateStructure, batch: Batch, at_once: int) -> None:
-        self.program, self.plates, self.batch, self.at_once = program, plates, batch, at_once
+    def __init__(self, program: Any, plates: PlateStructure, batch: Batch, chunk_size: int) -> None:
+        self.program, self.plates, self.batch, self.chunk_size = program, plates, batch, chunk_size
         self.num_rows = len(batch.x)
         repeated = batch.take(torch.arange(self.num_rows, device=batch.x.device).repeat(BOX_DRAWS))
         joint = UnconstrainedJoint(program, plates, repeated)
@@ -43,92 +45,93 @@ class _Grid:
         self.log_weights = log_weights.unflatten(0, (BOX_DRAWS, -1))
         ends = []
         for draws in (guide, prior):
-            apart = draws.cpu().double().unflatten(0, (BOX_DRAWS, -1))
-            reach = BOX_SPREADS * apart.std(0)
-            ends.append((apart.mean(0) - reach, apart.mean(0) + reach))
+            by_row = draws.cpu().double().unflatten(0, (BOX_DRAWS, -1))
+            half_width = BOX_SCALES * by_row.std(0)
+            ends.append((by_row.mean(0) - half_width, by_row.mean(0) + half_width))
         self.low = torch.minimum(ends[0][0], ends[1][0])
         self.width = torch.maximum(ends[0][1], ends[1][1]) - self.low
-        cells = CELLS[self.dim]
+        cells = INITIAL_CELLS[self.dim]
         side = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
-        self.places = torch.cartesian_prod(*[side] * self.dim).reshape(-1, self.dim)
-        self.edge = ((self.places < 1 / cells) | (self.places > 1 - 1 / cells)).any(-1)
+        self.centres = torch.cartesian_prod(*[side] * self.dim).reshape(-1, self.dim)
+        self.is_edge = ((self.centres < 1 / cells) | (self.centres > 1 - 1 / cells)).any(-1)
 
     def _enclose(self) -> None:
-        """Double a row's box until its edge has no mass to speak of; `InputError` where no box does."""
-        wrong = torch.arange(self.num_rows)
-        for _ in range(BOX_DOUBLINGS):
-            height = self._heights(wrong.repeat_interleave(len(self.places)), self.places.repeat(len(wrong), 1))
-            height = height.unflatten(0, (len(wrong), -1))
-            inside = torch.logsumexp(height, 1) - math.log(len(self.places))
-            outside = height[:, self.edge].amax(1)  # as if the whole box were as high as its edge
-            wrong = wrong[~(outside - inside < math.log(TOLERANCE / 10))]
-            if not len(wrong):
+        """Double a row's box until its edge has negligible mass; `InputError` where no box has."""
+        too_small = torch.arange(self.num_rows)
+        for _ in range(MAX_DOUBLINGS):
+            log_joint = self._log_joint(
+                too_small.repeat_interleave(len(self.centres)), self.centres.repeat(len(too_small), 1)
+            )
+            log_joint = log_joint.unflatten(0, (len(too_small), -1))
+            inside = torch.logsumexp(log_joint, 1) - math.log(len(self.centres))
+            outside = log_joint[:, self.is_edge].amax(1)  # as if the density were that of the edge everywhere
+            too_small = too_small[~(outside - inside < math.log(TOLERANCE / 10))]
+            if not len(too_small):
                 return
-            self.low[wrong] -= self.width[wrong] / 2
-            self.width[wrong] *= 2
+            self.low[too_small] -= self.width[too_small] / 2
+            self.width[too_small] *= 2
         raise InputError(
-            f"no box holds the posterior of {len(wrong)} of {self.num_rows} rows: their tails are too heavy for a "
+            f"no box holds the posterior of {len(too_small)} of {self.num_rows} rows: their tails are too heavy for a "
             "grid; use importance sampling or annealing"
         )
 
-    def settle(self) -> tuple[PerRow, PerRow]:
-        """log p(x) (n,) and by how much the last halving moved it."""
+    def integrate(self) -> tuple[PerRow, PerRow]:
+        """log p(x) (n,) and by how much the last halving changed it."""
         self._enclose()
-        row = torch.arange(self.num_rows).repeat_interleave(len(self.places))
-        share, size = self.places.repeat(self.num_rows, 1), 1 / CELLS[self.dim]
+        row = torch.arange(self.num_rows).repeat_interleave(len(self.centres))
+        position, size = self.centres.repeat(self.num_rows, 1), 1 / INITIAL_CELLS[self.dim]
         done = torch.full((self.num_rows,), -math.inf, dtype=torch.float64)
-        before, moved = done, torch.full_like(done, math.inf)
+        previous, change = done, torch.full_like(done, math.inf)
         result = torch.full_like(done, math.nan)
         halves = torch.cartesian_prod(*[torch.tensor([-0.25, 0.25], dtype=torch.float64)] * self.dim)
         halves = halves.reshape(-1, self.dim)
-        for level in range(LEVELS):
-            height = self._heights(row, share)
-            mass = height + self.dim * math.log(size) + self.width.log().sum(-1)[row]
+        for level in range(MAX_LEVELS):
+            log_joint = self._log_joint(row, position)
+            mass = log_joint + self.dim * math.log(size) + self.width.log().sum(-1)[row]
             total = torch.logaddexp(done, _log_sum(mass, row, self.num_rows))
-            settling = result.isnan()
-            moved = torch.where(settling, (total - before).abs(), moved)
-            result = torch.where(settling & (moved < TOLERANCE), total, result)
-            kept = self._worth_dividing(result.isnan(), row, height, mass, total, level)
-            left = result.isnan()[row] & ~kept
-            if not kept.any() or int(kept.sum()) * len(halves) > MAX_CELLS:
+            is_open = result.isnan()
+            change = torch.where(is_open, (total - previous).abs(), change)
+            result = torch.where(is_open & (change < TOLERANCE), total, result)
+            divide = self._cells_to_divide(result.isnan(), row, log_joint, mass, total, level)
+            keep = result.isnan()[row] & ~divide
+            if not divide.any() or int(divide.sum()) * len(halves) > MAX_CELLS:
                 break
-            done = torch.logaddexp(done, _log_sum(mass[left], row[left], self.num_rows))
-            before = total
-            share = (share[kept][:, None] + size * halves).flatten(0, 1)
-            row, size = row[kept].repeat_interleave(len(halves)), size / 2
+            done = torch.logaddexp(done, _log_sum(mass[keep], row[keep], self.num_rows))
+            previous = total
+            position = (position[divide][:, None] + size * halves).flatten(0, 1)
+            row, size = row[divide].repeat_interleave(len(halves)), size / 2
         self._check(result)
-        return result, moved
+        return result, change
 
-    def _worth_dividing(
-        self, unsettled: Tensor, row: Tensor, height: Tensor, mass: Tensor, total: PerRow, level: int
+    def _cells_to_divide(
+        self, is_open: Tensor, row: Tensor, log_joint: Tensor, mass: Tensor, total: PerRow, level: int
     ) -> Tensor:
-        """Which cells to halve: high ones at first, where peaks may be narrower than cells; then those that hold
-        mass."""
-        top = torch.full((self.num_rows,), -math.inf, dtype=torch.float64).scatter_reduce(0, row, height, "amax")
-        high = unsettled[row] & (height > top[row] - KEEP[min(level, len(KEEP) - 1)])
-        if level < len(KEEP) - 1:
+        """Which cells to halve: high ones at first, as peaks may be narrower than cells; later those with mass."""
+        top = torch.full((self.num_rows,), -math.inf, dtype=torch.float64).scatter_reduce(0, row, log_joint, "amax")
+        high = is_open[row] & (log_joint > top[row] - MAX_DROP[min(level, len(MAX_DROP) - 1)])
+        if level < len(MAX_DROP) - 1:
             return high
         number = torch.bincount(row, minlength=self.num_rows)[row]
-        return high & (mass + number.log() > total[row] + math.log(DROPPED))
+        return high & (mass + number.log() > total[row] + math.log(MIN_SHARE))
 
-    def _heights(self, row: Tensor, share: Tensor) -> Tensor:
-        """log p(x, z) at a place of each row's box, (M,) float64."""
+    def _log_joint(self, row: Tensor, position: Tensor) -> Tensor:
+        """log p(x, u) at positions (M, K) in the rows' boxes, from 0 to 1 along each side, (M,) float64."""
         parts = []
-        for some, at in zip(row.split(self.at_once), share.split(self.at_once), strict=True):
-            u = (self.low[some] + at * self.width[some]).to(self.batch.x)
-            batch = self.batch.take(some.to(self.batch.x.device))
-            parts.append(_log_joint(UnconstrainedJoint(self.program, self.plates, batch), u).cpu().double())
+        for index, within in zip(row.split(self.chunk_size), position.split(self.chunk_size), strict=True):
+            u = (self.low[index] + within * self.width[index]).to(self.batch.x)
+            batch = self.batch.take(index.to(self.batch.x.device))
+            parts.append(UnconstrainedJoint(self.program, self.plates, batch).at(u).log_joint.cpu().double())
         return torch.cat(parts).nan_to_num(nan=-math.inf)
 
     def _check(self, result: PerRow) -> None:
         if result.isnan().any():
             raise InputError(
-                f"the grid did not settle for {int(result.isnan().sum())} of {self.num_rows} rows: their posteriors "
+                f"the grid did not converge for {int(result.isnan().sum())} of {self.num_rows} rows: their posteriors "
                 "are too narrow or too rough; use importance sampling or annealing"
             )
         sampled = torch.logsumexp(self.log_weights, 0) - math.log(BOX_DRAWS)
-        spread = torch.exp(self.log_weights - sampled).std(0) / math.sqrt(BOX_DRAWS)
-        if (more := sampled - result > FOUND_MORE + 5 * spread).any():
+        standard_error = torch.exp(self.log_weights - sampled).std(0) / math.sqrt(BOX_DRAWS)
+        if (more := sampled - result > MAX_EXCESS + 5 * standard_error).any():
             raise InputError(
                 f"the guide's draws find more probability than the grid in {int(more.sum())} rows, so the grid has "
                 "missed part of their posteriors; use importance sampling or annealing"

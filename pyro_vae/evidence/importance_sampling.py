@@ -1,4 +1,13 @@
-"""Importance-sampled log p(x) for each row of any program, with its bounds, its errors and its diagnostics."""
+"""Importance-sampled log p(x) for each row of any program, with its bounds, its errors and its diagnostics.
+
+>>> import pyro_vae as pv
+>>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+>>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4))
+>>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
+>>> evidence = pv.log_evidence(vae, torch.ones(3, 5), num_samples=100)
+>>> bool((evidence.log_px >= evidence.elbo).all()), evidence.khat.shape
+(True, torch.Size([3]))
+"""
 
 import math
 from collections.abc import Iterable
@@ -14,19 +23,19 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.log_px import LogPx
-from pyro_vae.evidence.pareto_smoothing import TOO_FEW, khat_limit, pareto_smoothed
+from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit, pareto_smoothed
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
 from pyro_vae.typing import LogWeights, PerRow
 
-ROWS_AT_ONCE = 128
+MAX_BATCH_SIZE = 128
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Evidence(LogPx):
-    """What S draws say about N rows, beside what `LogPx` says.
+    """The results of importance sampling with S draws for N rows, in addition to those of `LogPx`.
 
     `log_px` (N,) is log of the mean weight, a lower bound on log p(x) in expectation (the IWAE bound at S). `elbo` (N,)
     is the mean log weight of the guide's draws, `reconstruction` (N,) − `kl` (N,) its two terms. `iwae` maps a number
@@ -50,15 +59,13 @@ class Evidence(LogPx):
     @property
     def khat_bad(self) -> float | None:
         """The share of rows whose k-hat is above the limit for S; None where S is too small to say."""
-        return (
-            None
-            if self.num_samples < TOO_FEW
-            else float((~(self.khat <= khat_limit(self.num_samples))).double().mean())
-        )
+        if self.num_samples < MIN_DRAWS:
+            return None
+        return float((~(self.khat <= khat_limit(self.num_samples))).double().mean())
 
     def __repr__(self) -> str:
         elbo = f"ELBO {self.elbo.mean():.2f}, " if self.prior_share < 1 else ""
-        return self._in_words(f"{elbo}S = {self.num_samples}")
+        return self._describe(f"{elbo}S = {self.num_samples}")
 
 
 def log_evidence(
@@ -87,29 +94,21 @@ def log_evidence(
     With a `prior_share` $\alpha > 0$ the proposal is defensive (Hesterberg 1995; Owen & Zhou 2000): $\alpha S$ draws
     come from the prior, the rest from the guide, and each is weighed against the mixture, $w = p(x, z) / (\alpha p(z) +
     (1 - \alpha) q(z|x))$. No weight then exceeds $p(x|z) / \alpha$, however far from a row's posterior the guide lies;
-    a row that the guide knows pays $\log \frac{1}{1 - \alpha}$ of its ELBO and a share $\alpha$ of its draws.
+    where the guide is right this costs a row $\log \frac{1}{1 - \alpha}$ of its ELBO and a share $\alpha$ of its draws.
 
-    Raises `RowsError` where a row has no weight of its own (a global latent), `InputError` for rows the likelihood
-    cannot give.
-
-    >>> import pyro_vae as pv
-    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
-    >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4))
-    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
-    >>> found = pv.log_evidence(vae, torch.ones(3, 5), num_samples=100)
-    >>> bool((found.log_px >= found.elbo).all()), found.khat.shape
-    (True, torch.Size([3]))
+    Raises `RowsError` where a row has no weight of its own (a global latent), `InputError` for rows outside the
+    likelihood's support.
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be one or more, got {num_samples}")
     if not memory_mib > 0:
         raise InputError(f"memory_mib must be positive, got {memory_mib}")
     from_prior = _prior_draws(num_samples, prior_share)
-    split, places = rows_to_score(data, rows, labels)
+    split, rows = rows_to_score(data, rows, labels)
     sizes = sorted({k for k in iwae if 1 <= k < num_samples and k <= num_samples - from_prior})
     with torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program):
-        scored = ScoredRows(program, split, places, group, seed)
-        columns = _weigh(program, scored, num_samples, from_prior, sizes, memory_mib)
+        scored = ScoredRows(program, split, rows, group, seed)
+        columns = _summarize_rows(program, scored, num_samples, from_prior, sizes, memory_mib)
     bounds = {k: columns.pop(f"iwae {k}") + split.log_jacobian for k in sizes}
     for name in ("log_px", "elbo", "reconstruction", "smoothed"):
         columns[name] = columns[name] + split.log_jacobian
@@ -130,11 +129,12 @@ def _prior_draws(num_samples: int, share: float) -> int:
     return min(max(round(share * num_samples), 2), num_samples - 2)
 
 
-def _weigh(
+def _summarize_rows(
     program: Any, scored: ScoredRows, num_samples: int, from_prior: int, sizes: list[int], memory_mib: float
 ) -> dict[str, Any]:
-    weigher = LogWeightSampler(program, scored.plates, scored.first)
-    size, draws = chunks(num_samples, len(scored.split), weigher.bytes_per_weight(scored.first), memory_mib)
+    """The numbers of `Evidence` for all rows, in batches under the memory budget."""
+    sampler = LogWeightSampler(program, scored.plates, scored.first)
+    size, draws = chunks(num_samples, len(scored.split), sampler.bytes_per_weight(scored.first), memory_mib)
     plan = [
         (prior, min(draws, count - done))
         for prior, count in ((False, num_samples - from_prior), (True, from_prior))
@@ -146,26 +146,26 @@ def _weigh(
         likelihood, ratio = (torch.empty(num_samples, len(batch.x), dtype=torch.float64) for _ in range(2))
         done = 0
         for prior, count in plan:
-            weights = weigher(batch, count, from_prior=prior)
+            weights = sampler(batch, count, from_prior=prior)
             likelihood[done : done + count] = weights.log_likelihood
             ratio[done : done + count] = weights.log_ratio
             done += count
         return summarize(likelihood, ratio, sizes, from_prior)
 
-    found = scored.map_batches(size, of_batch)
-    return {name: torch.cat([part[name] for part in found]) for name in found[0]}
+    results = scored.map_batches(size, of_batch)
+    return {name: torch.cat([part[name] for part in results]) for name in results[0]}
 
 
 def chunks(num_samples: int, num_rows: int, bytes_per_weight: int, memory_mib: float) -> tuple[int, int]:
-    """Rows and draws to hold at once, so that neither the program's work nor the rows' (S, n) weights pass the budget.
+    """Rows and draws of a chunk, so that neither the program's tensors nor the rows' (S, n) weights exceed the budget.
 
     >>> chunks(num_samples=1000, num_rows=10_000, bytes_per_weight=20_000, memory_mib=256)
     (128, 104)
     """
     budget = memory_mib * 2**20
-    at_once = max(1, int(budget // bytes_per_weight))
-    rows = max(1, min(num_rows, ROWS_AT_ONCE, at_once, int(budget // (64 * num_samples))))
-    return rows, max(1, min(num_samples, at_once // rows))
+    weights = max(1, int(budget // bytes_per_weight))
+    rows = max(1, min(num_rows, MAX_BATCH_SIZE, weights, int(budget // (64 * num_samples))))
+    return rows, max(1, min(num_samples, weights // rows))
 
 
 def summarize(
@@ -173,29 +173,29 @@ def summarize(
 ) -> dict[str, PerRow]:
     """Every number of `Evidence` from the two parts of the weights, (S, N) each, the prior's draws last."""
     num_samples = len(log_likelihood)
-    cut, share = num_samples - from_prior, from_prior / num_samples
+    num_guided, share = num_samples - from_prior, from_prior / num_samples
     log_weights = log_likelihood + log_ratio
-    guided = log_weights[:cut]
+    guided = log_weights[:num_guided]
     if from_prior:
         log_weights = log_likelihood - _log_mixture(share, log_ratio)
     log_sum = torch.logsumexp(log_weights, 0)
     log_px = log_sum - math.log(num_samples)
     weights = torch.exp(log_weights - log_px)  # their mean is one
-    strata = [weights[:cut], weights[cut:]] if from_prior else [weights]
-    variance = sum((len(some) * some.var(0) for some in strata if len(some) > 1), torch.zeros(()))
+    strata = [weights[:num_guided], weights[num_guided:]] if from_prior else [weights]
+    variance = sum((len(stratum) * stratum.var(0) for stratum in strata if len(stratum) > 1), torch.zeros(()))
     khat, smoothed = pareto_smoothed(np.ascontiguousarray(log_weights.T.numpy()))
     summary = {
         "log_px": log_px,
         "elbo": guided.mean(0),
-        "reconstruction": log_likelihood[:cut].mean(0),
-        "kl": -log_ratio[:cut].mean(0),
+        "reconstruction": log_likelihood[:num_guided].mean(0),
+        "kl": -log_ratio[:num_guided].mean(0),
         "mc_se": variance.sqrt() / num_samples if num_samples > 1 else log_px * math.nan,
         "ess": num_samples / weights.square().mean(0),
         "khat": torch.from_numpy(khat),
         "smoothed": torch.from_numpy(smoothed),
     }
     for k in sizes:
-        groups = cut // k
+        groups = num_guided // k
         grouped = guided[: groups * k].reshape(groups, k, -1)
         summary[f"iwae {k}"] = (torch.logsumexp(grouped, 1) - math.log(k)).mean(0)
     return summary

@@ -1,4 +1,4 @@
-"""Pareto-smoothed importance sampling: whether weights are to be believed, and their mean with a smoother tail."""
+"""Pareto-smoothed importance sampling: the tail shape of weights, and their mean with a smoothed tail."""
 
 import math
 
@@ -6,24 +6,24 @@ import numpy as np
 
 from pyro_vae.arviz_compat import psislw
 
-TOO_FEW = 25  # draws below which the tail holds too few weights to say anything
+MIN_DRAWS = 25  # below this number the tail has too few weights to fit
 
 
 def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     r"""The shape $\hat k$ of a Pareto tail fitted to each row's weights (N, S), and log of their smoothed mean.
 
-    Two arrays (N,), NaN where S is too small; k-hat is infinite where a weight is zero or none. Below 0.5 the weights
+    Two arrays (N,), NaN where S is too small; k-hat is infinite where a weight is zero or NaN. Below 0.5 the weights
     have a variance; above `khat_limit(S)` the importance-sampled value is not to be trusted (Vehtari et al.,
     arXiv:1507.02646). Smoothing puts the expected order statistics of that tail in place of the largest weights.
     Weights that agree to rounding are exact and have $\hat k = 0$.
     """
     num_rows, num_samples = log_weights.shape
-    if num_samples < TOO_FEW:
+    if num_samples < MIN_DRAWS:
         return np.full(num_rows, np.nan), np.full(num_rows, np.nan)
     finite = np.isfinite(log_weights).all(axis=1)
     with np.errstate(invalid="ignore"):  # −∞ less −∞, in rows that are not finite
         uneven = finite & (np.ptp(log_weights, axis=1) > 1e-4)
-    khat = np.where(finite, 0.0, np.inf)  # a draw of weight zero, or none: nothing is known of such a tail
+    khat = np.where(finite, 0.0, np.inf)  # a weight of zero, or NaN: the tail cannot be fitted
     smoothed = np.where(finite, log_weights.mean(axis=1), np.nan)
     if uneven.any():
         rows = np.array(log_weights[uneven], dtype=np.float64)

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Loggers that send the epochs of a fit to experiment trackers."""

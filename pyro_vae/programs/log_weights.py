@@ -1,4 +1,4 @@
-"""Importance weights of rows from traces: one matrix (S, N) of log p(x, z) − log q(z | x), for any program."""
+"""Importance weights from traces: one matrix (S, N) of log p(x, z) − log q(z | x), for any program."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,70 +35,67 @@ class LogWeightTerms:
 
 
 class LogWeightSampler:
-    """Draws weights for batches of rows; made once for a program, since it learns by trial how that takes many draws.
+    """Draws log weights for batches of rows; made once for a program, as it tests whether draws can be vectorized.
 
-    Where the program gives the same weights for draws side by side (a plate to the left of all its own) as for one draw
-    at a time, draws go side by side, and the guide's network runs once for all of them. Otherwise rows are repeated,
-    once for each draw, which any program with a row plate can do. Scales (`poutine.scale`, a subsampling plate) belong
-    to an objective and are left out; masks belong to the model and count. Raises `RowsError` where rows have no weight
+    If the program gives the same weights for vectorized draws (a plate to the left of all its own) as for one draw at a
+    time, draws are vectorized, and the guide's network runs once for all of them. Otherwise rows are repeated, once for
+    each draw, which any program with a row plate supports. Scales (`poutine.scale`, a subsampling plate) belong to an
+    objective and are ignored; masks belong to the model and are applied. Raises `RowsError` where rows have no weight
     of their own.
     """
 
     def __init__(self, program: Any, plates: PlateStructure, example: Batch) -> None:
         self.program, self.plates = program, plates
         self.row_dim = require_rows(plates)
-        few = example.take(torch.arange(2, device=example.x.device) % len(example.x))
+        rows = example.take(torch.arange(2, device=example.x.device) % len(example.x))
         with torch.no_grad(), seeded(0), evaluating(program):
-            self.vectorized = self._agrees(few, draws=3)
+            self.vectorized = self._supports_vectorized_draws(rows, draws=3)
 
     def __call__(self, batch: Batch, draws: int, *, from_prior: bool = False) -> LogWeightTerms:
-        """Weights of draws from the guide, or the same two parts for draws from the prior."""
+        """Log weights of draws from the guide, or the same two terms for draws from the prior."""
         if self.vectorized:
-            kept, around = {self.row_dim, -self.plates.nesting - 1}, self._draws_plate(draws)
+            keep, draws_plate = {self.row_dim, -self.plates.nesting - 1}, self._draws_plate(draws)
         else:
-            kept, around = {self.row_dim}, _as_it_is
+            keep, draws_plate = {self.row_dim}, _identity
             batch = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(draws))
-        outer, values = around, {}
+        around, values = draws_plate, {}
         if from_prior:
-            values = self._from_prior(batch, around)
+            values = self._draw_from_prior(batch, draws_plate)
 
-            def outer(function: Any) -> Any:
-                return around(SubstituteLatents(values)(function))
+            def around(function: Any) -> Any:
+                return draws_plate(SubstituteLatents(values)(function))
 
-        model, guide = trace_program(self.program, batch, around=outer)
-        if from_prior and (own := sample_sites(guide).keys() - values.keys()):
+        model, guide = trace_program(self.program, batch, around=around)
+        if from_prior and (auxiliary := sample_sites(guide).keys() - values.keys()):
             raise InputError(
-                f"draws of the prior cannot be weighed against this guide: its auxiliary {', '.join(sorted(own))} "
+                f"draws of the prior have no weight under this guide: its auxiliary {', '.join(sorted(auxiliary))} "
                 "leave it without a density of z alone; take prior_share=0"
             )
-        likelihood, ratio = log_weight_terms(model, guide, kept)
+        likelihood, ratio = log_weight_terms(model, guide, keep)
         return LogWeightTerms(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
 
-    def _from_prior(self, batch: Batch, around: Callable[[Any], Any]) -> dict[str, Tensor]:
-        """The latents' values in a run of the model on its own."""
-        model = around(lambda: bind_supported_kwargs(self.program.model)(batch.x, batch.row_inputs))
+    def _draw_from_prior(self, batch: Batch, draws_plate: Callable[[Any], Any]) -> dict[str, Tensor]:
+        """The latents' values in a run of the model alone."""
+        model = draws_plate(lambda: bind_supported_kwargs(self.program.model)(batch.x, batch.row_inputs))
         sites = sample_sites(poutine.trace(model).get_trace())
         return {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
 
     def _draws_plate(self, draws: int) -> Callable[[Any], Any]:
         return pyro.plate("_draws", draws, dim=-self.plates.nesting - 1)
 
-    def _agrees(self, few: Batch, draws: int) -> bool:
-        """Whether draws side by side weigh what each of them weighs alone."""
+    def _supports_vectorized_draws(self, rows: Batch, draws: int) -> bool:
+        """Whether vectorized draws have the same weights as one draw at a time."""
         try:
-            kept = {self.row_dim, -self.plates.nesting - 1}
-            model, guide = trace_program(self.program, few, around=self._draws_plate(draws))
-            together = log_weight_terms(model, guide, kept)
+            keep = {self.row_dim, -self.plates.nesting - 1}
+            model, guide = trace_program(self.program, rows, around=self._draws_plate(draws))
+            vectorized = log_weight_terms(model, guide, keep)
             for draw in range(draws):
                 values = {name: site["value"][draw] for name, site in sample_sites(guide).items()}
-                alone = log_weight_terms(
-                    *trace_program(self.program, few, around=SubstituteLatents(values)), {self.row_dim}
-                )
-                if not all(
-                    torch.allclose(a[draw], b, rtol=1e-5, atol=1e-3) for a, b in zip(together, alone, strict=True)
-                ):
+                traces = trace_program(self.program, rows, around=SubstituteLatents(values))
+                pairs = zip(vectorized, log_weight_terms(*traces, {self.row_dim}), strict=True)
+                if not all(torch.allclose(terms[draw], term, rtol=1e-5, atol=1e-3) for terms, term in pairs):
                     return False
-        except Exception:  # whatever the program's own code says to a second axis in front, it does not take one
+        except Exception:  # any error of the program's own code on a second batch axis
             return False
         return True
 
@@ -106,12 +103,12 @@ class LogWeightSampler:
         """Bytes that one draw of one row makes the program write: what a memory budget is divided by."""
         rows, draws = 8, 4
         trial = example.take(torch.arange(rows, device=example.x.device) % len(example.x))
-        with torch.no_grad(), seeded(0), _Written() as written:
+        with torch.no_grad(), seeded(0), _CountWrittenBytes() as counter:
             self(trial, draws)
-        return max(64, written.bytes // (rows * draws))
+        return max(64, counter.bytes // (rows * draws))
 
 
-class _Written(TorchDispatchMode):
+class _CountWrittenBytes(TorchDispatchMode):
     """Counts the bytes of every tensor that operations write, views left out."""
 
     def __init__(self) -> None:
@@ -119,13 +116,13 @@ class _Written(TorchDispatchMode):
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         if not getattr(func, "is_view", False):
-            for value in made if isinstance(made, (tuple, list)) else (made,):
+            for value in result if isinstance(result, (tuple, list)) else (result,):
                 if isinstance(value, Tensor):
                     self.bytes += value.numel() * value.element_size()
-        return made
+        return result
 
 
-def _as_it_is(function: Any) -> Any:
+def _identity(function: Any) -> Any:
     return function

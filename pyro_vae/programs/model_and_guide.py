@@ -1,4 +1,4 @@
-"""A program is a model and a guide; encoding, reconstructing and sampling need nothing but the two."""
+"""A program is a model and a guide; encoding, reconstructing and sampling need only these two."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,12 +23,11 @@ ACTIVE_VARIANCE = 0.01
 
 
 class Program(nn.Module):
-    """Two plain Pyro functions, `model(x)` and `guide(x)`, as one thing that can be fitted, scored, sampled and saved.
+    """Two plain Pyro functions, `model(x)` and `guide(x)`, as one object that can be fitted, scored, sampled and saved.
 
-    Parameters that the functions make by `pyro.param` and `pyro.module` stay with the program: each call of `model` and
-    `guide` sees this program's parameters and no others, so that two programs may use the same names. Functions may ask
-    for `rows`, `labels` or `num_rows` by taking a keyword of that name (`docs/programs.md` says what each
-    holds).
+    Parameters that the functions create by `pyro.param` and `pyro.module` belong to the program: each call of `model`
+    and `guide` uses this program's parameters and no others, so that two programs may use the same names. Functions get
+    `rows`, `labels`, `mask` or `num_rows` by taking a keyword of that name (`docs/programs.md` explains each).
 
     >>> import pyro, pyro.distributions as dist, pyro_vae as pv
     >>> def model(x):
@@ -66,7 +65,7 @@ class Program(nn.Module):
     model.accepts_row_inputs = guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
 
     def encode(self, x: Rows, **row_inputs: Any) -> RowLatents:
-        """Posterior means (N, K), latent sites side by side; from 64 draws where a site has no mean."""
+        """Posterior means (N, K), latent sites concatenated; from 64 draws where a site has no mean."""
         return encode(self, x, **row_inputs)
 
     def reconstruct(self, x: Rows, **row_inputs: Any) -> Rows:
@@ -78,15 +77,15 @@ class Program(nn.Module):
         return sample(self, n, seed=seed)
 
 
-class _SetToMean(Messenger):
-    """Every latent site takes its distribution's mean instead of a draw."""
+class _SetLatentsToMean(Messenger):
+    """Set every latent site to its distribution's mean instead of a draw."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["type"] != "sample" or msg["is_observed"] or msg["done"] or site_is_subsample(msg):
             return
         fn = msg["fn"]
-        category = isinstance(getattr(fn, "base_dist", fn), Categorical)  # a whole number: a model may look up by it
-        msg["value"], msg["done"] = (fn.mode if category else distribution_mean(fn)), True
+        is_category = isinstance(getattr(fn, "base_dist", fn), Categorical)  # an integer: a model may index by it
+        msg["value"], msg["done"] = (fn.mode if is_category else distribution_mean(fn)), True
 
 
 def distribution_mean(fn: Any, draws: int = 64) -> Tensor:
@@ -105,32 +104,32 @@ def distribution_mean(fn: Any, draws: int = 64) -> Tensor:
 
 @torch.no_grad()
 def encode(program: Any, x: Rows, **row_inputs: Any) -> RowLatents:
-    """Posterior means under the guide, (N, K); several latent sites stand side by side in the order they are drawn."""
+    """Posterior means under the guide, (N, K); several latent sites are concatenated in the order they are drawn."""
     x = x.to(*device_and_dtype(program, like=x))
-    return _means(program, _layout_at(program, x, row_inputs), x, row_inputs)
+    return _means(program, _plates_at(program, x, row_inputs), x, row_inputs)
 
 
 def _means(program: Any, plates: PlateStructure, x: Tensor, row_inputs: dict[str, Any]) -> RowLatents:
     sites = sample_sites(_guide_at_means(program, x, row_inputs)).values()
-    inside = [site for site in sites if plates.row_plate_frame(site) and not site["infer"].get("is_auxiliary")]
-    if not inside:
+    latents = [site for site in sites if plates.row_plate_frame(site) and not site["infer"].get("is_auxiliary")]
+    if not latents:
         raise InputError("the guide draws no latent for each row, so rows cannot be encoded")
     return torch.cat(
-        [plates.rows_to_front(site, site["value"]).to(*device_and_dtype(program, like=x)) for site in inside], -1
+        [plates.rows_to_front(site, site["value"]).to(*device_and_dtype(program, like=x)) for site in latents], -1
     )
 
 
 @torch.no_grad()
 def active_units(program: Any, x: Rows, *, plates: PlateStructure | None = None, **row_inputs: Any) -> tuple[int, int]:
-    """How many latents the guide uses, their posterior means varying over rows by more than 0.01, and of how many.
+    """How many latents have posterior means with a variance over rows above 0.01, and the number of latents.
 
     Burda et al. (arXiv:1509.00519). The variance is the covariance of two estimates of the means, so that means from
-    draws (a flow's) do not look as if they varied.
+    draws (a flow's) do not vary because of their noise.
     """
     x = x.to(*device_and_dtype(program, like=x))
-    plates, before = plates or _layout_at(program, x, row_inputs), torch.get_rng_state()
+    plates, before = plates or _plates_at(program, x, row_inputs), torch.get_rng_state()
     first = second = _means(program, plates, x, row_inputs)
-    if x.device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):  # something was drawn
+    if x.device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):  # random numbers were drawn
         second = _means(program, plates, x, row_inputs)
     variance = ((first - first.mean(0)) * (second - second.mean(0))).mean(0)
     return int((variance > ACTIVE_VARIANCE).sum()), first.shape[1]
@@ -140,16 +139,16 @@ def active_units(program: Any, x: Rows, *, plates: PlateStructure | None = None,
 def reconstruct(program: Any, x: Rows, **row_inputs: Any) -> Rows:
     """E[x | z] with every latent at its posterior mean under the guide, (N, D)."""
     x = x.to(*device_and_dtype(program, like=x))
-    plates, guide = _layout_at(program, x, row_inputs), _guide_at_means(program, x, row_inputs)
+    plates, guide = _plates_at(program, x, row_inputs), _guide_at_means(program, x, row_inputs)
     with poutine.block(), use_param_store(program), evaluating(program):
         model = poutine.trace(poutine.replay(bind_supported_kwargs(program.model), trace=guide)).get_trace(
             x, row_inputs
         )
     observed = [site for site in sample_sites(model).values() if site["is_observed"]]
-    return _side_by_side(plates, observed, lambda site: distribution_mean(site["fn"]))
+    return _concatenate(plates, observed, lambda site: distribution_mean(site["fn"]))
 
 
-def _layout_at(program: Any, x: Tensor, row_inputs: dict[str, Any]) -> PlateStructure:
+def _plates_at(program: Any, x: Tensor, row_inputs: dict[str, Any]) -> PlateStructure:
     with poutine.block(), use_param_store(program), evaluating(program):
         return find_plates(program, Batch(x, **row_inputs))
 
@@ -157,11 +156,11 @@ def _layout_at(program: Any, x: Tensor, row_inputs: dict[str, Any]) -> PlateStru
 def _guide_at_means(program: Any, x: Tensor, row_inputs: dict[str, Any]) -> Trace:
     """The guide's trace with every latent at its mean."""
     with poutine.block(), use_param_store(program), evaluating(program):
-        return poutine.trace(_SetToMean()(bind_supported_kwargs(program.guide))).get_trace(x, row_inputs)
+        return poutine.trace(_SetLatentsToMean()(bind_supported_kwargs(program.guide))).get_trace(x, row_inputs)
 
 
-def _side_by_side(plates: PlateStructure, sites: list[Any], value: Callable[[Any], Tensor]) -> Tensor:
-    """The values of the sites that have one for each row, next to each other, (n, D)."""
+def _concatenate(plates: PlateStructure, sites: list[Any], value: Callable[[Any], Tensor]) -> Tensor:
+    """The values of the sites that have one for each row, concatenated, (n, D)."""
     inside = [site for site in sites if plates.row_plate_frame(site)]
     if not inside:
         raise InputError("the model observes nothing for each row")
@@ -182,23 +181,23 @@ def sample(
     width = num_features or getattr(program, "num_features", None) or 1
     device, dtype = device_and_dtype(program)
     placeholder = torch.zeros(n, width, device=device, dtype=dtype)
-    return _drawn(program, Batch(placeholder, labels=labels), seed, lambda site: site["value"])
+    return _draw(program, Batch(placeholder, labels=labels), seed, lambda site: site["value"])
 
 
 @torch.no_grad()
 def sample_means(program: Any, n: int, *, num_features: int | None = None, seed: int | None = None) -> Tensor:
-    """E[x | z] for n draws of the latents from the model, (n, D): what the model means, without the pixels' noise."""
+    """E[x | z] for n draws of the latents from the model, (n, D): the likelihood's means, without its noise."""
     width = num_features or getattr(program, "num_features", None) or 1
     device, dtype = device_and_dtype(program)
     placeholder = torch.zeros(n, width, device=device, dtype=dtype)
-    return _drawn(program, Batch(placeholder), seed, lambda site: distribution_mean(site["fn"]))
+    return _draw(program, Batch(placeholder), seed, lambda site: distribution_mean(site["fn"]))
 
 
-def _drawn(program: Any, batch: Batch, seed: int | None, value: Callable[[Any], Tensor]) -> Tensor:
+def _draw(program: Any, batch: Batch, seed: int | None, value: Callable[[Any], Tensor]) -> Tensor:
     with poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
         plates = find_model_plates(program, batch)
         given = {} if batch.labels is None else {"labels": batch.labels}
         trace = poutine.trace(UnconditionObserved()(bind_supported_kwargs(program.model))).get_trace(batch.x, given)
-    return _side_by_side(
+    return _concatenate(
         plates, [site for site in sample_sites(trace).values() if site["infer"].get("was_observed")], value
     )

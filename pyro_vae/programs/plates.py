@@ -1,4 +1,4 @@
-"""The plates of a program: which of them counts rows, and what lies inside it."""
+"""The plates of a program: which of them is over rows, and which sites lie outside it."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from pyro_vae.programs.traces import UnconditionObserved, sample_sites, trace_pr
 
 @dataclass(frozen=True)
 class PlateStructure:
-    """Where a program keeps its rows, as found by running it.
+    """The plate over a program's rows and the program's other plates, found by running it.
 
-    `row_dim` is the dimension of the plate that counts rows (None where none does) and `nesting` the number of plate
+    `row_dim` is the dimension of the plate over rows (None where there is none) and `nesting` the number of plate
     dimensions. `outside` names the sites that lie outside the row plate, which have no value for each row; `support` is
-    what the model says of x. `relaxed` marks a likelihood that is no density, `enumerated` the model's sites that
+    the support of x. `relaxed` marks a likelihood that is no density, `enumerated` the model's sites that
     training sums out.
     """
 
@@ -37,7 +37,7 @@ class PlateStructure:
     def row_plate_frame(self, site: Any) -> Any:
         """The site's frame of the plate over rows, or None where it lies outside.
 
-        A plate over something else may have the same dimension, so the dimension alone does not tell.
+        A plate over something else may have the same dimension, so the dimension alone does not identify it.
         """
         if self.row_dim is None or site["name"] in self.outside:
             return None
@@ -49,7 +49,7 @@ class PlateStructure:
         return value.movedim(self.row_dim - site["fn"].event_dim, 0).unsqueeze(-1).flatten(1)
 
     def check(self, x: Tensor) -> None:
-        """Raise `InputError` where x is not finite or lies outside what the model says x can be."""
+        """Raise `InputError` where x is not finite or lies outside the likelihood's support."""
         if not torch.isfinite(x).all():
             row, column = (int(i) for i in torch.nonzero(~torch.isfinite(x))[0][:2])
             raise InputError(
@@ -59,12 +59,12 @@ class PlateStructure:
             wrong = x[~inside].flatten() if inside.shape == x.shape[: inside.dim()] else x.flatten()
             low, high = wrong.min().item(), wrong.max().item()
             raise InputError(
-                f"x holds values the likelihood gives no probability to: found {low:.3g} to {high:.3g}, expected "
-                f"{_words(self.support)}"
+                f"x holds values outside the support of the likelihood: found {low:.3g} to {high:.3g}, expected "
+                f"{_describe(self.support)}"
             )
 
 
-def _words(support: Constraint) -> str:
+def _describe(support: Constraint) -> str:
     base = getattr(support, "base_constraint", support)
     if base is constraints.boolean:
         return (
@@ -76,15 +76,16 @@ def _words(support: Constraint) -> str:
 
 @torch.no_grad()
 def find_plates(program: Any, batch: Batch) -> PlateStructure:
-    """Find the row plate by running the program on two rows and on three: it is the plate that grew.
+    """Find the row plate by running the program on two rows and on three: it is the plate whose size changed.
 
     Raises `InputError` where model and guide do not draw the same latents.
     """
     with seeded(0), evaluating(program):
         two, three = (
-            [sample_sites(trace) for trace in trace_program(program, batch.take(few))] for few in _probe_indices(batch)
+            [sample_sites(trace) for trace in trace_program(program, batch.take(index))]
+            for index in _probe_indices(batch)
         )
-    return _layout(two, three, batch, enumerated=_check_pair(*three))
+    return _plate_structure(two, three, batch, enumerated=_check_pair(*three))
 
 
 @torch.no_grad()
@@ -96,33 +97,34 @@ def find_model_plates(program: Any, batch: Batch) -> PlateStructure:
             poutine.trace(model).get_trace(part.x, part.row_inputs) for part in map(batch.take, _probe_indices(batch))
         ]
     two, three = ([sample_sites(trace)] for trace in traces)
-    return _layout(two, three, batch, enumerated=())
+    return _plate_structure(two, three, batch, enumerated=())
 
 
 def _probe_indices(batch: Batch) -> list[Tensor]:
+    """Indices of two and of three rows, repeated where the batch has fewer."""
     return [torch.arange(n, device=batch.x.device) % len(batch.x) for n in (2, 3)]
 
 
-def _layout(two: list[Any], three: list[Any], batch: Batch, enumerated: tuple[str, ...]) -> PlateStructure:
+def _plate_structure(two: list[Any], three: list[Any], batch: Batch, enumerated: tuple[str, ...]) -> PlateStructure:
     sites = [pair for before, after in zip(two, three, strict=True) for pair in _pairs(before, after)]
-    grown = [_resized_dims(before, after) for before, after in sites]
-    counts = Counter(dim for dims in grown for dim in dims)
+    resized = [_resized_dims(before, after) for before, after in sites]
+    counts = Counter(dim for dims in resized for dim in dims)
     row_dim = max(counts, key=lambda dim: (counts[dim], dim), default=None)
-    outside = [site["name"] for (_, site), dims in zip(sites, grown, strict=True) if row_dim not in dims]
+    outside = [site["name"] for (_, site), dims in zip(sites, resized, strict=True) if row_dim not in dims]
     observed = [site for _, site in sites if site["is_observed"]]
-    about_x = [site["fn"] for site in observed if site["value"].shape == (3, *batch.x.shape[1:])]
+    x_sites = [site["fn"] for site in observed if site["value"].shape == (3, *batch.x.shape[1:])]
     return PlateStructure(
         row_dim=row_dim,
         nesting=max((-f.dim for _, site in sites for f in site["cond_indep_stack"] if f.vectorized), default=0),
         outside=tuple(dict.fromkeys(outside)),
-        support=about_x[0].support if len(about_x) == 1 else None,
+        support=x_sites[0].support if len(x_sites) == 1 else None,
         relaxed=any(getattr(site["fn"], "relaxed", False) for site in observed),
         enumerated=enumerated,
     )
 
 
 def _check_pair(model: dict[str, Any], guide: dict[str, Any]) -> tuple[str, ...]:
-    """The model's latents that the guide leaves to enumeration; `InputError` where the two do not belong together."""
+    """The model's latents that the guide leaves to enumeration; `InputError` where their sites do not match."""
     undrawn = [name for name, site in model.items() if not site["is_observed"] and name not in guide]
     if missing := [name for name in undrawn if not model[name]["infer"].get("enumerate")]:
         raise InputError(
@@ -131,8 +133,8 @@ def _check_pair(model: dict[str, Any], guide: dict[str, Any]) -> tuple[str, ...]
     latent = {name for name, site in model.items() if not site["is_observed"]}
     if extra := [name for name, site in guide.items() if name not in latent and not site["infer"].get("is_auxiliary")]:
         raise InputError(
-            f"the guide draws {', '.join(extra)}, which is no latent of the model: name the sites alike, or mark it "
-            'as auxiliary (infer={"is_auxiliary": True})'
+            f"the guide draws {', '.join(extra)}, which is no latent of the model: give the sites the same name, or "
+            'mark it as auxiliary (infer={"is_auxiliary": True})'
         )
     return tuple(undrawn)
 
@@ -140,7 +142,7 @@ def _check_pair(model: dict[str, Any], guide: dict[str, Any]) -> tuple[str, ...]
 def _pairs(two: dict[str, Any], three: dict[str, Any]) -> list[tuple[Any, Any]]:
     if two.keys() != three.keys():
         raise InputError(
-            "the program has other sample sites for two rows than for three: a row's sites must not depend on the "
+            "the program has different sample sites for two rows and for three: a row's sites must not depend on the "
             "others"
         )
     return [(two[name], three[name]) for name in three]
@@ -153,7 +155,7 @@ def _resized_dims(two: Any, three: Any) -> set[int]:
 
 
 def require_density(program: Any) -> None:
-    """`InputError` where a model has no p(x), and says why (`no_density`)."""
+    """`InputError` with the program's `no_density` as its reason where it has no p(x)."""
     if reason := getattr(program, "no_density", ""):
         raise InputError(reason)
 
@@ -162,14 +164,13 @@ def require_rows(plates: PlateStructure) -> int:
     """The row plate's dimension; `RowsError` with the remedy where a row has no weight of its own."""
     if plates.enumerated:
         raise RowsError(
-            f"the guide must draw {', '.join(plates.enumerated)} to weigh a row; in training the model sums it out"
+            f"the guide must draw {', '.join(plates.enumerated)} for a row to have a weight; training sums it out"
         )
     if plates.row_dim is None or plates.outside:
         sites = ", ".join(plates.outside) or "every site"
         raise RowsError(
             f"log p(x) of a row needs every site inside one plate of size len(x), but {sites} lies outside: put it "
-            "inside "
-            '(with pyro.plate("data", len(x)): …), or fix it to a value learned as a parameter (pyro.param); '
+            'inside (with pyro.plate("data", len(x)): …), or fix it to a value learned as a parameter (pyro.param); '
             "a global latent couples the rows, and then log p(x) exists only for all of them together"
         )
     return plates.row_dim

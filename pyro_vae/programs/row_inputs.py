@@ -1,4 +1,4 @@
-"""Rows and what belongs to them, and how a model or guide is called with those of them that it asks for."""
+"""Batches of rows with their inputs (`rows`, `labels`, `mask`, `num_rows`), and calls with those a function takes."""
 
 import inspect
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from pyro_vae.errors import InputError
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows and what belongs to them.
+    """Some rows and their inputs.
 
-    `x` (n, D); `rows` (n,) the rows' places in the training set (None for rows held out); `labels` (n,) and `mask` (n,
+    `x` (n, D); `rows` (n,) the rows' indices in the training set (None for rows held out); `labels` (n,) and `mask` (n,
     D), or None; `num_rows` the number N of training rows.
     """
 
@@ -44,7 +44,7 @@ class Batch:
 
 
 def bind_supported_kwargs(function: Callable[..., Any]) -> Callable[[Tensor, dict[str, Any]], Any]:
-    """The function as one of (x, row_inputs): each extra is passed only where the signature names it.
+    """The function as one of (x, row_inputs): each input is passed only where the signature names it.
 
     A module's signature is that of its `forward`; a function that takes any keyword names none.
     """
@@ -53,20 +53,20 @@ def bind_supported_kwargs(function: Callable[..., Any]) -> Callable[[Tensor, dic
     kind: Any = type(function)
     needed, names = _keywords_of_module(kind) if isinstance(function, nn.Module) else _keywords(function)
 
-    def called(x: Tensor, row_inputs: dict[str, Any]) -> Any:
+    def call(x: Tensor, row_inputs: dict[str, Any]) -> Any:
         if missing := [name for name in needed if name not in row_inputs]:
             raise InputError(
                 f"{getattr(function, '__qualname__', function)} asks for {', '.join(missing)}, which these rows do not "
-                "have; a program may ask for rows (only training rows have a place in the training set; for a tensor "
+                "have; a program may ask for rows (only training rows have an index in the training set; for a tensor "
                 "give rows=…), labels, mask and num_rows"
             )
         return function(x, **{key: row_inputs[key] for key in names & row_inputs.keys()})
 
-    return called
+    return call
 
 
 def _keywords(function: Callable[..., Any], before: int = 1) -> tuple[list[str], frozenset[str]]:
-    """The names of a function's arguments after x: those it cannot do without, and all."""
+    """The names of a function's arguments after x: the required ones, and all."""
     named = inspect.signature(function).parameters.values()
     after = [p for p in named if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][before:]
     return [p.name for p in after if p.default is p.empty], frozenset(p.name for p in after)
@@ -78,15 +78,15 @@ def _keywords_of_module(kind: Any) -> tuple[list[str], frozenset[str]]:
 
 
 def require_mask(program: Any, mask: Tensor | None) -> None:
-    """`InputError` where values are missing and the model would not be told."""
+    """`InputError` where values are missing and the model takes no mask."""
     if mask is None:
         return
     model = program.model
-    takes = (
+    takes_mask = (
         getattr(model, "accepts_row_inputs", False)
         or "mask" in _keywords(model.forward if isinstance(model, nn.Module) else model)[1]
     )
-    if not takes:
+    if not takes_mask:
         raise InputError(
             "values are missing, and the program's model takes no mask: give model(x, mask=None) a likelihood of the "
             "observed values (likelihood.masked(z, mask)), or fill them first"
@@ -94,5 +94,5 @@ def require_mask(program: Any, mask: Tensor | None) -> None:
 
 
 def probe_batch(data: Dataset) -> Batch:
-    """Two training rows with all that belongs to them, for a first look at a program."""
+    """Two training rows with their inputs, for a first run of a program."""
     return Batch(data.train[:2], torch.arange(2), num_rows=len(data.train), **data.train.row_inputs(slice(2)))

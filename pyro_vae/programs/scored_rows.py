@@ -1,4 +1,4 @@
-"""Rows to be scored by a program: batches where it works, checked, and the measure of their density."""
+"""Rows to be scored by a program: checked batches on its device, and the measure of their density."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,26 +18,26 @@ from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import PlateStructure, find_plates, require_density
 from pyro_vae.programs.row_inputs import Batch, require_mask
 
-Found = TypeVar("Found")
-ROWS_OF_A_RANK = 128  # dealt to processes at a time
+Result = TypeVar("Result")
+MAX_SHARED_BATCH_SIZE = 128  # of the batches that several processes share
 
 
 class ScoredRows:
-    """Rows to be scored by a program: batches where the program works, with what belongs to them, checked.
+    """Rows to be scored by a program: checked batches, with their inputs, on the program's device.
 
-    To be made and used inside `use_param_store(program)` and `evaluating(program)`.
+    To be created and used within `use_param_store(program)` and `evaluating(program)`.
     """
 
     def __init__(
         self,
         program: Any,
         split: Split,
-        places: Tensor | None,
+        rows: Tensor | None,
         group: ProcessGroup = SINGLE_PROCESS,
         seed: int | None = None,
     ) -> None:
         require_density(program)
-        self.split, self.places, self.group, self.seed = split, places, group, seed or 0
+        self.split, self.rows, self.group, self.seed = split, rows, group, seed or 0
         self.device, self.dtype = device_and_dtype(program, like=split[:1])
         require_mask(program, split.mask)
         self.first = self.batch(0, 8)
@@ -48,8 +48,8 @@ class ScoredRows:
         row_inputs: dict[str, Any] = {
             name: value.to(self.device) for name, value in self.split.row_inputs(slice(start, end)).items()
         }
-        if self.places is not None:
-            row_inputs["rows"] = self.places[start:end].to(self.device)
+        if self.rows is not None:
+            row_inputs["rows"] = self.rows[start:end].to(self.device)
         return Batch(self.split[start:end].to(self.device, self.dtype), num_rows=len(self.split), **row_inputs)
 
     def batches(self, size: int) -> Iterator[Batch]:
@@ -58,22 +58,22 @@ class ScoredRows:
             self.plates.check(batch.x)
             yield batch
 
-    def map_batches(self, size: int, of_batch: Callable[[Batch], Found]) -> list[Found]:
-        """What a function finds of all batches, in order; of several processes each works on some, and all get all.
+    def map_batches(self, size: int, of_batch: Callable[[Batch], Result]) -> list[Result]:
+        """A function's results for all batches, in order; several processes share the batches, and all get all results.
 
-        Draws then follow from the seed and the batch, so that they are the same for two processes and for two hundred.
+        The seed of a shared batch depends on the batch alone, so draws do not depend on the number of processes.
         """
         if self.group.is_single:
             return [of_batch(batch) for batch in self.batches(size)]
-        starts = range(0, len(self.split), min(size, ROWS_OF_A_RANK))
-        mine: dict[int, Found] = {}
+        starts = range(0, len(self.split), min(size, MAX_SHARED_BATCH_SIZE))
+        own: dict[int, Result] = {}
         for start in starts[self.group.rank :: self.group.size]:
             batch = self.batch(start, start + starts.step)
             self.plates.check(batch.x)
             pyro.set_rng_seed((self.seed * 1_000_003 + start) % 2**32)
-            mine[start] = of_batch(batch)
-        found = {start: one for part in self.group.all_gather(mine) for start, one in part.items()}
-        return [found[start] for start in starts]
+            own[start] = of_batch(batch)
+        results = {start: result for part in self.group.all_gather(own) for start, result in part.items()}
+        return [results[start] for start in starts]
 
     @property
     def measure(self) -> str:
@@ -83,7 +83,7 @@ class ScoredRows:
 def rows_to_score(
     data: Dataset | Split | Tensor, rows: Tensor | None, labels: Tensor | None
 ) -> tuple[Split, Tensor | None]:
-    """The split that is meant, with the labels given, and its rows' places in the training set."""
+    """The data as a split, with the labels given, and its rows' indices in the training set."""
     split = as_split(data, "test")
     if labels is not None:
         split = replace(split, labels=labels)
@@ -96,20 +96,20 @@ def rows_to_score(
 
 
 def describe_measure(split: Split, plates: PlateStructure) -> str:
-    """The measure in words, from the data and from what the likelihood says it is a density of."""
+    """The measure in words, from the data and the likelihood's support."""
     if plates.relaxed:
         return "relaxed Bernoulli on grey levels: not a density"
     if split.measure.binarize != "none" and plates.support is not None and not plates.support.is_discrete:
         return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
     if split.measure.binarize == "none" and not split.measure.given and plates.support is not None:
-        values = _whole_values(getattr(plates.support, "base_constraint", plates.support))
-        seen = "" if split.mask is None else ", observed values only"
-        return f"counting measure on {{{values}}}^{split.shape[1]}{seen}" if values else split.measure_name
+        values = _integer_values(getattr(plates.support, "base_constraint", plates.support))
+        suffix = "" if split.mask is None else ", observed values only"
+        return f"counting measure on {{{values}}}^{split.shape[1]}{suffix}" if values else split.measure_name
     return split.measure_name
 
 
-def _whole_values(support: Constraint) -> str:
-    """The values of a discrete support in words, nothing for a continuous one."""
+def _integer_values(support: Constraint) -> str:
+    """The values of a discrete support in words, empty for a continuous one."""
     if isinstance(support, GreyLevels):
         return f"0, …, {support.levels}"
     if support is constraints.nonnegative_integer:

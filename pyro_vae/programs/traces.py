@@ -1,4 +1,4 @@
-"""Traces of a program's model and guide, and what is read from their sites."""
+"""Traces of a program's model and guide, their sample sites, and the log weights' terms."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ def trace_program(
 
 
 class UnconditionObserved(UnconditionMessenger):
-    """Observed sites are drawn; what `pyro.deterministic` names is no observation, though Pyro marks it as one."""
+    """Draw observed sites; `pyro.deterministic` sites are no observations, though Pyro marks them so."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if not (msg["infer"] or {}).get("_deterministic"):
@@ -67,8 +67,7 @@ def sum_over_plates(site: Any, keep: set[int]) -> Tensor:
 
 
 def log_weight_terms(model: Trace, guide: Trace, keep: set[int]) -> tuple[Tensor, Tensor]:
-    """The two parts of the log weights, log p(x | z) and log p(z) − log q(z | x), each summed over its sites and over
-    all plates but those kept."""
+    """log p(x | z) and log p(z) − log q(z | x), each summed over its sites and over all plates but those kept."""
     sites, drawn = sample_sites(model).values(), sample_sites(guide).values()
     likelihood = sum((sum_over_plates(site, keep) for site in sites if site["is_observed"]), torch.zeros(()))
     prior = sum((sum_over_plates(site, keep) for site in sites if not site["is_observed"]), torch.zeros(()))

@@ -1,4 +1,4 @@
-"""log p(x, z) and log q(z | x) of rows at points of a flat, unconstrained space: what annealing and quadrature need."""
+"""log p(x, z) and log q(z | x) at points of one unconstrained space, for annealing, quadrature and HMC."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,30 +24,35 @@ class Point:
     """Log densities of n rows at one point each, nats: `likelihood`, `prior` and `guide`, (n,) each.
 
     `prior` and `guide` are densities over the unconstrained space: the Jacobian is counted in both. `guide` is None
-    where it was not asked for.
+    where it was not requested.
     """
 
     likelihood: PerRow
     prior: PerRow
     guide: PerRow | None = None
 
+    @property
+    def log_joint(self) -> PerRow:
+        """log p(x, u), (n,)."""
+        return self.likelihood + self.prior
+
 
 class UnconstrainedJoint:
-    r"""A program's densities as functions of u (n, K), all of a row's continuous latents side by side, unconstrained.
+    r"""A program's densities as functions of u (n, K), a row's continuous latents, unconstrained and concatenated.
 
-    Site by site, $z = T(u)$ with T the map from the reals to what the model says the site can be (`biject_to`), so
-    that $\int p(x, T(u)) |\det T'(u)| du = p(x)$. Any program whose sites share one plate over rows will do.
+    Site by site, $z = T(u)$ with T the map from the reals to the site's support (`biject_to`), so
+    that $\int p(x, T(u)) |\det T'(u)| du = p(x)$. The program's sites must share one plate over rows.
     """
 
     def __init__(self, program: Any, plates: PlateStructure, batch: Batch) -> None:
         require_density(program)
         self.program, self.plates, self.batch = program, plates, batch
         self.row_dim = require_rows(plates)
-        self.own_guide: Any = None  # the guide's one site, where its density can be kept
+        self.guide_site: Any = None  # the guide's site where it has only one, whose density is then reused
         drawn = poutine.trace(bind_supported_kwargs(program.model)).get_trace(batch.x, batch.row_inputs)
-        self._lay_out({name: site for name, site in sample_sites(drawn).items() if not site["is_observed"]})
+        self._set_shapes({name: site for name, site in sample_sites(drawn).items() if not site["is_observed"]})
 
-    def _lay_out(self, sites: dict[str, Any]) -> None:
+    def _set_shapes(self, sites: dict[str, Any]) -> None:
         if not sites:
             raise InputError("the model draws no latent, so log p(x) is its log-likelihood")
         self.shapes: dict[str, Any] = {}
@@ -62,14 +67,14 @@ class UnconstrainedJoint:
 
     def at(self, u: RowLatents, *, guide: bool = False) -> Point:
         """The log densities at u, differentiable in u."""
-        placed = _Placed(self, u)
-        trace = poutine.trace(placed(bind_supported_kwargs(self.program.model))).get_trace(
+        substitute = _SubstituteUnconstrained(self, u)
+        trace = poutine.trace(substitute(bind_supported_kwargs(self.program.model))).get_trace(
             self.batch.x, self.batch.row_inputs
         )
         trace.compute_log_prob()
         sites = sample_sites(trace)
         likelihood = sum(self._per_row(site) for site in sites.values() if site["is_observed"])
-        jacobian = sum(placed.jacobians, u.new_zeros(len(u)))
+        jacobian = sum(substitute.jacobians, u.new_zeros(len(u)))
         prior = sum(self._per_row(site) for site in sites.values() if not site["is_observed"]) + jacobian
         values = {name: sites[name]["value"] for name in self.sizes}
         return Point(
@@ -80,8 +85,8 @@ class UnconstrainedJoint:
         return sum_over_plates(site, {self.row_dim}).expand(len(self.batch.x))
 
     def _guide_at(self, values: dict[str, Tensor]) -> Tensor:
-        if self.own_guide is not None:
-            site = self.own_guide
+        if self.guide_site is not None:
+            site = self.guide_site
             log_prob = site["fn"].log_prob(values[site["name"]])
             return self._per_row({"unscaled_log_prob": log_prob, "mask": site["mask"]})
         trace = poutine.trace(SubstituteLatents(values)(bind_supported_kwargs(self.program.guide))).get_trace(
@@ -89,16 +94,18 @@ class UnconstrainedJoint:
         )
         trace.compute_log_prob()
         sites = sample_sites(trace)
-        if extra := sites.keys() - values.keys():
-            raise InputError(f"the guide's auxiliary {', '.join(sorted(extra))} leave it without a density of z alone")
-        if len(sites) == 1:  # one site depends on x alone, and x stays
-            self.own_guide = next(iter(sites.values()))
+        if auxiliary := sites.keys() - values.keys():
+            raise InputError(
+                f"the guide's auxiliary {', '.join(sorted(auxiliary))} leave it without a density of z alone"
+            )
+        if len(sites) == 1:  # a single site depends on x alone, which does not change
+            self.guide_site = next(iter(sites.values()))
         return torch.as_tensor(sum(self._per_row(site) for site in sites.values()))
 
     def values(self, u: RowLatents) -> dict[str, Tensor]:
-        """The latents' own values at u by site, rows first, (n, size) each; `value_sizes` says how wide."""
-        placed = _Placed(self, u)
-        trace = poutine.trace(placed(bind_supported_kwargs(self.program.model))).get_trace(
+        """The latents' constrained values at u by site, rows first, (n, size) each, with sizes `value_sizes`."""
+        substitute = _SubstituteUnconstrained(self, u)
+        trace = poutine.trace(substitute(bind_supported_kwargs(self.program.model))).get_trace(
             self.batch.x, self.batch.row_inputs
         )
         sites = sample_sites(trace)
@@ -117,25 +124,25 @@ class UnconstrainedJoint:
             support = cast(Any, trace.nodes[name]["fn"]).support
             if not support.check(values[name]).all():
                 raise InputError(
-                    f"the guide draws {name} outside of what the model says it can be, "
+                    f"the guide draws {name} outside the model's support for it, "
                     f"{support}: give it a distribution with that support, or start from the "
                     "prior (annealing: start='prior')"
                 )
-        return self._flat_of(trace)
+        return self._flatten(trace)
 
     @torch.no_grad()
     def from_prior(self) -> RowLatents:
         """A draw of u from the prior for each row."""
-        return self._flat_of(
+        return self._flatten(
             poutine.trace(bind_supported_kwargs(self.program.model)).get_trace(self.batch.x, self.batch.row_inputs)
         )
 
     def flat(self, values: dict[str, Tensor]) -> RowLatents:
-        """The latents' values as u, by the maps of the model's own sites."""
+        """The latents' values as u, by the transforms of the model's sites."""
         given = SubstituteLatents(values)(bind_supported_kwargs(self.program.model))
-        return self._flat_of(poutine.trace(given).get_trace(self.batch.x, self.batch.row_inputs))
+        return self._flatten(poutine.trace(given).get_trace(self.batch.x, self.batch.row_inputs))
 
-    def _flat_of(self, trace: Any) -> RowLatents:
+    def _flatten(self, trace: Any) -> RowLatents:
         parts = []
         for name, axis in self.axes.items():
             site = trace.nodes[name]
@@ -145,23 +152,23 @@ class UnconstrainedJoint:
 
 
 def transform_to_support(site: Any) -> Transform:
-    """The map from the reals to what a site can be; `InputError` where there is none."""
+    """The transform from the reals to a site's support; `InputError` where there is none."""
     support = site["fn"].support
     while not support.is_discrete:
         try:
             return biject_to(support)
-        except NotImplementedError:  # a constraint around another, as that of a mixture of equals
+        except NotImplementedError:  # a constraint that wraps another, as that of a mixture
             if (inner := getattr(support, "base_constraint", None)) is None:
                 break
             support = inner
     raise InputError(
-        f"the latent {site['name']} takes values in {support}; this needs continuous latents that some map makes of "
-        "real numbers"
+        f"the latent {site['name']} takes values in {support}; this needs continuous latents with a "
+        "transform from the real numbers"
     )
 
 
-class _Placed(Messenger):
-    """The model's latents take the values that a point u stands for; their Jacobians are noted, (n,) each."""
+class _SubstituteUnconstrained(Messenger):
+    """Set the model's latents to the transformed point u, and collect their log Jacobians, (n,) each."""
 
     def __init__(self, joint: UnconstrainedJoint, u: Tensor) -> None:
         super().__init__()
@@ -178,13 +185,13 @@ class _Placed(Messenger):
         transform = transform_to_support(msg)
         msg["value"], msg["done"] = transform(u), True
         jacobian = transform.log_abs_det_jacobian(u, msg["value"])
-        within = jacobian.dim() + joint.row_dim  # where rows are, counted from the left, if events were summed
-        within -= max(0, msg["fn"].event_dim - transform.codomain.event_dim)
-        self.jacobians.append(jacobian.movedim(within, 0).flatten(1).sum(-1) if jacobian.dim() > 1 else jacobian)
+        row_axis = jacobian.dim() + joint.row_dim  # the axis of rows, from the left, if events were summed
+        row_axis -= max(0, msg["fn"].event_dim - transform.codomain.event_dim)
+        self.jacobians.append(jacobian.movedim(row_axis, 0).flatten(1).sum(-1) if jacobian.dim() > 1 else jacobian)
 
 
 def simulate(program: Any, placeholder: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rows x (n, D) and the latents they came from, drawn from the model together; `InputError` for several x-sites."""
+    """Rows x (n, D) and their latents, drawn from the model together; `InputError` for several x-sites."""
     model = UnconditionObserved()(bind_supported_kwargs(program.model))
     sites = sample_sites(poutine.trace(model).get_trace(placeholder.x, placeholder.row_inputs))
     observed: Sequence[Any] = [site for site in sites.values() if site["infer"].get("was_observed")]

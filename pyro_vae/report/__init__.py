@@ -1,1 +1,1 @@
-"""TODO"""
+"""An HTML page about a fitted program."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The experiments behind the study notes."""

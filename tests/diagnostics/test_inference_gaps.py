@@ -88,7 +88,7 @@ def test_a_flow_guide_is_refined_within_its_family():
 
 def test_what_cannot_be_freed_is_said(tiny_vae):
     vae, x = tiny_vae
-    with pytest.raises(pv.InputError, match=r"a module that the guide asks once.*it gave nothing"):
+    with pytest.raises(pv.InputError, match=r"a module that the guide calls once.*it gave nothing"):
         pv.refine(vae, x, outputs_of=vae.likelihood)
     with pytest.raises(pv.InputError, match="log_px is of 60 rows, and there are 10"):
         pv.inference_gaps(vae, x[:10], pv.log_evidence(vae, x, 30))

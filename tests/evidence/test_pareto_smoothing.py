@@ -5,7 +5,7 @@ import pytest
 from oracles import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.evidence.pareto_smoothing import TOO_FEW, khat_limit, pareto_smoothed
+from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit, pareto_smoothed
 
 
 def test_khat_is_the_shape_of_the_tail():
@@ -39,6 +39,6 @@ def test_khat_predicts_the_error():
 
 def test_edges():
     assert (pareto_smoothed(np.full((3, 100), -7.0))[0] == 0).all(), "equal weights are exact"
-    assert np.isnan(pareto_smoothed(np.zeros((2, TOO_FEW - 1)))).all()
+    assert np.isnan(pareto_smoothed(np.zeros((2, MIN_DRAWS - 1)))).all()
     assert khat_limit(100) == pytest.approx(0.5)
     assert khat_limit(10**9) == 0.7

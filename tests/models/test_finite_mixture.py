@@ -131,10 +131,10 @@ def test_a_program_like_any_other(which, tmp_path):
     torch.testing.assert_close(sampled.log_px, exact, rtol=0, atol=1e-9)
     torch.testing.assert_close(sampled.elbo, exact, rtol=0, atol=1e-9)
     found = pv.exact_evidence(mixture, x)
-    assert (found.way, found.kind) == ("the program's own", "exact")
+    assert (found.method, found.kind) == ("the program's own", "exact")
     torch.testing.assert_close(found.log_px, exact, rtol=0, atol=0)
     summed = pv.exact_evidence(pv.Program(lambda x: mixture.model(x), lambda x: mixture.guide(x)), x)
-    assert summed.way == "sum"
+    assert summed.method == "sum"
     torch.testing.assert_close(summed.log_px, exact, rtol=0, atol=1e-9)
     pv.save(mixture, tmp_path)
     assert torch.equal(pv.load(tmp_path).log_prob(x), exact)

@@ -26,9 +26,9 @@ def test_density_and_posterior_are_the_normals(name):
     found = pv.log_evidence(model, x, num_samples=4)
     torch.testing.assert_close(found.log_px, exact, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.elbo, exact, rtol=0, atol=1e-9)
-    assert pv.exact_evidence(model, x).way == "the program's own"
+    assert pv.exact_evidence(model, x).method == "the program's own"
     closed = pv.exact_evidence(pv.Program(lambda x: model.model(x), lambda x: model.guide(x)), x)
-    assert closed.way == "closed form"
+    assert closed.method == "closed form"
     torch.testing.assert_close(closed.log_px, exact, rtol=0, atol=1e-8)
     gain = model.weight.T @ torch.linalg.inv(marginal(model).covariance_matrix)
     torch.testing.assert_close(model.transform(x), (x - model.loc) @ gain.T)

@@ -53,7 +53,7 @@ def test_programs_of_a_user_go_through_everything(make, tmp_path):
     ]
     assert set(moved) == set(named_parameters(program)), "every parameter learns"
     assert after.iwae[50].mean() >= after.elbo.mean()
-    drawn = pv.models.program.sample(program, 400, num_features=6, seed=1)
+    drawn = sample(program, 400, num_features=6, seed=1)
     assert drawn.shape == (400, 6)
     assert set(drawn.unique().tolist()) <= {0.0, 1.0}
     assert abs(drawn.mean() - x.mean()) < 0.1
@@ -66,7 +66,7 @@ def test_programs_of_a_user_go_through_everything(make, tmp_path):
 def test_a_users_part_says_how_to_load_it(tmp_path):
     pv.save(own_prior_vae(), tmp_path)
     with pytest.raises(
-        pv.InputError, match=r"program.prior is programs.Cauchyish.*load it with pv.load\(dir, build=function\)"
+        pv.InputError, match=r"program.prior is example_programs.Cauchyish.*load it with pv.load\(dir, build=function\)"
     ):
         pv.load(tmp_path)
 

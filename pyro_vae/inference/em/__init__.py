@@ -1,1 +1,1 @@
-"""TODO"""
+"""Expectation–maximization and its relatives: EM, closed forms, coordinate ascent, Monte-Carlo EM."""

@@ -1,4 +1,4 @@
-"""Maximum likelihood without iterations, where it has a closed form."""
+"""Maximum likelihood in closed form, for models that have one."""
 
 import time
 from typing import Any
@@ -27,17 +27,17 @@ def fit_closed_form(model: Any, data: Dataset | Split | Tensor) -> FitResult:
     True
     """
     if not isinstance(model, PPCA):
-        raise InputError(f"a {type(model).__name__} has no closed form: take fit_em or fit")
+        raise InputError(f"a {type(model).__name__} has no closed form: use fit_em or fit")
     began, train = time.perf_counter(), model.rows_of(as_split(data, "train"))
     target, rows = device_and_dtype(model), [slice(start, start + 10_000) for start in range(0, len(train), 10_000)]
     mean = torch.stack([train[block].to(*target).sum(0) for block in rows]).sum(0) / len(train)
-    away = (train[block].to(*target) - mean for block in rows)
-    covariance = sum((block.T @ block for block in away), mean.new_zeros(len(mean), len(mean))) / len(train)
+    centered = (train[block].to(*target) - mean for block in rows)
+    covariance = sum((block.T @ block for block in centered), mean.new_zeros(len(mean), len(mean))) / len(train)
     if not torch.isfinite(covariance).all():
         raise InputError("x holds NaN or infinity; remove or fill such values")
     scale = covariance.diagonal().sqrt()
     model.floor.copy_(SCALE_FLOOR * torch.where(scale > 0, scale, torch.ones_like(scale)))
     model.maximize_exactly(mean, covariance)
-    known: dict[str, Any] = {"epoch": 1, "step": 1, "elbo": float(model.log_prob(train).mean())}
+    values: dict[str, Any] = {"epoch": 1, "step": 1, "elbo": float(model.log_prob(train).mean())}
     seconds = time.perf_counter() - began
-    return FitResult([dict.fromkeys(EPOCH_KEYS) | known | {"seconds": seconds}], 1, "closed form", seconds)
+    return FitResult([dict.fromkeys(EPOCH_KEYS) | values | {"seconds": seconds}], 1, "closed form", seconds)

@@ -1,4 +1,13 @@
-"""Expectation–maximization for any model that knows its posterior: the loop, which knows no Gaussian."""
+"""Expectation–maximization for any model with an exact posterior; the models write the E- and M-steps.
+
+>>> import pyro_vae as pv
+>>> data = pv.load_data("two-moons")
+>>> mixture = pv.GaussianMixture(num_components=8, num_features=2)
+>>> fitted = pv.fit_em(mixture, data, epochs=50, num_starts=2, seed=0)
+>>> objective = [row["objective"] for row in fitted.history if row["start"] == 0]
+>>> all(later >= earlier - 1e-9 for earlier, later in zip(objective, objective[1:]))
+True
+"""
 
 import math
 import time
@@ -19,11 +28,11 @@ from pyro_vae.programs.parameters import copy_state, device_and_dtype, load_stat
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
 
-START_ROWS = 10_000
-CHECKED_AT_ONCE = 10_000
-WORST_ROWS = 64  # candidates for a component that explains nothing
-MAX_MOVES = 3  # of a start, for each component
-FORGETTING = 0.6  # the exponent of online EM's steps, between 1/2 and 1
+START_ROWS = 10_000  # rows that a start is computed from
+CHECK_BATCH_SIZE = 10_000
+NUM_WORST_ROWS = 64  # candidates for the new mean of an empty component
+MAX_MOVES = 3  # of empty components in one start, for each component
+STEP_SIZE_DECAY = 0.6  # the exponent of online EM's step sizes, between 1/2 and 1
 
 
 def fit_em(
@@ -42,38 +51,49 @@ def fit_em(
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
     progress: Style = "none",
 ) -> FitResult:
-    r"""Climb $\frac1N \{\sum_i \log p(x_i; \theta) + \log p(\theta)\}$ by EM (Dempster, Laird & Rubin 1977).
+    r"""Maximize $\frac1N \{\sum_i \log p(x_i; \theta) + \log p(\theta)\}$ by EM (Dempster, Laird & Rubin 1977).
 
     The E-step sets each $q_i$ to the exact posterior, so that the bound $F(q, \theta) = E_q[\log p(x, z) - \log q]$
-    touches log p(x); the M-step maximizes it in θ. So the objective never falls, up to rounding, within a `segment` of
-    the history: a component that explains less than one row is moved to the row explained worst, which begins a new
-    one. `start` is k-means++, k-means, random (rows as centres) or current (the parameters as they are); of
-    `num_starts` starts the best end is kept. A run ends when an iteration gains less than `tolerance` nats per row;
-    an E-step comes last, so every number is of the parameters that are kept. With `hard` the posterior's mode stands
-    for the posterior (classification EM): with a `GaussianMixture(…, scale=s)` that is k-means. With a `batch_size` it
-    is online EM (Cappé & Moulines, arXiv:0712.4273), for data that is too large to go through many times: statistics
-    are averages that forget, drawn from batches in random order, for all `epochs` passes; the objective need not rise,
-    and empty components stay.
+    equals log p(x); the M-step maximizes it in θ. So the objective never falls, up to rounding, within a `segment` of
+    the history: a component that explains less than one row is moved to the row with the lowest log p(x), which begins
+    a new segment. `start` is k-means++, k-means, random (rows as centres) or current (the parameters as they are); the
+    best result of `num_starts` starts is kept. A start ends when an iteration gains less than `tolerance` nats per row.
+    An E-step comes last, so every number belongs to the parameters that are kept. With `hard` the posterior's mode
+    replaces the posterior (classification EM): with a `GaussianMixture(…, scale=s)` that is k-means. With a
+    `batch_size` it is online EM (Cappé & Moulines, arXiv:0712.4273), for data too large for many passes: statistics are
+    moving averages over batches in random order, for all `epochs` passes; the objective need not rise, and empty
+    components are not moved.
 
-    History rows have `metrics.jsonl`'s keys, with `elbo` = log p(x) (the bound touches), `kl` None, and `objective`,
-    `log_prior` (nats per row), `start`, `segment` and `revived` beside them. With `valid` each has `valid_elbo`, exact
-    held-out log p(x). Prepared rows are kept between iterations within `memory_mib` and made anew beyond, so memory
-    is flat in N but for one number a row.
+    History rows have `metrics.jsonl`'s keys, with `elbo` = log p(x) (the bound is tight), `kl` None, and also
+    `objective`, `log_prior` (nats per row), `start`, `segment` and `revived` (components moved). With `valid` each has
+    `valid_elbo`, exact held-out log p(x). Prepared rows are kept between iterations if they fit in `memory_mib` and
+    recomputed otherwise, so memory does not grow with N but for one number a row.
 
     Raises `InputError` for a model without an E-step, settings or rows that cannot be used, frozen parameters, and
     singular covariances.
-
-    >>> import pyro_vae as pv
-    >>> data = pv.load_data("two-moons")
-    >>> mixture = pv.GaussianMixture(num_components=8, num_features=2)
-    >>> fitted = pv.fit_em(mixture, data, epochs=50, num_starts=2, seed=0)
-    >>> objective = [row["objective"] for row in fitted.history if row["start"] == 0]
-    >>> all(later >= earlier - 1e-9 for earlier, later in zip(objective, objective[1:]))
-    True
     """
+    _check_settings(model, epochs, num_starts, tolerance, batch_size, start)
+    train = model.rows_of(as_split(data, "train"))
+    held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
+    with seeded(seed), torch.no_grad():
+        run = _EMRun(model, train, held_out, memory_mib * 2**20, hard, on_epoch)
+        with Progress(progress, epochs * num_starts, 1) as bar:
+            for number in range(num_starts):
+                model.start_em(run.mean, run.start_rows, start, seed + number)
+                if batch_size is None:
+                    run.fit(number, epochs, tolerance, bar)
+                else:
+                    run.fit_online(number, epochs, batch_size, seed + number, bar)
+        return run.result()
+
+
+def _check_settings(
+    model: Any, epochs: int, num_starts: int, tolerance: float, batch_size: int | None, start: str
+) -> None:
+    """`InputError` for settings out of range, and for a model that EM cannot fit."""
     if not isinstance(model, Density):
         raise InputError(
-            f"a {type(model).__name__} has no exact posterior, so no E-step: take fit, or fit_mcem, whose E-step is a "
+            f"a {type(model).__name__} has no exact posterior, so no E-step: use fit, or fit_mcem, whose E-step is a "
             "sampler"
         )
     if epochs < 1 or num_starts < 1 or tolerance < 0 or (batch_size is not None and batch_size < 1):
@@ -83,129 +103,120 @@ def fit_em(
         )
     if start == "current" and num_starts > 1:
         raise InputError("start='current' is one start: leave num_starts out")
-    own = {name: value for name, value in model.named_parameters() if not name.startswith("posterior.")}
-    if frozen := [name for name, value in own.items() if not value.requires_grad and name not in model.held]:
-        raise InputError(f"an M-step moves every parameter, and {', '.join(frozen)} is frozen: take fit, or free it")
-    train = model.rows_of(as_split(data, "train"))
-    held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
-    with seeded(seed), torch.no_grad():
-        run = _Run(model, train, held_out, memory_mib * 2**20, hard, on_epoch)
-        with Progress(progress, epochs * num_starts, 1) as bar:
-            for number in range(num_starts):
-                model.start_em(run.mean, run.some_rows, start, seed + number)
-                if batch_size is None:
-                    run.climb(number, epochs, tolerance, bar)
-                else:
-                    run.climb_online(number, epochs, batch_size, seed + number, bar)
-        return run.result()
+    parameters = {name: value for name, value in model.named_parameters() if not name.startswith("posterior.")}
+    if frozen := [name for name, value in parameters.items() if not value.requires_grad and name not in model.held]:
+        raise InputError(f"an M-step sets every parameter, and {', '.join(frozen)} is frozen: use fit, or unfreeze it")
 
 
-class _Run:
-    """What stays the same over starts, and the best that was found."""
+class _EMRun:
+    """The model, rows and settings that all starts share, the history, and the best parameters so far."""
 
     def __init__(
         self,
         model: Density,
         train: Split,
         valid: Split | None,
-        budget: float,
+        memory_bytes: float,
         hard: bool,
         on_epoch: Callable[[list[dict[str, Any]]], None] | None,
     ) -> None:
-        self.model, self.train, self.valid, self.budget, self.hard = model, train, valid, budget, hard
+        self.model, self.train, self.valid, self.memory_bytes, self.hard = model, train, valid, memory_bytes, hard
         self.on_epoch, self.target, self.num_rows = on_epoch, device_and_dtype(model), len(train)
-        few = torch.linspace(0, len(train) - 1, min(len(train), START_ROWS), dtype=torch.float64)
-        self.some_rows = self._rows(few.long())
-        self._check()
+        index = torch.linspace(0, len(train) - 1, min(len(train), START_ROWS), dtype=torch.float64)
+        self.start_rows = self._rows(index.long())
+        self.mean = self._check()
         self.history: list[dict[str, Any]] = []
-        import sklearn.cluster  # noqa: F401 - for the start, before the clock
+        import sklearn.cluster  # noqa: F401 - imported here so that its time is not counted
 
         self.began, self.best_epoch, self.best_value, self.best = time.perf_counter(), 0, -math.inf, copy_state(model)
-        self.ended: dict[int, str] = {}  # how each start did
+        self.stopped: dict[int, str] = {}  # why each start stopped
 
     def _rows(self, index: slice | Tensor) -> Tensor:
         return self.train[index].to(*self.target)
 
-    def _check(self) -> None:
-        placeholders = torch.zeros_like(self.some_rows[:3])  # the plates alone: real rows are what is to be checked
+    def _check(self) -> Tensor:
+        """Check all rows against the model's support; their mean (D,)."""
+        placeholders = torch.zeros_like(self.start_rows[:3])  # to find the plates: real rows may be invalid
         plates = find_plates(self.model, Batch(placeholders, rows=torch.arange(len(placeholders))))
-        total = torch.zeros_like(self.some_rows[0])
-        for start in range(0, self.num_rows, CHECKED_AT_ONCE):
-            rows = self._rows(slice(start, start + CHECKED_AT_ONCE))
+        total = torch.zeros_like(self.start_rows[0])
+        for start in range(0, self.num_rows, CHECK_BATCH_SIZE):
+            rows = self._rows(slice(start, start + CHECK_BATCH_SIZE))
             plates.check(rows)
             total += rows.sum(0)
-        self.mean = total / self.num_rows
+        return total / self.num_rows
 
     def _prepared(self) -> list[Tensor] | None:
-        """All rows as the E-step takes them, where they fit the budget."""
+        """All rows as the E-step takes them, None where they do not fit in memory."""
         size = self.model.block_rows
         first = self.model.prepare(self._rows(slice(0, size)))
-        if first.numel() * first.element_size() * math.ceil(self.num_rows / size) > self.budget:
+        if first.numel() * first.element_size() * math.ceil(self.num_rows / size) > self.memory_bytes:
             return None
-        return list(self._fresh())
+        return list(self._prepare_blocks())
 
-    def _fresh(self) -> Iterator[Tensor]:
+    def _prepare_blocks(self) -> Iterator[Tensor]:
         size = self.model.block_rows
         for start in range(0, self.num_rows, size):
             yield self.model.prepare(self._rows(slice(start, start + size)))
 
-    def climb(self, number: int, epochs: int, tolerance: float, bar: Progress) -> None:
+    def fit(self, number: int, epochs: int, tolerance: float, bar: Progress) -> None:
         """EM from one start, until an iteration gains no more than the tolerance."""
-        kept, segment, before, moved = self._prepared(), 0, -math.inf, 0
-        self.ended[number] = "epochs"
+        prepared, segment, previous, moved = self._prepared(), 0, -math.inf, 0
+        self.stopped[number] = "epochs"
         for epoch in range(epochs):
-            statistics, log_px = self.model.e_step(kept or self._fresh(), self.hard)
+            statistics, log_px = self.model.e_step(prepared or self._prepare_blocks(), self.hard)
             row = self._record(number, segment, float(log_px.double().mean()), bar)
-            gained, before = row["objective"] - before, row["objective"]
-            if gained <= tolerance:
-                self.ended[number] = "tolerance"
+            gain, previous = row["objective"] - previous, row["objective"]
+            if gain <= tolerance:
+                self.stopped[number] = "tolerance"
                 return
             if epoch == epochs - 1:
                 return
             self.model.m_step(statistics)
             if moved < MAX_MOVES * len(statistics.get("counts", ())):
-                worst = log_px.cpu().topk(min(WORST_ROWS, self.num_rows), largest=False).indices
+                worst = log_px.cpu().topk(min(NUM_WORST_ROWS, self.num_rows), largest=False).indices
                 row["revived"] = self.model.revive(statistics, self._rows(worst))
                 moved += row["revived"]
             if row["revived"]:
-                segment, before = segment + 1, -math.inf
+                segment, previous = segment + 1, -math.inf
 
-    def climb_online(self, number: int, epochs: int, batch_size: int, seed: int, bar: Progress) -> None:
-        """Online EM: an M-step after each batch, on averages over rows that forget; one E-step over all rows last."""
-        average, step = _per_row(*self.model.e_step(self._blocks_of(self.some_rows), self.hard)), 0
-        self.ended[number] = "epochs"
+    def fit_online(self, number: int, epochs: int, batch_size: int, seed: int, bar: Progress) -> None:
+        """Online EM: an M-step after each batch, on moving averages of statistics; a last E-step over all rows."""
+        average, step = _per_row(*self.model.e_step(self._prepare(self.start_rows), self.hard)), 0
+        self.stopped[number] = "epochs"
         for epoch in range(epochs):
             generator = torch.Generator().manual_seed(TrainConfig(seed=seed).epoch_seed(epoch))
             order, total = torch.randperm(self.num_rows, generator=generator), 0.0
             for index in order.split(batch_size):
                 step += 1
-                statistics, log_px = self.model.e_step(self._blocks_of(self.train.batch(index, generator)), self.hard)
-                fresh, rate = _per_row(statistics, log_px), (step + 2) ** -FORGETTING
-                average = {name: value.lerp(fresh[name], rate) for name, value in average.items()}
+                statistics, log_px = self.model.e_step(self._prepare(self.train.batch(index, generator)), self.hard)
+                new, step_size = _per_row(statistics, log_px), (step + 2) ** -STEP_SIZE_DECAY
+                average = {name: value.lerp(new[name], step_size) for name, value in average.items()}
                 self.model.m_step({name: self.num_rows * value for name, value in average.items()})
                 total += float(log_px.sum())
             if epoch < epochs - 1:
-                self._record(number, 0, total / self.num_rows, bar, keep=False)
-        _, log_px = self.model.e_step(self._fresh(), self.hard)
+                self._record(number, 0, total / self.num_rows, bar, update_best=False)
+        _, log_px = self.model.e_step(self._prepare_blocks(), self.hard)
         self._record(number, 0, float(log_px.double().mean()), bar)
 
-    def _blocks_of(self, rows: Tensor) -> Iterator[Tensor]:
+    def _prepare(self, rows: Tensor) -> Iterator[Tensor]:
         return (self.model.prepare(block) for block in rows.to(*self.target).split(self.model.block_rows))
 
-    def _record(self, number: int, segment: int, log_px: float, bar: Progress, keep: bool = True) -> dict[str, Any]:
-        """Note an iteration: the bound per row at the parameters as they are, and what it is climbed with."""
+    def _record(
+        self, number: int, segment: int, log_px: float, bar: Progress, update_best: bool = True
+    ) -> dict[str, Any]:
+        """Add an iteration to the history: the bound per row at the current parameters, and the objective."""
         if not math.isfinite(log_px):
             raise DivergedError(f"log p(x) became {log_px} in iteration {len(self.history) + 1}: the start is unusable")
         log_prior = float(self.model.log_prior()) / self.num_rows
         elbo, epoch = log_px + float(self.train.log_jacobian.mean()), len(self.history) + 1
-        known = {"epoch": epoch, "step": epoch, "elbo": elbo, "valid_elbo": None}
+        values = {"epoch": epoch, "step": epoch, "elbo": elbo, "valid_elbo": None}
         if self.valid is not None:
-            known["valid_elbo"] = float(self.model.log_prob(self.valid).mean())
-        row: dict[str, Any] = dict.fromkeys(EPOCH_KEYS) | known | {"seconds": time.perf_counter() - self.began}
+            values["valid_elbo"] = float(self.model.log_prob(self.valid).mean())
+        row: dict[str, Any] = dict.fromkeys(EPOCH_KEYS) | values | {"seconds": time.perf_counter() - self.began}
         row |= {"objective": elbo + log_prior, "log_prior": log_prior, "start": number, "segment": segment}
         row["revived"] = 0
         self.history.append(row)
-        if keep and row["objective"] > self.best_value:
+        if update_best and row["objective"] > self.best_value:
             self.best_epoch, self.best_value, self.best = epoch, row["objective"], copy_state(self.model)
         bar.epoch(row)
         if self.on_epoch is not None:
@@ -213,17 +224,18 @@ class _Run:
         return row
 
     def result(self) -> FitResult:
+        """Set the best parameters and return the history."""
         load_state(self.model, self.best)
-        seconds, kept = time.perf_counter() - self.began, self.history[self.best_epoch - 1]
-        stopped = self.ended[kept["start"]]
+        seconds, best = time.perf_counter() - self.began, self.history[self.best_epoch - 1]
+        stopped = self.stopped[best["start"]]
         return FitResult(self.history, self.best_epoch, stopped, seconds)
 
 
 def _per_row(statistics: Statistics, log_px: Tensor) -> Statistics:
-    """Statistics as averages over rows; `InputError` where they are about means that move."""
+    """Statistics as averages over rows; `InputError` for moments about means that change between batches."""
     if any(name.endswith("about_loc") for name in statistics):
         raise InputError(
-            "components lie so far apart, in units of their scales, that their moments have no common origin, which "
-            "online EM needs: standardize the columns, or leave batch_size out"
+            "components lie so far apart, in units of their scales, that moments about a common origin lose too many "
+            "digits, and online EM needs such moments: standardize the columns, or leave batch_size out"
         )
     return {name: value / len(log_px) for name, value in statistics.items()}

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Approximations of each row's posterior: Laplace, refined guides, HMC and NUTS."""

@@ -1,4 +1,4 @@
-"""A Hamiltonian transition for many chains side by side: what annealing and Monte-Carlo EM move their latents by."""
+"""A transition of Hamiltonian Monte Carlo for many chains in one batch, used by annealing and Monte-Carlo EM."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,39 +17,39 @@ class State:
 
 
 def state_at(terms_at: Callable[[Tensor], Sequence[Tensor]], u: Tensor) -> State:
-    """The terms' values (n,) and gradients at u, each row's own."""
+    """The terms' values (n,) and each row's gradients at u."""
     u = u.detach().requires_grad_()
     with torch.enable_grad():
         terms = terms_at(u)
         gradients = [torch.autograd.grad(term.sum(), u, retain_graph=True, allow_unused=True)[0] for term in terms]
-    found = [torch.zeros_like(u) if gradient is None else gradient for gradient in gradients]
-    return State(u.detach(), torch.stack([term.detach() for term in terms]), torch.stack(found))
+    filled = [torch.zeros_like(u) if gradient is None else gradient for gradient in gradients]
+    return State(u.detach(), torch.stack([term.detach() for term in terms]), torch.stack(filled))
 
 
 def transition(
-    at: Callable[[Tensor], State], state: State, counts: Tensor, step: Tensor, num_leapfrog: int
+    at: Callable[[Tensor], State], state: State, coefficients: Tensor, step: Tensor, num_leapfrog: int
 ) -> tuple[State, Tensor]:
-    r"""One step of Hamiltonian Monte Carlo that leaves $f \propto \exp \sum_m c_m t_m(u)$ as it is (Neal, 1206.1901).
+    r"""One step of Hamiltonian Monte Carlo that leaves $f \propto \exp \sum_m c_m t_m(u)$ invariant (Neal, 1206.1901).
 
-    `at` gives the terms t at u (n, K), `counts` (M,) are the c, `step` (n, K) is the step size, stretched for each
-    chain by a number between 0.8 and 1.2 so that no orbit closes. Also the chance with which each proposal was taken,
-    (n,) float64 on the CPU; one that is not finite is not taken.
+    `at` computes the terms t at u (n, K), `coefficients` (M,) are the c. `step` (n, K) is the step size, multiplied for
+    each chain by a random number between 0.8 and 1.2 so that no trajectory is periodic. Returns the new state and the
+    acceptance probability of each proposal, (n,) float64 on the CPU; a proposal that is not finite is rejected.
     """
     jitter = 0.8 + 0.4 * torch.rand(len(state.u), 1, device=state.u.device, dtype=state.u.dtype)
     step = jitter * step
     momentum = torch.randn_like(state.u)
-    moved, speed = state, momentum
+    moved, final_momentum = state, momentum
     for _ in range(num_leapfrog):
-        speed = speed + 0.5 * step * torch.einsum("m,mnk->nk", counts, moved.gradients)
-        moved = at(moved.u + step * speed)
-        speed = speed + 0.5 * step * torch.einsum("m,mnk->nk", counts, moved.gradients)
-    energy = counts @ moved.terms - counts @ state.terms
-    energy = energy + 0.5 * (momentum.square() - speed.square()).sum(-1)
-    chance = energy.clamp(max=0).exp().nan_to_num(0.0)
-    taken = torch.rand_like(chance) < chance
-    kept = State(
-        torch.where(taken[:, None], moved.u, state.u),
-        torch.where(taken, moved.terms, state.terms),
-        torch.where(taken[:, None], moved.gradients, state.gradients),
+        final_momentum = final_momentum + 0.5 * step * torch.einsum("m,mnk->nk", coefficients, moved.gradients)
+        moved = at(moved.u + step * final_momentum)
+        final_momentum = final_momentum + 0.5 * step * torch.einsum("m,mnk->nk", coefficients, moved.gradients)
+    energy = coefficients @ moved.terms - coefficients @ state.terms
+    energy = energy + 0.5 * (momentum.square() - final_momentum.square()).sum(-1)
+    probability = energy.clamp(max=0).exp().nan_to_num(0.0)
+    accepted = torch.rand_like(probability) < probability
+    new = State(
+        torch.where(accepted[:, None], moved.u, state.u),
+        torch.where(accepted, moved.terms, state.terms),
+        torch.where(accepted[:, None], moved.gradients, state.gradients),
     )
-    return kept, chance.cpu().double()
+    return new, probability.cpu().double()

@@ -1,4 +1,12 @@
-"""NUTS on p(z | x) of a few rows: what q is held against when nothing is exact."""
+"""NUTS on p(z | x) of a few rows: a reference for q where no exact posterior is known.
+
+>>> import pyro_vae as pv
+>>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
+>>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
+>>> posterior = pv.nuts(vae, torch.ones(1, 5), num_samples=50, warmup=50, num_chains=2)
+>>> posterior.draws.shape, posterior.guide.shape
+(torch.Size([2, 50, 1, 2]), torch.Size([100, 1, 2]))
+"""
 
 import math
 from dataclasses import dataclass
@@ -18,14 +26,14 @@ from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 
-MANY_ROWS = 64
+MAX_ROWS = 64
 
 
 @dataclass(frozen=True)
 class Posterior:
     """Draws of the latents of N rows from p(z | x) by NUTS, and as many from q(z | x).
 
-    `draws` (chains, S, N, K) and `guide` (chains · S, N, K), latent sites side by side, `names` (K,). `rhat` (N, K)
+    `draws` (chains, S, N, K) and `guide` (chains · S, N, K), latent sites concatenated, `names` (K,). `rhat` (N, K)
     should be below 1.01 and `ess` (N, K) above a few hundred; `divergences` counts transitions that failed.
     """
 
@@ -38,7 +46,7 @@ class Posterior:
 
     @property
     def trusted(self) -> bool:
-        """Whether all r-hats are below 1.01, effective sizes above 400 in all and nothing diverged."""
+        """Whether all r-hats are below 1.01, effective sizes above 100 a chain and no transition diverged."""
         return bool(self.rhat.max() < 1.01 and self.ess.min() > 100 * len(self.draws) and not self.divergences)
 
     def __repr__(self) -> str:
@@ -60,64 +68,62 @@ def nuts(
     labels: Tensor | None = None,
     seed: int = 0,
 ) -> Posterior:
-    r"""Draws from $p(z_i | x_i)$ of a few rows by Pyro's NUTS (Hoffman & Gelman, arXiv:1111.4246), beside draws from q.
+    r"""Draws from $p(z_i | x_i)$ of a few rows by Pyro's NUTS (Hoffman & Gelman, arXiv:1111.4246), and draws from q.
 
-    All rows are one target, since they are independent given the parameters; chains start from the guide's draws, one
-    after the other. r-hat and effective size are ArviZ's, rank-normalized (Vehtari et al., arXiv:1903.08008). Seconds
-    to minutes: choose a few rows. A chain can stay in one of several modes that are far apart; r-hat tells where chains
-    differ, and nothing tells where all miss the same one. Extras as in `log_evidence`.
+    All rows are sampled jointly, since they are independent given the parameters; chains run one after the other, each
+    from a draw of the guide. r-hat and effective sample size are ArviZ's, rank-normalized (Vehtari et al.,
+    arXiv:1903.08008). It takes seconds to minutes: choose a few rows. A chain can stay in one of several modes that are
+    far apart: r-hat shows where chains differ, and nothing shows where all miss the same mode. Row inputs as in
+    `log_evidence`.
 
     Raises `InputError` for discrete latents and for more than 64 rows.
-
-    >>> import pyro_vae as pv
-    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
-    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> found = pv.nuts(vae, torch.ones(1, 5), num_samples=50, warmup=50, num_chains=2)
-    >>> found.draws.shape, found.guide.shape
-    (torch.Size([2, 50, 1, 2]), torch.Size([100, 1, 2]))
     """
     if min(num_samples, warmup) < 4 or num_chains < 1:
         raise InputError(f"expected 4 draws or more and a chain, got {num_samples}, {warmup} and {num_chains}")
-    split, places = rows_to_score(data, rows, labels)
-    if len(split) > MANY_ROWS:
-        raise InputError(f"NUTS goes through a few rows, {MANY_ROWS} at most; got {len(split)}")
+    split, rows = rows_to_score(data, rows, labels)
+    if len(split) > MAX_ROWS:
+        raise InputError(f"NUTS takes a few rows, {MAX_ROWS} at most; got {len(split)}")
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        scored = ScoredRows(program, split, places)
+        scored = ScoredRows(program, split, rows)
         (batch,) = scored.batches(len(split))
         joint = UnconstrainedJoint(program, scored.plates, batch)
-
-        def energy(at: dict[str, Tensor]) -> Tensor:
-            point = joint.at(at["u"])
-            return -(point.likelihood + point.prior).sum()
-
-        chains, divergences = [], 0
-        for _ in range(num_chains):
-            kernel = NUTS(potential_fn=energy)
-            run = MCMC(kernel, num_samples, warmup, initial_params={"u": joint.from_guide()}, disable_progbar=True)
-            run.run()
-            chains.append(run.get_samples()["u"])
-            divergences += sum(len(found) for found in run.diagnostics().get("divergences", {}).values())
-        u = torch.stack(chains)
-        guide = torch.stack([joint.from_guide() for _ in range(num_chains * num_samples)])
-        draws = _latents(joint, u.flatten(0, 1)).unflatten(0, (num_chains, num_samples))
-        from_guide = _latents(joint, guide)
+        u, divergences = _run_chains(joint, num_samples, warmup, num_chains)
+        guide_u = torch.stack([joint.from_guide() for _ in range(num_chains * num_samples)])
+        draws = _constrained(joint, u.flatten(0, 1)).unflatten(0, (num_chains, num_samples))
+        guide = _constrained(joint, guide_u)
     names = tuple(f"{name}[{i}]" if size > 1 else name for name, size in joint.value_sizes.items() for i in range(size))
-    flat = draws.flatten(2).cpu().double().numpy()
-    rhat, ess = rhat_and_ess(flat)
-    if num_chains == 1:
+    rhat, ess = _rhat_and_ess(draws)
+    return Posterior(draws.cpu(), guide.cpu(), rhat, ess, divergences, names)
+
+
+def _run_chains(joint: UnconstrainedJoint, num_samples: int, warmup: int, num_chains: int) -> tuple[Tensor, int]:
+    """Draws of u by NUTS, (chains, S, n, K), and the number of divergent transitions."""
+
+    def potential_energy(at: dict[str, Tensor]) -> Tensor:
+        return -joint.at(at["u"]).log_joint.sum()
+
+    chains, divergences = [], 0
+    for _ in range(num_chains):
+        start = {"u": joint.from_guide()}
+        mcmc = MCMC(
+            NUTS(potential_fn=potential_energy), num_samples, warmup, initial_params=start, disable_progbar=True
+        )
+        mcmc.run()
+        chains.append(mcmc.get_samples()["u"])
+        divergences += sum(len(steps) for steps in mcmc.diagnostics().get("divergences", {}).values())
+    return torch.stack(chains), divergences
+
+
+def _rhat_and_ess(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """r-hat (N, K), NaN for a single chain, and effective sample sizes (N, K) of draws (chains, S, N, K)."""
+    rhat, ess = rhat_and_ess(draws.flatten(2).cpu().double().numpy())
+    if len(draws) == 1:
         rhat = np.full_like(ess, math.nan)
     shape = draws.shape[2:]
-    return Posterior(
-        draws.cpu(),
-        from_guide.cpu(),
-        torch.from_numpy(rhat).reshape(shape),
-        torch.from_numpy(ess).reshape(shape),
-        divergences,
-        names,
-    )
+    return torch.from_numpy(rhat).reshape(shape), torch.from_numpy(ess).reshape(shape)
 
 
 @torch.no_grad()
-def _latents(joint: UnconstrainedJoint, u: Tensor) -> Tensor:
-    """Points u (S, n, K) as the latents' own values, side by side, (S, n, K')."""
-    return torch.stack([torch.cat(list(joint.values(one).values()), -1) for one in u])
+def _constrained(joint: UnconstrainedJoint, u: Tensor) -> Tensor:
+    """Points u (S, n, K) as values of the latents, sites concatenated, (S, n, K')."""
+    return torch.stack([torch.cat(list(joint.values(point).values()), -1) for point in u])

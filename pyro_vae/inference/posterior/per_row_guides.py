@@ -1,4 +1,4 @@
-"""Guides that hold a q of its own for each row of some data, around a program left alone."""
+"""Programs whose guide is a table with one q_i for each row of some data; the wrapped program is not changed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,38 +21,38 @@ from pyro_vae.programs.traces import unwrap_independent
 class RowNormals(nn.Module):
     r"""One latent site's normal for each of n rows, $z_i = \mu_i + \mathrm{diag}(\sigma_i) U_i u$, $u \sim N(0, I)$.
 
-    Buffers `loc` and `log_scale`, rows first, (n, …, K), and for a `MultivariateNormal` `below` (n, …, K, K), of which
-    what lies below the diagonal is that of U, unit lower triangular. Made from the site of a guide's trace.
+    Buffers `loc` and `log_scale`, rows first, (n, …, K), and for a `MultivariateNormal` `unit_tril` (n, …, K, K), whose
+    entries below the diagonal are those of U, unit lower triangular. Made from the site of a guide's trace.
     """
 
     loc: Tensor
     log_scale: Tensor
-    below: Tensor
+    unit_tril: Tensor
 
     def __init__(self, site: Any, row_dim: int) -> None:
         super().__init__()
         fn, base = site["fn"], unwrap_independent(site["fn"])
-        self.site, self.row_axis, self.to_event = site["name"], row_dim - fn.event_dim, fn.event_dim - base.event_dim
+        self.site, self.row_axis = site["name"], row_dim - fn.event_dim
+        self.num_independent = fn.event_dim - base.event_dim
         self.plates: dict[str, Any] = {frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized}
         scale, self.full = base.stddev, isinstance(base, MultivariateNormal)
         if self.full:
             scale = base.scale_tril.diagonal(dim1=-2, dim2=-1)
             unit = base.scale_tril / scale[..., None]
-            self.register_buffer("below", unit.movedim(self.row_axis - 1, 0).clone())
+            self.register_buffer("unit_tril", unit.movedim(self.row_axis - 1, 0).clone())
         self.register_buffer("loc", base.loc.movedim(self.row_axis, 0).clone())
         self.register_buffer("log_scale", scale.log().movedim(self.row_axis, 0).clone())
 
     def forward(self, rows: Tensor) -> Any:
         loc, scale = (value[rows].movedim(0, self.row_axis) for value in (self.loc, self.log_scale.exp()))
         if not self.full:
-            return dist.Normal(loc, scale).to_event(self.to_event)
-        unit = self.below[rows].movedim(0, self.row_axis - 1).tril(-1) + torch.eye(loc.shape[-1]).to(loc)
-        return dist.MultivariateNormal(loc, scale_tril=scale[..., None] * unit).to_event(self.to_event)
+            return dist.Normal(loc, scale).to_event(self.num_independent)
+        unit = self.unit_tril[rows].movedim(0, self.row_axis - 1).tril(-1) + torch.eye(loc.shape[-1]).to(loc)
+        return dist.MultivariateNormal(loc, scale_tril=scale[..., None] * unit).to_event(self.num_independent)
 
 
 class RowOutputs(nn.Module):
-    """What one module of a guide gives for each of n rows, as a buffer `outputs` (n, P) instead of a network's
-    answer."""
+    """The output of one module of a guide for each of n rows, as a buffer `outputs` (n, P)."""
 
     outputs: Tensor
 
@@ -61,44 +61,44 @@ class RowOutputs(nn.Module):
         self.register_buffer("outputs", outputs.clone())
 
 
-class Tabled(nn.Module):
-    """A program's own model beside another guide: a table with a q for each of N rows, to be looked up by `rows`.
+class PerRowProgram(nn.Module):
+    """A program's model with another guide: a table with a q_i for each of N rows, indexed by `rows`.
 
-    The model is the program's, given whatever it asks for; `rows` (n,) are places in the x (N, D) that the table was
-    made for, and the model is given the `places` that were given then. Raises `InputError` for places outside the N.
+    `rows` (n,) are indices into the x (N, D) that the table was made for. The model is the program's and gets the
+    `program_rows` (N,) of those rows, the program's own indices. Raises `InputError` for indices outside the N.
     """
 
-    places: Tensor | None
+    program_rows: Tensor | None
 
-    def __init__(self, program: Any, places: Tensor | None) -> None:
+    def __init__(self, program: Any, program_rows: Tensor | None) -> None:
         super().__init__()
         self.program = program
-        self.register_buffer("places", places)
-        self.training = getattr(program, "training", False)  # or a verb would leave the program in another mode
+        self.register_buffer("program_rows", program_rows)
+        self.training = getattr(program, "training", False)  # so that `evaluating` restores the program's mode
 
     def model(self, x: Tensor, **row_inputs: Any) -> Any:
         with use_param_store(self.program):
-            return bind_supported_kwargs(self.program.model)(x, self._own(row_inputs))
+            return bind_supported_kwargs(self.program.model)(x, self._program_inputs(row_inputs))
 
     model.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
 
-    def _own(self, row_inputs: dict[str, Any]) -> dict[str, Any]:
-        """The row_inputs as the program knows them, `rows` for its own places."""
+    def _program_inputs(self, row_inputs: dict[str, Any]) -> dict[str, Any]:
+        """The row inputs for the program: `rows` are its own indices, left out where it has none."""
         rest = {name: value for name, value in row_inputs.items() if name != "rows"}
-        known = self.places is not None and "rows" in row_inputs
-        return rest | {"rows": self.places[row_inputs["rows"]]} if known else rest  # type: ignore[index]
+        if self.program_rows is None or "rows" not in row_inputs:
+            return rest
+        return rest | {"rows": self.program_rows[row_inputs["rows"]]}
 
-    def _known(self, rows: Tensor | None, known: int, done: str) -> Tensor:
+    def _check_rows(self, rows: Tensor | None, num_rows: int, verb: str) -> Tensor:
+        """The rows, given and in range; `verb` says in the message what was done with the table's rows."""
         if rows is None:
-            raise InputError(
-                f"a {done} guide asks for rows, the places of x among the rows that were {done}: give rows="
-            )
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < known:
-            raise InputError(f"{known} rows were {done}; asked for rows {int(rows.min())} to {int(rows.max())}")
+            raise InputError(f"this guide needs rows, the indices of x among the rows that were {verb}: give rows=")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
+            raise InputError(f"{num_rows} rows were {verb}; got rows {int(rows.min())} to {int(rows.max())}")
         return rows
 
 
-class Refined(Tabled):
+class Refined(PerRowProgram):
     """A program whose guide is a table: a $q_i(z)$ for each of the N rows that were refined."""
 
     sites: Any
@@ -108,52 +108,53 @@ class Refined(Tabled):
         program: Any,
         sites: list[RowNormals] | list[RowOutputs],
         row_dim: int,
-        places: Tensor | None,
-        freed: nn.Module | None = None,
+        program_rows: Tensor | None,
+        replaced: nn.Module | None = None,
     ) -> None:
-        super().__init__(program, places)
+        super().__init__(program, program_rows)
         self.sites, self.row_dim = nn.ModuleList(sites), row_dim
-        self.freed = [freed]  # in a list: it belongs to the program
+        self.replaced = [replaced]  # in a list, so that it is not registered twice: it belongs to the program
 
     def guide(self, x: Tensor, rows: Tensor | None = None, **row_inputs: Any) -> None:
-        rows = self._known(rows, len(next(self.sites[0].buffers())), "refined")
-        if self.freed[0] is not None:
-            self._guide_of_outputs(x, rows, row_inputs)
+        rows = self._check_rows(rows, len(next(self.sites[0].buffers())), "refined")
+        if self.replaced[0] is not None:
+            self._run_guide_with_outputs(x, rows, row_inputs)
         else:
-            self._guide_of_normals(x, rows)
+            self._sample_normals(x, rows)
 
     guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
 
-    def _guide_of_outputs(self, x: Tensor, rows: Tensor, row_inputs: dict[str, Any]) -> None:
-        """The program's own guide, but for the freed module, which answers from the table."""
-        answer = self.sites[0].outputs[rows]
-        with use_param_store(self.program), _answering(self.freed[0], lambda _: answer):
-            bind_supported_kwargs(self.program.guide)(x, self._own(row_inputs | {"rows": rows}))
+    def _run_guide_with_outputs(self, x: Tensor, rows: Tensor, row_inputs: dict[str, Any]) -> None:
+        """Run the program's guide with the replaced module's output taken from the table."""
+        outputs = self.sites[0].outputs[rows]
+        with use_param_store(self.program), transform_output(self.replaced[0], lambda _: outputs):
+            bind_supported_kwargs(self.program.guide)(x, self._program_inputs(row_inputs | {"rows": rows}))
 
-    def _guide_of_normals(self, x: Tensor, rows: Tensor) -> None:
+    def _sample_normals(self, x: Tensor, rows: Tensor) -> None:
+        """Sample each site from its rows' normals, in the plates of the program's guide."""
         frames = {name: frame for q in self.sites for name, frame in q.plates.items()}
         sizes = {name: len(x) if frame.dim == self.row_dim else frame.size for name, frame in frames.items()}
         plates = {name: pyro.plate(name, sizes[name], dim=frame.dim) for name, frame in frames.items()}
         for q in self.sites:
-            with ExitStack() as inside:
+            with ExitStack() as stack:
                 for name in q.plates:
-                    inside.enter_context(plates[name])
+                    stack.enter_context(plates[name])
                 pyro.sample(q.site, q(rows))
 
 
 @contextmanager
-def _answering(module: Any, answer: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, what a module gives is passed through a function."""
-    handle = module.register_forward_hook(lambda _module, _inputs, output: answer(output))
+def transform_output(module: Any, transform: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the context, a module's output is passed through a function."""
+    handle = module.register_forward_hook(lambda _module, _inputs, output: transform(output))
     try:
         yield
     finally:
         handle.remove()
 
 
-def whole_batch(program: Any, split: Split, **asked: Tensor | None) -> Batch:
-    """All rows of a split where the program works, with what belongs to them; `InputError` where it does not fit."""
-    given = split.row_inputs(slice(None)) | {name: value for name, value in asked.items() if value is not None}
+def full_batch(program: Any, split: Split, **row_inputs: Tensor | None) -> Batch:
+    """All rows of a split and their row inputs, on the program's device; `InputError` where a length does not fit."""
+    given = split.row_inputs(slice(None)) | {name: value for name, value in row_inputs.items() if value is not None}
     if wrong := [f"{len(value)} {name}" for name, value in given.items() if len(value) != len(split)]:
         raise InputError(f"expected one for each of the {len(split)} rows of x, got {', '.join(wrong)}")
     require_density(program)

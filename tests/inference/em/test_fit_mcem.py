@@ -1,4 +1,4 @@
-"""Monte-Carlo EM: a kernel that leaves exact posteriors as they are, and closed-form maxima that it climbs to."""
+"""Monte-Carlo EM: a kernel that leaves exact posteriors invariant, and closed-form maxima that it reaches."""
 
 import math
 
@@ -11,7 +11,7 @@ from oracles import LinearGaussian
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.inference.em.fit_mcem import fit_mcem, log_joint
+from pyro_vae.inference.em.fit_mcem import fit_mcem
 from pyro_vae.inference.posterior.hmc import state_at, transition
 from pyro_vae.programs.parameters import copy_state
 from pyro_vae.programs.plates import find_plates
@@ -20,7 +20,7 @@ from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 
 
 @pytest.mark.parametrize("sites", [1, 2])
-def test_the_kernel_leaves_the_posterior_as_it_is(sites):
+def test_the_kernel_leaves_the_posterior_invariant(sites):
     """400 chains for each of 5 rows, from the prior: after 40 transitions their moments are the posterior's."""
     oracle, chains = LinearGaussian(3, 8, sites=sites, loc=0.5), 400
     x = oracle.rows(5)
@@ -28,13 +28,13 @@ def test_the_kernel_leaves_the_posterior_as_it_is(sites):
     joint = UnconstrainedJoint(oracle, find_plates(oracle, batch), batch)
 
     def at(u):
-        return state_at(lambda u: [log_joint(joint, u)], u)
+        return state_at(lambda u: [joint.at(u).log_joint], u)
 
     state = at(joint.from_prior())
     with pyro.validation_enabled(False):
         for _ in range(40):
-            state, chance = transition(at, state, torch.ones(1), torch.full_like(state.u, 0.5), 5)
-    assert 0.5 < chance.mean() < 0.9  # steps so long that the energy errs, and refusals matter
+            state, probability = transition(at, state, torch.ones(1), torch.full_like(state.u, 0.5), 5)
+    assert 0.5 < probability.mean() < 0.9  # steps so long that the energy errs, and rejections matter
     u = state.u.unflatten(0, (chains, 5))
     sd = oracle.posterior_cov.diagonal().sqrt()
     assert ((u.mean(0) - oracle.posterior_mean(x)).abs() < 4.5 * sd / math.sqrt(chains)).all()
@@ -42,11 +42,11 @@ def test_the_kernel_leaves_the_posterior_as_it_is(sites):
     products = torch.einsum("cnj,cnk->cnjk", away, away)
     assert ((products.mean(0) - oracle.posterior_cov).abs() < 4.5 * products.std(0) / math.sqrt(chains)).all()
     found = at(state.u)
-    torch.testing.assert_close(state.terms, found.terms)  # what is kept belongs to where the chains are
+    torch.testing.assert_close(state.terms, found.terms)  # the stored terms are those at u
     torch.testing.assert_close(state.gradients, found.gradients)
 
 
-def test_without_updates_chains_move_alone_and_the_step_follows_the_acceptance():
+def test_without_updates_the_chains_run_and_the_step_size_reaches_the_target_acceptance():
     oracle = LinearGaussian(3, 8)
     x = oracle.rows(200)
     for target in (0.6, 0.9):
@@ -102,7 +102,7 @@ def test_probabilistic_pca_comes_near_the_optimum_of_its_eigenvalues():
     before, encoder = pv.exact_evidence(vae, x).log_px.mean(), copy_state(vae.posterior)
     fit_mcem(vae, x, epochs=60, batch_size=200, learning_rate=0.2)
     exact = pv.exact_evidence(vae, x)
-    assert exact.way == "closed form"
+    assert exact.method == "closed form"
     assert before < optimum - 1
     assert optimum - 0.1 < exact.log_px.mean() < optimum + 1e-4
     assert all(torch.equal(encoder[name], value) for name, value in copy_state(vae.posterior).items())

@@ -126,9 +126,9 @@ def test_rows_are_looked_up_in_any_order_and_only_those(tiny_vae):
     assert not vae.training
     torch.testing.assert_close(q_of(refined, x)["z"].mean[some], refined.sites[0].loc[some])
     assert torch.equal(encode(refined, x[some], rows=some), refined.sites[0].loc[some])
-    with pytest.raises(pv.InputError, match="60 rows were refined; asked for rows 2 to 60"):
+    with pytest.raises(pv.InputError, match="60 rows were refined; got rows 2 to 60"):
         refined.guide(x[:2], rows=torch.tensor([60, 2]))
-    with pytest.raises(pv.InputError, match="asks for rows"):
+    with pytest.raises(pv.InputError, match="needs rows"):
         pv.log_evidence(refined, x, num_samples=10)
 
 
@@ -245,7 +245,7 @@ def test_what_cannot_be_refined_is_said(tiny_vae):
         with pyro.plate("data", len(x)), poutine.mask(mask=x[:, 0] > 0):
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
-    remedy = "name the module whose answer is to be moved"
+    remedy = "name the module whose output is to be optimized"
     for program, message in [
         (with_guide(flow), f"the guide's z is TransformedDistribution: {remedy}"),
         (with_guide(iaf), f"the guide's z is TransformedDistribution: {remedy}"),
@@ -253,12 +253,12 @@ def test_what_cannot_be_refined_is_said(tiny_vae):
         (with_guide(low_rank), f"the guide's z is LowRankMultivariateNormal: {remedy}"),
         (with_guide(Laplacian()), f"the guide's z is Laplace: {remedy}"),
         (pv.Program(lambda x: vae.model(x), masked), f"the guide's z is masked Normal: {remedy}"),
-        (Hierarchical(), "the guide's z2 changes with what was drawn before it.*independent given x.*FullRankNormal"),
+        (Hierarchical(), "the guide's z2 depends on earlier draws.*independent given x.*FullRankNormal"),
     ]:
         with pytest.raises(pv.InputError, match=message):
             refine(program, x, steps=1)
     oracle = LinearGaussian(4, 6, sites=2)
-    with pytest.raises(pv.InputError, match="the guide's z_b changes"):
+    with pytest.raises(pv.InputError, match="the guide's z_b depends"):
         refine(oracle, oracle.rows(5), steps=1)
     with pytest.raises(pv.RowsError, match="mean lies outside"):
         refine(global_mean(), torch.randn(20, 1))
