@@ -1,4 +1,4 @@
-"""Several processes against one: run as a script, this file is one of them; the tests start two and four by gloo."""
+"""Several processes compared with a single one; run as a script, this file is one of them (gloo, 2 and 4)."""
 
 import contextlib
 import io
@@ -20,17 +20,19 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.atomic_write import read_tensors
 from pyro_vae.context import defer_signals
 from pyro_vae.distributed import SINGLE_PROCESS, GradientReducer, ProcessGroup
+from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 
 SIZES = (2, 4)
 SEEDS = range(8)
 
 
-class Replayed(nn.Module):
-    """Noise by a row's place, so that it is the same however rows are dealt: z = m + s ε_i with ln q beside it.
+class FixedNoise(nn.Module):
+    """A program whose noise is indexed by row, so that it does not depend on shards: z = m + s ε_i, with its log q.
 
-    A latent for all rows, a prior of the parameters and a parameter that nothing uses are there to be got right.
+    It has a latent that all rows share, a prior of its parameters and an unused parameter.
     """
 
     def __init__(self, poisoned=None):
@@ -75,18 +77,18 @@ def vae(seed=0):
     return pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
 
 
-def held(program):
+def state_lists(program):
     return {name: value.tolist() for name, value in program.state_dict().items()}
 
 
 def twenty_steps():
     """4 steps an epoch, the last on one row: a process without rows takes part."""
     torch.manual_seed(0)
-    program = Replayed()
+    program = FixedNoise()
     options = {"epochs": 5, "batch_size": 30, "schedule": "constant", "clip": 0.5, "progress": "none"}
     fitted = pv.fit(program, rows(91), valid=rows(3), **options)
     assert fitted.history[-1]["step"] == 20
-    return {"state": held(program), "elbo": [[row["elbo"], row["valid_elbo"]] for row in fitted.history]}
+    return {"state": state_lists(program), "elbo": [[row["elbo"], row["valid_elbo"]] for row in fitted.history]}
 
 
 def whole_runs():
@@ -126,7 +128,7 @@ def error_of(call):
     return "none"
 
 
-def gone_on(folder):
+def resumed_fits(folder):
     """A fit to the end, and one from its checkpoint of the third epoch."""
     from pyro_vae.inference.svi import checkpoint
 
@@ -140,35 +142,35 @@ def gone_on(folder):
     whole, later = vae(), vae(seed=9)
     fitted = pv.fit(whole, rows(60), checkpoint=folder / "whole", on_epoch=copy, **options)
     pv.fit(later, rows(60), checkpoint=folder / "later", **options)
-    from_one = pv.fit(vae(), rows(60), checkpoint=folder / "from one", **options)
+    from_single = pv.fit(vae(), rows(60), checkpoint=folder / "from single", **options)
     return {
-        "same": held(whole) == held(later),
-        "epochs": [len(fitted.history), len(from_one.history)],
+        "same": state_lists(whole) == state_lists(later),
+        "epochs": [len(fitted.history), len(from_single.history)],
     }
 
 
-def one_of_many(folder):
+def run_process(folder):
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", message=".* latent dimensions are inactive")
+    warnings.filterwarnings("ignore", message=".* latent dimensions carry nothing")
     group = pv.process_group()
     found = {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(group)}
     if group.size == 2:
-        found |= {"twenty again": twenty_steps(), "gone on": gone_on(folder)} | troubles(group)
+        found |= {"twenty again": twenty_steps(), "resumed": resumed_fits(folder)} | errors_of_bad_calls(group)
         own = vae(seed=group.rank)
         pv.fit(own, rows(60), epochs=2, batch_size=20, progress="none")
-        found["alike"] = [state == held(own) for state in group.all_gather(held(own))]
+        found["same start"] = [state == state_lists(own) for state in group.all_gather(state_lists(own))]
         warnings.simplefilter("default")
         found |= commands(folder)
     (folder / f"{group.rank}.json").write_text(json.dumps(found))
     os._exit(0)  # Gloo's threads, torn down with the interpreter, now and then abort it
 
 
-def troubles(group):
+def errors_of_bad_calls(group):
     return {
         "other rows": error_of(lambda: pv.fit(vae(), rows(60, seed=group.rank), epochs=1)),
-        "other program": error_of(lambda: pv.fit(vae() if group.is_main else Replayed(), rows(60), epochs=1)),
+        "other program": error_of(lambda: pv.fit(vae() if group.is_main else FixedNoise(), rows(60), epochs=1)),
         "few rows": error_of(lambda: pv.fit(vae(), rows(60), epochs=1, batch_size=1)),
-        "poisoned": error_of(lambda: pv.fit(Replayed(poisoned=7), rows(91), epochs=2, progress="none")),
+        "poisoned": error_of(lambda: pv.fit(FixedNoise(poisoned=7), rows(91), epochs=2, progress="none")),
     }
 
 
@@ -190,21 +192,21 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone") / "run"
+    folder = tmp_path_factory.mktemp("single") / "run"
     assert command("fit", "--data", "digits", "--hidden", 10, "--epochs", 1, "--out", folder)[0] == 0
     return folder
 
 
 @pytest.fixture(scope="module")
 def found(run, tmp_path_factory):
-    """What processes found, by how many they were and by rank."""
+    """The results of processes, by their number and by rank."""
     everything = {}
     for size in SIZES:
         folder = tmp_path_factory.mktemp(f"by{size}")
         shutil.copytree(run, folder / "run")
-        stop_at(folder / "from one", epochs=2)
-        place = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        common = os.environ | place | {"OMP_NUM_THREADS": "1", "PYRO_VAE_TIMEOUT": "120"}
+        interrupt_at(folder / "from single", epochs=2)
+        variables = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        common = os.environ | variables | {"OMP_NUM_THREADS": "1", "PYRO_VAE_TIMEOUT": "120"}
         words = [sys.executable, __file__, str(folder)]
         started = [subprocess.Popen(words, env=common | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(size)]
         try:
@@ -217,7 +219,7 @@ def found(run, tmp_path_factory):
     return everything
 
 
-def stop_at(folder, epochs):
+def interrupt_at(folder, epochs):
     """The checkpoint of a fit of five epochs by one process, interrupted."""
 
     def interrupt(history):
@@ -229,19 +231,19 @@ def stop_at(folder, epochs):
 
 
 @pytest.fixture(scope="module")
-def alone():
+def single():
     return {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(SINGLE_PROCESS)}
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_twenty_steps_with_the_same_noise_are_those_of_one_process(alone, found, size):
+def test_twenty_steps_with_the_same_noise_are_those_of_one_process(single, found, size):
     for one in found[size]:
-        for name, value in alone["twenty"]["state"].items():
+        for name, value in single["twenty"]["state"].items():
             torch.testing.assert_close(
                 torch.tensor(one["twenty"]["state"][name]), torch.tensor(value), rtol=0, atol=1e-5
             )
         torch.testing.assert_close(
-            torch.tensor(one["twenty"]["elbo"]), torch.tensor(alone["twenty"]["elbo"]), atol=1e-5, rtol=0
+            torch.tensor(one["twenty"]["elbo"]), torch.tensor(single["twenty"]["elbo"]), atol=1e-5, rtol=0
         )
 
 
@@ -252,37 +254,37 @@ def test_same_seed_and_number_same_bits_in_every_process(found):
             assert one["whole"] == found[size][0]["whole"]
     for one in found[2]:
         assert one["twenty again"] == one["twenty"]
-        assert all(one["alike"])  # though each began with weights of its own
+        assert all(one["same start"])  # though each started from different weights
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_whole_runs_end_where_those_of_one_process_do(alone, found, size):
-    apart = torch.tensor(found[size][0]["whole"], dtype=torch.float64) - torch.tensor(
-        alone["whole"], dtype=torch.float64
+def test_whole_runs_end_where_those_of_one_process_do(single, found, size):
+    difference = torch.tensor(found[size][0]["whole"], dtype=torch.float64) - torch.tensor(
+        single["whole"], dtype=torch.float64
     )
-    assert apart.abs().max() > 0  # other noise
-    assert abs(apart.mean()) < 3 * apart.std() / len(SEEDS) ** 0.5
+    assert difference.abs().max() > 0  # other noise
+    assert abs(difference.mean()) < 3 * difference.std() / len(SEEDS) ** 0.5
 
 
-def test_scores_do_not_depend_on_how_many_processes_there_are(alone, found):
+def test_scores_do_not_depend_on_how_many_processes_there_are(single, found):
     two, four = found[2][0]["evidence"], found[4][0]["evidence"]
     assert all(one["evidence"] == two for size in SIZES for one in found[size])
     assert two == four
-    se = torch.tensor(two["mc_se"]).hypot(torch.tensor(alone["evidence"]["mc_se"])).mul(2**0.5)
-    apart = torch.tensor(two["log_px"]) - torch.tensor(alone["evidence"]["log_px"])
-    assert (apart / se).square().mean() < 2  # about a half, were the errors those of normals
+    se = torch.tensor(two["mc_se"]).hypot(torch.tensor(single["evidence"]["mc_se"])).mul(2**0.5)
+    difference = torch.tensor(two["log_px"]) - torch.tensor(single["evidence"]["log_px"])
+    assert (difference / se).square().mean() < 2  # about a half, were the errors those of normals
     assert len(two["iwae"]) == len(two["log_px"]) == 300
-    torch.testing.assert_close(torch.tensor(two["exact"]), torch.tensor(alone["evidence"]["exact"]), atol=1e-6, rtol=0)
-    apart = torch.tensor(two["annealed"]) - torch.tensor(alone["evidence"]["annealed"])
-    assert abs(apart.mean()) < 3 * apart.std() / len(apart) ** 0.5
+    torch.testing.assert_close(torch.tensor(two["exact"]), torch.tensor(single["evidence"]["exact"]), atol=1e-6, rtol=0)
+    difference = torch.tensor(two["annealed"]) - torch.tensor(single["evidence"]["annealed"])
+    assert abs(difference.mean()) < 3 * difference.std() / len(difference) ** 0.5
 
 
-def test_a_checkpoint_is_gone_on_with_to_the_same_bits_and_by_another_number_of_processes(found):
+def test_a_fit_resumes_to_the_same_bits_and_with_another_number_of_processes(found):
     for one in found[2]:
-        assert one["gone on"] == {"same": True, "epochs": [5, 5]}
+        assert one["resumed"] == {"same": True, "epochs": [5, 5]}
 
 
-def test_what_is_wrong_is_said_in_every_process(found):
+def test_errors_are_raised_in_every_process(found):
     for one in found[2]:
         assert one["other rows"].startswith("InputError: the processes do not fit the same thing: rank 0 and rank 1")
         assert "differ in training rows" in one["other rows"]
@@ -291,7 +293,7 @@ def test_what_is_wrong_is_said_in_every_process(found):
         assert one["poisoned"].startswith("DivergedError: the objective became inf in epoch 1")
 
 
-def test_commands_score_together_and_rank_0_speaks(found):
+def test_commands_score_together_and_rank_0_prints(found):
     main, other = found[2]
     assert other["evaluate"] == other["score"] == [0, "", ""]
     record, summary = json.loads(main["evaluate"][1]), json.loads(main["score"][1])
@@ -323,7 +325,7 @@ def torchrun(*words):
     )
 
 
-def rank_1_of(process):
+def pid_of_rank_1(process):
     for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         if b"\0RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes():
             return int(child)
@@ -332,7 +334,7 @@ def rank_1_of(process):
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes under /proc")
 @pytest.mark.parametrize("how", ["a process is killed", "Ctrl-C"])
-def test_a_run_that_is_cut_off_says_so_and_can_be_gone_on_with(tmp_path, how):
+def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path, how):
     folder = tmp_path / "run"
     process = torchrun("fit", "--data", "digits", "--hidden", 20, "--epochs", 60, "--out", folder)
     try:
@@ -343,24 +345,24 @@ def test_a_run_that_is_cut_off_says_so_and_can_be_gone_on_with(tmp_path, how):
         if how == "Ctrl-C":
             os.killpg(process.pid, signal.SIGINT)
         else:
-            os.kill(rank_1_of(process), signal.SIGKILL)
-        said, _ = process.communicate(timeout=60)
+            os.kill(pid_of_rank_1(process), signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 1, said
-    assert "another process of this run" in said
-    assert said.count(f"--resume {folder} goes on from there") == 1
+    assert process.returncode == 1, output
+    assert "another process of this run" in output
+    assert output.count(f"--resume {folder} goes on from there") == 1
     kept = read_tensors(folder / CHECKPOINT)[1]["history"]
     assert 3 <= len(kept) < 60
     if how != "Ctrl-C":
-        code, out, err = command("fit", "--resume", folder, "--json")  # one process goes on with what two began
+        code, out, err = command("fit", "--resume", folder, "--json")  # a single process resumes the fit of two
         assert code == 0, err
         assert json.loads(out)["log_px"] > json.loads(out)["elbo"]
         assert len((folder / "metrics.jsonl").read_text().splitlines()) == 60
 
 
-def test_parts_of_a_batch_are_all_of_it_and_differ_by_one_row():
+def test_shards_cover_a_batch_and_their_sizes_differ_by_one_row():
     for n in (1, 7, 30, 31):
         parts = [ProcessGroup(rank, 4).shard(torch.arange(n)) for rank in range(4)]
         assert torch.cat(parts).tolist() == list(range(n))
@@ -369,7 +371,7 @@ def test_parts_of_a_batch_are_all_of_it_and_differ_by_one_row():
     assert SINGLE_PROCESS.rank_seed(5) == 5
 
 
-def test_a_reducer_weighs_by_rows_and_leaves_out_what_took_no_part(monkeypatch):
+def test_the_reducer_weighs_by_rows_and_skips_parameters_without_gradients(monkeypatch):
     def from_another_with_twice_the_rows(self, flat):
         flat += torch.tensor([2 / 3 * 4.0, 2 / 3 * 8.0, 0.0, 1.0, 0.0, 2 / 3 * 7.0])
 
@@ -383,7 +385,7 @@ def test_a_reducer_weighs_by_rows_and_leaves_out_what_took_no_part(monkeypatch):
     torch.testing.assert_close(float(reducer.loss), 5.0)
 
 
-def test_a_signal_waits_while_something_is_written():
+def test_signals_are_deferred_while_a_file_is_written():
     done, before = False, signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
     def write():
@@ -401,4 +403,4 @@ def test_a_signal_waits_while_something_is_written():
 
 
 if __name__ == "__main__":
-    one_of_many(Path(sys.argv[1]))
+    run_process(Path(sys.argv[1]))

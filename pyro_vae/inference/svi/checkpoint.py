@@ -38,7 +38,7 @@ class Checkpoint:
         old, new = metadata["settings"], self.settings
         if different := [f"{name} was {old.get(name)}, is {new[name]}" for name in new if old.get(name) != new[name]]:
             raise InputError(
-                f"{self.path}: this fit was begun otherwise ({'; '.join(different)}); repeat that, or use another "
+                f"{self.path} is of a fit with other settings ({'; '.join(different)}); use the same ones, or another "
                 "folder"
             )
         return FitState.from_file(tensors, metadata)

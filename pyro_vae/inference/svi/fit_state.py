@@ -46,7 +46,7 @@ class FitState:
     @classmethod
     def from_file(cls, tensors: dict[str, Tensor], counters: dict[str, Any]) -> "FitState":
         """The state whose `to_file` gave these tensors and counters."""
-        groups: dict[str, dict[str, Tensor]] = {attribute: {} for attribute in TENSORS.values()}
+        groups: dict[str, Any] = {attribute: {} for attribute in TENSORS.values()}
         for key, value in tensors.items():
             prefix, _, name = key.partition("/")
             groups[TENSORS[prefix]][name] = value

@@ -236,7 +236,7 @@ def test_a_fit_resumes_from_its_checkpoint_to_the_same_bits(tiny_vae, tmp_path, 
     found = pv.fit(fresh, x, epochs=6, checkpoint=tmp_path, **options)
     assert without_seconds(found.history) == without_seconds(expected.history)
     assert all(torch.equal(value, copy_state(fresh)[name]) for name, value in copy_state(whole).items())
-    with pytest.raises(pv.InputError, match=r"begun otherwise .batch_size was 7, is 8"):
+    with pytest.raises(pv.InputError, match=r"other settings .batch_size was 7, is 8"):
         pv.fit(vae, x, epochs=6, checkpoint=tmp_path, **options | {"batch_size": 8})
 
 
