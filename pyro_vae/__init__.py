@@ -67,7 +67,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "models.vae": ["ConditionalVAE", "VAE"],
         "plots.fit_curves": ["plot_curves", "plot_gap"],
         "plots.fit_figures": ["plot_posterior"],
-        "plots.latent_figures": ["Picture", "latent_figures"],
+        "plots.latent_figures": ["LatentFigure", "latent_figures"],
         "plots.mixture_densities": ["plot_components", "plot_planes"],
         "programs.model_and_guide": ["Program"],
         "report.html_page": ["write_report"],

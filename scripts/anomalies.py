@@ -1,8 +1,8 @@
-"""Held-out digits as anomalies: train without one digit, and see whether log p(x) finds it.
+"""Held-out digits as anomalies: train without one digit, and test whether log p(x) detects it.
 
-Ten times on `mnist-5k`, ships with the package: a VAE, a Gaussian mixture on principal components and PCA's
+Ten times on `mnist-5k`, which comes with a dependency: a VAE, a Gaussian mixture on principal components and PCA's
 reconstruction error are fitted to the training rows of nine digits, and the test rows of all ten are ranked. AUROC is
-the chance that a row of the digit left out is ranked as stranger than one of the others; 0.5 is guessing.
+the chance that a row of the digit left out is ranked as more anomalous than one of the others; 0.5 is chance.
 
     python scripts/anomalies.py [--digits 0,1,2,3,4,5,6,7,8,9] [--num-samples 500] [--json]
 """
@@ -23,7 +23,7 @@ from pyro_vae.context import seeded
 from pyro_vae.data import Split
 
 K, H, D = 20, 500, 784
-COMPONENTS, KEPT = 20, 50  # of the mixture and of PCA, set beforehand
+COMPONENTS, KEPT = 20, 50  # of the mixture and of PCA, set in advance
 
 
 def without(split: Split, digit: int) -> Split:
@@ -38,8 +38,8 @@ def build_vae(seed: int) -> pv.VAE:
         return pv.VAE(pv.priors.StandardNormal(K), pv.likelihoods.Bernoulli(pv.nets.mlp(K, H, D)), guide)
 
 
-def strangeness(train: Split, valid: Split, x: Tensor, num_samples: int) -> dict[str, np.ndarray]:
-    """How strange each row looks to each method fitted to the training rows, higher is stranger."""
+def anomaly_scores(train: Split, valid: Split, x: Tensor, num_samples: int) -> dict[str, np.ndarray]:
+    """Anomaly score of each row by each method fitted to the training rows; higher is more anomalous."""
     vae = build_vae(0)
     pv.fit(vae, train, valid=valid, epochs=50, learning_rate=5e-3, progress="none")
     found = pv.log_evidence(vae, x, num_samples, prior_share=0.1)
@@ -49,13 +49,13 @@ def strangeness(train: Split, valid: Split, x: Tensor, num_samples: int) -> dict
     )
     pca = PCA(KEPT, random_state=0).fit(rows)
     back = pca.inverse_transform(pca.transform(x.numpy()))
-    ink = x.sum(1).numpy()
+    sum_of_pixels = x.sum(1).numpy()
     return {
         "VAE, −log p(x)": -found.log_px.numpy(),
         "VAE, −ELBO": -found.elbo.numpy(),
         "mixture on PCA": -mixture.score_samples(x.numpy()),
         "PCA error": ((x.numpy() - back) ** 2).sum(1),
-        "ink alone": ink,
+        "sum of pixels": sum_of_pixels,
     }
 
 
@@ -74,7 +74,7 @@ def main(digits: list[int], num_samples: int, split: str, as_json: bool) -> None
     assert judged.labels is not None
     records: list[dict[str, Any]] = []
     for digit in digits:
-        group = strangeness(without(data.train, digit), without(data.valid, digit), judged.x, num_samples)
+        group = anomaly_scores(without(data.train, digit), without(data.valid, digit), judged.x, num_samples)
         truth = (judged.labels == digit).numpy()
         records.append({"digit": digit} | {name: float(roc_auc_score(truth, value)) for name, value in group.items()})
         click.echo(json.dumps(records[-1]), err=True)

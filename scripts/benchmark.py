@@ -1,14 +1,14 @@
-"""Time pyro_vae against other ways to the same thing: arms side by side, turn by turn, each in a process of its own.
+"""Time pyro_vae and other implementations of the same model (arms) alternately, each in a separate process.
 
     python scripts/benchmark.py epoch [--data mnist --data-root DIR] [--rows 60000] [--turns 7] [--picture FILE]
-    python scripts/benchmark.py sizes --out sizes.jsonl      # batch, latents, hidden units; goes on where it stopped
+    python scripts/benchmark.py sizes --out sizes.jsonl      # batch, latents, hidden units; resumes from the file
     python scripts/benchmark.py evidence                     # log_evidence against the decoder's products
-    python scripts/benchmark.py em                           # EM against scikit-learn's, over N and K
+    python scripts/benchmark.py em                           # EM and scikit-learn's, over rows and components
     python scripts/benchmark.py start-up                     # --help, import, a first step
 
-The peers come with `pip install -c constraints.txt -e '.[bench]'`; one that is not there is named in the output. The
-arms take turns and figures are medians over turns: machines are noisy, and only ratios travel. docs/speed.md says what
-is compared, and how.
+The other libraries come with `pip install -c constraints.txt -e '.[bench]'`; one that is not installed is named in
+the output. The arms are timed alternately, once in each turn, and figures are medians over turns: timings are noisy,
+and only ratios carry over to other machines. docs/speed.md says what is compared, and how.
 """
 
 import itertools
@@ -27,7 +27,7 @@ import benchmark_arms as arms
 import benchmark_peers as peers
 import click
 from benchmark_report import BARS, machine, picture, ratio, record, table, verdict
-from benchmark_turns import Arm, Case, Lumps, interleave
+from benchmark_turns import Arm, Case, MixtureCase, interleave
 
 EPOCH: dict[str, Arm] = {
     "floor": arms.products,
@@ -69,7 +69,7 @@ START_UP = {
 }
 
 
-def measured(
+def time_cases(
     command: str,
     table_of_arms: dict[str, Arm],
     cases: list[Any],
@@ -79,7 +79,7 @@ def measured(
     as_json: bool,
     picture_at: Path | None,
 ) -> None:
-    """Time each case, or take it from the file where it stands already; say, keep and draw the results."""
+    """Time each case, or read its result from the file; print, store and plot the results."""
     wanted = [name.strip() for name in names.split(";")] if names else list(table_of_arms)
     if unknown := [name for name in wanted if name not in table_of_arms]:
         raise click.BadParameter(f"no arm called {unknown[0]!r}; try {'; '.join(table_of_arms)}")
@@ -99,16 +99,18 @@ def measured(
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
-    """What every timing takes."""
+    """Options of every timing."""
     for option in (
-        click.option("--arms", "names", help="Some arms alone, their names between semicolons."),
-        click.option("--turns", default=5, show_default=True, help="Turns that count; one more goes before."),
-        click.option("--threads", default=2, show_default=True),
+        click.option("--arms", "names", help="Only these arms, separated by semicolons."),
+        click.option("--turns", default=5, show_default=True, help="Timed turns, after one that is not counted."),
+        click.option("--threads", default=2, show_default=True, help="Threads and cores of every process."),
         click.option(
-            "--out", type=click.Path(path_type=Path), help="Keep each cell as a line of JSON, and go on there."
+            "--out",
+            type=click.Path(path_type=Path),
+            help="Write each result as a line of JSON, and resume from this file.",
         ),
-        click.option("--json", "as_json", is_flag=True),
-        click.option("--picture", "picture_at", type=click.Path(path_type=Path)),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+        click.option("--picture", "picture_at", type=click.Path(path_type=Path), help="Where to write a figure."),
     ):
         command = option(command)
     return command
@@ -116,7 +118,12 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
 
 def data_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--data", default="mnist-5k", show_default=True, help="Repeated where --rows asks for more."),
+        click.option(
+            "--data",
+            default="mnist-5k",
+            show_default=True,
+            help="A data set; its rows are repeated where --rows is larger.",
+        ),
         click.option("--data-root", type=click.Path(exists=True)),
         click.option("--latent-dim", default=20, show_default=True),
         click.option("--hidden", default=500, show_default=True),
@@ -132,19 +139,19 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]
 
 @click.group()
 def cli() -> None:
-    """Time pyro_vae against other ways to the same thing."""
+    """Time pyro_vae and other implementations of the same model."""
 
 
 @cli.command()
 @options
 @data_options
-@click.option("--rows", default=60_000, show_default=True, help="Training rows; a twelfth more for validation.")
+@click.option("--rows", default=60_000, show_default=True, help="Training rows; validation has a twelfth as many.")
 @click.option("--batch-size", default=100, show_default=True)
 def epoch(rows: int, batch_size: int, latent_dim: int, hidden: int, data: str, data_root: str | None, threads: int,
           device: str, **how: Any) -> None:  # fmt: skip
-    """A whole training epoch, binarizing and validating. Value: the validation ELBO after the last turn."""
+    """A whole training epoch, with binarization and validation. Value: the validation ELBO after the last turn."""
     case = Case(rows, batch_size, latent_dim, hidden, 0, data, data_root, threads, device)
-    measured("epoch", EPOCH, [case], **how)
+    time_cases("epoch", EPOCH, [case], **how)
 
 
 @cli.command()
@@ -152,15 +159,15 @@ def epoch(rows: int, batch_size: int, latent_dim: int, hidden: int, data: str, d
 @data_options
 @click.option("--rows", default=20_000, show_default=True)
 @click.option("--batch-size", default=100, show_default=True)
-@click.option("--vary", default=",".join(SIZES), show_default=True, help="Each in turn, the others as given.")
+@click.option("--vary", default=",".join(SIZES), show_default=True, help="Vary each of these, the others fixed.")
 def sizes(rows: int, batch_size: int, latent_dim: int, hidden: int, data: str, data_root: str | None, threads: int,
           device: str, vary: str, **how: Any) -> None:  # fmt: skip
-    """The same over batch sizes, latents and hidden units, one varied at a time."""
+    """An epoch over batch sizes, latents and hidden units, one varied at a time."""
     given = {"batch_size": batch_size, "latent_dim": latent_dim, "hidden": hidden}
     cells = [given, *(given | {name: size} for name in vary.split(",") for size in SIZES[name])]
     cases = dict.fromkeys(Case(rows, **cell, data=data, data_root=data_root, threads=threads, device=device)
                           for cell in cells)  # fmt: skip
-    measured("sizes", EPOCH, list(cases), **how)
+    time_cases("sizes", EPOCH, list(cases), **how)
 
 
 @cli.command()
@@ -170,8 +177,8 @@ def sizes(rows: int, batch_size: int, latent_dim: int, hidden: int, data: str, d
 @click.option("--num-samples", default=1000, show_default=True)
 def evidence(rows: int, num_samples: int, latent_dim: int, hidden: int, data: str, data_root: str | None, threads: int,
              device: str, **how: Any) -> None:  # fmt: skip
-    """`log_evidence`, all of it, against the decoder's products. Value: mean log p(x) of a VAE hardly trained."""
-    measured("evidence", EVIDENCE, [Case(rows, 100, latent_dim, hidden, num_samples, data, data_root, threads, device)],
+    """`log_evidence` and the decoder's matrix products. Value: mean log p(x) of a briefly trained VAE."""
+    time_cases("evidence", EVIDENCE, [Case(rows, 100, latent_dim, hidden, num_samples, data, data_root, threads, device)],
              **how)  # fmt: skip
 
 
@@ -181,15 +188,17 @@ def evidence(rows: int, num_samples: int, latent_dim: int, hidden: int, data: st
 @click.option("--components", default="50", show_default=True, callback=numbers)
 @click.option("--columns", default=50, show_default=True)
 def em(rows: list[int], components: list[int], columns: int, threads: int, **how: Any) -> None:
-    """An iteration of EM for a mixture of normals with full covariances, every size with every other."""
-    measured("em", EM, [Lumps(N, columns, K, threads=threads) for N, K in itertools.product(rows, components)], **how)
+    """An iteration of EM for a mixture of normals with full covariances, for every combination of sizes."""
+    time_cases(
+        "em", EM, [MixtureCase(N, columns, K, threads=threads) for N, K in itertools.product(rows, components)], **how
+    )
 
 
 @cli.command("start-up")
 @click.option("--turns", default=5, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def start_up(turns: int, as_json: bool) -> None:
-    """Seconds from the start of a process to the end of a short one, a first training step among them."""
+    """Seconds of short processes from start to end, one with a first training step."""
     found: dict[str, Any] = {name: {"seconds": []} for name in START_UP}
     for _ in range(turns + 1):
         for name, arguments in START_UP.items():

@@ -1,7 +1,7 @@
-"""The arms of `scripts/benchmark.py` that ask for no other library: the floors, the loops by hand and pyro_vae's own.
+"""The arms of `scripts/benchmark.py` that need no other library: matrix products, plain torch loops and pyro_vae.
 
 An arm is a function of a case and of turns: it sets up, then does one epoch (or evaluation, or iteration) for each turn
-it is given, and returns what it reached.
+it is given, and returns the value reached.
 """
 
 import inspect
@@ -10,24 +10,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from benchmark_turns import Case, Lumps, Missing
+from benchmark_turns import Case, MixtureCase, Unavailable
 from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.context import seeded
-from pyro_vae.inference.svi.trainer import VALID_BATCH_SIZE
+from pyro_vae.inference.svi.validation import VALID_BATCH_SIZE
 
 RATE = 1e-3
-DRAWS_AT_ONCE = 8192  # of the decoder's bare products: blocks that suit the cache
+DRAWS_PER_BLOCK = 8192  # of the decoder's matrix products: blocks that fit the cache
 
 
 def draw(pixels: Tensor) -> Tensor:
-    """Bernoulli(v / 255) for pixels v of 8 bits: the quickest exact way here, so every torch arm has it."""
+    """Bernoulli(v / 255) for pixels v of 8 bits: the fastest exact method here, used by every torch arm."""
     return (torch.randint(0, 255, pixels.shape, dtype=torch.uint8, device=pixels.device) < pixels).float()
 
 
 def networks(case: Case, num_features: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Encoder and decoder, of the same size and started the same way in every torch arm."""
+    """Encoder and decoder, with the same sizes and initialization in every torch arm."""
     encoder = nn.Sequential(
         nn.Linear(num_features, case.hidden), nn.Tanh(), nn.Linear(case.hidden, 2 * case.latent_dim)
     )
@@ -36,7 +36,7 @@ def networks(case: Case, num_features: int) -> tuple[nn.Sequential, nn.Sequentia
 
 
 def products(case: Case, turns: Iterator[int]) -> None:
-    """The floor of an epoch: each layer's output, its weight's gradient and, but for the first, its input's."""
+    """The matrix products of an epoch: of each layer the output, the weight's gradient and (not the first) the input's."""
     train, valid = case.splits()
     D, H, K = train.shape[1], case.hidden, case.latent_dim
     sizes = [(D, H), (H, 2 * K), (K, H), (H, D)]
@@ -82,18 +82,18 @@ def by_hand(case: Case, turns: Iterator[int], compiled: bool = False) -> float:
     pixels, held_out = train.stored.to(case.device), valid.x.to(case.device)
     vae = ByHand(case, pixels.shape[1])
     optimizer = torch.optim.Adam(vae.parameters(), lr=RATE, fused=True)
-    choose_objective: Callable[[Tensor], Tensor] = vae.loss
-    score = choose_objective
-    if compiled:  # not the drawing of pixels: inside the compiled code it took longer on a CPU
+    training_loss: Callable[[Tensor], Tensor] = vae.loss
+    score = training_loss
+    if compiled:  # pixels are drawn outside: inside the compiled code that took longer on a CPU
         mode = "default" if case.device == "cpu" else "reduce-overhead"
-        choose_objective, score = (
+        training_loss, score = (
             torch.compile(vae.loss, mode=mode, dynamic=False),
             torch.compile(vae.loss, dynamic=False),
         )
     for _ in turns:
         total = torch.zeros((), device=case.device)
         for index in torch.randperm(len(pixels), device=case.device).split(case.batch_size):
-            loss = choose_objective(draw(pixels[index]))
+            loss = training_loss(draw(pixels[index]))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -106,19 +106,19 @@ def by_hand(case: Case, turns: Iterator[int], compiled: bool = False) -> float:
 
 
 def build_vae(case: Case, num_features: int) -> pv.VAE:
-    """The same in pyro_vae's parts."""
+    """The same VAE made of pyro_vae's parts."""
     D, H, K = num_features, case.hidden, case.latent_dim
     guide = pv.guides.MeanFieldNormal(pv.nets.mlp(D, H, 2 * K))
     return pv.VAE(pv.priors.StandardNormal(K), pv.likelihoods.Bernoulli(pv.nets.mlp(K, H, D)), guide)
 
 
 def ours(case: Case, turns: Iterator[int], compiled: bool | None = None) -> float:
-    """`pv.fit`, whole: what happens between one epoch's end and the next."""
+    """`pv.fit`: all that happens between the end of one epoch and the next."""
     keywords: dict[str, Any] = {}
     if "compile" in inspect.signature(pv.fit).parameters:
         keywords["compile"] = compiled
     elif compiled:
-        raise Missing("this fit has no keyword compile")
+        raise Unavailable("this fit has no keyword compile")
     train, valid = case.splits()
     vae = build_vae(case, train.shape[1])
     fitted = pv.fit(
@@ -138,25 +138,25 @@ def ours(case: Case, turns: Iterator[int], compiled: bool | None = None) -> floa
 
 
 def begin(turns: Any) -> int:
-    """Begin the first turn; how many there will be."""
+    """Start the first turn; returns the number of turns."""
     next(turns)
     return int(turns.count)
 
 
 def decoder_products(case: Case, turns: Iterator[int]) -> None:
-    """The floor of the evidence: the decoder's products for every draw."""
+    """The matrix products of the evidence: the decoder's, for every draw."""
     train, _ = case.splits()
     D, H, K = train.shape[1], case.hidden, case.latent_dim
     first, second = (torch.randn(a, b, device=case.device) for a, b in ((K, H), (H, D)))
-    blocks = [torch.randn(n, K, device=case.device) for n in (DRAWS_AT_ONCE, case.units % DRAWS_AT_ONCE)]
+    blocks = [torch.randn(n, K, device=case.device) for n in (DRAWS_PER_BLOCK, case.units % DRAWS_PER_BLOCK)]
     for _ in turns:
-        for _ in range(case.units // DRAWS_AT_ONCE):
+        for _ in range(case.units // DRAWS_PER_BLOCK):
             blocks[0] @ first @ second
         blocks[1] @ first @ second
 
 
 def evidence(case: Case, turns: Iterator[int]) -> float:
-    """`pv.log_evidence` of rows of a VAE that was trained for a moment."""
+    """`pv.log_evidence` of rows under a briefly trained VAE."""
     train, _ = case.splits()
     vae = build_vae(case, train.shape[1])
     pv.fit(vae, train[:1000], epochs=3, learning_rate=RATE, progress="none", device=case.device)
@@ -166,9 +166,9 @@ def evidence(case: Case, turns: Iterator[int]) -> float:
     return float(found.log_px.mean())
 
 
-def em(case: Lumps, turns: Any, memory_mib: float = 2048.0) -> None:
+def em(case: MixtureCase, turns: Any, memory_mib: float = 2048.0) -> None:
     """An iteration of `pv.fit_em`, features kept or (little memory) rebuilt in blocks."""
-    x, start = lumps(case)
+    x, start = rows_and_mixture(case)
     count = begin(turns)
     pv.fit_em(
         start,
@@ -181,11 +181,11 @@ def em(case: Lumps, turns: Any, memory_mib: float = 2048.0) -> None:
     )
 
 
-def lumps(case: Lumps) -> tuple[Tensor, pv.GaussianMixture]:
-    """The rows, and a mixture two iterations from its start: the same for all."""
-    from em_vs_vi import _lumps
+def rows_and_mixture(case: MixtureCase) -> tuple[Tensor, pv.GaussianMixture]:
+    """The rows, and a mixture after two iterations: the same for all arms."""
+    from em_vs_vi import simulated_mixture
 
-    x = _lumps(case.rows, case.columns, case.components, case.spread)
+    x = simulated_mixture(case.rows, case.columns, case.components, case.spread)
     start = pv.GaussianMixture(case.components, case.columns)
     with seeded(0):
         pv.fit_em(start, x, epochs=2)

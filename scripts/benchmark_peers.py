@@ -12,14 +12,14 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from benchmark_arms import RATE, begin, draw, lumps, networks
-from benchmark_turns import Case, Lumps, Missing
+from benchmark_arms import RATE, begin, draw, networks, rows_and_mixture
+from benchmark_turns import Case, MixtureCase, Unavailable
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
 from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_vae.inference.svi.trainer import VALID_BATCH_SIZE
+from pyro_vae.inference.svi.validation import VALID_BATCH_SIZE
 
 
 class PyroVAE(nn.Module):
@@ -45,7 +45,7 @@ class PyroVAE(nn.Module):
 
 
 def stock_pyro(case: Case, turns: Iterator[int], jit: bool = False, fused: bool = False) -> float:
-    """Pyro's VAE example: a DataLoader, `SVI.step`, Pyro's own Adam, the loss added up as a number."""
+    """Pyro's VAE example: a DataLoader, `SVI.step`, Pyro's own Adam, the loss summed as a Python number."""
     train, valid = case.splits()
     vae, held_out = PyroVAE(case, train.shape[1]), valid.x.to(case.device)
     pyro.clear_param_store()
@@ -96,7 +96,7 @@ def numpyro_jitted(case: Case, turns: Iterator[int]) -> float:
     import jax.numpy as jnp
 
     if case.device.startswith("cuda") and jax.default_backend() == "cpu":
-        raise Missing("this JAX has no CUDA device")
+        raise Unavailable("this JAX has no CUDA device")
     train, valid = case.splits()
     pixels, held_out = jnp.asarray(train.stored.numpy()), valid.x.numpy()
     svi = numpyro_svi(case, pixels.shape[1])
@@ -124,7 +124,7 @@ def numpyro_jitted(case: Case, turns: Iterator[int]) -> float:
 
 
 def pythae_model(case: Case, num_features: int) -> Any:
-    """Pythae's VAE with the same network; it asks for probabilities and the log of the variance."""
+    """Pythae's VAE with the same network; it needs probabilities and the log of the variance."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
@@ -152,7 +152,7 @@ def pythae_model(case: Case, num_features: int) -> Any:
 
 
 def pythae_trainer(case: Case, turns: Any, fused: bool = False) -> float:
-    """Pythae's `BaseTrainer`. Its data set holds floats, so the epoch's pixels are drawn at once, as it begins.
+    """Pythae's `BaseTrainer`. Its data set holds floats, so all pixels of an epoch are drawn at its start.
 
     Checkpoints are off; the one model that it saves when training ends falls outside the turns.
     """
@@ -190,10 +190,10 @@ def pythae_trainer(case: Case, turns: Any, fused: bool = False) -> float:
     return -scored[-1]
 
 
-def scikit_learn(case: Lumps, turns: Any) -> None:
+def scikit_learn(case: MixtureCase, turns: Any) -> None:
     """An iteration of scikit-learn's `GaussianMixture`: its E- and M-step, from the same parameters."""
     from em_vs_vi import _theirs
 
-    x, start = lumps(case)
+    x, start = rows_and_mixture(case)
     for _ in turns:
         turns.measured = _theirs(start, x, iterations=1)

@@ -1,4 +1,4 @@
-"""What `scripts/benchmark.py` says of its timings: ratios, bars, a table and a picture."""
+"""Reports of `scripts/benchmark.py`: ratios, targets (bars), a table and a figure."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-BARS: dict[str, list[tuple[str, str, float]]] = {  # an arm's time is at most so many times another's
+BARS: dict[str, list[tuple[str, str, float]]] = {  # (arm, other arm, largest ratio of their times)
     "epoch": [
         ("by hand", "floor", 2.0),
         ("pyro_vae", "by hand", 1.05),
@@ -27,7 +27,7 @@ PACKAGES = ("pyro-vae", "torch", "pyro-ppl", "jax", "jaxlib", "numpyro", "pythae
 
 
 def ratio(found: dict[str, Any], arm: str, to: str, bar: float | None = None) -> dict[str, Any]:
-    """How many times as long an arm takes as another: median, least and most over turns, each with that turn's."""
+    """The time of an arm divided by another's in the same turn: median, smallest and largest over turns."""
     seconds = [found.get(name, {}).get("seconds") for name in (arm, to)]
     about = {"arm": arm, "to": to, "bar": bar}
     if not all(seconds):
@@ -37,7 +37,7 @@ def ratio(found: dict[str, Any], arm: str, to: str, bar: float | None = None) ->
 
 
 def record(command: str, case: Any, found: dict[str, dict[str, Any]], turns: int) -> dict[str, Any]:
-    """All that a cell's timing said, as plain values."""
+    """The result of timing one case, as plain values."""
     for values in found.values():
         if values.get("seconds"):
             median = statistics.median(values["seconds"])
@@ -65,7 +65,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """A cell in words: each arm's time and ratio, then the bars."""
+    """A Markdown table of one case: each arm's time and ratio, then the targets."""
     case, to = result["case"], REFERENCE[result["command"]]
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in case.items() if value is not None)
     lines = [f"{settings}; medians of {result['turns']} turns", ""]

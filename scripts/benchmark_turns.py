@@ -1,4 +1,4 @@
-"""Turns of `scripts/benchmark.py`: what an arm is given, and the processes that wait for their turn."""
+"""Cases and turns of `scripts/benchmark.py`: settings of an arm, and processes that run one at a time."""
 
 import logging
 import os
@@ -16,19 +16,19 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
-from pyro_vae.inference.svi.trainer import VALID_BATCH_SIZE, VALID_DRAWS
+from pyro_vae.inference.svi.validation import VALID_BATCH_SIZE, VALID_DRAWS
 
 PIXELS = Measure(levels=255, binarize="stochastic")
-REST = 0.1  # seconds between turns, for the last one's threads to fall asleep
+REST = 0.1  # seconds between turns, for the threads of the last one to become idle
 
 
-class Missing(Exception):
+class Unavailable(Exception):
     """Why an arm cannot run here."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A VAE D-hidden-K-hidden-D with tanh units on MNIST's pixels; rows are cut to whole batches."""
+    """A VAE D-hidden-K-hidden-D with tanh units on MNIST's pixels; rows are truncated to whole batches."""
 
     rows: int
     batch_size: int = 100
@@ -47,19 +47,19 @@ class Case:
 
     @property
     def steps(self) -> int:
-        """What a turn is divided by: an epoch has steps, the evidence is one."""
+        """The number of steps in a turn; 1 for the evidence."""
         return 1 if self.num_samples else self.whole // self.batch_size
 
     @property
     def units(self) -> int:
-        """What an arm does in a turn: rows trained on, or weights for the evidence."""
+        """The amount of work in a turn: rows trained on, or weights for the evidence."""
         return self.rows * self.num_samples if self.num_samples else self.whole
 
     def splits(self) -> tuple[Split, Split]:
         """Training and validation rows, repeated where the data set has fewer.
 
-        There are a twelfth as many validation rows, in whole blocks, and so many at least that `fit` scores one draw of
-        each, as the others do.
+        There are a twelfth as many validation rows, in whole blocks, and at least as many as make `fit` score one draw
+        of each, as the other arms do.
         """
         data = pv.load_data(self.data, root=self.data_root)
         num_valid = max(VALID_DRAWS, self.rows // 12) // VALID_BATCH_SIZE * VALID_BATCH_SIZE
@@ -68,7 +68,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Lumps:
+class MixtureCase:
     """A mixture of normals with full covariances, in float64, for EM."""
 
     rows: int
@@ -92,12 +92,12 @@ def _repeated(pixels: Tensor, rows: int) -> Tensor:
 
 
 class Turns(Iterator[int]):
-    """Waits for each turn to be called, and reports the seconds from then until the next one is asked for."""
+    """Iterator over turns: waits for the start signal, and sends the seconds until the next turn is requested."""
 
     def __init__(self, pipe: Connection, count: int, cuda: bool) -> None:
         self.pipe, self.count, self.cuda = pipe, count, cuda
         self.done, self.began = 0, 0.0
-        self.measured: float | None = None  # an arm that sets something up within a turn says what counted
+        self.measured: float | None = None  # set by an arm whose turn includes setup: the seconds that count
 
     def __next__(self) -> int:
         if self.done:
@@ -120,31 +120,31 @@ class Turns(Iterator[int]):
 Arm = Callable[[Any, Any], float | None]
 
 
-def serve(pipe: Connection, arm: Arm, case: Case | Lumps, count: int) -> None:
-    """One arm in a process of its own, so that no other's threads or settings touch it."""
+def serve(pipe: Connection, arm: Arm, case: Case | MixtureCase, count: int) -> None:
+    """Run one arm in this process, separate from the threads and settings of the others."""
     torch.set_num_threads(case.threads)
     torch.manual_seed(0)
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
     try:
         pipe.send({"value": arm(case, Turns(pipe, count, case.device.startswith("cuda")))})
-    except (Missing, ImportError) as error:
+    except (Unavailable, ImportError) as error:
         pipe.send({"missing": str(error)})
-    except Exception as error:  # one arm that fails is named, and the others go on
+    except Exception as error:  # an arm that fails is reported, the others continue
         pipe.send({"missing": f"failed: {type(error).__name__}: {error}"[:500]})
 
 
-def confine(threads: int) -> None:
-    """Keep this process and those it starts to so many threads on as many cores."""
+def restrict_to_cores(threads: int) -> None:
+    """Restrict this process and its children to this number of threads and cores."""
     os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TQDM_DISABLE": "1"}
-    os.environ["NPROC"] = str(threads)  # XLA's pool on a CPU follows this, and no flag
+    os.environ["NPROC"] = str(threads)  # XLA's thread pool on a CPU depends on this and on no flag
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
-def interleave(chosen: dict[str, Arm], case: Case | Lumps, turns: int) -> dict[str, dict[str, Any]]:
-    """Seconds of each turn of each arm, after a first turn apart; for an arm that cannot run, why."""
-    confine(case.threads)
+def interleave(chosen: dict[str, Arm], case: Case | MixtureCase, turns: int) -> dict[str, dict[str, Any]]:
+    """Seconds of each turn of each arm, the first turn separate; the reason for an arm that cannot run."""
+    restrict_to_cores(case.threads)
     context = get_context("spawn")
     found: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in chosen}
     pipes, processes = {}, []
@@ -155,7 +155,7 @@ def interleave(chosen: dict[str, Arm], case: Case | Lumps, turns: int) -> dict[s
         theirs.close()
     for turn in range(turns + 1):
         for name in list(pipes)[:: 1 if turn % 2 else -1]:
-            reply = _asked(pipes[name])
+            reply = _next_reply(pipes[name])
             if "seconds" in reply:
                 found[name]["seconds"].append(reply["seconds"])
             else:
@@ -163,16 +163,16 @@ def interleave(chosen: dict[str, Arm], case: Case | Lumps, turns: int) -> dict[s
                 del pipes[name]
             time.sleep(REST)
     for name, pipe in pipes.items():
-        found[name] |= _asked(pipe, turn=False)
+        found[name] |= _next_reply(pipe, turn=False)
         found[name]["first"] = found[name]["seconds"].pop(0)
     for process in processes:
         process.join()
     return found
 
 
-def _asked(pipe: Any, turn: bool = True) -> dict[str, Any]:
-    """One turn, or what an arm says when all are over."""
-    with suppress(OSError):  # one that is gone has left word
+def _next_reply(pipe: Any, turn: bool = True) -> dict[str, Any]:
+    """The reply after one turn, or the result after all."""
+    with suppress(OSError):  # a process that ended has sent its reason
         if turn:
             pipe.send(True)
     try:

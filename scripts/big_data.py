@@ -1,6 +1,6 @@
 """Data larger than memory, measured: peak memory at two sizes, reading speed, and what a block shuffle costs the ELBO.
 
-docs/big_data.md holds what it found.
+The results are in docs/big_data.md.
 """
 
 import json
@@ -27,17 +27,19 @@ from pyro_vae.data.read_files import Table
 from pyro_vae.data.split import Split
 
 WIDTH = 784
-FOLDER = click.option("--folder", type=click.Path(path_type=Path), default=Path("big-data"), help="Where files go.")
+FOLDER = click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path("big-data"), help="The folder for data files."
+)
 JSON = click.option("--json", "path", type=click.Path(path_type=Path), help="Where to write the numbers.")
 
 
 @click.group()
 def main() -> None:
-    """Measure what docs/big_data.md says."""
+    """Measurements of docs/big_data.md."""
 
 
 def synthetic(path: Path, num_rows: int) -> Path:
-    """Rows of 784 bytes whose means follow ten latents, written by the block; kept where they are already."""
+    """Rows of 784 bytes whose means depend on ten latents, written in blocks; an existing file is used."""
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,11 +61,11 @@ from pyro_vae.cli import _run
 code = _run(sys.argv[2:])
 Path(sys.argv[1]).write_text(Path("/proc/self/status").read_text())
 sys.exit(code)
-"""  # a child's ru_maxrss begins at its parent's, so its own high-water mark is read
+"""  # a child's ru_maxrss starts at its parent's value, so VmHWM is read instead
 
 
-def peak_of(*words: str) -> tuple[float, float]:
-    """Peak resident memory (MiB) and seconds of a command of pyro-vae, in a process of its own; Linux alone."""
+def measure_peak(*words: str) -> tuple[float, float]:
+    """Peak resident memory (MiB) and seconds of a command of pyro-vae, in a separate process; Linux only."""
     began = time.perf_counter()
     with tempfile.NamedTemporaryFile() as status:
         done = subprocess.run([sys.executable, "-c", MEASURED, status.name, *words], stdout=subprocess.DEVNULL)
@@ -76,7 +78,7 @@ def peak_of(*words: str) -> tuple[float, float]:
 @main.command()
 @FOLDER
 @click.option("--rows", "sizes", type=int, multiple=True, default=(100_000, 2_000_000), help="Rows of the files.")
-@click.option("--verbs", default="fit,encode,score,sample", help="What is measured, after the fit.")
+@click.option("--verbs", default="fit,encode,score,sample", help="Commands to measure, in this order.")
 @click.option("--hidden", default=500)
 @click.option("--batch-size", default=100)
 @click.option("--num-samples", default=10, help="Draws for each row scored.")
@@ -86,23 +88,35 @@ def memory(
 ) -> None:
     """Fit one epoch to files of each size, then encode, score and sample as many rows: peak memory and rows/s."""
     found: dict[str, dict[int, tuple[float, float]]] = {}
-    sizes_of = ["--hidden", str(hidden), "--batch-size", str(batch_size)]
+    network_options = ["--hidden", str(hidden), "--batch-size", str(batch_size)]
     for num_rows in sizes:
         file, run = str(synthetic(folder / f"rows-{num_rows}.npy", num_rows)), str(folder / f"run-{num_rows}")
         shutil.rmtree(run, ignore_errors=True)
         words = {
-            "fit": ["fit", "--data", file, "--stream", "--epochs", "1", "--latent-dim", "10", "--out", run, *sizes_of],
+            "fit": [
+                "fit",
+                "--data",
+                file,
+                "--stream",
+                "--epochs",
+                "1",
+                "--latent-dim",
+                "10",
+                "--out",
+                run,
+                *network_options,
+            ],
             "encode": ["encode", run, file, "--out", str(folder / "latents.npy")],
             "score": ["score", run, file, "--num-samples", str(num_samples)],
             "sample": ["sample", run, "--num", str(num_rows), "--out", str(folder / "samples.npy")],
         }
         for verb in verbs.split(","):
-            peak, seconds = found.setdefault(verb, {})[num_rows] = peak_of(*words[verb])
+            peak, seconds = found.setdefault(verb, {})[num_rows] = measure_peak(*words[verb])
             click.echo(f"{verb:7} {num_rows:>10,} rows: peak {peak:6.0f} MiB, {num_rows / seconds:8.0f} rows/s")
     for verb, by_size in found.items():
         peaks = [peak for peak, _ in by_size.values()]
         click.echo(f"{verb:7} largest / smallest peak: {max(peaks) / min(peaks):.3f}")
-    _keep(path, {"threads": torch.get_num_threads(), "peak_mib_and_seconds": found})
+    _write_json(path, {"threads": torch.get_num_threads(), "peak_mib_and_seconds": found})
 
 
 @main.command()
@@ -111,7 +125,7 @@ def memory(
 @click.option("--batch-size", default=100)
 @JSON
 def reading(folder: Path, num_rows: int, batch_size: int, path: Path | None) -> None:
-    """Rows a second that one thread reads in a block shuffle, and reads and binarizes, with no model behind it."""
+    """Rows per second that one thread reads in a block shuffle, and reads and binarizes, without a model."""
     torch.set_num_threads(1)
     began = time.perf_counter()
     train = pv.load_data(synthetic(folder / f"rows-{num_rows}.npy", num_rows), stream=True).train
@@ -129,7 +143,7 @@ def reading(folder: Path, num_rows: int, batch_size: int, path: Path | None) -> 
         found[name] = len(train) / (time.perf_counter() - began)
     for name, value in found.items():
         click.echo(f"{name:20} {value:12,.1f}")
-    _keep(path, found)
+    _write_json(path, found)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -147,33 +161,33 @@ class InFileOrder(SplitOnDisk):
 @click.option("--seeds", default=3)
 @JSON
 def shuffle(folder: Path, data_root: str | None, epochs: int, seeds: int, path: Path | None) -> None:
-    """What the order of rows does to the validation ELBO: full MNIST, as it comes and sorted by label."""
+    """The effect of the order of rows on the validation ELBO: full MNIST, in original order and sorted by label."""
     mnist, found = pv.load_data("mnist", root=data_root), {}
-    for words, order in {"sorted by label": mnist.train.labels.argsort(stable=True), "as it comes": None}.items():
+    for words, order in {"sorted by label": mnist.train.labels.argsort(stable=True), "original order": None}.items():
         rows = mnist.train.stored if order is None else mnist.train.stored[order]
         for windows, blocks in ((1, 64), (8, 64), (100, 64), (8, 8), (0, 0)):
             if order is None and windows not in (8, 0):
                 continue
-            name = f"{words}, {_said(windows, blocks)}"
+            name = f"{words}, {_describe_order(windows, blocks)}"
             scores = [
-                _elbo(_on_disk(folder, rows, mnist.train, windows, blocks), mnist.valid, epochs, seed)
+                _elbo(_split_on_disk(folder, rows, mnist.train, windows, blocks), mnist.valid, epochs, seed)
                 for seed in range(seeds)
             ]
             found[name] = scores
             apart = np.subtract(scores, next(iter(found.values())))
             se = apart.std(ddof=1) / seeds**0.5
             click.echo(f"{name:60} {np.mean(scores):8.2f}   from full shuffle {apart.mean():+.2f} ± {se:.2f}")
-    _keep(path, found)
+    _write_json(path, found)
 
 
-def _said(windows: int, blocks: int) -> str:
+def _describe_order(windows: int, blocks: int) -> str:
     if not windows:
         return "no shuffle"
     return "full shuffle" if windows == 1 else f"{windows} windows of {blocks} blocks"
 
 
-def _on_disk(folder: Path, rows: torch.Tensor, like: Split, windows: int, blocks: int) -> Split:
-    """Rows in a file, in a block shuffle of so many windows an epoch."""
+def _split_on_disk(folder: Path, rows: torch.Tensor, like: Split, windows: int, blocks: int) -> Split:
+    """Rows in a file, in a block shuffle with this number of windows in an epoch."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "mnist.npy"
     np.save(file, rows.numpy())
@@ -192,7 +206,7 @@ def _elbo(train: Split, valid: Split, epochs: int, seed: int) -> float:
     return float(fitted.history[-1]["valid_elbo"])
 
 
-def _keep(path: Path | None, found: Any) -> None:
+def _write_json(path: Path | None, found: Any) -> None:
     if path is not None:
         path.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""What the documentation's build adds to MkDocs: formulas become MathML, doctests become code blocks.
+"""MkDocs hooks of the documentation: formulas become MathML, doctests become code blocks.
 
 Named under `hooks` in mkdocs.yml. A formula that cannot be converted fails the build.
 """
@@ -14,13 +14,15 @@ from markdown.preprocessors import Preprocessor
 from mkdocs.exceptions import PluginError
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">(?:\\\(|\\\[)(.+?)(?:\\\)|\\\])</\1>', re.DOTALL)
-FUNCTION = re.compile(r'<mi>[a-z]{2,}</mi>(?!</|<mo stretchy="false">&#x00028;)')  # a log that no bracket follows
+FUNCTION = re.compile(
+    r'<mi>[a-z]{2,}</mi>(?!</|<mo stretchy="false">&#x00028;)'
+)  # a function name, such as log, without a bracket after it
 CODE = re.compile(r"`[^`\n]+`")
 FENCED_SESSION = re.compile(r"^```python\n(?=>>> )", re.MULTILINE)
 
 
 class Sessions(Preprocessor):
-    """Lines from `>>> ` to the next empty line, as docstrings hold them, in a fence; those in a fence stay."""
+    """Puts doctests of docstrings (lines from `>>> ` to the next empty line) into code fences."""
 
     def run(self, lines: list[str]) -> list[str]:
         out: list[str] = []
@@ -48,7 +50,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    """Name the lexer of sessions; take back what GitHub's tables need before a bar in code, and MkDocs' do not."""
+    """Set the lexer of doctests; remove the backslash before a bar in code, which GitHub's tables need and MkDocs' not."""
     markdown = FENCED_SESSION.sub("```pycon\n", markdown)
     return CODE.sub(lambda found: found[0].replace(r"\|", "|"), markdown)
 
@@ -58,7 +60,7 @@ def on_page_content(content: str, page: Any, **kwargs: Any) -> str:
 
 
 def mathml(found: re.Match[str], where: str) -> str:
-    """A formula's MathML; an error where a command is left over, which the converter passes on as text."""
+    """A formula as MathML; an error where a TeX command remains, which the converter passes through as text."""
     tex = html.unescape(found[2]).replace(r"\arg", r"\operatorname{arg}")
     try:
         made = convert(tex, display="block" if found[1] == "div" else "inline")

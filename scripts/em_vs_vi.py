@@ -1,14 +1,14 @@
-"""EM against VI, measured: what docs/em_vs_vi.md says, with the command that says it.
+"""Measurements of docs/em_vs_vi.md: EM compared with VI.
 
-What takes long keeps its result in a folder and goes on from there:
+Slow commands store their results in a folder and resume from there:
 
     python scripts/em_vs_vi.py bits fit --data-root DIR [--out runs/em]      # Bernoulli mixtures of MNIST, 10 to 500
-    python scripts/em_vs_vi.py bits table --data-root DIR --vaes runs/mnist  # ... beside VAEs of scripts/reproduce.py
+    python scripts/em_vs_vi.py bits table --data-root DIR --vaes runs/mnist  # ... and VAEs of scripts/reproduce.py
     python scripts/em_vs_vi.py gaps                                          # q(c|x) of four widths, three seeds
-    python scripts/em_vs_vi.py linear                                        # a linear VAE against PPCA's maximum
+    python scripts/em_vs_vi.py linear                                        # a linear VAE and PPCA's maximum
     python scripts/em_vs_vi.py new-rows --data-root DIR --vae runs/mnist/plain-0   # time and gap of q for a new row
-    python scripts/em_vs_vi.py reals                                         # grey digits and a table: who wins
-    python scripts/em_vs_vi.py speed                                         # an iteration against scikit-learn's
+    python scripts/em_vs_vi.py reals                                         # grey digits and a table: which model is best
+    python scripts/em_vs_vi.py speed                                         # an iteration, and scikit-learn's
 """
 
 import copy
@@ -36,22 +36,24 @@ SIZES = (10, 20, 50, 100, 200, 500)
 
 @click.group()
 def cli() -> None:
-    """EM against VI, measured."""
+    """Compare EM with VI."""
 
 
 @cli.group()
 def bits() -> None:
-    """Mixtures of independent bits on binarized MNIST."""
+    """Mixtures of independent Bernoulli variables on binarized MNIST."""
 
 
 @bits.command("fit")
 @ROOT_OPTION
 @OUT_OPTION
 @click.option("--sizes", default=",".join(map(str, SIZES)))
-@click.option("--prior-rows", default="1.0", help="Several are tried on validation rows.")
+@click.option(
+    "--prior-rows", default="1.0", help="Weight of the prior in rows; several values are compared on validation rows."
+)
 @click.option("--iterations", default=100, show_default=True)
 def fit_bits(data_root: str | None, out: Path, sizes: str, prior_rows: str, iterations: int) -> None:
-    """EM on one draw of the 55,000 training rows; log p(x) of the validation rows along the way."""
+    """EM on one draw of the 55,000 training rows; and log p(x) of the validation rows."""
     data = pv.load_data("mnist", root=data_root)
     for size, rows in itertools.product(map(int, sizes.split(",")), map(float, prior_rows.split(","))):
         folder = out / f"bits-{size}-{rows:g}"
@@ -79,7 +81,7 @@ def table_of_bits(
 ) -> None:
     """The same draw of the same rows: mixtures exactly, VAEs by importance sampling around each row's mode."""
     rows = pv.load_data("mnist", root=data_root).split(split)
-    few = rows.head(num_rows)
+    first_rows = rows.head(num_rows)
     found: dict[str, Tensor] = {}
     for folder in sorted(out.glob("bits-*-1"), key=lambda path: int(path.name.split("-")[1])):
         kept, mixture = json.loads((folder / "fit.json").read_text()), pv.load(folder)
@@ -94,9 +96,11 @@ def table_of_bits(
         )
     for arm in arms.split(","):
         vae = pv.load(vaes / f"{arm}-0")
-        by_guide = pv.log_evidence(vae, few, num_samples, seed=0)
-        around = pv.laplace(vae, few, starts=2, seed=0)
-        best = pv.log_evidence(around, few, num_samples, rows=torch.arange(len(few)), prior_share=0.1, seed=0)
+        by_guide = pv.log_evidence(vae, first_rows, num_samples, seed=0)
+        around = pv.laplace(vae, first_rows, starts=2, seed=0)
+        best = pv.log_evidence(
+            around, first_rows, num_samples, rows=torch.arange(len(first_rows)), prior_share=0.1, seed=0
+        )
         found[arm] = best.log_px
         click.echo(
             f"VAE {arm}: guide {by_guide}\n  modes {best}, k-hat bad {best.khat_bad} against {by_guide.khat_bad}"
@@ -104,7 +108,7 @@ def table_of_bits(
     best_name = max(found, key=lambda name: float(found[name].mean()))
     for name, values in found.items():
         ahead = float((values > found[best_name]).double().mean())
-        click.echo(f"{name}: {_behind(values, found, best_name)}; ahead in {ahead:.1%} of rows")
+        click.echo(f"{name}: {_below_best(values, found, best_name)}; ahead in {ahead:.1%} of rows")
 
 
 @cli.command()
@@ -224,12 +228,12 @@ def reals(split: str) -> None:
         scored = {kind: _log_px(program, data.test) for kind, (_, _, program, _) in best.items()}
         top = max(scored, key=lambda kind: float(scored[kind].mean()))
         for kind, values in scored.items():
-            words = _behind(values, scored, top)
+            words = _below_best(values, scored, top)
             click.echo(f"{name}, test: {kind} ({best[kind][1]}) {words}; {best[kind][3]:.1f} s; {data.measure}")
 
 
-def _behind(values: Tensor, found: dict[str, Tensor], best: str) -> str:
-    """The mean, and what it lacks on the best, row by row."""
+def _below_best(values: Tensor, found: dict[str, Tensor], best: str) -> str:
+    """The mean, and its paired difference from the best."""
     behind = found[best] - values
     error = float(behind.std()) / math.sqrt(len(behind))
     return f"{values.mean():.2f}, behind {best} {behind.mean():.2f} ± {error:.2f}"
@@ -273,12 +277,12 @@ def _log_px(program: Any, rows: pv.Split) -> Tensor:
 @click.option("--spread", default=1.0, show_default=True, help="Of the means, in units of the components' scale.")
 def speed(rows: int, columns: int, components: int, repeats: int, spread: float) -> None:
     """Seconds of an iteration, interleaved with scikit-learn's: features kept, rebuilt in blocks, and memory."""
-    x = _lumps(rows, columns, components, spread)
+    x = simulated_mixture(rows, columns, components, spread)
     start = pv.GaussianMixture(components, columns)
     pv.fit_em(start, x, epochs=2)
     found: dict[str, list[float]] = {"scikit-learn": [], "kept": [], "rebuilt": []}
     for _ in range(repeats):
-        found["scikit-learn"].append(_theirs(start, x))
+        found["scikit-learn"].append(_scikit_learn_seconds(start, x))
         for name, memory in (("kept", 2048.0), ("rebuilt", 1.0)):
             mixture = copy.deepcopy(start)
             fitted = pv.fit_em(mixture, x, start="current", epochs=4, tolerance=0, memory_mib=memory)
@@ -296,7 +300,7 @@ def speed(rows: int, columns: int, components: int, repeats: int, spread: float)
         )
 
 
-def _lumps(rows: int, columns: int, components: int, spread: float) -> Tensor:
+def simulated_mixture(rows: int, columns: int, components: int, spread: float) -> Tensor:
     g = torch.Generator().manual_seed(0)
     mix = torch.eye(columns) + 0.5 * torch.randn(components, columns, columns, generator=g) / math.sqrt(columns)
     mean = spread * torch.randn(components, columns, generator=g)
@@ -307,7 +311,7 @@ def _lumps(rows: int, columns: int, components: int, spread: float) -> Tensor:
     return torch.cat(parts)[torch.randperm(rows, generator=g)].double()
 
 
-def _theirs(start: pv.GaussianMixture, x: Tensor, iterations: int = 2) -> float:
+def _scikit_learn_seconds(start: pv.GaussianMixture, x: Tensor, iterations: int = 2) -> float:
     """Seconds of one of scikit-learn's iterations: its own E- and M-step, from the same parameters."""
     from sklearn.mixture import GaussianMixture
 

@@ -1,13 +1,13 @@
-"""What the evidence is worth: annealing against importance sampling on MNIST, where gaps come from, and two figures.
+"""Accuracy of the evidence: annealing against importance sampling on MNIST, the parts of the gap, and three figures.
 
-The runs are those of `scripts/reproduce.py fit`. What takes long keeps its result in the run's folder:
+The runs are those of `scripts/reproduce.py fit`. Slow results are stored in the run's folder:
 
     python scripts/evidence.py annealed --data-root DIR [--runs runs/mnist] [--arms plain,vamp] [--split test]
     python scripts/evidence.py gaps --data-root DIR        # approximation and amortization, mean-field and flow guide
     python scripts/evidence.py khat                        # docs/images/khat.png
     python scripts/evidence.py posterior                   # docs/images/nuts.png
     python scripts/evidence.py prior-or-guide              # docs/images/prior_or_guide.png
-    python scripts/evidence.py speed --data-root DIR       # 10,000 rows × S = 5,000 against the decoder's bare products
+    python scripts/evidence.py speed --data-root DIR       # 10,000 rows × S = 5,000 against the decoder's matrix products
 """
 
 import itertools
@@ -45,7 +45,7 @@ def chosen(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
 
 @click.group()
 def cli() -> None:
-    """What the evidence is worth, measured."""
+    """Measure the accuracy and the speed of estimates of log p(x)."""
 
 
 @cli.command()
@@ -53,8 +53,10 @@ def cli() -> None:
 @ROOT_OPTION
 @SPLIT_OPTION
 @click.option("--arms", default="plain,mixture,vamp,flow-prior,full-rank,flow-guide", callback=chosen)
-@click.option("--rows", default=500, show_default=True, help="The first so many of the split.")
-@click.option("--simulated", default=100, show_default=True, help="Rows drawn from each model for the sandwich.")
+@click.option("--rows", default=500, show_default=True, help="The first rows of the split, this number of them.")
+@click.option(
+    "--simulated", default=100, show_default=True, help="Rows simulated from each model for two-sided bounds."
+)
 @click.option("--num-samples", default=5000, show_default=True)
 @click.option("--temperatures", default=300, show_default=True)
 def annealed(
@@ -67,13 +69,13 @@ def annealed(
     num_samples: int,
     temperatures: int,
 ) -> None:
-    """The same rows by importance sampling and by annealing, and how far apart the two bounds on simulated rows are."""
+    """log p(x) of the same rows by importance sampling and by annealing, and two-sided bounds on simulated rows."""
     x = pv.load_data("mnist", root=data_root).split(split)[:rows]
     records = {}
     for arm in arms:
         kept = runs / f"{arm}-0" / f"annealed-{split}-{rows}-{num_samples}-{temperatures}.json"
         if not kept.exists():
-            record = both_ways(pv.load(runs / f"{arm}-0"), x, simulated, num_samples, temperatures)
+            record = sample_and_anneal(pv.load(runs / f"{arm}-0"), x, simulated, num_samples, temperatures)
             kept.write_text(json.dumps(record, indent=1))
         records[arm] = json.loads(kept.read_text())
     click.echo(
@@ -91,7 +93,7 @@ def annealed(
         )
 
 
-def both_ways(vae: Any, x: Tensor, simulated: int, num_samples: int, temperatures: int) -> dict[str, Any]:
+def sample_and_anneal(vae: Any, x: Tensor, simulated: int, num_samples: int, temperatures: int) -> dict[str, Any]:
     settings: dict[str, Any] = {"num_chains": 16, "num_leapfrog": 5}
     began = time.perf_counter()
     sampled = pv.log_evidence(vae, x, num_samples)
@@ -128,14 +130,19 @@ def both_ways(vae: Any, x: Tensor, simulated: int, num_samples: int, temperature
 @RUNS_OPTION
 @ROOT_OPTION
 @click.option("--arms", default="plain,flow-guide", callback=chosen)
-@click.option("--rows", default=100, show_default=True, help="The first so many training rows, and of the split.")
+@click.option(
+    "--rows",
+    default=100,
+    show_default=True,
+    help="The first rows of the training rows and of the split, this number of each.",
+)
 @click.option("--steps", default=600, show_default=True)
 @click.option("--temperatures", default=300, show_default=True)
 @SPLIT_OPTION
 def gaps(
     runs: Path, data_root: str | None, arms: list[str], rows: int, steps: int, temperatures: int, split: str
 ) -> None:
-    """Where log p(x) − ELBO comes from, as Cremer et al. ask: the guide's family, or the network that picks from it."""
+    """Approximation and amortization gap (Cremer et al.): due to the guide's family, and due to its network."""
     data = pv.load_data("mnist", root=data_root)
     click.echo("| guide | rows | log p(x), AIS | best ELBO in the family | ELBO | approximation | amortization |")
     click.echo("|---|---|---|---|---|---|---|")
@@ -157,8 +164,11 @@ def gaps(
 
 
 class Linear:
-    """A linear-Gaussian program, z ~ N(0, I), x = Wz + noise, and its exact posterior with two faults: its covariance
-    times `width`, its mean off by `shift` posterior standard deviations in each dimension."""
+    """A linear-Gaussian program, z ~ N(0, I), x = Wz + noise.
+
+    Its guide is the exact posterior with its covariance times `width` and its mean shifted by `shift` posterior
+    standard deviations in each dimension.
+    """
 
     def __init__(self, K: int, D: int, width: float, shift: float, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -187,8 +197,8 @@ class Linear:
 @click.option("--rows", default=100, show_default=True)
 @click.option("--num-samples", default=1000, show_default=True)
 def khat(out: Path, rows: int, num_samples: int) -> None:
-    """k-hat against the error it is to warn of, over linear models of rising difficulty and over a trained VAE's
-    rows."""
+    """k-hat against the error of the estimate, over linear models of increasing difficulty and over rows of a trained
+    VAE."""
     points = []
     for K in (1, 2, 5, 10):
         for width in (1.2, 1.0, 0.8, 0.6, 0.45, 0.3, 0.2):
@@ -244,7 +254,7 @@ def default_vae() -> tuple[pv.VAE, Tensor]:
 @cli.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/images/nuts.png"), show_default=True)
 def posterior(out: Path) -> None:
-    """p(z | x) by NUTS and q(z | x), for rows of that VAE whose k-hat is low, in the middle and high."""
+    """p(z | x) by NUTS and q(z | x), for rows of the default VAE whose k-hat is low, medium and high."""
     vae, x = default_vae()
     order = pv.log_evidence(vae, x).khat.argsort()
     chosen_rows = order[[len(x) // 10, len(x) // 2, 9 * len(x) // 10]]
@@ -263,7 +273,7 @@ def spearman(first: Any, second: Any) -> float:
 )
 @click.option("--repeats", default=10, show_default=True)
 def prior_or_guide(out: Path, repeats: int) -> None:
-    """Note 000's opening claim: log p(x) from draws of the prior, and from draws of q, against the number of draws."""
+    """Error of log p(x) from draws of the prior and of q against the number of draws (a claim of note 000)."""
     sizes = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
     figure = Figure(figsize=(9.5, 3.6))
     with figure_style():
@@ -293,13 +303,13 @@ def prior_or_guide(out: Path, repeats: int) -> None:
 @click.option("--rows", default=10_000, show_default=True)
 @click.option("--num-samples", default=5000, show_default=True)
 def speed(runs: Path, data_root: str | None, split: str, rows: int, num_samples: int) -> None:
-    """Score many rows by importance sampling, and time the decoder's products alone before, between and after."""
+    """Score many rows by importance sampling, and time the decoder's matrix products alone before, between and after."""
     vae = pv.load(runs / "plain-0")
     x = pv.load_data("mnist", root=data_root).split(split)[:rows]
     weights = [w.detach().T.contiguous() for name, w in vae.likelihood.named_parameters() if w.dim() == 2]
 
     def products(count: int) -> float:
-        """Seconds of the decoder's products for so many draws, by blocks that suit the cache."""
+        """Seconds of the decoder's products for this number of draws, in blocks that fit the cache."""
         at_once, began = 8192, time.perf_counter()
         for _ in range(count // at_once):
             h = torch.randn(at_once, weights[0].shape[0])

@@ -1,4 +1,4 @@
-"""The small pictures of the pages; a tutorial's is drawn from what its own examples leave behind.
+"""Figures of the documentation; a tutorial's figure is drawn from the variables of its own examples.
 
     python scripts/figures.py your-data            # docs/images/your_data.png
     python scripts/figures.py swap                 # docs/images/swap.png
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 import pyro_vae as pv
 from pyro_vae.diagnostics.density_grid import density_on_grid
-from pyro_vae.plots import on_axes, style
+from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.workflows.read_run import Run
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -31,11 +31,11 @@ IMAGES = DOCS / "images"
 
 @click.group()
 def cli() -> None:
-    """The small pictures of the pages."""
+    """Figures of the documentation."""
 
 
 def left_by(page: str) -> dict[str, Any]:
-    """Run a page's examples; the names they leave behind."""
+    """Run a page's examples and return their variables."""
     names: dict[str, Any] = {}
     for example in doctest.DocTestParser().get_examples((DOCS / page).read_text()):
         exec(compile(example.source, page, "exec"), names)
@@ -46,7 +46,7 @@ def left_by(page: str) -> dict[str, Any]:
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
 @click.argument("names", nargs=-1, required=True)
 def inside(run: Path, names: tuple[str, ...]) -> None:
-    """What is inside a fitted program, drawn from its validation rows."""
+    """Latent figures of a fitted program, from its validation rows."""
     opened = Run(run)
     program, data = opened.program(), opened.data()
     rows = data.valid.head(500)
@@ -67,7 +67,7 @@ def page(run: Path) -> None:
 
 @cli.command("your-data")
 def your_data() -> None:
-    """Where the tumours lie: by kind, by the size of their nuclei, by log p(x)."""
+    """Latent means of the tumours, coloured by kind, by the size of their nuclei, by log p(x)."""
     names = left_by("tutorials/your_data.md")
     vae, data = names["vae"], names["data"]
     splits = (data.train, data.valid, data.test)
@@ -99,7 +99,7 @@ def your_data() -> None:
 
 @cli.command()
 def swap() -> None:
-    """Two moons, and how the yardstick and four of the VAEs see them (a full-rank guide changes nothing to be seen)."""
+    """Two moons: densities of the mixture and of four VAEs (a full-rank guide makes no visible change)."""
     names = left_by("tutorials/swap.md")
     data, programs = names["data"], {"mixture of normals": names["mixture"], **names["vaes"]}
     del programs["full-rank guide"]
@@ -111,7 +111,7 @@ def swap() -> None:
         for axes, (name, program) in zip(others, programs.items(), strict=True):
             plane = density_on_grid(program, (-1.8, -1.3), (2.8, 1.8), like=data)
             xx, yy, log_px = (side.numpy() for side in plane)
-            shades = on_axes.log_density(axes, xx, yy, log_px, top=0, depth=8)
+            shades = draw_on_axes.log_density_contours(axes, xx, yy, log_px, top=0, depth=8)
             held_out = f"{names['found'][name].log_px.mean():.2f}".replace("-", "−")
             style.title(axes, name, f"log p(x) {held_out} nats")
         bar = figure.colorbar(shades, ax=figure.axes, shrink=0.6, pad=0.02)
@@ -156,7 +156,7 @@ def trust() -> None:
 
 @cli.command("your-program")
 def your_program() -> None:
-    """Children's heights with the lines read off them, and the pace found against the pace put in."""
+    """Children's heights with the fitted lines, and the inferred pace against the simulated one."""
     names = left_by("tutorials/your_program.md")
     x, ages, growth = names["data"].test.x, names["ages"], names["growth"]
     lines = names["program"].encode(torch.cat([x, names["stopped"]]))

@@ -1,7 +1,7 @@
-"""How near four guides come to posteriors that are not normal: the gap to the exact log p(x), in numbers and drawn.
+"""Four guides for posteriors that are not normal: the gap to the exact log p(x), as a table and a figure.
 
-Two toys with two latents, z ~ N(0, I), and a likelihood without parameters. In `bent` one value, z2 + z1²/2, leaves a
-posterior like a banana; in `two modes` the values √(z1² + ¼) and z2 + z1/2 hardly tell the sign of z1. With so few
+Two toy models with two latents, z ~ N(0, I), and a likelihood without parameters. In `bent` the one value z2 + z1²/2 has a
+curved posterior; in `two modes` the values √(z1² + ¼) and z2 + z1/2 hardly determine the sign of z1. With so few
 latents a grid gives log p(x) exactly. Only the guide is fitted, on rows drawn from the toy; other rows are scored:
 
     python scripts/posteriors.py [--out docs/images/posteriors.png] [--epochs 120] [--seeds 0,1,2] [--json]
@@ -33,7 +33,7 @@ K, H, NOISE, COMPONENTS = 2, 64, 0.3, 4
 TRAIN_ROWS, ROWS, DRAWS = 2000, 500, 1000
 FIT = {"batch_size": 200, "num_particles": 4, "learning_rate": 5e-3, "clip": 1.0}
 EDGE, POINTS, TOLERANCE = 5.0, 301, 1e-3  # the grid is 601 × 601 points on [−5, 5]²; 301 × 301 must agree
-SHOWN, LIMIT = 0.9, 2.8  # the row drawn: nine in ten posteriors have less entropy
+SHOWN, LIMIT = 0.9, 2.8  # the row of the figure: nine in ten posteriors have less entropy
 Part = Any
 
 
@@ -73,13 +73,13 @@ def build_vae(toy: Toy, arm: str, seed: int) -> pv.VAE:
 
 
 def grid(points: int) -> tuple[Tensor, float]:
-    """The places z (points², K) of a square grid in float64, and the log of a cell's area."""
+    """The points z (points², K) of a square grid in float64, and the log of a cell's area."""
     side = torch.linspace(-EDGE, EDGE, points, dtype=torch.float64)
     return torch.cartesian_prod(side, side), 2 * math.log(2 * EDGE / (points - 1))
 
 
 def log_joint(toy: Toy, x: Tensor, z: Tensor) -> list[Tensor]:
-    """log p(x, z) at every place of the grid, for one row after the other."""
+    """log p(x, z) at every point of the grid, for each row."""
     prior, likelihood = pv.priors.StandardNormal(K).double()().log_prob(z), toy(z)
     return [prior + likelihood.log_prob(row) for row in x.double()]
 
@@ -90,7 +90,7 @@ def exact_log_px(toy: Toy, x: Tensor, points: int) -> Tensor:
 
 
 def entropies(toy: Toy, x: Tensor) -> Tensor:
-    """The entropy of each exact posterior in nats, (N,): wide, bent and many-moded ones have most."""
+    """The entropy of each exact posterior in nats, (N,): largest for wide, curved and multimodal posteriors."""
     z, log_cell = grid(POINTS)
     log_shares = (joint.log_softmax(0) for joint in log_joint(toy, x, z))
     return torch.stack([-(share.exp() * share).sum() for share in log_shares]) + log_cell
@@ -188,7 +188,9 @@ def listed(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/images/posteriors.png"), show_default=True)
 @click.option("--epochs", default=120, show_default=True)
-@click.option("--seeds", default="0,1,2", show_default=True, callback=listed, help="Of the fits, with commas between.")
+@click.option(
+    "--seeds", default="0,1,2", show_default=True, callback=listed, help="Seeds of the fits, separated by commas."
+)
 @click.option("--json", "as_json", is_flag=True)
 def main(out: Path, epochs: int, seeds: list[int], as_json: bool) -> None:
     records, densities = [], {}

@@ -1,7 +1,7 @@
 """Fit one VAE on MNIST with one part swapped at a time, three seeds, and compare log p(x) row by row.
 
-Every arm trains 784-500-20-500-784, tanh, Bernoulli pixels binarized afresh each epoch, with `fit`'s defaults; only the
-named part differs. Runs live in a folder and are taken up where they stopped:
+Every arm trains 784-500-20-500-784, tanh, Bernoulli pixels binarized anew each epoch, with `fit`'s defaults; only the
+named part differs. Runs are stored in a folder, and interrupted ones are resumed:
 
     python scripts/reproduce.py fit --data-root DIR [--arms plain,vamp] [--seeds 0,1,2] [--epochs 20] [--out runs/mnist]
     python scripts/reproduce.py score --data-root DIR [--split valid]      # S draws for each row; test once, at the end
@@ -44,7 +44,7 @@ def standard(guide: Part) -> Part:
     return priors.StandardNormal(K)
 
 
-RATES = {"flow-prior": 2e-3}  # at fit's own 5e-3 its couplings run away from epoch 5 on (validation rows, two seeds)
+RATES = {"flow-prior": 2e-3}  # at fit's own 5e-3 training diverges from epoch 5 on (validation rows, two seeds)
 ARMS: dict[str, tuple[str, Callable[[], Part], Callable[[Part], Part]]] = {  # name: (in words, guide, prior)
     "plain": ("standard normal prior, mean-field guide", mean_field, standard),
     "mixture": ("mixture prior, 50 components", mean_field, lambda guide: priors.MixtureOfNormals(K, 50)),
@@ -66,8 +66,8 @@ def chosen(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
     return value.split(",")
 
 
-ARM_OPTION = click.option("--arms", default=",".join(ARMS), callback=chosen, help="Which, separated by commas.")
-SEED_OPTION = click.option("--seeds", default="0,1,2", callback=chosen, help="Which, separated by commas.")
+ARM_OPTION = click.option("--arms", default=",".join(ARMS), callback=chosen, help="Models, separated by commas.")
+SEED_OPTION = click.option("--seeds", default="0,1,2", callback=chosen, help="Seeds, separated by commas.")
 OUT_OPTION = click.option("--out", type=click.Path(path_type=Path), default=Path("runs/mnist"), show_default=True)
 ROOT_OPTION = click.option("--data-root", type=click.Path(), help="The folder that holds torchvision's data sets.")
 SPLIT_OPTION = click.option("--split", type=click.Choice(["valid", "test"]), default="valid", show_default=True)
@@ -85,7 +85,7 @@ def cli() -> None:
 @ROOT_OPTION
 @click.option("--epochs", default=20, show_default=True)
 def fit(arms: list[str], seeds: list[str], out: Path, data_root: str | None, epochs: int) -> None:
-    """Fit the arms that have no weights yet; interrupted ones go on."""
+    """Fit the models (arms) that have no weights yet; interrupted fits are resumed."""
     data = pv.load_data("mnist", root=data_root)
     for seed in seeds:
         for arm in arms:

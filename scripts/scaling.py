@@ -1,10 +1,10 @@
-"""How a fit scales over processes: each pinned to one core with one thread, so that one and several are alike.
+"""How a fit scales with the number of processes, each pinned to one core with one thread.
 
 For each number of processes it times whole training steps of `pyro_vae.fit` (784-500-20 by default, rows as floats in
-memory), with the same batch for all together (strong scaling) and the same batch for each (weak scaling), and
+memory), with the same total batch (strong scaling) and the same batch for each process (weak scaling), and
 `all_reduce` of buffers of growing size; from these it plans an epoch of a billion rows. What a step spends in
-`all_reduce` includes waiting for the slower process. Repetitions are interleaved and medians reported. With as many
-processes as cores no one shares a core; other load on the machine makes the numbers worse.
+`all_reduce` includes waiting for the slower process. Repetitions are interleaved and medians reported. With at most as
+many processes as cores none shares a core; other load on the machine makes the numbers worse.
 
     python scripts/scaling.py [--processes 1,2] [--batch-size 512] [--steps 60] [--repeats 3] [--json FILE]
 """
@@ -23,7 +23,7 @@ from typing import Any
 import click
 
 SIZES = [2**power for power in range(10, 26, 3)]  # floats in a buffer
-FIT_METHODS = ("strong", "weak")
+SCALINGS = ("strong", "weak")
 
 
 def timed(batch_size: int, steps: int, hidden: int) -> dict[str, float]:
@@ -38,23 +38,23 @@ def timed(batch_size: int, steps: int, hidden: int) -> dict[str, float]:
     guide = pv.guides.MeanFieldNormal(pv.nets.mlp(784, hidden, 40))
     vae = pv.VAE(pv.priors.StandardNormal(20), pv.likelihoods.Bernoulli(pv.nets.mlp(20, hidden, 784)), guide)
     reduced = 0.0
-    add_ = ProcessGroup.all_reduce
+    all_reduce = ProcessGroup.all_reduce
 
-    def capture_loss(group: ProcessGroup, tensor: torch.Tensor) -> None:
+    def timed_all_reduce(group: ProcessGroup, tensor: torch.Tensor) -> None:
         nonlocal reduced
         began = time.perf_counter()
-        add_(group, tensor)
+        all_reduce(group, tensor)
         reduced += time.perf_counter() - began
 
-    ProcessGroup.all_reduce = capture_loss  # type: ignore[method-assign, assignment]
+    ProcessGroup.all_reduce = timed_all_reduce  # type: ignore[method-assign, assignment]
     ends: list[tuple[float, float, float]] = []
 
     def note(_: Any) -> None:
         ends.append((time.perf_counter(), time.process_time(), reduced))
 
-    # rank 0 alone is told of an epoch's end; all of them move together
+    # on_epoch is called on rank 0 only; all processes are in step
     pv.fit(vae, rows, epochs=4, batch_size=batch_size, schedule="constant", on_epoch=note, progress="none")
-    ProcessGroup.all_reduce = add_  # type: ignore[method-assign]
+    ProcessGroup.all_reduce = all_reduce  # type: ignore[method-assign]
     if not ends:
         return {}
     names = ("step", "processor", "all-reduce")
@@ -73,7 +73,7 @@ def reductions() -> dict[int, float]:
     for size in SIZES:
         buffer, times = torch.zeros(size), []
         for _ in range(12):
-            group.all_gather(None)  # all begin together
+            group.all_gather(None)  # all start at the same time
             began = time.perf_counter()
             group.all_reduce(buffer)
             times.append(time.perf_counter() - began)
@@ -82,7 +82,7 @@ def reductions() -> dict[int, float]:
 
 
 def child(path: str, batch_size: int, steps: int, hidden: int) -> None:
-    """One process, on a core of its own."""
+    """Run one process, on its own core."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(os.environ["LOCAL_RANK"]) % len(cores)]})
     from pyro_vae.distributed import process_group
@@ -98,11 +98,11 @@ def child(path: str, batch_size: int, steps: int, hidden: int) -> None:
     if process_group().is_main:
         Path(path).write_text(json.dumps(found))
     sys.stderr.flush()
-    os._exit(0)  # Gloo's threads, torn down with the interpreter, now and then abort it
+    os._exit(0)  # Gloo's threads sometimes abort a process when the interpreter exits
 
 
 def run(size: int, batch_size: int, steps: int, hidden: int) -> dict[str, Any]:
-    """What `size` processes on this machine find."""
+    """The measurements of `size` processes on this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -112,8 +112,8 @@ def run(size: int, batch_size: int, steps: int, hidden: int) -> dict[str, Any]:
         words += ["--batch-size", str(batch_size), "--steps", str(steps), "--hidden", str(hidden)]
         common = os.environ | {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         common |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        places = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
-        started = [subprocess.Popen(words, env=place) for place in places]
+        environments = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+        started = [subprocess.Popen(words, env=environment) for environment in environments]
         codes = [process.wait() for process in started]
         if any(codes):
             raise click.ClickException(f"a process of {size} failed")
@@ -129,9 +129,9 @@ def medians(found: list[Any]) -> Any:
 
 
 def summary(runs: dict[int, Any], batch_size: int) -> list[dict[str, Any]]:
-    """One row for each way and number of processes; efficiency is rows a second, for each process, against one."""
+    """One row for each scaling and number of processes; efficiency: rows a second and process, relative to one process."""
     lines = []
-    for way in FIT_METHODS:
+    for way in SCALINGS:
         for size, found in runs.items():
             rows = batch_size * (size if way == "weak" else 1)
             alone = batch_size / runs[1][way]["step"]
@@ -150,7 +150,7 @@ def summary(runs: dict[int, Any], batch_size: int) -> list[dict[str, Any]]:
 
 
 def plan(runs: dict[int, Any], batch_size: int, num_rows: float) -> list[dict[str, float]]:
-    """An epoch of so many rows, from what was measured: t = a + c b + 8 P (n − 1) / (n w) with b rows for each."""
+    """An epoch of `num_rows` rows, planned by t = a + c b + 8 P (n − 1) / (n w) with b rows for each process."""
     alone, largest = runs[1], max(runs)
     whole, half = alone["strong"]["step"], alone["half"]["step"]
     row = (whole - half) / (batch_size - batch_size // 2)
@@ -170,7 +170,7 @@ def plan(runs: dict[int, Any], batch_size: int, num_rows: float) -> list[dict[st
 
 
 def print_plan(lines: list[dict[str, float]], num_rows: float) -> None:
-    click.echo(f"\nplanned from this, {num_rows:.0e} rows of 784 bytes (latency of a wider network not counted):")
+    click.echo(f"\nplanned from these measurements, {num_rows:.0e} rows of 784 bytes (without network latency):")
     click.echo("processes  rows each    ms/step  in all-reduce      rows/s  hours/epoch  input MB/s")
     for line in lines:
         click.echo(
@@ -208,7 +208,7 @@ def listed(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--plan", "num_rows", default=1e9, show_default=True, help="Rows to plan an epoch of.")
 @click.option("--json", "path", type=click.Path(path_type=Path))
-@click.option("--child", "place", hidden=True)
+@click.option("--child", "child_path", hidden=True)
 def main(
     processes: list[int],
     batch_size: int,
@@ -217,15 +217,15 @@ def main(
     repeats: int,
     num_rows: float,
     path: Path | None,
-    place: str | None,
+    child_path: str | None,
 ) -> None:
     """Time a fit by one process and by several, each on one core."""
-    if place is not None:
-        child(place, batch_size, steps, hidden)
+    if child_path is not None:
+        child(child_path, batch_size, steps, hidden)
         return
     if max(processes) > (cores := len(os.sched_getaffinity(0))):
         click.echo(
-            f"{max(processes)} processes on {cores} cores: they share them, and efficiency means little", err=True
+            f"{max(processes)} processes on {cores} cores: cores are shared, and efficiency is not meaningful", err=True
         )
     found: dict[int, list[Any]] = {size: [] for size in processes}
     for _ in range(repeats):

@@ -1,12 +1,12 @@
-"""What the notes' pages measure: that EM never falls, blur and holes of VAEs, and looking for z without an encoder.
+"""Measurements for docs/notes: EM's monotone objective, blur and holes of VAEs, and a search for z without an encoder.
 
     python scripts/weaknesses.py em-rises          # docs/images/em_rises.png
     python scripts/weaknesses.py blur              # the tables of docs/notes/weaknesses.md
     python scripts/weaknesses.py holes
-    python scripts/weaknesses.py figure            # docs/images/weaknesses.png, of the models above
+    python scripts/weaknesses.py figure            # docs/images/weaknesses.png, from the models above
     python scripts/weaknesses.py where             # docs/images/where_a_row_lies.png, docs/notes/vae_and_gan.md
 
-Fitted models are kept under --runs and taken from there the next time. Everything is measured on validation rows.
+Fitted models are saved under --runs and loaded from there the next time. Everything is measured on validation rows.
 """
 
 import itertools
@@ -27,7 +27,7 @@ import pyro_vae as pv
 from pyro_vae.context import seeded
 from pyro_vae.diagnostics.aggregate_posterior import log_aggregate, sample_codes, sample_prior_codes
 from pyro_vae.diagnostics.latent_space_metrics import nearest_code, precision_and_coverage
-from pyro_vae.plots import on_axes, style
+from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.studies.autoencoder_vs_vae import new_codes
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
@@ -40,7 +40,7 @@ PRIORS = ("standard normal", "VampPrior")
 
 @click.group()
 def cli() -> None:
-    """What the notes' pages measure."""
+    """Measurements for the pages of the study notes."""
 
 
 @cli.command("em-rises")
@@ -48,51 +48,53 @@ def cli() -> None:
 @click.option("--iterations", default=400, show_default=True)
 def em_rises(starts: int, iterations: int) -> None:
     """The penalized log-likelihood of a mixture over EM's iterations, and its increments on a logarithmic axis."""
-    data, climbs = pv.load_data("pinwheel"), []
+    data, runs_of_em = pv.load_data("pinwheel"), []
     for seed in range(starts):
         mixture = pv.GaussianMixture(num_components=5, num_features=2)
         fitted = pv.fit_em(mixture, data.train, start="random", seed=seed, epochs=iterations, tolerance=0)
-        climbs.append([(row["segment"], row["objective"]) for row in fitted.history])
-    gains = [increments(climb) for climb in climbs]
+        runs_of_em.append([(row["segment"], row["objective"]) for row in fitted.history])
+    gains = [increments(objectives) for objectives in runs_of_em]
     everything = np.concatenate(gains)
     click.echo(
         f"{len(everything)} iterations from {starts} starts: the smallest increment is {everything.min():.1e} nats per "
-        f"row, {int((everything < 0).sum())} are negative; ends from {min(c[-1][1] for c in climbs):.4f} to "
-        f"{max(c[-1][1] for c in climbs):.4f}; {sum(c[-1][0] for c in climbs)} times a component was moved"
+        f"row, {int((everything < 0).sum())} are negative; ends from {min(c[-1][1] for c in runs_of_em):.4f} to "
+        f"{max(c[-1][1] for c in runs_of_em):.4f}; {sum(c[-1][0] for c in runs_of_em)} times a component was moved"
     )
     with style.figure_style():
         figure = Figure(figsize=(9.5, 3.6))
         left, right = figure.subplots(1, 2)
-        floor = np.finfo(float).eps * abs(climbs[0][-1][1])
-        for climb, gained, colour in zip(climbs, gains, style.distinct_colours(starts), strict=True):
-            left.plot(np.arange(1, len(climb) + 1), [value for _, value in climb], color=colour, linewidth=1.4)
+        floor = np.finfo(float).eps * abs(runs_of_em[0][-1][1])
+        for objectives, gained, colour in zip(runs_of_em, gains, style.distinct_colours(starts), strict=True):
+            left.plot(
+                np.arange(1, len(objectives) + 1), [value for _, value in objectives], color=colour, linewidth=1.4
+            )
             right.plot(np.arange(2, len(gained) + 2), gained.clip(floor / 3), color=colour, linewidth=1, alpha=0.9)
             below = np.flatnonzero(gained < 0)
             right.plot(below + 2, -gained[below], "x", color=style.RED, markersize=5)
         right.axhline(floor, color="0.6", linewidth=1, linestyle=":")
-        right.text(2, 1.6 * floor, "rounding of one number", fontsize=8, color="0.35")
-        right.plot([], [], "x", color=style.RED, label="fell by")
+        right.text(2, 1.6 * floor, "rounding error of one value", fontsize=8, color="0.35")
+        right.plot([], [], "x", color=style.RED, label="decrease")
         right.legend(loc="upper right")
         left.set(xscale="log", xlabel="iteration", ylabel="nats per row")
         right.set(yscale="log", xlabel="iteration", ylabel="nats per row")
         style.title(left, "Penalized log-likelihood", f"five normals on pinwheel, {starts} random starts")
-        style.title(right, "What each iteration gains", f"{len(everything):,} iterations")
+        style.title(right, "Increment of each iteration", f"{len(everything):,} iterations")
         figure.savefig(IMAGES / "em_rises.png", dpi=150)
 
 
-def increments(climb: list[tuple[int, float]]) -> np.ndarray:
-    """What each iteration gained, but where a component was moved between two."""
-    return np.array([b - a for (old, a), (new, b) in itertools.pairwise(climb) if old == new])
+def increments(objectives: list[tuple[int, float]]) -> np.ndarray:
+    """The increments of the objective, except where a component was moved between two iterations."""
+    return np.array([b - a for (old, a), (new, b) in itertools.pairwise(objectives) if old == new])
 
 
 def squared_gradient(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The sum of squared differences of neighbouring pixels of each picture (N, D): (N,), float64."""
-    pictures = x.double().reshape(-1, *shape)
-    return sum(pictures.diff(dim=axis).square().sum((1, 2)) for axis in (1, 2))  # type: ignore[return-value]
+    """The sum of squared differences of neighbouring pixels of each image (N, D): (N,), float64."""
+    images = x.double().reshape(-1, *shape)
+    return sum(images.diff(dim=axis).square().sum((1, 2)) for axis in (1, 2))  # type: ignore[return-value]
 
 
 def sharpness(x: Tensor, rows: Any) -> tuple[float, float]:
-    """The mean squared gradient of pictures over that of the rows, and its standard error over the pictures."""
+    """The mean squared gradient of images divided by that of the rows, and its standard error over the images."""
     ratio = squared_gradient(x, rows.image_shape) / squared_gradient(rows.x, rows.image_shape).mean()
     return float(ratio.mean()), float(ratio.std() / math.sqrt(len(ratio)))
 
@@ -102,7 +104,7 @@ def greys() -> Any:
 
 
 def fitted(runs: Path, data: Any, kind: str, K: int, scale: float | str = "learned", prior: str = PRIORS[0]) -> Any:
-    """An autoencoder or a VAE of so many latents, fitted now or before."""
+    """An autoencoder or a VAE with K latents, fitted, or loaded if it was saved before."""
     name = f"{kind}-{K}-{scale}-{prior.replace(' ', '-')}"
     if (runs / name).exists():
         return pv.load(runs / name)
@@ -130,7 +132,7 @@ def prior_of(name: str, K: int, guide: Any, D: int) -> Any:
 @cli.command()
 @RUNS
 def blur(runs: Path) -> None:
-    """How sharp reconstructions and draws are, against the data; and what a scale makes of that."""
+    """Sharpness of reconstructions and draws relative to the data, and its dependence on the likelihood's scale."""
     data = greys()
     rows = data.valid
     click.echo("| K | model | scale | KL | squared error | reconstructions | draws |\n|---|---|---|---|---|---|---|")
@@ -159,8 +161,8 @@ def blur(runs: Path) -> None:
 def sharpness_given(vae: Any, train: Any, z: Tensor, rows: Any) -> float:
     """The sharpness that the best decoder for this encoder would have at z (M, K), unbiased.
 
-    In squared error the best is the mean of rows weighted by q(z | x). That of finitely many training rows is too
-    sharp, so products of a row with itself are left out: (|∇m|² − Σ w² |∇x|²) / (1 − Σ w²).
+    In squared error the optimum is the mean of rows weighted by q(z | x). With finitely many training rows this mean is
+    too sharp, so products of a row with itself are left out: (|∇m|² − Σ w² |∇x|²) / (1 − Σ w²).
     """
     q, shape = vae.posterior(train.x), rows.image_shape
     weights = torch.stack([q.log_prob(some) for some in z]).double().softmax(1)
@@ -173,7 +175,7 @@ def sharpness_given(vae: Any, train: Any, z: Tensor, rows: Any) -> float:
 @cli.command()
 @RUNS
 def holes(runs: Path) -> None:
-    """The aggregate posterior against the prior, and draws that no row is near, for two priors."""
+    """The aggregate posterior and the prior, and precision and coverage of draws, for two priors."""
     data = pv.load_data("mnist-5k")
     rows, N = data.valid, len(data.train)
     click.echo(f"I(x; z) is at most log {N} = {math.log(N):.2f}")
@@ -197,8 +199,10 @@ def holes(runs: Path) -> None:
 
 
 def search(decoder: Any, x: Tensor, start: Tensor, steps: int = 200, rate: float = 0.1) -> Tensor:
-    """Where Adam's steps on $|x - E[x|z]|^2$ lead from starts (M, K), a row of x (M, D) for each: all that a generator
-    without an encoder leaves one to do."""
+    """Minimize $|x - E[x|z]|^2$ over z by Adam from starts (M, K), with a row of x (M, D) for each; returns z (M, K).
+
+    This is how z is found for a generator without an encoder.
+    """
     z = start.clone().requires_grad_()
     adam = torch.optim.Adam([z], rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
@@ -213,7 +217,7 @@ def search(decoder: Any, x: Tensor, start: Tensor, steps: int = 200, rate: float
 @cli.command()
 @RUNS
 def figure(runs: Path) -> None:
-    """Digits rebuilt from 2, 10 and 50 numbers; and the prior's plane, where rows are in it and where none is."""
+    """Digits reconstructed from 2, 10 and 50 latents; aggregate posterior and prior in the latent plane."""
     data, bits = greys(), pv.load_data("mnist-5k")
     rows = data.valid
     x = rows.x[:10]
@@ -225,18 +229,18 @@ def figure(runs: Path) -> None:
     with style.figure_style():
         drawn = Figure(figsize=(12.5, 4.3))
         left, *others = drawn.subplots(1, 3, width_ratios=[1.35, 1, 1])
-        on_axes.pictures(left, torch.cat(lines).numpy(), rows.image_shape, columns=len(x))
+        draw_on_axes.image_grid(left, torch.cat(lines).numpy(), rows.image_shape, columns=len(x))
         style.label_rows(left, names, rows.image_shape[0])
-        style.title(left, "Blur", "validation rows rebuilt; sharpness, data = 1")
+        style.title(left, "Blur", "reconstructed validation rows; sharpness, data = 1")
         for axes, prior in zip(others, PRIORS, strict=True):
             model = fitted(runs, bits, "vae", 2, "bits", prior)
-            reach = 1.15 * float(sample_prior_codes(model, 5000, like=bits.train).abs().quantile(0.995))
-            side = torch.linspace(-reach, reach, 121)
+            limit = 1.15 * float(sample_prior_codes(model, 5000, like=bits.train).abs().quantile(0.995))
+            side = torch.linspace(-limit, limit, 121)
             at = torch.cartesian_prod(side, side)
             with torch.no_grad():
                 densities = [log_aggregate(model, bits.train, at), model.prior().log_prob(at)]
             shaded, under = (density.exp().reshape(121, 121).T.numpy() for density in densities)
-            on_axes.density_and_contours(axes, side.numpy(), side.numpy(), shaded, under, (0.5, 0.95), hole=0.2)
+            draw_on_axes.density_and_contours(axes, side.numpy(), side.numpy(), shaded, under, (0.5, 0.95), hole=0.2)
             kl = pv.aggregate(model, bits.train, 1000).marginal_kl
             axes.set(xlabel="$z_1$", aspect="equal")
             style.title(axes, f"Holes: {prior}", f"shades: aggregate posterior; KL {kl:.2f} nats")
@@ -250,21 +254,19 @@ def figure(runs: Path) -> None:
 @click.option("--rows", default=100, show_default=True)
 @click.option("--starts", default=10, show_default=True)
 def where(runs: Path, rows: int, starts: int) -> None:
-    """Where held-out rows lie: by the encoder, by a search with the decoder alone; and how probable they are."""
+    """Latent codes of held-out rows by the encoder and by a search with the decoder alone; and their log p(x)."""
     data = pv.load_data("mnist-5k")
     x, found = data.valid.x[:rows], {}
     click.echo(
         "| K | squared error: encoder | one search | best of ten | from the encoder | ms a row: encoder | one search "
-        "| searches that end wrong | rows whose search ends wrong in most | two right ones apart |\n"
-        + "|---" * 10
-        + "|"
+        "| searches that fail | rows where most searches fail | distance of two that succeed |\n" + "|---" * 10 + "|"
     )
     for K in SIZES:
         vae = fitted(runs, data, "vae", K, "bits")
-        found[K] = searched(vae, x, starts)
+        found[K] = search_codes(vae, x, starts)
         click.echo(f"| {K} | " + " | ".join(found[K]["words"]) + " |")
     vae = fitted(runs, data, "vae", 10, "bits")
-    scored = log_px_by_way(vae, x)
+    scored = log_px_by_method(vae, x)
     click.echo("| log p(x) by | how much | ms a row | nats |\n|---|---|---|---|")
     for name, points in scored.items():
         for budget, cost, log_px in points:
@@ -272,8 +274,8 @@ def where(runs: Path, rows: int, starts: int) -> None:
     draw_where(fitted(runs, data, "vae", 2, "bits"), x, data.valid.image_shape, found[2], scored)
 
 
-def searched(vae: Any, x: Tensor, starts: int) -> dict[str, Any]:
-    """The encoder's answers and those of so many searches from the prior for each row (starts, N, K), in words too."""
+def search_codes(vae: Any, x: Tensor, starts: int) -> dict[str, Any]:
+    """Codes by the encoder (N, K) and by searches from the prior (starts, N, K), and a table row of their errors."""
     N, K = len(x), vae.encode(x).shape[1]
     encoded, first = timed(lambda: vae.encode(x))
     with seeded(0):
@@ -292,7 +294,7 @@ def searched(vae: Any, x: Tensor, starts: int) -> dict[str, Any]:
 
 
 def without_encoder(vae: Any) -> Any:
-    """The same model, its prior in the guide's place."""
+    """The same model with its prior as guide."""
 
     def guide(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
@@ -301,32 +303,32 @@ def without_encoder(vae: Any) -> Any:
     return pv.Program(lambda x: vae.model(x), guide)
 
 
-def log_px_by_way(vae: Any, x: Tensor) -> dict[str, list[tuple[int, float, float]]]:
+def log_px_by_method(vae: Any, x: Tensor) -> dict[str, list[tuple[int, float, float]]]:
     """(draws or temperatures, ms a row, mean log p(x)) with the decoder alone, by draws and by annealing, and by q."""
 
     alone = without_encoder(vae)
-    pv.log_evidence(alone, x[:2], 2)  # what is loaded at the first call is not timed
+    pv.log_evidence(alone, x[:2], 2)  # modules imported at the first call are not timed
 
     def annealed(T: int) -> Any:
         return pv.annealed_evidence(alone, x, T, start="prior", num_chains=4, num_leapfrog=5)
 
-    ways: dict[str, tuple[Any, tuple[int, ...]]] = {
+    methods: dict[str, tuple[Any, tuple[int, ...]]] = {
         "decoder alone, draws of the prior": (lambda S: pv.log_evidence(alone, x, S), (10, 100, 1000)),
         "decoder alone, annealed from the prior": (annealed, (10, 30, 100)),
         "encoder, draws of q": (lambda S: pv.log_evidence(vae, x, S), (10, 100, 1000)),
     }
     found: dict[str, list[tuple[int, float, float]]] = {}
-    for name, (way, efforts) in ways.items():
-        for budget in efforts:
-            scored, cost = timed(lambda way=way, budget=budget: way(budget))
+    for name, (method, budgets) in methods.items():
+        for budget in budgets:
+            scored, cost = timed(lambda method=method, budget=budget: method(budget))
             found.setdefault(name, []).append((budget, 1e3 * cost / len(x), float(scored.log_px.mean())))
     return found
 
 
-def timed(way: Any) -> tuple[Any, float]:
-    """What a call gives, and the seconds of processor time that it took."""
+def timed(method: Any) -> tuple[Any, float]:
+    """The result of a call, and the seconds of processor time that it took."""
     began = time.process_time()
-    return way(), time.process_time() - began
+    return method(), time.process_time() - began
 
 
 def squared_error(vae: Any, z: Tensor, x: Tensor) -> Tensor:
@@ -338,7 +340,7 @@ def share(hits: Tensor) -> str:
 
 
 def draw_where(vae: Any, x: Tensor, shape: Any, found: dict[str, Any], scored: dict[str, Any]) -> None:
-    """Some rows with what the encoder and three searches find; log p(x) against what was paid for it."""
+    """Some rows with their decodings by the encoder and three searches; log p(x) against processor time."""
     order = found["wrong"][:3].sum(0).argsort(descending=True, stable=True)
     some = order[torch.linspace(0, len(x) - 1, 6).long()]
     columns = [x[some], vae.decode(found["encoded"][some]), *(vae.decode(end[some]) for end in found["ends"][:3])]
@@ -346,7 +348,7 @@ def draw_where(vae: Any, x: Tensor, shape: Any, found: dict[str, Any], scored: d
     with style.figure_style():
         figure = Figure(figsize=(10, 4.4))
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
-        on_axes.pictures(left, sheet.numpy(), shape, columns=len(columns))
+        draw_on_axes.image_grid(left, sheet.numpy(), shape, columns=len(columns))
         names = ("row", "encoder", "search 1", "search 2", "search 3")
         style.label_columns(left, dict(enumerate(names)), shape)
         for i, j in (found["wrong"][:3, some].T).nonzero().tolist():
@@ -354,7 +356,7 @@ def draw_where(vae: Any, x: Tensor, shape: Any, found: dict[str, Any], scored: d
             frame = Rectangle((across - 1.5, top - 1.5), shape[1] + 2, shape[0] + 2, fill=False, edgecolor=style.RED)
             frame.set_clip_on(False)
             left.add_patch(frame)
-        left.set_title("Where does this row lie? (two latents)", pad=20)
+        left.set_title("Codes of rows (two latents)", pad=20)
         for (name, points), colour in zip(scored.items(), (style.RED, style.ORANGE, style.BLUE), strict=True):
             _, cost, log_px = zip(*points, strict=True)
             right.plot(cost, log_px, "o-", color=colour, markersize=5, label=name)
@@ -363,7 +365,7 @@ def draw_where(vae: Any, x: Tensor, shape: Any, found: dict[str, Any], scored: d
         right.set(xscale="log", xlabel="processor time, ms a row", ylabel="log p(x), nats per row")
         right.margins(y=0.12)
         right.legend(loc="lower right")
-        style.title(right, "How probable is it? (ten latents)", f"{len(x)} validation rows; draws or temperatures")
+        style.title(right, "log p(x) (ten latents)", f"{len(x)} validation rows; draws or temperatures")
         figure.savefig(IMAGES / "where_a_row_lies.png", dpi=150)
 
 

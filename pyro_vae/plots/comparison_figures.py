@@ -1,4 +1,4 @@
-"""The pictures of a comparison, as its data and contenders allow."""
+"""The figures of a comparison, as its data and programs allow."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +16,8 @@ from pyro_vae.models.gaussian_mixture import GaussianMixture
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_curves import plot_curves, plot_gap
 from pyro_vae.plots.mixture_densities import plot_components, plot_planes
-from pyro_vae.studies.em_bounds import coordinate_ascent_demo, plot_coordinate_ascent
 
-MAX_PLANES = 4  # side by side
+MAX_PLANES = 4
 
 
 def draw_comparison(
@@ -28,19 +27,17 @@ def draw_comparison(
     data: Dataset,
     curves: Mapping[str, Sequence[Point]],
     *,
-    apart: bool = False,
-    touches: bool = False,
+    by_train_rows: bool = False,
 ) -> list[Path]:
-    """Write `folder/*.png`: bounds and log p(x) along the fits; densities of each kind of model in a line or a plane.
+    """Write `folder/*.png`: bounds and log p(x) during the fits; densities of each kind of model on a line or a plane.
 
-    `curves` holds what was noted along each contender's fit; with `apart` panels are numbers of training rows, as in
-    figure 3 of Kingma & Welling (arXiv:1312.6114); `touches` adds the picture of a bound that touches.
+    `curves` holds the scores during each program's fit; with `by_train_rows` the learning curves have a
+    panel for each number of training rows, as in figure 3 of Kingma & Welling (arXiv:1312.6114).
     """
     best = _best_of_each_kind(fitted, table)
     drawings: dict[str, Callable[[], Figure | None]] = {
-        "gap": lambda: None if apart else _gaps(curves),
-        "learning": lambda: _learning(curves) if apart else None,
-        "touching": lambda: plot_coordinate_ascent(coordinate_ascent_demo()) if touches else None,
+        "gap": lambda: None if by_train_rows else _gaps(curves),
+        "learning": lambda: _learning(curves) if by_train_rows else None,
         "components": lambda: _components(best, data),
         "planes": lambda: _planes(best, table, data),
     }
@@ -55,7 +52,7 @@ def draw_comparison(
 
 
 def _best_of_each_kind(fitted: Sequence[Fitted], table: Sequence[Mapping[str, Any]]) -> dict[type, Fitted]:
-    """The contender of each kind of model that has the highest log p(x), of EM's if there are any; best kind first."""
+    """The program of each kind of model with the highest log p(x), of those fitted by EM if any; best kind first."""
     by_name = {one.name: one for one in fitted}
     best: dict[type, Fitted] = {}
     for one in (by_name[row["name"]] for row in table):
@@ -83,8 +80,9 @@ def _learning(curves: Mapping[str, Sequence[Point]]) -> Figure | None:
         title = f"{points[0].rows_seen // points[0].epoch:,} training rows"
         seen = [point.rows_seen for point in points]
         found = (seen, [point.train_log_px for point in points], [point.log_px for point in points])
-        model, way = name.rsplit(" ", 1)
-        panels.setdefault(title, {})[f"{model.rsplit('-', 2)[0]} {way}"] = found  # less the number of rows
+        model, fit_method = name.rsplit(" ", 1)
+        label = f"{model.rsplit('-', 2)[0]} {fit_method}"  # without the number of rows
+        panels.setdefault(title, {})[label] = found
     return plot_curves(panels) if panels else None
 
 

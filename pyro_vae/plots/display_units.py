@@ -1,4 +1,4 @@
-"""Rows as a reader knows them: a table in its own units, pictures as ink, columns by their names."""
+"""Rows as figures show them: tables in their original units, images in grayscale, columns by name."""
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ def column_names(data: Dataset) -> list[str]:
     return list(data.columns) or [f"column {i + 1}" for i in range(data.num_features)]
 
 
-def literal_names(data: Dataset) -> list[str]:
-    """The columns' names as a figure is to be given them."""
+def escaped_column_names(data: Dataset) -> list[str]:
+    """The columns' names, escaped for matplotlib."""
     return [style.escape_mathtext(name) for name in column_names(data)]
 
 
@@ -32,26 +32,26 @@ def spread(rows: Tensor) -> Tensor:
 
 
 def to_grayscale(split: Split, x: Tensor, seen: Tensor | None = None) -> Tensor:
-    """What the model calls x (n, D) as ink, 0 (paper) to 1 of the split's range; what was not seen is paper."""
-    return _ink(split, split.measure.to_original_units(x.cpu()), seen)
+    """x (n, D) scaled from 0 (white) to 1 (black) over the split's range; unobserved values are white."""
+    return _scale_to_unit(split, split.measure.to_original_units(x.cpu()), seen)
 
 
 def stored_to_grayscale(split: Split, rows: Tensor | slice = slice(None)) -> Tensor:
-    """The split's rows as they were read, as ink."""
+    """The split's rows as they were read, in grayscale."""
     stored = split.stored[rows].double() / (split.measure.levels or 1)
-    return _ink(split, stored, ~stored.isnan())
+    return _scale_to_unit(split, stored, ~stored.isnan())
 
 
-def _ink(split: Split, values: Tensor, seen: Tensor | None) -> Tensor:
+def _scale_to_unit(split: Split, values: Tensor, seen: Tensor | None) -> Tensor:
     low, high = _range(split)
     found = ((values.double() - low) / (high - low)).clamp(0, 1)
     return found if seen is None else torch.where(seen, found, 0.0)
 
 
 def _range(split: Split) -> tuple[float, float]:
-    """From white to black: 0 to 1 for grey levels and all that lies between, else from the lowest to the highest."""
+    """The values of white and black: 0 and 1 for grey levels and values in [0, 1], else the lowest and the highest."""
     if split.measure.levels or split.measure.binarize != "none":
         return 0.0, 1.0
-    there = observed_values(split.stored)
-    low, high = (float(there.min()), float(there.max())) if len(there) else (0.0, 1.0)
+    known = observed_values(split.stored)
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     return (0.0, 1.0) if 0 <= low <= high <= 1 or low == high else (low, high)

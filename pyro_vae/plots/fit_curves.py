@@ -1,4 +1,4 @@
-"""Curves along fits: log p(x), the bound under it, and learning over rows seen."""
+"""Curves during fits: log p(x) and its bound over epochs, and learning curves over rows processed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,23 +8,23 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pyro_vae.errors import InputError
-from pyro_vae.plots import on_axes, style
+from pyro_vae.plots import draw_on_axes, style
 
 Points = Sequence[float]
-MayBe = Sequence[float | None]
+OptionalPoints = Sequence[float | None]
 
 
-def plot_gap(curves: Mapping[str, tuple[Points, MayBe, MayBe]]) -> Figure:
-    """What each way's bound leaves of log p(x), over epochs: a panel for each name, one scale for all.
+def plot_gap(curves: Mapping[str, tuple[Points, OptionalPoints, OptionalPoints]]) -> Figure:
+    """The gap between log p(x) and its bound over epochs: a panel for each name, one scale for all.
 
-    `curves` gives for each name (epochs, bound, log p(x)), nats per row, None where a thing was not measured. The gap,
-    the mean KL(q(z|x) ‖ p(z|x)), is shaded, and its last value written; a way without a bound shows log p(x) alone.
+    `curves` gives for each name (epochs, bound, log p(x)), nats per row, None where it was not measured. The gap,
+    the mean KL(q(z|x) ‖ p(z|x)), is shaded, and its last value written; without a bound log p(x) is shown alone.
 
     >>> figure = plot_gap({"VI": ([1, 2, 3], [-5.0, -4.0, -3.5], [-4.0, -3.5, -3.3]), "MCEM": ([1], [None], [-3.0])})
     >>> [axes.get_title(loc="left") for axes in figure.axes]
     ['VI', 'MCEM']
     """
-    _some(curves)
+    require_curves(curves)
     with style.figure_style():
         lines = -(-len(curves) // 4)
         columns = -(-len(curves) // lines)
@@ -33,9 +33,9 @@ def plot_gap(curves: Mapping[str, tuple[Points, MayBe, MayBe]]) -> Figure:
         for axes in panels.flat[len(curves) :]:
             axes.remove()
         for axes, (name, (epochs, bound, log_px)) in zip(panels.flat, curves.items(), strict=False):
-            on_axes.gap(axes, epochs, bound, log_px)
+            draw_on_axes.bound_gap(axes, epochs, bound, log_px)
             axes.set_title(name)
-        _show_the_ends(panels[0, 0], [values for _, *pair in curves.values() for values in pair])
+        _zoom_to_ends(panels[0, 0], [values for _, *pair in curves.values() for values in pair])
         for line in panels:
             line[0].set_ylabel("nats per row")
         first = max(panels.flat[: len(curves)], key=lambda axes: len(axes.lines))
@@ -43,43 +43,44 @@ def plot_gap(curves: Mapping[str, tuple[Points, MayBe, MayBe]]) -> Figure:
     return figure
 
 
-def _show_the_ends(axes: Axes, curves: Sequence[MayBe]) -> None:
-    """The end of every curve, with room below it for words."""
+def _zoom_to_ends(axes: Axes, curves: Sequence[OptionalPoints]) -> None:
+    """Set the y-range to the ends of all curves, with room below for text."""
     known = [[value for value in curve if value is not None] for curve in curves]
-    on_axes.show_the_end(axes, [value for curve in known for value in curve], 25)
+    draw_on_axes.zoom_to_end(axes, [value for curve in known for value in curve], 25)
     low, high = axes.get_ylim()
     lowest = min(curve[-1] for curve in known if curve)
     axes.set_ylim(min(low, lowest - 0.4 * (high - lowest)), high)
 
 
-def _some(things: Mapping[str, Any]) -> None:
-    if not things:
+def require_curves(curves: Mapping[str, Any]) -> None:
+    """`InputError` where there is nothing to draw."""
+    if not curves:
         raise InputError("expected one curve or more, got none")
 
 
 def plot_curves(
-    curves: Mapping[str, Mapping[str, tuple[Points, MayBe, MayBe]]],
-    xlabel: str = "training rows seen",
+    curves: Mapping[str, Mapping[str, tuple[Points, OptionalPoints, OptionalPoints]]],
+    xlabel: str = "training rows processed",
     ylabel: str = "log p(x), nats per row",
 ) -> Figure:
-    """Learning by several ways, training (dashed) and held out (solid), as in figure 3 of Kingma & Welling
+    """Learning curves of fit methods, training (dashed) and held out (solid), as in figure 3 of Kingma & Welling
     (arXiv:1312.6114).
 
-    `curves` gives for each panel and way (rows seen, training, test), None where a thing was not measured; the axis of
+    `curves` gives for each panel and fit method (rows, training, test), None where it was not measured; the axis of
     rows is logarithmic.
 
-    >>> ways = {"SVI": ([100, 1000], [-9.0, -8.0], [-9.2, -8.3]), "EM": ([100, 1000], [-8.0, -7.0], [-9.0, -8.9])}
-    >>> [axes.get_xscale() for axes in plot_curves({"1,000 rows": ways, "50,000 rows": ways}).axes]
+    >>> methods = {"SVI": ([100, 1000], [-9.0, -8.0], [-9.2, -8.3]), "EM": ([100, 1000], [-8.0, -7.0], [-9.0, -8.9])}
+    >>> [axes.get_xscale() for axes in plot_curves({"1,000 rows": methods, "50,000 rows": methods}).axes]
     ['log', 'log']
     """
-    _some(curves)
-    names = list(dict.fromkeys(way for ways in curves.values() for way in ways))
+    require_curves(curves)
+    names = list(dict.fromkeys(name for panel in curves.values() for name in panel))
     colours = dict(zip(names, style.distinct_colours(len(names)), strict=True))
     with style.figure_style():
         figure = Figure(figsize=(4.6 * len(curves), 3.6))
         panels = figure.subplots(1, len(curves), squeeze=False)[0]
-        for axes, (title, ways) in zip(panels, curves.items(), strict=True):
-            on_axes.learning(axes, ways, colours)
+        for axes, (title, by_method) in zip(panels, curves.items(), strict=True):
+            draw_on_axes.learning_curves(axes, by_method, colours)
             axes.set_title(title)
             axes.set_xlabel(xlabel)
         panels[0].set_ylabel(ylabel)

@@ -14,8 +14,8 @@ from pyro_vae.context import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.nuts import Posterior
-from pyro_vae.plots import on_axes, style
-from pyro_vae.plots.display_units import literal_names, observed, stored_to_grayscale, to_grayscale
+from pyro_vae.plots import draw_on_axes, style
+from pyro_vae.plots.display_units import escaped_column_names, observed, stored_to_grayscale, to_grayscale
 from pyro_vae.plots.latent_manifold import manifold
 from pyro_vae.programs.model_and_guide import encode, reconstruct, sample, sample_means
 
@@ -25,10 +25,10 @@ PRIOR_DRAWS = 64
 def write_figures(
     folder: Path, program: Any, data: Dataset, history: list[dict[str, Any]], best_epoch: int
 ) -> list[Path]:
-    """Draw what this program and data allow and write `folder/*.png`; the files, in the order they are best looked at.
+    """Draw what this program and data allow and write `folder/*.png`; the files, in the order to read them.
 
     Training curve; originals over reconstructions; samples from the prior; latent means coloured by label; for two
-    latents and pictures the manifold of Kingma & Welling's figure 4.
+    latents and images the manifold of Kingma & Welling's figure 4.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, Callable[[], Figure | None]] = {
@@ -56,7 +56,7 @@ def training(history: list[dict[str, Any]], best_epoch: int) -> Figure | None:
     panels = {"elbo": "ELBO", "reconstruction": "Reconstruction  E[log p(x|z)]", "kl": "KL(q(z|x) ‖ p(z))"}
     epochs = [row["epoch"] for row in history]
     for axes, (key, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        on_axes.curve(
+        draw_on_axes.training_curve(
             axes, epochs, [row[key] for row in history], [row[f"valid_{key}"] for row in history], title, best_epoch
         )
     figure.axes[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
@@ -66,7 +66,7 @@ def training(history: list[dict[str, Any]], best_epoch: int) -> Figure | None:
 def reconstructions(program: Any, data: Dataset) -> Figure:
     """Validation rows over their reconstructions, one column for each label where there are labels."""
     split = data.valid
-    index = one_of_each(split.labels, len(split)) if data.image_shape else torch.arange(min(500, len(split)))
+    index = first_of_each_label(split.labels, len(split)) if data.image_shape else torch.arange(min(500, len(split)))
     x = split[index]
     row_inputs = split.row_inputs(index)
     again = reconstruct(program, x, **row_inputs)
@@ -77,19 +77,24 @@ def reconstructions(program: Any, data: Dataset) -> Figure:
             to_grayscale(split, again),
         ]
         figure = Figure(figsize=(len(index) * 0.8, 3.0))
-        axes = on_axes.pictures(
+        axes = draw_on_axes.image_grid(
             figure.subplots(),
             torch.cat(shown).numpy(),
             data.image_shape,
             columns=len(index),
-            title="Validation pictures and their reconstructions",
+            title="Validation images and their reconstructions",
         )
         _name_rows(axes, ["stored", "x", "E[x | z]"], data.image_shape[0])
         return figure
     figure = Figure(figsize=(6, 4.4))
-    known, found = _seen_in_two(observed(split, index)), split.measure.to_original_units(again.cpu()).numpy()
-    on_axes.data_and_samples(
-        figure.subplots(), known, found, "Validation rows and their reconstructions", literal_names(data), "E[x | z]"
+    known, found = _with_two_known_columns(observed(split, index)), split.measure.to_original_units(again.cpu()).numpy()
+    draw_on_axes.data_and_samples(
+        figure.subplots(),
+        known,
+        found,
+        "Validation rows and their reconstructions",
+        escaped_column_names(data),
+        "E[x | z]",
     )
     return figure
 
@@ -100,24 +105,24 @@ def _name_rows(axes: Any, names: list[str], height: int, gap: int = 2) -> None:
 
 
 def samples(program: Any, data: Dataset) -> Figure:
-    """What the model generates: E[x | z] for pictures (drawn pixels only add noise), drawn rows for tables."""
+    """What the model generates: E[x | z] for images (drawn pixels only add noise), drawn rows for tables."""
     with seeded(0):
         if not data.image_shape:
             drawn = sample(program, min(1000, len(data.train)), num_features=data.num_features).cpu()
             figure = Figure(figsize=(6, 4.4))
-            on_axes.data_and_samples(
+            draw_on_axes.data_and_samples(
                 figure.subplots(),
-                _seen_in_two(observed(data.train, torch.arange(len(drawn)))),
+                _with_two_known_columns(observed(data.train, torch.arange(len(drawn)))),
                 data.train.measure.to_original_units(drawn).numpy(),
                 "Training rows and draws from the model",
-                literal_names(data),
+                escaped_column_names(data),
                 "drawn from p(x)",
             )
             return figure
         drawn = sample_means(program, PRIOR_DRAWS, num_features=data.num_features)
     figure = Figure(figsize=(5.2, 5.5))
-    title = "Pictures from the model: E[x | z], z drawn from p(z)"
-    on_axes.pictures(
+    title = "Images from the model: E[x | z], z drawn from p(z)"
+    draw_on_axes.image_grid(
         figure.subplots(), to_grayscale(data.train, drawn).numpy(), data.image_shape, columns=8, title=title
     )
     return figure
@@ -143,9 +148,9 @@ def latents(program: Any, data: Dataset) -> Figure | None:
         centred = means - means.mean(0)
         _, spread, directions = torch.linalg.svd(centred, full_matrices=False)
         share = float(spread[:2].square().sum() / spread.square().sum())
-        title += f"\nthe plane that holds most, {share:.0%}, of the variance in {means.shape[1]} dimensions"
+        title += f"\nthe plane of largest variance, {share:.0%} of that in {means.shape[1]} dimensions"
         means, names = centred @ directions[:2].T, ("first principal direction", "second principal direction")
-    on_axes.scatter(figure.subplots(), means.numpy(), labels, title, names)
+    draw_on_axes.scatter(figure.subplots(), means.numpy(), labels, title, names)
     return figure
 
 
@@ -159,13 +164,13 @@ def plot_posterior(found: Posterior, *, rows: int = 4, latents: int = 4) -> Figu
             for k, axes in enumerate(line):
                 exact, guide = found.draws[:, :, i, k].flatten().numpy(), found.guide[:, i, k].numpy()
                 note = f"r-hat {found.rhat[i, k]:.3f}\nESS {found.ess[i, k]:.0f}"
-                on_axes.marginals(axes, exact, guide, found.names[k] if i == 0 else "", note)
+                draw_on_axes.posterior_marginals(axes, exact, guide, found.names[k] if i == 0 else "", note)
             line[0].set_ylabel(f"row {i}")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
-def one_of_each(labels: Tensor | None, num_rows: int, most: int = 10) -> Tensor:
+def first_of_each_label(labels: Tensor | None, num_rows: int, most: int = 10) -> Tensor:
     """Rows to show, (≤ 10,): the first of each label, else the first rows."""
     if labels is None:
         return torch.arange(min(most, num_rows))
@@ -177,6 +182,6 @@ def one_of_each(labels: Tensor | None, num_rows: int, most: int = 10) -> Tensor:
     )
 
 
-def _seen_in_two(rows: np.ndarray) -> np.ndarray:
+def _with_two_known_columns(rows: np.ndarray) -> np.ndarray:
     """The rows of which the first two columns are known."""
     return rows[~np.isnan(rows[:, :2]).any(1)]

@@ -1,4 +1,4 @@
-"""The picture of the manifold: E[x | z] on a grid that the prior spreads over two latents."""
+"""The figure of the manifold: E[x | z] on a grid that the prior spreads over two latents."""
 
 import inspect
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import ComposeTransform
 
 from pyro_vae.data import Dataset
-from pyro_vae.plots import on_axes
+from pyro_vae.plots import draw_on_axes
 from pyro_vae.plots.display_units import to_grayscale
 from pyro_vae.programs.parameters import use_param_store
 
@@ -17,14 +17,14 @@ GRID = 20
 
 
 def manifold(program: Any, data: Dataset) -> Figure | None:
-    """For two latents and pictures: E[x | z] on a grid that the prior's inverse CDF spreads evenly in probability."""
+    """For two latents and images: E[x | z] on a grid that the prior's inverse CDF spreads evenly in probability."""
     plane = prior_grid(program)
     if plane is None or data.image_shape is None:
         return None
     decoded = to_grayscale(data.train, program.decode(plane.reshape(-1, 2))).numpy()
     figure = Figure(figsize=(7, 7.4))
     title = "The manifold: E[x | z] at equal steps of prior probability"
-    on_axes.pictures(figure.subplots(), decoded, data.image_shape, columns=GRID, title=title, gap=0)
+    draw_on_axes.image_grid(figure.subplots(), decoded, data.image_shape, columns=GRID, title=title, gap=0)
     return figure
 
 
@@ -52,8 +52,8 @@ def prior_grid(program: Any) -> Tensor | None:
         return None
 
 
-def why_no_manifold(program: Any, data: Dataset) -> str:
-    """Why pictures with two latents get no manifold; empty where they do, or where nobody expects one."""
+def reason_for_no_manifold(program: Any, data: Dataset) -> str:
+    """Why images with two latents get no manifold; empty where they do, or where none is expected."""
     prior = getattr(program, "prior", None)
     if data.image_shape is None or prior is None or prior_grid(program) is not None:
         return ""
@@ -62,4 +62,4 @@ def why_no_manifold(program: Any, data: Dataset) -> str:
     with torch.no_grad(), use_param_store(program):
         if prior().event_shape != (2,):
             return ""
-    return f"no manifold figure: a {type(prior).__name__} has no inverse CDF that would spread a grid evenly over it"
+    return f"no manifold figure: a {type(prior).__name__} has no inverse CDF to spread a grid with"

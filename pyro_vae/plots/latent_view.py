@@ -1,4 +1,4 @@
-"""A program looked at with some rows: where its latents lie, how dense they are, and what is decoded from them."""
+"""A program's latents on some rows: posterior means, draws, densities and decodings, computed once for all figures."""
 
 import inspect
 from collections.abc import Callable
@@ -28,13 +28,13 @@ from pyro_vae.programs.traces import SubstituteLatents, sample_sites
 from pyro_vae.typing import RowLatents
 
 MAX_ROWS = 1000
-CLOUD = 4000
+NUM_DRAWS = 4000
 DENSITY_ROWS = 1000
 Drawing = Callable[..., Figure | None]
 
 
-def where_possible(draw: Drawing) -> Drawing:
-    """The same drawing, None where the program has not what it needs, which it says by `InputError`."""
+def none_if_unavailable(draw: Drawing) -> Drawing:
+    """The same drawing function, returning None where it raises `InputError`: the program lacks what it needs."""
 
     @wraps(draw)
     def drawn(*args: Any, **kwargs: Any) -> Figure | None:
@@ -49,22 +49,22 @@ def where_possible(draw: Drawing) -> Drawing:
 def require_program(program: Any) -> None:
     """`InputError` where there is no model: principal components, a bare network."""
     if not callable(getattr(program, "model", None)):
-        reason = getattr(program, "no_density", "") or "a model says how rows come about, and a guide where they lie"
+        reason = getattr(program, "no_density", "") or "both are needed to draw its latents"
         raise InputError(f"expected a program with a model and a guide, got a {type(program).__name__}: {reason}")
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """A program and the first 1,000 rows of a split: what its latents do there, each thing found when it is asked for.
+class LatentView:
+    """A program and the first 1,000 rows of a split; each property is computed at its first use.
 
-    Everything raises `InputError` where the program has no such thing. Latent sites stand side by side, K in all.
+    Each raises `InputError` where the program does not have it. Latent sites are concatenated, K dimensions in total.
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(64, 8, 4)))
     >>> data = pv.load_data("digits")
-    >>> look = Look(vae, data, data.valid)
-    >>> look.means.shape, look.cloud.shape, look.decode(look.means[:3], torch.arange(3)).shape
+    >>> view = LatentView(vae, data, data.valid)
+    >>> view.means.shape, view.posterior_draws.shape, view.decode(view.means[:3], torch.arange(3)).shape
     (torch.Size([180, 2]), torch.Size([4140, 2]), torch.Size([3, 64]))
     """
 
@@ -78,8 +78,8 @@ class Look:
         return self.split.head(MAX_ROWS)
 
     @cached_property
-    def found(self) -> tuple[PlateStructure, Batch, dict[str, Any]]:
-        """The plates, the rows as a batch, and the guide's sites on them, one draw of each; all of them real."""
+    def guide_sites(self) -> tuple[PlateStructure, Batch, dict[str, Any]]:
+        """The plates, the rows as a batch, and one draw of the guide's latent sites, all of them real-valued."""
         if not callable(getattr(self.program, "guide", None)):
             raise InputError(f"a {type(self.program).__name__} has no guide")
         split, places = rows_to_score(self.rows, None, None)
@@ -91,7 +91,7 @@ class Look:
         with torch.no_grad(), use_param_store(self.program), seeded(self.seed), evaluating(self.program):
             plates = find_plates(self.program, batch)
             sites = self._sites(batch, plates)
-        if not sites or not all(_real(site["fn"].support) for site in sites.values()):
+        if not sites or not all(_is_real(site["fn"].support) for site in sites.values()):
             raise InputError("the guide draws no latents for each row that are real numbers")
         return plates, batch, sites
 
@@ -107,7 +107,7 @@ class Look:
         model = sample_sites(
             poutine.trace(bind_supported_kwargs(self.program.model)).get_trace(batch.x, batch.row_inputs)
         )
-        return {name: model[name] for name in self.found[2]}
+        return {name: model[name] for name in self.guide_sites[2]}
 
     @cached_property
     def latent_usage(self) -> LatentUsage:
@@ -118,15 +118,15 @@ class Look:
         """The latents, the most used first; those of a program without a prior by the variance of their means."""
         if getattr(self.program, "no_density", ""):
             return self.means.var(0).argsort(descending=True, stable=True).tolist()
-        return self.usage.order.tolist()
+        return self.latent_usage.order.tolist()
 
-    def place(self, i: int) -> int:
-        """Where the split's row i was read."""
+    def source_index(self, i: int) -> int:
+        """The index of the split's row i in the file or data set it was read from."""
         return i if self.split.index is None else int(self.split.index[i])
 
     def name(self, k: int) -> str:
         """A latent's name for a figure."""
-        plates, _, sites = self.found
+        plates, _, sites = self.guide_sites
         name = latent_names(plates, sites)[k]
         site, _, index = name.rstrip("]").partition("[")
         if len(sites) == 1 and len(site) == 1 and site.isalpha():
@@ -136,38 +136,38 @@ class Look:
     @cached_property
     def means(self) -> RowLatents:
         """Posterior means, (n, K)."""
-        batch = self.found[1]
+        batch = self.guide_sites[1]
         with seeded(self.seed):
             return encode(self.program, batch.x, **batch.row_inputs).cpu()
 
     @cached_property
-    def cloud(self) -> Tensor:
-        """Draws from q(z|x) of all rows alike, the aggregate posterior, (about 4,000, K)."""
-        return self._repeated(lambda batch: self._sites(batch, self.found[0]))
+    def posterior_draws(self) -> Tensor:
+        """Draws of the aggregate posterior: from q(z|x), equally many for each row, (about 4,000, K)."""
+        return self._draw_repeatedly(lambda batch: self._sites(batch, self.guide_sites[0]))
 
     @cached_property
-    def prior(self) -> Tensor:
+    def prior_draws(self) -> Tensor:
         """As many draws from p(z)."""
-        return self._repeated(self._prior_sites)
+        return self._draw_repeatedly(self._prior_sites)
 
     @torch.no_grad()
     def densities(self, points: RowLatents) -> tuple[Tensor, Tensor]:
         """The aggregate posterior (1/n) Σ q(z | x_i) of the rows, and p(z), at points (G, K), (G,) each."""
-        plates, batch, _ = self.found
+        plates, batch, _ = self.guide_sites
         batch = batch.take(torch.arange(min(DENSITY_ROWS, len(batch.x)), device=batch.x.device))
         with use_param_store(self.program), seeded(self.seed), evaluating(self.program):
             (q,) = self._sites(batch, plates).values()
             (p,) = self._prior_sites(batch).values()
             points = points.to(q["value"])
-            if torch.equal(*_of_rows(plates, p, points[:2]).aminmax(dim=1)):  # the same prior for all rows
+            if torch.equal(*_log_prob_of_rows(plates, p, points[:2]).aminmax(dim=1)):  # the same prior for all rows
                 (p,) = self._prior_sites(batch.take(torch.arange(1, device=batch.x.device))).values()
-            return _averaged(plates, q, points), _averaged(plates, p, points)
+            return _mean_density(plates, q, points), _mean_density(plates, p, points)
 
-    def _repeated(self, draw: Callable[[Batch], dict[str, Any]]) -> Tensor:
-        """Draws for the rows in turn, each as often as the next, many rows at once where there are few."""
-        plates, batch, _ = self.found
+    def _draw_repeatedly(self, draw: Callable[[Batch], dict[str, Any]]) -> Tensor:
+        """Equally many draws for each row, in large batches."""
+        plates, batch, _ = self.guide_sites
         n = len(batch.x)
-        index = torch.arange(n, device=batch.x.device).repeat(-(-CLOUD // n))
+        index = torch.arange(n, device=batch.x.device).repeat(-(-NUM_DRAWS // n))
         with torch.no_grad(), use_param_store(self.program), seeded(self.seed), evaluating(self.program):
             drawn = [
                 torch.cat([plates.rows_to_front(site, site["value"]) for site in draw(batch.take(some)).values()], -1)
@@ -177,11 +177,11 @@ class Look:
 
     @torch.no_grad()
     def decode(self, z: RowLatents, rows: Tensor) -> Tensor:
-        """E[x | z] at points (n, K), (n, D); a program that asks for more than z gets what belongs to `rows` (n,)."""
+        """E[x | z] at points (n, K), (n, D); a program that needs more than z gets the row inputs of `rows` (n,)."""
         decode = getattr(self.program, "decode", None)
         if decode is not None and len(inspect.signature(decode).parameters) == 1:
-            return self._checked(decode(z))
-        plates, batch, _ = self.found
+            return self._require_rows_of_x(decode(z))
+        plates, batch, _ = self.guide_sites
         batch = batch.take(rows)
         z, start, values = z.to(*device_and_dtype(self.program, like=z)), 0, {}
         with use_param_store(self.program), seeded(self.seed), evaluating(self.program):
@@ -195,11 +195,11 @@ class Look:
             model = SubstituteLatents(values)(bind_supported_kwargs(self.program.model))
             sites = sample_sites(poutine.trace(model).get_trace(batch.x, batch.row_inputs)).values()
             seen = [site for site in sites if site["is_observed"] and plates.row_plate_frame(site)]
-            return self._checked(
+            return self._require_rows_of_x(
                 torch.cat([plates.rows_to_front(site, distribution_mean(site["fn"])) for site in seen], -1)
             )
 
-    def _checked(self, decoded: Tensor) -> Tensor:
+    def _require_rows_of_x(self, decoded: Tensor) -> Tensor:
         if decoded.shape[-1] != self.data.num_features:
             raise InputError("the model observes more than x, or less")
         return decoded.cpu()
@@ -209,7 +209,7 @@ class Look:
         model = getattr(self.program, "_model", self.program.model)
         return "labels" in inspect.signature(getattr(model, "forward", model)).parameters
 
-    def undone(self, x: Tensor) -> np.ndarray:
+    def in_original_units(self, x: Tensor) -> np.ndarray:
         """Rows of a table in the data's own units."""
         return self.split.measure.to_original_units(x).double().cpu().numpy()
 
@@ -223,12 +223,12 @@ class Look:
         return to_grayscale(self.split, x, seen)
 
 
-def _averaged(plates: PlateStructure, site: Any, points: Tensor) -> Tensor:
+def _mean_density(plates: PlateStructure, site: Any, points: Tensor) -> Tensor:
     """The density at points (G, K), averaged over a site's rows, (G,) float64."""
-    return torch.cat([_of_rows(plates, site, some).exp().mean(1) for some in points.split(200)]).cpu()
+    return torch.cat([_log_prob_of_rows(plates, site, some).exp().mean(1) for some in points.split(200)]).cpu()
 
 
-def _of_rows(plates: PlateStructure, site: Any, points: Tensor) -> Tensor:
+def _log_prob_of_rows(plates: PlateStructure, site: Any, points: Tensor) -> Tensor:
     """The log-density of points (G, K) under each row's distribution, summed over plates inside a row, (G, n)."""
     assert plates.row_dim is not None
     fn, at = site["fn"], plates.row_dim - site["fn"].event_dim
@@ -238,7 +238,7 @@ def _of_rows(plates: PlateStructure, site: Any, points: Tensor) -> Tensor:
     return log_prob.reshape(*log_prob.shape[:2], -1).sum(-1)
 
 
-def _real(support: Any) -> bool:
+def _is_real(support: Any) -> bool:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support is constraints.real

@@ -1,4 +1,4 @@
-"""What a program finds probable: its own draws by their log p(x), and the best and worst rows of the data."""
+"""log p(x) in figures: the model's draws in its order, and the rows with the highest and the lowest."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,64 +9,72 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import log_evidence
-from pyro_vae.plots import on_axes, style
-from pyro_vae.plots.display_units import literal_names, spread
-from pyro_vae.plots.latent_view import Look, where_possible
+from pyro_vae.plots import draw_on_axes, style
+from pyro_vae.plots.display_units import escaped_column_names, spread
+from pyro_vae.plots.latent_view import LatentView, none_if_unavailable
 from pyro_vae.programs.model_and_guide import reconstruct, sample
 
 MODEL_DRAWS = 200
 EVIDENCE_DRAWS = 200
-PRIOR_SHARE = 0.1  # draws of a model lie where its encoder has not been
+PRIOR_SHARE = 0.1  # the encoder was not fitted to draws of the model
 EXTREMES = 10
-SHOWN_COLUMNS, FEW_COLUMNS = 40, 8
+MAX_COLUMNS, MAX_WRITTEN_COLUMNS = 40, 8
 
 
-@where_possible
-def ordered_samples(look: Look, log_px: Tensor | None = None) -> Figure | None:
-    """Draws of the model by their own log p(x), beside the log p(x) of the split's rows where that is known."""
-    data, measure = look.data, look.split.measure
-    if not callable(getattr(look.program, "model", None)):
-        raise InputError(f"a {type(look.program).__name__} has no model")
-    labels = None if look.split.labels is None else look.split.labels[torch.arange(MODEL_DRAWS) % len(look.split)]
-    labels = labels if look.takes_labels else None
-    drawn = sample(look.program, MODEL_DRAWS, num_features=data.num_features, seed=look.seed, labels=labels).cpu()
+@none_if_unavailable
+def samples_by_log_px(view: LatentView, log_px: Tensor | None = None) -> Figure | None:
+    """Draws of the model ordered by log p(x), and the distribution of log p(x) for them and for the split's rows."""
+    data, measure = view.data, view.split.measure
+    if not callable(getattr(view.program, "model", None)):
+        raise InputError(f"a {type(view.program).__name__} has no model")
+    labels = None if view.split.labels is None else view.split.labels[torch.arange(MODEL_DRAWS) % len(view.split)]
+    labels = labels if view.takes_labels else None
+    drawn = sample(view.program, MODEL_DRAWS, num_features=data.num_features, seed=view.seed, labels=labels).cpu()
     if drawn.shape[1] != data.num_features:
         raise InputError("the model observes more than x, or less")
     found = log_evidence(
-        look.program, drawn, EVIDENCE_DRAWS, prior_share=PRIOR_SHARE, labels=labels, seed=look.seed
+        view.program, drawn, EVIDENCE_DRAWS, prior_share=PRIOR_SHARE, labels=labels, seed=view.seed
     ).log_px + float(measure.log_jacobian.sum())
     order = found.argsort(descending=True)
     best, worst = order[:EXTREMES], order[-EXTREMES:]
-    known = None if log_px is None or look.split.mask is not None else log_px.double().cpu().numpy()
+    known = None if log_px is None or view.split.mask is not None else log_px.double().cpu().numpy()
     if data.image_shape:
         figure = Figure(figsize=(8.5, 5.6))
         above, *below = figure.subplots(3, 1, height_ratios=[2, 1, 1])
         for axes, chosen, name in zip(below, (best, worst), ("most", "least"), strict=True):
-            _scored_pictures(axes, [look.ink(drawn[chosen])], found[chosen], data.image_shape, [f"{name}\nprobable"])
+            _images_with_log_px(
+                axes, [view.to_grayscale(drawn[chosen])], found[chosen], data.image_shape, [f"{name}\nprobable"]
+            )
     else:
         figure = Figure(figsize=(10, 4.2))
-        beside, above = figure.subplots(1, 2)
+        left, above = figure.subplots(1, 2)
         clouds = {"most probable": drawn[best], "least probable": drawn[worst]}
-        on_axes.marked(beside, look.undone(drawn), {name: look.undone(rows) for name, rows in clouds.items()})
-        beside.set(xlabel=literal_names(data)[0], ylabel=[*literal_names(data), "(spread out to be seen)"][1])
-        style.title(beside, f"{MODEL_DRAWS} draws of the model")
-    on_axes.histograms(above, {"draws of the model": found.numpy()} | ({} if known is None else {"rows": known}))
+        draw_on_axes.highlighted_scatter(
+            left, view.in_original_units(drawn), {name: view.in_original_units(rows) for name, rows in clouds.items()}
+        )
+        left.set(
+            xlabel=escaped_column_names(data)[0], ylabel=[*escaped_column_names(data), "(spread out to be seen)"][1]
+        )
+        style.title(left, f"{MODEL_DRAWS} draws of the model")
+    draw_on_axes.log_px_histograms(
+        above, {"draws of the model": found.numpy()} | ({} if known is None else {"rows": known})
+    )
     above.set_xlabel("log p(x), nats")
     style.title(above, "log p(x)")
     return figure
 
 
-def _scored_pictures(
+def _images_with_log_px(
     axes: Any, lines: Sequence[Tensor], log_px: Tensor, shape: tuple[int, int], names: list[str]
 ) -> None:
-    """Lines of as many pictures in ink, the log p(x) of each above it."""
-    on_axes.pictures(axes, torch.cat(list(lines)).numpy(), shape, columns=len(log_px))
+    """Rows of equally many grayscale images, the log p(x) of each above it."""
+    draw_on_axes.image_grid(axes, torch.cat(list(lines)).numpy(), shape, columns=len(log_px))
     style.label_rows(axes, names, shape[0])
     style.label_columns(axes, {i: _signed(value, 0) for i, value in enumerate(log_px.tolist())}, shape)
 
 
-@where_possible
-def extremes(look: Look, log_px: Tensor | None) -> Figure | None:
+@none_if_unavailable
+def extremes(view: LatentView, log_px: Tensor | None) -> Figure | None:
     """The rows of the split with the lowest and with the highest log p(x): pictures over their reconstructions, tables
     as values in standard deviations from the columns' means."""
     if log_px is None or len(log_px) < 2:
@@ -74,14 +82,14 @@ def extremes(look: Look, log_px: Tensor | None) -> Figure | None:
     order = log_px.cpu().argsort()
     few = min(EXTREMES, len(order) // 2)
     groups = {"Least probable": order[:few], "Most probable": order.flip(0)[:few]}
-    if look.data.image_shape is None:
-        return _table_of_extremes(look, log_px.cpu(), groups)
+    if view.data.image_shape is None:
+        return _table_of_extremes(view, log_px.cpu(), groups)
     figure = Figure(figsize=(8.5, 4.6))
     for axes, (name, rows) in zip(figure.subplots(2, 1), groups.items(), strict=True):
-        x = look.split[rows]
-        again = _again(look, x, rows)
-        lines = [look.ink(x, rows)] + ([] if again is None else [look.ink(again)])
-        _scored_pictures(axes, lines, log_px[rows], look.data.image_shape, ["x", "E[x | z]"][: len(lines)])
+        x = view.split[rows]
+        again = _reconstruct_or_none(view, x, rows)
+        lines = [view.to_grayscale(x, rows)] + ([] if again is None else [view.to_grayscale(again)])
+        _images_with_log_px(axes, lines, log_px[rows], view.data.image_shape, ["x", "E[x | z]"][: len(lines)])
         axes.set_title(f"{name} of {len(order)} rows, log p(x) above", pad=20)
     return figure
 
@@ -90,27 +98,31 @@ def _signed(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def _again(look: Look, x: Tensor, rows: Tensor) -> Tensor | None:
+def _reconstruct_or_none(view: LatentView, x: Tensor, rows: Tensor) -> Tensor | None:
     try:
-        return reconstruct(look.program, x, **look.split.row_inputs(rows)).cpu()
+        return reconstruct(view.program, x, **view.split.row_inputs(rows)).cpu()
     except InputError:
         return None
 
 
-def _table_of_extremes(look: Look, log_px: Tensor, groups: dict[str, Tensor]) -> Figure:
-    split, names = look.split, literal_names(look.data)
+def _table_of_extremes(view: LatentView, log_px: Tensor, groups: dict[str, Tensor]) -> Figure:
+    split, names = view.split, escaped_column_names(view.data)
     seen = torch.ones_like(split.x, dtype=torch.bool) if split.mask is None else split.mask
     x = torch.where(seen, split.x, torch.nan).double()
     spreads = spread(x)
     standard = torch.where((spreads == 0) & seen, 0.0, (x - x.nanmean(0)) / spreads)
     farthest = standard[groups["Least probable"]].abs().nan_to_num().amax(0).argsort(descending=True, stable=True)
-    columns = farthest[:SHOWN_COLUMNS].sort().values
-    few, known = len(columns) <= FEW_COLUMNS, look.undone(split.x)
+    columns = farthest[:MAX_COLUMNS].sort().values
+    few, known = len(columns) <= MAX_WRITTEN_COLUMNS, view.in_original_units(split.x)
     figure = Figure(figsize=(min(12.0, 4.4 + (1.1 if few else 0.3) * len(columns)), 6.2))
     for axes, (name, rows) in zip(figure.subplots(2, 1, sharex=True), groups.items(), strict=True):
         words = [[f"{known[i, c]:.4g}" if seen[i, c] else "" for c in columns] for i in rows] if few else []
-        shades = on_axes.standardized(axes, standard[rows][:, columns].numpy(), [names[int(c)] for c in columns], words)
-        axes.set_yticks(range(len(rows)), [f"row {look.place(int(i))}  {_signed(float(log_px[i]), 1)}" for i in rows])
+        shades = draw_on_axes.standardized_table(
+            axes, standard[rows][:, columns].numpy(), [names[int(c)] for c in columns], words
+        )
+        axes.set_yticks(
+            range(len(rows)), [f"row {view.source_index(int(i))}  {_signed(float(log_px[i]), 1)}" for i in rows]
+        )
         axes.set_title(f"{name} of {len(log_px)} rows, with log p(x)")
     figure.colorbar(shades, ax=figure.axes, label="standard deviations from the column's mean", shrink=0.7)
     return figure

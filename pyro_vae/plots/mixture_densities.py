@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.diagnostics.density_grid import Plane, rows_like
 from pyro_vae.errors import InputError
-from pyro_vae.plots import on_axes, style
-from pyro_vae.plots.fit_curves import _some
+from pyro_vae.plots import draw_on_axes, style
+from pyro_vae.plots.fit_curves import require_curves
 
-DEPTH = 8.0  # nats that shades reach down from the highest density
+DEPTH = 8.0  # nats below the highest density that are shaded
 
 
 def plot_components(
@@ -50,17 +50,21 @@ def plot_components(
     with style.figure_style():
         figure = Figure(figsize=(9, 4.8))
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
-        on_axes.components(upper, rows, at.numpy(), density, shares * density, colours)
-        for weight, loc, scale in zip(*truth, strict=True) if truth else ():
-            part = weight * torch.distributions.Normal(loc, scale).log_prob(at).exp()
-            upper.plot(
-                at.numpy(), part.numpy(), color="0.25", linewidth=0.9, linestyle=(0, (4, 2)), label="true components"
-            )
+        draw_on_axes.mixture_components(upper, rows, at.numpy(), density, shares * density, colours)
+        _draw_true_components(upper, at, truth)
         handles, labels = upper.get_legend_handles_labels()
         upper.legend(*zip(*dict(zip(labels, zip(handles, labels, strict=True), strict=True)).values(), strict=True))
-        on_axes.stacked(lower, at.numpy(), shares, colours)
+        draw_on_axes.stacked_shares(lower, at.numpy(), shares, colours)
         lower.set(xlabel="x", ylabel="p(c|x)")
     return figure
+
+
+def _draw_true_components(
+    axes: Axes, at: torch.Tensor, truth: tuple[Sequence[float], Sequence[float], Sequence[float]] | None
+) -> None:
+    for weight, loc, scale in zip(*truth, strict=True) if truth else ():
+        part = (weight * torch.distributions.Normal(loc, scale).log_prob(at).exp()).numpy()
+        axes.plot(at.numpy(), part, color="0.25", linewidth=0.9, linestyle=(0, (4, 2)), label="true components")
 
 
 def plot_planes(
@@ -70,7 +74,7 @@ def plot_planes(
     mixture: Any = None,
     held_out: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Rows in the plane and densities of them, side by side, in one scale of shades.
+    """Rows in the plane and densities of them, a panel each, in one scale of shades.
 
     `planes` gives for each name (xx, yy, log p(x)), as `density_on_grid` does, in the original units of `data`, a
     tensor (N, 2), a split or a data set (its test split). With a mixture of normals the first panel has its rows
@@ -86,7 +90,7 @@ def plot_planes(
     >>> len(plot_planes(data, {"mixture": plane}, mixture=mixture).axes)  # and the bar of shades
     3
     """
-    _some(planes)
+    require_curves(planes)
     split = as_split(data, "test")
     if split.shape[1] != 2:
         raise InputError(f"expected rows of two columns, got {split.shape[1]}")
@@ -98,15 +102,12 @@ def plot_planes(
         figure = Figure(figsize=(3.3 * count + 0.6, 3.9))
         panels = list(figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)[0])
         if mixture is not None:
-            _ellipses(panels.pop(0), mixture, split, rows)
+            _draw_mixture(panels.pop(0), mixture, split, rows)
         for axes, (name, plane) in zip(panels, planes.items(), strict=True):
-            shades = on_axes.log_density(axes, np.asarray(plane[0]), np.asarray(plane[1]), log_px[name], top, DEPTH)
-            note = (
-                ""
-                if held_out is None or name not in held_out
-                else f"log p(x) {held_out[name]:.2f} nats".replace("-", "−")
-            )
-            style.title(axes, name, note)
+            xx, yy = np.asarray(plane[0]), np.asarray(plane[1])
+            shades = draw_on_axes.log_density_contours(axes, xx, yy, log_px[name], top, DEPTH)
+            found = (held_out or {}).get(name)
+            style.title(axes, name, "" if found is None else f"log p(x) {found:.2f} nats".replace("-", "−"))
         bar = figure.colorbar(shades, ax=panels, shrink=0.8, pad=0.02)
         bar.ax.set_title("nats", fontsize=9, fontweight="normal")
         bar.outline.set_visible(False)  # type: ignore[operator]
@@ -116,19 +117,19 @@ def plot_planes(
     return figure
 
 
-def _ellipses(axes: Axes, mixture: Any, split: Split, rows: np.ndarray) -> None:
+def _draw_mixture(axes: Axes, mixture: Any, split: Split, rows: np.ndarray) -> None:
     shares = mixture.responsibilities(split.x).cpu().numpy()
     colours = style.distinct_colours(shares.shape[1])
     stretch = torch.tensor(split.measure.scale or (1.0, 1.0), dtype=torch.float64).numpy()
     means = split.measure.to_original_units(mixture.means).cpu().numpy()
     axes.scatter(rows[:, 0], rows[:, 1], s=6, color=style.blend_colours(shares, colours), linewidths=0, alpha=0.85)
-    for mean, covariance, colour in zip(means, _matrices(mixture), colours, strict=True):
-        on_axes.ellipses(axes, mean, covariance * np.outer(stretch, stretch), colour)
+    for mean, covariance, colour in zip(means, _full_covariances(mixture), colours, strict=True):
+        draw_on_axes.covariance_ellipses(axes, mean, covariance * np.outer(stretch, stretch), colour)
     style.title(axes, "EM", f"{len(means)} normals, rows by responsibility")
 
 
-def _matrices(mixture: Any) -> np.ndarray:
-    """A mixture's covariances, whatever their kind, as (C, D, D)."""
+def _full_covariances(mixture: Any) -> np.ndarray:
+    """A mixture's covariances as full matrices (C, D, D)."""
     covariances, (C, D) = mixture.covariances.cpu().numpy(), mixture.means.shape
     if getattr(mixture, "covariance", "full") in ("full", "tied"):
         return np.broadcast_to(covariances, (C, D, D))

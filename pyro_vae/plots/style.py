@@ -1,4 +1,4 @@
-"""One look for all figures: colours that colour-blind readers tell apart, titles, and names beside lines."""
+"""One style for all figures: colours that colour-blind readers tell apart, titles, and names beside lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,13 +38,13 @@ STYLE: Any = {
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """The package's look, for the figures drawn inside."""
+    """The package's matplotlib style, for the figures drawn inside."""
     with mpl.rc_context(STYLE):
         yield
 
 
 def escape_mathtext(name: str) -> str:
-    r"""A name that is no formula, as matplotlib is to be given it: a `$` begins none.
+    r"""A name with its `$` escaped, so that matplotlib reads no formula in it.
 
     >>> print(escape_mathtext("profit_$_per_$"))
     profit_\$_per_\$
@@ -53,7 +53,7 @@ def escape_mathtext(name: str) -> str:
 
 
 def title(axes: Axes, name: str, note: str = "") -> Axes:
-    """A title, and under it a line that says more."""
+    """A title, and a note in smaller type under it."""
     axes.set_title(name, pad=18 if note else None)
     place: Any = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
     axes.annotate(note, va="bottom", fontsize=9, color="0.35", **place)
@@ -61,29 +61,29 @@ def title(axes: Axes, name: str, note: str = "") -> Axes:
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Any]], room: float = 0.07) -> Axes:
-    """Names to the right of lines, (height, text, colour) each, moved apart where they would meet."""
+    """Names to the right of lines, (height, text, colour) each, moved apart where they would overlap."""
     from sklearn.isotonic import isotonic_regression
 
     ends, (low, high) = sorted(ends, key=lambda end: end[0]), axes.get_ylim()
     heights = np.array([(height - low) / (high - low) for height, _, _ in ends])
     rooms = room * np.arange(len(ends))
-    for place, (_, text, colour) in zip(isotonic_regression(heights - rooms) + rooms, ends, strict=True):
-        axes.text(1.02, place, text, color=colour, transform=axes.transAxes, va="center", fontsize=9)
+    for y, (_, text, colour) in zip(isotonic_regression(heights - rooms) + rooms, ends, strict=True):
+        axes.text(1.02, y, text, color=colour, transform=axes.transAxes, va="center", fontsize=9)
     return axes
 
 
 def blend_colours(shares: np.ndarray, colours: Sequence[Any]) -> np.ndarray:
-    """A colour for each row (N, 3): the components', mixed as the row's shares (N, C) say."""
+    """A colour for each row (N, 3): the components' colours, averaged with the row's shares (N, C) as weights."""
     return np.clip(shares @ np.array([to_rgb(colour) for colour in colours]), 0, 1)
 
 
 def distinct_colours(count: int) -> list[Any]:
-    """So many colours, each as far from the one before as ten allow; they come again after ten."""
+    """`count` colours, each far from the one before; they repeat after ten."""
     return [COLOURS[(0, 6, 2, 5, 7, 1, 3, 8, 4, 9)[i % 10]] for i in range(count)]
 
 
 def label_rows(axes: Axes, names: Sequence[str], height: int, gap: int = 2) -> Axes:
-    """Names to the left of the lines of a sheet of pictures."""
+    """Names to the left of the lines of a grid of images."""
     for i, name in enumerate(names):
         at, away = (-0.5, i * (height + gap) + height / 2), (-8, 0)
         axes.annotate(name, at, away, textcoords="offset points", ha="right", va="center", fontsize=9)
@@ -91,7 +91,7 @@ def label_rows(axes: Axes, names: Sequence[str], height: int, gap: int = 2) -> A
 
 
 def label_columns(axes: Axes, names: Mapping[int, str], shape: tuple[int, int], gap: int = 2) -> Axes:
-    """Names over some columns of a sheet of pictures."""
+    """Names over some columns of a grid of images."""
     for i, name in names.items():
         at, away = (i * (shape[1] + gap) + shape[1] / 2, -0.5), (0, 4)
         axes.annotate(name, at, away, textcoords="offset points", ha="center", va="bottom", fontsize=8, color="0.35")

@@ -24,7 +24,7 @@ from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import write_figures
 from pyro_vae.plots.latent_figures import latent_figures
 from pyro_vae.plots.latent_view import require_program
-from pyro_vae.report.latent_explorer import explorer, fitting_rows, why_no_explorer
+from pyro_vae.report.latent_explorer import explorer, fitting_rows, reason_for_no_explorer
 from pyro_vae.report.numbers_in_words import number, numbers
 
 NUM_ROWS, NUM_SAMPLES = 500, 200
@@ -113,7 +113,7 @@ def write_report(
     found, unscored = _scored(program, rows, num_samples, seed)
     own = {} if found is None else record_of(found, run=str(folder), split=split)
     main = next((records[name] for name in (split, *records) if records.get(name, {}).get("split") == split), None)
-    left_out = why_no_explorer(program, rows)
+    left_out = reason_for_no_explorer(program, rows)
     content = {
         "title": folder.resolve().name,
         "subtitle": in_words(config, data),

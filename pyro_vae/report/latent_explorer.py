@@ -36,7 +36,7 @@ SHADES = 64  # of a decoded pixel
 LARGEST_SIDE = 96  # of a picture, in pixels; larger ones are shown at a whole fraction of their size
 
 
-def why_no_explorer(program: Any, split: Split) -> str:
+def reason_for_no_explorer(program: Any, split: Split) -> str:
     """Why this program has no plane to move over; empty where it has one."""
     if len(split) < 3:
         return f"a plane is spanned by three rows or more, and there are {len(split)}"

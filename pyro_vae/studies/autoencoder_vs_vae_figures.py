@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.data import Dataset, Split
 from pyro_vae.diagnostics.latent_interpolation import interpolate, path_ratio
 from pyro_vae.diagnostics.latent_space_metrics import neighbours_among, spread
-from pyro_vae.plots import on_axes, style
+from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.display_units import to_grayscale
 from pyro_vae.studies.autoencoder_vs_vae import NAMES, new_codes
 from pyro_vae.studies.swiss_roll import plot_rolls
@@ -110,7 +110,7 @@ def _codes(axes: Axes, codes: Tensor, labels: np.ndarray | None) -> None:
     points = codes[:, :2].numpy()
     if codes.shape[1] == 1:
         points = np.column_stack([points, np.random.default_rng(0).uniform(-0.5, 0.5, len(points))])
-    on_axes.scatter(axes, points, labels, "", names)
+    draw_on_axes.scatter(axes, points, labels, "", names)
     if (box := axes.get_legend()) is not None:
         box.remove()
     axes.plot(0, 0, marker="+", color=style.DARK, markersize=16, markeredgewidth=2)
@@ -147,7 +147,7 @@ def plot_draws(models: Mapping[str, Any], rows: Split, seed: int = 0) -> Figure:
             z = new_codes(model, rows, NUM_DRAWS, seed)
             drawn = model.decode(z)
             near = neighbours_among(drawn, model.reconstruct(rows.x))
-            on_axes.pictures(axes, to_grayscale(rows, drawn).numpy(), rows.image_shape, columns=NUM_COLUMNS)
+            draw_on_axes.image_grid(axes, to_grayscale(rows, drawn).numpy(), rows.image_shape, columns=NUM_COLUMNS)
             _frame(axes, ~near.numpy(), rows.image_shape, NUM_COLUMNS)
             where = "the prior" if hasattr(model, "prior") else "a normal fitted to its codes"
             style.title(
@@ -175,7 +175,7 @@ def plot_lines(models: Mapping[str, Any], rows: Split) -> Figure:
         for axes, (kind, model) in zip(figure.subplots(down, 2).flat, models.items(), strict=False):
             codes = model.encode(rows[pairs.flatten()]).reshape(*pairs.shape, -1)
             line = interpolate(codes[:, 0], codes[:, 1], NUM_STEPS - 1).transpose(0, 1)
-            on_axes.pictures(
+            draw_on_axes.image_grid(
                 axes, to_grayscale(rows, model.decode(line.flatten(0, 1))).numpy(), rows.image_shape, columns=NUM_STEPS
             )
             for i, ratio in enumerate(path_ratio(model.decode, codes[:, 0], codes[:, 1])):

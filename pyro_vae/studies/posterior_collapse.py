@@ -23,7 +23,7 @@ from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO
 from pyro_vae.inference.svi.fit_svi import fit
 from pyro_vae.models.vae import VAE
-from pyro_vae.plots import on_axes, style
+from pyro_vae.plots import draw_on_axes, style
 
 SETTINGS = ("bernoulli", "learned", "one")
 INACTIVE_KL = 0.01  # nats
@@ -174,7 +174,7 @@ def plot_collapse(found: Sequence[CollapseResult], plain: str = "plain") -> Figu
             fits = [one for one in found if one.remedy == remedy]
             kl = np.stack([np.sort(one.usage.kl_apart.numpy())[::-1] for one in fits if one.usage.kl_apart is not None])
             at = np.arange(kl.shape[1])
-            on_axes.bars(axes, kl.mean(0), [""] * len(at), kl.mean(0) > INACTIVE_KL)
+            draw_on_axes.bars(axes, kl.mean(0), [""] * len(at), kl.mean(0) > INACTIVE_KL)
             for line in kl:
                 axes.plot(at, line, "o", color=style.DARK, markersize=1.8, markeredgewidth=0)
             axes.set(xticks=[], xlabel=f"{len(at)} latents, sorted")

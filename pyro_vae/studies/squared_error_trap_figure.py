@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from pyro_vae.errors import InputError
-from pyro_vae.plots import on_axes, style
+from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.studies.squared_error_trap import (
     LATENT_DISTANCE,
     LOG_PX,
@@ -67,7 +67,7 @@ def _pictures(axes: Axes, found: SquaredErrorTrap, share: float, row: int) -> No
     height, width = found.image_shape
     cut, shifted = found.cuts[share], found.shifted
     shown = np.stack([x[row].numpy() for x in (found.x, cut.x, shifted.x)])
-    on_axes.pictures(axes, shown, found.image_shape, columns=3, gap=BETWEEN)
+    draw_on_axes.image_grid(axes, shown, found.image_shape, columns=3, gap=BETWEEN)
     gone = 1 - float(cut.x[row].sum() / found.x[row].sum())
     centres = [i * (width + BETWEEN) + width / 2 - 0.5 for i in range(3)]
     names = ["as it was", f"{gone:.0%} cut off", _moved(found.moved)]

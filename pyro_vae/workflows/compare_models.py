@@ -117,7 +117,7 @@ def _compare(
     table = compare(fitted, rows, **options)
     write_json(folder / TABLE, {"rows": table})
     several_sizes = len(settings["train_rows"]) > 1
-    figures = draw_comparison(folder / "figures", fitted, table, data, curves, apart=several_sizes)
+    figures = draw_comparison(folder / "figures", fitted, table, data, curves, by_train_rows=several_sizes)
     if extra_figures is not None:
         figures += extra_figures(folder / "figures")
     return Comparison(folder, table, rows, figures)

@@ -8,7 +8,7 @@ from PIL import Image
 
 import pyro_vae as pv
 from pyro_vae.data.reference_measure import Measure
-from pyro_vae.plots import fit_figures, on_axes
+from pyro_vae.plots import draw_on_axes, fit_figures
 
 
 def small(data, num_latents):
@@ -111,17 +111,17 @@ def test_a_grid_goes_through_a_flow_and_a_mixture_says_that_it_has_none():
     torch.testing.assert_close(back, plain, atol=1e-3, rtol=0)
     data = pv.load_data("digits")
     mixture = pv.VAE(pv.priors.MixtureOfNormals(2, 3), None, None)
-    assert fit_figures.why_no_manifold(mixture, data).startswith(
+    assert fit_figures.reason_for_no_manifold(mixture, data).startswith(
         "no manifold figure: a MixtureOfNormals has no inverse CDF"
     )
-    assert fit_figures.why_no_manifold(flow, data) == ""
-    assert fit_figures.why_no_manifold(mixture, pv.load_data("two-moons")) == ""
+    assert fit_figures.reason_for_no_manifold(flow, data) == ""
+    assert fit_figures.reason_for_no_manifold(mixture, pv.load_data("two-moons")) == ""
 
 
 def test_pictures_lie_where_their_numbers_say():
     axes = Figure().subplots()
     rows = np.arange(5)[:, None] / 4 * np.ones((5, 6))
-    on_axes.pictures(axes, rows, (2, 3), columns=3, gap=1)
+    draw_on_axes.image_grid(axes, rows, (2, 3), columns=3, gap=1)
     sheet = np.asarray(axes.images[0].get_array())
     assert sheet.shape == (2 * 3 - 1, 3 * 4 - 1)
     assert sheet[0, 4] == 0.25
@@ -131,13 +131,13 @@ def test_pictures_lie_where_their_numbers_say():
 
 def test_one_of_each_label():
     labels = torch.tensor([3, 3, 1, 0, 2, 1])
-    assert fit_figures.one_of_each(labels, 6).tolist() == [3, 2, 4, 0]
-    assert fit_figures.one_of_each(None, 4).tolist() == [0, 1, 2, 3]
+    assert fit_figures.first_of_each_label(labels, 6).tolist() == [3, 2, 4, 0]
+    assert fit_figures.first_of_each_label(None, 4).tolist() == [0, 1, 2, 3]
 
 
 def test_curves_mark_the_kept_epoch():
     axes = Figure().subplots()
-    on_axes.curve(axes, [1, 2, 3], [-3.0, -2.0, -1.0], [None, None, None], "ELBO", best=2)
+    draw_on_axes.training_curve(axes, [1, 2, 3], [-3.0, -2.0, -1.0], [None, None, None], "ELBO", best=2)
     assert [line.get_label() for line in axes.lines] == ["training", "kept: epoch 2"]
 
 

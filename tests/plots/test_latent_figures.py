@@ -14,10 +14,10 @@ from pyro_vae.data.reference_measure import Measure
 from pyro_vae.diagnostics.latent_usage import LatentUsage
 from pyro_vae.errors import InputError
 from pyro_vae.plots import style
-from pyro_vae.plots.latent_figures import aggregate, latent_figures, usage_of_latents
+from pyro_vae.plots.latent_figures import aggregate, latent_figures, latent_usage_bars
 from pyro_vae.plots.latent_traversals import interpolations, traversals
-from pyro_vae.plots.latent_view import Look
-from pyro_vae.plots.log_px_extremes import extremes, ordered_samples
+from pyro_vae.plots.latent_view import LatentView
+from pyro_vae.plots.log_px_extremes import extremes, samples_by_log_px
 from pyro_vae.studies.posterior_collapse import CollapseResult, plot_collapse
 
 ALL = ["traversals", "interpolations", "usage", "aggregate", "ordered-samples", "extremes"]
@@ -30,7 +30,7 @@ def build_vae(K, D, prior=None, guide=None, likelihood=pv.likelihoods.Bernoulli)
 
 def look_at(program, name="digits", num=40):
     data = pv.load_data(name)
-    return Look(program, data, data.valid.head(num))
+    return LatentView(program, data, data.valid.head(num))
 
 
 def sheet_of(figure, shape, columns, axes=0):
@@ -124,34 +124,34 @@ def test_without_log_px_the_extremes_are_left_out_and_a_wrong_one_is_an_error():
 
 
 def test_same_seed_same_picture_and_nothing_else_is_touched():
-    look = look_at(build_vae(2, 64))
+    view = look_at(build_vae(2, 64))
     before = torch.get_rng_state()
-    again = Look(look.program, look.data, look.split)
-    other = Look(look.program, look.data, look.split, seed=1)
-    assert torch.equal(look.cloud, again.cloud)
-    assert torch.equal(look.prior, again.prior)
-    assert not torch.equal(look.cloud, other.cloud)
+    again = LatentView(view.program, view.data, view.split)
+    other = LatentView(view.program, view.data, view.split, seed=1)
+    assert torch.equal(view.posterior_draws, again.cloud)
+    assert torch.equal(view.prior_draws, again.prior)
+    assert not torch.equal(view.posterior_draws, other.cloud)
     assert torch.equal(torch.get_rng_state(), before)
     assert not pyro.get_param_store()._params
 
 
 def test_decoding_by_traces_is_the_decoder():
     whole = Hierarchical(64)
-    look = look_at(pv.Program(whole.model, whole.guide))
+    view = look_at(pv.Program(whole.model, whole.guide))
     z, rows = torch.randn(7, 5), torch.arange(7)
     with torch.no_grad():
-        torch.testing.assert_close(look.decode(z, rows), whole.decoder(z[:, :3]).sigmoid())  # z1, then z2
+        torch.testing.assert_close(view.decode(z, rows), whole.decoder(z[:, :3]).sigmoid())  # z1, then z2
     vae = conditional()
-    look, z = look_at(vae), torch.randn(7, 2)
-    torch.testing.assert_close(look.decode(z, rows), vae.decode(z, look.split.labels[:7]))
+    view, z = look_at(vae), torch.randn(7, 2)
+    torch.testing.assert_close(view.decode(z, rows), vae.decode(z, view.split.labels[:7]))
 
 
 def test_densities_are_the_mixture_of_the_rows_and_the_prior():
     vae = build_vae(2, 64, pv.priors.Normal([1.0, 0.0], [0.5, 2.0]))
-    look, points = look_at(vae), 2 * torch.randn(30, 2)
-    posterior, prior = look.densities(points)
+    view, points = look_at(vae), 2 * torch.randn(30, 2)
+    posterior, prior = view.densities(points)
     with torch.no_grad():
-        q = [vae.posterior(x[None]).log_prob(points).exp() for x in look.rows.x]
+        q = [vae.posterior(x[None]).log_prob(points).exp() for x in view.rows.x]
         torch.testing.assert_close(posterior, torch.stack(q).mean(0).double(), rtol=1e-4, atol=1e-9)
         torch.testing.assert_close(prior, vae.prior().log_prob(points).exp().double())
 
@@ -166,11 +166,11 @@ def test_a_prior_that_depends_on_the_row_is_averaged_too():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
 
-    look, points = look_at(pv.Program(model, guide)), torch.randn(9, 2)
-    _, prior = look.densities(points)
-    each = dist.Normal(look.rows.labels[:, None, None].float().expand(-1, 9, 2), 1.0).to_event(1).log_prob(points)
+    view, points = look_at(pv.Program(model, guide)), torch.randn(9, 2)
+    _, prior = view.densities(points)
+    each = dist.Normal(view.rows.labels[:, None, None].float().expand(-1, 9, 2), 1.0).to_event(1).log_prob(points)
     torch.testing.assert_close(prior, each.exp().mean(0).double(), rtol=1e-4, atol=1e-9)
-    assert interpolations(look) is None  # halfway between two labels there is none
+    assert interpolations(view) is None  # halfway between two labels there is none
 
 
 def plated(kind):
@@ -206,24 +206,24 @@ def plated(kind):
 
 @pytest.mark.parametrize("kind", ["vector", "plate", "column"])
 def test_densities_of_latents_of_any_shape(kind):
-    look, points = look_at(plated(kind)), 2 * torch.randn(300, 2)
-    posterior, prior = look.densities(points)
-    x = look.rows.x
+    view, points = look_at(plated(kind)), 2 * torch.randn(300, 2)
+    posterior, prior = view.densities(points)
+    x = view.rows.x
     q = dist.Normal(x[:, 20:22] - x[:, 40:42], 0.5).to_event(1).log_prob(points[:, None]).exp().mean(1)
     torch.testing.assert_close(posterior, q.double(), rtol=1e-4, atol=1e-9)
     torch.testing.assert_close(
         prior, dist.Normal(torch.ones(2), 2.0).to_event(1).log_prob(points).exp().double(), rtol=1e-4, atol=1e-9
     )
-    data, split = look.data, look.split
-    found = [picture.name for picture in latent_figures(look.program, data, split, torch.randn(len(split)))]
+    data, split = view.data, view.split
+    found = [picture.name for picture in latent_figures(view.program, data, split, torch.randn(len(split)))]
     assert "aggregate" in found
 
 
 @pytest.mark.parametrize(("loc", "scale", "share"), [(0.0, 1.0, "0%"), (4.0, 0.01, "100%"), (0.0, 0.5, None)])
 def test_holes_are_where_the_prior_is_and_the_data_are_not(loc, scale, share):
     """For q = N(0, ¼ I): q < p/10 where r² > (2/3)(log 4 + log 10), of which the prior has exp(−r²/2) = 29%."""
-    look = look_at(build_vae(2, 64, guide=Given([loc, 0.0], [scale, scale])))
-    figure = aggregate(look)
+    view = look_at(build_vae(2, 64, guide=Given([loc, 0.0], [scale, scale])))
+    figure = aggregate(view)
     note = words(figure)[0]
     assert note.endswith("of the prior's mass lies in holes, where q is below p(z)/10")
     found = note.removeprefix("40 rows; ").split(" ")[0]
@@ -234,44 +234,44 @@ def test_holes_are_where_the_prior_is_and_the_data_are_not(loc, scale, share):
 
 
 def test_traversals_move_one_latent_from_end_to_end():
-    look = look_at(build_vae(3, 64))
-    found = sheet_of(traversals(look), (8, 8), 12)
+    view = look_at(build_vae(3, 64))
+    found = sheet_of(traversals(view), (8, 8), 12)
     assert found.shape == (3, 12, 64)
-    np.testing.assert_array_equal(found[:, 0], look.rows.x[0].expand(3, -1).numpy())
-    for line, k in zip(found, look.order, strict=True):
+    np.testing.assert_array_equal(found[:, 0], view.rows.x[0].expand(3, -1).numpy())
+    for line, k in zip(found, view.order, strict=True):
         for column, share in ((1, 0.01), (11, 0.99)):
-            z = look.means[0].clone()
-            z[k] = look.cloud[:, k].quantile(share)
-            np.testing.assert_allclose(line[column], look.program.decode(z).numpy(), atol=1e-5)
+            z = view.means[0].clone()
+            z[k] = view.posterior_draws[:, k].quantile(share)
+            np.testing.assert_allclose(line[column], view.program.decode(z).numpy(), atol=1e-5)
 
 
 def test_interpolations_begin_and_end_at_rows_of_different_labels():
-    look = look_at(build_vae(3, 64))
-    found = sheet_of(interpolations(look), (8, 8), 13)
+    view = look_at(build_vae(3, 64))
+    found = sheet_of(interpolations(view), (8, 8), 13)
     assert found.shape == (8, 13, 64)
-    x, means = look.rows.x, look.means
+    x, means = view.rows.x, view.means
     for pair in range(4):
-        first, last = (int((look.rows.labels == kind).nonzero()[0, 0]) for kind in (2 * pair, 2 * pair + 1))
+        first, last = (int((view.rows.labels == kind).nonzero()[0, 0]) for kind in (2 * pair, 2 * pair + 1))
         for line in found[2 * pair : 2 * pair + 2]:
             np.testing.assert_array_equal(line[[0, -1]], x[[first, last]].numpy())
             np.testing.assert_allclose(
-                line[[1, -2]], look.decode(means[[first, last]], torch.arange(2)).numpy(), atol=1e-6
+                line[[1, -2]], view.decode(means[[first, last]], torch.arange(2)).numpy(), atol=1e-6
             )
-        middle = look.decode((means[first] + means[last])[None] / 2, torch.arange(1))[0]
+        middle = view.decode((means[first] + means[last])[None] / 2, torch.arange(1))[0]
         np.testing.assert_allclose(found[2 * pair, 6], middle.numpy(), atol=1e-6)
 
 
 def test_lines_of_a_table_are_in_its_own_units():
-    look = look_at(build_vae(1, 3, likelihood=pv.likelihoods.Normal), "swiss-roll")
-    figure = traversals(look)
+    view = look_at(build_vae(1, 3, likelihood=pv.likelihoods.Normal), "swiss-roll")
+    figure = traversals(view)
     line = figure.axes[0].lines[0].get_xydata()
-    decoded = look.program.decode(torch.tensor(line[:, :1], dtype=torch.float32))
-    np.testing.assert_allclose(line[:, 1], look.split.measure.to_original_units(decoded)[:, 0].numpy(), rtol=1e-5)
+    decoded = view.program.decode(torch.tensor(line[:, :1], dtype=torch.float32))
+    np.testing.assert_allclose(line[:, 1], view.split.measure.to_original_units(decoded)[:, 0].numpy(), rtol=1e-5)
 
 
 def test_bars_are_sorted_and_a_collapsed_latent_is_grey():
     guide = Given([0.0, 0.0, 0.0], [1.0, 0.1, 0.5])
-    figure = usage_of_latents(look_at(build_vae(3, 64, guide=guide)))
+    figure = latent_usage_bars(look_at(build_vae(3, 64, guide=guide)))
     left, right = figure.axes
     assert [tick.get_text() for tick in left.get_xticklabels()] == ["$z_{2}$", "$z_{3}$", "$z_{1}$"]
     heights = [bar.get_height() for bar in left.patches]
@@ -283,14 +283,14 @@ def test_bars_are_sorted_and_a_collapsed_latent_is_grey():
 
 
 def test_best_and_worst_rows_are_those_by_log_px():
-    look = look_at(build_vae(2, 64))
+    view = look_at(build_vae(2, 64))
     log_px = torch.randn(40, generator=torch.Generator().manual_seed(0))
-    figure = extremes(look, log_px)
+    figure = extremes(view, log_px)
     order = log_px.argsort()
     for axes, chosen in zip((0, 1), (order[:10], order.flip(0)[:10]), strict=True):
         found = sheet_of(figure, (8, 8), 10, axes)
-        np.testing.assert_array_equal(found[0], look.split.x[chosen].numpy())
-        np.testing.assert_allclose(found[1], look.program.reconstruct(look.split.x[chosen]).numpy(), atol=1e-6)
+        np.testing.assert_array_equal(found[0], view.split.x[chosen].numpy())
+        np.testing.assert_allclose(found[1], view.program.reconstruct(view.split.x[chosen]).numpy(), atol=1e-6)
 
 
 def test_draws_are_scored_in_the_datas_units():
@@ -298,10 +298,10 @@ def test_draws_are_scored_in_the_datas_units():
     vae = build_vae(1, 3, guide=Given([0.0], [1.0]), likelihood=pv.likelihoods.Normal)
     for parameter in vae.likelihood.parameters():
         nn.init.zeros_(parameter)
-    look = look_at(vae, "swiss-roll")
-    axes = ordered_samples(look).axes[1]
+    view = look_at(vae, "swiss-roll")
+    axes = samples_by_log_px(view).axes[1]
     drawn = vae.sample(200, seed=0)
-    exact = dist.Normal(0.0, 1.0).log_prob(drawn).sum(-1) + float(look.split.log_jacobian[0])
+    exact = dist.Normal(0.0, 1.0).log_prob(drawn).sum(-1) + float(view.split.log_jacobian[0])
     assert axes.patches[-1].get_x() + axes.patches[-1].get_width() == pytest.approx(float(exact.max()), abs=1e-3)
 
 
@@ -319,7 +319,7 @@ def test_pictures_are_undone_to_grey_levels():
     data = in_place("mine", stored, measure=measure, image_shape=(8, 8))
     guide = pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(128, 8, 6)))
     vae = build_vae(3, 64, guide=guide, likelihood=pv.likelihoods.Normal)
-    look, split = Look(vae, data, data.valid), data.valid
+    view, split = LatentView(vae, data, data.valid), data.valid
     ink = ((stored.double() + 50) / 100).nan_to_num(nan=0.0).numpy()
 
     def undone(x):
@@ -328,20 +328,20 @@ def test_pictures_are_undone_to_grey_levels():
     def again(rows):
         return undone(vae.reconstruct(split.x[rows], mask=split.mask[rows]))
 
-    first = sheet_of(traversals(look), (8, 8), 12)
+    first = sheet_of(traversals(view), (8, 8), 12)
     np.testing.assert_allclose(first[:, 0], np.stack([ink[0]] * 3), atol=1e-6)
-    z = look.means[0].clone()
-    z[look.order[0]] = look.cloud[:, look.order[0]].double().quantile(0.99)
+    z = view.means[0].clone()
+    z[view.order[0]] = view.posterior_draws[:, view.order[0]].double().quantile(0.99)
     np.testing.assert_allclose(first[0, 11], undone(vae.decode(z)), atol=1e-5)
-    walk = sheet_of(interpolations(look), (8, 8), 13)
+    walk = sheet_of(interpolations(view), (8, 8), 13)
     np.testing.assert_allclose(walk[0][[0, -1]], ink[:2], atol=1e-6)
-    np.testing.assert_allclose(walk[0][[1, -2]], undone(vae.decode(look.means[:2])), atol=1e-5)
+    np.testing.assert_allclose(walk[0][[1, -2]], undone(vae.decode(view.means[:2])), atol=1e-5)
     log_px = torch.randn(30)
     order = log_px.argsort()[:10]
-    worst = sheet_of(extremes(look, log_px), (8, 8), 10)
+    worst = sheet_of(extremes(view, log_px), (8, 8), 10)
     np.testing.assert_allclose(worst[0], ink[order], atol=1e-6)
     np.testing.assert_allclose(worst[1], again(order), atol=1e-5)
-    drawn, best = undone(vae.sample(200, seed=0)), sheet_of(ordered_samples(look), (8, 8), 10, 1)[0]
+    drawn, best = undone(vae.sample(200, seed=0)), sheet_of(samples_by_log_px(view), (8, 8), 10, 1)[0]
     away = abs(best[:, None] - drawn).max(-1).min(1)
     assert away.max() < 1e-6  # each is one of the draws
 
@@ -352,7 +352,7 @@ def test_missing_values_are_not_drawn_in_lines():
     data = in_place("mine", stored, measure=Measure(shift=(50.0,) * 3, scale=(1.0,) * 3))
     guide = pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)))
     vae = build_vae(2, 3, guide=guide, likelihood=pv.likelihoods.Normal)
-    panels = interpolations(Look(vae, data, data.valid)).axes
+    panels = interpolations(LatentView(vae, data, data.valid)).axes
     for column, axes in enumerate(panels):
         dots = [line.get_ydata() for line in axes.lines if line.get_marker() == "o"]
         rows = [(0, 1), (2, 3), (4, 5), (6, 7)]
@@ -368,13 +368,13 @@ def test_missing_values_are_not_drawn_in_lines():
 def test_columns_that_never_move_are_left_out(num_rows):
     stored = torch.cat([torch.randn(30, 2), torch.full((30, 7), 0.1), torch.randn(30, 1)], 1)
     data = in_place("mine", stored)
-    look = Look(build_vae(2, 10, likelihood=pv.likelihoods.Normal), data, data.valid.head(num_rows))
-    figure = traversals(look)  # a single row has no spread, and no warning either
+    view = LatentView(build_vae(2, 10, likelihood=pv.likelihoods.Normal), data, data.valid.head(num_rows))
+    figure = traversals(view)  # a single row has no spread, and no warning either
     assert [axes.get_title() for axes in figure.axes] == ["column 1", "column 2", "column 10"]
     everywhere = in_place("mine", torch.full((30, 10), 0.1))
-    assert traversals(Look(look.program, everywhere, everywhere.valid)) is None
+    assert traversals(LatentView(view.program, everywhere, everywhere.valid)) is None
     if num_rows > 1:
-        shades = np.asarray(extremes(look, torch.randn(30)).axes[0].images[0].get_array())
+        shades = np.asarray(extremes(view, torch.randn(30)).axes[0].images[0].get_array())
         np.testing.assert_array_equal(shades[:, 2:9], 0)
 
 
@@ -408,7 +408,7 @@ def test_missing_values_stay_white():
     vae = build_vae(2, 3, guide=guide, likelihood=pv.likelihoods.Normal)
     log_px = -torch.arange(30.0)
     assert [picture.name for picture in latent_figures(vae, data, split, log_px)] == ALL
-    values = np.asarray(extremes(Look(vae, data, split), log_px).axes[0].images[0].get_array())
+    values = np.asarray(extremes(LatentView(vae, data, split), log_px).axes[0].images[0].get_array())
     assert np.ma.getmaskarray(np.ma.masked_invalid(values))[:, 1].tolist() == [i % 2 == 1 for i in range(10)]
 
 

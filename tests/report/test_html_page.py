@@ -14,7 +14,7 @@ from PIL import Image
 
 import pyro_vae as pv
 from pyro_vae.cli.report import report
-from pyro_vae.plots.latent_figures import Picture
+from pyro_vae.plots.latent_figures import LatentFigure
 from pyro_vae.report import html_page, latent_explorer, numbers_in_words
 from pyro_vae.report.latent_planes import planes_of, starts_of
 from pyro_vae.serialization import to_recipe
@@ -25,7 +25,7 @@ def fake_portraits(monkeypatch):
     def latent_figures(*_, **__):
         figure = Figure(figsize=(2, 1))
         figure.subplots().plot([0, 1])
-        return [Picture("portrait", "A <portrait>", "Look at the line.", figure)]
+        return [LatentFigure("portrait", "A <portrait>", "Look at the line.", figure)]
 
     monkeypatch.setattr(report, "latent_figures", latent_figures)
 
@@ -82,7 +82,7 @@ def test_starts_are_rows_of_each_label():
 def test_grids_are_what_the_decoder_says(num_latents, dtype):
     data = pv.load_data("digits")
     vae, split = vae_for(data, num_latents).to(getattr(torch, dtype)), data.valid.head(50)
-    assert latent_explorer.why_no_explorer(vae, split) == ""
+    assert latent_explorer.reason_for_no_explorer(vae, split) == ""
     found = pv.log_evidence(vae, split, num_samples=30)
     page = latent_explorer.explorer(vae, data, split, found)
     x = split.x.to(getattr(torch, dtype))
@@ -210,16 +210,16 @@ def test_large_pictures_are_shown_smaller_and_grids_stay_within_their_room():
 
 def test_why_there_is_no_explorer():
     data = pv.load_data("digits")
-    assert latent_explorer.why_no_explorer(vae_for(data, 2), data.valid) == ""
+    assert latent_explorer.reason_for_no_explorer(vae_for(data, 2), data.valid) == ""
     nets = pv.nets.mlp(12, 9, 64), pv.nets.mlp(74, 9, 4)
     conditional = pv.ConditionalVAE(
         pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(nets[0]), pv.guides.MeanFieldNormal(nets[1]), 10
     )
-    assert latent_explorer.why_no_explorer(conditional, data.valid) == "its decoder needs more than z: labels"
+    assert latent_explorer.reason_for_no_explorer(conditional, data.valid) == "its decoder needs more than z: labels"
     two = example_programs.Hierarchical(D=64)
-    assert "no decode(z)" in latent_explorer.why_no_explorer(two, data.valid)
+    assert "no decode(z)" in latent_explorer.reason_for_no_explorer(two, data.valid)
     two.decode = lambda z: z
-    assert "z is in 2 places (z1, z2)" in latent_explorer.why_no_explorer(two, data.valid)
+    assert "z is in 2 places (z1, z2)" in latent_explorer.reason_for_no_explorer(two, data.valid)
 
 
 def test_the_page_is_one_file_whose_data_cannot_end_its_script(tmp_path, fake_portraits):

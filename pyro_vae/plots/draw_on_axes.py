@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from pyro_vae.plots.style import BLUE, COLOURS, DARK, ORANGE, RED, SHADES, label_ends
 
 
-def curve(
+def training_curve(
     axes: Axes, epochs: Sequence[int], train: Sequence[Any], valid: Sequence[Any], title: str, best: int | None = None
 ) -> Axes:
     """A quantity over epochs, on training and validation rows, the kept epoch marked."""
@@ -23,7 +23,7 @@ def curve(
         axes.axvline(best, color="0.6", linewidth=1, linestyle=":", label=f"kept: epoch {best}")
     axes.set(title=title, xlabel="epoch", ylabel="nats per row")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    show_the_end(axes, [*train, *valid])
+    zoom_to_end(axes, [*train, *valid])
     return axes
 
 
@@ -31,8 +31,8 @@ def _numbers(values: Sequence[Any]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def show_the_end(axes: Axes, values: Sequence[Any], percent: float = 5) -> None:
-    """Leave the steep first epochs, so many per cent of all values, out of the y-range: they would flatten the rest."""
+def zoom_to_end(axes: Axes, values: Sequence[Any], percent: float = 5) -> None:
+    """Set the y-range without the lowest `percent` of all values: the steep first epochs would flatten the rest."""
     finite = _numbers(values)
     finite = finite[np.isfinite(finite)]
     if len(finite) > 20:
@@ -41,8 +41,10 @@ def show_the_end(axes: Axes, values: Sequence[Any], percent: float = 5) -> None:
         axes.set_ylim(max(finite.min() - room, low - room), high + room)
 
 
-def pictures(axes: Axes, rows: np.ndarray, shape: tuple[int, int], columns: int, title: str = "", gap: int = 2) -> Axes:
-    """Pictures (n, D) side by side in a grid, dark ink on white, a thin gap between them."""
+def image_grid(
+    axes: Axes, rows: np.ndarray, shape: tuple[int, int], columns: int, title: str = "", gap: int = 2
+) -> Axes:
+    """Images (n, D) in a grid, 1 is black, with a thin gap between them."""
     height, width = shape
     count = -(-len(rows) // columns)
     sheet = np.zeros((count * (height + gap) - gap, columns * (width + gap) - gap))
@@ -89,7 +91,7 @@ def data_and_samples(
     return axes
 
 
-def marginals(axes: Axes, exact: np.ndarray, guide: np.ndarray, title: str, note: str) -> Axes:
+def posterior_marginals(axes: Axes, exact: np.ndarray, guide: np.ndarray, title: str, note: str) -> Axes:
     """Draws from p(z | x) as a filled histogram and draws from q as an outline, on one axis."""
     bins = np.histogram_bin_edges(np.concatenate([exact, guide]), bins=50).tolist()
     axes.hist(exact, bins=bins, density=True, color="0.78", label="p(z | x), NUTS")
@@ -100,8 +102,8 @@ def marginals(axes: Axes, exact: np.ndarray, guide: np.ndarray, title: str, note
     return axes
 
 
-def gap(axes: Axes, epochs: Sequence[float], bound: Sequence[Any], log_px: Sequence[Any]) -> Axes:
-    """log p(x) over epochs, the bound below it where there is one, what lies between shaded and its end written."""
+def bound_gap(axes: Axes, epochs: Sequence[float], bound: Sequence[Any], log_px: Sequence[Any]) -> Axes:
+    """log p(x) over epochs, the bound below it where there is one, the gap shaded and its last value written."""
     at, top, below = np.asarray(epochs, dtype=float), _numbers(log_px), _numbers(bound)
     known, bounded = np.isfinite(top), np.isfinite(below)
     words = "no q for held-out rows"
@@ -119,10 +121,10 @@ def gap(axes: Axes, epochs: Sequence[float], bound: Sequence[Any], log_px: Seque
     return axes
 
 
-def learning(axes: Axes, ways: Mapping[str, tuple[Any, Any, Any]], colours: Mapping[str, Any]) -> Axes:
-    """Ways of learning over rows seen, on a logarithmic axis: (rows, training, test) for each name."""
+def learning_curves(axes: Axes, curves: Mapping[str, tuple[Any, Any, Any]], colours: Mapping[str, Any]) -> Axes:
+    """Learning curves over rows processed, on a logarithmic axis: (rows, training, test) for each name."""
     ends = []
-    for name, (seen, train, test) in ways.items():
+    for name, (seen, train, test) in curves.items():
         at = np.asarray(seen, dtype=float)
         for values, kind in ((_numbers(train), "--"), (_numbers(test), "-")):
             known = np.isfinite(values)
@@ -130,11 +132,11 @@ def learning(axes: Axes, ways: Mapping[str, tuple[Any, Any, Any]], colours: Mapp
         if known.any():
             ends.append((float(values[known][-1]), name, colours[name]))
     axes.set_xscale("log")
-    show_the_end(axes, [value for _, train, test in ways.values() for value in (*train, *test)])
+    zoom_to_end(axes, [value for _, train, test in curves.values() for value in (*train, *test)])
     return label_ends(axes, ends)
 
 
-def components(
+def mixture_components(
     axes: Axes, rows: np.ndarray, at: np.ndarray, density: np.ndarray, parts: np.ndarray, colours: Sequence[Any]
 ) -> Axes:
     """A histogram of rows (N,), a mixture's density (G,) over it, and its components' parts of that (C, G), filled."""
@@ -149,14 +151,16 @@ def components(
     return axes
 
 
-def stacked(axes: Axes, at: np.ndarray, shares: np.ndarray, colours: Sequence[Any]) -> Axes:
-    """Shares (C, G) that sum to one, one upon the other."""
+def stacked_shares(axes: Axes, at: np.ndarray, shares: np.ndarray, colours: Sequence[Any]) -> Axes:
+    """Shares (C, G) that sum to one, stacked."""
     axes.stackplot(at, shares, colors=colours, alpha=0.85, linewidth=0)
     axes.set(ylim=(0, 1), yticks=[0, 1])
     return axes
 
 
-def log_density(axes: Axes, xx: np.ndarray, yy: np.ndarray, log_px: np.ndarray, top: float, depth: float) -> Any:
+def log_density_contours(
+    axes: Axes, xx: np.ndarray, yy: np.ndarray, log_px: np.ndarray, top: float, depth: float
+) -> Any:
     """A log-density (n, n) in the plane, shaded in steps of a nat from `top` down to `depth` below; the shades."""
     levels = np.linspace(top - depth, top, round(depth) + 1)
     shades = axes.contourf(xx, yy, log_px, levels=levels, cmap=SHADES)
@@ -164,7 +168,7 @@ def log_density(axes: Axes, xx: np.ndarray, yy: np.ndarray, log_px: np.ndarray, 
     return shades
 
 
-def ellipses(
+def covariance_ellipses(
     axes: Axes, mean: np.ndarray, covariance: np.ndarray, colour: Any, sizes: Sequence[float] = (1, 2)
 ) -> Axes:
     """The ellipses at some standard deviations around a mean (2,)."""
@@ -177,9 +181,9 @@ def ellipses(
     return axes
 
 
-def bars(axes: Axes, values: np.ndarray, names: Sequence[str], strong: np.ndarray) -> Axes:
-    """A bar for each name, grey where it is not `strong`; names stand aside where there are too many to read."""
-    axes.bar(np.arange(len(values)), values, color=[BLUE if one else "0.75" for one in strong], width=0.8)
+def bars(axes: Axes, values: np.ndarray, names: Sequence[str], active: np.ndarray) -> Axes:
+    """A bar for each name, grey where it is not `active`; no names where there are too many to read."""
+    axes.bar(np.arange(len(values)), values, color=[BLUE if one else "0.75" for one in active], width=0.8)
     if len(values) <= 30:
         axes.set_xticks(np.arange(len(values)), names, rotation=90 if max(map(len, names)) > 9 else 0)
     else:
@@ -187,7 +191,7 @@ def bars(axes: Axes, values: np.ndarray, names: Sequence[str], strong: np.ndarra
     return axes
 
 
-def over(axes: Axes, filled: np.ndarray, line: np.ndarray) -> Axes:
+def prior_and_posterior_histograms(axes: Axes, filled: np.ndarray, line: np.ndarray) -> Axes:
     """Draws of the aggregate posterior as a filled histogram, and draws of the prior as an outline over it."""
     bins = np.histogram_bin_edges(np.concatenate([filled, line]), bins=40).tolist()
     axes.hist(filled, bins=bins, density=True, color=BLUE, alpha=0.45, label="aggregate posterior")
@@ -198,7 +202,7 @@ def over(axes: Axes, filled: np.ndarray, line: np.ndarray) -> Axes:
 def density_and_contours(
     axes: Axes, x: np.ndarray, y: np.ndarray, shaded: np.ndarray, lines: np.ndarray, mass: Sequence[float], hole: float
 ) -> Axes:
-    """A density (Gy, Gx) in shades, another as lines that hold so much of its `mass`, holes of the first hatched.
+    """A density (Gy, Gx) in shades, another as contours that enclose shares `mass` of it, holes of the first hatched.
 
     A hole lies inside the outermost line, where the first is below a share `hole` of the second.
     """
@@ -215,7 +219,7 @@ def density_and_contours(
     return axes
 
 
-def marked(axes: Axes, rows: np.ndarray, groups: Mapping[str, np.ndarray]) -> Axes:
+def highlighted_scatter(axes: Axes, rows: np.ndarray, groups: Mapping[str, np.ndarray]) -> Axes:
     """Rows in the plane of their first two columns (one: against their order), some groups of them in colour."""
     for points, colour, size, name in [
         (rows, "0.75", 8, "others"),
@@ -228,8 +232,8 @@ def marked(axes: Axes, rows: np.ndarray, groups: Mapping[str, np.ndarray]) -> Ax
     return axes
 
 
-def histograms(axes: Axes, values: Mapping[str, np.ndarray]) -> Axes:
-    """Distributions over each other, the first in blue and filled, the second in orange; the lowest 1% at the edge."""
+def log_px_histograms(axes: Axes, values: Mapping[str, np.ndarray]) -> Axes:
+    """Histograms on one axis, the first in blue and filled, the second in orange; the lowest 1% at the edge."""
     low = min(float(np.percentile(some, 1)) for some in values.values())
     high = max(float(some.max()) for some in values.values())
     bins = np.linspace(low, high + 1e-9, 40).tolist()
@@ -241,18 +245,18 @@ def histograms(axes: Axes, values: Mapping[str, np.ndarray]) -> Axes:
     return axes
 
 
-def standardized(
-    axes: Axes, values: np.ndarray, names: Sequence[str], words: Sequence[Sequence[str]] = (), most: float = 4.0
+def standardized_table(
+    axes: Axes, values: np.ndarray, names: Sequence[str], cell_texts: Sequence[Sequence[str]] = (), most: float = 4.0
 ) -> Any:
     """A table (n, D) in standard deviations: orange below the mean, blue above it, white where missing; its shades.
 
-    `words` are written into the cells.
+    `cell_texts` are written into the cells.
     """
     colours = LinearSegmentedColormap.from_list("pyro_vae_signed", [ORANGE, "#FFFFFF", BLUE])
     shades = axes.imshow(values, cmap=colours, vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
     upright = len(names) > 8 or max(map(len, names)) > 14
     axes.set_xticks(np.arange(len(names)), names, rotation=90 if upright else 0)
-    for i, line in enumerate(words):
+    for i, line in enumerate(cell_texts):
         for j, word in enumerate(line):
             axes.text(j, i, word, ha="center", va="center", fontsize=8, color=DARK)
     axes.spines[["left", "bottom"]].set_visible(False)
