@@ -1,4 +1,4 @@
-"""Models whose log p(x) and posterior are known in closed form: what the package's numbers are held against."""
+"""Models whose log p(x) and posterior are known in closed form: references for the package's numbers."""
 
 import math
 

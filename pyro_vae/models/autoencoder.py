@@ -1,4 +1,4 @@
-"""The plain autoencoder: a VAE's networks without its probabilities. It has no density, and says so."""
+"""The plain autoencoder: a VAE's networks without its probabilities. It has no density."""
 
 from typing import Any
 
@@ -17,17 +17,17 @@ from pyro_vae.typing import Latents, RowLatents, Rows
 CORRUPTIONS = ("masking", "gaussian")
 
 
-class _Flat(dist.TorchDistribution):
-    """A z of which nothing is said: log p(z) = 0 everywhere, which is no distribution."""
+class _NoPrior(dist.TorchDistribution):
+    """A placeholder prior with log p(z) = 0 everywhere, which is no distribution."""
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # torch's way
+    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # as in torch.distributions
     support = constraints.real_vector
 
     def __init__(self, num_latents: int, batch_shape: Any = ()) -> None:
         super().__init__(torch.Size(batch_shape), torch.Size([num_latents]), validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "_Flat":
-        return _Flat(self.event_shape[0], batch_shape)
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "_NoPrior":
+        return _NoPrior(self.event_shape[0], batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return value.new_zeros(value.shape[:-1])
@@ -44,11 +44,11 @@ class Autoencoder(Program):
     r"""An autoencoder, $x \to z = f_\phi(x) \to p_\theta(x|z)$, from a VAE's networks (Hinton & Salakhutdinov 2006).
 
     `encoder` maps (N, D) to codes (N, K), one point for each row; `likelihood` is a VAE's. As a program its guide is a
-    point mass at the code and z has no prior, so what `fit` climbs, and calls `elbo`, is the reconstruction term
+    point mass at the code and z has no prior, so the objective of `fit`, reported as `elbo`, is the reconstruction term
     $\log p_\theta(x | f_\phi(x))$ alone: minus the squared error, up to scale and constant, for a normal likelihood of
-    fixed scale, and minus the cross-entropy for a Bernoulli. With `denoising` > 0 the encoder sees damaged rows while
-    it is trained and must rebuild the whole ones (Vincent et al. 2010): `masking` sets that share of each row's values
-    to zero, `gaussian` adds noise of that standard deviation.
+    fixed scale, and minus the cross-entropy for a Bernoulli. With `denoising` > 0 the encoder gets corrupted rows in
+    training and the likelihood is that of the original ones (Vincent et al. 2010): `masking` sets that share of each
+    row's values to zero, `gaussian` adds noise of that standard deviation.
 
     There is no p(z), hence no p(x): asking for log p(x) or for draws raises `InputError`. Also raised for codes of
     another width than `num_latents`.
@@ -64,7 +64,7 @@ class Autoencoder(Program):
     """
 
     no_density = (
-        "an autoencoder has no density: it says nothing of how probable a code is, so log p(x) does not exist; compare "
+        "an autoencoder has no density: codes have no prior, so log p(x) does not exist; compare "
         "reconstruction errors (pv.reconstruction_error), or take a VAE of the same networks"
     )
 
@@ -91,12 +91,12 @@ class Autoencoder(Program):
     def model(self, x: Rows) -> None:  # type: ignore[override]
         register_parameters(self.likelihood, "likelihood")
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", _Flat(self.num_latents))
+            z = pyro.sample("z", _NoPrior(self.num_latents))
             pyro.sample("x", self.likelihood(z), obs=x)
 
     def guide(self, x: Rows) -> None:  # type: ignore[override]
         register_parameters(self.encoder, "encoder")
-        codes = self.encoder(self._damaged(x) if self.training and self.denoising else x)
+        codes = self.encoder(self._corrupt(x) if self.training and self.denoising else x)
         if codes.shape[-1] != self.num_latents:
             raise InputError(
                 f"the encoder gives {codes.shape[-1]} numbers for each row, but num_latents={self.num_latents}"
@@ -104,7 +104,7 @@ class Autoencoder(Program):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Delta(codes, event_dim=1))
 
-    def _damaged(self, x: Rows) -> Rows:
+    def _corrupt(self, x: Rows) -> Rows:
         if self.corruption == "gaussian":
             return x + self.denoising * torch.randn_like(x)
         return x * (torch.rand_like(x) >= self.denoising)
@@ -124,7 +124,7 @@ class Autoencoder(Program):
         return super().reconstruct(x)
 
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
-        """Before the first fit: let the likelihood start at the data's mean (D,), where it knows how."""
+        """Before the first fit: initialize the likelihood at the data's mean (D,), where it supports that."""
         start = getattr(self.likelihood, "init_from_data", None)
         if not self.started and start is not None:
             start(mean)

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians whose weights, means and precisions are random too: a program with global latents."""
+"""A mixture of Gaussians with priors on its weights, means and precisions: a program with global latents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +22,14 @@ from pyro_vae.typing import PerRow, Rows
 PerComponent = Float[Tensor, " C"]
 Responsibilities = Float[Tensor, "N C"]
 Number = Float[Tensor, ""]
-LOWER = transform_to(constraints.lower_cholesky)  # a free matrix to one with a positive diagonal, by its logarithm
+TO_LOWER_CHOLESKY = transform_to(
+    constraints.lower_cholesky
+)  # from an unconstrained matrix to a lower triangle with a positive diagonal
 
 
 @dataclass(frozen=True)
 class Globals:
-    r"""Dirichlet(w) $\prod_k$ Normal–Wishart(m_k, Λ_k) over what all rows share: prior and posterior alike.
+    r"""Dirichlet(w) $\prod_k$ Normal–Wishart(m_k, Λ_k) over the global parameters, the form of prior and posterior.
 
     w ~ Dirichlet(`concentration` (C,)), Λ_k ~ Wishart(`df` (C,), T_k T_kᵀ) with T = `scale_tril` (C, D, D), and
     m_k | Λ_k ~ N(`loc` (C, D), (κ_k Λ_k)⁻¹) with κ = `mean_precision` (C,).
@@ -65,9 +67,9 @@ class Globals:
         """KL(self ‖ prior) over weights, means and precisions, nats."""
         shift = ((self.loc - prior.loc).unsqueeze(-2) @ self.scale_tril).squeeze(-2).square().sum(-1)
         ratio = prior.mean_precision / self.mean_precision
-        of_means = (self.loc.shape[1] * (ratio - 1 - ratio.log()) + prior.mean_precision * self.df * shift) / 2
-        of_weights = kl_divergence(dist.Dirichlet(self.concentration), dist.Dirichlet(prior.concentration))
-        return of_weights + (of_means + kl_divergence(self.wishart, prior.wishart)).sum()
+        kl_means = (self.loc.shape[1] * (ratio - 1 - ratio.log()) + prior.mean_precision * self.df * shift) / 2
+        kl_weights = kl_divergence(dist.Dirichlet(self.concentration), dist.Dirichlet(prior.concentration))
+        return kl_weights + (kl_means + kl_divergence(self.wishart, prior.wishart)).sum()
 
     def predictive(self) -> dist.MixtureSameFamily:
         r"""p(x_new) with the globals integrated out: a mixture of Student's t (Bishop 2006, eq. 10.81)."""
@@ -85,7 +87,7 @@ def _inverse_cholesky(matrix: Tensor) -> Tensor:
 
 @part
 class BayesianGaussianMixture(nn.Module):
-    r"""A Gaussian mixture with priors on all it has, and the mean field over them (Attias 1999; Bishop 2006, §10.2).
+    r"""A Gaussian mixture with priors on all parameters, and a mean-field guide (Attias 1999; Bishop 2006, §10.2).
 
     $w \sim \mathrm{Dirichlet}(\alpha_0)$, $\Lambda_k \sim \mathrm{Wishart}(\nu_0, W_0)$,
     $m_k \sim N(m_0, (\kappa_0\Lambda_k)^{-1})$; for each row $c_i \sim w$, $x_i \sim N(m_{c_i}, \Lambda_{c_i}^{-1})$.
@@ -94,7 +96,7 @@ class BayesianGaussianMixture(nn.Module):
     (D,) (zeros), ν₀ = `df` (D), W₀⁻¹ = `covariance` (D, D) (identity): standardize x, or say where it lies. Parameters
     are float64.
 
-    Two ways climb the same bound: `fit_cavi` in closed form, and, after `start`, Pyro's SVI with
+    Two methods maximize the same bound: `fit_cavi` in closed form, and, after `start`, Pyro's SVI with
     `TraceEnum_ELBO(max_plate_nesting=1)`, by `fit` or on its own. The weights, means and precisions couple the rows, so
     a row has no log p(x) of its own; `log_predictive` is a new row's density under q. Raises `InputError` for
     settings outside their range.
@@ -133,7 +135,7 @@ class BayesianGaussianMixture(nn.Module):
         self.loc, self.raw_tril = nn.Parameter(torch.empty(C, D)), nn.Parameter(torch.empty(C, D, D))
         self.logits = nn.Parameter(torch.zeros(num_rows, C))
         self.double()
-        self._put(prior)
+        self._set_posterior(prior)
         self.started: Tensor
         self.register_buffer("started", torch.tensor(False))
 
@@ -146,29 +148,29 @@ class BayesianGaussianMixture(nn.Module):
         """q(w) Π q(m_k, Λ_k), from the parameters in which it is unconstrained."""
         df = self.num_features - 1 + self.log_df.exp()
         concentration, mean_precision = self.log_concentration.exp(), self.log_mean_precision.exp()
-        return Globals(concentration, self.loc, mean_precision, df, LOWER(self.raw_tril))
+        return Globals(concentration, self.loc, mean_precision, df, TO_LOWER_CHOLESKY(self.raw_tril))
 
     @torch.no_grad()
-    def _put(self, found: Globals) -> None:
-        self.log_concentration.copy_(found.concentration.log())
-        self.log_mean_precision.copy_(found.mean_precision.log())
-        self.log_df.copy_((found.df - (self.num_features - 1)).log())
-        self.loc.copy_(found.loc)
-        self.raw_tril.copy_(LOWER.inv(found.scale_tril))
+    def _set_posterior(self, value: Globals) -> None:
+        self.log_concentration.copy_(value.concentration.log())
+        self.log_mean_precision.copy_(value.mean_precision.log())
+        self.log_df.copy_((value.df - (self.num_features - 1)).log())
+        self.loc.copy_(value.loc)
+        self.raw_tril.copy_(TO_LOWER_CHOLESKY.inv(value.scale_tril))
 
     def model(self, x: Rows) -> None:
         weights, means, tril = self.prior.draw()
         means, scale_tril = means.unsqueeze(-3), _inverse_cholesky(tril @ tril.mT).unsqueeze(-4)  # below the plate
         with pyro.plate("data", len(x)):
             c = pyro.sample("component", dist.Categorical(weights))
-            k = c.long()  # `encode` puts a mode in c's place, a float
+            k = c.long()  # `encode` substitutes a mode for c, a float
             row = dist.MultivariateNormal(Vindex(means)[..., k, :], scale_tril=Vindex(scale_tril)[..., k, :, :])
             pyro.sample("x", row, obs=x)
 
     def guide(self, x: Rows, rows: Tensor | None = None, num_rows: int | None = None) -> None:
-        """`rows` finds each row in the table of q(c); called with x alone, x is all rows, in order.
+        """`rows` are indices into the table of q(c); called with x alone, x is all rows, in order.
 
-        Rows held out, which come with `num_rows` and no `rows`, get the best q(c) under q(w, m, Λ).
+        Held-out rows, which come with `num_rows` and no `rows`, get the best q(c) under q(w, m, Λ).
         """
         register_parameters(self, "mixture")
         posterior = self.posterior
@@ -206,9 +208,9 @@ class BayesianGaussianMixture(nn.Module):
         return nn.functional.one_hot(torch.as_tensor(found, device=x.device).long(), self.num_components).to(x)
 
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
-        """What `fit` calls first: `InputError` before `start`, since components that are alike would stay alike."""
+        """Called by `fit`: `InputError` before `start`, since equal components would stay equal."""
         if not self.started:
-            raise InputError("all components are still alike: call start(x) with all rows before fit, or take fit_cavi")
+            raise InputError("all components are still equal: call start(x) with all rows before fit, or use fit_cavi")
 
     @torch.no_grad()
     def update_local(self, x: Rows) -> None:
@@ -224,9 +226,9 @@ class BayesianGaussianMixture(nn.Module):
         loc = (prior.mean_precision[:, None] * prior.loc + r.T @ x) / mean_precision[:, None]
         scatters = torch.stack([(x - m).T @ (share[:, None] * (x - m)) for m, share in zip(loc, r.T, strict=True)])
         shift = (loc - prior.loc).unsqueeze(-1)
-        of_prior = torch.cholesky_inverse(prior.scale_tril) + prior.mean_precision[:, None, None] * shift @ shift.mT
-        scale_tril = _inverse_cholesky(of_prior + scatters)
-        self._put(Globals(prior.concentration + counts, loc, mean_precision, prior.df + counts, scale_tril))
+        prior_terms = torch.cholesky_inverse(prior.scale_tril) + prior.mean_precision[:, None, None] * shift @ shift.mT
+        scale_tril = _inverse_cholesky(prior_terms + scatters)
+        self._set_posterior(Globals(prior.concentration + counts, loc, mean_precision, prior.df + counts, scale_tril))
 
     def bound(self, x: Any) -> Number:
         """The ELBO of all N rows with every constant, in closed form and differentiable, nats per row."""
@@ -237,9 +239,9 @@ class BayesianGaussianMixture(nn.Module):
     def _all_rows(self, x: Rows) -> Rows:
         if x.shape != (self.num_rows, self.num_features):
             raise InputError(f"expected all {self.num_rows} rows of {self.num_features} features, got {tuple(x.shape)}")
-        return self._here(x)
+        return self._convert(x)
 
-    def _here(self, x: Tensor) -> Tensor:
+    def _convert(self, x: Tensor) -> Tensor:
         return x.to(*device_and_dtype(self))
 
     @property
@@ -262,16 +264,15 @@ class BayesianGaussianMixture(nn.Module):
     @torch.no_grad()
     def responsibilities(self, x: Any) -> Responsibilities:
         """The best q(c) for any rows given q(w, m, Λ), (N, C)."""
-        return self.posterior.scores(self._here(torch.as_tensor(x[:]))).softmax(-1)
+        return self.posterior.scores(self._convert(torch.as_tensor(x[:]))).softmax(-1)
 
     @torch.no_grad()
     def log_predictive(self, x: Any) -> PerRow:
         r"""log ∫ p(x | w, m, Λ) q(w, m, Λ), (N,) nats: a density of a new row, normalized.
 
-        An estimate of log p(x | training rows), with q in the posterior's place; a row that was trained on is no new
-        row.
+        An estimate of log p(x | training rows), with q for the posterior. A training row is not a new row.
         """
-        return self.posterior.predictive().log_prob(self._here(torch.as_tensor(x[:])))
+        return self.posterior.predictive().log_prob(self._convert(torch.as_tensor(x[:])))
 
     @torch.no_grad()
     def sample(self, n: int, seed: int | None = None) -> Rows:

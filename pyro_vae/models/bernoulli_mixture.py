@@ -1,4 +1,4 @@
-"""Mixtures of independent bits."""
+"""Mixtures of independent Bernoulli variables."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ from pyro_vae.typing import Rows
 
 @part
 class BernoulliMixture(Mixture):
-    r"""A mixture of independent bits, $p(x) = \sum_c \pi_c \prod_d p_{cd}^{x_d} (1 - p_{cd})^{1 - x_d}$.
+    r"""A mixture of independent Bernoulli variables, $p(x) = \sum_c \pi_c \prod_d p_{cd}^{x_d} (1 - p_{cd})^{1 - x_d}$.
 
-    `fit_em` climbs the likelihood with a Beta prior on each probability, as if each component held `prior_rows` more
-    rows whose bits are on as often as in the data; 0 is maximum likelihood, which gives a bit that a component never
-    saw next to no probability, e^−700. `guide` is a part q(c|x) in place of the exact posterior. Values are 0 or 1.
+    `fit_em` maximizes the likelihood with a Beta prior on each probability, as if each component held `prior_rows` more
+    rows with the data's frequencies of ones; 0 is maximum likelihood, which gives a value that no row of a component
+    has a probability near zero, e^−700. `guide` is a part q(c|x) instead of the exact posterior. Values are 0 or 1.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("digits")
@@ -48,7 +48,7 @@ class BernoulliMixture(Mixture):
 
     @property
     def means(self) -> Tensor:
-        """The probabilities of the bits (C, D)."""
+        """The probabilities of a one (C, D)."""
         return self.logits_of_bits.detach().sigmoid()
 
     def prepare(self, x: Rows) -> Tensor:
@@ -63,15 +63,18 @@ class BernoulliMixture(Mixture):
         return table[:, :-1] @ prepared.T + table[:, -1:]
 
     def statistics(self, prepared: Tensor, shares: Tensor, table: Tensor | None) -> Statistics:
-        """`counts` (C,) and `on` (C, D), how many rows have a bit on."""
-        return {"counts": shares.sum(1), "on": shares @ prepared}
+        """`counts` (C,) and `ones` (C, D), how many rows have a one."""
+        return {"counts": shares.sum(1), "ones": shares @ prepared}
 
     @torch.no_grad()
     def maximize(self, statistics: Statistics) -> None:
         n0, counts = self.prior_rows, statistics["counts"][:, None]
-        on, off = statistics["on"] + n0 * self.prior_mean, counts - statistics["on"] + n0 * (1 - self.prior_mean)
-        least = torch.finfo(on.dtype).tiny
-        self.logits_of_bits.copy_(on.clamp(min=least).log() - off.clamp(min=least).log())
+        ones, zeros = (
+            statistics["ones"] + n0 * self.prior_mean,
+            counts - statistics["ones"] + n0 * (1 - self.prior_mean),
+        )
+        smallest = torch.finfo(ones.dtype).tiny
+        self.logits_of_bits.copy_(ones.clamp(min=smallest).log() - zeros.clamp(min=smallest).log())
 
     def log_prior(self) -> Tensor:
         mean, logits = self.prior_mean, self.logits_of_bits
@@ -81,7 +84,7 @@ class BernoulliMixture(Mixture):
     def describe_rows(self, mean: Tensor, rows: Rows) -> None:
         self.prior_mean.copy_((len(rows) * mean + 0.5) / (len(rows) + 1))
 
-    def place(self, components: Tensor, rows: Rows) -> None:
+    def move_components(self, components: Tensor, rows: Rows) -> None:
         mean = (rows.to(self.prior_mean) + self.prior_rows * self.prior_mean) / (1 + self.prior_rows)
         self.logits_of_bits[components] = mean.clamp(1e-3, 1 - 1e-3).logit()
 

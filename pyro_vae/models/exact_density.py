@@ -1,4 +1,4 @@
-"""Programs whose log p(x) is known exactly, and what EM asks of them."""
+"""Programs with an exact log p(x), and the methods that EM needs."""
 
 import math
 from collections.abc import Iterable
@@ -20,15 +20,15 @@ class Density(Program):
     r"""A program with a closed form for $\log p(x)$ and for the posterior of its latents.
 
     A subclass writes its graphical model, `log_density(x)`, and for EM (`fit_em`) an E-step, an M-step and a start.
-    Parameters are float64 from the beginning. Its guide is the exact posterior at the current parameters, held: the
-    bound touches log p(x), and its gradient is that of log p(x) (Fisher's identity). With a `log_prior`, `fit` climbs
-    the same sum as `fit_em`.
+    Parameters are float64 from the beginning. Its guide is the exact posterior at the current parameters, without
+    gradient: the bound equals log p(x), and its gradient is that of log p(x) (Fisher's identity). With a `log_prior`,
+    `fit` maximizes the same sum as `fit_em`.
     """
 
     started: Tensor
-    block_rows = 4096  # how many rows an E-step takes at once
-    held: tuple[str, ...] = ()  # parameters that EM leaves alone
-    num_free: int  # parameters that can be chosen freely, what an information criterion counts
+    block_rows = 4096  # rows of a block of the E-step
+    held: tuple[str, ...] = ()  # parameters that EM does not change
+    num_free: int  # free parameters, as an information criterion counts them
 
     def __init__(self, num_features: int) -> None:
         nn.Module.__init__(self)
@@ -42,13 +42,13 @@ class Density(Program):
         raise NotImplementedError
 
     def prepare(self, x: Rows) -> Tensor:
-        """Rows in the form that `e_step` takes: what can be computed of them once and kept."""
+        """Rows in the form that `e_step` takes: quantities that are computed once and can be kept."""
         return x
 
     def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:
         """Expected statistics of prepared rows under the exact posterior, added up over rows; and log p(x) (N,).
 
-        With `hard` the posterior's mode stands for the posterior, and log p(x, mode) is returned.
+        With `hard` the posterior's mode replaces the posterior, and log p(x, mode) is returned.
         """
         raise NotImplementedError
 
@@ -70,7 +70,7 @@ class Density(Program):
             self.start_em(mean, rows, "k-means++", 0)
 
     def revive(self, statistics: Statistics, rows: Rows) -> int:
-        """Move components that explain nothing to these rows, the worst explained; how many there were."""
+        """Move empty components to these rows, those with the lowest log p(x); the number of components moved."""
         return 0
 
     @torch.no_grad()
@@ -84,12 +84,12 @@ class Density(Program):
         return torch.cat(blocks) + split.log_jacobian
 
     def rows_of(self, x: Dataset | Split | Tensor) -> Split:
-        """Rows that this model can be asked about; `InputError` for another width or missing values."""
+        """The rows as a split; `InputError` for another width or missing values."""
         split = as_split(x, "test")
         if split.shape[1] != self.num_features:
-            raise InputError(f"the model is of {self.num_features} features, and the rows have {split.shape[1]}")
+            raise InputError(f"the model has {self.num_features} features, and the rows have {split.shape[1]}")
         if split.mask is not None:
-            raise InputError("values are missing, and this model's density is of whole rows: fill them first")
+            raise InputError("values are missing, and this model's density needs complete rows: fill them first")
         return split
 
     def score_samples(self, x: Dataset | Split | Tensor) -> PerRow:
@@ -106,17 +106,18 @@ class Density(Program):
         return float(-2 * self.log_prob(x).sum() + 2 * self.num_free)
 
 
-def added(total: Statistics | None, more: Statistics) -> Statistics:
-    """The statistics of more rows, summed."""
+def add_statistics(total: Statistics | None, more: Statistics) -> Statistics:
+    """The sum of two sets of statistics."""
     return dict(more) if total is None else {name: value + more[name] for name, value in total.items()}
 
 
 def check_start(kind: str) -> None:
+    """`InputError` for an unknown kind of start."""
     if kind not in STARTS:
         raise InputError(f"no start called {kind!r}; try one of {', '.join(STARTS)}")
 
 
-def spread_of(rows: Tensor) -> Tensor:
+def column_scales(rows: Tensor) -> Tensor:
     """The standard deviation of each column (D,), one where it is zero."""
     scale = rows.std(0, correction=0)
     return torch.where(scale > 0, scale, torch.ones_like(scale))

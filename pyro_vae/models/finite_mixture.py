@@ -1,4 +1,4 @@
-"""Mixtures: p(x) = Σ_c π_c p(x | c), programs whose every posterior is a sum, and their E- and M-steps."""
+"""Mixtures: p(x) = Σ_c π_c p(x | c), programs with exact posteriors, and their E- and M-steps."""
 
 import math
 from collections.abc import Iterable
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.models.exact_density import Density, Statistics, added, check_start
+from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start
 from pyro_vae.programs.parameters import register_parameters
 from pyro_vae.programs.row_inputs import bind_supported_kwargs
 from pyro_vae.typing import PerRow, Rows
 
-SMALLEST_COUNT = 1.0  # rows that a component has to explain, or it is empty
+MIN_COUNT = 1.0  # rows, below which a component is empty
 
 
 class Mixture(Density):
     r"""What mixtures share: $p(x) = \sum_c \pi_c\, p(x | c)$, with the label c of each row as its latent.
 
     `guide` is a part q(c|x), a module whose forward gives a distribution over 0 … C − 1; without one the guide is the
-    exact posterior, the responsibilities. A family writes what it knows of p(x | c).
+    exact posterior, the responsibilities. A subclass implements p(x | c).
     """
 
     def __init__(self, num_components: int, num_features: int, guide: Any = None) -> None:
@@ -50,7 +50,7 @@ class Mixture(Density):
         with pyro.plate("data", len(x)):
             pyro.sample("c", _Labels(self._posterior(x, row_inputs).logits), infer={"enumerate": "parallel"})
 
-    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # to the guide part, each where its forward names it
+    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # passed to the guide part, if its forward takes them
 
     def _posterior(self, x: Rows, row_inputs: dict[str, Any]) -> Any:
         if self.posterior is not None:
@@ -68,7 +68,7 @@ class Mixture(Density):
         return self.logits.log_softmax(0)[:, None] + self.log_probs(prepared, table)
 
     def table(self) -> Tensor | None:
-        """What log p(x | c) needs of the parameters, computed once for many blocks of rows."""
+        """Quantities of log p(x | c) that depend on parameters alone, computed once for many blocks of rows."""
         raise NotImplementedError
 
     def log_probs(self, prepared: Tensor, table: Tensor | None) -> Tensor:
@@ -85,7 +85,7 @@ class Mixture(Density):
         raise NotImplementedError
 
     def statistics(self, prepared: Tensor, shares: Tensor, table: Tensor | None) -> Statistics:
-        """Sums over rows with the components' shares (C, n) as weights; `counts` (C,) is theirs."""
+        """Sums over rows weighted by the responsibilities (C, n); `counts` (C,) is the sum of these."""
         raise NotImplementedError
 
     def log_density(self, x: Rows) -> PerRow:
@@ -105,23 +105,23 @@ class Mixture(Density):
     def elbo(self, x: Dataset | Split | Tensor, hard: bool = False) -> PerRow:
         r"""$\sum_c q(c|x) (\log \pi_c p(x|c) - \log q(c|x))$ of each row under the guide, (N,), summed, not sampled.
 
-        In the units of `log_prob`, below it by KL(q(c|x) ‖ p(c|x)). For guides that answer for any row; with `hard` q
+        In the units of `log_prob`, below it by KL(q(c|x) ‖ p(c|x)). For guides that need no `rows`; with `hard` q
         is the posterior's mode, as in hard EM.
         """
-        split, found, table = self.rows_of(x), [], self.table()
+        split, blocks, table = self.rows_of(x), [], self.table()
         for start in range(0, len(split), self.block_rows):
             rows = split[start : start + self.block_rows].to(self.logits)
             log_joint = self._log_joint(self.prepare(rows), table).T
             if hard:
-                found.append(log_joint.amax(1))
+                blocks.append(log_joint.amax(1))
                 continue
             log_q = self._posterior(rows, {}).logits.log_softmax(-1)
-            found.append((log_q.exp() * (log_joint - log_q)).sum(1))
-        return torch.cat(found).cpu().double() + split.log_jacobian
+            blocks.append((log_q.exp() * (log_joint - log_q)).sum(1))
+        return torch.cat(blocks).cpu().double() + split.log_jacobian
 
     @torch.no_grad()
     def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:
-        table, found, total = self.table(), [], None
+        table, log_px_blocks, total = self.table(), [], None
         for prepared in blocks:
             log_joint = self._log_joint(prepared, table)
             if hard:
@@ -130,9 +130,9 @@ class Mixture(Density):
             else:
                 log_px = log_joint.logsumexp(0)
                 shares = log_joint.sub_(log_px).exp_()
-            total = added(total, self.statistics(prepared, shares, table))
-            found.append(log_px)
-        return total or {}, torch.cat(found)
+            total = add_statistics(total, self.statistics(prepared, shares, table))
+            log_px_blocks.append(log_px)
+        return total or {}, torch.cat(log_px_blocks)
 
     @torch.no_grad()
     def m_step(self, statistics: Statistics) -> None:
@@ -141,11 +141,11 @@ class Mixture(Density):
         self.maximize(statistics)
 
     def maximize(self, statistics: Statistics) -> None:
-        """The M-step of what p(x | c) depends on."""
+        """The M-step of the parameters of p(x | c)."""
         raise NotImplementedError
 
     def describe_rows(self, mean: Tensor, rows: Rows) -> None:
-        """What a family has to know of the data before its first step."""
+        """Set quantities of the data that a subclass needs before its first step."""
 
     @torch.no_grad()
     def start_em(self, mean: Tensor, rows: Rows, kind: str, seed: int) -> None:
@@ -161,30 +161,30 @@ class Mixture(Density):
         self.describe_rows(mean, rows)
         rows, total = rows.to(self.logits), None
         centres = _centres(rows, self.num_components, kind, seed)
-        self.place(torch.arange(self.num_components), centres)
-        for some in rows.split(self.block_rows):
-            label = (centres.square().sum(1)[:, None] - 2 * centres @ some.T).argmin(0)
-            shares = torch.zeros(self.num_components, len(some)).to(centres).scatter_(0, label[None], 1.0)
-            total = added(total, self.statistics(self.prepare(some), shares, None))
+        self.move_components(torch.arange(self.num_components), centres)
+        for block in rows.split(self.block_rows):
+            label = (centres.square().sum(1)[:, None] - 2 * centres @ block.T).argmin(0)
+            shares = torch.zeros(self.num_components, len(block)).to(centres).scatter_(0, label[None], 1.0)
+            total = add_statistics(total, self.statistics(self.prepare(block), shares, None))
         self.m_step(total or {})
         self.started.fill_(True)
 
     @torch.no_grad()
     def revive(self, statistics: Statistics, rows: Rows) -> int:
-        empty = (statistics["counts"] < SMALLEST_COUNT).nonzero()[:, 0][: len(rows)]
+        empty = (statistics["counts"] < MIN_COUNT).nonzero()[:, 0][: len(rows)]
         if len(empty):
-            self.place(empty, rows[: len(empty)])
+            self.move_components(empty, rows[: len(empty)])
             self.logits[empty] = self.logits.logsumexp(0) - math.log(self.num_components)
         return len(empty)
 
-    def place(self, components: Tensor, rows: Rows) -> None:
-        """Put some components at some rows, as wide as the prior says."""
+    def move_components(self, components: Tensor, rows: Rows) -> None:
+        """Set some components' means to rows, and their scales to the prior's."""
         raise NotImplementedError
 
 
 class _Labels(dist.Categorical):
-    """Categories, whose log-probabilities are looked up: the gradient of all C labels of n rows is (n, C), where that
-    of a gather is (C, n, C)."""
+    """Categories with log-probabilities by indexing: the gradient of all C labels of n rows is (n, C) in memory, where
+    that of a gather is (C, n, C)."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__(logits=logits)
@@ -204,7 +204,7 @@ class _Labels(dist.Categorical):
 
 
 class _Component(TorchDistribution):
-    """p(x | c) for labels c: all components' log-probabilities of x once, then those of the labels picked."""
+    """p(x | c) for labels c: log-probabilities of x under all components once, then indexed by the labels."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = False
@@ -222,10 +222,10 @@ class _Component(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         prepared = self.mixture.prepare(value.reshape(-1, value.shape[-1]))
-        every = self.mixture.log_probs(prepared, self.mixture.table())
+        log_probs = self.mixture.log_probs(prepared, self.mixture.table())
         shape = torch.broadcast_shapes(value.shape[:-1], self.c.shape)
-        row = torch.arange(every.shape[1], device=every.device).reshape(value.shape[:-1]).expand(shape)
-        return every[self.c.expand(shape), row]
+        row = torch.arange(log_probs.shape[1], device=log_probs.device).reshape(value.shape[:-1]).expand(shape)
+        return log_probs[self.c.expand(shape), row]
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
@@ -237,6 +237,7 @@ class _Component(TorchDistribution):
 
 
 def _centres(rows: Tensor, count: int, kind: str, seed: int) -> Tensor:
+    """Initial centres (C, D) by k-means++, k-means, or at random rows."""
     from sklearn.cluster import KMeans, kmeans_plusplus
 
     values = rows.cpu().numpy()

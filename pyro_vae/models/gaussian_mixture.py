@@ -9,27 +9,27 @@ from torch.distributions import constraints
 
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
-from pyro_vae.models.exact_density import Statistics, spread_of
+from pyro_vae.models.exact_density import Statistics, column_scales
 from pyro_vae.models.finite_mixture import Mixture
 from pyro_vae.typing import Rows
 
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
-FEATURES_AT_ONCE = 2**22  # numbers that a block of rows may be turned into
-TRUSTED, ROUNDINGS = 1e-8, 1e3  # nats, or roundings, that a row may be off before features are not trusted
+MAX_BLOCK_FEATURES = 2**22  # numbers in the feature matrix of a block of rows
+MAX_ERROR, MAX_ROUNDING_ERRORS = 1e-8, 1e3  # in nats, or units of machine epsilon, of log p(x) by features
 
 
 @part
 class GaussianMixture(Mixture):
     r"""A mixture of normals, $p(x) = \sum_c \pi_c N(x; \mu_c, \Sigma_c)$, with exact density and posterior.
 
-    `covariance` is full, tied (one Σ for all), diagonal or spherical. `fit_em` climbs the likelihood with an
+    `covariance` is full, tied (one Σ for all), diagonal or spherical. `fit_em` maximizes the likelihood with an
     inverse-Wishart prior on each Σ: as if each component (for tied: all together) held `prior_rows` more rows of
     covariance $\Psi = C^{-2/D} \mathrm{diag}(\mathrm{var}(x))$ around its mean, $-\frac{n_0}2 (\log|\Sigma| +
     \mathrm{tr}\, \Psi \Sigma^{-1})$. The default $n_0 = 2d + 3$, d = D or 1 the size of a block, is the least whole
     number of degrees of freedom with a mean (Fraley & Raftery 2007); 0 is maximum likelihood. `scale` fixes every
-    covariance to scale² I and the weights to 1/C: the model whose limit is k-means. Parameters are of x as the model
-    sees it, standardized where a data set is; `data.train.measure.undo` brings means and draws back. `guide` is a part
-    q(c|x) in place of the exact posterior. Raises `InputError` for settings that contradict each other.
+    covariance to scale² I and the weights to 1/C: the model whose limit is k-means. Parameters are in the units of the
+    model's x, standardized where the data set is; `data.train.measure.to_original_units` converts means and draws back.
+    `guide` is a part q(c|x) instead of the exact posterior. Raises `InputError` for settings that contradict.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("seven-normals")
@@ -68,7 +68,7 @@ class GaussianMixture(Mixture):
         self.loc = nn.Parameter(torch.randn(C, D, dtype=torch.float64))
         shape = {"full": (C, D, D), "tied": (D, D), "diagonal": (C, D), "spherical": (C,)}[covariance]
         self.raw_scale = nn.Parameter(torch.full(shape, math.log(scale or 1.0), dtype=torch.float64))
-        if blocks:  # what lies below the diagonal as it is, the diagonal as its logarithm
+        if blocks:  # a Cholesky factor with the logarithm of its diagonal
             self.raw_scale.data.zero_()
         if scale is not None:
             self.raw_scale.requires_grad_(False)
@@ -83,13 +83,13 @@ class GaussianMixture(Mixture):
     @property
     def num_free(self) -> int:  # type: ignore[override]
         C, D = self.num_components, self.num_features
-        of_scale = {"full": C * D * (D + 1) // 2, "tied": D * (D + 1) // 2, "diagonal": C * D, "spherical": C}
-        return C * D if self.scale is not None else C - 1 + C * D + of_scale[self.covariance]
+        num_scales = {"full": C * D * (D + 1) // 2, "tied": D * (D + 1) // 2, "diagonal": C * D, "spherical": C}
+        return C * D if self.scale is not None else C - 1 + C * D + num_scales[self.covariance]
 
     @property
     def block_rows(self) -> int:  # type: ignore[override]
         width = self.num_features**2 // 2 if self.covariance == "full" else self.num_features
-        return max(64, min(2048, FEATURES_AT_ONCE // (width + self.num_components)))
+        return max(64, min(2048, MAX_BLOCK_FEATURES // (width + self.num_components)))
 
     @property
     def scale_tril(self) -> Tensor:
@@ -111,16 +111,16 @@ class GaussianMixture(Mixture):
 
     @torch.no_grad()
     def set_parameters(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-        """Take up parameters in the shapes of these properties; fits then begin there (EM: `start="current"`)."""
+        """Set parameters in the shapes of these properties; fits then start there (EM: `start="current"`)."""
         self.logits.copy_((weights / weights.sum()).log())
         self.loc.copy_(means)
         self.set_covariances(covariances)
         self.center.copy_(self.loc.mean(0))
-        self.prior_variance.copy_(spread_of(self.loc).square().clamp(min=torch.finfo(self.loc.dtype).tiny))
+        self.prior_variance.copy_(column_scales(self.loc).square().clamp(min=torch.finfo(self.loc.dtype).tiny))
 
     @torch.no_grad()
     def set_covariances(self, covariances: Tensor) -> None:
-        """Take up covariances in the shape that `covariances` gives them; `InputError` where one is singular."""
+        """Set covariances in the shape of the property `covariances`; `InputError` where one is singular."""
         if not self._blocks:
             if not bool((covariances > 0).all()):
                 raise InputError(_singular("a variance is zero"))
@@ -133,7 +133,8 @@ class GaussianMixture(Mixture):
         self.raw_scale.copy_(factor.tril(-1) + diagonal.log().diag_embed())
 
     # log p(x | c) is linear in the features [x_j x_k, x_j, 1] of centred rows: one product gives all components', and
-    # another what the M-step needs, with no (n, C, D) array. Where terms would cancel, each component is solved for.
+    # another what the M-step needs, with no (n, C, D) array. Where terms would cancel, each component is
+    # computed by a triangular solve.
 
     def prepare(self, x: Rows) -> Tensor:
         """The features of centred rows, (F, n); the last are x and 1."""
@@ -150,9 +151,9 @@ class GaussianMixture(Mixture):
         return out
 
     def table(self) -> Tensor | None:
-        """The features' coefficients (C, F); None where they cannot be trusted."""
+        """The features' coefficients (C, F); None where features lose too many digits."""
         with torch.no_grad():
-            if self._cancels():
+            if self._loses_digits():
                 return None
         D, loc = self.num_features, self.loc - self.center
         if self._blocks:
@@ -184,33 +185,33 @@ class GaussianMixture(Mixture):
             return self.raw_scale.diagonal(dim1=-2, dim2=-1).sum(-1)
         return self.raw_scale.sum(1) if self.covariance == "diagonal" else self.num_features * self.raw_scale
 
-    def _cancels(self) -> bool:
-        """Whether the terms of log p(x | c) are so large beside their sum that features lose too many digits."""
-        reach = (self.loc - self.center).abs() + self.prior_variance.sqrt()
+    def _loses_digits(self) -> bool:
+        """Whether the terms of log p(x | c) are so large compared with their sum that features lose too many digits."""
+        distance = (self.loc - self.center).abs() + self.prior_variance.sqrt()
         if self._blocks:
             precision = torch.cholesky_inverse(self.scale_tril).abs()
-            terms = (reach[:, None] @ precision @ reach[..., None]).max()
+            terms = (distance[:, None] @ precision @ distance[..., None]).max()
         else:
-            terms = (self._precision * reach.square()).sum(1).max()
+            terms = (self._precision * distance.square()).sum(1).max()
         eps = torch.finfo(self.loc.dtype).eps
-        return not bool(terms * eps < max(TRUSTED, ROUNDINGS * eps))
+        return not bool(terms * eps < max(MAX_ERROR, MAX_ROUNDING_ERRORS * eps))
 
     def log_probs(self, prepared: Tensor, table: Tensor | None) -> Tensor:
         x = prepared[-1 - self.num_features : -1]
         if table is None:
-            away = (self._whiten(x - (loc - self.center)[:, None], c) for c, loc in enumerate(self.loc))
-            distance = torch.stack([each.square().sum(0) for each in away])
+            whitened = (self._whiten(x - (loc - self.center)[:, None], c) for c, loc in enumerate(self.loc))
+            distance = torch.stack([block.square().sum(0) for block in whitened])
             constant = self._log_scale + self.num_features / 2 * math.log(2 * math.pi)
             return -0.5 * distance - (constant[:, None] if constant.dim() else constant)
-        of_rows = 0.5 * self._whiten(x, 0).square().sum(0) if self.covariance == "tied" else 0.0
-        return table @ prepared - of_rows
+        row_terms = 0.5 * self._whiten(x, 0).square().sum(0) if self.covariance == "tied" else 0.0
+        return table @ prepared - row_terms
 
-    def _whiten(self, away: Tensor, c: int) -> Tensor:
-        """Distances (D, n) in units of the component's scale."""
+    def _whiten(self, difference: Tensor, c: int) -> Tensor:
+        """Differences (D, n) in units of the component's scale."""
         if not self._blocks:
-            return away * (-self.raw_scale[c]).exp().reshape(-1, 1)
+            return difference * (-self.raw_scale[c]).exp().reshape(-1, 1)
         factor = self.scale_tril if self.covariance == "tied" else self.scale_tril[c]
-        return torch.linalg.solve_triangular(factor, away, upper=False)
+        return torch.linalg.solve_triangular(factor, difference, upper=False)
 
     def statistics(self, prepared: Tensor, shares: Tensor, table: Tensor | None) -> Statistics:
         """`counts` (C,), and moments about the centre, or where there is no table about each component's mean."""
@@ -224,10 +225,10 @@ class GaussianMixture(Mixture):
     def _statistics_about_loc(self, x: Tensor, shares: Tensor) -> Statistics:
         first, second = torch.zeros_like(self.loc), torch.zeros_like(self.raw_scale)
         for c, share in enumerate(shares):
-            away = x - (self.loc[c] - self.center)[:, None]
-            weighted = away * share
+            difference = x - (self.loc[c] - self.center)[:, None]
+            weighted = difference * share
             first[c] = weighted.sum(1)
-            outer = weighted @ away.T if self._blocks else (weighted * away).sum(1)
+            outer = weighted @ difference.T if self._blocks else (weighted * difference).sum(1)
             if self.covariance == "tied":
                 second += outer
             else:
@@ -243,13 +244,13 @@ class GaussianMixture(Mixture):
 
     @torch.no_grad()
     def maximize(self, statistics: Statistics) -> None:
-        counts, apart = statistics["counts"], "first_about_loc" in statistics
-        first, second = (statistics[name + "_about_loc" * apart] for name in ("first", "second"))
-        some = counts[:, None] > 0
+        counts, is_about_loc = statistics["counts"], "first_about_loc" in statistics
+        first, second = (statistics[name + "_about_loc" * is_about_loc] for name in ("first", "second"))
+        is_used = counts[:, None] > 0
         mean = torch.where(
-            some, first / torch.where(some, counts[:, None], 1.0), 0.0 if apart else self.loc - self.center
+            is_used, first / torch.where(is_used, counts[:, None], 1.0), 0.0 if is_about_loc else self.loc - self.center
         )
-        self.loc.copy_(mean + (self.loc if apart else self.center))
+        self.loc.copy_(mean + (self.loc if is_about_loc else self.center))
         if self.scale is None:
             self._set_map(self._scatter(second, counts, mean), counts)
 
@@ -258,20 +259,20 @@ class GaussianMixture(Mixture):
         D = self.num_features
         if self.covariance == "full":
             if second.dim() == 2:
-                first_, second_ = torch.triu_indices(D, D, device=second.device)
+                i, j = torch.triu_indices(D, D, device=second.device)
                 packed, second = second, second.new_zeros(len(second), D, D)
-                second[:, first_, second_] = second[:, second_, first_] = packed
+                second[:, i, j] = second[:, j, i] = packed
             return second - counts[:, None, None] * mean[:, :, None] * mean[:, None]
         if self.covariance == "tied":
             return second - (counts[:, None] * mean).T @ mean
-        of_mean = counts[:, None] * mean.square()
-        return second - of_mean if self.covariance == "diagonal" else second.reshape(-1) - of_mean.sum(1)
+        squared_means = counts[:, None] * mean.square()
+        return second - squared_means if self.covariance == "diagonal" else second.reshape(-1) - squared_means.sum(1)
 
     def _set_map(self, scatter: Tensor, counts: Tensor) -> None:
         """Covariances at their posterior mode: `prior_rows` rows of covariance Ψ added."""
         n0, prior = self.prior_rows, self.prior_variance
         if n0 == 0 and bool((counts <= 0).any()) and self.covariance != "tied":
-            raise InputError(_singular("a component holds no row"))
+            raise InputError(_singular("a component has no row"))
         if self.covariance == "tied":
             self.set_covariances((scatter + n0 * prior.diag()) / (counts.sum() + n0))
         elif self.covariance == "full":
@@ -296,9 +297,9 @@ class GaussianMixture(Mixture):
     def describe_rows(self, mean: Tensor, rows: Rows) -> None:
         rows = rows.to(self.loc)
         self.center.copy_(mean)
-        self.prior_variance.copy_(spread_of(rows).square() * self.num_components ** (-2 / self.num_features))
+        self.prior_variance.copy_(column_scales(rows).square() * self.num_components ** (-2 / self.num_features))
 
-    def place(self, components: Tensor, rows: Rows) -> None:
+    def move_components(self, components: Tensor, rows: Rows) -> None:
         self.loc[components] = rows.to(self.loc)
         if self.covariance == "full":
             self.raw_scale[components] = (self.prior_variance.log() / 2).diag()

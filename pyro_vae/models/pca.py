@@ -1,4 +1,4 @@
-"""Principal components, linear and by a kernel, behind a program's verbs: scikit-learn's, and no densities."""
+"""Linear and kernel PCA by scikit-learn, with a program's `encode`, `decode` and `reconstruct`, no density."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ MAX_ROWS = 20_000  # of a kernel: its matrix then takes 3.2 GB
 
 
 class _Projection:
-    """What both share: fit, then encode, decode and reconstruct, in x's type and float64 inside."""
+    """The base of both: fit, encode, decode and reconstruct, in x's dtype and with float64 internally."""
 
     no_density = ""
 
@@ -31,7 +31,7 @@ class _Projection:
         """Fit to rows (N, D), a data set's training rows; returns itself."""
         split = as_split(data, "train")
         if split.mask is not None:
-            raise InputError("values are missing, which principal components cannot see past: fill them first")
+            raise InputError("values are missing, which principal components do not support: fill them first")
         x = split.x
         if self.num_latents >= min(x.shape):
             raise InputError(
@@ -40,22 +40,22 @@ class _Projection:
         self._fitted = self._estimator(x).fit(x.double().numpy())
         return self
 
-    def _ready(self) -> Any:
+    def _require_fitted(self) -> Any:
         if self._fitted is None:
             raise InputError(f"this {type(self).__name__} has not been fitted: call fit(x) first")
         return self._fitted
 
     def encode(self, x: Rows, **row_inputs: Any) -> RowLatents:
         """The coordinates (N, K)."""
-        return torch.from_numpy(self._ready().transform(x.double().numpy())).to(x.dtype)
+        return torch.from_numpy(self._require_fitted().transform(x.double().numpy())).to(x.dtype)
 
     def decode(self, z: Latents) -> Tensor:
         """Rows (..., D) for coordinates (..., K)."""
-        flat = self._ready().inverse_transform(z.reshape(-1, self.num_latents).double().numpy())
+        flat = self._require_fitted().inverse_transform(z.reshape(-1, self.num_latents).double().numpy())
         return torch.from_numpy(flat).to(z.dtype).reshape(*z.shape[:-1], -1)
 
     def reconstruct(self, x: Rows, **row_inputs: Any) -> Rows:
-        """Each row from its own coordinates, (N, D)."""
+        """Each row decoded from its coordinates, (N, D)."""
         return self.decode(self.encode(x))
 
     def sample(self, n: int, seed: int | None = None) -> Tensor:
@@ -82,7 +82,7 @@ class PCA(_Projection):
 class KernelPCA(_Projection):
     r"""Principal components in the feature space of $k(x, y) = \exp(-\gamma |x - y|^2)$ (Schölkopf et al. 1998).
 
-    Codes are decoded by kernel ridge regression with penalty `alpha` (Bakır et al. 2004), which sees codes alone.
+    Codes are decoded by kernel ridge regression with penalty `alpha` (Bakır et al. 2004), from the codes.
     `gamma` is the inverse squared width; by default that of the median distance between rows, $1 / \mathrm{median} |x -
     y|^2$. Needs a matrix of N × N numbers: `InputError` above 20,000 rows, before it is fitted, and when asked for
     log p(x) or for draws.
@@ -92,7 +92,7 @@ class KernelPCA(_Projection):
     torch.Size([50, 4])
     """
 
-    no_density = "kernel principal components have no density; a VAE does what they do and has one"
+    no_density = "kernel principal components have no density; a VAE is a nonlinear alternative that has one"
 
     def __init__(self, num_latents: int, gamma: float | None = None, alpha: float = 0.01) -> None:
         super().__init__(num_latents)
@@ -116,9 +116,9 @@ class KernelPCA(_Projection):
         )
 
 
-def median_square(rows: Rows, most: int = 1000) -> float:
-    """The median squared distance between rows, from 1,000 of them at equal steps."""
-    some = rows[:: -(-len(rows) // most)].double()
+def median_square(rows: Rows, max_rows: int = 1000) -> float:
+    """The median squared distance between rows, from 1,000 of them evenly spaced."""
+    some = rows[:: -(-len(rows) // max_rows)].double()
     found = float(torch.pdist(some).square().median())
     if not found > 0:
         raise InputError("more than half of the rows are the same, which leaves no width for a kernel: give gamma=…")

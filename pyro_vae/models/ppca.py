@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from pyro_vae.constructor_args import part
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.models.exact_density import Density, Statistics, added, check_start, spread_of
+from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start, column_scales
 from pyro_vae.programs.parameters import register_parameters
 from pyro_vae.typing import PerRow, RowLatents, Rows
 
-SCALE_FLOOR = 1e-3  # of a noise, in units of the data's scale: where a column can be met exactly there is no maximum
+SCALE_FLOOR = 1e-3  # of the noise, in units of the data's scale: a column that is fitted exactly has no maximum
 
 
 class _LinearGaussian(Density):
-    """What both share: z ~ N(0, I), x | z ~ N(W z + μ, diag(σ²)), and the exact posterior as guide."""
+    """The base of both models: z ~ N(0, I), x | z ~ N(W z + μ, diag(σ²)), and the exact posterior as guide."""
 
     center: Tensor
     floor: Tensor
@@ -68,10 +68,10 @@ class _LinearGaussian(Density):
     def _solve(self, x: Rows) -> tuple[Tensor, RowLatents, PerRow]:
         """The Cholesky factor of M (K, K), posterior means (n, K), and log p(x) (n,)."""
         D, scale = self.num_features, self.scale
-        weight, away = self.weight / scale[:, None], (x - self.loc) / scale
+        weight, residual = self.weight / scale[:, None], (x - self.loc) / scale
         factor = torch.linalg.cholesky(torch.eye(self.num_latents).to(weight) + weight.T @ weight)
-        mean = torch.cholesky_solve((away @ weight).T, factor).T
-        distance = (away - mean @ weight.T).square().sum(1) + mean.square().sum(1)
+        mean = torch.cholesky_solve((residual @ weight).T, factor).T
+        distance = (residual - mean @ weight.T).square().sum(1) + mean.square().sum(1)
         log_det = scale.log().sum() + factor.diagonal().log().sum()
         return factor, mean, -0.5 * distance - log_det - D / 2 * math.log(2 * math.pi)
 
@@ -87,42 +87,42 @@ class _LinearGaussian(Density):
     def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:
         if hard:
             raise InputError("hard EM is for latents with finitely many values, not for a linear-Gaussian model")
-        total, found = None, []
+        total, log_px_blocks = None, []
         for x in blocks:
             factor, mean, log_px = self._solve(x)
-            away, z = x - self.center, torch.cat([mean, torch.ones_like(mean[:, :1])], 1)
+            centered, z = x - self.center, torch.cat([mean, torch.ones_like(mean[:, :1])], 1)
             zz = z.T @ z
             zz[:-1, :-1] += len(x) * torch.cholesky_inverse(factor)
-            total = added(total, {"xz": away.T @ z, "zz": zz, "xx": away.square().sum(0)})
-            found.append(log_px)
-        return total or {}, torch.cat(found)
+            total = add_statistics(total, {"xz": centered.T @ z, "zz": zz, "xx": centered.square().sum(0)})
+            log_px_blocks.append(log_px)
+        return total or {}, torch.cat(log_px_blocks)
 
     @torch.no_grad()
     def m_step(self, statistics: Statistics) -> None:
-        """W and μ by least squares of x on [z, 1], then the noise that is left."""
+        """W and μ by least squares of x on [z, 1], then the residual noise."""
         xz, zz = statistics["xz"], statistics["zz"]
-        found = torch.linalg.solve(zz, xz.T).T
-        self.weight.copy_(found[:, :-1])
-        self.loc.copy_(self.center + found[:, -1])
-        self._set_scale((statistics["xx"] - (found * xz).sum(1)) / zz[-1, -1])
+        solution = torch.linalg.solve(zz, xz.T).T
+        self.weight.copy_(solution[:, :-1])
+        self.loc.copy_(self.center + solution[:, -1])
+        self._set_scale((statistics["xx"] - (solution * xz).sum(1)) / zz[-1, -1])
 
     def _set_scale(self, variance: Tensor) -> None:
         raise NotImplementedError
 
     @torch.no_grad()
     def start_em(self, mean: Tensor, rows: Rows, kind: str, seed: int) -> None:
-        """μ at the mean, where its maximum is; W random, as large as the data."""
+        """μ at the mean, where its maximum is; W random, in the scale of the data."""
         check_start(kind)
         rows = rows.to(self.loc)
         self.center.copy_(mean)
-        self.floor.copy_(SCALE_FLOOR * spread_of(rows))
+        self.floor.copy_(SCALE_FLOOR * column_scales(rows))
         if kind != "current":
             noise = torch.randn(
                 self.weight.shape, generator=torch.Generator().manual_seed(seed % 2**32), dtype=torch.float64
             )
             self.loc.copy_(mean)
-            self.weight.copy_(spread_of(rows)[:, None] * noise.to(self.weight) / math.sqrt(self.num_latents))
-            self._set_scale(spread_of(rows).square())
+            self.weight.copy_(column_scales(rows)[:, None] * noise.to(self.weight) / math.sqrt(self.num_latents))
+            self._set_scale(column_scales(rows).square())
         self.started.fill_(True)
 
 
@@ -130,9 +130,9 @@ class _LinearGaussian(Density):
 class PPCA(_LinearGaussian):
     r"""Probabilistic principal component analysis, $x = W z + \mu + \sigma \epsilon$ (Tipping & Bishop 1999).
 
-    $\log p(x) = \log N(x; \mu, W W^T + \sigma^2 I)$ and the posterior are exact; `fit_em` climbs by EM,
-    `fit_closed_form` takes the maximum from the covariance's eigenvectors. The linear VAE with a learned scale is the
-    same model (Lucas et al., arXiv:1911.02469). `num_latents` is K < D; W is `weight` (D, K), μ `loc` (D,).
+    $\log p(x) = \log N(x; \mu, W W^T + \sigma^2 I)$ and the posterior are exact; `fit_em` maximizes by EM,
+    `fit_closed_form` computes the maximum from the covariance's eigenvectors. The linear VAE with a learned scale is
+    the same model (Lucas et al., arXiv:1911.02469). `num_latents` is K < D; W is `weight` (D, K), μ `loc` (D,).
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("swiss-roll")
@@ -162,11 +162,11 @@ class PPCA(_LinearGaussian):
 
 @part
 class FactorAnalysis(_LinearGaussian):
-    r"""Factor analysis, $x = W z + \mu + \mathrm{diag}(\sigma) \epsilon$: each feature has a noise of its own.
+    r"""Factor analysis, $x = W z + \mu + \mathrm{diag}(\sigma) \epsilon$: each feature has its own noise scale.
 
-    $\log p(x) = \log N(x; \mu, W W^T + \mathrm{diag}(\sigma^2))$ and the posterior are exact; `fit_em` climbs by EM
-    (Rubin & Thayer 1982). A noise is kept above 10⁻³ of its column's spread: the likelihood can grow without end where
-    one reaches zero. `num_latents` is K < D.
+    $\log p(x) = \log N(x; \mu, W W^T + \mathrm{diag}(\sigma^2))$ and the posterior are exact; `fit_em` maximizes by EM
+    (Rubin & Thayer 1982). A noise is kept above 10⁻³ of its column's standard deviation: the likelihood is unbounded
+    where one reaches zero. `num_latents` is K < D.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("swiss-roll")

@@ -1,4 +1,4 @@
-"""The variational autoencoder: p(z) p_θ(x|z) and q_φ(z|x), written once."""
+"""The variational autoencoder: p(z) p_θ(x|z) with guide q_φ(z|x)."""
 
 import math
 from typing import Any
@@ -18,7 +18,7 @@ from pyro_vae.programs.parameters import device_and_dtype, register_parameters, 
 from pyro_vae.programs.row_inputs import bind_supported_kwargs
 from pyro_vae.typing import Latents, Rows
 
-IMPUTED_AT_ONCE = 256
+IMPUTE_BATCH_SIZE = 256
 
 
 @part
@@ -46,15 +46,15 @@ class VAE(Program):
         self.started: Tensor
         self.register_buffer("started", torch.tensor(False))
 
-    def model(self, x: Rows, mask: Tensor | None = None) -> None:  # type: ignore[override]  # the row_inputs it asks for
+    def model(self, x: Rows, mask: Tensor | None = None) -> None:  # type: ignore[override]  # with the row inputs it takes
         register_parameters(self.prior, "prior")
         register_parameters(self.likelihood, "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self._of_x(z, mask), obs=x)
+            pyro.sample("x", self._likelihood_of_observed(z, mask), obs=x)
 
-    def _of_x(self, z: Latents, mask: Tensor | None) -> Any:
-        """p(x | z), or that of the observed values."""
+    def _likelihood_of_observed(self, z: Latents, mask: Tensor | None) -> Any:
+        """p(x | z), of the observed values alone where there is a mask."""
         if mask is None:
             return self.likelihood(z)
         masked = getattr(self.likelihood, "masked", None)
@@ -65,7 +65,7 @@ class VAE(Program):
         with pyro.plate("data", len(x)):
             pyro.sample("z", bind_supported_kwargs(self.posterior)(x, row_inputs))
 
-    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # to the guide part, each where its forward names it
+    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # passed to the guide part, if its forward takes them
 
     @torch.no_grad()
     def decode(self, z: Latents) -> Tensor:
@@ -88,21 +88,23 @@ class VAE(Program):
         filled = x.nan_to_num(nan=0.0)
         blocks = []
         with use_param_store(self), seeded(seed), evaluating(self):
-            for start in range(0, len(x), IMPUTED_AT_ONCE):
-                rows, seen = filled[start : start + IMPUTED_AT_ONCE], mask[start : start + IMPUTED_AT_ONCE]
-                q = bind_supported_kwargs(self.posterior)(rows, {"mask": seen})
+            for start in range(0, len(x), IMPUTE_BATCH_SIZE):
+                rows, observed = filled[start : start + IMPUTE_BATCH_SIZE], mask[start : start + IMPUTE_BATCH_SIZE]
+                q = bind_supported_kwargs(self.posterior)(rows, {"mask": observed})
                 z = q.sample((num_samples,))
-                log_weights = self.prior().log_prob(z) - q.log_prob(z) + self._of_x(z, seen).log_prob(rows)
+                log_weights = (
+                    self.prior().log_prob(z) - q.log_prob(z) + self._likelihood_of_observed(z, observed).log_prob(rows)
+                )
                 means = (log_weights.softmax(0).unsqueeze(-1) * self.likelihood(z).mean).sum(0)
                 if means.isnan().any():
                     raise InputError("this likelihood has no mean to impute with")
-                blocks.append(torch.where(seen, rows, means))
+                blocks.append(torch.where(observed, rows, means))
         return torch.cat(blocks)
 
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
-        """Before a VAE's first fit: let the likelihood start at the data's mean (D,) and the prior at some rows (n, D).
+        """Before a VAE's first fit: initialize the likelihood at the data's mean (D,), the prior at some rows (n, D).
 
-        Each where it knows how.
+        Each only if it supports that.
         """
         for part_, values in ((self.likelihood, mean), (self.prior, rows)):
             start = getattr(part_, "init_from_data", None)
@@ -116,7 +118,7 @@ class ConditionalVAE(VAE):
     r"""A VAE of x given a label y, $p(x, z | y) = p(z)\, p_\theta(x | z, y)$ with guide $q_\phi(z | x, y)$.
 
     Kingma et al. (arXiv:1406.5298, their M2 with known labels). The likelihood's network takes z and the label's
-    indicator side by side, K + C inputs, the guide's x and the indicator, D + C. Labels 0 … C − 1 come from the data
+    indicator concatenated, K + C inputs, the guide's x and the indicator, D + C. Labels 0 … C − 1 come from the data
     set or as `labels=`; without them `sample` goes through the labels in turn. Raises `InputError` for a label outside.
 
     >>> import pyro_vae as pv
@@ -144,11 +146,11 @@ class ConditionalVAE(VAE):
         y = self._indicator(torch.arange(len(x), device=x.device) % self.num_labels if labels is None else labels, x)
         with pyro.plate("data", len(x)):
             z = concat(pyro.sample("z", self.prior()), y)
-            pyro.sample("x", self._of_x(z, mask), obs=x)
+            pyro.sample("x", self._likelihood_of_observed(z, mask), obs=x)
 
     def guide(self, x: Rows, labels: Tensor | None = None, **row_inputs: Any) -> None:
         if labels is None:
-            raise InputError("a conditional VAE asks for labels, which these rows do not have: give labels=…")
+            raise InputError("a conditional VAE needs labels, which these rows do not have: give labels=…")
         register_parameters(self.posterior, "posterior")
         with pyro.plate("data", len(x)):
             pyro.sample("z", bind_supported_kwargs(self.posterior)(concat(x, self._indicator(labels, x)), row_inputs))
@@ -156,7 +158,7 @@ class ConditionalVAE(VAE):
     guide.accepts_row_inputs = True  # type: ignore[attr-defined]
 
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
-        """As a VAE's; a prior that starts at rows gets labels beside them, each in turn."""
+        """As a VAE's; a prior that starts at rows gets them concatenated with labels, each in turn."""
         turns = torch.arange(len(rows), device=rows.device) % self.num_labels
         VAE.init_from_data(self, mean, concat(rows, self._indicator(turns, rows)))
 
@@ -183,5 +185,5 @@ class ConditionalVAE(VAE):
 
     def impute(self, x: Tensor | Split, num_samples: int = 100, seed: int | None = 0) -> Rows:
         raise InputError(
-            "impute is not there for a conditional VAE: leave the labels out of the model, or fill x first"
+            "impute is not implemented for a conditional VAE: leave the labels out of the model, or fill x first"
         )

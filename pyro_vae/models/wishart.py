@@ -39,11 +39,11 @@ class WishartCholesky(TorchDistribution):
         return WishartCholesky(self.df.expand(batch_shape), scale_tril, validate_args=False)
 
     @property
-    def _places(self) -> Tensor:
+    def _indices(self) -> Tensor:
         return torch.arange(self.event_shape[-1], dtype=self.df.dtype, device=self.df.device)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        diagonal = dist.Chi2(self.df.unsqueeze(-1) - self._places).rsample(sample_shape).sqrt()
+        diagonal = dist.Chi2(self.df.unsqueeze(-1) - self._indices).rsample(sample_shape).sqrt()
         below = torch.randn(self._extended_shape(sample_shape), dtype=diagonal.dtype, device=diagonal.device).tril(-1)
         return self.scale_tril @ (below + diagonal.diag_embed())
 
@@ -51,17 +51,17 @@ class WishartCholesky(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         size, nu = self.event_shape[-1], self.df
-        of_value = ((nu.unsqueeze(-1) - 1 - self._places) * value.diagonal(dim1=-2, dim2=-1).log()).sum(-1)
+        value_terms = ((nu.unsqueeze(-1) - 1 - self._indices) * value.diagonal(dim1=-2, dim2=-1).log()).sum(-1)
         whitened = torch.linalg.solve_triangular(self.scale_tril, value, upper=False)
         two = torch.log(nu.new_tensor(2.0)) * size * (1 - nu / 2)
         scale = nu * _half_log_det(self.scale_tril)
-        return two + of_value - whitened.square().sum((-2, -1)) / 2 - scale - torch.mvlgamma(nu / 2, size)
+        return two + value_terms - whitened.square().sum((-2, -1)) / 2 - scale - torch.mvlgamma(nu / 2, size)
 
     @property
     def mean_log_det(self) -> Tensor:
         """E[log |Λ|], (...)."""
         size = self.event_shape[-1]
-        digammas = torch.digamma((self.df.unsqueeze(-1) - self._places) / 2).sum(-1)
+        digammas = torch.digamma((self.df.unsqueeze(-1) - self._indices) / 2).sum(-1)
         return digammas + size * torch.log(self.df.new_tensor(2.0)) + 2 * _half_log_det(self.scale_tril)
 
 
@@ -71,10 +71,10 @@ def _half_log_det(tril: Tensor) -> Tensor:
 
 @register_kl(WishartCholesky, WishartCholesky)
 def _kl_wishart(q: WishartCholesky, p: WishartCholesky) -> Tensor:
-    """The Wisharts' own KL: going from Λ to its factor changes none."""
+    """The KL between the Wisharts, which does not change from Λ to its Cholesky factor."""
     size = q.event_shape[-1]
     trace = torch.linalg.solve_triangular(p.scale_tril, q.scale_tril, upper=False).square().sum((-2, -1))
-    of_log_det = (q.df - p.df) / 2 * q.mean_log_det + q.df / 2 * (trace - size)
-    of_scale = p.df * _half_log_det(p.scale_tril) - q.df * _half_log_det(q.scale_tril)
-    of_two = torch.log(q.df.new_tensor(2.0)) * size * (p.df - q.df) / 2
-    return of_log_det + of_scale + of_two + torch.mvlgamma(p.df / 2, size) - torch.mvlgamma(q.df / 2, size)
+    log_det_terms = (q.df - p.df) / 2 * q.mean_log_det + q.df / 2 * (trace - size)
+    scale_terms = p.df * _half_log_det(p.scale_tril) - q.df * _half_log_det(q.scale_tril)
+    power_terms = torch.log(q.df.new_tensor(2.0)) * size * (p.df - q.df) / 2
+    return log_det_terms + scale_terms + power_terms + torch.mvlgamma(p.df / 2, size) - torch.mvlgamma(q.df / 2, size)

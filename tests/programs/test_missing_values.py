@@ -139,9 +139,9 @@ def test_labels_a_conditional_vae_cannot_take_are_named():
     x = torch.zeros(4, 6)
     for make, message in [
         (lambda: conditional_vae(1), "two labels"),
-        (lambda: pv.log_evidence(conditional_vae(), x), "asks for labels"),
+        (lambda: pv.log_evidence(conditional_vae(), x), "needs labels"),
         (lambda: conditional_vae().sample(2, labels=torch.tensor([0, 3])), "labels from 0 to 3, expected 0 to 2"),
-        (lambda: conditional_vae().impute(x), "impute is not there"),
+        (lambda: conditional_vae().impute(x), "impute is not implemented"),
     ]:
         with pytest.raises(pv.InputError, match=message):
             make()

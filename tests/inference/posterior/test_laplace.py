@@ -24,7 +24,7 @@ def oracle_in(dtype, sites):
 
 
 @pytest.mark.parametrize("sites", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_a_normal_posterior_is_met_exactly(dtype, sites):
     oracle, x = oracle_in(dtype, sites)
     found = laplace(oracle, x)
