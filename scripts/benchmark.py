@@ -178,8 +178,8 @@ def sizes(rows: int, batch_size: int, latent_dim: int, hidden: int, data: str, d
 def evidence(rows: int, num_samples: int, latent_dim: int, hidden: int, data: str, data_root: str | None, threads: int,
              device: str, **how: Any) -> None:  # fmt: skip
     """`log_evidence` and the decoder's matrix products. Value: mean log p(x) of a briefly trained VAE."""
-    time_cases("evidence", EVIDENCE, [Case(rows, 100, latent_dim, hidden, num_samples, data, data_root, threads, device)],
-             **how)  # fmt: skip
+    case = Case(rows, 100, latent_dim, hidden, num_samples, data, data_root, threads, device)
+    time_cases("evidence", EVIDENCE, [case], **how)
 
 
 @cli.command()

@@ -36,7 +36,7 @@ def networks(case: Case, num_features: int) -> tuple[nn.Sequential, nn.Sequentia
 
 
 def products(case: Case, turns: Iterator[int]) -> None:
-    """The matrix products of an epoch: of each layer the output, the weight's gradient and (not the first) the input's."""
+    """The matrix products of an epoch: each layer's output, weight gradient and (except the first) input gradient."""
     train, valid = case.splits()
     D, H, K = train.shape[1], case.hidden, case.latent_dim
     sizes = [(D, H), (H, 2 * K), (K, H), (H, D)]

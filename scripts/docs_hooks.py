@@ -50,7 +50,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    """Set the lexer of doctests; remove the backslash before a bar in code, which GitHub's tables need and MkDocs' not."""
+    """Set the lexer of doctests; remove the backslash before a bar in code, which only GitHub's tables need."""
     markdown = FENCED_SESSION.sub("```pycon\n", markdown)
     return CODE.sub(lambda found: found[0].replace(r"\|", "|"), markdown)
 

@@ -7,7 +7,7 @@ Slow commands store their results in a folder and resume from there:
     python scripts/em_vs_vi.py gaps                                          # q(c|x) of four widths, three seeds
     python scripts/em_vs_vi.py linear                                        # a linear VAE and PPCA's maximum
     python scripts/em_vs_vi.py new-rows --data-root DIR --vae runs/mnist/plain-0   # time and gap of q for a new row
-    python scripts/em_vs_vi.py reals                                         # grey digits and a table: which model is best
+    python scripts/em_vs_vi.py reals                                         # grey digits and a table: the best model
     python scripts/em_vs_vi.py speed                                         # an iteration, and scikit-learn's
 """
 

@@ -7,7 +7,7 @@ The runs are those of `scripts/reproduce.py fit`. Slow results are stored in the
     python scripts/evidence.py khat                        # docs/images/khat.png
     python scripts/evidence.py posterior                   # docs/images/nuts.png
     python scripts/evidence.py prior-or-guide              # docs/images/prior_or_guide.png
-    python scripts/evidence.py speed --data-root DIR       # 10,000 rows × S = 5,000 against the decoder's matrix products
+    python scripts/evidence.py speed --data-root DIR       # 10,000 rows × S = 5,000, and the decoder's products
 """
 
 import itertools
@@ -309,7 +309,7 @@ def speed(runs: Path, data_root: str | None, split: str, rows: int, num_samples:
     weights = [w.detach().T.contiguous() for name, w in vae.likelihood.named_parameters() if w.dim() == 2]
 
     def products(count: int) -> float:
-        """Seconds of the decoder's products for this number of draws, in blocks that fit the cache."""
+        """Seconds of the decoder's products for this many draws, in blocks that fit the cache."""
         at_once, began = 8192, time.perf_counter()
         for _ in range(count // at_once):
             h = torch.randn(at_once, weights[0].shape[0])

@@ -1,7 +1,7 @@
 """Four guides for posteriors that are not normal: the gap to the exact log p(x), as a table and a figure.
 
-Two toy models with two latents, z ~ N(0, I), and a likelihood without parameters. In `bent` the one value z2 + z1²/2 has a
-curved posterior; in `two modes` the values √(z1² + ¼) and z2 + z1/2 hardly determine the sign of z1. With so few
+Two toy models with two latents, z ~ N(0, I), and a likelihood without parameters. In `bent` the one value z2 + z1²/2
+has a curved posterior; in `two modes` the values √(z1² + ¼) and z2 + z1/2 hardly determine the sign of z1. With so few
 latents a grid gives log p(x) exactly. Only the guide is fitted, on rows drawn from the toy; other rows are scored:
 
     python scripts/posteriors.py [--out docs/images/posteriors.png] [--epochs 120] [--seeds 0,1,2] [--json]

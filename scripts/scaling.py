@@ -129,7 +129,7 @@ def medians(found: list[Any]) -> Any:
 
 
 def summary(runs: dict[int, Any], batch_size: int) -> list[dict[str, Any]]:
-    """One row for each scaling and number of processes; efficiency: rows a second and process, relative to one process."""
+    """One row for each scaling and number of processes; efficiency: rows a second per process, relative to one."""
     lines = []
     for way in SCALINGS:
         for size, found in runs.items():

@@ -22,7 +22,7 @@ import benchmark
 from benchmark_arms import ByHand, build_vae, draw
 from benchmark_peers import PyroVAE, numpyro_svi, pythae_model
 from benchmark_report import BARS, picture, ratio, record, table, verdict
-from benchmark_turns import Case, Lumps, Turns
+from benchmark_turns import Case, MixtureCase, Turns
 
 COMMAND = Path(benchmark.__file__)
 OLD_JIT = "ignore:`torch.jit.trace` is deprecated:DeprecationWarning"  # Pyro's JitTrace_ELBO is made of it
@@ -180,7 +180,7 @@ def test_arms_train_on_the_same_rows(name):
 @pytest.mark.parametrize("name", list(benchmark.EM))
 def test_arms_of_em_iterate(name):
     turns = Few(2)
-    benchmark.EM[name](Lumps(400, 3, 2, threads=1), turns)
+    benchmark.EM[name](MixtureCase(400, 3, 2, threads=1), turns)
     assert turns.done == 2
 
 
