@@ -133,8 +133,7 @@ class GaussianMixture(Mixture):
         self.raw_scale.copy_(factor.tril(-1) + diagonal.log().diag_embed())
 
     # log p(x | c) is linear in the features [x_j x_k, x_j, 1] of centred rows: one product gives all components', and
-    # another what the M-step needs, with no (n, C, D) array. Where terms would cancel, each component is
-    # computed by a triangular solve.
+    # another what the M-step needs, with no (n, C, D) array. If terms would cancel, components are solved for.
 
     def prepare(self, x: Rows) -> Tensor:
         """The features of centred rows, (F, n); the last are x and 1."""
