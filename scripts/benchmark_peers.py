@@ -192,8 +192,8 @@ def pythae_trainer(case: Case, turns: Any, fused: bool = False) -> float:
 
 def scikit_learn(case: MixtureCase, turns: Any) -> None:
     """An iteration of scikit-learn's `GaussianMixture`: its E- and M-step, from the same parameters."""
-    from em_vs_vi import _theirs
+    from em_vs_vi import _scikit_learn_seconds
 
     x, start = rows_and_mixture(case)
     for _ in turns:
-        turns.measured = _theirs(start, x, iterations=1)
+        turns.measured = _scikit_learn_seconds(start, x, iterations=1)
