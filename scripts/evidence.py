@@ -303,7 +303,7 @@ def prior_or_guide(out: Path, repeats: int) -> None:
 @click.option("--rows", default=10_000, show_default=True)
 @click.option("--num-samples", default=5000, show_default=True)
 def speed(runs: Path, data_root: str | None, split: str, rows: int, num_samples: int) -> None:
-    """Score many rows by importance sampling, and time the decoder's matrix products alone before, between and after."""
+    """Score many rows by importance sampling, and time the decoder's products alone before, between and after."""
     vae = pv.load(runs / "plain-0")
     x = pv.load_data("mnist", root=data_root).split(split)[:rows]
     weights = [w.detach().T.contiguous() for name, w in vae.likelihood.named_parameters() if w.dim() == 2]
