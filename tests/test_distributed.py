@@ -151,7 +151,7 @@ def resumed_fits(folder):
 
 def run_process(folder):
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", message=".* latent dimensions carry nothing")
+    warnings.filterwarnings("ignore", message=".* latent dimensions are inactive")
     group = pv.process_group()
     found = {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(group)}
     if group.size == 2:

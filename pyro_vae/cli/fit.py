@@ -111,7 +111,7 @@ def _settings(ctx: click.Context, program: str | None, config: Path | None, resu
 def _print(done: Any) -> None:
     """The record as a table, and where everything lies."""
     from pyro_vae.cli.print_tables import print_kl_by_latent, print_record
-    from pyro_vae.plots.latent_manifold import why_no_manifold
+    from pyro_vae.plots.latent_manifold import reason_for_no_manifold
     from pyro_vae.workflows.fit_run import TENSORBOARD
 
     folder, fitted, record = done.folder, done.fitted, done.record
@@ -129,7 +129,7 @@ def _print(done: Any) -> None:
     click.echo(f"\nWritten to {folder}/")
     click.echo("  config.toml  model.safetensors  metrics.jsonl  evaluation.json  checkpoint/")
     click.echo(f"  figures/     {'  '.join(path.name for path in done.figures)}")
-    if missing := why_no_manifold(done.program, done.data):
+    if missing := reason_for_no_manifold(done.program, done.data):
         click.echo(f"  {missing}")
     if (folder / TENSORBOARD).exists():
         click.echo(f"  {TENSORBOARD}/  tensorboard --logdir {folder / TENSORBOARD}")

@@ -514,7 +514,7 @@ def test_collapse_is_said_with_what_to_try(capsys, tmp_path):
     words = ["fit", "--data", "digits", "--latent-dim", "8", "--beta", "1000", "--epochs", "8", "--batch-size", "20"]
     code, out, err = command(capsys, *words, "--out", tmp_path / "run")
     assert code == 0, err
-    assert "8 of 8 latent dimensions carry nothing" in err
+    assert "8 of 8 latent dimensions are inactive" in err
     assert "KL of z" in out
     vae = pv.load(tmp_path / "run")
     with pytest.warns(pv.CollapseWarning, match="KL warm-up"):

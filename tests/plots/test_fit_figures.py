@@ -8,7 +8,7 @@ from PIL import Image
 
 import pyro_vae as pv
 from pyro_vae.data.reference_measure import Measure
-from pyro_vae.plots import draw_on_axes, fit_figures
+from pyro_vae.plots import draw_on_axes, fit_figures, latent_manifold
 
 
 def small(data, num_latents):
@@ -63,8 +63,9 @@ def test_pictures_are_undone_to_their_range_and_missing_pixels_are_white():
     with fit_figures.seeded(0):
         drawn = fit_figures.sample_means(vae, 64, num_features=64)
     np.testing.assert_allclose(sheet_of(fit_figures.samples(vae, data), (8, 8), 8), undone(drawn), atol=1e-6)
-    decoded = vae.decode(fit_figures.prior_grid(vae).reshape(-1, 2))
-    np.testing.assert_allclose(sheet_of(fit_figures.manifold(vae, data), (8, 8), 20, gap=0), undone(decoded), atol=1e-6)
+    decoded = vae.decode(latent_manifold.prior_grid(vae).reshape(-1, 2))
+    sheet = sheet_of(latent_manifold.manifold(vae, data), (8, 8), 20, gap=0)
+    np.testing.assert_allclose(sheet, undone(decoded), atol=1e-6)
 
 
 def test_missing_values_of_a_table_are_not_drawn():
@@ -91,13 +92,13 @@ def test_missing_values_of_a_table_are_not_drawn():
 
 def test_the_grid_is_even_in_prior_probability_and_upright():
     vae = pv.VAE(pv.priors.Normal([1.0, -2.0], [2.0, 0.5]), None, None)
-    grid = fit_figures.prior_grid(vae)
+    grid = latent_manifold.prior_grid(vae)
     assert grid.shape == (20, 20, 2)
     share = torch.distributions.Normal(torch.tensor([1.0, -2.0]), torch.tensor([2.0, 0.5])).cdf(grid)
     steps = (torch.arange(20) + 0.5) / 20
     torch.testing.assert_close(share[0, :, 0], steps)
     torch.testing.assert_close(share[:, 0, 1], steps.flip(0))  # z_2 grows upwards
-    assert fit_figures.prior_grid(pv.VAE(pv.priors.StandardNormal(3), None, None)) is None
+    assert latent_manifold.prior_grid(pv.VAE(pv.priors.StandardNormal(3), None, None)) is None
 
 
 def test_a_grid_goes_through_a_flow_and_a_mixture_says_that_it_has_none():
@@ -105,17 +106,17 @@ def test_a_grid_goes_through_a_flow_and_a_mixture_says_that_it_has_none():
     with torch.no_grad():
         for parameter in flow.prior.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    grid = fit_figures.prior_grid(flow)
-    plain = fit_figures.prior_grid(pv.VAE(pv.priors.StandardNormal(2), None, None))
+    grid = latent_manifold.prior_grid(flow)
+    plain = latent_manifold.prior_grid(pv.VAE(pv.priors.StandardNormal(2), None, None))
     back = torch.distributions.ComposeTransform(flow.prior.flow()).inv(grid)
     torch.testing.assert_close(back, plain, atol=1e-3, rtol=0)
     data = pv.load_data("digits")
     mixture = pv.VAE(pv.priors.MixtureOfNormals(2, 3), None, None)
-    assert fit_figures.reason_for_no_manifold(mixture, data).startswith(
+    assert latent_manifold.reason_for_no_manifold(mixture, data).startswith(
         "no manifold figure: a MixtureOfNormals has no inverse CDF"
     )
-    assert fit_figures.reason_for_no_manifold(flow, data) == ""
-    assert fit_figures.reason_for_no_manifold(mixture, pv.load_data("two-moons")) == ""
+    assert latent_manifold.reason_for_no_manifold(flow, data) == ""
+    assert latent_manifold.reason_for_no_manifold(mixture, pv.load_data("two-moons")) == ""
 
 
 def test_pictures_lie_where_their_numbers_say():

@@ -128,9 +128,9 @@ def test_same_seed_same_picture_and_nothing_else_is_touched():
     before = torch.get_rng_state()
     again = LatentView(view.program, view.data, view.split)
     other = LatentView(view.program, view.data, view.split, seed=1)
-    assert torch.equal(view.posterior_draws, again.cloud)
-    assert torch.equal(view.prior_draws, again.prior)
-    assert not torch.equal(view.posterior_draws, other.cloud)
+    assert torch.equal(view.posterior_draws, again.posterior_draws)
+    assert torch.equal(view.prior_draws, again.prior_draws)
+    assert not torch.equal(view.posterior_draws, other.posterior_draws)
     assert torch.equal(torch.get_rng_state(), before)
     assert not pyro.get_param_store()._params
 

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import pyro_vae as pv
-from pyro_vae.cli.report import report
 from pyro_vae.plots.latent_figures import LatentFigure
 from pyro_vae.report import html_page, latent_explorer, numbers_in_words
 from pyro_vae.report.latent_planes import planes_of, starts_of
@@ -27,7 +26,7 @@ def fake_portraits(monkeypatch):
         figure.subplots().plot([0, 1])
         return [LatentFigure("portrait", "A <portrait>", "Look at the line.", figure)]
 
-    monkeypatch.setattr(report, "latent_figures", latent_figures)
+    monkeypatch.setattr(html_page, "latent_figures", latent_figures)
 
 
 def vae_for(data, num_latents, hidden=20):
@@ -295,7 +294,7 @@ def test_what_is_no_program_and_where_no_file_can_be_is_said_at_the_door(tmp_pat
     vae = vae_for(data, 2)
     with pytest.raises(pv.InputError, match=r"expected a program with a model and a guide, got a PCA"):
         write(tmp_path, pv.PCA(2).fit(data), data)
-    monkeypatch.setattr(report, "log_evidence", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr(html_page, "log_evidence", lambda *_, **__: pytest.fail("too late"))
     (tmp_path / "there.html").mkdir()
     (tmp_path / "file").touch()
     for out in ("there.html", "file/new.html"):

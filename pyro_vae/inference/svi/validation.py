@@ -79,7 +79,7 @@ def collapse_advice(active: int | None, num_units: int, epochs: int) -> str:
     if active is None or num_units < 2 or 2 * active >= num_units:
         return ""
     return (
-        f"{num_units - active} of {num_units} latent dimensions carry nothing: their posterior means "
+        f"{num_units - active} of {num_units} latent dimensions are inactive: their posterior means "
         f"vary by less than {ACTIVE_VARIANCE} over rows. Try a KL warm-up "
         f"(kl_warmup={max(1, epochs // 5)}), free bits, a smaller likelihood scale, a lower "
         "learning rate, more epochs, or fewer latents"
