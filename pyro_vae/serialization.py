@@ -14,7 +14,7 @@ from pyro_vae.constructor_args import CONSTRUCTORS, find_constructor, recorded_c
 from pyro_vae.errors import InputError
 from pyro_vae.models import autoencoder, bayesian_mixture, bernoulli_mixture, gaussian_mixture, ppca, vae  # noqa: F401 - the same
 from pyro_vae.programs.parameters import copy_state, load_state
-from pyro_vae.runs import CONFIG, WEIGHTS, read_config, write_config
+from pyro_vae.run_folder import CONFIG, WEIGHTS, read_config, write_config
 
 
 def save(program: Any, folder: str | Path) -> None:

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 
 K, H, D = 20, 500, 784

@@ -14,8 +14,8 @@ from benchmark_turns import Case, MixtureCase, Unavailable
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae.context import seeded
-from pyro_vae.inference.svi.validation import VALID_BATCH_SIZE
+from pyro_vae.context_managers import seeded
+from pyro_vae.inference.svi.validation_elbo import VALID_BATCH_SIZE
 
 RATE = 1e-3
 DRAWS_PER_BLOCK = 8192  # of the decoder's matrix products: blocks that fit the cache

@@ -19,7 +19,7 @@ from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its opti
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_vae.inference.svi.validation import VALID_BATCH_SIZE
+from pyro_vae.inference.svi.validation_elbo import VALID_BATCH_SIZE
 
 
 class PyroVAE(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
-from pyro_vae.inference.svi.validation import VALID_BATCH_SIZE, VALID_DRAWS
+from pyro_vae.inference.svi.validation_elbo import VALID_BATCH_SIZE, VALID_DRAWS
 
 PIXELS = Measure(levels=255, binarize="stochastic")
 REST = 0.1  # seconds between turns, for the threads of the last one to become idle

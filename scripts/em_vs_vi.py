@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 
 ROOT_OPTION = click.option("--data-root", type=click.Path(), help="The folder that holds torchvision's data sets.")
 OUT_OPTION = click.option("--out", type=click.Path(path_type=Path), default=Path("runs/em"), show_default=True)

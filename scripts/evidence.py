@@ -29,7 +29,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 from pyro_vae.plots.style import BLUE, COLOURS, ORANGE, RED, figure_style
 from pyro_vae.programs.model_and_guide import sample

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import guides, nets
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.plots.style import figure_style
 
 K, H, NOISE, COMPONENTS = 2, 64, 0.3, 4

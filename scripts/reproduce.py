@@ -21,8 +21,8 @@ import torch
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.atomic_write import write_json_lines
-from pyro_vae.context import seeded
-from pyro_vae.runs import METRICS, WEIGHTS
+from pyro_vae.context_managers import seeded
+from pyro_vae.run_folder import METRICS, WEIGHTS
 
 K, D, H = 20, 784, 500
 Part = Any

@@ -24,11 +24,11 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.diagnostics.aggregate_posterior import log_aggregate, sample_codes, sample_prior_codes
 from pyro_vae.diagnostics.latent_space_metrics import nearest_code, precision_and_coverage
 from pyro_vae.plots import draw_on_axes, style
-from pyro_vae.studies.autoencoder_vs_vae import new_codes
+from pyro_vae.studies.autoencoder_vs_vae_encoders import new_codes
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 RUNS = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/weaknesses"), show_default=True)

@@ -21,7 +21,7 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.atomic_write import read_tensors
-from pyro_vae.context import defer_signals
+from pyro_vae.context_managers import defer_signals
 from pyro_vae.distributed import SINGLE_PROCESS, GradientReducer, ProcessGroup
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 

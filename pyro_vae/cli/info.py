@@ -17,7 +17,7 @@ def info(run: Path, as_json: bool, debug: bool) -> None:
     import json
 
     from pyro_vae.atomic_write import read_json_lines
-    from pyro_vae.runs import EVALUATION, METRICS, read_config
+    from pyro_vae.run_folder import EVALUATION, METRICS, read_config
 
     config = read_config(run)
     history = read_json_lines(run / METRICS)

@@ -74,8 +74,8 @@ def autoencoder_vs_vae(ctx: click.Context, as_json: bool, debug: bool, **_: Any)
 def run_autoencoder_study(as_json: bool, **given: Any) -> None:
     """The study with what is given, and its tables."""
     from pyro_vae.cli.print_tables import print_by_size, print_rolls, print_written
-    from pyro_vae.studies.autoencoder_vs_vae import Training
-    from pyro_vae.studies.autoencoder_vs_vae_run import TABLE, run_encoder_study
+    from pyro_vae.studies.autoencoder_vs_vae import TABLE, run_encoder_study
+    from pyro_vae.studies.autoencoder_vs_vae_encoders import Training
     from pyro_vae.workflows.fit_settings import FIT_DEFAULTS
 
     began = time.perf_counter()
@@ -144,7 +144,7 @@ def squared_error_trap(run: Path, out: Path | None, as_json: bool, debug: bool, 
     RUN is a run that was fitted to such images.
     """
     from pyro_vae.studies.squared_error_trap import run_squared_error_trap
-    from pyro_vae.studies.squared_error_trap_figure import draw_squared_error_trap
+    from pyro_vae.studies.squared_error_trap_figures import draw_squared_error_trap
 
     began = time.perf_counter()
     table, found = run_squared_error_trap(run, **options)
@@ -169,7 +169,7 @@ def _log(as_json: bool) -> Any:
 
 
 def _folder(out: Path | None, name: str) -> Path:
-    from pyro_vae.runs import new_run
+    from pyro_vae.run_folder import new_run
 
     return new_run(Path("runs"), name) if out is None else out
 

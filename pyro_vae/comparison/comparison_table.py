@@ -11,11 +11,11 @@ from torch import Tensor
 from pyro_vae.comparison.fit_methods import FIT_METHODS
 from pyro_vae.comparison.models_by_name import without_guide
 from pyro_vae.comparison.paired_differences import compare_evidence
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError, RowsError
 from pyro_vae.evidence.evidence_record import KEYS
-from pyro_vae.evidence.exact import exact_evidence
+from pyro_vae.evidence.exact_log_px import exact_evidence
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.evidence.log_px import LogPx
 from pyro_vae.inference.fit_result import FitResult
@@ -26,8 +26,8 @@ from pyro_vae.models.vae import VAE
 from pyro_vae.programs.model_and_guide import active_units
 from pyro_vae.programs.parameters import named_parameters
 from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.scored_rows import describe_measure
 
 METHODS = ("auto", "exact", "laplace", "is")
 PRIOR_SHARE = 0.1  # of the draws around modes: a normal at one mode may be too narrow, or miss another mode

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pyro_vae.constructor_args import rebuild_with
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
 from pyro_vae.guides import CategoricalGuide, PerRowCategorical, PerRowNormal, SemiAmortizedNormal

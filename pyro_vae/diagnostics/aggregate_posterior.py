@@ -9,14 +9,14 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import find_model_plates, require_density, require_rows
+from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
 from pyro_vae.programs.traces import (
     SubstituteLatents,
     UnconditionObserved,

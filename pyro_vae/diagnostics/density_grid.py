@@ -9,14 +9,14 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.data.reference_measure import Measure
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.row_batches import ScoredRows
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.scored_rows import ScoredRows
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import PerRow, RowLatents
 

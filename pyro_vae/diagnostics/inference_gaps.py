@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealed_importance import annealed_evidence
-from pyro_vae.evidence.exact import exact_evidence
+from pyro_vae.evidence.exact_log_px import exact_evidence
 from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.evidence.log_px import LogPx
 from pyro_vae.inference.posterior.refinement import refine
-from pyro_vae.programs.scored_rows import rows_to_score
+from pyro_vae.programs.row_batches import rows_to_score
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Latents, PerRow, RowLatents
 

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.elbo_terms import Terms
 from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE, encode
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure
-from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
+from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.traces import sample_sites, trace_program
 
 ROWS_AT_ONCE = 1000

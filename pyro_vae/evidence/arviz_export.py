@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arviz_compat import container, write_netcdf
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_rows
+from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
 from pyro_vae.programs.traces import UnconditionObserved, log_weight_terms, sample_sites, sum_over_plates, trace_program
 
 Group = dict[str, tuple[tuple[str, ...], np.ndarray]]

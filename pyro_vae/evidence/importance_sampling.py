@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
@@ -26,8 +26,8 @@ from pyro_vae.evidence.log_px import LogPx
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit, pareto_smoothed
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
 from pyro_vae.typing import LogWeights, PerRow
 
 MAX_BATCH_SIZE = 128

@@ -5,10 +5,10 @@
 
 from pyro_vae.guides.categorical import CategoricalGuide
 from pyro_vae.guides.flow import FlowGuide
+from pyro_vae.guides.guide_wrappers import MaskAwareGuide, SemiAmortizedNormal
 from pyro_vae.guides.normal import FullRankNormal, LowRankNormal, MeanFieldNormal
 from pyro_vae.guides.normal_mixture import MixtureGuide
 from pyro_vae.guides.per_row import PerRowCategorical, PerRowNormal
-from pyro_vae.guides.wrappers import MaskAwareGuide, SemiAmortizedNormal
 
 __all__ = [
     "CategoricalGuide",

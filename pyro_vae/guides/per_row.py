@@ -6,7 +6,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
-from pyro_vae.context import is_recording
+from pyro_vae.context_managers import is_recording
 from pyro_vae.errors import InputError
 from pyro_vae.guides.normal import SCALE_FLOOR
 from pyro_vae.nets import positive

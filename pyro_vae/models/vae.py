@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
-from pyro_vae.context import evaluating, is_recording, seeded
+from pyro_vae.context_managers import evaluating, is_recording, seeded
 from pyro_vae.data import Split
 from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError

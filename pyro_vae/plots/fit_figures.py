@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.nuts import Posterior

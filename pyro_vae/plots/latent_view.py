@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_names, latent_usage
 from pyro_vae.errors import InputError
@@ -22,8 +22,8 @@ from pyro_vae.plots.style import escape_mathtext
 from pyro_vae.programs.model_and_guide import distribution_mean, encode
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure, find_plates
+from pyro_vae.programs.row_batches import rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.scored_rows import rows_to_score
 from pyro_vae.programs.traces import SubstituteLatents, sample_sites
 from pyro_vae.typing import RowLatents
 

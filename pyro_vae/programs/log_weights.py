@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.errors import InputError
 from pyro_vae.programs.plates import PlateStructure, require_rows
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs

@@ -11,7 +11,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure, find_model_plates, find_plates

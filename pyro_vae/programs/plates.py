@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.errors import InputError, RowsError
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import UnconditionObserved, sample_sites, trace_program

@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch import Tensor
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import Evidence

@@ -16,7 +16,7 @@ from pyro_vae.diagnostics.latent_interpolation import interpolate, path_ratio
 from pyro_vae.diagnostics.latent_space_metrics import neighbours_among, spread
 from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.display_units import to_grayscale
-from pyro_vae.studies.autoencoder_vs_vae import NAMES, new_codes
+from pyro_vae.studies.autoencoder_vs_vae_encoders import NAMES, new_codes
 from pyro_vae.studies.swiss_roll import plot_rolls
 
 KIND_COLOURS = {"pca": style.COLOURS[2], "kernel-pca": style.COLOURS[5], "ae": style.RED, "vae": style.BLUE}

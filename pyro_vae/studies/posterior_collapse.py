@@ -15,7 +15,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pyro_vae import guides, likelihoods, nets, priors
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_usage
 from pyro_vae.errors import CollapseWarning, InputError

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Measure, Split, as_split, load_data
 from pyro_vae.diagnostics.aggregate_posterior import sample_codes
 from pyro_vae.diagnostics.latent_interpolation import Whitening, whiten
@@ -20,8 +20,8 @@ from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.evidence.log_px import LogPx
 from pyro_vae.programs.model_and_guide import encode
 from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.row_batches import ScoredRows
 from pyro_vae.programs.row_inputs import bind_supported_kwargs
-from pyro_vae.programs.scored_rows import ScoredRows
 from pyro_vae.programs.traces import sample_sites
 from pyro_vae.serialization import load
 from pyro_vae.typing import PerRow, Rows

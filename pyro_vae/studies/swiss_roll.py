@@ -17,7 +17,7 @@ from pyro_vae.data.named_datasets import load_data
 from pyro_vae.diagnostics.latent_interpolation import whiten
 from pyro_vae.errors import InputError
 from pyro_vae.plots import style
-from pyro_vae.studies.autoencoder_vs_vae import KINDS, NAMES, Training, fit_encoder, reconstruction_error
+from pyro_vae.studies.autoencoder_vs_vae_encoders import KINDS, NAMES, Training, fit_encoder, reconstruction_error
 from pyro_vae.typing import RowLatents
 
 TRAINING = Training(hidden=(128, 128, 128), activation="relu", epochs=300)

@@ -6,7 +6,7 @@ import torch
 from pyro.infer import ELBO, TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO, factorizes
 from pyro_vae.inference.objectives.importance_weighted import ImportanceWeighted_ELBO

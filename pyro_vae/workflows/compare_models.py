@@ -16,10 +16,10 @@ from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.plots.comparison_figures import draw_comparison
 from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import probe_batch
-from pyro_vae.programs.scored_rows import describe_measure
 from pyro_vae.registry import build_vae
-from pyro_vae.runs import claim_folder, new_run, remove_if_empty
+from pyro_vae.run_folder import claim_folder, new_run, remove_if_empty
 from pyro_vae.serialization import load, save
 from pyro_vae.workflows.choose_likelihood import choose_likelihood, load_dataset
 from pyro_vae.workflows.comparison_settings import comparison_settings

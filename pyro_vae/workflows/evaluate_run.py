@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.atomic_write import write_json
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealed_importance import annealed_evidence
 from pyro_vae.evidence.arviz_export import to_inference_data
 from pyro_vae.evidence.evidence_record import record
-from pyro_vae.evidence.exact import Exact, exact_evidence
+from pyro_vae.evidence.exact_log_px import Exact, exact_evidence
 from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.evidence.log_px import LogPx
 from pyro_vae.inference.svi.fit_svi import pick_device
 from pyro_vae.programs.model_and_guide import active_units
 from pyro_vae.programs.parameters import named_parameters
-from pyro_vae.runs import EVALUATION
+from pyro_vae.run_folder import EVALUATION
 from pyro_vae.workflows.read_run import Run
 
 IWAE_SIZES = (1, 5, 50, 500)

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.programs.model_and_guide import encode, reconstruct, sample
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
-from pyro_vae.workflows.write_rows import open_row_writer
+from pyro_vae.workflows.row_writer import open_row_writer
 
 Part = tuple[Tensor, Tensor | None, Tensor | None]  # values, index and labels of some rows
 

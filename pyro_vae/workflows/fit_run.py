@@ -10,7 +10,7 @@ from typing import Any
 
 from pyro_vae import __version__
 from pyro_vae.atomic_write import read_json_lines, read_tensors, write_json, write_json_lines
-from pyro_vae.context import defer_signals, seeded
+from pyro_vae.context_managers import defer_signals, seeded
 from pyro_vae.data import NAMED_DATASETS, Dataset
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import DivergedError, InputError, RankLostError, RowsError
@@ -22,11 +22,11 @@ from pyro_vae.inference.svi.progress import Style
 from pyro_vae.inference.svi.train_config import DTYPES, TrainConfig
 from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.registry import LikelihoodChoice, build_vae
-from pyro_vae.runs import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, require_unused, write_config
+from pyro_vae.run_folder import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, require_unused, write_config
 from pyro_vae.serialization import recipe_of, save
 from pyro_vae.workflows.choose_likelihood import choose_likelihood, load_dataset
 from pyro_vae.workflows.choose_objective import choose_objective
-from pyro_vae.workflows.fit_log import Log, describe_fit, reason_of_interruption, warnings_to_log
+from pyro_vae.workflows.fit_messages import Log, describe_fit, reason_of_interruption, warnings_to_log
 from pyro_vae.workflows.fit_settings import (
     FIT_DEFAULTS,
     Settings,

@@ -6,7 +6,7 @@ from pathlib import Path
 from pyro_vae.atomic_write import read_json_lines
 from pyro_vae.errors import InputError
 from pyro_vae.report.html_page import write_report
-from pyro_vae.runs import EVALUATION, METRICS
+from pyro_vae.run_folder import EVALUATION, METRICS
 from pyro_vae.workflows.read_run import Run
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.diagnostics.anomaly_scores import Scores, require_enough, score
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
-from pyro_vae.workflows.write_rows import open_row_writer
+from pyro_vae.workflows.row_writer import open_row_writer
 
 NUM_LOWEST = 5
 

@@ -6,7 +6,7 @@ import pytest
 
 from pyro_vae.cli import _run
 from pyro_vae.studies import swiss_roll
-from pyro_vae.studies.autoencoder_vs_vae import Training
+from pyro_vae.studies.autoencoder_vs_vae_encoders import Training
 
 
 def study(capsys, *words):

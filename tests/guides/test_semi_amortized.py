@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 
 import pyro_vae as pv
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Measure, Split
 from pyro_vae.guides import SemiAmortizedNormal
 from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep

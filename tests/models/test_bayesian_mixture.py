@@ -15,7 +15,7 @@ from torch.distributions import kl_divergence
 import pyro_vae as pv
 from pyro_vae.inference.em.fit_cavi import fit_cavi
 from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
-from pyro_vae.models.wishart import WishartCholesky
+from pyro_vae.models.wishart_distribution import WishartCholesky
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.traces import sample_sites, trace_program
 

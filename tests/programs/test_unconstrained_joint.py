@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import find_plates

@@ -1,158 +1,118 @@
-"""Encoders side by side: errors against closed forms, and numbers that only what they measure can move."""
+"""`pyro-vae study autoencoder-vs-vae`, as a user would type it, and by its spelling of before."""
 
-import dataclasses
-import math
+import json
 
 import pytest
-import torch
-from sklearn import decomposition
 
-import pyro_vae as pv
-from pyro_vae.data import Measure, Split
-from pyro_vae.diagnostics.latent_space_metrics import neighbours_among
-from pyro_vae.errors import InputError
-from pyro_vae.models.pca import median_square
-from pyro_vae.studies.autoencoder_vs_vae import (
-    METRICS,
-    Training,
-    evaluate_encoder,
-    fit_encoder,
-    mean_over_seeds,
-    new_codes,
-    pixel_knn_accuracy,
+from pyro_vae.cli import main
+
+STUDY = ["study", "autoencoder-vs-vae"]
+BEFORE = ["compare", "--preset", "ae-vs-vae"]
+SMALL = [*STUDY, "--data", "digits", "--latent-dim", "2", "--epochs", "2", "--hidden", "16"]
+
+
+def run(capsys, *words):
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    out = capsys.readouterr()
+    return stop.value.code, out.out, out.err
+
+
+def test_tables_pictures_and_one_json_object(capsys, tmp_path):
+    code, out, _ = run(capsys, *SMALL, "--seeds", "2", "--out", str(tmp_path / "c"))
+    assert code in (0, None)
+    assert "Reconstruction error" in out
+    assert "nearest neighbours on x itself" in out
+    assert "standard error over 2 fits" in out
+    kept = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    assert len(kept["rows"]) == 4 * 2
+    assert {row["model"] for row in kept["rows"]} == {"pca:2", "kernel-pca:2", "ae:2", "vae:2"}
+    assert all(row["log_px"] is None and row["reconstruction_error"] > 0 for row in kept["rows"])
+    assert {path.name for path in (tmp_path / "c" / "figures").iterdir()} == {
+        "sizes.png", "codes.png", "draws.png", "lines.png",
+    }  # fmt: skip
+    code, out, _ = run(capsys, *SMALL, "--seeds", "2", "--out", str(tmp_path / "c"), "--json")
+    assert json.loads(out)["rows"] == kept["rows"], "a comparison that is repeated finds what was done"
+
+
+def test_a_table_without_labels_has_what_exists(capsys, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("a,b,c\n" + "\n".join(f"{i % 7},{i * i % 11}.5,{(3 * i) % 5}" for i in range(200)))
+    words = [*STUDY, "--data", str(path), *SMALL[4:], "--seeds", "1", "--out", str(tmp_path / "c"), "--json"]
+    code, out, _ = run(capsys, *words)
+    assert code in (0, None)
+    rows = json.loads(out)["rows"]
+    assert all(row["knn_accuracy"] is None and row["area_gini"] is None for row in rows)
+    assert {path.name for path in (tmp_path / "c" / "figures").iterdir()} == {"sizes.png", "codes.png"}
+
+
+def test_another_split_is_measured_anew_and_networks_are_not_fitted_again(capsys, tmp_path):
+    run(capsys, *SMALL, "--seeds", "1", "--out", str(tmp_path / "c"))
+    before = (tmp_path / "c" / "ae-2-0" / "model.safetensors").stat().st_mtime_ns
+    _, out, _ = run(capsys, *SMALL, "--seeds", "1", "--out", str(tmp_path / "c"), "--split", "test", "--json")
+    assert (tmp_path / "c" / "ae-2-0" / "model.safetensors").stat().st_mtime_ns == before
+    _, fresh, _ = run(capsys, *SMALL, "--seeds", "1", "--out", str(tmp_path / "d"), "--split", "test", "--json")
+    found, expected = (
+        {row["model"]: row["reconstruction_error"] for row in json.loads(text)["rows"]} for text in (out, fresh)
+    )
+    assert found == pytest.approx(expected)
+
+
+def test_draws_follow_the_seed(capsys, tmp_path):
+    _, out, _ = run(capsys, *SMALL, "--seeds", "2", "--out", str(tmp_path / "c"), "--json")
+    first, second = (row["precision"] for row in json.loads(out)["rows"] if row["model"] == "pca:2")
+    assert first != second
+
+
+def test_one_latent_has_its_pictures_too(capsys, tmp_path):
+    code, _, _ = run(capsys, *SMALL[:5], "1", *SMALL[6:], "--seeds", "1", "--out", str(tmp_path / "c"))
+    assert code in (0, None)
+    assert (tmp_path / "c" / "figures" / "codes.png").exists()
+
+
+def test_the_roll_is_said_and_kept(capsys, tmp_path, monkeypatch):
+    from pyro_vae.studies import swiss_roll
+    from pyro_vae.studies.autoencoder_vs_vae_encoders import Training
+
+    short = Training(hidden=(8,), epochs=1)
+    fit = swiss_roll.fit_swiss_roll
+    monkeypatch.setattr(swiss_roll, "fit_swiss_roll", lambda kind, seed: fit(kind, seed, short, num_rows=100))
+    words = [*STUDY, "--latent-dim", "2", "--epochs", "1", "--hidden", "4", "--seeds", "1"]
+    words += ["--train-rows", "100", "--num-rows", "50", "--out", str(tmp_path / "c")]
+    code, out, _ = run(capsys, *words)
+    assert code in (0, None)
+    assert "The swiss roll in two dimensions" in out
+    monkeypatch.setattr(swiss_roll, "fit_swiss_roll", None)  # a second time it is read
+    again = run(capsys, *words)[1]
+    assert again.split("swiss roll")[1].split("Written")[0] == out.split("swiss roll")[1].split("Written")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([*BEFORE, "--method", "is"], "--method means nothing to --preset ae-vs-vae"),
+        ([*SMALL, "--binarize", "stochastic"], "leave out --binarize"),
+        ([*SMALL, "--latent-dim", "64"], "try --latent-dim 63 or fewer"),
+        ([*SMALL, "--train-rows", "2000"], "fewer than --train-rows"),
+        ([*SMALL, "--train-rows", "200", "--train-rows", "300"], "give --train-rows once"),
+        ([*SMALL, "--num-rows", "5"], "too few to measure"),
+        (["compare", "--seeds", "2"], "--seeds belongs to pyro-vae study autoencoder-vs-vae"),
+    ],
 )
-
-SMALL = Training(hidden=(32,), epochs=3)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return pv.load_data("digits", binarize="none")
-
-
-def test_reconstruction_error_of_pca_is_the_variance_left_over(digits):
-    x = digits.train.x
-    known = decomposition.PCA(10, svd_solver="full").fit(x.double().numpy())
-    left = (x.double().var(0, correction=0).sum() - known.explained_variance_.sum() * (len(x) - 1) / len(x)) / 64
-    found = pv.reconstruction_error(pv.PCA(10).fit(digits), digits.train)
-    assert found.shape == (len(x),)
-    assert float(found.mean()) == pytest.approx(float(left), rel=1e-4)
+def test_wrong_words_are_errors_that_leave_nothing(capsys, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert says in err
+    assert not list(tmp_path.iterdir())
 
 
-def test_reconstruction_error_takes_any_program(tiny_vae):
-    vae, x = tiny_vae
-    expected = (vae.reconstruct(x) - x).square().mean(1)
-    torch.testing.assert_close(pv.reconstruction_error(vae, x), expected.double())
-
-
-@pytest.mark.parametrize("kind", ["pca", "kernel-pca", "ae", "vae"])
-def test_every_kind_gives_every_number(digits, kind):
-    model, seconds = fit_encoder(kind, 2, digits, SMALL, seed=1)
-    found = evaluate_encoder(model, digits, digits.valid, num_draws=100)
-    assert set(found) == set(METRICS)
-    assert seconds > 0
-    assert all(isinstance(value, float) and math.isfinite(value) for value in found.values())
-    assert found["path_ratio"] >= 1 - 1e-6
-    assert 0 <= found["precision"] <= 1
-    if kind == "pca":
-        assert found["path_ratio"] == pytest.approx(1, abs=1e-5)
-        assert found["off_centre"] < 0.3
-
-
-def test_the_same_seed_gives_the_same_network(digits):
-    first, again, other = (fit_encoder("ae", 2, digits, SMALL, seed=seed)[0] for seed in (0, 0, 1))
-    x = digits.valid.x
-    assert torch.equal(first.encode(x), again.encode(x))
-    assert not torch.equal(first.encode(x), other.encode(x))
-
-
-def test_kernel_is_the_best_of_those_tried_on_validation_rows(digits):
-    chosen, _ = fit_encoder("kernel-pca", 5, digits)
-    other = pv.KernelPCA(5, chosen.gamma * 2, 1e-2).fit(digits)
-    error = [float(pv.reconstruction_error(m, digits.valid).mean()) for m in (chosen, other)]
-    assert error[0] <= error[1]
-
-
-def test_new_codes_are_the_priors_or_a_normals_around_the_codes(digits):
-    vae, _ = fit_encoder("vae", 2, digits, SMALL)
-    drawn = new_codes(vae, digits.valid, 4000)
-    assert drawn.mean(0).abs().max() < 0.08
-    torch.testing.assert_close(drawn.T.cov(), torch.eye(2), atol=0.1, rtol=0)
-    pca = pv.PCA(2).fit(digits)
-    codes = pca.encode(digits.valid.x)
-    drawn = new_codes(pca, digits.valid, 20_000)
-    torch.testing.assert_close(drawn.T.cov(), codes.T.cov(), rtol=0.1, atol=0.02)
-
-
-def test_neighbours_are_within_the_ball_of_some_row():
-    rows = torch.tensor([[0.0], [1.0], [10.0]])
-    assert neighbours_among(torch.tensor([[0.5], [1.9], [-0.5], [4.0], [18.0], [30.0]]), rows, k=1).tolist() == [
-        True, True, True, True, True, False,
-    ]  # fmt: skip
-    assert neighbours_among(torch.tensor([[0.5], [2.5]]), rows[:2], k=1).tolist() == [True, False]
-
-
-def test_pixel_knn_accuracy_is_the_nearest_neighbours_of_x(digits):
-    assert pixel_knn_accuracy(digits, digits.valid) > 0.95
-    roll = pv.load_data("seven-normals", standardize=True)
-    assert (
-        pixel_knn_accuracy(dataclasses.replace(roll, train=dataclasses.replace(roll.train, labels=None)), roll.valid)
-        is None
-    )
-
-
-def test_mean_over_seeds_gives_means_and_standard_errors():
-    records = [
-        dict.fromkeys(METRICS, value) | {"kind": "ae", "num_latents": 2, "area_gini": None} for value in (1.0, 2.0, 6.0)
+def test_the_spelling_of_before_is_the_same_study(capsys, tmp_path):
+    words = [*SMALL[2:], "--seeds", "1", "--json", "--out"]
+    found = [
+        json.loads(run(capsys, *start, *words, str(tmp_path / str(i)))[1])["rows"]
+        for i, start in enumerate((STUDY, BEFORE))
     ]
-    records.append(dict.fromkeys(METRICS, 4.0) | {"kind": "pca", "num_latents": 2})
-    ae, pca = mean_over_seeds(records)
-    assert ae["precision"] == (3.0, pytest.approx(math.sqrt(7 / 3)))
-    assert ae["area_gini"] is None
-    assert pca["precision"] == (4.0, None)
-
-
-def test_an_unknown_kind_says_which_there_are(digits):
-    with pytest.raises(InputError, match="pca, kernel-pca, ae, vae"):
-        fit_encoder("umap", 2, digits)
-
-
-def test_missing_values_do_not_count_as_rebuilt():
-    class Zero:
-        def reconstruct(self, x, **row_inputs):
-            return torch.zeros_like(x)
-
-    x = torch.tensor([[2.0, float("nan")], [1.0, 3.0]])
-    rows = Split("given", x, Measure())
-    assert pv.reconstruction_error(Zero(), rows).tolist() == [4.0, 5.0]
-    with pytest.raises(InputError, match="fill them first"):
-        pv.PCA(1).fit(rows)
-
-
-def test_what_has_collapsed_has_none_where_there_is_no_number(digits):
-    class Constant(pv.PCA):
-        def decode(self, z):
-            return torch.zeros(*z.shape[:-1], 64, dtype=z.dtype)
-
-    found = evaluate_encoder(Constant(2).fit(digits), digits, digits.valid, num_draws=50)
-    assert found["path_ratio"] is None
-    assert found["reconstruction_error"] > 0.1
-
-
-def test_a_decoder_that_asks_for_more_than_z_is_refused(digits):
-    vae = pv.ConditionalVAE(
-        pv.priors.StandardNormal(2),
-        pv.likelihoods.Bernoulli(pv.nets.mlp(12, 64)),
-        pv.guides.MeanFieldNormal(pv.nets.mlp(74, 4)),
-        num_labels=10,
-    )
-    with pytest.raises(InputError, match="decodes z and more"):
-        evaluate_encoder(vae, digits, digits.valid)
-
-
-def test_the_kernels_width_does_not_depend_on_the_order_of_rows():
-    x = torch.cat([torch.randn(1500, 2), torch.randn(1500, 2) + 20])
-    shuffled = x[torch.randperm(len(x))]
-    assert median_square(x) == pytest.approx(median_square(shuffled), rel=0.3)
-    with pytest.raises(InputError, match="give gamma"):
-        median_square(torch.zeros(100, 2))
+    for row in (*found[0], *found[1]):
+        row["seconds"] = 0.0
+    assert found[0] == found[1]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.studies.autoencoder_vs_vae import METRICS
+from pyro_vae.studies.autoencoder_vs_vae_encoders import METRICS
 from pyro_vae.studies.autoencoder_vs_vae_figures import (
     draw_encoders,
     plot_codes,

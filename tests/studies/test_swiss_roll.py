@@ -5,7 +5,7 @@ import torch
 from sklearn.datasets import make_swiss_roll
 
 from pyro_vae.errors import InputError
-from pyro_vae.studies.autoencoder_vs_vae import Training
+from pyro_vae.studies.autoencoder_vs_vae_encoders import Training
 from pyro_vae.studies.swiss_roll import fit_swiss_roll, on_the_sheet, swiss_roll, unrolling_quality
 
 

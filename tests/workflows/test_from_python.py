@@ -11,8 +11,8 @@ from pyro_vae.cli import _run
 from pyro_vae.data.named_datasets import load_data
 from pyro_vae.errors import InputError
 from pyro_vae.registry import LikelihoodChoice, build_vae
-from pyro_vae.workflows.compare_models import compare_models
 from pyro_vae.workflows.choose_likelihood import choose_likelihood
+from pyro_vae.workflows.compare_models import compare_models
 from pyro_vae.workflows.evaluate_run import Estimator, evaluate_run
 from pyro_vae.workflows.export_rows import encode_run, reconstruct_run, sample_run
 from pyro_vae.workflows.fit_run import fit_run

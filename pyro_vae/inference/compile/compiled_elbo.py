@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from pyro_vae.errors import HandlersWarning, InputError
 from pyro_vae.inference.compile.compiled_step import CompiledStep, as_function_of_tensors
-from pyro_vae.inference.compile.recording import Outputs, Untraceable
+from pyro_vae.inference.compile.recorded_operations import Outputs, Untraceable
 from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
 from pyro_vae.inference.objectives.elbo_terms import Terms
 

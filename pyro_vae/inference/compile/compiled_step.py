@@ -10,9 +10,9 @@ from pyro.poutine.runtime import am_i_wrapped, apply_stack
 from torch import Tensor, nn
 from torch.utils._pytree import tree_unflatten
 
-from pyro_vae.inference.compile.recorded_graph import RecordedGraph
-from pyro_vae.inference.compile.recorder import ScalarGuard, record, replay_rng
-from pyro_vae.inference.compile.recording import Outputs, Untraceable
+from pyro_vae.inference.compile.executable_graph import RecordedGraph
+from pyro_vae.inference.compile.record_graph import ScalarGuard, record, replay_rng
+from pyro_vae.inference.compile.recorded_operations import Outputs, Untraceable
 from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
 from pyro_vae.inference.objectives.elbo_terms import Terms, TermSums
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pyro_vae.inference.compile.recording import Recording
+from pyro_vae.inference.compile.recorded_operations import Recording
 
 aten = torch.ops.aten
 IDENTITIES = {  # operations that change nothing where their second argument is this number

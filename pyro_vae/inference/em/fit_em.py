@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.fit_result import EPOCH_KEYS, FitResult

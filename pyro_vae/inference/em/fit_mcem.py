@@ -19,7 +19,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import FitResult
@@ -28,7 +28,7 @@ from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.progress import Progress, Style
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.trainer import Trainer
-from pyro_vae.inference.svi.validation import VALID_BATCH_SIZE
+from pyro_vae.inference.svi.validation_elbo import VALID_BATCH_SIZE
 from pyro_vae.programs.parameters import DeviceAndDtype, device_and_dtype, named_parameters, use_param_store
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint

@@ -26,10 +26,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions.transforms import ComposeTransform, IndependentTransform, ReshapeTransform, Transform
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.inference.posterior.per_row_guides import PerRowProgram, full_batch
+from pyro_vae.inference.posterior.refined_guides import PerRowProgram, full_batch
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import find_plates, require_density
 from pyro_vae.programs.row_inputs import Batch

@@ -19,11 +19,11 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from pyro_vae.arviz_compat import rhat_and_ess
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import use_param_store
-from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
+from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 
 MAX_ROWS = 64

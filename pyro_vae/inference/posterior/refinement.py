@@ -22,10 +22,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.inference.posterior.per_row_guides import (
+from pyro_vae.inference.posterior.refined_guides import (
     Refined,
     RowNormals,
     RowOutputs,

@@ -30,7 +30,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.distributed import is_launched_distributed, local_cuda_device, process_group
 from pyro_vae.errors import CollapseWarning, InputError

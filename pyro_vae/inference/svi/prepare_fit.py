@@ -9,7 +9,7 @@ import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine import Trace
 
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.errors import InputError, RowsError
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.programs.log_weights import LogWeightSampler

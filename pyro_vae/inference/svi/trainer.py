@@ -14,7 +14,14 @@ from pyro.poutine import Trace
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyro_vae.context import defer_signals, evaluating, ignore_nan_loss_warnings, limit_threads, seeded, set_training
+from pyro_vae.context_managers import (
+    defer_signals,
+    evaluating,
+    ignore_nan_loss_warnings,
+    limit_threads,
+    seeded,
+    set_training,
+)
 from pyro_vae.data import Split
 from pyro_vae.distributed import SINGLE_PROCESS, GradientReducer, ProcessGroup
 from pyro_vae.errors import DivergedError, InputError
@@ -27,7 +34,7 @@ from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.prepare_fit import check_batches, default_loss, loss_name, vectorize_particles
 from pyro_vae.inference.svi.progress import Progress, Style
 from pyro_vae.inference.svi.train_config import TrainConfig
-from pyro_vae.inference.svi.validation import HeldOutRows, collapse_advice
+from pyro_vae.inference.svi.validation_elbo import HeldOutRows, collapse_advice
 from pyro_vae.programs.parameters import DeviceAndDtype, copy_state, load_state, named_parameters
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs, require_mask

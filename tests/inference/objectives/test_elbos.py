@@ -14,7 +14,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 
 IW = pv.ImportanceWeighted_ELBO
 

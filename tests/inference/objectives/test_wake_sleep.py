@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Measure, Split
 from pyro_vae.inference.objectives.elbo_terms import RowWeighted
 from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep

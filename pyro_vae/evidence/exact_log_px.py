@@ -20,7 +20,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyro_vae.context import evaluating, seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, RowsError
@@ -29,8 +29,8 @@ from pyro_vae.evidence.log_px import LogPx
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_rows
+from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.scored_rows import ScoredRows, rows_to_score
 from pyro_vae.programs.traces import SubstituteLatents, sample_sites, sum_over_plates, unwrap_independent
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import PerRow, RowLatents

@@ -11,7 +11,7 @@ import pyro_vae as pv
 from pyro_vae import atomic_write
 from pyro_vae.atomic_write import read_json_lines, read_tensors, write_atomic, write_tensors
 from pyro_vae.constructor_args import RENAMED
-from pyro_vae.runs import new_run
+from pyro_vae.run_folder import new_run
 from pyro_vae.serialization import from_recipe, to_recipe
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, fx
 
-from pyro_vae.inference.compile.recording import Outputs, Recording
+from pyro_vae.inference.compile.recorded_operations import Outputs, Recording
 
 
 class RecordedGraph:

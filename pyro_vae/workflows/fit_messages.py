@@ -9,8 +9,8 @@ from pyro_vae.data import Dataset
 from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import CollapseWarning, HandlersWarning
 from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import probe_batch
-from pyro_vae.programs.scored_rows import describe_measure
 from pyro_vae.registry import LikelihoodChoice
 
 Log = Callable[[str], None]

@@ -9,7 +9,7 @@ from oracles import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.studies.squared_error_trap import squared_error_trap
-from pyro_vae.studies.squared_error_trap_figure import plot_squared_error_trap, typical_row
+from pyro_vae.studies.squared_error_trap_figures import plot_squared_error_trap, typical_row
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.context import is_recording, recording
+from pyro_vae.context_managers import is_recording, recording
+from pyro_vae.inference.compile.executable_graph import RecordedGraph
 from pyro_vae.inference.compile.graph_passes import optimize
-from pyro_vae.inference.compile.recorded_graph import RecordedGraph
-from pyro_vae.inference.compile.recording import Outputs, Recording, Untraceable, storage_id
+from pyro_vae.inference.compile.recorded_operations import Outputs, Recording, Untraceable, storage_id
 
 aten = torch.ops.aten
 ALIASES = (aten.detach.default, aten.alias.default)  # they return the same values in the same storage

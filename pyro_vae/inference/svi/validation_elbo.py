@@ -6,7 +6,7 @@ from typing import Any
 import pyro
 import torch
 
-from pyro_vae.context import seeded
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import InputError
