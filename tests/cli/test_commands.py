@@ -18,8 +18,8 @@ from pyro_vae.cli import _run
 
 KEYS = {
     "run", "model", "way", "fit_method", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind",
-    "log_px_se", "log_px_mc_se", "method", "prior_share", "smoothed", "iwae", "bound", "gap", "khat_bad", "active_units", "num_data",
-    "num_samples", "num_parameters", "seconds",
+    "log_px_se", "log_px_mc_se", "method", "prior_share", "smoothed", "iwae", "bound", "gap", "khat_bad",
+    "active_units", "num_data", "num_samples", "num_parameters", "seconds",
 }  # fmt: skip
 SMALL = ["--data", "digits", "--epochs", "4", "--hidden", "30"]
 
