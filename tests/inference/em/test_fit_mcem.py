@@ -207,7 +207,7 @@ def test_what_cannot_be_fitted_is_refused(tiny_vae):
         fit_mcem(pv.Program(discrete, of_guide), torch.zeros(4, 1), epochs=1)
     with pytest.raises(pv.RowsError, match="mean lies outside"):
         fit_mcem(example_programs.global_mean(), torch.zeros(4, 1), epochs=1)
-    with pytest.raises(pv.InputError, match="gradient in no parameter"):
+    with pytest.raises(pv.InputError, match="gradient in no trainable parameter"):
         fit_mcem(LinearGaussian(2, 3), torch.zeros(4, 3), epochs=1)
     with pytest.raises(pv.InputError, match="target_accept between 0 and 1"):
         fit_mcem(vae, x, epochs=1, target_accept=1.0)
