@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyro
 import pyro.poutine as poutine
 import torch
 from safetensors.torch import save_file
@@ -40,6 +41,7 @@ def conditional(data):
     return pv.ConditionalVAE(pv.priors.StandardNormal(2), likelihood, guide, num_labels=10)
 """
 INTERRUPTED = ["--data", "two-moons", "--hidden", "8", "--epochs", "30", "--batch-size", "50", "--seed", "1"]
+INTERRUPTED_STATUS = 130  # of a command that Ctrl-C stopped
 
 
 def command(folder: Path, *words: str) -> str:
@@ -50,8 +52,9 @@ def command(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def without_figures(folder: Path) -> None:
+def without_pictures(folder: Path) -> None:
     shutil.rmtree(folder / "figures", ignore_errors=True)
+    (folder / "report.html").unlink(missing_ok=True)
 
 
 def site_sums(trace: Any, observed: bool | None = None) -> Tensor:
@@ -100,18 +103,35 @@ def write_expected(folder: Path, found: dict[str, Tensor]) -> None:
     )
 
 
+def write_facts(folder: Path, program: Any, found: dict[str, Tensor], **facts: Any) -> None:
+    """What was saved and by which versions, in expected.json."""
+    made_by = {"pyro_vae": pv.__version__, "torch": torch.__version__, "pyro": pyro.__version__}
+    about = {
+        "data": DATA[folder.name],
+        "split": "test",
+        "rows": len(found["x"]),
+        **facts,
+        "num_parameters": sum(parameter.numel() for parameter in program.parameters()),
+        "dtype": str(next(program.parameters()).dtype).removeprefix("torch."),
+    }
+    (folder / "expected.json").write_text(json.dumps(made_by | about, indent=1) + "\n")
+
+
 def make_fits(out: Path) -> None:
     (out / "conditional.py").write_text(CONDITIONAL)
     for name, words in FITS.items():
         parts = [] if name == "conditional" else ["--hidden", "8"]
         command(out, "fit", *words, *parts, "--epochs", "4", "--out", name, "--json")
-        without_figures(out / name)
+        without_pictures(out / name)
         shutil.rmtree(out / name / "checkpoint")
         split = pv.load_data(DATA[name]).test
         given = {"labels": split.labels[:ROWS]} if name == "conditional" else {}
         if name == "flow":  # the command standardizes a table; the run's own data are what its program takes
             split = pv.load_data(DATA[name], standardize=True).test
-        write_expected(out / name, expected_of_vae(pv.load(out / name), split.x[:ROWS], given))
+        program = pv.load(out / name)
+        found = expected_of_vae(program, split.x[:ROWS], given)
+        write_expected(out / name, found)
+        write_facts(out / name, program, found, num_latents=found["z"].shape[-1])
         (out / name / "evaluate.json").write_text(command(out, "evaluate", name, *EVALUATE, "--json"))
         if name == "plain":
             words = ["evaluate", name, "--method", "exact", "--num-rows", "20", "--num-samples", "100", "--json"]
@@ -123,7 +143,9 @@ def make_mixture(out: Path) -> None:
     mixture = pv.GaussianMixture(num_components=5, num_features=2)
     pv.fit_em(mixture, data, epochs=30, seed=0)
     pv.save(mixture, out / "mixture")
-    write_expected(out / "mixture", expected_of_mixture(mixture, data.test.x[:ROWS]))
+    found = expected_of_mixture(mixture, data.test.x[:ROWS])
+    write_expected(out / "mixture", found)
+    write_facts(out / "mixture", mixture, found, num_components=len(found["weights"]))
 
 
 def make_interrupted(out: Path) -> None:
@@ -136,9 +158,13 @@ def make_interrupted(out: Path) -> None:
     )
     metrics = out / "interrupted" / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 6:
+        if running.poll() is not None:
+            raise SystemExit(f"the fit to interrupt ended by itself, with exit status {running.returncode}")
         time.sleep(0.005)
     running.send_signal(signal.SIGINT)
-    running.wait()
+    if running.wait() != INTERRUPTED_STATUS:
+        raise SystemExit(f"the interrupted fit ended with exit status {running.returncode}")
+    without_pictures(out / "interrupted")
     found = pv.load(out / "whole").state_dict()
     save_file({name: value.contiguous() for name, value in found.items()}, out / "interrupted" / "expected.safetensors")
     record = json.loads((out / "whole" / "evaluation.json").read_text())["valid"]
