@@ -87,7 +87,7 @@ def same(found, expected):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_the_loop_by_hand_climbs_the_elbo_that_pyro_vae_does(hand, x):
+def test_the_loop_by_hand_maximizes_the_elbo_that_pyro_vae_does(hand, x):
     vae = ours(hand)
     found = with_gradients(hand, lambda: hand.loss(x))
     same(found, with_gradients(hand, lambda: TraceMeanField_ELBO().differentiable_loss(vae.model, vae.guide, x) / 20))
@@ -95,7 +95,7 @@ def test_the_loop_by_hand_climbs_the_elbo_that_pyro_vae_does(hand, x):
 
 @pytest.mark.filterwarnings(OLD_JIT)
 @pytest.mark.parametrize("jit", [False, True])
-def test_pyros_example_climbs_the_elbo_that_pyro_vae_does(hand, x, jit):
+def test_pyros_example_maximizes_the_elbo_that_pyro_vae_does(hand, x, jit):
     theirs, vae = PyroVAE(CASE, D), ours(hand)
     expected = with_gradients(hand, lambda: Trace_ELBO().differentiable_loss(vae.model, vae.guide, x) / 20)
     theirs.encoder, theirs.decoder = hand.encoder, hand.decoder
@@ -108,7 +108,7 @@ def test_pyros_example_climbs_the_elbo_that_pyro_vae_does(hand, x, jit):
     same([torch.tensor(loss) / 20, *(p.grad / 20 for p in hand.parameters())], expected)
 
 
-def test_pythae_climbs_the_elbo_that_the_loop_by_hand_does(hand, x):
+def test_pythae_maximizes_the_elbo_that_the_loop_by_hand_does(hand, x):
     pytest.importorskip("pythae", reason="the extra bench is not installed")
     model = pythae_model(CASE, D)
     model.encoder.net, model.decoder.net = hand.encoder, hand.decoder

@@ -111,7 +111,7 @@ def test_log_px_less_the_elbo_is_the_divergence_from_the_posterior():
     assert elbo.max() < 0, "a divergence would not be negative"
 
 
-def test_em_and_vi_climb_the_same_bound():
+def test_em_and_vi_maximize_the_same_bound():
     """8. From one θ: the table of q that gradients find for F(q, θ) is the E-step's, to the value of the bound."""
     mixture, x = a_mixture()
     free = torch.zeros(len(x), 3, dtype=torch.float64, requires_grad=True)

@@ -73,7 +73,6 @@ def evaluate(
     RUN/evaluation.json.
     """
     _require_owners(ctx, estimator["method"])
-
     from pyro_vae.cli.print_tables import print_record
     from pyro_vae.distributed import process_group
     from pyro_vae.workflows.evaluate_run import Estimator, evaluate_run

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyro_vae.comparison.comparison_table import Fitted, score_held_out
+from pyro_vae.comparison.comparison_table import Fitted, HeldOutScore, score_held_out
 from pyro_vae.comparison.fit_methods import Budget, fit_by_name
 from pyro_vae.data import Dataset, Split
 from pyro_vae.inference.fit_result import FitResult
@@ -61,10 +61,7 @@ def fit_with_curve(
         began, epoch = time.perf_counter(), history[-1]["epoch"]
         one = Fitted(model, fit_method, now)
         found = [score_held_out(one, some, method="laplace", num_samples=num_samples) for some in (trained, held_out)]
-        train_log_px, log_px = (float(each.log_px.log_px.mean()) for each in found)
-        bound = None if found[1].bound is None else float(found[1].bound.mean())
-        khat, rows_seen = getattr(found[1].log_px, "khat_bad", None), epoch * len(data.train)
-        points.append(Point(epoch, rows_seen, history[-1]["seconds"], train_log_px, log_px, bound, khat))
+        points.append(_point(epoch, epoch * len(data.train), history[-1]["seconds"], *found))
         scoring_seconds[0] += time.perf_counter() - began
         if on_point is not None:
             on_point(points[-1])
@@ -72,8 +69,13 @@ def fit_with_curve(
     fitted, result = fit_by_name(program, fit_method, data, budget, on_epoch)
     if points and points[-1].epoch < result.history[-1]["epoch"]:
         score(fitted, result.history)
-    own_seconds = {"seconds": result.history[-1]["seconds"]} if points else {}
-    return fitted, replace(result, **own_seconds), points
+    return fitted, replace(result, seconds=result.history[-1]["seconds"]) if points else result, points
+
+
+def _point(epoch: int, rows_seen: int, seconds: float, train: HeldOutScore, held_out: HeldOutScore) -> Point:
+    train_log_px, log_px = (float(score.log_px.log_px.mean()) for score in (train, held_out))
+    bound = None if held_out.bound is None else float(held_out.bound.mean())
+    return Point(epoch, rows_seen, seconds, train_log_px, log_px, bound, getattr(held_out.log_px, "khat_bad", None))
 
 
 def first_rows(data: Dataset, num_rows: int) -> Dataset:

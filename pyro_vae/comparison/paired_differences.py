@@ -34,23 +34,21 @@ def compare_evidence(found: Mapping[str, LogPx]) -> list[dict[str, Any]]:
         raise InputError(f"densities against different measures cannot be ranked: {'; '.join(sorted(measures))}")
     ranked = sorted(found.items(), key=lambda pair: -float(pair[1].log_px.mean()))
     best = ranked[0][1]
-    records = []
-    for name, one in ranked:
-        behind = best.log_px - one.log_px
-        same = one is best
-        records.append(
-            {
-                "name": name,
-                "log_px": float(one.log_px.mean()),
-                "log_px_kind": one.kind,
-                "log_px_se": one.log_px_se,
-                "log_px_mc_se": one.log_px_mc_se,
-                "behind": float(behind.mean()),
-                "behind_se": 0.0 if same else float(behind.std() / math.sqrt(len(behind))),
-                "behind_mc_se": 0.0 if same else math.hypot(best.log_px_mc_se, one.log_px_mc_se),
-                "khat_bad": getattr(one, "khat_bad", None),
-                "measure": one.measure,
-                "num_data": len(one),
-            }
-        )
-    return records
+    return [_record(name, one, best) for name, one in ranked]
+
+
+def _record(name: str, one: LogPx, best: LogPx) -> dict[str, Any]:
+    behind, is_best = best.log_px - one.log_px, one is best
+    return {
+        "name": name,
+        "log_px": float(one.log_px.mean()),
+        "log_px_kind": one.kind,
+        "log_px_se": one.log_px_se,
+        "log_px_mc_se": one.log_px_mc_se,
+        "behind": float(behind.mean()),
+        "behind_se": 0.0 if is_best else float(behind.std() / math.sqrt(len(behind))),
+        "behind_mc_se": 0.0 if is_best else math.hypot(best.log_px_mc_se, one.log_px_mc_se),
+        "khat_bad": getattr(one, "khat_bad", None),
+        "measure": one.measure,
+        "num_data": len(one),
+    }

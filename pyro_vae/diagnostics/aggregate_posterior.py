@@ -26,9 +26,9 @@ from pyro_vae.programs.traces import (
 )
 from pyro_vae.typing import PerRow, RowLatents
 
-DRAWS_AT_ONCE = 256
-ROWS_AT_ONCE = 256
-REPEATED_AT_ONCE = 16  # rows, where each is repeated for each draw
+DRAWS_PER_BLOCK = 256
+ROWS_PER_BLOCK = 256
+REPEATED_ROWS_PER_BLOCK = 16  # where each row is repeated for each draw
 
 Values = dict[str, Tensor]
 
@@ -37,9 +37,10 @@ Values = dict[str, Tensor]
 class Aggregate:
     """What the mean KL(q(z|x) ‖ p(z)) over N rows is made of, nats per row.
 
-    `kl` = `mutual_information` + `marginal_kl`, draw by draw: what z says about which row it is, at most log N, and how
-    far the aggregate posterior is from the prior. `kl_mc_se`, `mutual_information_mc_se` and `marginal_kl_mc_se` are
-    their Monte-Carlo errors, as if the `num_samples` draws were independent (rows taken in turn make them smaller).
+    `kl` = `mutual_information` + `marginal_kl`, draw by draw: the information that z has about its row, at most log N,
+    and the KL of the aggregate posterior from the prior. `kl_mc_se`, `mutual_information_mc_se` and `marginal_kl_mc_se`
+    are their Monte-Carlo errors, as if the `num_samples` draws were independent (stratifying over rows makes them
+    smaller).
     """
 
     kl: float
@@ -71,10 +72,10 @@ def aggregate(
     r"""The aggregate posterior $\bar q(z) = \frac1N \sum_i q(z|x_i)$ against the prior (Hoffman & Johnson 2016).
 
     $\frac1N \sum_i KL(q(z|x_i) \| p(z)) = I(i; z) + KL(\bar q \| p)$, where $I = E[\log q(z|x_i) - \log \bar q(z)] \leq
-    \log N$ is the information that z has about its row. The draws of z come from rows in random order, each row as
-    often as the next; $\log \bar q$ at each is exact, over all N rows. $KL(\bar q \| p)$ falls as rows are added:
+    \log N$ is the information that z has about its row. The draws of z come from rows in random order, equally many
+    from each; $\log \bar q$ at each is exact, over all N rows. $KL(\bar q \| p)$ falls as rows are added:
     compare at equal N, and where I is near $\log N$ (many latents, few rows) $KL(\bar q \| p)$ is little more than KL −
-    $\log N$ and says nothing of holes. All N × `num_samples` densities come from the guide with values put in, in
+    $\log N$ and does not show holes. All N × `num_samples` densities come from the guide with substituted values, in
     blocks: any program whose sites share one plate over rows. `data`, `rows` and `labels` as in `log_evidence`.
 
     Raises `InputError` where there is no density of z (an autoencoder; auxiliary sites), `RowsError` where sites lie
@@ -97,8 +98,8 @@ def aggregate(
         turns = torch.cat([torch.randperm(len(split)) for _ in range(-(-num_samples // len(split)))])[:num_samples]
         everything = scored.batch(0, len(split))
         parts = [
-            mixture.own_prior_and_all(everything.take(turn.to(everything.x.device)))
-            for turn in turns.split(DRAWS_AT_ONCE)
+            mixture.log_probs_of_draws(everything.take(turn.to(everything.x.device)))
+            for turn in turns.split(DRAWS_PER_BLOCK)
         ]
     own, prior, mixed = (torch.cat(part) for part in zip(*parts, strict=True))
     found = {"kl": own - prior, "mutual_information": own - mixed, "marginal_kl": mixed - prior}
@@ -110,7 +111,7 @@ def aggregate(
 def log_aggregate(program: Any, data: Dataset | Split | Tensor, z: Tensor) -> Tensor:
     r"""$\log \bar q(z) = \log \frac1N \sum_i q(z|x_i)$ at points z (M, K), (M,) nats, float64: where it has holes.
 
-    Latent sites lie side by side in z, as `encode` gives them. `data` as in `aggregate`, and so are the errors.
+    Latent sites are concatenated in z, as `encode` returns them. `data` as in `aggregate`, and so are the errors.
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
@@ -123,12 +124,12 @@ def log_aggregate(program: Any, data: Dataset | Split | Tensor, z: Tensor) -> Te
     with torch.no_grad(), use_param_store(program), seeded(0), evaluating(program):
         scored = ScoredRows(program, split, places)
         mixture = _Mixture(program, scored)
-        blocks = z.to(scored.device, scored.dtype).split(DRAWS_AT_ONCE)
-        return torch.cat([mixture.log_prob(mixture.values_of(some), len(some)) for some in blocks])
+        blocks = z.to(scored.device, scored.dtype).split(DRAWS_PER_BLOCK)
+        return torch.cat([mixture.log_prob(mixture.split_into_sites(some), len(some)) for some in blocks])
 
 
 class _Mixture:
-    """log q(z | x) of many z under many rows, by the guide's own trace with values put in."""
+    """log q(z | x) of many z under many rows, by the guide's trace with substituted values."""
 
     def __init__(self, program: Any, scored: ScoredRows) -> None:
         self.program, self.scored, self.plates = program, scored, scored.plates
@@ -141,30 +142,30 @@ class _Mixture:
         self.sites = guide
         self.axes = {name: self.row_dim - site["fn"].event_dim for name, site in guide.items()}
 
-    def own_prior_and_all(self, batch: Batch) -> tuple[PerRow, PerRow, PerRow]:
+    def log_probs_of_draws(self, batch: Batch) -> tuple[PerRow, PerRow, PerRow]:
         """For a draw from each row's q: its log-density under that q, under the prior, and under the mixture."""
         traces = trace_program(self.program, batch)
         model, guide = (sample_sites(trace) for trace in traces)
         values = {name: site["value"] for name, site in guide.items()}
-        own = self._summed(guide.values(), {self.row_dim})
-        prior = self._summed((model[name] for name in guide), {self.row_dim})
+        own = self._sum_sites(guide.values(), {self.row_dim})
+        prior = self._sum_sites((model[name] for name in guide), {self.row_dim})
         n = len(batch.x)
         return own.expand(n).double().cpu(), prior.expand(n).double().cpu(), self.log_prob(values, n)
 
     def log_prob(self, values: Values, num: int) -> PerRow:
-        """The log-density of the mixture at so many points, (num,) float64."""
+        """The log-density of the mixture at `num` points, (num,) float64."""
         total = torch.full((num,), -math.inf, dtype=torch.float64)
-        for batch in self.scored.batches(ROWS_AT_ONCE if self.vectorized else REPEATED_AT_ONCE):
-            pairs = self._pairs(values, batch, num).double().cpu()
+        for batch in self.scored.batches(ROWS_PER_BLOCK if self.vectorized else REPEATED_ROWS_PER_BLOCK):
+            pairs = self._log_prob_of_pairs(values, batch, num).double().cpu()
             total = torch.logaddexp(total, pairs.logsumexp(1))
         return total - math.log(len(self.scored.split))
 
-    def _pairs(self, values: Values, batch: Batch, num: int) -> Tensor:
+    def _log_prob_of_pairs(self, values: Values, batch: Batch, num: int) -> Tensor:
         """log q(z_s | x_i) of all pairs, (S, n)."""
         n = len(batch.x)
         if self.vectorized:
             left = -self.plates.nesting - 1
-            wide = {name: self._spread(name, value, n) for name, value in values.items()}
+            wide = {name: self._expand_to_rows(name, value, n) for name, value in values.items()}
             guide = pyro.plate("_draws", num, dim=left)(bind_supported_kwargs(self.program.guide))
             return self._densities(guide, wide, batch, {left, self.row_dim}).expand(num, n)
         index = torch.arange(n, device=batch.x.device)
@@ -176,10 +177,10 @@ class _Mixture:
         with pyro.validation_enabled(False):
             trace = poutine.trace(SubstituteLatents(values)(guide)).get_trace(batch.x, batch.row_inputs)
             trace.compute_log_prob()
-        found = self._summed(sample_sites(trace).values(), keep)
+        found = self._sum_sites(sample_sites(trace).values(), keep)
         return found.reshape(found.shape[0], -1) if len(keep) == 2 else found.flatten()
 
-    def _spread(self, name: str, value: Tensor, n: int) -> Tensor:
+    def _expand_to_rows(self, name: str, value: Tensor, n: int) -> Tensor:
         """A value for each draw, along the row plate, as one for each draw and row: draws to the left of all plates."""
         axis, site = self.axes[name], self.sites[name]
         wide = value.movedim(axis, 0).unsqueeze(axis)
@@ -187,8 +188,8 @@ class _Mixture:
         wide = wide.reshape(len(wide), *[1] * missing, *wide.shape[1:])
         return wide.expand(*(n if i - wide.dim() == axis else size for i, size in enumerate(wide.shape)))
 
-    def values_of(self, z: RowLatents) -> Values:
-        """Points that lie side by side, as the sites' own values."""
+    def split_into_sites(self, z: RowLatents) -> Values:
+        """Concatenated points split into the sites' values."""
         rows = {name: site["value"].movedim(self.axes[name], 0) for name, site in self.sites.items()}
         sizes = [value[0].numel() for value in rows.values()]
         if z.shape[1] != sum(sizes):
@@ -199,15 +200,15 @@ class _Mixture:
             for (name, value), part in parts
         }
 
-    def _summed(self, sites: Any, keep: set[int]) -> Tensor:
+    def _sum_sites(self, sites: Any, keep: set[int]) -> Tensor:
         return torch.as_tensor(sum(sum_over_plates(site, keep) for site in sites))
 
 
 @torch.no_grad()
 def sample_codes(program: Any, data: Dataset | Split | Tensor, *, seed: int | None = 0) -> RowLatents:
-    """A draw of z from q(z|x) for each row, latent sites side by side, (N, K): draws of the aggregate posterior.
+    """A draw of z from q(z|x) for each row, latent sites concatenated, (N, K): draws of the aggregate posterior.
 
-    What `spread`, `whiten` and `nearest_code` should see of a program with a guide: means lack q's width. Where the
+    What `spread`, `whiten` and `nearest_code` need of a program with a guide: means lack the width of q. Where the
     guide is a point, or there is none (principal components), the codes themselves. `data` as in `log_evidence`.
     Raises `InputError` where the guide draws nothing for each row.
 
@@ -222,10 +223,10 @@ def sample_codes(program: Any, data: Dataset | Split | Tensor, *, seed: int | No
         return program.encode(split.x, **split.row_inputs(slice(None)))
     with use_param_store(program), seeded(seed), evaluating(program):
         scored = ScoredRows(program, split, places)
-        return torch.cat([_drawn(program, scored, batch) for batch in scored.batches(4096)])
+        return torch.cat([_sample_latents(program, scored, batch) for batch in scored.batches(4096)])
 
 
-def _drawn(program: Any, scored: ScoredRows, batch: Batch) -> Tensor:
+def _sample_latents(program: Any, scored: ScoredRows, batch: Batch) -> Tensor:
     guide = sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(batch.x, batch.row_inputs))
     kept = [s for s in guide.values() if scored.plates.row_plate_frame(s) and not s["infer"].get("is_auxiliary")]
     if not kept:
@@ -239,7 +240,7 @@ def _drawn(program: Any, scored: ScoredRows, batch: Batch) -> Tensor:
 def sample_prior_codes(
     program: Any, num_draws: int, like: Dataset | Split | Tensor, *, seed: int | None = 0
 ) -> RowLatents:
-    """Draws of z from the prior, latent sites side by side in the order of the guide's (as `sample_codes`), (M, K).
+    """Draws of z from the prior, latent sites concatenated in the guide's order (as in `sample_codes`), (M, K).
 
     `like` is data that the program takes. Raises `InputError` where there is no prior (`draws_around` some
     codes then), or none for each row.
@@ -260,7 +261,7 @@ def sample_prior_codes(
         plates = find_model_plates(program, placeholder)
         trace = poutine.trace(UnconditionObserved()(bind_supported_kwargs(program.model))).get_trace(placeholder.x, {})
     sites = [site for site in sample_sites(trace).values() if not site["infer"].get("was_observed")]
-    kept = sorted((s for s in sites if plates.row_plate_frame(s)), key=lambda s: _place(order, s["name"]))
+    kept = sorted((s for s in sites if plates.row_plate_frame(s)), key=lambda s: _position(order, s["name"]))
     if not kept:
         raise InputError("the model draws no latent for each row")
     return torch.cat(
@@ -268,5 +269,5 @@ def sample_prior_codes(
     ).cpu()
 
 
-def _place(order: list[str], name: str) -> int:
+def _position(order: list[str], name: str) -> int:
     return order.index(name) if name in order else len(order)

@@ -1,4 +1,4 @@
-"""How usual a row is under a program: its log p(x), its place among validation rows, and which rows stand out."""
+"""Anomaly scores: log p(x) of each row, its percentile among validation rows, and a conformal test."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,11 @@ from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 
 @dataclass(frozen=True)
 class Scores:
-    """N rows held against reference rows, which the program has not been fitted to.
+    """N rows compared with reference rows that the program was not fitted to.
 
-    `found` is the rows' evidence, `reference` that of the reference rows. `percentile` (N,) is the share of reference
-    rows with a lower log p(x), times 100. `p_value` (N,) is conformal, (1 + how many reference rows are as low or
-    lower) / (1 + all), and `anomaly` (N,) says where it is at most `false_alarms`.
+    `found` is the evidence of the rows, `reference` that of the reference rows. `percentile` (N,) is the share of
+    reference rows with a lower log p(x), times 100. `p_value` (N,) is conformal, (1 + number of reference rows that are
+    as low or lower) / (1 + number of all), and `anomaly` (N,) says where it is at most `false_alarms`.
     """
 
     found: Evidence
@@ -60,17 +60,16 @@ def score(
 ) -> Scores:
     r"""log p(x) of each row, its percentile among reference rows, and whether it is unusual at a false-alarm rate.
 
-    Reference rows are held out, validation rows say, since a program knows its training rows too well. The p-value is
-    conformal: of rows that come from where the reference rows do, at most a share `false_alarms` are flagged, whatever
-    the program is worth (Bates et al., arXiv:2104.08279; on average over reference sets). A tenth of the draws come
-    from the prior (`prior_share`), so that a row far from all that the encoder knows is not scored by luck. A row of
-    high density need not be typical (Nalisnick et al., arXiv:1810.09136): only low ones are flagged. `data` is a tensor
-    (N, D), a split or a data set (its test split), `reference` the same (its validation split) or what `log_evidence`
-    found, whose number of
-    draws and prior share then hold for both; `rows` (N,) are the places of `data` in the training set, for programs
-    that ask. Nats per row.
+    Reference rows are held out, such as validation rows, since training rows have a higher log p(x). The p-value is
+    conformal: of rows from the distribution of the reference rows at most a share `false_alarms` is flagged, however
+    good the program is (Bates et al., arXiv:2104.08279; on average over reference sets). `prior_share` of the draws
+    come from the prior, so that a row far from the training rows is not scored by a few lucky draws. High density need
+    not be typical (Nalisnick et al., arXiv:1810.09136): only low rows are flagged. `data` is a tensor (N, D), a split
+    or a data set (its test split), `reference` the same (its validation split) or what `log_evidence` returned, whose
+    draws and prior share then hold for both; `rows` (N,) are the indices of `data` in the training set, for programs
+    that take them. Nats per row.
 
-    Raises `InputError` where there are too few reference rows for the rate, or their measure is another.
+    Raises `InputError` for too few reference rows for the rate, or another measure.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("digits")
@@ -88,16 +87,11 @@ def score(
         held_out = as_split(reference, "valid")
         require_enough(len(held_out), false_alarms)
         reference = log_evidence(program, held_out, num_samples, **settings)
-    else:  # scored alike, or the p-values would compare two estimators
+    else:  # the same estimator for both, or the p-values would compare two estimators
         num_samples, settings["prior_share"] = reference.num_samples, reference.prior_share
     require_enough(len(reference), false_alarms)
     found = log_evidence(program, data, num_samples, rows=rows, **settings)
-    given = "as given"
-    if found.measure != reference.measure and not any(m.startswith(given) for m in (found.measure, reference.measure)):
-        raise InputError(f"these rows are measured by {found.measure}, the reference rows by {reference.measure}")
-    for name, of in {"row": found, "reference row": reference}.items():
-        if of.log_px.isnan().any():
-            raise InputError(f"log p(x) of {name} {int(of.log_px.isnan().nonzero()[0])} is not a number")
+    _require_comparable(found, reference)
     ordered = reference.log_px.sort().values
     lower = torch.searchsorted(ordered, found.log_px, right=False)
     as_low = torch.searchsorted(ordered, found.log_px, right=True)
@@ -110,7 +104,17 @@ def score(
     )
 
 
+def _require_comparable(found: Evidence, reference: Evidence) -> None:
+    given = "as given"
+    if found.measure != reference.measure and not any(m.startswith(given) for m in (found.measure, reference.measure)):
+        raise InputError(f"these rows are measured by {found.measure}, the reference rows by {reference.measure}")
+    for name, of in {"row": found, "reference row": reference}.items():
+        if of.log_px.isnan().any():
+            raise InputError(f"log p(x) of {name} {int(of.log_px.isnan().nonzero()[0])} is not a number")
+
+
 def require_enough(num_rows: int, false_alarms: float) -> None:
+    """`InputError` where there are too few reference rows for a false-alarm rate."""
     if (num_rows + 1) * false_alarms < 1:
         enough = f"{1 / (num_rows + 1) + 5e-4:.3f}"
         raise InputError(

@@ -1,4 +1,4 @@
-"""log p(x) over a grid in the plane, for a picture of it: exact where a program knows it or has one or two latents."""
+"""log p(x) on a grid in the plane, for a figure: exact where a program knows it or has one or two latents."""
 
 import math
 from collections.abc import Sequence
@@ -20,10 +20,13 @@ from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import PerRow, RowLatents
 
-SIDES = {1: (256, 1024, 4096), 2: (64, 128, 256)}  # of lattices of z, each tried where the one before did not do
-SETTLED = 0.01  # nats between one lattice and the next
-REACH = 6.0  # of a lattice, in standard deviations of the prior
-PAIRS_AT_ONCE = 2**20  # of a point x and a point z
+SIDES = {
+    1: (256, 1024, 4096),
+    2: (64, 128, 256),
+}  # points along a side of lattices of z, each tried where the one before was too coarse
+TOLERANCE = 0.01  # nats between one lattice and the next
+HALF_WIDTH = 6.0  # of a lattice, in standard deviations of the prior
+MAX_PAIRS = 2**20  # of a point x and a point z, evaluated in one batch
 
 
 class Plane(NamedTuple):
@@ -48,11 +51,11 @@ def density_on_grid(
 
     By the program's own `log_prob` where it has one. With one or two continuous latents by a lattice of z, $p(x) =
     \sum_k \Delta\, p(z_k)\, p(x|z_k)$, decoded once for all x, so that it takes seconds where `exact_evidence` takes
-    minutes; it is halved for those x whose log p(x) still moves by more than 0.01 nats. Else, and for x that no lattice
-    settles, by `log_evidence` with `num_samples` draws, half from the prior: a lower bound, rough far from the data.
+    minutes; it is refined for those x whose log p(x) still changes by more than 0.01 nats. Else, and where no lattice
+    converges, by `log_evidence` with `num_samples` draws, half from the prior: a lower bound, rough far from the data.
     With `like`, the data that the program was fitted to, the rectangle is in its original units and the density too.
 
-    Raises `InputError` for a rectangle that is none.
+    Raises `InputError` for a rectangle without area.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("two-moons")
@@ -89,7 +92,7 @@ def _log_px(program: Any, split: Split, num_samples: int, seed: int) -> PerRow:
 
 
 class _Observed(Messenger):
-    """Notes what the model says of x."""
+    """Records the distributions of the observed sites."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,18 +105,18 @@ class _Observed(Messenger):
 
 @torch.no_grad()
 def _by_lattice(program: Any, split: Split, seed: int) -> PerRow:
-    """log p(x) (n,), NaN where no lattice settles it."""
+    """log p(x) (n,), NaN where no lattice converges."""
     log_px = torch.full((len(split),), math.nan, dtype=torch.float64)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
         scored = ScoredRows(program, split, None)
-        left, before = torch.arange(len(split)), log_px
+        remaining, previous = torch.arange(len(split)), log_px
         for side in SIDES.get(_num_latents(program, scored), ()):
-            found = _sum_over(program, scored, side, split[left]) if len(left) else None
+            found = _sum_over(program, scored, side, split[remaining]) if len(remaining) else None
             if found is None:
                 break
-            settled = (found - before).abs() < SETTLED
-            log_px[left[settled]] = found[settled] + split.log_jacobian[left[settled]]
-            left, before = left[~settled], found[~settled]
+            converged = (found - previous).abs() < TOLERANCE
+            log_px[remaining[converged]] = found[converged] + split.log_jacobian[remaining[converged]]
+            remaining, previous = remaining[~converged], found[~converged]
     return log_px
 
 
@@ -126,24 +129,24 @@ def _num_latents(program: Any, scored: ScoredRows) -> int:
 
 
 def _sum_over(program: Any, scored: ScoredRows, side: int, x: Tensor) -> PerRow | None:
-    """log Σ_k Δ p(z_k) p(x | z_k) over side^K points; None where the lattice does not hold the prior, or x has no
+    """log Σ_k Δ p(z_k) p(x | z_k) over side^K points; None where the lattice does not cover the prior, or x has no
     likelihood of its own."""
     first = scored.first.x[:1].expand(side ** _num_latents(program, scored), -1)
     joint = UnconstrainedJoint(program, scored.plates, Batch(first, num_rows=len(first)))
     u, cell = _lattice(joint.from_prior(), side)
     with _Observed() as observed:
         prior = joint.at(u).prior.double() + cell
-    held, fn = prior.logsumexp(0), observed.found[0]
-    if abs(float(held)) > SETTLED or len(observed.found) > 1 or fn.batch_shape != (len(u),) or fn.event_dim != 1:
+    total, fn = prior.logsumexp(0), observed.found[0]
+    if abs(float(total)) > TOLERANCE or len(observed.found) > 1 or fn.batch_shape != (len(u),) or fn.event_dim != 1:
         return None
-    blocks = x.to(u).split(max(1, PAIRS_AT_ONCE // len(u)))
+    blocks = x.to(u).split(max(1, MAX_PAIRS // len(u)))
     parts = [(fn.log_prob(block[:, None]) + prior.to(u)).logsumexp(1) for block in blocks]
     return torch.cat(parts).cpu().double()
 
 
 def _lattice(draws: RowLatents, side: int) -> tuple[RowLatents, float]:
-    """Points (side^K, K) over all that the prior reaches, and the logarithm of their cells' volume."""
+    """Points (side^K, K) that cover the prior, and the logarithm of their cells' volume."""
     mean, spread = draws.mean(0), draws.std(0)
     steps = (torch.arange(side).to(draws) + 0.5) / side * 2 - 1
     unit = torch.cartesian_prod(*[steps] * draws.shape[1]).reshape(-1, draws.shape[1])
-    return mean + REACH * spread * unit, float((2 * REACH * spread / side).log().sum())
+    return mean + HALF_WIDTH * spread * unit, float((2 * HALF_WIDTH * spread / side).log().sum())

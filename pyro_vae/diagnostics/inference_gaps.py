@@ -1,4 +1,4 @@
-"""Where the gap between log p(x) and the ELBO comes from: the family of q, or the network that picks from it."""
+"""The gap between log p(x) and the ELBO in two parts: approximation (the family of q) and amortization."""
 
 import math
 from dataclasses import dataclass
@@ -67,12 +67,12 @@ def inference_gaps(
     r"""The approximation and the amortization gap of each row (Cremer et al., arXiv:1801.03558).
 
     $\log p(x) - L[q] = (\log p(x) - L[q^*]) + (L[q^*] - L[q])$ where q* is the best q for the row in the guide's
-    family, found by `refine` from the guide's answer (`steps`, `learning_rate`, `num_particles`, `outputs_of` are its),
+    family, found by `refine` from the guide's q (`steps`, `learning_rate`, `num_particles`, `outputs_of` are its),
     and ELBOs are means over `num_samples` draws with common random numbers. `log_px` is what was found of the same
     rows; by default `exact_evidence` where that is possible, and annealing elsewhere. `data`, `rows` and `labels` as in
     `log_evidence`; nats per row.
 
-    Raises `InputError` for guides that `refine` cannot move, and where `log_px` is of other rows.
+    Raises `InputError` for guides that `refine` does not support, and where `log_px` has another length.
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))

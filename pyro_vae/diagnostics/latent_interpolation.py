@@ -1,4 +1,4 @@
-"""Ways through a latent space: codes whitened, lines between two codes, and how far their decodings travel."""
+"""Lines through a latent space: whitened codes, interpolation between two codes, and the length of its decodings."""
 
 import math
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from pyro_vae.context_managers import seeded
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Latents, PerRow, RowLatents
 
-DECODED_AT_ONCE = 8192
-FLAT = 1e-10  # a direction with less variance than this share of the largest has none but rounding
+DECODE_BATCH_SIZE = 8192
+MIN_VARIANCE_SHARE = 1e-10  # of the largest: a direction with less has only rounding
 OPPOSITE = 1e-5
 
 
@@ -53,7 +53,7 @@ def whiten(codes: RowLatents) -> Whitening:
     at = require_codes(codes)
     mean = at.mean(0)
     variances, directions = torch.linalg.eigh((at - mean).T @ (at - mean) / len(at))
-    kept = (variances > FLAT * variances[-1]) & (variances > 0)
+    kept = (variances > MIN_VARIANCE_SHARE * variances[-1]) & (variances > 0)
     if not kept.any():
         raise InputError("all codes are the same: there is no spread to measure them by")
     return Whitening(mean, directions[:, kept].flip(1), variances[kept].sqrt().flip(0))
@@ -143,8 +143,8 @@ class Paths:
     """Decoded straight lines between M pairs of codes: `length` (M,) along the line and `chord` (M,) from end to end.
 
     Both in the units of x, float64. `ratio` (M,) = `length` / `chord` ≥ 1 says how much a line bends in x: 1 for a
-    linear decoder; infinite where two codes are decoded alike and what lies between them is not, NaN where nothing
-    moves.
+    linear decoder; infinite where both ends have the same decoding and the line between them has not, NaN where the
+    decoding is constant.
     """
 
     length: PerRow
@@ -178,7 +178,7 @@ def decoded_paths(decode: Callable[[Tensor], Tensor], starts: Tensor, ends: Tens
     if starts.dim() != 2 or starts.shape != ends.shape:
         raise InputError(f"expected pairs (M, K) and (M, K), got {tuple(starts.shape)} and {tuple(ends.shape)}")
     lengths, chords = [], []
-    size = max(1, DECODED_AT_ONCE // (steps + 1))
+    size = max(1, DECODE_BATCH_SIZE // (steps + 1))
     for start, end in zip(starts.split(size), ends.split(size), strict=True):
         line = interpolate(start, end, steps)
         x = decode(line.flatten(0, 1)).cpu().double().unflatten(0, line.shape[:2])

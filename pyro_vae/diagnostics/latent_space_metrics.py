@@ -1,4 +1,4 @@
-"""A latent space in numbers: where its codes lie, how its labels share it, its gaps, and what its distances tell."""
+"""Metrics of a latent space: location and isotropy of codes, areas of labels, gaps, and accuracy of neighbours."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pyro_vae.typing import RowLatents
 
 GRID = 256
 WORKING_MIB = 64  # for blocks of distances
-FEWEST, MOST = 10, 4000  # rows of a label for an area, and of those for its threshold
+MIN_ROWS, MAX_ROWS = 10, 4000  # of a label for an area, and of those for its threshold
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def share_of(hits: Tensor) -> Share:
 
 @dataclass(frozen=True)
 class Spread:
-    """Where codes lie, in units of their own spread.
+    """Location and isotropy of codes, in units of their own standard deviations.
 
-    `off_centre` is the distance of their mean from the origin in standard deviations, `anisotropy` how far they are
-    from a ball, from 0 (a ball) to 1 (no spread in some direction). `mean` (K,) and `scales` (K,), the standard
+    `off_centre` is the distance of their mean from the origin in standard deviations, `anisotropy` is from
+    0 (isotropic) to 1 (no variance in some direction). `mean` (K,) and `scales` (K,), the standard
     deviations along the principal directions, are in the codes' units.
     """
 
@@ -60,7 +60,7 @@ def spread(codes: RowLatents) -> Spread:
     / K}$, and anisotropy = $1 - (\prod_k \lambda_k)^{1/K} / \frac1K \sum_k \lambda_k$, the sphericity statistic
     (Mauchly 1940). Neither changes when codes are rotated or multiplied by a number. A round normal's N codes have an
     anisotropy of about $(K - 1)(K + 2) / 2NK$. The codes of a guide are draws of q(z|x) (`sample_codes`): its means
-    leave out its width, and a dimension that it does not use has no other.
+    leave out the width of q, which is all the variance of an inactive dimension.
 
     Raises `InputError` for codes that do not outnumber their dimensions, or are all the same.
 
@@ -72,7 +72,7 @@ def spread(codes: RowLatents) -> Spread:
     mean = at.mean(0)
     variances = torch.linalg.svdvals(at - mean).square() / len(at)
     if not variances[0] > 0:
-        raise InputError("all codes are the same: there is no spread to measure them by")
+        raise InputError("all codes are the same: they have no variance")
     return Spread(
         off_centre=float(mean.norm() / variances.mean().sqrt()),
         anisotropy=float(1 - variances.log().mean().exp() / variances.mean()),
@@ -84,7 +84,7 @@ def spread(codes: RowLatents) -> Spread:
 def gini(sizes: Tensor) -> float:
     r"""Gini's coefficient of sizes (L,), none negative: $\sum_{ij} |a_i - a_j| / 2 L^2 \bar a$.
 
-    0 where all are the same, 1 − 1/L where one has everything. Raises `InputError` where they sum to nothing.
+    0 where all are equal, 1 − 1/L where all but one are zero. Raises `InputError` where they sum to zero.
 
     >>> gini(torch.tensor([1.0, 1.0, 1.0])), gini(torch.tensor([0.0, 0.0, 0.0, 5.0]))
     (0.0, 0.75)
@@ -129,12 +129,12 @@ def label_areas(codes: RowLatents, labels: Tensor, share: float = 0.9) -> Areas:
     if at.shape[1] != 2 or len(labels) != len(at) or not 0 < share < 1:
         raise InputError(
             f"areas are of labels in a plane: expected codes (N, 2), labels (N,) and a share between 0 and 1, got "
-            f"{tuple(codes.shape)}, {tuple(labels.shape)} and {share}; above two dimensions, try two directions"
+            f"{tuple(codes.shape)}, {tuple(labels.shape)} and {share}; above two dimensions, take two directions"
         )
     kinds, counts = labels.cpu().unique(return_counts=True)
-    kinds, counts = kinds[counts >= FEWEST], counts[counts >= FEWEST]
+    kinds, counts = kinds[counts >= MIN_ROWS], counts[counts >= MIN_ROWS]
     if len(kinds) < 2:
-        raise InputError(f"expected two labels or more of {FEWEST} rows or more, got {len(kinds)}")
+        raise InputError(f"expected two labels or more of {MIN_ROWS} rows or more, got {len(kinds)}")
     areas = torch.tensor([_area(at[labels.cpu() == kind], share) for kind in kinds], dtype=torch.float64)
     return Areas(kinds, areas, counts, gini(areas))
 
@@ -151,7 +151,7 @@ def _area(points: Tensor, share: float) -> float:
 
     sides = [torch.linspace(float(v.min()) - 3 * width, float(v.max()) + 3 * width, GRID).double() for v in at.T]
     density = kernel(sides[0], at[:, 0]) @ kernel(sides[1], at[:, 1]).T / len(at)
-    some = at[:: -(-len(at) // MOST)]
+    some = at[:: -(-len(at) // MAX_ROWS)]
     around = [(-0.5 * (torch.cdist(few, at) / width) ** 2).exp().sum(1) for few in some.split(1024)]
     least = ((torch.cat(around) - 1) / (len(at) - 1)).quantile(1 - share)
     cell = (sides[0][1] - sides[0][0]) * (sides[1][1] - sides[1][0]) * white.scales.prod()
@@ -160,7 +160,7 @@ def _area(points: Tensor, share: float) -> float:
 
 @dataclass(frozen=True)
 class Support:
-    """Whether what is drawn lies where rows are (`precision`), and rows where something is drawn (`coverage`).
+    """The share of draws that lie near rows (`precision`) and of rows that lie near draws (`coverage`).
 
     Precision is a share of the draws and coverage one of the rows, each with the error of as many independent cases.
     """
@@ -175,9 +175,9 @@ def precision_and_coverage(drawn: Tensor, rows: Tensor, k: int = 5) -> Support:
     Each row has a ball that reaches to its k-th nearest other row. `precision` is the share of draws that lie in some
     ball (Kynkäänniemi et al., arXiv:1904.06991), `coverage` the share of balls that hold some draw (Naeem et al.,
     arXiv:2002.09797). Draws from where the rows come from give a coverage of $1 - \prod_{j=1}^k \frac{N - j}{N + M -
-    j}$ in expectation: 0.97 for k = 5 and M = N. One row far from all others has a ball that holds much, so precision
-    flatters. Compare like with like: decodings are means, so the rows to hold them against are reconstructions;
-    against rows with noise on them (drawn pixels) balls are wide and nearly everything lies inside. Blocks of
+    j}$ in expectation: 0.97 for k = 5 and M = N. An outlier's ball is large, which makes precision too high.
+    Decodings are means, so compare them with reconstructions: among rows with noise (drawn pixels) balls are wide
+    and nearly everything lies inside. Blocks of
     distances, so memory is flat; ties count as inside.
 
     Raises `InputError` for k not in 1 … N − 1 and for rows of different widths.
@@ -190,8 +190,8 @@ def precision_and_coverage(drawn: Tensor, rows: Tensor, k: int = 5) -> Support:
     return Support(share_of(precise), share_of(covered))
 
 
-def neighbours_among(drawn: Tensor, rows: Tensor, k: int = 5) -> Tensor:
-    """Which of the draws (M, D) lie in the ball of some row (N, D), as far as its k-th nearest other: (M,)."""
+def draws_near_rows(drawn: Tensor, rows: Tensor, k: int = 5) -> Tensor:
+    """Which draws (M, D) lie in the ball of some row (N, D), whose radius reaches its k-th nearest other row: (M,)."""
     return _inside(drawn, rows, k)[0]
 
 
@@ -200,7 +200,7 @@ def _inside(drawn: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     from sklearn.metrics import pairwise_distances_chunked
     from sklearn.neighbors import NearestNeighbors
 
-    a, b = _aligned(drawn, rows, k)
+    a, b = _centred(drawn, rows, k)
     radius = NearestNeighbors(n_neighbors=k).fit(b).kneighbors()[0][:, -1]
     reach = radius + 1e-7 * np.sqrt(np.square(b).sum(1).max())  # the rounding of distances by products
     precise, covered = [], np.zeros(len(b), dtype=bool)
@@ -211,8 +211,8 @@ def _inside(drawn: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.concatenate(precise)), torch.from_numpy(covered)
 
 
-def _aligned(first: Tensor, second: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two sets of points as float64, the second one's mean taken off both, so that distances lose few digits."""
+def _centred(first: Tensor, second: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of points as float64, the second one's mean subtracted from both, so that distances lose few digits."""
     a, b = require_codes(first, at_least=1), require_codes(second)
     if a.shape[1] != b.shape[1] or not 1 <= k < len(b):
         raise InputError(
@@ -236,7 +236,7 @@ def nearest_code(draws: Tensor, codes: Tensor) -> float:
     """
     from sklearn.neighbors import NearestNeighbors
 
-    a, b = _aligned(draws, codes, 1)
+    a, b = _centred(draws, codes, 1)
     tree = NearestNeighbors(n_neighbors=1).fit(b)
     far, near = np.median(tree.kneighbors(a)[0]), np.median(tree.kneighbors()[0])
     return float(far / near) if near > 0 else (math.inf if far > 0 else math.nan)
@@ -255,7 +255,7 @@ def knn_accuracy(train_codes: Tensor, train_labels: Tensor, codes: Tensor, label
     """
     from sklearn.neighbors import KNeighborsClassifier
 
-    a, b = _aligned(codes, train_codes, k)
+    a, b = _centred(codes, train_codes, k)
     if len(labels) != len(a) or len(train_labels) != len(b):
         raise InputError(
             f"expected a label for each code, got {len(train_labels)} and {len(labels)} for {len(b)} and {len(a)}"

@@ -17,16 +17,16 @@ from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.traces import sample_sites, trace_program
 
-ROWS_AT_ONCE = 1000
+BATCH_SIZE = 1000
 
 
 @dataclass(frozen=True)
 class LatentUsage:
-    """How much each latent of a program carries on some rows.
+    """How much each latent of a program is used on some rows.
 
     `kl` holds E_q[log q − log p] of each latent site in nats per row, (K,) where prior and guide have independent
-    dimensions, else one number (1,). `variance` (K,) is that of the posterior means over rows and `names` (K,) the
-    latents', sites side by side.
+    dimensions, else one number (1,). `variance` (K,) is that of the posterior means over rows and `names` (K,) are the
+    latents' names, over all sites in order.
     """
 
     kl: dict[str, Tensor]
@@ -46,7 +46,7 @@ class LatentUsage:
 
     @property
     def order(self) -> Tensor:
-        """The latents' places, (K,), the most used first: by KL, or by variance where there is none for each."""
+        """The latents' indices, (K,), the most used first: by KL, or by variance where there is none for each."""
         return (self.variance if self.kl_apart is None else self.kl_apart).argsort(descending=True, stable=True)
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ def latent_usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: i
         terms = Terms(scored.plates, len(split))
         terms.reset(by_site=True)
         encoded: list[tuple[Tensor, Tensor]] = []
-        for batch in scored.batches(ROWS_AT_ONCE):
+        for batch in scored.batches(BATCH_SIZE):
             encoded.append((encode(program, batch.x, **batch.row_inputs), encode(program, batch.x, **batch.row_inputs)))
             for _ in range(num_samples):
                 model, guide = trace_program(program, batch)
@@ -93,6 +93,6 @@ def latent_usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: i
 
 
 def latent_names(plates: PlateStructure, sites: Mapping[str, Any]) -> tuple[str, ...]:
-    """A name for each latent of the guide's sites, side by side: `z[0]`, `z[1]`, …, or `z` alone."""
+    """A name for each latent of the guide's sites, in order: `z[0]`, `z[1]`, …, or `z` alone."""
     sizes = {name: plates.rows_to_front(site, site["value"]).shape[1] for name, site in sites.items()}
     return tuple(f"{name}[{k}]" if size > 1 else name for name, size in sizes.items() for k in range(size))

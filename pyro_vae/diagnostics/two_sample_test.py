@@ -1,4 +1,4 @@
-"""Whether rows drawn from a program can be told from real ones: a classifier's answer."""
+"""A classifier two-sample test of rows drawn from a program against real rows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class TwoSample:
-    """How well a classifier tells real rows from drawn ones, each row judged by a classifier that has not seen it.
+    """How well a classifier distinguishes real rows from drawn ones, by cross-validation.
 
     `accuracy` is 0.5 where it cannot, with standard error `accuracy_se`; `auc` the area under its ROC curve; `p_value`
     about the chance of an accuracy as high if both came from one distribution (rows of one fold share a classifier).
@@ -41,11 +41,11 @@ def two_sample(
 ) -> TwoSample:
     """A classifier two-sample test of generated rows (Lopez-Paz & Oquab, arXiv:1610.06545).
 
-    As many rows are drawn from the program as there are real ones (the first `num_rows` of `data`: a tensor, a
-    split, or a data set's test split), and `classifier`, scikit-learn's gradient-boosted trees unless another is given,
-    is fitted to tell them apart, in five folds (one of your own has to take NaN where rows have gaps). Labels go to
-    programs that ask for them. Density and this test see different faults: a program may give real
-    rows a high log p(x) and draw rows that nobody would take for real.
+    As many rows are drawn from the program as there are real ones (the first `num_rows` of `data`: a tensor, a split,
+    or a data set's test split), and `classifier`, scikit-learn's gradient-boosted trees unless another is given, is
+    fitted to tell them apart, in five folds (one of your own has to take NaN where rows have gaps). Labels are given to
+    programs that take them. This test and log p(x) find different faults: a program may give real rows a high log p(x)
+    and draw rows that look nothing like them.
 
     Raises `InputError` for fewer than 20 rows.
 
@@ -53,7 +53,7 @@ def two_sample(
     >>> data = pv.load_data("digits")
     >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(64, 8, 4))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64)), guide)
-    >>> pv.two_sample(vae, data.train, num_rows=100).accuracy > 0.9  # not fitted: anyone can tell
+    >>> pv.two_sample(vae, data.train, num_rows=100).accuracy > 0.9  # not fitted: easy to distinguish
     True
     """
     from scipy.stats import norm
@@ -66,19 +66,19 @@ def two_sample(
     if len(real) < 4 * FOLDS:
         raise InputError(f"a two-sample test needs {4 * FOLDS} rows or more, got {len(real)}")
     drawn = sample(program, len(real), num_features=real.shape[1], seed=seed, labels=split.labels).cpu().numpy()
-    if split.mask is not None:  # the same gaps on both sides, or they alone would tell
+    if split.mask is not None:  # the same gaps on both sides, or they alone would separate them
         real, drawn = (np.where(split.mask.numpy(), rows, np.nan) for rows in (real, drawn))
     rows, labels = np.concatenate([real, drawn]), np.repeat([1, 0], len(real))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    judge = HistGradientBoostingClassifier(random_state=seed) if classifier is None else classifier
-    share = cross_val_predict(judge, rows, labels, cv=folds, method="predict_proba")[:, 1]
+    classifier = HistGradientBoostingClassifier(random_state=seed) if classifier is None else classifier
+    share = cross_val_predict(classifier, rows, labels, cv=folds, method="predict_proba")[:, 1]
     accuracy = float(((share > 0.5) == labels).mean())
-    spread = 0.5 / np.sqrt(len(rows))  # of an accuracy of one half
+    null_se = 0.5 / np.sqrt(len(rows))  # of an accuracy of one half
     return TwoSample(
         accuracy=accuracy,
         accuracy_se=float(np.sqrt(accuracy * (1 - accuracy) / len(rows))),
         auc=float(roc_auc_score(labels, share)),
-        p_value=float(norm.sf((accuracy - 0.5) / spread)),
+        p_value=float(norm.sf((accuracy - 0.5) / null_se)),
         real_score=share[: len(real)],
         drawn_score=share[len(real) :],
     )

@@ -120,8 +120,7 @@ def annealed_evidence(
 
         def of_batch(batch: Batch) -> tuple[Tensor, Tensor]:
             nonlocal done
-            result = Path(program, scored.plates, batch, plan).forward()
-            done += len(batch.x)
+            result, done = Path(program, scored.plates, batch, plan).forward(), done + len(batch.x)
             if on_rows is not None:
                 on_rows(done)
             return result

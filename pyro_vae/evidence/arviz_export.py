@@ -67,10 +67,7 @@ def to_inference_data(
         guided = _stack([_draw_from_guide(program, scored.plates, batch) for _ in range(num_samples)])
         prior = _stack([_draw_from_model(program, scored.plates, batch) for _ in range(num_samples)])
     groups = _groups(split, guided, prior)
-    index = np.arange(len(split)) if split.index is None else split.index.numpy()
-    coords: dict[str, Any] = {"row": index, "chain": [0], "draw": np.arange(num_samples)}
-    if columns:
-        coords["feature"] = list(columns)
+    coords = _coordinates(split, num_samples, columns)
     inference_data = container(groups, coords, {"measure": scored.measure, "inference_library": "pyro_vae"})
     if path is not None:
         write_netcdf(inference_data, Path(path))
@@ -91,6 +88,13 @@ def _groups(split: Split, guided: Any, prior: Any) -> dict[str, Group]:
 
 
 Draw = dict[str, dict[str, Tensor]]  # tensors by group and site
+
+
+def _coordinates(split: Split, num_samples: int, columns: Sequence[str]) -> dict[str, Any]:
+    index = np.arange(len(split)) if split.index is None else split.index.numpy()
+    return {"row": index, "chain": [0], "draw": np.arange(num_samples)} | (
+        {"feature": list(columns)} if columns else {}
+    )
 
 
 def _draw_from_guide(program: Any, plates: PlateStructure, batch: Batch) -> Draw:

@@ -1,4 +1,4 @@
-"""One self-contained page about a run: its numbers and what they mean, its pictures, and an explorer of its latents."""
+"""One self-contained page about a run: its numbers and what they mean, its figures, and an explorer of its latents."""
 
 import base64
 import io
@@ -32,11 +32,11 @@ SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 CAPTIONS = {  # of the figures that every fit writes: title, what to look for
     "training": (
         "Learning",
-        "The ELBO and its two terms over epochs. Where validation falls behind training, the networks learn by heart.",
+        "The ELBO and its two terms over epochs. Where validation falls below training, the networks overfit.",
     ),
     "reconstructions": (
         "Rows and their reconstructions",
-        "Each row is sent to its latent mean and back. What is lost on the way is what the latents have no room for.",
+        "Each row is encoded to its latent mean and decoded. What is lost is what the latents do not represent.",
     ),
     "samples": (
         "Draws from the model",
@@ -47,9 +47,9 @@ CAPTIONS = {  # of the figures that every fit writes: title, what to look for
         "E[x | z] on a grid that spreads evenly over the prior's probability. Neighbours should change smoothly.",
     ),
     "latents": (
-        "Where rows lie",
-        "The latent mean of each row. Rows that are alike should lie together; colours are labels, which a plain VAE "
-        "never sees.",
+        "Latent means",
+        "The latent mean of each row. Similar rows should lie together; colours are labels, which a plain VAE is not "
+        "given.",
     ),
 }
 GROUPS = {
@@ -62,8 +62,8 @@ GROUPS = {
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A picture on the page: its `name`, `title`, `caption`, the PNG as a data URI, and its size in pixels."""
+class PageFigure:
+    """A figure on the page: its `name`, `title`, `caption`, the PNG as a data URI, and its size in pixels."""
 
     name: str
     title: str
@@ -91,7 +91,7 @@ def write_report(
 
     `config`, `records` and `history` are what a run's `config.toml`, `evaluation.json` and `metrics.jsonl` hold. Rows
     of `split` to click on, `num_rows` at most, are scored by importance sampling with `num_samples` draws from the
-    guide; where the program has no weight for a row, or no plane to move over, the page says so and does without.
+    guide; where the program has no log p(x) for a row, or no latent plane, the page says why and leaves it out.
     Raises `InputError` for a split without rows, for what has no model, and where `out` is a folder.
 
     >>> import pyro_vae as pv
@@ -106,17 +106,35 @@ def write_report(
     """
     path = out or folder / "report.html"
     require_program(program)
-    _require_room(path)
+    _require_writable(path)
     if not len(data.split(split)):
         raise InputError(f"{data.name} has no {SPLITS[split]} rows; try another split")
     rows = fitting_rows(data.split(split), num_rows)
+    content = _content(folder, program, data, rows, config, records, history, split, num_samples, seed)
+    write_atomic(path, page(content).encode())
+    return path
+
+
+def _content(
+    folder: Path,
+    program: Any,
+    data: Dataset,
+    rows: Split,
+    config: dict[str, Any],
+    records: dict[str, dict[str, Any]],
+    history: list[dict[str, Any]],
+    split: str,
+    num_samples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """What the page's template needs."""
     found, unscored = _scored(program, rows, num_samples, seed)
     own = {} if found is None else record_of(found, run=str(folder), split=split)
     main = next((records[name] for name in (split, *records) if records.get(name, {}).get("split") == split), None)
     left_out = reason_for_no_explorer(program, rows)
-    content = {
+    return {
         "title": folder.resolve().name,
-        "subtitle": in_words(config, data),
+        "subtitle": describe_run(config, data),
         "trained": _trained(history),
         "split": SPLITS[split],
         "num_rows": len(rows),
@@ -135,16 +153,14 @@ def write_report(
         "version": config.get("about", {}).get("pyro_vae", ""),
         "description": data.description,
     }
-    write_atomic(path, page(content).encode())
-    return path
 
 
-def _require_room(path: Path) -> None:
-    """`InputError` where no file can be."""
+def _require_writable(path: Path) -> None:
+    """`InputError` where no file can be written."""
     if path.is_dir():
         raise InputError(f"{path} cannot be written: it is a folder; try another name")
     if taken := next((parent for parent in path.parents if parent.is_file()), None):
-        raise InputError(f"{path} cannot be written: {taken} is a file, and no folder; try another place")
+        raise InputError(f"{path} cannot be written: {taken} is a file, not a folder; try another path")
 
 
 def _scored(program: Any, rows: Split, num_samples: int, seed: int) -> tuple[Evidence | None, str]:
@@ -156,18 +172,18 @@ def _scored(program: Any, rows: Split, num_samples: int, seed: int) -> tuple[Evi
 
 def page(content: dict[str, Any]) -> str:
     """The page with style, script and data inside; what JSON holds cannot end the script it stands in."""
-    place = resources.files("pyro_vae.report") / "page"
-    css, script, template = ((place / name).read_text("utf-8") for name in ("report.css", "report.js", "report.html"))
+    assets = resources.files("pyro_vae.report") / "page"
+    css, script, template = ((assets / name).read_text("utf-8") for name in ("report.css", "report.js", "report.html"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
     return environment.from_string(template).render(content | {"css": Markup(css), "script": Markup(script)})
 
 
-def in_words(config: dict[str, Any], data: Dataset) -> str:
-    """One sentence: what was fitted to what."""
+def describe_run(config: dict[str, Any], data: Dataset) -> str:
+    """One sentence on the program and its data."""
     model, rows = config.get("model", {}), f"{len(data.train):,} rows of {data.num_features} columns"
     if data.image_shape:
-        rows = f"{len(data.train):,} pictures of {data.image_shape[0]}×{data.image_shape[1]} pixels"
+        rows = f"{len(data.train):,} images of {data.image_shape[0]}×{data.image_shape[1]} pixels"
     if own := config.get("about", {}).get("program"):
         return f"{own}, a program of its author's own, fitted to {data.name}: {rows}."
     if not model:
@@ -190,8 +206,8 @@ def pictures(
     found: Evidence | None,
     history: list[dict[str, Any]],
     seed: int,
-) -> list[Shown]:
-    """The figures that the fit wrote, drawn again where they are gone, and latent_figures of the latent space."""
+) -> list[PageFigure]:
+    """The figures that the fit wrote, drawn again where they are gone, and the latent figures."""
     shown = {}
     with tempfile.TemporaryDirectory() as drawn:
         paths = sorted((folder / "figures").glob("*.png"))
@@ -201,11 +217,11 @@ def pictures(
             paths += sorted(Path(drawn).glob("*.png"))
         for path in sorted(paths, key=lambda path: [*CAPTIONS, path.stem].index(path.stem)):
             title, caption = CAPTIONS.get(path.stem, (path.stem.replace("-", " ").capitalize(), ""))
-            shown[path.stem] = _shown(path.stem, title, caption, path.read_bytes())
+            shown[path.stem] = _page_figure(path.stem, title, caption, path.read_bytes())
     log_px = None if found is None else found.log_px
     with style.figure_style(), mpl.rc_context({"backend": "agg"}):
         for drawing in latent_figures(program, data, rows, log_px, seed=seed):
-            shown[drawing.name] = _shown(drawing.name, drawing.title, drawing.caption, _png(drawing.figure))
+            shown[drawing.name] = _page_figure(drawing.name, drawing.title, drawing.caption, _png(drawing.figure))
     return list(shown.values())
 
 
@@ -220,10 +236,10 @@ def _png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def _shown(name: str, title: str, caption: str, png: bytes) -> Shown:
+def _page_figure(name: str, title: str, caption: str, png: bytes) -> PageFigure:
     with Image.open(io.BytesIO(png)) as image:
         width, height = image.size
-    return Shown(name, title, caption, "data:image/png;base64," + base64.b64encode(png).decode(), width, height)
+    return PageFigure(name, title, caption, "data:image/png;base64," + base64.b64encode(png).decode(), width, height)
 
 
 def settings(group: dict[str, Any]) -> list[tuple[str, str]]:
@@ -237,7 +253,7 @@ def _short(value: Any, most: int = 12) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _literal(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"[{_short(value)}]" if isinstance(value, list) else repr(value)
 
 
@@ -248,7 +264,7 @@ def recipe(made: Any, depth: int = 0) -> str:
     'StandardNormal(num_latents=2)'
     """
     if not (isinstance(made, dict) and "make" in made):
-        return str(made.get("same_as", made)) if isinstance(made, dict) else _literal(made)
+        return str(made.get("same_as", made)) if isinstance(made, dict) else _format(made)
     inside = {name: recipe(value, depth + 1) for name, value in made.items() if name != "make"}
     if all(not isinstance(value, dict) for value in made.values()):
         arguments = ", ".join(f"{name}={text}" for name, text in inside.items())

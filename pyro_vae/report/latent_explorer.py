@@ -1,4 +1,4 @@
-"""What the report's explorer shows: decoded planes through the latent space, and rows to click on."""
+"""The data of the report's explorer: decoded planes through the latent space, and rows to click on."""
 
 import base64
 import inspect
@@ -25,48 +25,48 @@ from pyro_vae.programs.model_and_guide import encode, reconstruct
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.traces import sample_sites, trace_program
-from pyro_vae.report.latent_planes import Plane, Start, planes_of, starts_of
+from pyro_vae.report.latent_planes import BasePoint, Plane, base_points, latent_planes
 from pyro_vae.typing import RowLatents, Rows
 
-FINEST, COARSEST = 41, 5  # cells along a side of a plane
+MAX_SIDE, MIN_SIDE = 41, 5  # grid points along a side of a plane
 PICTURE_VALUES, TABLE_VALUES = 6_000_000, 250_000  # decoded values in a page
 PICTURE_ROWS, TABLE_ROWS = 1_000_000, 250_000  # values of its rows
 MAX_TEXT = 2_600_000  # letters of all grids, so that a page of pictures stays below 5 MB
 SHADES = 64  # of a decoded pixel
-LARGEST_SIDE = 96  # of a picture, in pixels; larger ones are shown at a whole fraction of their size
+MAX_IMAGE_SIDE = 96  # of a picture, in pixels; larger ones are shown at a whole fraction of their size
 
 
 def reason_for_no_explorer(program: Any, split: Split) -> str:
-    """Why this program has no plane to move over; empty where it has one."""
+    """Why this program has no plane to explore; empty where it has one."""
     if len(split) < 3:
         return f"a plane is spanned by three rows or more, and there are {len(split)}"
     decode = getattr(program, "decode", None)
     if decode is None:
-        return "this program has no decode(z), so nothing says what E[x | z] is at a place that no row came from"
+        return "this program has no decode(z), so E[x | z] is not known at points that are no row's"
     named = [
         p for p in inspect.signature(decode).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     if needed := [p.name for p in named[1:] if p.default is p.empty]:
         return f"its decoder needs more than z: {', '.join(needed)}"
-    x, row_inputs = _given(program, split.head(3))
+    x, row_inputs = _inputs(program, split.head(3))
     try:
-        means = _verb(program, encode)(x, **row_inputs)
+        means = _method(program, encode)(x, **row_inputs)
     except InputError as error:
         return str(error)
     if len(sites := _latent_sites(program, split)) > 1:
-        return f"z is in {len(sites)} places ({', '.join(sites)}), and a plane has room for one"
+        return f"z has {len(sites)} sites ({', '.join(sites)}), and a plane shows one"
     if decode(means).shape != x.shape:
-        return "what decode(z) gives has another shape than the rows"
+        return "decode(z) returns another shape than that of the rows"
     return ""
 
 
-def _verb(program: Any, verb: Any) -> Any:
-    """A program's own `encode` or `reconstruct`, or what its traces say."""
-    return getattr(program, verb.__name__, partial(verb, program))
+def _method(program: Any, function: Any) -> Any:
+    """A program's own `encode` or `reconstruct`, or the function that works by its traces."""
+    return getattr(program, function.__name__, partial(function, program))
 
 
-def _given(program: Any, split: Split) -> tuple[Rows, dict[str, Any]]:
-    """The rows, and what belongs to them, of the type and on the device the program works in."""
+def _inputs(program: Any, split: Split) -> tuple[Rows, dict[str, Any]]:
+    """The rows and their row inputs, on the device and in the type of the program."""
     device, dtype = device_and_dtype(program, like=split[:1])
     return split.x.to(device, dtype), {name: value.to(device) for name, value in split.row_inputs(slice(None)).items()}
 
@@ -74,14 +74,14 @@ def _given(program: Any, split: Split) -> tuple[Rows, dict[str, Any]]:
 def _latent_sites(program: Any, split: Split) -> list[str]:
     if not hasattr(program, "guide"):
         return ["z"]
-    x, row_inputs = _given(program, split.head(3))
+    x, row_inputs = _inputs(program, split.head(3))
     batch = Batch(x, **row_inputs)
     with torch.no_grad(), poutine.block(), seeded(0), use_param_store(program), evaluating(program):
         _, guide = trace_program(program, batch)
     return [name for name, site in sample_sites(guide).items() if not site["infer"].get("is_auxiliary")]
 
 
-class Sheets:
+class RowEncoder:
     """Rows (n, D) as text for the page: one PNG with a row of pixels for each picture, dark on white, or float32.
 
     Neighbours in a grid are neighbouring lines of the PNG, which its filters turn into small differences. A table's
@@ -90,7 +90,7 @@ class Sheets:
 
     def __init__(self, split: Split) -> None:
         self.split, self.shape = split, split.image_shape
-        self.shrink = 1 if self.shape is None else -(-max(self.shape) // LARGEST_SIDE)
+        self.shrink = 1 if self.shape is None else -(-max(self.shape) // MAX_IMAGE_SIDE)
         self.shown = None if self.shape is None else tuple(side // self.shrink for side in self.shape)
         self.stored = (
             stored_to_grayscale(split) if self.shape else torch.from_numpy(observed(split, torch.arange(len(split))))
@@ -103,7 +103,7 @@ class Sheets:
         return self.stored.shape[1] if self.shown is None else self.shown[0] * self.shown[1]
 
     def values(self, x: Rows) -> Tensor:
-        """Model values as a reader sees them: ink from 0 to 1, or a table's own units."""
+        """Model values as a reader sees them: grayscale from 0 to 1, or a table's own units."""
         return to_grayscale(self.split, x) if self.shape else self.split.measure.to_original_units(x).double()
 
     def text(self, values: Tensor, shades: int = 256) -> str:
@@ -125,55 +125,55 @@ def _ends(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fitting_rows(split: Split, num_rows: int) -> Split:
-    """The first rows of a split, as many as the page has room for."""
+    """The first rows of a split, as many as fit on the page."""
     most = PICTURE_ROWS if split.image_shape else TABLE_ROWS
-    return split.head(max(3, min(num_rows, most // Sheets(split.head(1)).width)))
+    return split.head(max(3, min(num_rows, most // RowEncoder(split.head(1)).width)))
 
 
 @torch.no_grad()
 def explorer(program: Any, data: Dataset, split: Split, found: Evidence | None = None, seed: int = 0) -> dict[str, Any]:
-    """All that the page's script needs, as plain values: planes, what they go through, decoded grids, and the rows.
+    """All that the page's script needs, as plain values: planes, base points, decoded grids, and the rows.
 
-    `found` is log p(x) of the same rows. Grids are as fine as `PICTURE_VALUES` or `TABLE_VALUES` allow; between four
-    cells the page blends, and `blend_error` is how far that is off halfway, as a share of what is shown.
+    `found` is log p(x) of the same rows. Grids are as fine as `PICTURE_VALUES` or `TABLE_VALUES` allow; between grid
+    points the page interpolates, and `blend_error` is its mean error halfway, as a share of the range.
     """
-    x, row_inputs = _given(program, split)
+    x, row_inputs = _inputs(program, split)
     with seeded(seed):
-        means = _verb(program, encode)(x, **row_inputs).cpu().double()
-        again = _verb(program, reconstruct)(x, **row_inputs).cpu()
-    sheets = Sheets(split)
-    planes, starts = planes_of(means), starts_of(means, split.labels)
+        means = _method(program, encode)(x, **row_inputs).cpu().double()
+        again = _method(program, reconstruct)(x, **row_inputs).cpu()
+    encoder = RowEncoder(split)
+    planes, starts = latent_planes(means), base_points(means, split.labels)
 
-    def decoded(plane: Plane, start: Start, size: int, shift: float = 0.0) -> Tensor:
-        return sheets.values(program.decode(plane.grid(start.z, size, shift).to(x)).cpu())
+    def decoded(plane: Plane, start: BasePoint, size: int, shift: float = 0.0) -> Tensor:
+        return encoder.values(program.decode(plane.grid(start.z, size, shift).to(x)).cpu())
 
-    size = grid_size(sheets, len(planes) * len(starts), planes[0].directions.shape[1])
-    grids = [[sheets.text(decoded(plane, start, size), SHADES) for start in starts] for plane in planes]
+    size = grid_size(encoder, len(planes) * len(starts), planes[0].directions.shape[1])
+    grids = [[encoder.text(decoded(plane, start, size), SHADES) for start in starts] for plane in planes]
     if (length := sum(len(text) for line in grids for text in line)) > MAX_TEXT:  # noise does not compress
-        size = max(COARSEST, int(size * (MAX_TEXT / length) ** 0.5))
-        grids = [[sheets.text(decoded(plane, start, size), SHADES) for start in starts] for plane in planes]
+        size = max(MIN_SIDE, int(size * (MAX_TEXT / length) ** 0.5))
+        grids = [[encoder.text(decoded(plane, start, size), SHADES) for start in starts] for plane in planes]
     cells, halfway = (decoded(planes[0], starts[0], size, shift) for shift in (0.0, 0.5))
     return {
-        "picture": sheets.shown,
-        "shrink": sheets.shrink,
+        "picture": encoder.shown,
+        "shrink": encoder.shrink,
         "columns": [] if split.image_shape else column_names(data),
-        "low": [] if split.image_shape else sheets.low.tolist(),
-        "high": [] if split.image_shape else sheets.high.tolist(),
+        "low": [] if split.image_shape else encoder.low.tolist(),
+        "high": [] if split.image_shape else encoder.high.tolist(),
         "size": size,
         "planes": [_plain(plane, means, seed) for plane in planes],
-        "starts": [{"name": start.name, "row": start.row, "at": _places(planes, start.z)} for start in starts],
+        "starts": [{"name": start.name, "row": start.row, "at": _coordinates(planes, start.z)} for start in starts],
         "grids": grids,
-        "blend_error": _blend_error(cells, halfway, size, sheets),
-        "rows": _rows(split, sheets, again, found),
+        "blend_error": _blend_error(cells, halfway, size, encoder),
+        "rows": _rows(split, encoder, again, found),
         "colours": list(style.COLOURS),
         "plain_colour": style.BLUE,
         "shades": [to_hex(style.SHADES(at)) for at in np.linspace(0.25, 1, 7)],
     }
 
 
-def grid_size(sheets: Sheets, num_grids: int, num_directions: int) -> int:
-    most = (PICTURE_VALUES if sheets.shape else TABLE_VALUES) / (num_grids * sheets.width)
-    return max(COARSEST, min(FINEST, int(most ** (1 / num_directions))))
+def grid_size(encoder: RowEncoder, num_grids: int, num_directions: int) -> int:
+    most = (PICTURE_VALUES if encoder.shape else TABLE_VALUES) / (num_grids * encoder.width)
+    return max(MIN_SIDE, min(MAX_SIDE, int(most ** (1 / num_directions))))
 
 
 def _plain(plane: Plane, means: RowLatents, seed: int) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def _plain(plane: Plane, means: RowLatents, seed: int) -> dict[str, Any]:
     }
 
 
-def _places(planes: list[Plane], z: Tensor) -> Any:
+def _coordinates(planes: list[Plane], z: Tensor) -> Any:
     return [_rounded(plane.at(z[None]))[0] for plane in planes]
 
 
@@ -202,8 +202,8 @@ def _rounded(values: Tensor) -> Any:
     return [[round(value, 4) for value in line] for line in values.tolist()]
 
 
-def _blend_error(grid: Tensor, halfway: Tensor, size: int, sheets: Sheets) -> float:
-    """Mean distance between the blend of neighbouring cells, halfway, and what the decoder says there.
+def _blend_error(grid: Tensor, halfway: Tensor, size: int, encoder: RowEncoder) -> float:
+    """Mean distance between the interpolation of neighbouring grid points, halfway, and the decoding there.
 
     As a share of each column's range; a column that has none is left out.
     """
@@ -213,7 +213,7 @@ def _blend_error(grid: Tensor, halfway: Tensor, size: int, sheets: Sheets) -> fl
         cells, known = grid.unflatten(0, (size, size)), halfway.unflatten(0, (size, size))
         blend = (cells[1:, 1:] + cells[:-1, 1:] + cells[1:, :-1] + cells[:-1, :-1]) / 4
         away = blend - known[1:, :-1]  # half a cell to the right and up: the square above
-    room = (sheets.high - sheets.low).expand(away.shape[-1])
+    room = (encoder.high - encoder.low).expand(away.shape[-1])
     shares = away.abs()[..., room > 0] / room[room > 0]
     return float(shares.mean()) if shares.numel() else 0.0
 
@@ -222,7 +222,7 @@ def _finite(values: Tensor) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
-def _rows(split: Split, sheets: Sheets, again: Rows, found: Evidence | None) -> dict[str, Any]:
+def _rows(split: Split, encoder: RowEncoder, again: Rows, found: Evidence | None) -> dict[str, Any]:
     index = torch.arange(len(split)) if split.index is None else split.index
     drawn = split.image_shape is not None and split.measure.binarize != "none"
     return {
@@ -231,7 +231,7 @@ def _rows(split: Split, sheets: Sheets, again: Rows, found: Evidence | None) -> 
         "log_px": None if found is None else _finite(found.log_px),
         "khat": None if found is None else _finite(found.khat),
         "khat_limit": None if found is None else khat_limit(found.num_samples),
-        "stored": sheets.text(sheets.stored),
-        "scored": sheets.text(to_grayscale(split, split.x, split.mask)) if drawn else None,
-        "again": sheets.text(sheets.values(again)),
+        "stored": encoder.text(encoder.stored),
+        "scored": encoder.text(to_grayscale(split, split.x, split.mask)) if drawn else None,
+        "again": encoder.text(encoder.values(again)),
     }

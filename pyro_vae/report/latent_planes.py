@@ -1,4 +1,4 @@
-"""Planes through a latent space: which are worth seeing, what they go through, and the latents on them."""
+"""Planes through a latent space: which are shown, the points they go through, and the latents on them."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_vae.typing import RowLatents
 
-ROOM = 1.08  # around the rows
+MARGIN = 1.08  # around the rows
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a plane goes through: a row's posterior mean, or (`row` None) the mean of all; `z` (K,)."""
+class BasePoint:
+    """A point that a plane goes through: a row's posterior mean, or (`row` None) the mean of all; `z` (K,)."""
 
     name: str
     row: int | None
     z: Tensor
 
 
-def planes_of(means: RowLatents) -> list[Plane]:
-    """The whole space of one or two latents; above, planes of principal directions and of what varies most."""
+def latent_planes(means: RowLatents) -> list[Plane]:
+    """The whole space of one or two latents; above, planes of principal directions and of the most varying latents."""
     K = means.shape[1]
     axes, names = torch.eye(K, dtype=means.dtype), [f"z{_subscript(k + 1)}" for k in range(K)]
     if K <= 2:
@@ -75,7 +75,7 @@ def _plane(means: RowLatents, origin: Tensor, directions: Tensor, names: tuple[s
     low, high = places.min(0).values, places.max(0).values
     share = places.var(0).sum() / means.var(0).sum().clamp(min=1e-12)
     name += "" if means.shape[1] <= 2 else f", {share:.0%} of the variance"
-    half = ((high - low).max() / 2 * ROOM).clamp(min=1e-3)
+    half = ((high - low).max() / 2 * MARGIN).clamp(min=1e-3)
     return Plane(name, names, origin, directions, (low + high) / 2 - half, (low + high) / 2 + half)
 
 
@@ -89,10 +89,10 @@ def _subscript(number: int) -> str:
     return "".join("₀₁₂₃₄₅₆₇₈₉"[int(digit)] for digit in str(number))
 
 
-def starts_of(means: RowLatents, labels: Tensor | None) -> list[Start]:
-    """What planes go through above two dimensions: the mean, and each label's most central row, or five spread out."""
+def base_points(means: RowLatents, labels: Tensor | None) -> list[BasePoint]:
+    """The points that planes go through above two dimensions: the mean, and one row of each label or five rows."""
     mean = means.mean(0)
-    everything = Start("the mean of all rows", None, mean)
+    everything = BasePoint("the mean of all rows", None, mean)
     if means.shape[1] <= 2:
         return [everything]
     kinds = [] if labels is None else labels.unique().tolist()
@@ -102,7 +102,7 @@ def starts_of(means: RowLatents, labels: Tensor | None) -> list[Start]:
         along = (means - mean) @ _principal(means)[:, 0]
         order, last = along.argsort().tolist(), len(means) - 1
         rows = {f"row {order[round(last * q)]}": order[round(last * q)] for q in (0.1, 0.3, 0.5, 0.7, 0.9)}
-    return [everything, *(Start(name, row, means[row]) for name, row in rows.items())]
+    return [everything, *(BasePoint(name, row, means[row]) for name, row in rows.items())]
 
 
 def _most_central(means: RowLatents, chosen: Tensor) -> int:

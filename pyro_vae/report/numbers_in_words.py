@@ -1,4 +1,4 @@
-"""What an evaluation found, in words: each number with its kind and a sentence on what it means."""
+"""The numbers of an evaluation in words: each with its kind and a sentence on what it means."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +16,22 @@ MEANINGS = {
     "is better; one nat more is 2.7 times as probable. {kind}",
     "error over rows": "How far the average may be off because {many} rows stand for all; more rows make it smaller.",
     "Monte-Carlo error": "How far it may be off because random draws of z stand for all z; more draws make it smaller.",
-    "ELBO": "What training climbs, a lower bound on log p(x). It falls short by how far the guide, which says where a "
-    "row lies in the latent space, is from the true posterior.",
+    "ELBO": "The objective of training, a lower bound on log p(x). Its gap is the KL divergence of the guide from "
+    "the true posterior.",
     "reconstruction": "The ELBO's first term: how well a row is explained by latents that were drawn for it.",
-    "KL": "The ELBO's second term, which is subtracted: how much a row's latents say that the prior does not. Near "
-    "zero they say nothing.",
-    "IWAE bounds": "The bound from several draws of z, not one. How it rises with more shows how loose the ELBO is.",
-    "k-hat too high": "The share of rows on which a few draws outweigh all others. Their log p(x) is likely too low; a "
-    "richer guide or more draws mend it.",
-    "active units": "Latent dimensions that differ from row to row. Any others carry nothing: the posterior collapsed "
-    "there.",
+    "KL": "The ELBO's second term, which is subtracted: how much information the latents have about a row. Near zero "
+    "they have none.",
+    "IWAE bounds": "The bound from several draws of z. Its rise with their number shows how loose the ELBO is.",
+    "k-hat too high": "The share of rows whose importance weights a few draws dominate. Their log p(x) is likely "
+    "too low; a richer guide or more draws improve it.",
+    "active units": "Latent dimensions whose posterior mean varies over rows. The others are inactive: the posterior "
+    "has collapsed there.",
 }
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number on the page: its `name`, `value` and `spread` as text, and a sentence on what it says."""
+    """A number on the page: its `name`, `value` and `spread` as text, and a sentence on its meaning."""
 
     name: str
     value: str

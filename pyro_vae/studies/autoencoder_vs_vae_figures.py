@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
 from pyro_vae.diagnostics.latent_interpolation import interpolate, path_ratio
-from pyro_vae.diagnostics.latent_space_metrics import neighbours_among, spread
+from pyro_vae.diagnostics.latent_space_metrics import draws_near_rows, spread
 from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.display_units import to_grayscale
 from pyro_vae.studies.autoencoder_vs_vae_encoders import NAMES, new_codes
@@ -146,7 +146,7 @@ def plot_draws(models: Mapping[str, Any], rows: Split, seed: int = 0) -> Figure:
         for axes, (kind, model) in zip(figure.subplots(len(models), 1), models.items(), strict=True):
             z = new_codes(model, rows, NUM_DRAWS, seed)
             drawn = model.decode(z)
-            near = neighbours_among(drawn, model.reconstruct(rows.x))
+            near = draws_near_rows(drawn, model.reconstruct(rows.x))
             draw_on_axes.image_grid(axes, to_grayscale(rows, drawn).numpy(), rows.image_shape, columns=NUM_COLUMNS)
             _frame(axes, ~near.numpy(), rows.image_shape, NUM_COLUMNS)
             where = "the prior" if hasattr(model, "prior") else "a normal fitted to its codes"

@@ -96,13 +96,17 @@ def coordinate_ascent_demo(
     """
     rows = _groups() if x is None else x.detach().cpu().double()
     _check(rows, weight, scale, background, steps)
-    if not low < high or num_points < 2:
-        raise InputError(f"expected a grid of two points or more from low to high, got {num_points}, {low} and {high}")
-    theta = torch.linspace(low, high, num_points, dtype=torch.float64)
+    theta = _grid(low, high, num_points)
     cell = torch.bucketize(rows, torch.tensor(sorted(cuts), dtype=torch.float64))
     mixture = _Mixture(rows, weight, scale, background)
     paths = [_ascend(mixture, same_cell, theta, start, steps) for same_cell in (torch.arange(len(rows)), cell)]
     return CoordinateAscentDemo(rows, theta, mixture.log_px(theta), paths[0], paths[1], tuple(sorted(cuts)))
+
+
+def _grid(low: float, high: float, num_points: int) -> Tensor:
+    if not low < high or num_points < 2:
+        raise InputError(f"expected a grid of two points or more from low to high, got {num_points}, {low} and {high}")
+    return torch.linspace(low, high, num_points, dtype=torch.float64)
 
 
 def _groups() -> Tensor:

@@ -76,26 +76,24 @@ def evaluate_run(
     if hasattr(scored, "to"):
         scored.to(pick_device(device))
     began = time.perf_counter()
-    better = _other_estimate(scored, rows, estimator, log)
+    sizes = [k for k in IWAE_SIZES if k < estimator.num_samples]
+    log_px = _other_estimate(scored, rows, estimator, log)
     found = evaluate_split(
-        scored,
-        rows,
-        run.folder,
-        estimator.num_samples,
-        sizes=[k for k in IWAE_SIZES if k < estimator.num_samples],
-        estimator=estimator,
-        log_px=better,
+        scored, rows, run.folder, estimator.num_samples, sizes=sizes, estimator=estimator, log_px=log_px
     )
     found["seconds"] = time.perf_counter() - began
     name = split + estimator.label + (f" first {len(rows)}" if num_rows else "")
     if process_group().is_main:
-        path = run.folder / EVALUATION
-        known = json.loads(path.read_text()) if path.exists() else {}
-        write_json(path, known | {name: found})
+        _keep(run.folder / EVALUATION, name, found)
         if netcdf is not None:
             some = rows if num_rows else rows.head(NETCDF_ROWS)
             to_inference_data(scored, some, columns=run.columns(), path=netcdf, seed=estimator.seed)
     return name, found
+
+
+def _keep(path: Path, name: str, record: dict[str, Any]) -> None:
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, known | {name: record})
 
 
 def _other_estimate(program: Any, rows: Split, estimator: Estimator, log: Callable[[str], None]) -> LogPx | None:

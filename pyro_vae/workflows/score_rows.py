@@ -78,22 +78,23 @@ def score_rows(
             if writer is not None:
                 writer.write_columns(_columns(found), index, part.labels)
             totals.add(found, index)
-    summary = {
-        "run": str(folder),
-        "path": str(path),
-        "num_data": len(rows),
+    summary: dict[str, Any] = {"run": str(folder), "path": str(path), "num_data": len(rows)}
+    summary |= _summarize(totals, found, len(rows)) | {"num_samples": num_samples}
+    return summary | {"seconds": time.perf_counter() - began}, totals
+
+
+def _summarize(totals: ScoreTotals, last: Scores, num_rows: int) -> dict[str, Any]:
+    """What is reported of all rows; `last` are the scores of the last chunk, whose reference is that of all."""
+    return {
         "num_anomalies": totals.num_anomalies,
-        "false_alarms": false_alarms,
-        "threshold": found.threshold,
-        "num_reference": len(reference),
-        "log_px": totals.log_px / len(rows),
-        "log_px_kind": reference.kind,
-        "khat_bad": None if found.found.khat_bad is None else totals.khat_bad / len(rows),
-        "measure": found.found.measure,
-        "num_samples": num_samples,
-        "seconds": time.perf_counter() - began,
+        "false_alarms": last.false_alarms,
+        "threshold": last.threshold,
+        "num_reference": len(last.reference),
+        "log_px": totals.log_px / num_rows,
+        "log_px_kind": last.reference.kind,
+        "khat_bad": None if last.found.khat_bad is None else totals.khat_bad / num_rows,
+        "measure": last.found.measure,
     }
-    return summary, totals
 
 
 def _columns(scores: Scores) -> dict[str, Any]:

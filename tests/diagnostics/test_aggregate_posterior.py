@@ -100,7 +100,7 @@ def test_blocks_of_rows_and_draws_change_nothing(monkeypatch):
     exact = LinearGaussian(2, 5)
     x, z = exact.rows(23), torch.randn(17, 2)
     whole, points = aggregate(exact, x, 50), log_aggregate(exact, x, z)
-    monkeypatch.setattr("pyro_vae.diagnostics.aggregate_posterior.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("pyro_vae.diagnostics.aggregate_posterior.ROWS_PER_BLOCK", 7)
     torch.testing.assert_close(log_aggregate(exact, x, z), points)
     in_blocks = aggregate(exact, x, 50)
     assert in_blocks.marginal_kl == pytest.approx(whole.marginal_kl, abs=1e-12)

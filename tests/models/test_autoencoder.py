@@ -19,7 +19,7 @@ def binary():
     return (torch.rand(80, 6) < 0.4).float()
 
 
-def test_what_is_climbed_is_the_likelihood_at_the_code(binary):
+def test_the_objective_is_the_likelihood_at_the_code(binary):
     model = autoencoder()
     fitted = pv.fit(model, binary, epochs=3, batch_size=80, learning_rate=1e-9, schedule="constant")
     expected = model.likelihood(model.encoder(binary)).log_prob(binary).mean().detach()

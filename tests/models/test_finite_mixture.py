@@ -149,9 +149,9 @@ def test_the_enumerated_bound_touches_and_so_does_its_gradient(which):
     mixture, x = mixtures()[which]
     loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(mixture.model, mixture.guide, x)
     assert -loss.item() == pytest.approx(mixture.log_prob(x).sum().item(), rel=1e-12)
-    climbed = torch.autograd.grad(-loss, list(mixture.parameters()))
+    gradients = torch.autograd.grad(-loss, list(mixture.parameters()))
     exact = torch.autograd.grad(mixture.log_density(x).sum(), list(mixture.parameters()))
-    for ours, theirs in zip(climbed, exact, strict=True):
+    for ours, theirs in zip(gradients, exact, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 

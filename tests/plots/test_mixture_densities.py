@@ -16,7 +16,7 @@ from pyro_vae.studies.em_bounds import coordinate_ascent_demo, plot_coordinate_a
 
 
 @pytest.mark.parametrize("cuts", [(), (1.0,), (-1.0, 1.0)])
-def test_touching_draws_both_climbs(cuts, tmp_path):
+def test_coordinate_ascent_draws_both_paths(cuts, tmp_path):
     found = coordinate_ascent_demo(cuts=cuts)
     figure = plot_coordinate_ascent(found)
     check_drawn(figure, tmp_path / "touching.png")

@@ -15,12 +15,12 @@ from PIL import Image
 import pyro_vae as pv
 from pyro_vae.plots.latent_figures import LatentFigure
 from pyro_vae.report import html_page, latent_explorer, numbers_in_words
-from pyro_vae.report.latent_planes import planes_of, starts_of
+from pyro_vae.report.latent_planes import base_points, latent_planes
 from pyro_vae.serialization import to_recipe
 
 
 @pytest.fixture
-def fake_portraits(monkeypatch):
+def fake_figures(monkeypatch):
     def latent_figures(*_, **__):
         figure = Figure(figsize=(2, 1))
         figure.subplots().plot([0, 1])
@@ -52,11 +52,11 @@ def pixels(text):
 
 def test_planes_go_through_their_start_and_lie_along_their_directions():
     z = torch.randn(200, 6, dtype=torch.float64) * torch.tensor([1.0, 3.0, 0.1, 2.0, 1.0, 0.5])
-    planes = planes_of(z)
+    planes = latent_planes(z)
     assert [plane.names for plane in planes[2:]] == [("z₂", "z₄"), ("z₁", "z₅")]
     share = [(z - plane.origin) @ plane.directions for plane in planes]
     assert share[0].var(0).sum() >= share[2].var(0).sum()  # no plane holds more than that of the principal directions
-    for plane, start in [(plane, start) for plane in planes for start in starts_of(z, None)]:
+    for plane, start in [(plane, start) for plane in planes for start in base_points(z, None)]:
         grid = plane.grid(start.z, 5).reshape(5, 5, 6)
         torch.testing.assert_close(plane.at(grid[-1, 0][None])[0], plane.low)  # left and low is the last line's first
         torch.testing.assert_close(plane.at(grid[0, -1][None])[0], plane.high)
@@ -68,13 +68,13 @@ def test_planes_go_through_their_start_and_lie_along_their_directions():
 
 def test_starts_are_rows_of_each_label():
     z, labels = torch.randn(60, 3).double(), torch.arange(60) % 4
-    starts = starts_of(z, labels)
+    starts = base_points(z, labels)
     assert [start.name for start in starts] == ["the mean of all rows", "label 0", "label 1", "label 2", "label 3"]
     assert [int(labels[start.row]) for start in starts[1:]] == [0, 1, 2, 3]
     centre = z[labels == 2].mean(0)
     assert starts[3].row == min((i for i in range(60) if labels[i] == 2), key=lambda i: (z[i] - centre).norm())
-    assert len(starts_of(z, None)) == 6
-    assert len(starts_of(z[:, :2], labels)) == 1  # the plane is all there is
+    assert len(base_points(z, None)) == 6
+    assert len(base_points(z[:, :2], labels)) == 1  # the plane is all there is
 
 
 @pytest.mark.parametrize(("num_latents", "dtype"), [(1, "float32"), (2, "float32"), (4, "float32"), (2, "float64")])
@@ -86,7 +86,7 @@ def test_grids_are_what_the_decoder_says(num_latents, dtype):
     page = latent_explorer.explorer(vae, data, split, found)
     x = split.x.to(getattr(torch, dtype))
     means = vae.encode(x).double()
-    planes, starts = planes_of(means), starts_of(means, split.labels)
+    planes, starts = latent_planes(means), base_points(means, split.labels)
     assert (len(page["grids"]), len(page["grids"][0])) == (len(planes), len(starts))
     for plane, line in zip(planes, page["grids"], strict=True):
         for start, text in zip(starts, line, strict=True):
@@ -116,7 +116,7 @@ def test_a_table_is_shown_in_its_own_units(tmp_path):
     np.testing.assert_allclose(table(page["rows"]["stored"]), data.valid.stored, rtol=1e-7, atol=1e-6)
     again = data.valid.measure.to_original_units(vae.reconstruct(data.valid.x))
     np.testing.assert_allclose(table(page["rows"]["again"]), again, rtol=1e-7, atol=1e-6)
-    plane = planes_of(vae.encode(data.valid.x).double())[0]
+    plane = latent_planes(vae.encode(data.valid.x).double())[0]
     decoded = vae.decode(plane.grid(torch.zeros(2).double(), page["size"]).float())
     np.testing.assert_allclose(
         table(page["grids"][0][0]), data.valid.measure.to_original_units(decoded), rtol=1e-7, atol=1e-5
@@ -166,7 +166,9 @@ def test_pictures_are_shown_in_their_own_range(tmp_path, low, high, levels, stan
     stored = 255 - 255 * (split.stored.double().numpy() - low) / (high - low)
     np.testing.assert_allclose(pixels(rows["stored"]), stored, atol=0.51)
     np.testing.assert_allclose(pixels(rows["again"]), paper(vae.reconstruct(split.x)), atol=0.51)
-    decoded = vae.decode(planes_of(vae.encode(split.x).double())[0].grid(torch.zeros(2).double(), page["size"]).float())
+    decoded = vae.decode(
+        latent_planes(vae.encode(split.x).double())[0].grid(torch.zeros(2).double(), page["size"]).float()
+    )
     np.testing.assert_allclose(pixels(page["grids"][0][0]), paper(decoded), atol=0.5 * 255 / 63 + 0.51)
 
 
@@ -190,9 +192,9 @@ def test_a_constant_column_has_no_share_in_the_error_of_blending(tmp_path, stand
     data = pv.load_data(tmp_path / "x.npy", standardize=standardize)
     page = latent_explorer.explorer(vae_for(data, 2), data, data.valid)
     assert 0 < page["blend_error"] < 1
-    sheets = latent_explorer.Sheets(data.valid)
+    sheets = latent_explorer.RowEncoder(data.valid)
     grid, halfway = torch.randn(25, 3).double(), torch.randn(25, 3).double()
-    without = latent_explorer.Sheets(pv.load_data(tmp_path / "two.npy", standardize=standardize).valid)
+    without = latent_explorer.RowEncoder(pv.load_data(tmp_path / "two.npy", standardize=standardize).valid)
     found = latent_explorer._blend_error(grid, halfway, 5, sheets)
     assert found == pytest.approx(latent_explorer._blend_error(grid[:, :2], halfway[:, :2], 5, without))
 
@@ -200,7 +202,7 @@ def test_a_constant_column_has_no_share_in_the_error_of_blending(tmp_path, stand
 def test_large_pictures_are_shown_smaller_and_grids_stay_within_their_room():
     stored = (torch.rand(20, 200 * 100) * 255).to(torch.uint8)
     split = pv.Split("valid", stored, pv.load_data("mnist-5k").valid.measure, image_shape=(200, 100))
-    sheets = latent_explorer.Sheets(split)
+    sheets = latent_explorer.RowEncoder(split)
     assert (sheets.shrink, sheets.shown) == (3, (66, 33))
     assert pixels(sheets.text(sheets.stored)).shape == (20, 66 * 33)
     assert latent_explorer.grid_size(sheets, 40, 2) ** 2 * 40 * sheets.width <= latent_explorer.PICTURE_VALUES
@@ -218,10 +220,10 @@ def test_why_there_is_no_explorer():
     two = example_programs.Hierarchical(D=64)
     assert "no decode(z)" in latent_explorer.reason_for_no_explorer(two, data.valid)
     two.decode = lambda z: z
-    assert "z is in 2 places (z1, z2)" in latent_explorer.reason_for_no_explorer(two, data.valid)
+    assert "z has 2 sites (z1, z2)" in latent_explorer.reason_for_no_explorer(two, data.valid)
 
 
-def test_the_page_is_one_file_whose_data_cannot_end_its_script(tmp_path, fake_portraits):
+def test_the_page_is_one_file_whose_data_cannot_end_its_script(tmp_path, fake_figures):
     import pandas
 
     frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(100, 2)), columns=["</script><b>a", "b & c"])
@@ -243,7 +245,7 @@ def test_the_page_is_one_file_whose_data_cannot_end_its_script(tmp_path, fake_po
     assert page == write(tmp_path, vae, data, history=history).read_text()  # same seed, same bits
 
 
-def test_numbers_come_from_the_record_with_their_meaning(tmp_path, fake_portraits):
+def test_numbers_come_from_the_record_with_their_meaning(tmp_path, fake_figures):
     data = pv.load_data("digits")
     vae = vae_for(data, 2)
     known = {
@@ -268,7 +270,7 @@ def test_numbers_come_from_the_record_with_their_meaning(tmp_path, fake_portrait
     assert "40 test rows" in own
 
 
-def test_a_page_without_explorer_or_log_px_stands(tmp_path, fake_portraits):
+def test_a_page_without_explorer_or_log_px_stands(tmp_path, fake_figures):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(100, 1)))
     data = pv.load_data(tmp_path / "x.npy")
     program = example_programs.global_mean()

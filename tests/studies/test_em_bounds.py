@@ -43,18 +43,18 @@ def test_the_curve_is_that_of_torchs_mixture():
 
 
 def test_bounds_lie_below_and_ems_touch(found):
-    for climb in (found.em, found.vi):
-        assert (climb.bounds <= found.log_px + 1e-12).all()
-        assert (climb.bounds <= climb.best + 1e-12).all()
-        assert (climb.best <= found.log_px + 1e-12).all()
+    for path in (found.em, found.vi):
+        assert (path.bounds <= found.log_px + 1e-12).all()
+        assert (path.bounds <= path.best + 1e-12).all()
+        assert (path.best <= found.log_px + 1e-12).all()
     torch.testing.assert_close(found.em.elbo, found.em.log_px, atol=1e-12, rtol=0)
     torch.testing.assert_close(found.em.best, found.log_px, atol=1e-12, rtol=0)
 
 
 def test_the_gap_is_the_divergence_from_the_posterior():
     found = coordinate_ascent_demo(weight=WEIGHT, scale=SCALE, background=BACKGROUND)
-    for climb in (found.em, found.vi):
-        for t, theta in enumerate(climb.theta):
+    for path in (found.em, found.vi):
+        for t, theta in enumerate(path.theta):
             joint = torch.stack(
                 [
                     normal(0.0, BACKGROUND).log_prob(found.x) + math.log(1 - WEIGHT),
@@ -62,8 +62,8 @@ def test_the_gap_is_the_divergence_from_the_posterior():
                 ]
             )
             posterior = Bernoulli(joint.softmax(0)[1])
-            kl = kl_divergence(Bernoulli(climb.shares[t]), posterior).mean()
-            assert climb.kl[t] == pytest.approx(kl.item(), abs=1e-10)
+            kl = kl_divergence(Bernoulli(path.shares[t]), posterior).mean()
+            assert path.kl[t] == pytest.approx(kl.item(), abs=1e-10)
     assert (found.vi.kl > 1e-3).all()
 
 

@@ -15,8 +15,8 @@ from pyro_vae.studies.posterior_collapse import compare_remedies, deep_vae, gain
 
 
 class Known(nn.Module):
-    """q(z | x) = N(a x, s²) in two latents that follow x's two columns, and N(0, 1) in a third, which carries
-    nothing."""
+    """q(z | x) = N(a x, s²) in two latents that follow x's two columns, and N(0, 1) in a third, which is
+    inactive."""
 
     def __init__(self):
         super().__init__()

@@ -96,8 +96,7 @@ def refine(
         plates = find_plates(program, full)
         row_dim, tables = require_rows(plates), []
         for index in torch.arange(len(full.x), device=full.x.device).split(batch_size):
-            batch = full.take(index)
-            plates.check(batch.x)
+            plates.check((batch := full.take(index)).x)
             tables.append(_refine_batch(program, plates, batch, outputs_of, settings))
     sites = [_concatenate(parts) for parts in zip(*tables, strict=True)]
     return Refined(program, sites, row_dim, full.rows, outputs_of)

@@ -1,4 +1,4 @@
-"""Coordinate ascent against scikit-learn's variational mixture, which climbs the same bound."""
+"""Coordinate ascent against scikit-learn's variational mixture, which maximizes the same bound."""
 
 import math
 
