@@ -13,7 +13,7 @@ from PIL import Image
 import pyro_vae as pv
 from pyro_vae.cli.report import report
 from pyro_vae.report import html_page
-from pyro_vae.report.latent_planes import planes_of, starts_of
+from pyro_vae.report.latent_planes import base_points, latent_planes
 
 pytestmark = pytest.mark.browser
 
@@ -150,7 +150,7 @@ def written(value):
 def test_the_picture_under_the_mouse_is_what_the_decoder_says(chromium, fitted):
     vae, split, path = fitted("digits", 2)
     page = Page(chromium, path)
-    plane = planes_of(vae.encode(split.x).double())[0]
+    plane = latent_planes(vae.encode(split.x).double())[0]
     before = page.grey("decoded")
     for share in (0.25, 0.8):
         x, y = (plane.low + share * (plane.high - plane.low)).tolist()
@@ -253,7 +253,7 @@ def test_a_chosen_row_is_told_whichever_way_it_was_chosen(chromium, fitted):
 
     vae, split, path = fitted("digits", 5)
     page = Page(chromium, path)
-    starts = starts_of(vae.encode(split.x).double(), split.labels)
+    starts = base_points(vae.encode(split.x).double(), split.labels)
     page.js("document.querySelectorAll('#starts input')[4].click()")
     page.wait(
         lambda: live(page).startswith(f"chosen: row {split.index[starts[4].row]}, label {starts[4].name[-1]}, log")
@@ -270,7 +270,7 @@ def test_another_plane_and_another_start_show_something_else(chromium, fitted):
     vae, split, path = fitted("digits", 5)
     page = Page(chromium, path)
     means = vae.encode(split.x).double()
-    planes, starts = planes_of(means), starts_of(means, split.labels)
+    planes, starts = latent_planes(means), base_points(means, split.labels)
     assert len(page.browser.find_elements("css selector", "#starts input")) == 11
     seen = []
     for number in (1, 2):

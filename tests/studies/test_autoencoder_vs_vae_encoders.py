@@ -9,7 +9,7 @@ from sklearn import decomposition
 
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
-from pyro_vae.diagnostics.latent_space_metrics import neighbours_among
+from pyro_vae.diagnostics.latent_space_metrics import draws_near_rows
 from pyro_vae.errors import InputError
 from pyro_vae.models.pca import median_square
 from pyro_vae.studies.autoencoder_vs_vae_encoders import (
@@ -86,10 +86,10 @@ def test_new_codes_are_the_priors_or_a_normals_around_the_codes(digits):
 
 def test_neighbours_are_within_the_ball_of_some_row():
     rows = torch.tensor([[0.0], [1.0], [10.0]])
-    assert neighbours_among(torch.tensor([[0.5], [1.9], [-0.5], [4.0], [18.0], [30.0]]), rows, k=1).tolist() == [
+    assert draws_near_rows(torch.tensor([[0.5], [1.9], [-0.5], [4.0], [18.0], [30.0]]), rows, k=1).tolist() == [
         True, True, True, True, True, False,
     ]  # fmt: skip
-    assert neighbours_among(torch.tensor([[0.5], [2.5]]), rows[:2], k=1).tolist() == [True, False]
+    assert draws_near_rows(torch.tensor([[0.5], [2.5]]), rows[:2], k=1).tolist() == [True, False]
 
 
 def test_pixel_knn_accuracy_is_the_nearest_neighbours_of_x(digits):
