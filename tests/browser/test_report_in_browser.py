@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 import pyro_vae as pv
-from pyro_vae.cli.report import report
 from pyro_vae.report import html_page
 from pyro_vae.report.latent_planes import base_points, latent_planes
 
@@ -127,7 +126,7 @@ def fitted(tmp_path_factory):
             folder = tmp_path_factory.mktemp("report")
             with pytest.MonkeyPatch.context() as patch:
                 if num_latents != 2:  # one page with all its pictures will do
-                    patch.setattr(report, "latent_figures", lambda *_, **__: [])
+                    patch.setattr(html_page, "latent_figures", lambda *_, **__: [])
                 options = {"history": history, "num_rows": 80, "num_samples": 50}
                 path = html_page.write_report(folder, vae, data, config={}, records={}, **options)
             made[name, num_latents] = vae, data.valid.head(80), path
