@@ -1,6 +1,6 @@
 """Time pyro_vae and other implementations of the same model (arms) alternately, each in a separate process.
 
-    python scripts/benchmark.py epoch [--data mnist --data-root DIR] [--rows 60000] [--turns 7] [--picture FILE]
+    python scripts/benchmark.py epoch [--data mnist --data-root DIR] [--rows 60000] [--turns 7] [--figure FILE]
     python scripts/benchmark.py sizes --out sizes.jsonl      # batch, latents, hidden units; resumes from the file
     python scripts/benchmark.py evidence                     # log_evidence against the decoder's products
     python scripts/benchmark.py em                           # EM and scikit-learn's, over rows and components
@@ -26,7 +26,7 @@ from typing import Any
 import benchmark_arms as arms
 import benchmark_peers as peers
 import click
-from benchmark_report import BARS, machine, picture, ratio, record, table, verdict
+from benchmark_report import BARS, machine, plot_medians, ratio, record, table, verdict
 from benchmark_turns import Arm, Case, MixtureCase, interleave
 
 EPOCH: dict[str, Arm] = {
@@ -77,7 +77,7 @@ def time_cases(
     turns: int,
     out: Path | None,
     as_json: bool,
-    picture_at: Path | None,
+    figure_path: Path | None,
 ) -> None:
     """Time each case, or read its result from the file; print, store and plot the results."""
     wanted = [name.strip() for name in names.split(";")] if names else list(table_of_arms)
@@ -94,8 +94,8 @@ def time_cases(
                 lines.write(json.dumps(result) + "\n")
         results.append(result)
         click.echo(json.dumps(result) if as_json else table(result) + "\n")
-    if picture_at is not None:
-        picture(results, picture_at)
+    if figure_path is not None:
+        plot_medians(results, figure_path)
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
@@ -110,7 +110,7 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
             help="Write each result as a line of JSON, and resume from this file.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
-        click.option("--picture", "picture_at", type=click.Path(path_type=Path), help="Where to write a figure."),
+        click.option("--figure", "figure_path", type=click.Path(path_type=Path), help="Where to write a figure."),
     ):
         command = option(command)
     return command

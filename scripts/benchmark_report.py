@@ -91,7 +91,7 @@ def verdict(found: dict[str, Any]) -> str:
     return f"{words}: {found['median']:.2f} ({turns}), bar {found['bar']:g} {kept}"
 
 
-def picture(results: list[dict[str, Any]], path: Path) -> None:
+def plot_medians(results: list[dict[str, Any]], path: Path) -> None:
     """Each arm's ratio: a dot and the range of turns where there is one cell, a line over each size where many."""
     from matplotlib.figure import Figure
 

@@ -7,7 +7,7 @@
     python scripts/figures.py inside RUN NAME …    # docs/images/NAME.png, as the report of a run shows them
     python scripts/figures.py page RUN             # docs/images/report.png, a screenshot by Chromium
 
-A further picture is a function with @cli.command() here, and a line in docs/gallery.md.
+A further figure is a function with @cli.command() here, and a line in docs/gallery.md.
 """
 
 import doctest
@@ -51,9 +51,9 @@ def inside(run: Path, names: tuple[str, ...]) -> None:
     program, data = opened.program(), opened.data()
     rows = data.valid.head(500)
     log_px = pv.log_evidence(program, rows, num_samples=200).log_px
-    for picture in pv.latent_figures(program, data, rows, log_px):
-        if picture.name in names:
-            picture.figure.savefig(IMAGES / f"{picture.name}.png", dpi=110, bbox_inches="tight")
+    for one in pv.latent_figures(program, data, rows, log_px):
+        if one.name in names:
+            one.figure.savefig(IMAGES / f"{one.name}.png", dpi=110, bbox_inches="tight")
 
 
 @cli.command()

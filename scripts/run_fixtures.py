@@ -52,7 +52,7 @@ def command(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def without_pictures(folder: Path) -> None:
+def remove_figures(folder: Path) -> None:
     shutil.rmtree(folder / "figures", ignore_errors=True)
     (folder / "report.html").unlink(missing_ok=True)
 
@@ -122,7 +122,7 @@ def make_fits(out: Path) -> None:
     for name, words in FITS.items():
         parts = [] if name == "conditional" else ["--hidden", "8"]
         command(out, "fit", *words, *parts, "--epochs", "4", "--out", name, "--json")
-        without_pictures(out / name)
+        remove_figures(out / name)
         shutil.rmtree(out / name / "checkpoint")
         split = pv.load_data(DATA[name]).test
         given = {"labels": split.labels[:ROWS]} if name == "conditional" else {}
@@ -164,7 +164,7 @@ def make_interrupted(out: Path) -> None:
     running.send_signal(signal.SIGINT)
     if running.wait() != INTERRUPTED_STATUS:
         raise SystemExit(f"the interrupted fit ended with exit status {running.returncode}")
-    without_pictures(out / "interrupted")
+    remove_figures(out / "interrupted")
     found = pv.load(out / "whole").state_dict()
     save_file({name: value.contiguous() for name, value in found.items()}, out / "interrupted" / "expected.safetensors")
     record = json.loads((out / "whole" / "evaluation.json").read_text())["valid"]

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parent.parent / "scripts"))
 import benchmark
 from benchmark_arms import ByHand, build_vae, draw
 from benchmark_peers import PyroVAE, numpyro_svi, pythae_model
-from benchmark_report import BARS, picture, ratio, record, table, verdict
+from benchmark_report import BARS, plot_medians, ratio, record, table, verdict
 from benchmark_turns import Case, MixtureCase, Turns
 
 COMMAND = Path(benchmark.__file__)
@@ -232,10 +232,10 @@ def test_a_missing_peer_is_named_in_the_table():
     assert "pyro_vae ÷ numpyro: not measured" in words
 
 
-def test_pictures_of_one_cell_and_of_many(tmp_path):
+def test_figures_of_one_cell_and_of_many(tmp_path):
     cells = [made(Case(rows=40, batch_size=b, hidden=h)) for b, h in ((100, 500), (32, 500), (100, 200))]
-    picture(cells[:1], tmp_path / "one.png")
-    picture(cells, tmp_path / "many.png")
+    plot_medians(cells[:1], tmp_path / "one.png")
+    plot_medians(cells, tmp_path / "many.png")
     assert all((tmp_path / name).stat().st_size > 5000 for name in ("one.png", "many.png"))
 
 
