@@ -175,7 +175,7 @@ def _folder(out: Path | None, name: str) -> Path:
 
 
 def _finish(folder: Path, table: list[dict[str, Any]], figures: list[Path], began: float, as_json: bool) -> None:
-    """Write the table beside the figures, and print it."""
+    """Write the table next to the figures, and print it."""
     from pyro_vae.atomic_write import write_json
     from pyro_vae.cli.print_tables import print_rows, print_written
 

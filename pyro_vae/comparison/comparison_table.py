@@ -108,7 +108,7 @@ def compare(
         raise InputError(f"no method called {method!r}; try one of {', '.join(METHODS)}")
     names = [one.name for one in programs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{', '.join(twice)} stands twice in the comparison: leave one out")
+        raise InputError(f"{', '.join(twice)} occurs twice in the comparison: leave one out")
     scored = {}
     for one in programs:
         scored[one.name] = score_held_out(one, rows, method=method, num_samples=num_samples, seed=seed)

@@ -1,4 +1,4 @@
-"""Several programs on the same rows, side by side: differences row by row, with their own errors."""
+"""Several programs on the same rows: paired differences of log p(x), with their standard errors."""
 
 import math
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""What evidence is used for: where gaps come from, strange rows, runs compared, draws against data, NUTS beside q."""
+"""What is measured of a fitted program: inference gaps, anomalies, the latent space, and draws against data."""

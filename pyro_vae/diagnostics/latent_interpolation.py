@@ -70,26 +70,26 @@ def require_codes(codes: Any, at_least: int = 2) -> Tensor:
     return codes.detach().cpu().double()
 
 
-def draws_around(codes: RowLatents, num_draws: int, way: str = "normal", *, seed: int | None = 0) -> Tensor:
+def draws_around(codes: RowLatents, num_draws: int, distribution: str = "normal", *, seed: int | None = 0) -> Tensor:
     """Points (M, K) to decode where there is no prior: draws from a Normal fitted to codes (N, K), or from their box.
 
     `normal` has the codes' mean and covariance, `box` is uniform over the smallest box that holds them. The same seed
-    gives the same whitened draws for any codes of as many directions. Raises `InputError` for another way.
+    gives the same whitened draws for any codes of as many directions. Raises `InputError` for another name.
 
     >>> draws_around(torch.randn(50, 2), 10, "box").shape
     torch.Size([10, 2])
     """
     with seeded(seed):
-        if way == "normal":
+        if distribution == "normal":
             around = whiten(codes)
             return around.back(torch.randn(num_draws, len(around.scales), dtype=codes.dtype))
-        if way == "box":
+        if distribution == "box":
             low, high = codes.detach().cpu().amin(0), codes.detach().cpu().amax(0)
             return low + (high - low) * torch.rand(num_draws, codes.shape[1], dtype=codes.dtype)
-    raise InputError(f"expected way='normal' or 'box', got {way!r}")
+    raise InputError(f"expected distribution='normal' or 'box', got {distribution!r}")
 
 
-def interpolate(start: Latents, end: Latents, steps: int = 10, way: str = "straight") -> Tensor:
+def interpolate(start: Latents, end: Latents, steps: int = 10, method: str = "straight") -> Tensor:
     r"""Points from `start` to `end`, (..., K) each, in so many steps, both ends included: (steps + 1, ..., K).
 
     `straight` is $(1 - t) a + t b$. `spherical` turns the direction evenly along the great circle and changes the
@@ -111,10 +111,10 @@ def interpolate(start: Latents, end: Latents, steps: int = 10, way: str = "strai
         )
     t = torch.linspace(0, 1, steps + 1, dtype=start.dtype, device=start.device)
     t = t.reshape(-1, *[1] * start.dim())
-    if way == "straight":
+    if method == "straight":
         return (1 - t) * start + t * end
-    if way != "spherical":
-        raise InputError(f"expected way='straight' or 'spherical', got {way!r}")
+    if method != "spherical":
+        raise InputError(f"expected method='straight' or 'spherical', got {method!r}")
     angle = _angle(start, end)
     sizes = [vector.norm(dim=-1, keepdim=True) for vector in (start, end)]
     curved = (angle > 1e-6) & (sizes[0] > 0) & (sizes[1] > 0)
@@ -133,7 +133,7 @@ def _angle(start: Tensor, end: Tensor) -> Tensor:
     if (known & (together < OPPOSITE)).any():
         raise InputError(
             "two codes lie on opposite sides of the origin: every great circle between them is as short; try "
-            "way='straight'"
+            "method='straight'"
         )
     return 2 * torch.atan2(apart, torch.where(known, together, 1.0))
 

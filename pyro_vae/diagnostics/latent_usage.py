@@ -70,9 +70,9 @@ def latent_usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: i
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be one or more, got {num_samples}")
-    split, places = rows_to_score(data, None, None)
+    split, indices = rows_to_score(data, None, None)
     with torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program):
-        scored = ScoredRows(program, split, places)
+        scored = ScoredRows(program, split, indices)
         terms = Terms(scored.plates, len(split))
         terms.reset(by_site=True)
         encoded: list[tuple[Tensor, Tensor]] = []

@@ -28,8 +28,8 @@ class TensorBoard:
     """Writes a fit's epochs to a folder that `tensorboard --logdir` reads: `fit(…, on_epoch=TensorBoard(folder))`.
 
     Each call writes the last epoch's scalars under the names of `metrics.jsonl`, nats per row, the epoch as step. In a
-    folder that has events of an earlier process it goes on: what those say of this epoch and later ones counts no more.
-    `finish` adds pictures and the latent space. Raises `InputError` where the package tensorboard is missing.
+    folder with events of an earlier process new ones are appended, and those of this epoch and later are hidden.
+    `finish` adds figures and the latent space. Raises `InputError` where the package tensorboard is missing.
 
     >>> import tempfile
     >>> import pyro_vae as pv
@@ -95,9 +95,9 @@ class TensorBoard:
         except InputError:
             return
         shutil.rmtree(self.folder / f"{self.epoch:05d}" / MEANS, ignore_errors=True)  # torch would complain on stdout
-        places = torch.arange(len(rows)) if rows.index is None else rows.index
-        labels = torch.full_like(places, -1) if rows.labels is None else rows.labels
-        words = [[str(label), str(place)] for label, place in zip(labels.tolist(), places.tolist(), strict=True)]
+        indices = torch.arange(len(rows)) if rows.index is None else rows.index
+        labels = torch.full_like(indices, -1) if rows.labels is None else rows.labels
+        words = [[str(label), str(index)] for label, index in zip(labels.tolist(), indices.tolist(), strict=True)]
         about = {"metadata": words, "metadata_header": ["label", "row"]}
         self._writer.add_embedding(means, label_img=sprites(rows), global_step=self.epoch, tag=MEANS, **about)
 
@@ -124,7 +124,7 @@ def summary_writer() -> Any:
 
 
 def sprites(rows: Split) -> Tensor | None:
-    """Pictures (n, 1, size, size) for the projector, dark ink on white, made square; None for tables."""
+    """Images (n, 1, size, size) for the projector, dark on white, padded to squares; None for tables."""
     if rows.image_shape is None:
         return None
     height, width = rows.image_shape

@@ -82,10 +82,10 @@ class LatentView:
         """The plates, the rows as a batch, and one draw of the guide's latent sites, all of them real-valued."""
         if not callable(getattr(self.program, "guide", None)):
             raise InputError(f"a {type(self.program).__name__} has no guide")
-        split, places = rows_to_score(self.rows, None, None)
+        split, indices = rows_to_score(self.rows, None, None)
         device, dtype = device_and_dtype(self.program, like=split[:1])
         row_inputs = {
-            n: v.to(device) for n, v in {**split.row_inputs(slice(None)), "rows": places}.items() if v is not None
+            n: v.to(device) for n, v in {**split.row_inputs(slice(None)), "rows": indices}.items() if v is not None
         }
         batch = Batch(split.x.to(device, dtype), num_rows=len(split), **row_inputs)
         with torch.no_grad(), use_param_store(self.program), seeded(self.seed), evaluating(self.program):
@@ -218,7 +218,7 @@ class LatentView:
         return observed(self.split, rows)
 
     def to_grayscale(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Pictures x (n, D) as ink from 0 to 1; what is missing in the split's `rows` (n,) is paper."""
+        """Images x (n, D) in grey levels, 0 white and 1 black; values missing in the split's `rows` (n,) are white."""
         seen = None if rows is None or self.split.mask is None else self.split.mask[rows]
         return to_grayscale(self.split, x, seen)
 

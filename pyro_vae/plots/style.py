@@ -1,4 +1,4 @@
-"""One style for all figures: colours that colour-blind readers tell apart, titles, and names beside lines."""
+"""One style for all figures: colours that colour-blind readers tell apart, titles, and labels next to lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -144,7 +144,7 @@ def _content(
         "recorded": main is not None,
         "others": [(name, record) for name, record in records.items() if record is not main],
         "unscored": unscored,
-        "pictures": pictures(folder, program, data, rows, found, history, seed),
+        "figures": page_figures(folder, program, data, rows, found, history, seed),
         "left_out": left_out,
         "explorer": None if left_out else explorer(program, data, rows, found, seed),
         "groups": [(title, settings(config[group])) for group, title in GROUPS.items() if config.get(group)],
@@ -198,7 +198,7 @@ def _trained(history: list[dict[str, Any]]) -> str:
     return f"Trained for {len(history)} epochs; the weights of epoch {_best_epoch(history)} were kept."
 
 
-def pictures(
+def page_figures(
     folder: Path,
     program: Any,
     data: Dataset,

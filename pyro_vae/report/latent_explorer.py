@@ -177,11 +177,11 @@ def grid_size(encoder: RowEncoder, num_grids: int, num_directions: int) -> int:
 
 
 def _plain(plane: Plane, means: RowLatents, seed: int) -> dict[str, Any]:
-    places, low, high = plane.at(means), plane.low, plane.high
-    if places.shape[1] == 1:  # a line: spread out in height to be seen
-        spread = torch.rand(len(places), 1, generator=torch.Generator().manual_seed(seed), dtype=places.dtype)
-        places, low, high = (
-            torch.cat([places, spread], 1),
+    points, low, high = plane.at(means), plane.low, plane.high
+    if points.shape[1] == 1:  # a line: spread out in height to be seen
+        spread = torch.rand(len(points), 1, generator=torch.Generator().manual_seed(seed), dtype=points.dtype)
+        points, low, high = (
+            torch.cat([points, spread], 1),
             low.new_tensor([low[0], -0.6]),
             high.new_tensor([high[0], 1.1]),
         )
@@ -190,7 +190,7 @@ def _plain(plane: Plane, means: RowLatents, seed: int) -> dict[str, Any]:
         "names": plane.names,
         "low": low.tolist(),
         "high": high.tolist(),
-        "at": _rounded(places),
+        "at": _rounded(points),
     }
 
 

@@ -32,11 +32,11 @@ class Plane:
         steps = torch.linspace(0, 1, size, dtype=base.dtype) + shift / (size - 1)
         sides = [low + (high - low) * steps for low, high in zip(self.low, self.high, strict=True)]
         if len(sides) == 1:
-            places = sides[0][:, None]
+            points = sides[0][:, None]
         else:
             up, across = torch.meshgrid(sides[1].flip(0), sides[0], indexing="ij")
-            places = torch.stack([across, up], -1).reshape(-1, 2)
-        return base + (places - self.at(base[None])) @ self.directions.T
+            points = torch.stack([across, up], -1).reshape(-1, 2)
+        return base + (points - self.at(base[None])) @ self.directions.T
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def latent_planes(means: RowLatents) -> list[Plane]:
 
 
 def _plane(means: RowLatents, origin: Tensor, directions: Tensor, names: tuple[str, ...], name: str) -> Plane:
-    places = (means - origin) @ directions
-    low, high = places.min(0).values, places.max(0).values
-    share = places.var(0).sum() / means.var(0).sum().clamp(min=1e-12)
+    points = (means - origin) @ directions
+    low, high = points.min(0).values, points.max(0).values
+    share = points.var(0).sum() / means.var(0).sum().clamp(min=1e-12)
     name += "" if means.shape[1] <= 2 else f", {share:.0%} of the variance"
     half = ((high - low).max() / 2 * MARGIN).clamp(min=1e-3)
     return Plane(name, names, origin, directions, (low + high) / 2 - half, (low + high) / 2 + half)

@@ -281,7 +281,7 @@ def _annotate_gap(axes: Axes, found: CoordinateAscentDemo) -> None:
 
 
 def _note(axes: Axes, text: str, at: tuple[float, float], away: tuple[float, float], colour: str) -> None:
-    """Words beside a place, `away` points from it."""
+    """A text near the point `at`, `away` printer's points from it."""
     axes.annotate(text, at, away, textcoords="offset points", ha="center", va="center", color=colour, fontsize=9)
 
 

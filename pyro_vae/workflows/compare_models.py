@@ -69,7 +69,7 @@ def compare_models(
 
     `runs` are folders of saved runs; `settings` the options of `pyro-vae compare` with underscores
     (`comparison_settings.COMPARISON_DEFAULTS`), with `models` and `fit_methods` for a grid. `out` is a folder, by
-    default a new one under `runs/`; a comparison that was interrupted goes on there. `extra_figures` draws more into
+    default a new one under `runs/`; an interrupted comparison is resumed there. `extra_figures` draws more into
     the folder of figures. Raises `InputError` for densities on different measures before anything is fitted.
     """
     chosen = comparison_settings(preset, settings, bool(runs))
@@ -189,7 +189,7 @@ def _require_one_measure(opened: list[Run], entries: list[Entry], settings: dict
     """`InputError` for models that cannot be built, appear twice, or are densities on different measures."""
     pairs = [(entry.model + entry.suffix, entry.fit_method) for entry in entries]
     if twice := sorted({f"{model} {name}" for model, name in pairs if pairs.count((model, name)) > 1}):
-        raise InputError(f"{', '.join(twice)} stands twice in the comparison: leave one out")
+        raise InputError(f"{', '.join(twice)} occurs twice in the comparison: leave one out")
     found = {str(run.folder): _measure_of(run.program(), run.data()) for run in opened}
     for entry in entries:
         if entry.model not in found:

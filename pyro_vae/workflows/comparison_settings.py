@@ -72,7 +72,7 @@ def comparison_settings(preset: str | None, given: dict[str, Any], has_runs: boo
     """The settings of a comparison: what is given, else the preset's, else the default.
 
     Without models or saved runs the preset is `toy`. Raises `InputError` for a fit method without a model, a preset
-    beside models or runs, and names that are no settings.
+    together with models or runs, and names that are no settings.
     """
     require_known(given, COMPARISON_DEFAULTS, "compare")
     if given.get("fit_methods") and not given.get("models"):

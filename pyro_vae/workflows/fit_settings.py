@@ -55,7 +55,7 @@ FIT_DEFAULTS: Settings = {
         "compile": None,
     },
 }
-RUN_TABLES = ("about", "program", "program_needs", "num_features", "measure")  # of a config.toml, beside the settings
+RUN_TABLES = ("about", "program", "program_needs", "num_features", "measure")  # of a config.toml that hold no settings
 
 
 def default_of(name: str) -> Any:

@@ -323,7 +323,7 @@ def test_a_picture_opens_large_and_escape_closes_it(chromium, fitted):
     from selenium.webdriver.common.keys import Keys
 
     page = Page(chromium, fitted("digits", 2)[2])
-    buttons = page.browser.find_elements("css selector", "#pictures button")
+    buttons = page.browser.find_elements("css selector", "#figures button")
     assert len(buttons) >= 5
     assert all(page.js("return [...document.images].map((i) => i.id === 'large-image' || i.alt.length > 10)"))
     buttons[1].send_keys(Keys.ENTER)

@@ -3,7 +3,7 @@ const $ = (id) => document.getElementById(id);
 const written = (value, digits = 2) => (value === null ? "–" : value.toFixed(digits).replace("-", "−"));
 const short = (value) => (Number.isNaN(value) ? "–" : String(Number(value.toPrecision(4))).replace("-", "−"));
 
-for (const button of document.querySelectorAll("#pictures button")) {
+for (const button of document.querySelectorAll("#figures button")) {
   button.addEventListener("click", () => {
     const image = button.querySelector("img");
     $("large-title").textContent = button.dataset.title;
@@ -172,10 +172,10 @@ function explore(data) {
   }
 
   // --- where the reader is ----------------------------------------------------------------------------------------
-  let saying;
-  function say(words) { // to a screen reader, once the reader's hands are still
-    clearTimeout(saying);
-    saying = setTimeout(() => ($("live").textContent = words), 400);
+  let pendingAnnouncement;
+  function announce(words) { // to a screen reader, after the last of several quick changes
+    clearTimeout(pendingAnnouncement);
+    pendingAnnouncement = setTimeout(() => ($("live").textContent = words), 400);
   }
 
   function move(at) {
@@ -190,7 +190,7 @@ function explore(data) {
     });
     $("where").textContent = names.map((name, k) => `${name} = ${written(state.at[k])}`).join(", ");
     drawMarks();
-    say(`${$("where").textContent}; nearest ${naming(nearest(state.at).row)}`);
+    announce(`${$("where").textContent}; nearest ${naming(nearest(state.at).row)}`);
   }
 
   const tableRows = () => [...$("decoded").tBodies[0].rows];
@@ -229,7 +229,7 @@ function explore(data) {
         : khat > rows.khat_limit ? " k-hat is above its limit: log p(x) is likely too low." : " k-hat is below its limit.");
       words = `${scored(row) ? `, log p(x) ${written(log_px)}` : ""}. ${$("verdict").textContent}`;
     }
-    say(`chosen: ${naming(row)}${words}`);
+    announce(`chosen: ${naming(row)}${words}`);
     drawMarks();
   }
 
@@ -246,7 +246,7 @@ function explore(data) {
     return true;
   }
 
-  // --- the reader's hands -----------------------------------------------------------------------------------------
+  // --- mouse and keyboard -----------------------------------------------------------------------------------------
   function pointed(event) {
     const box = canvas.getBoundingClientRect();
     const { low, high } = plane();
