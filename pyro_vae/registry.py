@@ -9,7 +9,7 @@ from torch import nn
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
-from pyro_vae.data.choose_measure import observed_values
+from pyro_vae.data.reference_measure import observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.models.vae import VAE
 

@@ -3,7 +3,7 @@
 import click
 
 from pyro_vae.cli import print_json
-from pyro_vae.cli.options import GroupedCommand, output_options
+from pyro_vae.cli.option_types import GroupedCommand, output_options
 
 
 @click.command(cls=GroupedCommand)

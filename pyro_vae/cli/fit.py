@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from pyro_vae.cli import print_json
-from pyro_vae.cli.options import PROGRAM, GroupedCommand, given_options, option, output_options, settings_with_config
+from pyro_vae.cli.option_types import (
+    PROGRAM,
+    GroupedCommand,
+    given_options,
+    option,
+    output_options,
+    settings_with_config,
+)
 from pyro_vae.cli.setting_options import MODEL, setting_options
 from pyro_vae.errors import InputError
 from pyro_vae.workflows.fit_settings import FIT_DEFAULTS, require_program

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from pyro_vae.cli import print_json
-from pyro_vae.cli.options import RUN, GroupedCommand, output_options
+from pyro_vae.cli.option_types import RUN, GroupedCommand, output_options
 
 
 @click.command(cls=GroupedCommand)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pyro_vae.cli import print_json
-from pyro_vae.cli.options import PROGRAM, RUN, GroupedCommand, option, output_options
+from pyro_vae.cli.option_types import PROGRAM, RUN, GroupedCommand, option, output_options
 
 
 @click.command(cls=GroupedCommand)

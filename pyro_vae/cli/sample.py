@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from pyro_vae.cli import print_export
-from pyro_vae.cli.options import OUT, PROGRAM, RUN, GroupedCommand, option, output_options
+from pyro_vae.cli.option_types import OUT, PROGRAM, RUN, GroupedCommand, option, output_options
 
 
 @click.command(cls=GroupedCommand)

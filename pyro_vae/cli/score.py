@@ -7,7 +7,7 @@ import click
 
 from pyro_vae.cli import print_json
 from pyro_vae.cli.evaluate import DRAW_SEED, MEMORY
-from pyro_vae.cli.options import PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, option, output_options
+from pyro_vae.cli.option_types import PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, option, output_options
 
 
 @click.command(cls=GroupedCommand)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pyro_vae.cli.options import SCALE, SHAPE, WIDTHS, option
+from pyro_vae.cli.option_types import SCALE, SHAPE, WIDTHS, option
 from pyro_vae.workflows.fit_settings import default_of
 
 LIKELIHOODS = (

@@ -17,7 +17,7 @@ from pyro_vae.errors import InputError, RowsError
 from pyro_vae.evidence.evidence_record import KEYS
 from pyro_vae.evidence.exact_log_px import exact_evidence
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
-from pyro_vae.evidence.log_px import LogPx
+from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.posterior.laplace import laplace
 from pyro_vae.models.exact_density import Density

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.log_px import LogPx
+from pyro_vae.evidence.log_px_result import LogPx
 
 
 def compare_evidence(found: Mapping[str, LogPx]) -> list[dict[str, Any]]:

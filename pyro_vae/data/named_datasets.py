@@ -17,12 +17,12 @@ from torch import Tensor
 
 from pyro_vae.data import synthetic
 from pyro_vae.data.cache import cache_folder, write_cache
-from pyro_vae.data.choose_measure import infer_levels, infer_measure
 from pyro_vae.data.dataset import Dataset, make_split
 from pyro_vae.data.image_datasets import load_vision
 from pyro_vae.data.ondisk.read_large_files import read_rows, train_valid_test_split_on_disk
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
 from pyro_vae.data.read_files import Table, table_from_memory
+from pyro_vae.data.reference_measure import infer_levels, infer_measure
 from pyro_vae.errors import InputError
 
 NUM_SYNTHETIC_ROWS = 5000

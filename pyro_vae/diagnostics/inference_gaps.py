@@ -12,8 +12,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealed_importance import annealed_evidence
 from pyro_vae.evidence.exact_log_px import exact_evidence
 from pyro_vae.evidence.importance_sampling import log_evidence
-from pyro_vae.evidence.log_px import LogPx
-from pyro_vae.inference.posterior.refinement import refine
+from pyro_vae.evidence.log_px_result import LogPx
+from pyro_vae.inference.posterior.refine_posterior import refine
 from pyro_vae.programs.row_batches import rows_to_score
 
 

@@ -26,7 +26,7 @@ from pyro_vae.data import Dataset, Measure, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealing_schedule import Path, Plan
-from pyro_vae.evidence.log_px import LogPx
+from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evidence.importance_sampling import Evidence
-from pyro_vae.evidence.log_px import LogPx
+from pyro_vae.evidence.log_px_result import LogPx
 
 KEYS = (
     "run", "model", "way", "fit_method", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind",

@@ -25,7 +25,7 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, RowsError
 from pyro_vae.evidence.grid_quadrature import INITIAL_CELLS, AdaptiveGrid
-from pyro_vae.evidence.log_px import LogPx
+from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_rows

@@ -14,7 +14,7 @@ from pyro_vae.data.synthetic import SEVEN_MEANS, SEVEN_SCALES, SEVEN_WEIGHTS
 from pyro_vae.diagnostics.density_grid import Plane, density_on_grid
 from pyro_vae.models.gaussian_mixture import GaussianMixture
 from pyro_vae.plots import style
-from pyro_vae.plots.fit_curves import plot_curves, plot_gap
+from pyro_vae.plots.learning_curve_figures import plot_curves, plot_gap
 from pyro_vae.plots.mixture_densities import plot_components, plot_planes
 
 MAX_PLANES = 4

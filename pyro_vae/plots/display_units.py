@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
-from pyro_vae.data.choose_measure import observed_values
+from pyro_vae.data.reference_measure import observed_values
 from pyro_vae.plots import style
 
 

@@ -12,7 +12,7 @@ from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.diagnostics.density_grid import Plane, rows_like
 from pyro_vae.errors import InputError
 from pyro_vae.plots import draw_on_axes, style
-from pyro_vae.plots.fit_curves import require_curves
+from pyro_vae.plots.learning_curve_figures import require_curves
 
 DEPTH = 8.0  # nats below the highest density that are shaded
 

@@ -17,7 +17,7 @@ from pyro_vae.diagnostics.latent_interpolation import Whitening, whiten
 from pyro_vae.diagnostics.latent_space_metrics import Share, share_of
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import log_evidence
-from pyro_vae.evidence.log_px import LogPx
+from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.programs.model_and_guide import encode
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_batches import ScoredRows

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae.data import Dataset, load_data
-from pyro_vae.data.choose_measure import are_counts, observed_values
+from pyro_vae.data.reference_measure import are_counts, observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.registry import LikelihoodChoice
 

@@ -17,7 +17,7 @@ from pyro_vae.evidence.arviz_export import to_inference_data
 from pyro_vae.evidence.evidence_record import record
 from pyro_vae.evidence.exact_log_px import Exact, exact_evidence
 from pyro_vae.evidence.importance_sampling import log_evidence
-from pyro_vae.evidence.log_px import LogPx
+from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.inference.svi.fit_svi import pick_device
 from pyro_vae.programs.model_and_guide import active_units
 from pyro_vae.programs.parameters import named_parameters

@@ -10,7 +10,7 @@ from pyro_vae.data import synthetic
 from pyro_vae.diagnostics.density_grid import density_on_grid
 from pyro_vae.errors import InputError
 from pyro_vae.plots import style
-from pyro_vae.plots.fit_curves import plot_curves, plot_gap
+from pyro_vae.plots.learning_curve_figures import plot_curves, plot_gap
 from pyro_vae.plots.mixture_densities import plot_components, plot_planes
 from pyro_vae.studies.em_bounds import coordinate_ascent_demo, plot_coordinate_ascent
 
