@@ -16,18 +16,6 @@ from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.read_files import Table
 
 
-@pytest.fixture(autouse=True)
-def temporary_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYRO_VAE_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of 7 rows of 10 bytes, windows of 5 blocks."""
-    monkeypatch.setattr(rows_on_disk, "BLOCK_BYTES", 75)
-    monkeypatch.setattr(rows_on_disk, "WINDOW_BYTES", 5 * 75)
-
-
 def small_vae():
     torch.manual_seed(0)
     likelihood = pv.likelihoods.Normal(pv.nets.mlp(2, 16, 5), 0.3)

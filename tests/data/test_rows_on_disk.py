@@ -19,18 +19,6 @@ from pyro_vae.data.reference_measure import Measure
 from pyro_vae.errors import InputError
 
 
-@pytest.fixture(autouse=True)
-def temporary_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYRO_VAE_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of 7 rows of 10 bytes, windows of 5 blocks."""
-    monkeypatch.setattr(rows_on_disk, "BLOCK_BYTES", 75)
-    monkeypatch.setattr(rows_on_disk, "WINDOW_BYTES", 5 * 75)
-
-
 def test_slices_and_indices_give_the_rows_in_memory(tmp_path):
     values = bytes_file(tmp_path / "x.npy")
     excluded = torch.tensor([0, 3, 4, 50, 102])

@@ -2,25 +2,11 @@
 
 import pytest
 import torch
+from cluster_rows import bernoulli_clusters, gaussian_clusters
 from pyro.infer import TraceEnum_ELBO
 
 import pyro_vae as pv
 from pyro_vae.models.gaussian_mixture import COVARIANCES
-
-
-def lumps(n=300, D=3, C=4, seed=0, spread=2.0):
-    g = torch.Generator().manual_seed(seed)
-    centres = spread * torch.randn(C, D, generator=g, dtype=torch.float64)
-    mix = torch.randn(C, D, D, generator=g, dtype=torch.float64)
-    label = torch.randint(0, C, (n,), generator=g)
-    noise = torch.randn(n, D, generator=g, dtype=torch.float64)
-    return centres[label] + (mix[label] @ noise[..., None])[..., 0]
-
-
-def bits(n=300, D=12, C=4, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    p = torch.rand(C, D, generator=g)
-    return torch.bernoulli(p[torch.randint(0, C, (n,), generator=g)], generator=g)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +15,7 @@ def bits(n=300, D=12, C=4, seed=0):
 def test_variational_inference_with_the_exact_posterior_has_ems_bound_at_every_step(make):
     """The same number from Pyro's traces, enumerated, as from the E-step: EM is VI with q free."""
     mixture = make()
-    x = lumps() if mixture.num_features == 3 else bits()
+    x = gaussian_clusters() if mixture.num_features == 3 else bernoulli_clusters()
     bounds = []
     fitted = pv.fit_em(
         mixture,
@@ -46,7 +32,7 @@ def test_variational_inference_with_the_exact_posterior_has_ems_bound_at_every_s
 
 def test_a_free_table_of_q_converges_to_ems_bound():
     """With θ at EM's end the best table is the responsibilities; with θ free from EM's start, so is its end EM's."""
-    x = lumps(n=200, spread=1.0)  # lumps that overlap: a softmax takes forever to say zero
+    x = gaussian_clusters(n=200, spread=1.0)  # lumps that overlap: a softmax takes forever to say zero
     by_em = pv.GaussianMixture(3, 3)
     pv.fit_em(by_em, x, tolerance=1e-12, epochs=2000)
     held = pv.GaussianMixture(3, 3, guide=pv.guides.PerRowCategorical(200, 3))
@@ -71,7 +57,7 @@ def test_a_free_table_of_q_converges_to_ems_bound():
 
 def test_svi_from_ems_start_reaches_ems_maximum():
     """The mixture is a program: `fit` maximizes the same likelihood by gradients, with enumeration."""
-    x = lumps(n=1000)
+    x = gaussian_clusters(n=1000)
     by_em, by_svi = pv.GaussianMixture(4, 3, prior_rows=0), pv.GaussianMixture(4, 3, prior_rows=0)
     pv.fit_em(by_em, x, tolerance=1e-10, epochs=2000)
     pv.fit(by_svi, x, epochs=150, learning_rate=0.02, batch_size=200)
@@ -81,7 +67,7 @@ def test_svi_from_ems_start_reaches_ems_maximum():
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_svi_stays_where_em_ended(covariance):
     """Both maximize log p(x) + log p(θ): at EM's maximum the gradients are zero, the prior's included."""
-    x = lumps(n=60)
+    x = gaussian_clusters(n=60)
     mixture = pv.GaussianMixture(3, 3, covariance)
     pv.fit_em(mixture, x, tolerance=1e-12, epochs=3000)
 

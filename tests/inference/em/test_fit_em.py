@@ -6,26 +6,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cluster_rows import bernoulli_clusters, gaussian_clusters
 
 import pyro_vae as pv
 from pyro_vae.errors import InputError
 from pyro_vae.models.gaussian_mixture import COVARIANCES
 from pyro_vae.programs.parameters import copy_state
-
-
-def lumps(n=300, D=3, C=4, seed=0, spread=2.0):
-    g = torch.Generator().manual_seed(seed)
-    centres = spread * torch.randn(C, D, generator=g, dtype=torch.float64)
-    mix = torch.randn(C, D, D, generator=g, dtype=torch.float64)
-    label = torch.randint(0, C, (n,), generator=g)
-    noise = torch.randn(n, D, generator=g, dtype=torch.float64)
-    return centres[label] + (mix[label] @ noise[..., None])[..., 0]
-
-
-def bits(n=300, D=12, C=4, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    p = torch.rand(C, D, generator=g)
-    return torch.bernoulli(p[torch.randint(0, C, (n,), generator=g)], generator=g)
 
 
 def falls(fitted):
@@ -42,7 +28,7 @@ def test_the_penalized_likelihood_never_falls(covariance, prior_rows):
     thousands over all of them."""
     iterations = 0
     for seed in range(4):
-        x = lumps(n=120 + 40 * seed, D=1 + seed, C=3, seed=seed, spread=[0.5, 3.0, 50.0, 1e4][seed])
+        x = gaussian_clusters(n=120 + 40 * seed, D=1 + seed, C=3, seed=seed, spread=[0.5, 3.0, 50.0, 1e4][seed])
         mixture = pv.GaussianMixture(3 + 4 * seed, 1 + seed, covariance, prior_rows=prior_rows)
         fitted = pv.fit_em(
             mixture, x, start=["random", "k-means++"][seed % 2], num_starts=3, tolerance=1e-12, epochs=60
@@ -55,7 +41,9 @@ def test_the_penalized_likelihood_never_falls(covariance, prior_rows):
 def test_bits_never_fall_either():
     for seed in range(3):
         mixture = pv.BernoulliMixture(8, 12, prior_rows=[1.0, 0.1, 0.0][seed])
-        fitted = pv.fit_em(mixture, bits(seed=seed), start="random", num_starts=4, tolerance=1e-12, epochs=100)
+        fitted = pv.fit_em(
+            mixture, bernoulli_clusters(seed=seed), start="random", num_starts=4, tolerance=1e-12, epochs=100
+        )
         assert falls(fitted) < 1e-9
 
 
@@ -80,7 +68,7 @@ def theirs_from(mixture, x, **options):
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_without_a_prior_each_step_is_scikit_learns(covariance, steps):
     """From the same start: weights, means, covariances and responsibilities to 1e-6 after 1, 2 and 7 M-steps."""
-    x = lumps(n=500)
+    x = gaussian_clusters(n=500)
     mixture = pv.GaussianMixture(4, 3, covariance, prior_rows=0)
     pv.fit_em(mixture, x, epochs=1)
     theirs = theirs_from(mixture, x, max_iter=steps, tol=0.0)
@@ -101,7 +89,7 @@ def test_without_a_prior_each_step_is_scikit_learns(covariance, steps):
 @pytest.mark.parametrize("distance", [3.0, 1e6])
 def test_the_end_is_a_stationary_point_of_the_penalized_likelihood(covariance, distance):
     """By autograd, in every parameter, with the prior written down anew from its formula."""
-    x = lumps(n=200, spread=distance)
+    x = gaussian_clusters(n=200, spread=distance)
     mixture = pv.GaussianMixture(3, 3, covariance)
     pv.fit_em(mixture, x, tolerance=0, epochs=3000)
     n0, variance = mixture.prior_rows, mixture.prior_variance
@@ -128,7 +116,7 @@ def test_the_default_prior_is_an_inverse_wishart():
     from scipy.stats import invwishart
 
     mixture = pv.GaussianMixture(1, 3)
-    pv.fit_em(mixture, lumps(), epochs=1)
+    pv.fit_em(mixture, gaussian_clusters(), epochs=1)
     found = []
     for seed in range(2):
         root = torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -141,7 +129,7 @@ def test_the_default_prior_is_an_inverse_wishart():
 
 def test_an_empty_component_is_moved_in_a_new_segment():
     """Two components at the same far place: one is moved, the history says so, and the end is as good as without."""
-    x = lumps(n=400, C=3, spread=10.0)
+    x = gaussian_clusters(n=400, C=3, spread=10.0)
     mixture = pv.GaussianMixture(3, 3)
     pv.fit_em(mixture, x, epochs=1)
     with torch.no_grad():
@@ -156,7 +144,7 @@ def test_an_empty_component_is_moved_in_a_new_segment():
 
 
 def test_the_best_start_is_kept_and_its_last_numbers_are_its_own():
-    x = lumps(n=200, C=6)
+    x = gaussian_clusters(n=200, C=6)
     mixture = pv.GaussianMixture(6, 3)
     fitted = pv.fit_em(mixture, x, num_starts=5, start="random", seed=3)
     best = fitted.history[fitted.best_epoch - 1]
@@ -171,7 +159,7 @@ def test_the_best_start_is_kept_and_its_last_numbers_are_its_own():
 
 def test_kept_and_fresh_features_give_the_same():
     """With no memory for prepared rows they are made anew in every iteration."""
-    x, histories = lumps(n=5000), []
+    x, histories = gaussian_clusters(n=5000), []
     for memory in (1024.0, 0.0):
         mixture = pv.GaussianMixture(4, 3)
         fitted = pv.fit_em(mixture, x, epochs=5, memory_mib=memory)
@@ -184,7 +172,7 @@ def test_hard_em_with_one_fixed_scale_is_k_means(start):
     """From the same centres: scikit-learn's Lloyd, centre by centre; and the bound is its inertia, rescaled."""
     from sklearn.cluster import KMeans
 
-    x = lumps(n=400)
+    x = gaussian_clusters(n=400)
     mixture = pv.GaussianMixture(4, 3, "spherical", scale=0.5)
     pv.fit_em(mixture, x, epochs=1, hard=True, start=start)
     with warnings.catch_warnings():
@@ -200,7 +188,7 @@ def test_hard_em_with_one_fixed_scale_is_k_means(start):
 
 def test_k_means_is_the_limit_of_soft_em():
     """As the one shared scale goes to zero, responsibilities go to 0 or 1 and means to k-means', from one start."""
-    x = lumps(n=400)
+    x = gaussian_clusters(n=400)
     hard = pv.GaussianMixture(4, 3, "spherical", scale=1.0)
     pv.fit_em(hard, x, hard=True, tolerance=0)
     away, unsure = [], []
@@ -217,7 +205,7 @@ def test_k_means_is_the_limit_of_soft_em():
 
 def test_online_em_comes_close_to_em():
     """Held-out log p(x) of lumps that lie apart, within 0.02 nats after four passes in small batches."""
-    x = lumps(n=6000, spread=6.0)
+    x = gaussian_clusters(n=6000, spread=6.0)
     batch, online = pv.GaussianMixture(4, 3), pv.GaussianMixture(4, 3)
     pv.fit_em(batch, x[:3000], num_starts=3)
     fitted = pv.fit_em(online, x[:3000], epochs=4, batch_size=50, num_starts=3)
@@ -234,16 +222,16 @@ def test_random_numbers_of_the_caller_are_untouched():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    pv.fit_em(pv.GaussianMixture(2, 3), lumps(), epochs=2)
+    pv.fit_em(pv.GaussianMixture(2, 3), gaussian_clusters(), epochs=2)
     torch.manual_seed(5)
     mixture = pv.GaussianMixture(2, 3)
     torch.manual_seed(5)
-    pv.fit_em(mixture, lumps(), epochs=2, seed=1)
+    pv.fit_em(mixture, gaussian_clusters(), epochs=2, seed=1)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_what_em_cannot_do():
-    x = lumps()
+    x = gaussian_clusters()
     with pytest.raises(InputError, match="no exact posterior"):
         pv.fit_em(pv.VAE(None, None, None), x)
     with pytest.raises(InputError, match="3 features"):
@@ -274,7 +262,7 @@ def test_what_em_cannot_do():
 
 def test_single_precision_goes_the_same_way():
     """Features, online EM and a network q(c|x) in float32."""
-    x = lumps(n=500).float()
+    x = gaussian_clusters(n=500).float()
     mixture = pv.GaussianMixture(3, 3).float()
     fitted = pv.fit_em(mixture, x, epochs=20)
     assert mixture.table() is not None

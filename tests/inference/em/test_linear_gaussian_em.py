@@ -5,17 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from cluster_rows import gaussian_clusters
 
 import pyro_vae as pv
-
-
-def lumps(n=300, D=3, C=4, seed=0, spread=2.0):
-    g = torch.Generator().manual_seed(seed)
-    centres = spread * torch.randn(C, D, generator=g, dtype=torch.float64)
-    mix = torch.randn(C, D, D, generator=g, dtype=torch.float64)
-    label = torch.randint(0, C, (n,), generator=g)
-    noise = torch.randn(n, D, generator=g, dtype=torch.float64)
-    return centres[label] + (mix[label] @ noise[..., None])[..., 0]
 
 
 def falls(fitted):
@@ -68,7 +60,7 @@ def test_factor_analysis_is_scikit_learns():
 
 def test_a_column_that_can_be_met_exactly_stays_finite():
     """Two equal columns: the likelihood has no maximum, and the noise stops at its floor."""
-    x = lumps(n=300)
+    x = gaussian_clusters(n=300)
     x = torch.cat([x, x[:, :1]], 1)
     fitted = pv.fit_em(pv.FactorAnalysis(2, 4), x, tolerance=0, epochs=500)
     assert np.isfinite(fitted.history[-1]["elbo"])
