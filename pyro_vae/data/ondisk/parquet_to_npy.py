@@ -76,6 +76,6 @@ def _array_dtype(schema: Any, names: list[str]) -> np.dtype:
     types = [schema.field(name).type for name in names]
     try:
         common = np.result_type(*(kind.to_pandas_dtype() for kind in types))
-    except (NotImplementedError, TypeError):
+    except (NotImplementedError, TypeError):  # no NumPy type (text, dates, decimals): the reader refuses the column
         return np.dtype(np.float64)
     return np.dtype(common) if common in (np.uint8, np.float32) else np.dtype(np.float64)
