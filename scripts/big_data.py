@@ -57,7 +57,7 @@ def synthetic(path: Path, num_rows: int) -> Path:
 MEASURED = """
 import sys
 from pathlib import Path
-from pyro_vae.cli import _run
+from pyro_vae.cli.main import _run
 code = _run(sys.argv[2:])
 Path(sys.argv[1]).write_text(Path("/proc/self/status").read_text())
 sys.exit(code)

@@ -113,7 +113,7 @@ def evidence(group):
 
 
 def command(*words):
-    from pyro_vae.cli import _run
+    from pyro_vae.cli.main import _run
 
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = _run([str(word) for word in words])

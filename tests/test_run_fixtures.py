@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import pyro_vae as pv
-from pyro_vae.cli import _run
+from pyro_vae.cli.main import _run
 
 FOLDER = Path(__file__).parent / "fixtures" / "runs_0_1_0"
 VAES = ("plain", "vamp", "flow", "conditional")

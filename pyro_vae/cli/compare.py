@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from pyro_vae.cli import print_json
 from pyro_vae.cli.option_types import GroupedCommand, given_options, option, output_options
+from pyro_vae.cli.print_json import print_json
 from pyro_vae.cli.setting_options import setting_options
 from pyro_vae.errors import InputError
 from pyro_vae.workflows.comparison_settings import COMPARISON_DEFAULTS, PRESETS

@@ -2,8 +2,8 @@
 
 import click
 
-from pyro_vae.cli import print_json
 from pyro_vae.cli.option_types import GroupedCommand, output_options
+from pyro_vae.cli.print_json import print_json
 
 
 @click.command(cls=GroupedCommand)

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from pyro_vae.cli import print_export
 from pyro_vae.cli.option_types import OUT, PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, output_options
+from pyro_vae.cli.print_json import print_export
 
 
 @click.command(cls=GroupedCommand)

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from pyro_vae.cli import print_json
 from pyro_vae.cli.option_types import (
     PROGRAM,
     GroupedCommand,
@@ -15,6 +14,7 @@ from pyro_vae.cli.option_types import (
     output_options,
     settings_with_config,
 )
+from pyro_vae.cli.print_json import print_json
 from pyro_vae.cli.setting_options import MODEL, setting_options
 from pyro_vae.errors import InputError
 from pyro_vae.workflows.fit_settings import FIT_DEFAULTS, require_program

@@ -1,7 +1,6 @@
 """The command line: parse, call one function, print. Nothing heavy is imported until a command runs."""
 
 import importlib
-import json
 import os
 import signal
 import sys
@@ -117,16 +116,3 @@ def _say(message: str, code: int, debug: bool) -> int:
     who = f"pyro-vae, process {_rank()}" if _rank() else "pyro-vae"
     click.echo(f"{who}: {' '.join(message.split())}", err=True)
     return code
-
-
-def print_json(content: Any) -> None:
-    """The one object that --json promises on stdout."""
-    click.echo(json.dumps(content, allow_nan=False))
-
-
-def print_export(written: dict[str, Any], as_json: bool) -> None:
-    """A file of rows that was written, as JSON or as one line."""
-    if as_json:
-        print_json(written)
-    else:
-        click.echo(f"{written['path']}: {written['num_rows']} rows of {written['num_columns']}")

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from pyro_vae.cli import print_json
 from pyro_vae.cli.evaluate import DRAW_SEED, MEMORY
 from pyro_vae.cli.option_types import PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, option, output_options
+from pyro_vae.cli.print_json import print_json
 
 
 @click.command(cls=GroupedCommand)

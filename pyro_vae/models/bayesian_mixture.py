@@ -14,8 +14,8 @@ from torch.distributions import constraints, kl_divergence, transform_to
 
 from pyro_vae.constructor_args import part
 from pyro_vae.context_managers import seeded
+from pyro_vae.distributions import WishartCholesky
 from pyro_vae.errors import InputError
-from pyro_vae.models.wishart_distribution import WishartCholesky
 from pyro_vae.programs.parameters import device_and_dtype, register_parameters
 from pyro_vae.typing import PerRow, Rows
 

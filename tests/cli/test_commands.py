@@ -14,7 +14,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.atomic_write import read_json_lines, read_tensors
-from pyro_vae.cli import _run
+from pyro_vae.cli.main import _run
 
 KEYS = {
     "run", "model", "way", "fit_method", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind",
@@ -349,7 +349,7 @@ def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, start, how)
 
 def test_help_is_quick_and_imports_nothing_heavy():
     heavy = "[m for m in ('torch', 'matplotlib', 'pyro') if m in sys.modules]"
-    code = f"import sys; from pyro_vae.cli import _run; _run(['fit', '--help']); print({heavy})"
+    code = f"import sys; from pyro_vae.cli.main import _run; _run(['fit', '--help']); print({heavy})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
     for group in ("Data:", "Model:", "Objective:", "Training:", "Run:", "Output:"):

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from pyro_vae.cli import _run
+from pyro_vae.cli.main import _run
 
 SMALL = ["--data", "two-moons", "--train-rows", "200", "--num-rows", "50", "--epochs", "2", "--iterations", "5"]
 QUICK = [*SMALL, "--hidden", "8", "--num-samples", "50"]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 import pyro_vae as pv
-from pyro_vae.cli import _run
+from pyro_vae.cli.main import _run
 
 PLAIN = """
 import pyro, pyro.distributions as dist, torch, pyro_vae as pv

@@ -28,7 +28,7 @@ def imported_by(code, *arguments, **environment):
 def test_help_needs_nothing_but_click():
     code = """
 import contextlib
-from pyro_vae.cli import COMMANDS, main
+from pyro_vae.cli.main import COMMANDS, main
 for words in [], *([name] for name in COMMANDS):
     with contextlib.suppress(SystemExit):
         main([*words, "--help"])
@@ -50,7 +50,7 @@ def test_the_first_step_of_a_fit_waits_for_nothing_it_does_not_need(tmp_path):
     code = """
 import sys
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from pyro_vae.cli import cli
+from pyro_vae.cli.main import cli
 class FirstStep(BaseException):
     pass
 def stop(*_):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pyro_vae.cli import _run
+from pyro_vae.cli.main import _run
 from pyro_vae.studies import swiss_roll
 from pyro_vae.studies.autoencoder_vs_vae_encoders import Training
 

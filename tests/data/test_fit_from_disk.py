@@ -8,7 +8,7 @@ import torch
 from large_files import line_file
 
 import pyro_vae as pv
-from pyro_vae.cli import _run
+from pyro_vae.cli.main import _run
 from pyro_vae.data import load_data
 from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk import rows_on_disk

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import pyro_vae as pv
 from pyro_vae.atomic_write import read_json_lines
-from pyro_vae.cli import _run
+from pyro_vae.cli.main import _run
 from pyro_vae.data import Measure, Split
 from pyro_vae.errors import InputError
 from pyro_vae.loggers.tensorboard import SCALARS, TensorBoard, sprites

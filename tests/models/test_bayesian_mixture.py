@@ -13,9 +13,9 @@ from scipy.stats import wishart
 from torch.distributions import kl_divergence
 
 import pyro_vae as pv
+from pyro_vae.distributions import WishartCholesky
 from pyro_vae.inference.em.fit_cavi import fit_cavi
 from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
-from pyro_vae.models.wishart_distribution import WishartCholesky
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.traces import sample_sites, trace_program
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pyro_vae.cli import main
+from pyro_vae.cli.main import main
 
 STUDY = ["study", "autoencoder-vs-vae"]
 BEFORE = ["compare", "--preset", "ae-vs-vae"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.cli import _run
+from pyro_vae.cli.main import _run
 from pyro_vae.data.named_datasets import load_data
 from pyro_vae.errors import InputError
 from pyro_vae.registry import LikelihoodChoice, build_vae

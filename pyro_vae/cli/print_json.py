@@ -1,0 +1,19 @@
+"""The one JSON object of a command, and the line about a file of rows that was written."""
+
+import json
+from typing import Any
+
+import click
+
+
+def print_json(content: Any) -> None:
+    """The one object that --json promises on stdout."""
+    click.echo(json.dumps(content, allow_nan=False))
+
+
+def print_export(written: dict[str, Any], as_json: bool) -> None:
+    """A file of rows that was written, as JSON or as one line."""
+    if as_json:
+        print_json(written)
+    else:
+        click.echo(f"{written['path']}: {written['num_rows']} rows of {written['num_columns']}")
