@@ -1,10 +1,19 @@
-"""Tensor types with named axes: N rows, D features, K latent dimensions, S particles.
+"""The contracts of the package as types: tensors with named axes, parts, programs, and what a fit method needs.
 
-In the tests every annotation built from these names is enforced; in production they cost nothing. A name stands for one
-size throughout a call: a function from `Rows` to `PerRow` must keep N. `*batch` is any number of leading axes.
+N rows, D features, K latent dimensions, S particles. In the tests every annotation built from these names is enforced;
+in production they cost nothing. A name stands for one size throughout a call: a function from `Rows` to `PerRow` must
+keep N. `*batch` is any number of leading axes.
+
+A **part** is called and returns a Pyro distribution; a **program** is any object with the Pyro functions `model(x)` and
+`guide(x)`. These are protocols: nothing has to be subclassed. What a part or program may offer beyond them is a method
+or attribute with a default on a base class (`pyro_vae.parts`, `pyro_vae.Program`).
 """
 
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
 from jaxtyping import Float
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
 Rows = Float[Tensor, "N D"]
@@ -12,3 +21,78 @@ Latents = Float[Tensor, "*batch K"]
 RowLatents = Float[Tensor, "N K"]
 PerRow = Float[Tensor, " N"]
 LogWeights = Float[Tensor, "S N"]
+
+__all__ = [
+    "Conjugate",
+    "Density",
+    "Distribution",
+    "Guide",
+    "Latents",
+    "Likelihood",
+    "LogWeights",
+    "PerRow",
+    "Prior",
+    "Program",
+    "RowLatents",
+    "Rows",
+]
+
+
+class Prior(Protocol):
+    """A part p(z): called without argument, it returns a distribution over z with event shape (K,)."""
+
+    def __call__(self) -> Distribution: ...
+
+
+class Likelihood(Protocol):
+    """A part p(x|z): from z (..., K) to a distribution over x with event shape (D,)."""
+
+    def __call__(self, z: Tensor, /) -> Distribution: ...
+
+
+class Guide(Protocol):
+    """A part q(z|x): from x (N, D) to a distribution over z with event shape (K,).
+
+    A guide that needs more than x takes keywords named after the row inputs (`docs/programs.md`): `rows`, `labels`,
+    `mask` or `num_rows`.
+    """
+
+    def __call__(self, x: Tensor, /) -> Distribution: ...
+
+
+@runtime_checkable
+class Program(Protocol):
+    """A probabilistic program: the Pyro functions p(x, z) and q(z|x) of rows x (N, D).
+
+    Both may take row inputs by keyword. What they return is not used.
+    """
+
+    @property
+    def model(self) -> Callable[..., object]: ...
+
+    @property
+    def guide(self) -> Callable[..., object]: ...
+
+
+@runtime_checkable
+class Density(Program, Protocol):
+    """A program that knows log p(x) of each row in closed form, nats."""
+
+    def log_prob(self, x: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class Conjugate(Program, Protocol):
+    """A program whose guide has two factors, each with an optimum in closed form given the other.
+
+    `start` sets the factors from rows x (N, D) and either responsibilities (N, C) or a seed; `update_local` and
+    `update_global` set one factor to its optimum; `bound` is the ELBO of the rows, nats per row.
+    """
+
+    def start(self, x: Tensor, at: Tensor | int) -> None: ...
+
+    def update_local(self, x: Tensor) -> None: ...
+
+    def update_global(self, x: Tensor) -> None: ...
+
+    def bound(self, x: Tensor) -> Tensor: ...

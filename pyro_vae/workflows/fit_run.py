@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pyro_vae import __version__
 from pyro_vae.atomic_write import read_json_lines, read_tensors, write_json, write_json_lines
 from pyro_vae.context_managers import defer_signals, seeded
@@ -19,7 +21,7 @@ from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
 from pyro_vae.inference.svi.progress import Style
-from pyro_vae.inference.svi.train_config import DTYPES, TrainConfig
+from pyro_vae.inference.svi.train_config import DTYPE, TrainConfig
 from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.registry import LikelihoodChoice, build_vae
 from pyro_vae.run_folder import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, require_unused, write_config
@@ -255,11 +257,10 @@ def _training_options(settings: Settings) -> dict[str, Any]:
     training |= {"patience": training["patience"] or None}
     particles = objective["num_particles"]
     checked = {name: value for name, value in training.items() if name not in ("device", "dtype")}
-    TrainConfig(**checked, num_particles=1 if particles is None else particles).check()
+    TrainConfig(**checked, num_particles=particles)
     pick_device(training["device"])
-    if training["dtype"] not in DTYPES:
-        raise InputError(f"no dtype called {training['dtype']!r}; try one of {', '.join(DTYPES)}")
-    return training | {"dtype": DTYPES[training["dtype"]]}
+    DTYPE.check(training["dtype"])
+    return training | {"dtype": getattr(torch, training["dtype"])}
 
 
 def _logger_opener(logger: str | None, resumed: Path | None) -> Callable[[Path], AbstractContextManager[Any]]:

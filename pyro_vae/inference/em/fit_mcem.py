@@ -77,8 +77,10 @@ def fit_mcem(
     Raises `InputError` for settings or rows that cannot be used and for latents that are not continuous, `RowsError`
     where a site lies outside the plate over rows, `DivergedError` when log p(x, u) is no longer finite.
     """
-    settings = TrainConfig(epochs, batch_size, learning_rate, optimizer, schedule, clip, seed=seed)
-    settings.check()
+    settings = TrainConfig(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, optimizer=optimizer, schedule=schedule,
+        clip=clip, seed=seed,
+    )  # fmt: skip
     if leapfrog < 1 or updates < 0 or not 0 < target_accept < 1:
         raise InputError(
             "leapfrog must be one or more, updates not negative and target_accept between 0 and 1, got "

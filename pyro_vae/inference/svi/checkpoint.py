@@ -59,7 +59,8 @@ class Checkpoint:
 
 def checkpoint_settings(config: TrainConfig, loss_name: str, train: Split) -> dict[str, Any]:
     """The settings that a resumed fit has to share with the one that was interrupted."""
-    return asdict(config) | {"loss": loss_name, "training rows": train.fingerprint}
+    normal = {"patience": config.patience or None, "num_particles": config.num_particles or 1}  # as 0.1.0 wrote them
+    return asdict(config) | normal | {"loss": loss_name, "training rows": train.fingerprint}
 
 
 def quick_fingerprint(split: Split) -> str:

@@ -84,10 +84,10 @@ def fit(
     where most latents are inactive.
     """
     settings = TrainConfig(
-        epochs, batch_size, learning_rate, optimizer, schedule, clip, beta, kl_warmup, num_particles, patience, seed,
-        compile,
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, optimizer=optimizer, schedule=schedule,
+        clip=clip, beta=beta, kl_warmup=kl_warmup, num_particles=num_particles, patience=patience, seed=seed,
+        compile=compile,
     )  # fmt: skip
-    settings.check()
     if loss is not None and num_particles != 1:
         raise InputError("an objective has its own number of particles: give num_particles to the loss, not to fit")
     train, held_out = _splits(data, valid, settings)
@@ -107,7 +107,7 @@ def _splits(
     """The training rows and the validation rows, if any; `InputError` for `patience` without validation rows."""
     train = as_split(data, "train")
     held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
-    if settings.patience is not None and held_out is None:
+    if settings.patience and held_out is None:
         raise InputError("patience watches the validation ELBO, so it needs validation rows: give valid=…")
     return train, held_out
 

@@ -1,6 +1,5 @@
-"""One fused torch optimizer for all parameters, with the interface of Pyro's optimizers; learning-rate schedules."""
+"""One fused torch optimizer for all parameters, with the interface of Pyro's optimizers."""
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,15 +9,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
-    "adam": (torch.optim.Adam, {"fused": True}),
-    "adamw": (torch.optim.AdamW, {"fused": True}),
-    "adagrad": (torch.optim.Adagrad, {}),
-    "rmsprop": (torch.optim.RMSprop, {}),
-    "sgd": (torch.optim.SGD, {"momentum": 0.9, "fused": True}),
-}
-SCHEDULES = ("constant", "cosine", "one-cycle")
+from pyro_vae.inference.svi.train_config import OPTIMIZERS
 
 
 class FusedOptimizer(PyroOptim):
@@ -31,9 +22,7 @@ class FusedOptimizer(PyroOptim):
     """
 
     def __init__(self, name: str, learning_rate: float, clip: float | None = None) -> None:
-        if name not in OPTIMIZERS:
-            raise InputError(f"no optimizer called {name!r}; try one of {', '.join(OPTIMIZERS)}")
-        self._optimizer_class, self._options = OPTIMIZERS[name]
+        self._entry = OPTIMIZERS[name]
         self.learning_rate, self.clip = learning_rate, clip
         self.parameters: dict[str, Tensor] = {}
         self._known: set[int] = set()
@@ -50,7 +39,8 @@ class FusedOptimizer(PyroOptim):
         self.parameters |= new
         self._known |= {id(value) for value in new.values()}
         if self._torch is None:
-            self._torch = self._optimizer_class(list(new.values()), lr=self.learning_rate, **self._options)  # type: ignore[call-arg]
+            made: Callable[..., torch.optim.Optimizer] = self._entry.load()
+            self._torch = made(list(new.values()), lr=self.learning_rate, **self._entry.fixed)
         else:
             self._torch.add_param_group({"params": list(new.values())})
 
@@ -101,23 +91,3 @@ class FusedOptimizer(PyroOptim):
                 )
             moments.setdefault(indices[name], {})[key] = item
         self._torch.load_state_dict({"state": moments, "param_groups": self._torch.state_dict()["param_groups"]})
-
-
-def rate_factor(schedule: str, done: float) -> float:
-    """The factor of the learning rate after a share `done`, in [0, 1], of all steps.
-
-    `cosine` falls from 1 to 0; `one-cycle` rises from 1/25 to 1 over the first 30 % and falls to 0 (Smith & Topin,
-    arXiv:1708.07120).
-
-    >>> [round(rate_factor("cosine", t), 3) for t in (0.0, 0.5, 1.0)]
-    [1.0, 0.5, 0.0]
-    """
-    if schedule == "constant":
-        return 1.0
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * done))
-    if schedule == "one-cycle":
-        if done < 0.3:
-            return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * done / 0.3))
-        return 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
-    raise InputError(f"no schedule called {schedule!r}; try one of {', '.join(SCHEDULES)}")

@@ -1,47 +1,103 @@
-"""The training settings that a fit, its checkpoint and the command line share."""
+"""The training settings: each with its default, unit, check and help, once. Optimizers and schedules by name."""
 
 import math
 from dataclasses import dataclass
+from typing import TypedDict
 
-import torch
+from pyro_vae.options import Entry, Option, Registry, options_of, setting
 
-from pyro_vae.errors import InputError
-from pyro_vae.inference.svi.optimizer import OPTIMIZERS, SCHEDULES, rate_factor
+OPTIMIZERS = Registry(
+    "optimizer",
+    [
+        Entry("adam", "torch.optim:Adam", fixed={"fused": True}),
+        Entry("adamw", "torch.optim:AdamW", fixed={"fused": True}),
+        Entry("adagrad", "torch.optim:Adagrad"),
+        Entry("rmsprop", "torch.optim:RMSprop"),
+        Entry("sgd", "torch.optim:SGD", fixed={"momentum": 0.9, "fused": True}),
+    ],
+)
+SCHEDULES = Registry(  # from the share of all steps that is done, in [0, 1], to the factor of the learning rate
+    "schedule",
+    [
+        Entry("constant", "pyro_vae.inference.svi.schedules:constant"),
+        Entry("cosine", "pyro_vae.inference.svi.schedules:cosine"),
+        Entry("one-cycle", "pyro_vae.inference.svi.schedules:one_cycle"),
+    ],
+)
+OBJECTIVE, TRAINING = "Objective", "Training"
+DEVICE = Option(
+    "device", str, "auto", "auto: an accelerator, if there is one.", ("auto", "cpu", "cuda", "mps"), group=TRAINING
+)
+DTYPE = Option("dtype", str, "float32", "Floating type of weights and rows.", ("float32", "float64"), group=TRAINING)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Training settings; the fields are keywords of `fit`."""
+    """The training settings of `fit`, which are its keywords, options of the command line and keys of `config.toml`.
 
-    epochs: int = 100
-    batch_size: int = 100
-    learning_rate: float = 5e-3
-    optimizer: str = "adam"
-    schedule: str = "one-cycle"
-    clip: float | None = None
-    beta: float = 1.0
-    kl_warmup: float = 0.0
-    num_particles: int = 1
-    patience: int | None = None
-    seed: int = 0
-    compile: bool | None = None
+    Each field's default is here; its unit and help are in its `Option` (`options_of(TrainConfig)`). Raises
+    `InputError` for a value that cannot be used.
 
-    def check(self) -> None:
-        """Raise `InputError` for a value that cannot be used."""
-        for name in ("epochs", "batch_size", "learning_rate", "num_particles"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("beta", "kl_warmup", "patience", "clip"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise InputError(f"{name} must not be negative, got {value}")
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"no optimizer called {self.optimizer!r}; try one of {', '.join(OPTIMIZERS)}")
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"no schedule called {self.schedule!r}; try one of {', '.join(SCHEDULES)}")
+    >>> TrainConfig(epochs=10).rate(3.0)
+    0.005
+    >>> TrainConfig(epochs=0)
+    Traceback (most recent call last):
+        ...
+    pyro_vae.errors.InputError: epochs must be positive, got 0
+    """
+
+    epochs: int = setting(
+        100, int, "Passes over the training rows, at most.", minimum=0, exclusive=True, group=TRAINING
+    )
+    batch_size: int = setting(100, int, "Rows for each step.", minimum=0, exclusive=True, group=TRAINING)
+    optimizer: str = setting("adam", str, "The optimizer, torch's.", choices=OPTIMIZERS, group=TRAINING)
+    learning_rate: float = setting(
+        5e-3,
+        float,
+        "Learning rate; the highest one where a schedule changes it.",
+        minimum=0,
+        exclusive=True,
+        group=TRAINING,
+    )
+    schedule: str = setting(
+        "one-cycle", str, "Learning-rate schedule over all steps of the fit.", choices=SCHEDULES, group=TRAINING
+    )
+    clip: float | None = setting(
+        None, float, "Largest joint norm of the gradients.", metavar="NORM", minimum=0, group=TRAINING
+    )
+    beta: float = setting(
+        1.0, float, "Weight of the KL term in the objective; reports are always at 1.", minimum=0, group=OBJECTIVE
+    )
+    kl_warmup: float = setting(
+        0.0, float, "Epochs over which that weight rises from 0.", metavar="EPOCHS", minimum=0, group=OBJECTIVE
+    )
+    num_particles: int | None = setting(
+        None, int, "Draws of z for each row and step (1; iwae: 8).", minimum=0, exclusive=True, group=OBJECTIVE
+    )
+    patience: int | None = setting(
+        0,
+        int,
+        "Stop after so many epochs without a better validation ELBO; 0: never.",
+        metavar="EPOCHS",
+        minimum=0,
+        group=TRAINING,
+    )
+    seed: int = setting(0, int, "Same seed, same machine, same bits.", group=TRAINING)
+    compile: bool | None = setting(
+        None,
+        bool,
+        "A step is recorded as a plain graph by default; --compile passes it to torch.compile too (half a minute, for "
+        "long fits), --no-compile runs Pyro's handlers in each step.",
+        group=TRAINING,
+    )
+
+    def __post_init__(self) -> None:
+        for name, option in options_of(type(self)).items():
+            option.check(getattr(self, name))
 
     def rate(self, epoch: float) -> float:
         """The learning rate at a (fractional) epoch, counted from zero."""
-        return self.learning_rate * rate_factor(self.schedule, epoch / self.epochs)
+        return self.learning_rate * float(SCHEDULES[self.schedule].load()(epoch / self.epochs))
 
     def kl_weight(self, epoch: float) -> float:
         """β at a (fractional) epoch: rising linearly from 0 over the warm-up, then constant."""
@@ -57,4 +113,18 @@ class TrainConfig:
         return (self.seed * 1_000_003 + epoch + 1) % 2**32
 
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+class TrainOverrides(TypedDict, total=False):
+    """The same settings as keywords of `fit`, for type checkers; a test compares the two."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    clip: float | None
+    beta: float
+    kl_warmup: float
+    num_particles: int | None
+    patience: int | None
+    seed: int
+    compile: bool | None

@@ -80,7 +80,7 @@ class Trainer:
         self.plates.check(example.x)
         check_batches(self.plates, settings, self.num_rows, has_valid=valid is not None, num_processes=group.size)
         self._init_from_data(train)
-        loss = loss or default_loss(guide, self.plates, settings.num_particles)
+        loss = loss or default_loss(guide, self.plates, settings.num_particles or 1)
         self._set_up_svi(vectorize_particles(loss, program, self.plates, example))
         self.state = FitState(copy_state(program))
 

@@ -13,7 +13,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.errors import HandlersWarning
 from pyro_vae.inference.compile.compiled_elbo import Compiled_ELBO
-from pyro_vae.inference.svi.optimizer import OPTIMIZERS
+from pyro_vae.inference.svi.train_config import OPTIMIZERS
 
 
 class Small(nn.Module):

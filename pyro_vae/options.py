@@ -1,0 +1,181 @@
+"""Options, the named things that own them, and registries: plain data, from which the command line is made.
+
+An `Option` says once what a setting is called, its type, default, bounds and help. An `Entry` is a named thing (a
+prior, an optimizer, a data set) with the dotted path of what makes it, which is imported when it is used, and the
+options that it alone owns. A `Registry` holds the entries of one kind.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from pyro_vae.errors import InputError
+
+Value = bool | int | float | str | tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting as plain data.
+
+    Attributes:
+        name: its name in Python and in `config.toml`; the flag is `--name`, dashes for underscores.
+        type: `int`, `float`, `bool`, `str`, or a type of the command line by name: `scale`, `widths`, `shape`, `path`.
+        default: its value where none is given; None where the default depends on other settings.
+        help: one sentence for `--help` and the docs, with the unit.
+        choices: the names it may have, as a registry or a tuple; empty where it is not a name.
+        minimum: the smallest value; `exclusive` leaves it out.
+        maximum: the largest value.
+        metavar: what `--help` shows in place of the type.
+        group: the table of `config.toml` and of `--help`.
+        is_flag: whether the flag takes no value; of a bool that may be None, `--name/--no-name`.
+    """
+
+    name: str
+    type: type | str
+    default: Value
+    help: str
+    choices: "tuple[str, ...] | Registry[Any]" = ()
+    minimum: float | None = None
+    exclusive: bool = False
+    maximum: float | None = None
+    metavar: str | None = None
+    group: str = ""
+    is_flag: bool = False
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    def check(self, value: Any) -> None:
+        """Raise `InputError` for a value that the setting cannot have; None passes where it is the default."""
+        if value is None and (self.default is None or self.default == 0):
+            return
+        names = tuple(self.choices)
+        if names and value not in names:
+            raise InputError(f"no {self.name.replace('_', ' ')} called {value!r}; try one of {', '.join(names)}")
+        if self.type in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise InputError(f"{self.name} must be a number, got {value!r}")
+        if self.type is int and value != int(value):
+            raise InputError(f"{self.name} must be a whole number, got {value!r}")
+        if self.minimum is not None and not (value > self.minimum if self.exclusive else value >= self.minimum):
+            raise InputError(f"{self.name} must be {self._bound()}, got {value}")
+        if self.maximum is not None and not value <= self.maximum:
+            raise InputError(f"{self.name} must be at most {self.maximum:g}, got {value}")
+
+    def _bound(self) -> str:
+        if self.minimum == 0:
+            return "positive" if self.exclusive else "zero or more"
+        return f"{'more than' if self.exclusive else 'at least'} {self.minimum:g}"
+
+
+def setting(default: Any, type: type | str, help: str, **more: Any) -> Any:
+    """A field of a dataclass of settings: its default, and in its metadata the `Option`, of which `more` are fields."""
+    return field(default=default, metadata={"option": (type, help, more)})
+
+
+def options_of(config: type) -> dict[str, Option]:
+    """The options of a dataclass of settings by name, in their order; fields not made by `setting` are left out."""
+    found = {}
+    for each in fields(config):
+        if "option" in each.metadata:
+            kind, words, more = each.metadata["option"]
+            default = None if each.default is MISSING else each.default
+            found[each.name] = Option(each.name, kind, default, words, **more)
+    return found
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named thing: where it is made, and the options that it owns.
+
+    Attributes:
+        name: its name on the command line and in `config.toml`.
+        path: `package.module:name` of the class or function that makes it, imported at use.
+        help: a few words for `--help` and the docs.
+        options: its own options; the name of the argument is the option's, or the value in `arguments`.
+        arguments: the argument of the constructor that an option of another name sets, by the option's name.
+        fixed: arguments that the name stands for, with their values.
+    """
+
+    name: str
+    path: str
+    help: str = ""
+    options: tuple[Option, ...] = ()
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+
+    def load(self) -> Callable[..., Any]:
+        """The class or function, imported now."""
+        module, _, names = self.path.partition(":")
+        made: Any = importlib.import_module(module)
+        for name in names.split("."):
+            made = getattr(made, name)
+        return made  # type: ignore[no-any-return]  # a dotted path may name anything
+
+    def keywords(self, settings: Mapping[str, Value]) -> dict[str, Value]:
+        """The keyword arguments of the constructor: those it stands for, and its options, given or by default."""
+        chosen = {}
+        for option in self.options:
+            value = settings.get(option.name)
+            chosen[self.arguments.get(option.name, option.name)] = option.default if value is None else value
+        return {name: value for name, value in chosen.items() if value is not None} | dict(self.fixed)
+
+
+E_ = TypeVar("E_", bound=Entry)
+
+
+class Registry(Mapping[str, E_], Generic[E_]):
+    """The entries of one kind by name; with a `group`, also those of other packages' entry points of that name.
+
+    An entry point names an `Entry` (`my_package.parts:ENTRY`), in a module that imports nothing large.
+
+    >>> colours = Registry("colour", [Entry("red", "my.module:Red")])
+    >>> list(colours)
+    ['red']
+    >>> colours["blue"]
+    Traceback (most recent call last):
+        ...
+    pyro_vae.errors.InputError: no colour called 'blue'; try one of red
+    """
+
+    def __init__(self, kind: str, entries: "list[E_]", group: str | None = None) -> None:
+        self.kind, self.group, self._entries = kind, group, {entry.name: entry for entry in entries}
+        self._has_plugins = group is None
+
+    def register(self, entry: E_) -> None:
+        """Add an entry; `InputError` for a name that is taken."""
+        if entry.name in self._entries:
+            raise InputError(f"there is a {self.kind} called {entry.name!r} already: choose another name")
+        self._entries[entry.name] = entry
+
+    def _all(self) -> dict[str, E_]:
+        if not self._has_plugins:
+            self._has_plugins = True
+            for point in entry_points(group=self.group or ""):
+                self.register(point.load())
+        return self._entries
+
+    def __getitem__(self, name: str) -> E_:
+        if name not in self._all():
+            raise InputError(f"no {self.kind} called {name!r}; try one of {', '.join(self._all())}")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._all()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def owned_options(self) -> dict[str, list[str]]:
+        """The names of the options that entries own: option → entries."""
+        owners: dict[str, list[str]] = {}
+        for entry in self._all().values():
+            for option in entry.options:
+                owners.setdefault(option.name, []).append(entry.name)
+        return owners
