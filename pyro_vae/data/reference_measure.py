@@ -1,18 +1,17 @@
 """The map from stored values to x, the reference measure of the densities of x, and its choice from the values."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_vae.data.data_config import BINARIZE, Binarize
 from pyro_vae.data.ondisk.column_statistics import column_moments
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
 from pyro_vae.data.read_files import Table
 from pyro_vae.errors import InputError
 
-Binarize = Literal["stochastic", "fixed", "threshold", "none"]
-BINARIZE = ("stochastic", "fixed", "threshold", "none")
 MAX_COUNT = 1000  # years, codes and time stamps are whole numbers too
 
 

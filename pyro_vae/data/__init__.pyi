@@ -1,0 +1,10 @@
+from .data_config import BINARIZE as BINARIZE
+from .data_config import DataConfig as DataConfig
+from .dataset import Dataset as Dataset
+from .dataset import as_split as as_split
+from .named_datasets import NAMED_DATASETS as NAMED_DATASETS
+from .named_datasets import load_data as load_data
+from .reference_measure import Measure as Measure
+from .split import Split as Split
+
+__all__ = ["BINARIZE", "NAMED_DATASETS", "DataConfig", "Dataset", "Measure", "Split", "as_split", "load_data"]

@@ -1,0 +1,79 @@
+"""The settings of which data are read and how they become x: each with its default, choices and help, once."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pyro_vae.options import options_of, setting
+
+Binarize = Literal["stochastic", "fixed", "threshold", "none"]
+BINARIZE: tuple[str, ...] = get_args(Binarize)
+MISSING = ("refuse", "mask")
+DATA = "Data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The data settings of `pyro-vae fit`: options of the command line and keys of `config.toml`.
+
+    `load_data` takes the same settings, `data` as its first argument and `data_root` as `root`. Each field's default is
+    here; its help is in its `Option` (`options_of(DataConfig)`). None leaves the choice to the values. Raises
+    `InputError` for a value that cannot be used.
+
+    >>> DataConfig(data="digits", binarize="fixed").missing
+    'refuse'
+    >>> DataConfig(missing="keep")
+    Traceback (most recent call last):
+        ...
+    pyro_vae.errors.InputError: no missing called 'keep'; try one of refuse, mask
+    """
+
+    data: str = setting(
+        "mnist-5k",
+        str,
+        "A named data set (pyro-vae datasets), or a .npy, .npz, .csv, .parquet file or a folder of images.",
+        metavar="NAME|PATH",
+        group=DATA,
+    )
+    data_root: str | None = setting(
+        None,
+        "path",
+        "The folder that holds torchvision's data sets; by default the cache, downloading.",
+        metavar="DIR",
+        group=DATA,
+    )
+    binarize: str | None = setting(
+        None,
+        str,
+        "How pixels become 0 or 1; images: stochastic, drawn anew each epoch.",
+        choices=BINARIZE,
+        group=DATA,
+    )
+    dequantize: bool = setting(
+        False, bool, "Add uniform noise to integers, so that a density exists.", is_flag=True, group=DATA
+    )
+    standardize: bool | None = setting(
+        None,
+        bool,
+        "Subtract each column's mean and divide by its standard deviation; tables of real numbers: yes.",
+        group=DATA,
+    )
+    missing: str = setting(
+        "refuse",
+        str,
+        "NaN and empty cells: refuse them, or model the observed values, with the mask as input of the guide.",
+        choices=MISSING,
+        group=DATA,
+    )
+    image_shape: tuple[int, int] | None = setting(
+        None, "shape", "Rows are images of this height and width, as in 28x20.", metavar="HxW", group=DATA
+    )
+    stream: bool | None = setting(
+        None,
+        bool,
+        "Leave the training rows of a .npy or .parquet on disk; by default where they exceed 1 GiB.",
+        group=DATA,
+    )
+
+    def __post_init__(self) -> None:
+        for name, option in options_of(type(self)).items():
+            option.check(getattr(self, name))
