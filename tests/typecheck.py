@@ -1,5 +1,10 @@
-"""The type checker of the tests: beartype, where an int may stand for a float as in Python's own rules."""
+"""The type checker of the tests: beartype, where an int may stand for a float as in Python's own rules.
 
-from beartype import BeartypeConf, beartype
+`Self` is not checked: beartype knows it only in classes that it decorates whole, and the import hook decorates methods.
+"""
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+from typing import Self
+
+from beartype import BeartypeConf, BeartypeHintOverrides, beartype
+
+check = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=BeartypeHintOverrides({Self: object})))
