@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, TypeVar
+
+R = TypeVar("R", bound="Record")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Record(Mapping[str, Any]):
         return len(fields(self))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls: type[R], values: Mapping[str, Any]) -> R:
         """The record with these values; names that are none of its fields are left out."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})

@@ -92,7 +92,7 @@ def evaluate(
     if as_json:
         print_json(record)
         return
-    print_record(record, f"{run} · {name} rows · {record['seconds']:.0f} s")
+    print_record(record, f"{run} · {name} rows · {record.seconds:.0f} s")
     if netcdf is not None:
         click.echo(f"\n{netcdf}: draws, weights and rows; arviz.from_netcdf reads it")
 

@@ -15,20 +15,19 @@ from pyro_vae.cli.option_types import (
     settings_with_config,
 )
 from pyro_vae.cli.print_json import print_json
-from pyro_vae.cli.setting_options import MODEL, setting_options
+from pyro_vae.cli.setting_options import fit_parameters
 from pyro_vae.errors import InputError
-from pyro_vae.workflows.fit_settings import FIT_DEFAULTS, require_program
+from pyro_vae.registry import model_options
+from pyro_vae.workflows.fit_settings import require_program
 
 WITH_RESUME = ("resume", "program", "logger", "as_json", "debug")
 RUN_GROUP = "Run"
 
 
-@click.command(cls=GroupedCommand, short_help="Train a VAE on images or a table, score it and draw it.")
-@setting_options(*FIT_DEFAULTS["data"])
-@setting_options(*FIT_DEFAULTS["model"])
+@click.command(
+    cls=GroupedCommand, settings=fit_parameters, short_help="Train a VAE on images or a table, score it and draw it."
+)
 @PROGRAM
-@setting_options(*FIT_DEFAULTS["objective"])
-@setting_options(*FIT_DEFAULTS["training"])
 @option(
     RUN_GROUP,
     "--out",
@@ -87,9 +86,9 @@ def fit(
         debug=debug,
         **settings,
     )
-    if as_json and done.record:
+    if as_json and done.record.split:
         print_json(done.record)
-    elif done.record:
+    elif done.record.split:
         _print(done)
 
 
@@ -103,10 +102,10 @@ def _settings(ctx: click.Context, program: str | None, config: Path | None, resu
             f"--resume takes the run's own settings: leave out --{other[0].replace('_', '-')}, or start a new run with "
             "--config"
         )
-    parts = [p.name for p in ctx.command.params if getattr(p, "group", "") == MODEL and p.name in given]
+    parts = [name for name in model_options() if name in given]
     if program is not None and parts:
         raise InputError(
-            f"--program is the whole model: leave out --{str(parts[0]).replace('_', '-')}, or leave out --program"
+            f"--program is the whole model: leave out --{parts[0].replace('_', '-')}, or leave out --program"
         )
     if resume is not None:
         return {}

@@ -43,7 +43,8 @@ def info(run: Path, as_json: bool, debug: bool) -> None:
         click.echo(f"\n{group}\n" + "\n".join(f"  {name:<16}{value}" for name, value in settings.items()))
     if evaluation:
         from pyro_vae.cli.print_tables import print_record
+        from pyro_vae.evidence.evidence_record import EvidenceRecord
 
         for split, record in evaluation.items():
             click.echo()
-            print_record(record, f"{split} rows")
+            print_record(EvidenceRecord.from_dict(record), f"{split} rows")

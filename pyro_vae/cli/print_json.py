@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 
-def print_json(content: Any) -> None:
-    """The one object that --json promises on stdout."""
-    click.echo(json.dumps(content, allow_nan=False))
+def print_json(content: object) -> None:
+    """The one object that --json promises on stdout; records become objects."""
+    click.echo(json.dumps(content, allow_nan=False, default=dict))
 
 
 def print_export(written: dict[str, Any], as_json: bool) -> None:

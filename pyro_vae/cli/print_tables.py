@@ -6,46 +6,46 @@ from typing import Any
 
 import click
 
+from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 
 
-def print_record(record: dict[str, Any], title: str) -> None:
-    """Print a record of `evidence.evidence_record`: each number with its kind and its errors."""
-    bounds = [
-        f"{_number(bound)} at S = {k}"
-        for k, bound in record["iwae"].items()
-        if int(k) not in (1, record["num_samples"])
-    ]
+def print_record(record: EvidenceRecord, title: str) -> None:
+    """Print a record: each number with its kind and its errors.
+
+    Args:
+        record: the numbers of one split; records of version 0.1.0 name no method and are importance sampling's.
+        title: the line above them.
+    """
+    iwae = record.iwae or {}
+    bounds = [f"{_number(bound)} at S = {k}" for k, bound in iwae.items() if int(k) not in (1, record.num_samples)]
+    errors = f"± {_number(record.log_px_se)} (rows) ± {_number(record.log_px_mc_se, 3)} (Monte Carlo)"
     rows = [
-        (
-            "log p(x)",
-            _number(record["log_px"]),
-            f"± {_number(record['log_px_se'])} (rows) ± {_number(record['log_px_mc_se'], 3)} (Monte Carlo)",
-        ),
-        ("", "", f"{record['log_px_kind']}, {_method(record)}"),
-        ("ELBO", _number(record["elbo"]), f"{_number(record['gap'])} below log p(x)"),
-        ("  reconstruction", _number(record["reconstruction"]), "E[log p(x|z)]"),
-        ("  KL", _number(record["kl"]), "KL(q(z|x) ‖ p(z))"),
+        ("log p(x)", _number(record.log_px), errors),
+        ("", "", f"{record.log_px_kind}, {_method(record)}"),
+        ("ELBO", _number(record.elbo), f"{_number(record.gap)} below log p(x)"),
+        ("  reconstruction", _number(record.reconstruction), "E[log p(x|z)]"),
+        ("  KL", _number(record.kl), "KL(q(z|x) ‖ p(z))"),
     ]
     if bounds:
         rows.append(("IWAE bounds", "", ", ".join(bounds)))
     rows.append(("k-hat", *_khat(record)))
-    if record["active_units"] is not None:
+    if record.active_units is not None:
         rows.append(
-            ("active units", str(record["active_units"]), "latent dimensions whose posterior mean varies over rows")
+            ("active units", str(record.active_units), "latent dimensions whose posterior mean varies over rows")
         )
     click.secho(f"\n{title}", bold=True)
     for name, value, note in rows:
         click.echo(f"  {name:<17}{value:>10}  {note}".rstrip())
-    click.echo(f"  nats per row over {record['num_data']} rows; {record['measure']}")
+    click.echo(f"  nats per row over {record.num_data} rows; {record.measure}")
 
 
-def _method(record: dict[str, Any]) -> str:
-    """The method in words; early records of version 0.1.0 name none and are importance sampling's."""
-    method = record.get("method", "is")
-    draws = f"S = {record['num_samples']} draws"
-    if share := record.get("prior_share"):
-        draws += f", {share:.0%} of them from the prior"
+def _method(record: EvidenceRecord) -> str:
+    """The method in words."""
+    method = record.method or "is"
+    draws = f"S = {record.num_samples} draws"
+    if record.prior_share:
+        draws += f", {record.prior_share:.0%} of them from the prior"
     if method == "ais":
         return f"by annealing; what follows is from {draws}"
     return draws if method == "is" else f"by {method.removeprefix('exact: ')}; what follows is from {draws}"
@@ -61,13 +61,13 @@ def print_kl_by_latent(kl_by_site: dict[str, Any] | None) -> None:
             click.echo(f"  KL of {name:<11}          {shown if several else f'{value:.2f}'}")
 
 
-def _khat(record: dict[str, Any]) -> tuple[str, str]:
-    if record["khat_bad"] is None:
+def _khat(record: EvidenceRecord) -> tuple[str, str]:
+    bad, num_samples = record.khat_bad, record.num_samples
+    if bad is None or num_samples is None:
         return "–", "too few draws for a k-hat"
-    bad, limit = record["khat_bad"], khat_limit(record["num_samples"])
-    many = record.get("method", "is") == "is" and bad >= 0.1
+    many = record.method in (None, "is") and bad >= 0.1
     advice = ": a loose bound; more draws, a richer guide or --method ais tighten it" if many else ""
-    return f"{bad:.0%}", f"of rows above {limit:.2f}{advice}"
+    return f"{bad:.0%}", f"of rows above {khat_limit(num_samples):.2f}{advice}"
 
 
 def print_comparison(table: list[dict[str, Any]], rows: Any) -> None:

@@ -14,7 +14,7 @@ from pyro_vae.comparison.paired_differences import compare_evidence
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError, RowsError
-from pyro_vae.evidence.evidence_record import KEYS
+from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.exact_log_px import exact_evidence
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.evidence.log_px_result import LogPx
@@ -235,7 +235,7 @@ def _record(
         "seconds_to_level": seconds_to(one, level),
         "level": level,
     }
-    return dict.fromkeys(KEYS) | known | more
+    return dict(EvidenceRecord()) | known | more
 
 
 def _num_model_parameters(program: Any) -> int | None:

@@ -1,99 +1,79 @@
 """One program's numbers on one split as a flat record: the JSON that `fit`, `evaluate` and `compare` print."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from pyro_vae.evidence.importance_sampling import Evidence
-from pyro_vae.evidence.log_px_result import LogPx
-
-KEYS = (
-    "run", "model", "way", "fit_method", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind",
-    "log_px_se", "log_px_mc_se", "method", "prior_share", "smoothed", "iwae", "bound", "gap", "khat_bad",
-    "active_units", "num_data", "num_samples", "num_parameters", "seconds",
-)  # fmt: skip
+from pyro_vae.records import Record
 
 
-def record(
-    evidence: Evidence,
-    better: LogPx | None = None,
-    *,
-    method: str = "is",
-    run: str | None = None,
-    model: str = "vae",
-    fit_method: str = "svi",
-    split: str | None = None,
-    active_units: int | None = None,
-    num_parameters: int | None = None,
-    seconds: float | None = None,
-) -> dict[str, Any]:
-    """The means over rows, nats per row, with kind, errors and diagnostics; None where a number does not exist.
+@dataclass(frozen=True)
+class EvidenceRecord(Record):
+    """The means over the rows of a split, nats per row, with kind, errors and diagnostics.
 
-    `bound` is the ELBO and `gap` is log p(x) − ELBO; `iwae` maps the number of draws, as text, to its bound. log p(x)
-    and its errors are those of `better`, by another `method`, where there is one; the ELBO, its terms, the IWAE bounds
-    and k-hat are importance sampling's. `way` is an alias of `fit_method`.
+    None where a number does not exist. log p(x) and its errors are those of `method`; the ELBO, its terms, the IWAE
+    bounds and k-hat are importance sampling's.
+
+    Attributes:
+        run: the run's folder.
+        model: the model's name.
+        way: an alias of `fit_method`, the key of earlier versions.
+        fit_method: how the program was fitted, as in `pyro-vae compare`.
+        split: the rows' split.
+        measure: the reference measure of the densities.
+        elbo: the ELBO.
+        reconstruction: E[log p(x|z)], the first term of the ELBO.
+        kl: KL(q(z|x) ‖ p(z)), the second.
+        log_px: log p(x).
+        log_px_kind: `exact`, `lower bound`, `estimate` or `upper bound`.
+        log_px_se: standard error of log p(x) over rows.
+        log_px_mc_se: Monte-Carlo standard error of log p(x), over draws.
+        method: the estimator of log p(x).
+        prior_share: the share of the draws that came from the prior.
+        smoothed: log p(x) with Pareto-smoothed weights, an estimate.
+        iwae: the bound at each number of draws, which is a text.
+        bound: the ELBO of the program's own guide.
+        gap: log p(x) − ELBO.
+        khat_bad: the share of rows whose k-hat is above its limit.
+        active_units: latent dimensions whose posterior mean varies over rows.
+        num_data: how many rows.
+        num_samples: draws S for each row.
+        num_parameters: parameters of model and guide.
+        seconds: what the fit or the estimate took.
     """
-    settings = {
-        "run": run,
-        "model": model,
-        "way": fit_method,
-        "fit_method": fit_method,
-        "split": split,
-        "method": method,
-    }
-    sizes = {"active_units": active_units, "num_parameters": num_parameters, "seconds": seconds}
-    values = settings | sizes | _sampled(evidence) | _log_px(evidence if better is None else better)
-    values["gap"] = None if values["log_px"] is None or values["elbo"] is None else values["log_px"] - values["elbo"]
-    return {key: values[key] for key in KEYS}
+
+    run: str | None = None
+    model: str | None = None
+    way: str | None = None
+    fit_method: str | None = None
+    split: str | None = None
+    measure: str | None = None
+    elbo: float | None = None
+    reconstruction: float | None = None
+    kl: float | None = None
+    log_px: float | None = None
+    log_px_kind: str | None = None
+    log_px_se: float | None = None
+    log_px_mc_se: float | None = None
+    method: str | None = None
+    prior_share: float | None = None
+    smoothed: float | None = None
+    iwae: Mapping[str, float | None] | None = None
+    bound: float | None = None
+    gap: float | None = None
+    khat_bad: float | None = None
+    active_units: int | None = None
+    num_data: int | None = None
+    num_samples: int | None = None
+    num_parameters: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        fit_method = self.way if self.fit_method is None else self.fit_method
+        object.__setattr__(self, "fit_method", fit_method)
+        object.__setattr__(self, "way", fit_method)
 
 
-def _sampled(evidence: Evidence) -> dict[str, Any]:
-    """What importance sampling alone computes."""
-    elbo = _mean(evidence.elbo)
-    return {
-        "measure": evidence.measure,
-        "elbo": elbo,
-        "reconstruction": _mean(evidence.reconstruction),
-        "kl": _mean(evidence.kl),
-        "prior_share": evidence.prior_share,
-        "smoothed": _mean(evidence.smoothed),
-        "iwae": {str(k): _mean(bound) for k, bound in evidence.iwae.items()},
-        "bound": elbo,
-        "khat_bad": evidence.khat_bad,
-        "num_data": len(evidence),
-        "num_samples": evidence.num_samples,
-    }
-
-
-def _log_px(best: LogPx) -> dict[str, Any]:
-    return {
-        "log_px": _mean(best.log_px),
-        "log_px_kind": best.kind,
-        "log_px_se": _finite(best.log_px_se),
-        "log_px_mc_se": _finite(best.log_px_mc_se),
-    }
-
-
-def unscored(elbo: float | None, *, run: str, split: str, seconds: float) -> dict[str, Any]:
-    """The record of rows that have an ELBO together but no weight of their own."""
-    values = {
-        "run": run,
-        "model": "program",
-        "way": "svi",
-        "fit_method": "svi",
-        "split": split,
-        "elbo": elbo,
-        "bound": elbo,
-        "seconds": seconds,
-    }
-    return dict.fromkeys(KEYS) | values
-
-
-def _mean(values: Tensor) -> float | None:
-    return _finite(float(values.to(torch.float64).mean()))
-
-
-def _finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """The number where it is finite; JSON has no other."""
     return value if math.isfinite(value) else None

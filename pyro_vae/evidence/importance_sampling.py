@@ -11,7 +11,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
+from pyro_vae.evidence.evidence_record import EvidenceRecord, finite_or_none
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit, pareto_smoothed
 from pyro_vae.programs.log_weights import LogWeightSampler
@@ -63,9 +64,45 @@ class Evidence(LogPx):
             return None
         return float((~(self.khat <= khat_limit(self.num_samples))).double().mean())
 
+    def to_record(self, about: EvidenceRecord, better: LogPx | None = None) -> EvidenceRecord:
+        """The means over rows as the record of a program on a split.
+
+        Args:
+            about: the record with what is known of the program, its fit and its rows.
+            better: log p(x) of the same rows by another method, where there is one.
+
+        Returns:
+            `about` with all numbers of this estimate, nats per row; log p(x) and its errors are those of `better`.
+        """
+        best = self if better is None else better
+        elbo, log_px = _mean(self.elbo), _mean(best.log_px)
+        return replace(
+            about,
+            measure=self.measure,
+            elbo=elbo,
+            reconstruction=_mean(self.reconstruction),
+            kl=_mean(self.kl),
+            log_px=log_px,
+            log_px_kind=best.kind,
+            log_px_se=finite_or_none(best.log_px_se),
+            log_px_mc_se=finite_or_none(best.log_px_mc_se),
+            prior_share=self.prior_share,
+            smoothed=_mean(self.smoothed),
+            iwae={str(k): _mean(bound) for k, bound in self.iwae.items()},
+            bound=elbo,
+            gap=None if log_px is None or elbo is None else log_px - elbo,
+            khat_bad=self.khat_bad,
+            num_data=len(self),
+            num_samples=self.num_samples,
+        )
+
     def __repr__(self) -> str:
         elbo = f"ELBO {self.elbo.mean():.2f}, " if self.prior_share < 1 else ""
         return self._describe(f"{elbo}S = {self.num_samples}")
+
+
+def _mean(values: Tensor) -> float | None:
+    return finite_or_none(float(values.to(torch.float64).mean()))
 
 
 def log_evidence(

@@ -18,7 +18,7 @@ from PIL import Image
 from pyro_vae.atomic_write import write_atomic
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.evidence_record import record as record_of
+from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import write_figures
@@ -129,7 +129,8 @@ def _content(
 ) -> dict[str, Any]:
     """What the page's template needs."""
     found, unscored = _scored(program, rows, num_samples, seed)
-    own = {} if found is None else record_of(found, run=str(folder), split=split)
+    about = EvidenceRecord(run=str(folder), model="vae", fit_method="svi", split=split, method="is")
+    own = {} if found is None else dict(found.to_record(about))
     main = next((records[name] for name in (split, *records) if records.get(name, {}).get("split") == split), None)
     left_out = reason_for_no_explorer(program, rows)
     return {

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from pyro_vae.atomic_write import write_json
 from pyro_vae.comparison.learning_curves import first_rows
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.evidence_record import KEYS
+from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.models.pca import MAX_ROWS
 from pyro_vae.run_folder import claim_folder, new_run, remove_if_empty
 from pyro_vae.serialization import load, save
@@ -64,7 +65,7 @@ class _Plan:
 
 
 def run_encoder_study(
-    data: dict[str, Any],
+    data: DataConfig,
     *,
     out: str | Path | None = None,
     latent_dim: Sequence[int] = (2, 5, 10, 20, 50),
@@ -90,7 +91,13 @@ def run_encoder_study(
     _require_suitable(dataset, rows, sizes)
     is_new = out is None or not Path(out).exists()
     folder = new_run(Path("runs"), "ae-vs-vae") if out is None else Path(out)
-    settings = data | {"latent_dim": sizes, "seeds": seeds, "seed": seed, "num_rows": num_rows, "roll": swiss_roll}
+    settings = asdict(data) | {
+        "latent_dim": sizes,
+        "seeds": seeds,
+        "seed": seed,
+        "num_rows": num_rows,
+        "roll": swiss_roll,
+    }
     claim_folder(folder, settings | vars(training), dataset.fingerprint)
     log(f"{dataset.name}: fitted to {len(dataset.train):,} rows, measured on {len(rows):,} {rows.name} rows")
     log(f"results go to {folder}; Ctrl-C keeps what is done, and the same command with --out {folder} resumes it")
@@ -115,9 +122,9 @@ def _finish(plan: _Plan, found: list[dict[str, Any]], rolls: list[UnrolledSheet]
     return EncoderStudy(plan.folder, plan.rows, records, table, pixels, rolls, figures)
 
 
-def _dataset(settings: dict[str, Any], train_rows: Sequence[int]) -> Dataset:
+def _dataset(config: DataConfig, train_rows: Sequence[int]) -> Dataset:
     """Images in grey levels, tables standardized; the first training rows where fewer are asked for."""
-    data = load_dataset(settings, "normal")
+    data = load_dataset(config, "normal")
     if len(train_rows) > 1:
         raise InputError("this study varies the number of latents: give --train-rows once")
     for number in train_rows:
@@ -185,4 +192,4 @@ def _record(found: dict[str, Any], rows: Split) -> dict[str, Any]:
         "fit_method": fit_method,
     }
     known |= {"split": rows.name, "num_data": len(rows)}
-    return dict.fromkeys(KEYS) | known | {name: value for name, value in found.items() if name != "kind"}
+    return dict(EvidenceRecord()) | known | {name: value for name, value in found.items() if name != "kind"}

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealed_importance import annealed_evidence
 from pyro_vae.evidence.arviz_export import to_inference_data
-from pyro_vae.evidence.evidence_record import record
+from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.exact_log_px import Exact, exact_evidence
 from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.evidence.log_px_result import LogPx
@@ -63,7 +63,7 @@ def evaluate_run(
     netcdf: str | Path | None = None,
     program: str | None = None,
     log: Callable[[str], None] = lambda line: None,
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[str, EvidenceRecord]:
     """Score a run's rows and keep the record in `evaluation.json`: the name it has there, and the record.
 
     `num_rows` takes the first rows of the split; `netcdf` is a file for ArviZ; `program` is `FILE.py:FUNCTION`. Of
@@ -81,7 +81,7 @@ def evaluate_run(
     found = evaluate_split(
         scored, rows, run.folder, estimator.num_samples, sizes=sizes, estimator=estimator, log_px=log_px
     )
-    found["seconds"] = time.perf_counter() - began
+    found = replace(found, seconds=time.perf_counter() - began)
     name = split + estimator.label + (f" first {len(rows)}" if num_rows else "")
     if process_group().is_main:
         _keep(run.folder / EVALUATION, name, found)
@@ -91,9 +91,9 @@ def evaluate_run(
     return name, found
 
 
-def _keep(path: Path, name: str, record: dict[str, Any]) -> None:
+def _keep(path: Path, name: str, record: EvidenceRecord) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, known | {name: record})
+    write_json(path, known | {name: dict(record)})
 
 
 def _other_estimate(program: Any, rows: Split, estimator: Estimator, log: Callable[[str], None]) -> LogPx | None:
@@ -130,7 +130,7 @@ def evaluate_split(
     sizes: Iterable[int],
     estimator: Estimator = IMPORTANCE_SAMPLING,
     log_px: LogPx | None = None,
-) -> dict[str, Any]:
+) -> EvidenceRecord:
     """The record of one split under a program; `log_px` replaces the importance-sampled estimate where it is given."""
     began = time.perf_counter()
     found = log_evidence(
@@ -151,13 +151,14 @@ def evaluate_split(
     except InputError:  # no latent for each row
         active = None
     method = f"exact: {log_px.method}" if isinstance(log_px, Exact) else estimator.method
-    return record(
-        found,
-        log_px,
-        method=method,
+    about = EvidenceRecord(
         run=str(folder),
+        model="vae",
+        fit_method="svi",
         split=rows.name,
+        method=method,
         active_units=active,
         num_parameters=sum(parameter.numel() for parameter in named_parameters(program).values()),
         seconds=time.perf_counter() - began,
     )
+    return found.to_record(about, log_px)

@@ -4,7 +4,7 @@ import json
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,23 @@ import torch
 from pyro_vae import __version__
 from pyro_vae.atomic_write import read_json_lines, read_tensors, write_json, write_json_lines
 from pyro_vae.context_managers import defer_signals, seeded
-from pyro_vae.data import NAMED_DATASETS, Dataset
+from pyro_vae.data import Dataset
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import DivergedError, InputError, RankLostError, RowsError
-from pyro_vae.evidence.evidence_record import unscored
+from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.objectives.make_objective import make_objective
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
 from pyro_vae.inference.svi.progress import Style
-from pyro_vae.inference.svi.train_config import DTYPE, TrainConfig
 from pyro_vae.programs.row_inputs import probe_batch
-from pyro_vae.registry import LikelihoodChoice, build_vae
 from pyro_vae.run_folder import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, require_unused, write_config
 from pyro_vae.serialization import recipe_of, save
-from pyro_vae.workflows.choose_likelihood import choose_likelihood, load_dataset
-from pyro_vae.workflows.choose_objective import choose_objective
+from pyro_vae.typing import Program
+from pyro_vae.workflows.build_vae import build_vae
+from pyro_vae.workflows.choose_likelihood import LikelihoodChoice, choose_likelihood, load_dataset
 from pyro_vae.workflows.fit_messages import Log, describe_fit, reason_of_interruption, warnings_to_log
-from pyro_vae.workflows.fit_settings import (
-    FIT_DEFAULTS,
-    Settings,
-    flatten_config,
-    group_settings,
-    require_program,
-    to_toml,
-)
+from pyro_vae.workflows.fit_settings import FitSettings, fit_options, flatten_config, require_program
 from pyro_vae.workflows.user_program import load_builder
 
 VALID_DRAWS = 200
@@ -53,10 +46,10 @@ class FitRun:
     """
 
     folder: Path
-    program: Any
+    program: Program
     data: Dataset
     fitted: FitResult
-    record: dict[str, Any]
+    record: EvidenceRecord
     figures: tuple[Path, ...] = ()
     unscored: str = ""
 
@@ -74,7 +67,7 @@ def fit_run(
 ) -> FitRun:
     """Fit a program to data, score its validation rows and draw it: what `pyro-vae fit` does.
 
-    `settings` are the options of the command with underscores (`fit_settings.FIT_DEFAULTS`); `out` is the run's folder,
+    `settings` are the options of the command with underscores (`fit_settings.fit_options`); `out` is the run's folder,
     by default a new one under `runs/`; `program` is `FILE.py:FUNCTION`. With `resume`, a run's folder, its own settings
     count and none may be given. `log` is called with each line of progress; `debug` prints the trace of a figure that
     fails. In a script started by `torchrun` all processes fit and score, and the first alone writes.
@@ -86,17 +79,18 @@ def fit_run(
         settings, out = _settings_of_run(Path(resume), settings, program), resume
     elif out is not None and process_group().is_main:
         require_unused(Path(out))
-    job = _Job(group_settings(settings), None if out is None else Path(out), program, resume is not None, log, debug)
+    job = _Job(
+        FitSettings.from_options(settings), None if out is None else Path(out), program, resume is not None, log, debug
+    )
     return job.run(logger, progress)
 
 
 def _settings_of_run(folder: Path, given: dict[str, Any], program: str | None) -> dict[str, Any]:
     if given:
         raise InputError(f"a run is resumed with its own settings: leave out {next(iter(given))}, or start a new run")
-    names = [name for group in FIT_DEFAULTS.values() for name in group]
     config = read_config(folder)
     require_program(config, str(folder / CONFIG), program)
-    kept = flatten_config(config, names, str(folder / CONFIG))
+    kept = flatten_config(config, fit_options(), str(folder / CONFIG))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
 
 
@@ -104,34 +98,32 @@ class _Job:
     """One call of `fit_run`: everything that is checked and made before the fit begins, and the fit."""
 
     def __init__(
-        self, settings: Settings, out: Path | None, own: str | None, resuming: bool, log: Log, debug: bool
+        self, settings: FitSettings, out: Path | None, own: str | None, resuming: bool, log: Log, debug: bool
     ) -> None:
-        self.settings, self.out, self.own, self.resuming, self.log, self.debug = (
-            settings,
-            out,
-            own,
-            resuming,
-            log,
-            debug,
-        )
+        self.out, self.own, self.resuming, self.log, self.debug = out, own, resuming, log, debug
         self.group = process_group()
-        self.training = _training_options(settings)
+        pick_device(settings.device)
         build = None if own is None else load_builder(own)
-        settings["data"] |= _absolute_paths(settings["data"])
-        self.data = load_dataset(settings["data"], settings["model"]["likelihood"])
+        self.settings = settings = settings.with_absolute_paths()
+        self.data = load_dataset(settings.data, settings.model.likelihood)
         self.likelihood: LikelihoodChoice | None = None
+        seed = settings.training.seed
         if build is None:
-            self.likelihood, masked = (
-                choose_likelihood(settings["model"], self.data),
-                settings["data"]["missing"] == "mask",
-            )
-            self.program = build_vae(settings["model"], self.likelihood, self.data, self.training["seed"], masked)
+            self.likelihood = choose_likelihood(settings.model, self.data)
+            masked = settings.data.missing == "mask"
+            self.program: Program = build_vae(settings.model, self.likelihood, self.data, seed, masked)
         else:
-            with seeded(self.training["seed"]):
+            with seeded(seed):
                 self.program = build(self.data)
-        loss = choose_objective(settings["objective"], self.program, probe_batch(self.data))
-        particles = settings["objective"]["num_particles"]
-        self.training |= {"loss": loss} if loss is not None else {"num_particles": particles or 1}
+        particles = settings.training.num_particles
+        self.loss = make_objective(settings.objective, self.program, probe_batch(self.data), particles)
+
+    def _options(self) -> dict[str, Any]:
+        """The keywords of `fit`; an objective has its own number of particles."""
+        settings, training = self.settings, self.settings.training
+        training = training if self.loss is None else replace(training, num_particles=None)
+        dtype: torch.dtype = getattr(torch, settings.dtype)
+        return {"config": training, "loss": self.loss, "device": settings.device, "dtype": dtype}
 
     def run(self, logger: str | None, progress: Style) -> FitRun:
         group, made = self.group, _missing_folders(self.out)
@@ -145,7 +137,7 @@ class _Job:
         try:
             if not group.is_main:
                 return self._fit_along()
-            self.log(describe_fit(self.settings["model"], self.data, self.program, self.likelihood, self.own))
+            self.log(describe_fit(self.settings.model, self.data, self.program, self.likelihood, self.own))
             self.log(f"run {self.folder}; Ctrl-C saves, pyro-vae fit --resume {self.folder} resumes it")
             with open_logger(self.folder) as board:
                 return self._finish(self._fit(board, progress), board)
@@ -167,7 +159,7 @@ class _Job:
         about |= {"columns": list(data.columns)} if data.columns else {}
         about |= {"program": self.own} if self.own else {}  # for people: no command runs code that a file names
         about |= {"image_shape": list(data.image_shape)} if data.image_shape else {}
-        return {"about": about} | to_toml(self.settings) | {"measure": data.train.measure.to_dict()}
+        return {"about": about} | self.settings.to_toml() | {"measure": data.train.measure.to_dict()}
 
     def _fit(self, board: Any, progress: Style) -> FitResult:
         """The fit itself, its metrics written as they come; if it diverges the folder holds the last good weights."""
@@ -180,7 +172,7 @@ class _Job:
             if board is not None:
                 board(history)
 
-        options = self.training | {"checkpoint": folder, "on_epoch": write_epoch, "progress": progress}
+        options = self._options() | {"checkpoint": folder, "on_epoch": write_epoch, "progress": progress}
         try:
             with warnings_to_log(self.log):
                 fitted = fit(self.program, self.data.train, valid=self.data.valid, **options)
@@ -197,11 +189,11 @@ class _Job:
         """What the processes other than the first do: they fit and score with it, and write nothing."""
         from pyro_vae.workflows.evaluate_run import evaluate_split  # late: the first step does not wait for it
 
-        fitted = fit(self.program, self.data.train, valid=self.data.valid, **self.training | {"progress": "none"})
+        fitted = fit(self.program, self.data.train, valid=self.data.valid, **self._options(), progress="none")
         _to_cpu(self.program)
         with suppress(RowsError):  # the first process reports it
             evaluate_split(self.program, self.data.valid, self.folder, VALID_DRAWS, sizes=(1, 5, 50))
-        return FitRun(self.folder, self.program, self.data, fitted, {})
+        return FitRun(self.folder, self.program, self.data, fitted, EvidenceRecord())
 
     def _finish(self, fitted: FitResult, board: Any) -> FitRun:
         """Score the validation rows, draw the figures, and write the evaluation last: it marks the run as complete."""
@@ -217,17 +209,19 @@ class _Job:
             record = evaluate_split(program, data.valid, folder, VALID_DRAWS, sizes=(1, 5, 50))
         except RowsError as error:  # a user's program whose rows have no weights of their own
             best = fitted.history[fitted.best_epoch - 1]
-            record = unscored(best["valid_elbo"], run=str(folder), split="valid", seconds=fitted.seconds)
-            write_json(folder / EVALUATION, {"valid": record})
+            elbo = best["valid_elbo"]
+            about = EvidenceRecord(run=str(folder), model="program", fit_method="svi", split="valid")
+            record = replace(about, elbo=elbo, bound=elbo, seconds=fitted.seconds)
+            write_json(folder / EVALUATION, {"valid": dict(record)})
             return FitRun(folder, program, data, fitted, record, unscored=str(error))
-        record |= {"seconds": fitted.seconds}
+        record = replace(record, seconds=fitted.seconds)
         figures: list[Path] = []
         with self._continue_on_error("figures"):
             figures = write_figures(folder / "figures", program, data, fitted.history, fitted.best_epoch)
         figures = figures or sorted((folder / "figures").glob("*.png"))
         path = folder / EVALUATION
         known = json.loads(path.read_text()) if path.exists() else {}
-        write_json(path, known | {"valid": record})
+        write_json(path, known | {"valid": dict(record)})
         return FitRun(folder, program, data, fitted, record, tuple(figures))
 
     @contextmanager
@@ -250,19 +244,6 @@ class _Job:
         )
 
 
-def _training_options(settings: Settings) -> dict[str, Any]:
-    """The keywords of `fit`, checked before any data is read."""
-    objective = settings["objective"]
-    training = settings["training"] | {name: objective[name] for name in ("beta", "kl_warmup")}
-    training |= {"patience": training["patience"] or None}
-    particles = objective["num_particles"]
-    checked = {name: value for name, value in training.items() if name not in ("device", "dtype")}
-    TrainConfig(**checked, num_particles=particles)
-    pick_device(training["device"])
-    DTYPE.check(training["dtype"])
-    return training | {"dtype": getattr(torch, training["dtype"])}
-
-
 def _logger_opener(logger: str | None, resumed: Path | None) -> Callable[[Path], AbstractContextManager[Any]]:
     """What opens the logger of a run's folder; a resumed run keeps the one it had. `InputError` without its package."""
     if logger is None and (resumed is None or not (resumed / TENSORBOARD).exists()):
@@ -283,12 +264,6 @@ def _remove_unstarted(folder: Path, made: list[Path]) -> None:
         (folder / name).unlink(missing_ok=True)
     for path in made:
         path.rmdir()
-
-
-def _absolute_paths(group: dict[str, Any]) -> dict[str, Any]:
-    """Paths that can be found from another folder too; the name of a data set is no path."""
-    given = {name: group[name] for name in ("data", "data_root") if group[name] and group[name] not in NAMED_DATASETS}
-    return {name: str(Path(path).resolve()) for name, path in given.items() if Path(path).exists()}
 
 
 def _require_same_data(folder: Path, fingerprint: str) -> None:
