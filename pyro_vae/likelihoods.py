@@ -25,6 +25,11 @@ class Likelihood(nn.Module):
 
     net: nn.Module
 
+    @classmethod
+    def outputs_per_value(cls) -> int:
+        """The number of outputs that the network gives for each value."""
+        return 1
+
     def masked(self, z: Latents, mask: Tensor) -> Observed:
         """The density of the values that `mask` (N, D) marks as observed."""
         return Observed(self(z), mask.bool())
@@ -98,6 +103,11 @@ class _LocScale(Likelihood):
         if scale in ("learned", "per-feature"):
             size = () if scale == "learned" else (num_features or 0,)
             self.raw_scale = nn.Parameter(torch.full(size, self._initial_raw_scale))
+
+    @classmethod
+    def outputs_per_value(cls, scale: float | str = 1.0) -> int:
+        """The number of outputs that the network gives for each value: two where the scale is one of them."""
+        return 2 if scale == "network" else 1
 
     def loc_and_scale(self, z: Latents) -> tuple[Tensor, Tensor]:
         out = self.net(z)
@@ -225,6 +235,11 @@ class Categorical(Likelihood):
         if num_categories < 2:
             raise InputError(f"a categorical value needs two categories or more, got {num_categories}")
         self.net, self.num_categories = net, num_categories
+
+    @classmethod
+    def outputs_per_value(cls, num_categories: int) -> int:
+        """The number of outputs that the network gives for each value: one for each category."""
+        return num_categories
 
     def forward(self, z: Latents) -> Distribution:
         out = self.net(z)

@@ -5,8 +5,9 @@ prior, an optimizer, a data set) with the dotted path of what makes it, which is
 options that it alone owns. A `Registry` holds the entries of one kind.
 """
 
+import difflib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -58,7 +59,7 @@ class Option:
             raise InputError(f"no {self.name.replace('_', ' ')} called {value!r}; try one of {', '.join(names)}")
         if self.type in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise InputError(f"{self.name} must be a number, got {value!r}")
-        if self.type is int and value != int(value):
+        if self.type is int and isinstance(value, float) and not value.is_integer():
             raise InputError(f"{self.name} must be a whole number, got {value!r}")
         if self.minimum is not None and not (value > self.minimum if self.exclusive else value >= self.minimum):
             raise InputError(f"{self.name} must be {self._bound()}, got {value}")
@@ -172,10 +173,51 @@ class Registry(Mapping[str, E_], Generic[E_]):
     def __len__(self) -> int:
         return len(self._all())
 
-    def owned_options(self) -> dict[str, list[str]]:
-        """The names of the options that entries own: option → entries."""
-        owners: dict[str, list[str]] = {}
+    def owned_options(self) -> dict[str, list[tuple[str, Option]]]:
+        """The options that entries own, by name: each entry's name and its option."""
+        owned: dict[str, list[tuple[str, Option]]] = {}
         for entry in self._all().values():
             for option in entry.options:
-                owners.setdefault(option.name, []).append(entry.name)
-        return owners
+                owned.setdefault(option.name, []).append((entry.name, option))
+        return owned
+
+    def owners(self, option: str) -> list[str]:
+        """The names of the entries that own an option."""
+        return [name for name, _ in self.owned_options().get(option, [])]
+
+
+def require_known(given: Iterable[str], names: Iterable[str], source: str) -> None:
+    """Raise `InputError` for a name that is no setting, with the nearest one.
+
+    Args:
+        given: the names to check.
+        names: the names that exist.
+        source: where the names were given, for the message.
+    """
+    names = list(names)
+    if unknown := [name for name in given if name not in names]:
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        raise InputError(f"{source}: no setting called {unknown[0]!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+
+
+def check_owned(
+    given: Mapping[str, Value], chosen: Mapping[str, Entry], registries: "Mapping[str, Registry[Any]]"
+) -> None:
+    """Raise `InputError` for an option that no chosen entry owns, which would be ignored, or of an unusable value.
+
+    Args:
+        given: the options that are given; None and False are taken as not given.
+        chosen: for each kind the entry that is chosen.
+        registries: for each kind all entries, for the message.
+    """
+    own = {option.name: option for entry in chosen.values() for option in entry.options}
+    require_known(given, [name for registry in registries.values() for name in registry.owned_options()], "options")
+    for name, value in given.items():
+        if value is None or value is False:
+            continue
+        if name not in own:
+            owners = [f"--{kind} {owner}" for kind, registry in registries.items() for owner in registry.owners(name)]
+            raise InputError(
+                f"--{name.replace('_', '-')} belongs to {' or '.join(owners)}; leave it out, or choose that"
+            )
+        own[name].check(value)

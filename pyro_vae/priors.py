@@ -80,6 +80,11 @@ class Normal(_LocScale):
 
     family = dist.Normal
 
+    @classmethod
+    def standard(cls, num_latents: int) -> "Normal":
+        """A learned prior of K dimensions that starts at mean zero and scale one."""
+        return cls([0.0] * num_latents, 1.0, learned=True)
+
 
 @part
 class Laplace(_LocScale):
@@ -93,6 +98,11 @@ class Laplace(_LocScale):
     """
 
     family = dist.Laplace
+
+    @classmethod
+    def standard(cls, num_latents: int) -> "Laplace":
+        """The prior of K dimensions with mean zero and standard deviation one."""
+        return cls([0.0] * num_latents, 0.5**0.5)
 
 
 @part

@@ -1,145 +1,206 @@
-"""The parts by name: prior, likelihood, guide and networks, and the VAE they make."""
+"""The parts by name, one entry each: priors, likelihoods, guides and networks, and the settings that choose them.
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+Plain data: a class is imported when it is used. The choices and help of the command line, the check that an option
+belongs to a chosen part, `build_vae` and the docs' table come from here, so that a new part is one class and one entry.
+Other packages add entries by the entry points `pyro_vae.priors`, `pyro_vae.likelihoods`, `pyro_vae.guides` and
+`pyro_vae.networks`; a program adds them by `PRIORS.register(Entry(…))`.
 
-from torch import nn
+>>> from pyro_vae.registry import PRIORS
+>>> PRIORS["mixture"].path
+'pyro_vae.priors:MixtureOfNormals'
+"""
 
-from pyro_vae import guides, likelihoods, nets, priors
-from pyro_vae.context_managers import seeded
-from pyro_vae.data import Dataset
-from pyro_vae.data.reference_measure import observed_values
-from pyro_vae.errors import InputError
-from pyro_vae.models.vae import VAE
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from pyro_vae.options import Entry, Option, Registry, Value, check_owned, options_of, setting
+
+MODEL = "Model"
+
+
+def _option(name: str, type: type | str, default: Value, help: str, **more: Any) -> Option:
+    return Option(name, type, default, help, group=MODEL, **more)
 
 
 @dataclass(frozen=True)
-class LikelihoodChoice:
-    """A likelihood by its name, the scale it gets (None where it has none), and why it was chosen."""
+class LikelihoodEntry(Entry):
+    """A likelihood: `values` are those that it has a density or mass for; `encoder` transforms the encoder's x."""
 
-    name: str
-    scale: float | str | None
-    reason: str
+    values: Literal["bits", "unit interval", "grey levels", "reals", "counts"] = "reals"
+    encoder: Literal["", "log1p"] = ""
 
 
-def build_vae(
-    settings: dict[str, Any], likelihood: LikelihoodChoice, data: Dataset, seed: int, masked: bool = False
-) -> VAE:
-    """A new VAE with the parts that the settings name, its weights drawn from the seed.
+@dataclass(frozen=True)
+class NetworkEntry(Entry):
+    """A network: `path` makes the encoder, `decoder` the decoder; `for_images` ones take the image's shape."""
 
-    `likelihood` is what `choose_likelihood` found; with `masked` the mask of missing values is an input of the guide.
-    Raises `InputError` for a setting that no chosen part reads.
+    decoder: str = ""
+    for_images: bool = False
+
+
+def _components(default: int) -> Option:
+    return _option("components", int, default, "Components of a mixture.", minimum=1)
+
+
+FLOW_LAYERS = _option("flow_layers", int, 4, "Layers of a flow, in the prior or the guide.", minimum=1)
+SCALE = _option(
+    "scale",
+    "scale",
+    None,
+    "Standard deviation of a normal, student-t or discretized-logistic likelihood, in the units of the model's x: a "
+    "number, or learned (one for all), per-feature (one for each column), or network (an output of the decoder).",
+)
+
+
+def _hidden(*default: int) -> Option:
+    return _option(
+        "hidden",
+        "widths",
+        default,
+        "Hidden layers of the encoder, mirrored by the decoder; for conv and resnet their channels.",
+        metavar="WIDTH[,WIDTH]",
+    )
+
+
+def _activation(default: str) -> Option:
+    names = ("tanh", "relu", "softplus", "elu", "gelu", "silu")
+    return _option("activation", str, default, "Nonlinearity of the hidden layers.", choices=names)
+
+
+# fmt: off
+PRIORS = Registry("prior", [
+    Entry("standard-normal", "pyro_vae.priors:StandardNormal"),
+    Entry("normal", "pyro_vae.priors:Normal.standard", "learned mean and scales"),
+    Entry("laplace", "pyro_vae.priors:Laplace.standard"),
+    Entry("mixture", "pyro_vae.priors:MixtureOfNormals", "",
+          (_components(50),), {"components": "num_components"}),
+    Entry("vamp", "pyro_vae.priors:VampPrior", "a mixture of the guide at pseudo-inputs",
+          (_option("pseudo_inputs", int, 100, "Pseudo-inputs of a VampPrior.", minimum=1),),
+          {"pseudo_inputs": "num_pseudo"}),
+    Entry("flow", "pyro_vae.priors:FlowPrior", "", (FLOW_LAYERS,), {"flow_layers": "layers"}),
+], "pyro_vae.priors")
+
+LIKELIHOODS = Registry("likelihood", [
+    LikelihoodEntry("bernoulli", "pyro_vae.likelihoods:Bernoulli", values="bits"),
+    LikelihoodEntry("continuous-bernoulli", "pyro_vae.likelihoods:ContinuousBernoulli", values="unit interval"),
+    LikelihoodEntry("normal", "pyro_vae.likelihoods:Normal", options=(SCALE,)),
+    LikelihoodEntry("student-t", "pyro_vae.likelihoods:StudentT", options=(SCALE,)),
+    LikelihoodEntry("discretized-logistic", "pyro_vae.likelihoods:DiscretizedLogistic", options=(SCALE,),
+                    values="grey levels"),
+    LikelihoodEntry("categorical", "pyro_vae.likelihoods:Categorical", values="counts"),
+    LikelihoodEntry("poisson", "pyro_vae.likelihoods:Poisson", values="counts", encoder="log1p"),
+    LikelihoodEntry("negative-binomial", "pyro_vae.likelihoods:NegativeBinomial", values="counts", encoder="log1p"),
+], "pyro_vae.likelihoods")
+
+GUIDES = Registry("guide", [
+    Entry("mean-field", "pyro_vae.guides:MeanFieldNormal"),
+    Entry("full-rank", "pyro_vae.guides:FullRankNormal"),
+    Entry("low-rank", "pyro_vae.guides:LowRankNormal", "", (
+        _option("rank", int, None, "Rank of a low-rank guide's covariance factor (2, at most K).", minimum=1),)),
+    Entry("flow", "pyro_vae.guides:FlowGuide", "spline couplings", (FLOW_LAYERS,), {"flow_layers": "layers"}),
+    Entry("iaf", "pyro_vae.guides:FlowGuide", "inverse autoregressive", (FLOW_LAYERS,), {"flow_layers": "layers"},
+          {"kind": "autoregressive"}),
+    Entry("mixture", "pyro_vae.guides:MixtureGuide", "", (_components(4),), {"components": "num_components"}),
+], "pyro_vae.guides")
+
+NETWORKS = Registry("network", [
+    NetworkEntry("mlp", "pyro_vae.nets:mlp", options=(_hidden(500), _activation("tanh")), decoder="pyro_vae.nets:mlp"),
+    NetworkEntry("gated-mlp", "pyro_vae.nets:gated_mlp", options=(_hidden(500),), decoder="pyro_vae.nets:gated_mlp"),
+    NetworkEntry("conv", "pyro_vae.nets:conv", "for images", (_hidden(32, 64), _activation("relu")),
+                 decoder="pyro_vae.nets:conv_transpose", for_images=True),
+    NetworkEntry("resnet", "pyro_vae.nets:resnet", "for images", (_hidden(32, 64), _activation("elu")),
+                 decoder="pyro_vae.nets:resnet_transpose", for_images=True),
+    NetworkEntry("linear", "pyro_vae.nets:linear", decoder="pyro_vae.nets:linear"),
+], "pyro_vae.networks")
+# fmt: on
+KINDS: dict[str, Registry[Any]] = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES, "network": NETWORKS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The settings of a VAE: its latents, the names of its parts, and in `options` the settings that these own.
+
+    Raises `InputError` for a value that cannot be used, and for an option that no chosen part owns.
+
+    >>> ModelConfig(prior="mixture", options={"components": 10}).options
+    {'components': 10}
+    >>> ModelConfig(options={"components": 10})
+    Traceback (most recent call last):
+        ...
+    pyro_vae.errors.InputError: --components belongs to --prior mixture or --guide mixture; leave it out, or choose that
     """
-    K = settings["latent_dim"]
-    if K < 1:
-        raise InputError(f"latent_dim must be one or more, got {K}")
-    _require_owners(settings)
-    with seeded(seed):
-        decoder = _network(settings, data, decoded=K)
-        part = _likelihood(likelihood.name, decoder, likelihood.scale, data)
-        guide = _guide(settings, K, lambda outputs: _encoder(settings, data, likelihood.name, outputs, masked))
-        guide = guides.MaskAwareGuide(guide) if masked else guide
-        return VAE(_prior(settings, K, guide, data.num_features), part, guide)
 
-
-OWNERS: dict[str, dict[str, tuple[str, ...]]] = {  # setting: (the settings one of which it belongs to)
-    "components": {"prior": ("mixture",), "guide": ("mixture",)},
-    "pseudo_inputs": {"prior": ("vamp",)},
-    "rank": {"guide": ("low-rank",)},
-    "flow_layers": {"prior": ("flow",), "guide": ("flow", "iaf")},
-    "activation": {"network": ("mlp", "conv", "resnet")},
-    "hidden": {"network": ("mlp", "gated-mlp", "conv", "resnet")},
-}
-
-
-def _require_owners(settings: dict[str, Any]) -> None:
-    """`InputError` for a setting that would be read and then ignored."""
-    for name, owners in OWNERS.items():
-        if settings[name] is not None and not any(settings[owner] in values for owner, values in owners.items()):
-            words = " or ".join(f"--{owner} {value}" for owner, values in owners.items() for value in values)
-            raise InputError(f"--{name.replace('_', '-')} belongs to {words}; leave it out, or choose that")
-
-
-def _network(
-    settings: dict[str, Any], data: Dataset, *, decoded: int = 0, outputs: int = 0, inputs: int = 0
-) -> Callable[[int], nn.Module]:
-    """A function that makes the decoder for a number of outputs per value, or the encoder for its outputs."""
-    kind, D = settings["network"], data.num_features
-    act = {} if settings["activation"] is None else {"activation": settings["activation"]}
-    hidden = tuple(settings["hidden"] or ((32, 64) if kind in ("conv", "resnet") else (500,)))
-    if kind in ("conv", "resnet"):
-        if data.image_shape is None:
-            raise InputError(
-                f"--network {kind} is for images, and {data.name} is a table; say --image-shape HxW if it is not"
-            )
-        shape = data.image_shape
-        up, down = {"conv": (nets.conv_transpose, nets.conv), "resnet": (nets.resnet_transpose, nets.resnet)}[kind]
-        if decoded:
-            return lambda maps: up(decoded, *reversed(hidden), image_shape=shape, maps=maps, **act)
-        return lambda _: down(shape, *hidden, outputs=outputs, **act)
-    dense: Any = {"mlp": nets.mlp, "gated-mlp": nets.gated_mlp, "linear": nets.linear}[kind]
-    between = () if kind == "linear" else hidden
-    if decoded:
-        return lambda maps: dense(decoded, *reversed(between), maps * D, **act)
-    return lambda _: dense(inputs, *between, outputs, **act)
-
-
-def _encoder(settings: dict[str, Any], data: Dataset, likelihood: str, outputs: int, masked: bool) -> nn.Module:
-    if masked and settings["network"] in ("conv", "resnet"):
-        raise InputError(
-            "--missing mask appends a mask to each row, which conv and resnet do not take; try --network mlp"
-        )
-    net = _network(settings, data, outputs=outputs, inputs=data.num_features * (1 + masked))(1)
-    return nets.log1p(net) if likelihood in ("poisson", "negative-binomial") else net
-
-
-def _likelihood(name: str, decoder: Callable[[int], nn.Module], scale: float | str | None, data: Dataset) -> nn.Module:
-    D, levels = data.num_features, data.train.measure.levels
-    if name == "categorical":
-        categories = 1 + int(max(observed_values(split.stored).max() for split in (data.train, data.valid, data.test)))
-        return likelihoods.Categorical(decoder(categories), max(2, categories))
-    net = decoder(2 if scale == "network" else 1)
-    width = D if scale == "per-feature" else None
-    make: dict[str, Callable[[], nn.Module]] = {
-        "bernoulli": lambda: likelihoods.Bernoulli(net),
-        "continuous-bernoulli": lambda: likelihoods.ContinuousBernoulli(net),
-        "normal": lambda: likelihoods.Normal(net, scale or 1.0, width),
-        "student-t": lambda: likelihoods.StudentT(net, scale or 1.0, width),
-        "discretized-logistic": lambda: likelihoods.DiscretizedLogistic(net, scale or 1.0, width, levels=levels or 255),
-        "poisson": lambda: likelihoods.Poisson(net),
-        "negative-binomial": lambda: likelihoods.NegativeBinomial(net, D),
-    }
-    return make[name]()
-
-
-def _guide(settings: dict[str, Any], K: int, net: Callable[[int], nn.Module]) -> nn.Module:
-    rank, C, layers = (
-        default if settings[name] is None else settings[name]
-        for name, default in (("rank", min(2, K)), ("components", 4), ("flow_layers", 4))
+    latent_dim: int = setting(2, int, "Dimensions K of the latent z.", minimum=1, group=MODEL)
+    prior: str = setting("standard-normal", str, "p(z)", choices=PRIORS, group=MODEL)
+    likelihood: str = setting(
+        "auto", str, "p(x|z); auto chooses by the values of the data and says why.", choices=LIKELIHOODS, group=MODEL
     )
-    kinds: dict[str, Callable[[], nn.Module]] = {
-        "mean-field": lambda: guides.MeanFieldNormal(net(guides.MeanFieldNormal.outputs(K))),
-        "full-rank": lambda: guides.FullRankNormal(net(guides.FullRankNormal.outputs(K)), K),
-        "low-rank": lambda: guides.LowRankNormal(net(guides.LowRankNormal.outputs(K, rank)), K, rank),
-        "flow": lambda: guides.FlowGuide(net(guides.FlowGuide.outputs(K)), K, layers),
-        "iaf": lambda: guides.FlowGuide(net(guides.FlowGuide.outputs(K)), K, layers, kind="autoregressive"),
-        "mixture": lambda: guides.MixtureGuide(net(guides.MixtureGuide.outputs(K, C)), K, C),
-    }
-    return kinds[settings["guide"]]()
+    guide: str = setting("mean-field", str, "q(z|x)", choices=GUIDES, group=MODEL)
+    network: str = setting("mlp", str, "Encoder and decoder networks", choices=NETWORKS, group=MODEL)
+    options: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, option in options_of(type(self)).items():
+            if (name, getattr(self, name)) != ("likelihood", "auto"):
+                option.check(getattr(self, name))
+        given = {name: value for name, value in self.options.items() if (name, self.likelihood) != ("scale", "auto")}
+        check_owned(given, self.parts(), KINDS)
+
+    def parts(self) -> dict[str, Entry]:
+        """The chosen entry of each kind of part; a likelihood that is still to be chosen is left out."""
+        names = {kind: getattr(self, kind) for kind in KINDS}
+        return {kind: KINDS[kind][name] for kind, name in names.items() if name != "auto"}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Value]) -> "ModelConfig":
+        """The model that flat settings describe: those of its fields, and the others as options."""
+        names = [each.name for each in fields(cls) if each.name != "options"]
+        given: dict[str, Any] = {name: settings[name] for name in names if name in settings}
+        others = {name: value for name, value in settings.items() if name not in names and value is not None}
+        return cls(**given, options=others)
 
 
-def _prior(settings: dict[str, Any], K: int, guide: nn.Module, num_features: int) -> nn.Module:
-    C, pseudo, layers = (
-        default if settings[name] is None else settings[name]
-        for name, default in (("components", 50), ("pseudo_inputs", 100), ("flow_layers", 4))
-    )
-    kinds: dict[str, Callable[[], nn.Module]] = {
-        "standard-normal": lambda: priors.StandardNormal(K),
-        "normal": lambda: priors.Normal([0.0] * K, 1.0, learned=True),
-        "laplace": lambda: priors.Laplace([0.0] * K, 0.5**0.5),
-        "mixture": lambda: priors.MixtureOfNormals(K, C),
-        "vamp": lambda: priors.VampPrior(guide, pseudo, num_features),
-        "flow": lambda: priors.FlowPrior(K, layers),
-    }
-    return kinds[settings["prior"]]()
+def model_options() -> dict[str, Option]:
+    """Every model option of the command line: each kind of part, followed by the options that its entries own.
+
+    An option of several entries is one: its help says each default, and the default here is None.
+    """
+    found: dict[str, Option] = {}
+    for name, option in options_of(ModelConfig).items():
+        found[name] = _with_described_choices(option, KINDS[name]) if name in KINDS else option
+        for own, defaults in (KINDS[name].owned_options() if name in KINDS else {}).items():
+            if own not in found:
+                found[own] = replace(defaults[0][1], default=None, help=_help_with_defaults(own))
+    return found
+
+
+def _with_described_choices(option: Option, registry: Registry[Any]) -> Option:
+    described = [f"{entry.name}: {entry.help}" for entry in registry.values() if entry.help]
+    if option.name == "likelihood":
+        return replace(option, choices=("auto", *registry))
+    if option.name == "network":
+        images = " and ".join(entry.name for entry in registry.values() if entry.for_images)
+        return replace(option, help=f"{option.help}; {images} for images.")
+    return replace(option, help="; ".join([option.help, *described]) + ".")
+
+
+def _help_with_defaults(name: str) -> str:
+    """The help of an option, and its default for each entry that owns it."""
+    owners = [
+        (kind, entry, option) for kind, all_ in KINDS.items() for entry, option in all_.owned_options().get(name, [])
+    ]
+    words, kinds = owners[0][2].help, {kind for kind, _, _ in owners}
+    by_default: dict[Value, list[str]] = {}
+    for kind, entry, option in owners:
+        by_default.setdefault(option.default, []).append(f"{kind} {entry}" if len(kinds) > 1 else entry)
+    if list(by_default) == [None]:
+        return words
+    groups = [(owners, _as_text(value)) for value, owners in by_default.items()]
+    if len(groups) == 1:
+        return f"{words.rstrip('.')} ({groups[0][1]})."
+    return words.rstrip(".") + " (" + "; ".join(f"{', '.join(names)}: {text}" for names, text in groups) + ")."
+
+
+def _as_text(value: Value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

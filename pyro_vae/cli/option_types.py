@@ -8,7 +8,8 @@ import click
 from click.core import ParameterSource
 
 from pyro_vae.errors import InputError
-from pyro_vae.workflows.fit_settings import FIT_DEFAULTS, flatten_config
+from pyro_vae.options import Option
+from pyro_vae.workflows.fit_settings import fit_options, flatten_config
 
 Decorator = Callable[[Any], Any]
 
@@ -22,21 +23,90 @@ class Grouped(click.Option):
 
 
 class GroupedCommand(click.Command):
-    """A command whose --help shows its options group by group."""
+    """A command whose --help shows its options group by group.
+
+    Args:
+        settings: a function that makes further options each time the command is used, before the others.
+    """
+
+    def __init__(self, *args: Any, settings: Callable[[], list[click.Parameter]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._settings = settings
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if self._settings is None:
+            return super().get_params(ctx)
+        made: list[click.Parameter] = ctx.meta.setdefault(f"{__name__}.{self.name}", self._settings())
+        return [*made, *super().get_params(ctx)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             if record := parameter.get_help_record(ctx):
-                sections.setdefault(getattr(parameter, "group", "Other"), []).append(record)
+                group = parameter.group if isinstance(parameter, Grouped) else "Other"
+                sections.setdefault(group, []).append(record)
         for name, records in sections.items():
             with formatter.section(name):
                 formatter.write_dl(records)
 
 
 def option(group: str, *names: str, **kwargs: Any) -> Decorator:
-    shown = kwargs.get("default") not in (None, "", ()) and not kwargs.get("is_flag") and "show_default" not in kwargs
-    return click.option(*names, cls=Grouped, group=group, **({"show_default": shown} | kwargs))
+    """`click.option` in a group of --help."""
+    return click.option(*names, cls=Grouped, group=group, **_with_shown_default(kwargs))
+
+
+def click_option(option: Option, group: str | None = None, **changes: Any) -> Decorator:
+    """A decorator that adds an option of the command line, made from its plain data.
+
+    Args:
+        option: the option.
+        group: the group of --help to list it in; by default its own.
+        changes: keywords of `click.option` that differ.
+
+    Returns:
+        The decorator of a command's function.
+    """
+    return click.option(*_flags(option), cls=Grouped, group=group or option.group, **_keywords(option) | changes)
+
+
+def grouped_option(option: Option) -> Grouped:
+    """The option as a parameter of a click command."""
+    return Grouped(_flags(option), group=option.group, **_keywords(option))
+
+
+def _flags(option: Option) -> list[str]:
+    name = option.name.replace("_", "-")
+    flag = f"--{name}/--no-{name}" if option.type is bool and not option.is_flag else f"--{name}"
+    return [flag, option.name]
+
+
+def _keywords(option: Option) -> dict[str, Any]:
+    """What click is told: type, default, help and the check."""
+    told: dict[str, Any] = {"default": option.default, "help": option.help, "callback": _checker(option)}
+    if option.metavar is not None:
+        told["metavar"] = option.metavar
+    if option.is_flag:
+        return told | {"is_flag": True}
+    if option.type is not bool:
+        types: dict[type | str, Any] = {"scale": SCALE, "widths": WIDTHS, "shape": SHAPE, "path": click.Path()}
+        told["type"] = (
+            click.Choice(tuple(option.choices)) if len(option.choices) else types.get(option.type, option.type)
+        )
+    return _with_shown_default(told)
+
+
+def _with_shown_default(told: dict[str, Any]) -> dict[str, Any]:
+    shown = told.get("default") not in (None, "", ()) and not told.get("is_flag") and "show_default" not in told
+    return {"show_default": shown} | told
+
+
+def _checker(option: Option) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def check(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value is not None:
+            option.check(value)
+        return value
+
+    return check
 
 
 def output_options(function: Any) -> Any:
@@ -115,7 +185,8 @@ def settings_with_config(ctx: click.Context, config: dict[str, Any] | None, sour
 
     A config file may hold its keys in tables named after the groups or not; dashes and underscores are the same.
     """
-    options = {p.name: p for p in ctx.command.params if isinstance(p, Grouped) and p.group.lower() in FIT_DEFAULTS}
+    known = fit_options()
+    options = {parameter.name: parameter for parameter in ctx.command.get_params(ctx) if parameter.name in known}
     given = flatten_config(config or {}, [name for name in options if name], source)
     for name, value in given.items():
         try:

@@ -74,12 +74,12 @@ def autoencoder_vs_vae(ctx: click.Context, as_json: bool, debug: bool, **_: Any)
 def run_autoencoder_study(as_json: bool, **given: Any) -> None:
     """The study with what is given, and its tables."""
     from pyro_vae.cli.print_tables import print_by_size, print_rolls, print_written
+    from pyro_vae.data.data_config import DataConfig
     from pyro_vae.studies.autoencoder_vs_vae import TABLE, run_encoder_study
     from pyro_vae.studies.autoencoder_vs_vae_encoders import Training
-    from pyro_vae.workflows.fit_settings import FIT_DEFAULTS
 
     began = time.perf_counter()
-    data = FIT_DEFAULTS["data"] | {"binarize": "none"} | {n: given[n] for n in DATA_SETTINGS if n in given}
+    data = DataConfig(**{"binarize": "none"} | {name: given[name] for name in DATA_SETTINGS if name in given})
     training = Training(**{name: given[name] for name in NETWORK_SETTINGS if name in given})
     others = {name: value for name, value in given.items() if name not in (*DATA_SETTINGS, *NETWORK_SETTINGS)}
     done = run_encoder_study(data, training=training, swiss_roll="data" not in given, log=_log(as_json), **others)

@@ -88,15 +88,16 @@ class LowRankNormal(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, net: nn.Module, num_latents: int, rank: int = 2) -> None:
+    def __init__(self, net: nn.Module, num_latents: int, rank: int | None = None) -> None:
         super().__init__()
+        rank = min(2, num_latents) if rank is None else rank
         if not 1 <= rank <= num_latents:
             raise InputError(f"rank must be from 1 to the {num_latents} latents, got {rank}")
         self.net, self.num_latents, self.rank = net, num_latents, rank
 
     @staticmethod
-    def outputs(num_latents: int, rank: int = 2) -> int:
-        return (2 + rank) * num_latents
+    def outputs(num_latents: int, rank: int | None = None) -> int:
+        return (2 + (min(2, num_latents) if rank is None else rank)) * num_latents
 
     def forward(self, x: Rows) -> Distribution:
         K, rank = self.num_latents, self.rank

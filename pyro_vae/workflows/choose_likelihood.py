@@ -1,84 +1,109 @@
 """The likelihood that suits the values of the data, chosen once; and the data set that settings name."""
 
-from typing import Any
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from pyro_vae.data import Dataset, load_data
+from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.reference_measure import are_counts, observed_values
 from pyro_vae.errors import InputError
-from pyro_vae.registry import LikelihoodChoice
+from pyro_vae.options import Value
+from pyro_vae.registry import LIKELIHOODS, ModelConfig
 
-OF_REALS = ("normal", "student-t")
-OF_GREYS = (*OF_REALS, "continuous-bernoulli", "discretized-logistic")
-OF_COUNTS = ("categorical", "poisson", "negative-binomial")
-SCALED = (*OF_REALS, "discretized-logistic")
+Scale = float | str | None
 
 
-def load_dataset(settings: dict[str, Any], likelihood: str = "auto") -> Dataset:
-    """The data set that the settings' data group names, its measure the one that the likelihood is for.
+@dataclass(frozen=True)
+class LikelihoodChoice:
+    """A likelihood by its name, the scale it gets (None where it has none), and why it was chosen."""
+
+    name: str
+    scale: Scale
+    reason: str
+
+
+def load_dataset(config: DataConfig, likelihood: str = "auto") -> Dataset:
+    """The data set of a configuration, its measure the one that the likelihood is for.
 
     Likelihoods of grey levels get pictures as they are; only those of real numbers get standardized columns.
+
+    Args:
+        config: the data settings.
+        likelihood: the likelihood's name, or auto.
+
+    Returns:
+        The data set.
     """
-    binarize, standardize = settings["binarize"], settings["standardize"]
-    if likelihood in (*OF_GREYS, *OF_COUNTS) and binarize is None:
+    values = "" if likelihood == "auto" else LIKELIHOODS[likelihood].values
+    binarize, standardize = config.binarize, config.standardize
+    if values not in ("", "bits") and binarize is None:
         binarize = "none"
-    if likelihood in (*OF_COUNTS, "continuous-bernoulli", "discretized-logistic") and standardize is None:
+    if values in ("counts", "unit interval", "grey levels") and standardize is None:
         standardize = False
-
-    def load(standardize: bool | None) -> Dataset:
-        return load_data(
-            settings["data"],
-            binarize=binarize,
-            dequantize=settings["dequantize"],
-            standardize=standardize,
-            missing=settings["missing"],
-            image_shape=settings["image_shape"],
-            root=settings["data_root"],
-            stream=settings.get("stream"),
-        )
-
-    data = load(standardize)
-    if likelihood in OF_REALS and standardize is None and data.train.measure.levels is None:
-        return data if data.train.measure.scale else load(True)  # counts, taken as real numbers
+    data = _load(replace(config, binarize=binarize, standardize=standardize))
+    if values == "reals" and standardize is None and data.train.measure.levels is None:
+        if data.train.measure.scale:
+            return data
+        return _load(replace(config, binarize=binarize, standardize=True))  # counts, taken as real numbers
     return data
 
 
-def choose_likelihood(settings: dict[str, Any], data: Dataset) -> LikelihoodChoice:
-    """The likelihood that the model's settings ask for, or with `auto` the one that the data's values call for.
+def _load(config: DataConfig) -> Dataset:
+    return load_data(
+        config.data,
+        binarize=config.binarize,
+        dequantize=config.dequantize,
+        standardize=config.standardize,
+        missing=config.missing,
+        image_shape=config.image_shape,
+        root=config.data_root,
+        stream=config.stream,
+    )
 
-    Raises `InputError` where the values lie outside the support of the one asked for, or its scale makes no sense.
+
+def choose_likelihood(config: ModelConfig, data: Dataset) -> LikelihoodChoice:
+    """The likelihood that a configuration asks for, or with `auto` the one that the data's values call for.
+
+    Args:
+        config: the model's settings, of which `likelihood` and its option `scale` are read.
+        data: the data set.
+
+    Returns:
+        The choice; `InputError` where the values lie outside the support of the one asked for, or its scale makes no
+        sense.
     """
-    name, stored = settings["likelihood"], observed_values(data.train.stored)
+    name, stored = config.likelihood, observed_values(data.train.stored)
     _require_support(name, stored, data)
     reason = "asked for"
     if name == "auto":
         name, reason = _infer_likelihood(stored, data)
-    return LikelihoodChoice(name, _scale_of(settings["scale"], name, data), reason)
+    return LikelihoodChoice(name, _scale_of(config.options.get("scale"), name, data), reason)
 
 
 def _require_support(name: str, stored: Tensor, data: Dataset) -> None:
     """`InputError` where a likelihood that was asked for has no density at the data's values."""
+    if name == "auto":
+        return
     measure, low, high = data.train.measure, stored.min().item(), stored.max().item()
-    if name == "bernoulli" and measure.binarize == "none":
+    values = LIKELIHOODS[name].values
+    if values == "bits" and measure.binarize == "none":
         raise InputError(
-            f"{data.name}: a bernoulli likelihood needs values of 0 or 1, found {low:.3g} to {high:.3g}; binarize "
+            f"{data.name}: a {name} likelihood needs values of 0 or 1, found {low:.3g} to {high:.3g}; binarize "
             "pictures (--binarize stochastic), or leave the likelihood to --likelihood auto"
         )
-    if name == "continuous-bernoulli" and (measure.scale or (not measure.levels and (low < 0 or high > 1))):
+    if values == "unit interval" and (measure.scale or (not measure.levels and (low < 0 or high > 1))):
+        raise InputError(f"{data.name}: a {name} likelihood needs values in [0, 1], found {low:.3g} to {high:.3g}")
+    if values == "grey levels" and (measure.dequantize or (measure.levels or 0) < 2):
         raise InputError(
-            f"{data.name}: a continuous-bernoulli likelihood needs values in [0, 1], found {low:.3g} to {high:.3g}"
-        )
-    if name == "discretized-logistic" and (measure.dequantize or (measure.levels or 0) < 2):
-        raise InputError(
-            f"{data.name}: a discretized-logistic likelihood needs pictures with whole grey levels, not dequantized; "
+            f"{data.name}: a {name} likelihood needs pictures with whole grey levels, not dequantized; "
             "--likelihood auto chooses one for these values"
         )
-    if name in OF_COUNTS and (measure.levels or 0) > 1:
+    if values == "counts" and (measure.levels or 0) > 1:
         raise InputError(
             f"{data.name}: a {name} likelihood is for tables, and these are pictures; try discretized-logistic"
         )
-    if name in OF_COUNTS and (measure.scale or low < 0 or bool((stored != stored.round()).any())):
+    if values == "counts" and (measure.scale or low < 0 or bool((stored != stored.round()).any())):
         raise InputError(
             f"{data.name}: a {name} likelihood needs whole numbers from 0, not standardized; found {low:.3g} to "
             f"{high:.3g}"
@@ -101,12 +126,13 @@ def _infer_likelihood(stored: Tensor, data: Dataset) -> tuple[str, str]:
     return "normal", "whole numbers, taken as real ones; --dequantize gives them a density" if whole else "real numbers"
 
 
-def _scale_of(scale: float | str | None, name: str, data: Dataset) -> float | str | None:
+def _scale_of(scale: Value, name: str, data: Dataset) -> Scale:
     """The scale asked for, else from the network for tables and one learned scale for pictures."""
-    if name not in SCALED:
+    if not any(option.name == "scale" for option in LIKELIHOODS[name].options):
         if scale is not None:
             raise InputError(f"a {name} likelihood has no scale: leave out --scale, or choose --likelihood normal")
         return None
     if isinstance(scale, float) and not scale > 0:
         raise InputError(f"scale is a standard deviation and must be positive, got {scale}")
+    assert scale is None or isinstance(scale, (str, float, int))
     return scale if scale is not None else "learned" if data.image_shape else "network"

@@ -12,18 +12,19 @@ from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget, fit_by_name, su
 from pyro_vae.comparison.learning_curves import Point, first_rows, fit_with_curve
 from pyro_vae.comparison.models_by_name import build_model
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.plots.comparison_figures import draw_comparison
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import probe_batch
-from pyro_vae.registry import build_vae
+from pyro_vae.registry import ModelConfig
 from pyro_vae.run_folder import claim_folder, new_run, remove_if_empty
 from pyro_vae.serialization import load, save
+from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import choose_likelihood, load_dataset
 from pyro_vae.workflows.comparison_settings import comparison_settings
-from pyro_vae.workflows.fit_settings import FIT_DEFAULTS
 from pyro_vae.workflows.read_run import Run
 
 TABLE, RESULT = "comparison.json", "fit.json"
@@ -131,8 +132,8 @@ def _repeated_settings(settings: dict[str, Any]) -> dict[str, Any]:
 def _dataset(opened: list[Run], settings: dict[str, Any]) -> Dataset:
     """The data set: the runs' own, which must be the same, or the one that was named."""
     if not opened:
-        chosen = {name: settings[name] for name in DATA_SETTINGS} | {"missing": "refuse"}
-        return load_dataset(chosen | {"data": settings["data"] or "pinwheel"}, settings["likelihood"])
+        chosen = {name: settings[name] for name in DATA_SETTINGS}
+        return load_dataset(DataConfig(**chosen | {"data": settings["data"] or "pinwheel"}), settings["likelihood"])
     if settings["data"] is not None:
         raise InputError("runs are scored on their own data: leave out --data")
     first = opened[0].data()
@@ -220,7 +221,8 @@ def _program(model: str, settings: dict[str, Any], data: Dataset) -> Any:
         return build_model(model, data)
     if ":" in model and not size.isdigit():
         raise InputError(f"{model!r}: the size after the colon must be a whole number, as in vae:2")
-    chosen = FIT_DEFAULTS["model"] | {name: settings[name] for name in VAE_SETTINGS} | {"latent_dim": int(size or 2)}
+    own = {name: settings[name] for name in VAE_SETTINGS}
+    chosen = ModelConfig.from_settings(own | {"latent_dim": int(size or 2)})
     return build_vae(chosen, choose_likelihood(chosen, data), data, settings["seed"])
 
 
@@ -230,12 +232,12 @@ def _fit_or_load(
     """One entry, fitted now or loaded where an interrupted comparison has fitted it."""
     if (folder / RESULT).exists():
         kept = json.loads((folder / RESULT).read_text())
-        result, points = FitResult(**kept["result"]), [Point(**point) for point in kept["curve"]]
+        result, points = FitResult.from_dict(kept["result"]), [Point(**point) for point in kept["curve"]]
         return _fitted(entry, load(folder), result, points), points
     log(f"{label}: {FIT_METHODS[entry.fit_method].description}")
     program, result, points = _fit(entry, settings, rows, log)
     save(program, folder)
-    write_json(folder / RESULT, {"result": asdict(result), "curve": [asdict(point) for point in points]})
+    write_json(folder / RESULT, {"result": result.to_dict(), "curve": [asdict(point) for point in points]})
     return _fitted(entry, program, result, points), points
 
 

@@ -3,13 +3,14 @@
 from typing import Any
 
 from pyro_vae.errors import InputError
-from pyro_vae.workflows.fit_settings import default_of, require_known
+from pyro_vae.options import require_known
+from pyro_vae.workflows.fit_settings import fit_options
 
 SHARED = (  # settings that a comparison has in common with a fit, and their defaults
     "data_root", "binarize", "dequantize", "standardize", "image_shape", "likelihood", "scale", "network", "hidden",
     "epochs", "batch_size", "optimizer", "learning_rate", "schedule", "seed",
 )  # fmt: skip
-COMPARISON_DEFAULTS: dict[str, Any] = {name: default_of(name) for name in SHARED} | {
+COMPARISON_DEFAULTS: dict[str, Any] = {name: fit_options()[name].default for name in SHARED} | {
     "models": (),
     "fit_methods": (),
     "data": None,

@@ -11,17 +11,27 @@ from pyro_vae.errors import CollapseWarning, HandlersWarning
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import probe_batch
-from pyro_vae.registry import LikelihoodChoice
+from pyro_vae.registry import ModelConfig
+from pyro_vae.typing import Program
+from pyro_vae.workflows.choose_likelihood import LikelihoodChoice
 
 Log = Callable[[str], None]
 
 
 def describe_fit(
-    model: dict[str, Any], data: Dataset, program: Any, likelihood: LikelihoodChoice | None, own: str | None
+    model: ModelConfig, data: Dataset, program: Program, likelihood: LikelihoodChoice | None, own: str | None
 ) -> str:
     """Lines on the rows, the likelihood and why it was chosen, the measure and the parts.
 
-    `own` names a user's program, which has no choice of a likelihood.
+    Args:
+        model: the names of the parts.
+        data: the data set.
+        program: the program.
+        likelihood: the choice of the likelihood; None for a user's program.
+        own: what `--program` says, for a user's program.
+
+    Returns:
+        The lines.
     """
     rows = f"{len(data.train)} training, {len(data.valid)} validation and {len(data.test)} test rows"
     labels = f", labels from {data.label_name!r}" if data.label_name else ""
@@ -31,9 +41,7 @@ def describe_fit(
         return "\n".join([*lines, f"program {own}; {measure}"])
     scale = "" if likelihood.scale is None else f" with scale {likelihood.scale}"
     lines.append(f"likelihood {likelihood.name}{scale}: {likelihood.reason}; {measure}")
-    lines.append(
-        f"prior {model['prior']}, guide {model['guide']}, network {model['network']}, K = {model['latent_dim']}"
-    )
+    lines.append(f"prior {model.prior}, guide {model.guide}, network {model.network}, K = {model.latent_dim}")
     return "\n".join(lines)
 
 

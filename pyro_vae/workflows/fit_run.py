@@ -17,7 +17,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import DivergedError, InputError, RankLostError, RowsError
 from pyro_vae.evidence.evidence_record import EvidenceRecord
-from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.fit_result import EpochRecord, FitResult
 from pyro_vae.inference.objectives.make_objective import make_objective
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
@@ -79,9 +79,8 @@ def fit_run(
         settings, out = _settings_of_run(Path(resume), settings, program), resume
     elif out is not None and process_group().is_main:
         require_unused(Path(out))
-    job = _Job(
-        FitSettings.from_options(settings), None if out is None else Path(out), program, resume is not None, log, debug
-    )
+    folder = None if out is None else Path(out)
+    job = _Job(FitSettings.from_options(settings), folder, program, resume is not None, log, debug)
     return job.run(logger, progress)
 
 
@@ -166,9 +165,9 @@ class _Job:
         folder = self.folder
         _drop_later_epochs(folder)
 
-        def write_epoch(history: list[dict[str, Any]]) -> None:
+        def write_epoch(history: list[EpochRecord]) -> None:
             with (folder / METRICS).open("a") as file:
-                file.write(json.dumps(history[-1], allow_nan=False) + "\n")
+                file.write(json.dumps(dict(history[-1]), allow_nan=False) + "\n")
             if board is not None:
                 board(history)
 

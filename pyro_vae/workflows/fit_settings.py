@@ -1,114 +1,146 @@
-"""Every setting of `pyro-vae fit` with its default, in the groups that a run's `config.toml` keeps them in."""
+"""The settings of `pyro-vae fit`: those of data, model, objective and training, as options and from a `config.toml`."""
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
+from pyro_vae.inference.objectives.objectives_by_name import OBJECTIVES, ObjectiveConfig
+from pyro_vae.inference.svi.train_config import DEVICE, DTYPE, TrainConfig
+from pyro_vae.options import Option, Value, options_of, require_known
+from pyro_vae.registry import ModelConfig, model_options
 
-Settings = dict[str, dict[str, Any]]  # group: {name: value}
-FIT_DEFAULTS: Settings = {
-    "data": {
-        "data": "mnist-5k",
-        "data_root": None,
-        "binarize": None,
-        "dequantize": False,
-        "standardize": None,
-        "missing": "refuse",
-        "image_shape": None,
-        "stream": None,
-    },
-    "model": {
-        "latent_dim": 2,
-        "prior": "standard-normal",
-        "components": None,
-        "pseudo_inputs": None,
-        "likelihood": "auto",
-        "scale": None,
-        "guide": "mean-field",
-        "rank": None,
-        "flow_layers": None,
-        "network": "mlp",
-        "hidden": None,
-        "activation": None,
-    },
-    "objective": {
-        "loss": "elbo",
-        "num_particles": None,
-        "dreg": False,
-        "beta": 1.0,
-        "kl_warmup": 0.0,
-        "free_bits": None,
-    },
-    "training": {
-        "epochs": 100,
-        "batch_size": 100,
-        "optimizer": "adam",
-        "learning_rate": 5e-3,
-        "schedule": "one-cycle",
-        "clip": None,
-        "patience": 0,
-        "seed": 0,
-        "device": "auto",
-        "dtype": "float32",
-        "compile": None,
-    },
-}
+GROUPS = ("data", "model", "objective", "training")
 RUN_TABLES = ("about", "program", "program_needs", "num_features", "measure")  # of a config.toml that hold no settings
 
 
-def default_of(name: str) -> Any:
-    """The default of one setting."""
-    return next(group[name] for group in FIT_DEFAULTS.values() if name in group)
+def fit_options() -> dict[str, Option]:
+    """Every setting of `pyro-vae fit` by name, in the order of a run's `config.toml`; `option.group` is its table."""
+    training = options_of(TrainConfig)
+    owned = {name: pairs[0][1] for name, pairs in OBJECTIVES.owned_options().items()}
+    objective = {
+        **options_of(ObjectiveConfig),
+        "num_particles": training.pop("num_particles"),
+        **{name: owned[name] for name in sorted(owned)},
+        "beta": training.pop("beta"),
+        "kl_warmup": training.pop("kl_warmup"),
+    }
+    last = {"device": DEVICE, "dtype": DTYPE, "compile": training.pop("compile")}
+    return options_of(DataConfig) | model_options() | objective | training | last
 
 
-def flatten_config(config: dict[str, Any], names: Iterable[str], source: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class FitSettings:
+    """The settings of one run, checked.
+
+    Attributes:
+        data: which rows are read, and how.
+        model: the parts; of a user's own program the defaults, which are not read.
+        objective: what is maximized.
+        training: how.
+        device: the device by name.
+        dtype: the floating type of weights and rows by name.
+        values: every setting by its group and name, as `config.toml` keeps them.
+    """
+
+    data: DataConfig
+    model: ModelConfig
+    objective: ObjectiveConfig
+    training: TrainConfig
+    device: str
+    dtype: str
+    values: dict[str, dict[str, Value]]
+
+    @classmethod
+    def from_options(cls, given: Mapping[str, Any], source: str = "fit") -> "FitSettings":
+        """The settings that are given, else their defaults.
+
+        Args:
+            given: values by the names of `fit_options`.
+            source: where they were given, for messages.
+
+        Returns:
+            The settings; `InputError` for a name that is no setting, and for values that cannot be used.
+        """
+        options = fit_options()
+        require_known(given, options, source)
+        values: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+        for name, option in options.items():
+            values[option.group.lower()][name] = given.get(name, option.default)
+        training = values["training"] | values["objective"]
+        loss, owned = training.pop("loss"), {name: training.pop(name) for name in OBJECTIVES.owned_options()}
+        device, dtype = training.pop("device"), training.pop("dtype")
+        for option, value in ((DEVICE, device), (DTYPE, dtype)):
+            option.check(value)
+        return cls(
+            DataConfig(**values["data"]),
+            ModelConfig.from_settings(values["model"]),
+            ObjectiveConfig(loss=loss, options=owned),
+            TrainConfig(**training),
+            device,
+            dtype,
+            values,
+        )
+
+    def with_absolute_paths(self) -> "FitSettings":
+        """The same settings with paths that can be found from another folder too; a data set's name is no path."""
+        from pyro_vae.data import NAMED_DATASETS  # late: --help needs no data
+
+        def absolute(path: str) -> str:
+            is_path = path not in NAMED_DATASETS and Path(path).exists()
+            return str(Path(path).resolve()) if is_path else path
+
+        data = absolute(str(self.data.data))
+        root = None if self.data.data_root is None else absolute(str(self.data.data_root))
+        values: dict[str, Value] = self.values["data"] | {"data": data, "data_root": root}
+        return replace(self, data=replace(self.data, data=data, data_root=root), values=self.values | {"data": values})
+
+    def to_toml(self) -> dict[str, dict[str, Any]]:
+        """The settings as TOML can hold them: nothing for None, lists for tuples, text for paths."""
+
+        def plain(value: Any) -> Any:
+            return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+
+        return {
+            group: {name: plain(value) for name, value in values.items() if value is not None}
+            for group, values in self.values.items()
+        }
+
+
+def flatten_config(config: Mapping[str, Any], names: Iterable[str], source: str) -> dict[str, Any]:
     """The settings in a configuration, whether in tables named after the groups or not; dashes are underscores.
 
-    Raises `InputError` for a table or a setting that does not exist.
+    Args:
+        config: the content of a TOML file.
+        names: the settings that it may hold.
+        source: the file, for messages.
+
+    Returns:
+        The values by name; `InputError` for a table or a setting that does not exist.
     """
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, dict) and key in FIT_DEFAULTS:
+        if isinstance(value, dict) and key in GROUPS:
             flat |= value
         elif not isinstance(value, dict) and key not in RUN_TABLES:
             flat[key] = value
         elif isinstance(value, dict) and key not in RUN_TABLES:
-            raise InputError(f"{source}: no table called [{key}]; there are [{'], ['.join(FIT_DEFAULTS)}]")
+            raise InputError(f"{source}: no table called [{key}]; there are [{'], ['.join(GROUPS)}]")
     given = {key.replace("-", "_"): value for key, value in flat.items()}
     require_known(given, names, source)
     return given
 
 
-def require_known(given: Iterable[str], names: Iterable[str], source: str) -> None:
-    """`InputError` for a name that is no setting, with the nearest one."""
-    names = list(names)
-    if unknown := [name for name in given if name not in names]:
-        near = difflib.get_close_matches(unknown[0], names, n=1)
-        raise InputError(f"{source}: no setting called {unknown[0]!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+def require_program(config: Mapping[str, Any], source: str, program: str | None) -> None:
+    """Raise `InputError` where a configuration is of a user's own program, which no file may name, and none is given.
 
-
-def group_settings(given: dict[str, Any], source: str = "fit") -> Settings:
-    """The settings by group: what is given, else the default; `InputError` for a name that is no setting."""
-    require_known(given, [name for group in FIT_DEFAULTS.values() for name in group], source)
-    return {
-        group: {name: given.get(name, default) for name, default in defaults.items()}
-        for group, defaults in FIT_DEFAULTS.items()
-    }
-
-
-def to_toml(settings: Settings) -> Settings:
-    """Settings as TOML can hold them: nothing for None, lists for tuples, text for paths."""
-
-    def plain(value: Any) -> Any:
-        return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-
-    return {group: {k: plain(v) for k, v in values.items() if v is not None} for group, values in settings.items()}
-
-
-def require_program(config: dict[str, Any], source: str, program: str | None) -> None:
-    """`InputError` where a configuration is of a user's own program, which no file may name, and none is given."""
+    Args:
+        config: the content of a `config.toml`.
+        source: the file, for the message.
+        program: what `--program` says, if it is given.
+    """
     own = config.get("about", {}).get("program")
     if own and program is None:
         raise InputError(f"{source} is of a program of your own, which no file may name for you: add --program {own}")

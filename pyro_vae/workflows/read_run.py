@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
+from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.read_large_files import read_rows
@@ -14,6 +15,7 @@ from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
 from pyro_vae.data.read_files import Table
 from pyro_vae.data.reference_measure import observed_values
 from pyro_vae.errors import InputError
+from pyro_vae.options import options_of
 from pyro_vae.run_folder import WEIGHTS, read_config
 from pyro_vae.serialization import load
 from pyro_vae.workflows.choose_likelihood import load_dataset
@@ -52,7 +54,7 @@ class Run:
     def data(self) -> Dataset:
         """The data set the run was fitted to; `InputError` where it is gone or has changed."""
         try:
-            data = load_dataset(absent_as_none(self.config["data"]), self.config["model"]["likelihood"])
+            data = load_dataset(self._data_config(), self.config["model"]["likelihood"])
         except InputError as error:
             raise InputError(f"{self.folder}: the data this run was fitted to cannot be read: {error}") from error
         if data.fingerprint != self.about["fingerprint"]:
@@ -69,12 +71,8 @@ class Run:
         with the name of a data set, a split of that.
         """
         if name is None or name in NAMED_DATASETS:
-            settings = absent_as_none(self.config["data"])
-            data = (
-                self.data()
-                if name is None
-                else load_data(name, binarize=settings["binarize"], root=settings["data_root"])
-            )
+            config = self._data_config()
+            data = self.data() if name is None else load_data(name, binarize=config.binarize, root=config.data_root)
             found = data.split(split)
             self._check_width(found.shape[1], data.name)
             return replace(found, name=split, measure=self.measure)
@@ -120,13 +118,8 @@ class Run:
                 f"{name}: {found} columns, but this run was fitted to rows of {expected}; give rows of the same kind"
             )
 
-
-def absent_as_none(settings: dict[str, Any]) -> dict[str, Any]:
-    """The data settings of a `config.toml`, which leaves out what is None."""
-    names = ("data", "data_root", "binarize", "dequantize", "standardize", "missing", "image_shape", "stream")
-    shape = settings.get("image_shape")
-    return {name: settings.get(name) for name in names} | {
-        "dequantize": bool(settings.get("dequantize")),
-        "missing": settings.get("missing", "refuse"),
-        "image_shape": None if shape is None else (int(shape[0]), int(shape[1])),
-    }
+    def _data_config(self) -> DataConfig:
+        """The data settings of the run; `config.toml` leaves out what is None, and TOML has no tuples."""
+        kept = {name: value for name, value in self.config["data"].items() if name in options_of(DataConfig)}
+        shape = kept.get("image_shape")
+        return DataConfig(**kept | {"image_shape": None if shape is None else (int(shape[0]), int(shape[1]))})

@@ -10,13 +10,13 @@ import pyro_vae as pv
 from pyro_vae.cli.main import _run
 from pyro_vae.data.named_datasets import load_data
 from pyro_vae.errors import InputError
-from pyro_vae.registry import LikelihoodChoice, build_vae
-from pyro_vae.workflows.choose_likelihood import choose_likelihood
+from pyro_vae.registry import ModelConfig
+from pyro_vae.workflows.build_vae import build_vae
+from pyro_vae.workflows.choose_likelihood import LikelihoodChoice, choose_likelihood
 from pyro_vae.workflows.compare_models import compare_models
 from pyro_vae.workflows.evaluate_run import Estimator, evaluate_run
 from pyro_vae.workflows.export_rows import encode_run, reconstruct_run, sample_run
 from pyro_vae.workflows.fit_run import fit_run
-from pyro_vae.workflows.fit_settings import FIT_DEFAULTS
 from pyro_vae.workflows.score_rows import score_rows
 
 SMALL = {"data": "digits", "epochs": 2, "hidden": (12,)}
@@ -102,7 +102,7 @@ def test_wrong_arguments_are_errors_that_leave_nothing(call, says, tmp_path):
 
 def test_the_likelihood_is_chosen_once():
     """The choice is a value: what is built from it does not look at the data again."""
-    data, model = load_data("digits"), FIT_DEFAULTS["model"]
+    data, model = load_data("digits"), ModelConfig()
     chosen = choose_likelihood(model, data)
     assert (chosen.name, chosen.scale) == ("bernoulli", None)
     assert "0 to 16" in chosen.reason

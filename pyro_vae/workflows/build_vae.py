@@ -1,0 +1,117 @@
+"""A VAE from the names of its parts."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from pyro_vae.context_managers import seeded
+from pyro_vae.data import Dataset
+from pyro_vae.data.reference_measure import observed_values
+from pyro_vae.errors import InputError
+from pyro_vae.guides import MaskAwareGuide
+from pyro_vae.models.vae import VAE
+from pyro_vae.nets import log1p
+from pyro_vae.options import Entry
+from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, ModelConfig, NetworkEntry
+from pyro_vae.workflows.choose_likelihood import LikelihoodChoice
+
+MakeNetwork = Callable[[int], nn.Module]  # from the number of outputs (of each value, for a decoder)
+
+
+def build_vae(config: ModelConfig, likelihood: LikelihoodChoice, data: Dataset, seed: int, masked: bool = False) -> VAE:
+    """A new VAE with the parts that a configuration names, its weights drawn from the seed.
+
+    Args:
+        config: the names of the parts and their settings.
+        likelihood: what `choose_likelihood` found.
+        data: the data set, for the number of columns, grey levels or categories.
+        seed: the seed of the initial weights.
+        masked: whether the mask of missing values is an input of the guide.
+
+    Returns:
+        The VAE; `InputError` where parts and data do not go together.
+    """
+    with seeded(seed):
+        decoder = _decoder(config, data)
+        part = _likelihood(likelihood, decoder, data)
+        guide = _guide(config, lambda outputs: _encoder(config, data, likelihood.name, outputs, masked))
+        guide = MaskAwareGuide(guide) if masked else guide
+        context = {"num_latents": config.latent_dim, "guide": guide, "num_features": data.num_features}
+        return VAE(_make(PRIORS[config.prior], config.options, context), part, guide)
+
+
+def _make(entry: Entry, settings: Mapping[str, Any], context: Mapping[str, Any]) -> nn.Module:
+    """The part of an entry: by its options and, of the context, the arguments that its constructor has."""
+    factory = entry.load()
+    made: nn.Module = factory(**_accepted(factory, context), **entry.keywords(settings))
+    return made
+
+
+def _accepted(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    names = inspect.signature(factory).parameters
+    return {name: value for name, value in given.items() if name in names}
+
+
+def _network(config: ModelConfig, data: Dataset) -> tuple[NetworkEntry, tuple[int, ...], dict[str, Any]]:
+    """The chosen network, its hidden sizes, and its other options."""
+    entry = NETWORKS[config.network]
+    if entry.for_images and data.image_shape is None:
+        raise InputError(
+            f"--network {entry.name} is for images, and {data.name} is a table; say --image-shape HxW if it is not"
+        )
+    options = entry.keywords(config.options)
+    hidden = options.pop("hidden", ())
+    assert isinstance(hidden, (tuple, list))
+    return entry, tuple(hidden), options
+
+
+def _decoder(config: ModelConfig, data: Dataset) -> MakeNetwork:
+    entry, hidden, options = _network(config, data)
+    make = Entry(entry.name, entry.decoder).load()
+    if entry.for_images:
+        shape = data.image_shape
+        return lambda maps: make(config.latent_dim, *reversed(hidden), image_shape=shape, maps=maps, **options)
+    return lambda maps: make(config.latent_dim, *reversed(hidden), maps * data.num_features, **options)
+
+
+def _encoder(config: ModelConfig, data: Dataset, likelihood: str, outputs: int, masked: bool) -> nn.Module:
+    entry, hidden, options = _network(config, data)
+    if masked and entry.for_images:
+        raise InputError(
+            "--missing mask appends a mask to each row, which conv and resnet do not take; try --network mlp"
+        )
+    make = entry.load()
+    if entry.for_images:
+        net: nn.Module = make(data.image_shape, *hidden, outputs=outputs, **options)
+    else:
+        net = make(data.num_features * (1 + masked), *hidden, outputs, **options)
+    return log1p(net) if LIKELIHOODS[likelihood].encoder == "log1p" else net
+
+
+def _likelihood(choice: LikelihoodChoice, decoder: MakeNetwork, data: Dataset) -> nn.Module:
+    """The likelihood on a decoder; the number of columns goes to one that needs it."""
+    entry = LIKELIHOODS[choice.name]
+    factory = entry.load()
+    parameters = inspect.signature(factory).parameters
+    known: dict[str, Any] = {"levels": data.train.measure.levels or 255}
+    if "num_categories" in parameters:
+        splits = (data.train, data.valid, data.test)
+        known["num_categories"] = max(2, 1 + int(max(observed_values(split.stored).max() for split in splits)))
+    has_default = "num_features" in parameters and parameters["num_features"].default is not inspect.Parameter.empty
+    if choice.scale == "per-feature" or not has_default:
+        known["num_features"] = data.num_features
+    options = {} if choice.scale is None else {"scale": choice.scale}
+    keywords = _accepted(factory, known) | entry.keywords(options)
+    outputs = factory.outputs_per_value  # type: ignore[attr-defined]  # the base of likelihoods has it
+    return _make(entry, options, _accepted(factory, known) | {"net": decoder(outputs(**_accepted(outputs, keywords)))})
+
+
+def _guide(config: ModelConfig, encoder: MakeNetwork) -> nn.Module:
+    """The guide on an encoder with as many outputs as it needs."""
+    entry = GUIDES[config.guide]
+    outputs = entry.load().outputs  # type: ignore[attr-defined]  # every guide with a network has it
+    keywords = {"num_latents": config.latent_dim} | entry.keywords(config.options)
+    net = encoder(outputs(**_accepted(outputs, keywords)))
+    return _make(entry, config.options, {"net": net, "num_latents": config.latent_dim})
