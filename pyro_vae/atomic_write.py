@@ -3,7 +3,7 @@
 import json
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    write_atomic(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
+def write_json_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    write_atomic(path, "".join(json.dumps(dict(row), allow_nan=False) + "\n" for row in rows).encode())
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from pyro_vae.inference.em.fit_cavi import fit_cavi
 from pyro_vae.inference.em.fit_closed_form import fit_closed_form
 from pyro_vae.inference.em.fit_em import fit_em
 from pyro_vae.inference.em.fit_mcem import fit_mcem
-from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.fit_result import EpochRecord, FitResult
 from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
 from pyro_vae.inference.svi.fit_svi import fit
 from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
@@ -27,7 +27,7 @@ from pyro_vae.models.ppca import PPCA, FactorAnalysis
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import mlp
 
-OnEpoch = Callable[[Any, list[dict[str, Any]]], None]  # called with the program and the history
+OnEpoch = Callable[[Any, list[EpochRecord]], object]  # called with the program and the history
 RWS_PARTICLES = 5
 TABLE_EPOCHS, TABLE_RATE = 20, 4.0  # factors on the epochs and learning rate of a network, for a q that is a table
 
@@ -104,9 +104,8 @@ def fit_by_name(
     calls = method.has_epochs and on_epoch is not None
     options = {"on_epoch": functools.partial(on_epoch, guided)} if calls and on_epoch is not None else {}
     result = method.fit(guided, data, budget, options)
-    for row in result.history:
-        row["seconds"] += start_seconds
-    return guided, replace(result, seconds=result.seconds + start_seconds)
+    history = [replace(row, seconds=row.seconds + start_seconds) for row in result.history]
+    return guided, replace(result, history=history, seconds=result.seconds + start_seconds)
 
 
 def supports(program: Any, name: str) -> bool:

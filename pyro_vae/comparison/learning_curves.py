@@ -8,7 +8,7 @@ from typing import Any
 from pyro_vae.comparison.comparison_table import Fitted, HeldOutScore, score_held_out
 from pyro_vae.comparison.fit_methods import Budget, fit_by_name
 from pyro_vae.data import Dataset, Split
-from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.fit_result import EpochRecord, FitResult
 
 STEP = 1.5  # between epochs that are looked at, on a logarithmic axis
 
@@ -52,24 +52,24 @@ def fit_with_curve(
     scoring_seconds: list[float] = [0.0]
     trained, held_out = data.train.head(min(num_rows, len(data.train))), rows.head(min(num_rows, len(rows)))
 
-    def on_epoch(now: Any, history: list[dict[str, Any]]) -> None:
-        history[-1]["seconds"] -= scoring_seconds[0]
-        if not points or history[-1]["epoch"] >= points[-1].epoch * STEP:
+    def on_epoch(now: Any, history: list[EpochRecord]) -> None:
+        history[-1] = replace(history[-1], seconds=history[-1].seconds - scoring_seconds[0])
+        if not points or history[-1].epoch >= points[-1].epoch * STEP:
             score(now, history)
 
-    def score(now: Any, history: list[dict[str, Any]]) -> None:
-        began, epoch = time.perf_counter(), history[-1]["epoch"]
+    def score(now: Any, history: list[EpochRecord]) -> None:
+        began, epoch = time.perf_counter(), history[-1].epoch
         one = Fitted(model, fit_method, now)
         found = [score_held_out(one, some, method="laplace", num_samples=num_samples) for some in (trained, held_out)]
-        points.append(_point(epoch, epoch * len(data.train), history[-1]["seconds"], *found))
+        points.append(_point(epoch, epoch * len(data.train), history[-1].seconds, *found))
         scoring_seconds[0] += time.perf_counter() - began
         if on_point is not None:
             on_point(points[-1])
 
     fitted, result = fit_by_name(program, fit_method, data, budget, on_epoch)
-    if points and points[-1].epoch < result.history[-1]["epoch"]:
+    if points and points[-1].epoch < result.history[-1].epoch:
         score(fitted, result.history)
-    return fitted, replace(result, seconds=result.history[-1]["seconds"]) if points else result, points
+    return fitted, replace(result, seconds=result.history[-1].seconds) if points else result, points
 
 
 def _point(epoch: int, rows_seen: int, seconds: float, train: HeldOutScore, held_out: HeldOutScore) -> Point:

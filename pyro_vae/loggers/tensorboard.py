@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
+from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import reconstructions, samples
 from pyro_vae.programs.model_and_guide import encode
@@ -46,7 +47,7 @@ class TensorBoard:
         self.folder, self.epoch = Path(folder), 0
         self._writer: Any = None
 
-    def __call__(self, history: list[dict[str, Any]]) -> None:
+    def __call__(self, history: list[EpochRecord]) -> None:
         """Write the epochs of a fit's history that were not written before."""
         if self._writer is None:
             self.epoch = self._open(history)
@@ -58,7 +59,7 @@ class TensorBoard:
         self.epoch = history[-1]["epoch"] if history else self.epoch
         self._writer.flush()
 
-    def _open(self, history: list[dict[str, Any]]) -> int:
+    def _open(self, history: list[EpochRecord]) -> int:
         """Open the folder; the last epoch that need not be written, which is none in a new folder."""
         begun = any(self.folder.glob("events.out.tfevents.*"))
         epoch = history[-1]["epoch"] if history else 0

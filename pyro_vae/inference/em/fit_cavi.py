@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import DivergedError, InputError
-from pyro_vae.inference.fit_result import EPOCH_KEYS, FitResult
+from pyro_vae.inference.fit_result import EpochRecord, FitResult
 from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch, require_mask
@@ -65,14 +65,14 @@ def fit_cavi(
     stopped = "tolerance" if rise < tol else "epochs"
     still_rising = f"the bound still rose by {rise:.1e} nats per row in the last epoch: give more epochs"
     advice = still_rising if stopped == "epochs" else ""
-    return FitResult(history, len(history), stopped, history[-1]["seconds"], advice)
+    return FitResult(history, len(history), stopped, history[-1].seconds, advice)
 
 
 def _ascend(
     program: Conjugate, rows: Tensor, log_jacobian: float, epochs: int, tol: float, began: float
-) -> tuple[list[dict[str, Any]], float]:
+) -> tuple[list[EpochRecord], float]:
     """The history of the updates, and by how much the bound rose in the last one."""
-    history: list[dict[str, Any]] = []
+    history: list[EpochRecord] = []
     previous, rise = -torch.inf, torch.inf
     while len(history) < epochs and not rise < tol:
         program.update_local(rows)
@@ -81,6 +81,5 @@ def _ascend(
         if not math.isfinite(elbo):
             raise DivergedError(f"the bound became {elbo} in epoch {epoch}: standardize the columns")
         previous, rise = elbo, elbo - previous
-        values = {"epoch": epoch, "step": epoch, "elbo": elbo, "seconds": time.perf_counter() - began}
-        history.append(dict.fromkeys(EPOCH_KEYS) | values)
+        history.append(EpochRecord(epoch=epoch, step=epoch, elbo=elbo, seconds=time.perf_counter() - began))
     return history, rise

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.inference.fit_result import EPOCH_KEYS, FitResult
+from pyro_vae.inference.fit_result import EpochRecord, FitResult
 from pyro_vae.models.ppca import PPCA, SCALE_FLOOR
 from pyro_vae.programs.parameters import device_and_dtype
 
@@ -38,6 +38,5 @@ def fit_closed_form(model: Any, data: Dataset | Split | Tensor) -> FitResult:
     scale = covariance.diagonal().sqrt()
     model.floor.copy_(SCALE_FLOOR * torch.where(scale > 0, scale, torch.ones_like(scale)))
     model.maximize_exactly(mean, covariance)
-    values: dict[str, Any] = {"epoch": 1, "step": 1, "elbo": float(model.log_prob(train).mean())}
-    seconds = time.perf_counter() - began
-    return FitResult([dict.fromkeys(EPOCH_KEYS) | values | {"seconds": seconds}], 1, "closed form", seconds)
+    elbo, seconds = float(model.log_prob(train).mean()), time.perf_counter() - began
+    return FitResult([EpochRecord(epoch=1, step=1, elbo=elbo, seconds=seconds)], 1, "closed form", seconds)

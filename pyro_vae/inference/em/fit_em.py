@@ -12,6 +12,7 @@ True
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import DivergedError, InputError
-from pyro_vae.inference.fit_result import EPOCH_KEYS, FitResult
+from pyro_vae.inference.fit_result import EMEpoch, EpochRecord, FitResult
 from pyro_vae.inference.svi.progress import Progress, Style
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.models.exact_density import Density, Statistics
@@ -48,7 +49,7 @@ def fit_em(
     batch_size: int | None = None,
     memory_mib: float = 1024.0,
     seed: int = 0,
-    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+    on_epoch: Callable[[list[EpochRecord]], object] | None = None,
     progress: Style = "none",
 ) -> FitResult:
     r"""Maximize $\frac1N \{\sum_i \log p(x_i; \theta) + \log p(\theta)\}$ by EM (Dempster, Laird & Rubin 1977).
@@ -118,14 +119,14 @@ class _EMRun:
         valid: Split | None,
         memory_bytes: float,
         hard: bool,
-        on_epoch: Callable[[list[dict[str, Any]]], None] | None,
+        on_epoch: Callable[[list[EpochRecord]], object] | None,
     ) -> None:
         self.model, self.train, self.valid, self.memory_bytes, self.hard = model, train, valid, memory_bytes, hard
         self.on_epoch, self.target, self.num_rows = on_epoch, device_and_dtype(model), len(train)
         index = torch.linspace(0, len(train) - 1, min(len(train), START_ROWS), dtype=torch.float64)
         self.start_rows = self._rows(index.long())
         self.mean = self._check()
-        self.history: list[dict[str, Any]] = []
+        self.history: list[EpochRecord] = []
         import sklearn.cluster  # noqa: F401 - imported here so that its time is not counted
 
         self.began, self.best_epoch, self.best_value, self.best = time.perf_counter(), 0, -math.inf, copy_state(model)
@@ -165,7 +166,7 @@ class _EMRun:
         for epoch in range(epochs):
             statistics, log_px = self.model.e_step(prepared or self._prepare_blocks(), self.hard)
             row = self._record(number, segment, float(log_px.double().mean()), bar)
-            gain, previous = row["objective"] - previous, row["objective"]
+            gain, previous = row.objective - previous, row.objective
             if gain <= tolerance:
                 self.stopped[number] = "tolerance"
                 return
@@ -174,10 +175,10 @@ class _EMRun:
             self.model.m_step(statistics)
             if moved < MAX_MOVES * len(statistics.get("counts", ())):
                 worst = log_px.cpu().topk(min(NUM_WORST_ROWS, self.num_rows), largest=False).indices
-                row["revived"] = self.model.revive(statistics, self._rows(worst))
-                moved += row["revived"]
-            if row["revived"]:
-                segment, previous = segment + 1, -math.inf
+                if revived := self.model.revive(statistics, self._rows(worst)):
+                    self.history[-1] = replace(row, revived=revived)
+                    moved += revived
+                    segment, previous = segment + 1, -math.inf
 
     def fit_online(self, number: int, epochs: int, batch_size: int, seed: int, bar: Progress) -> None:
         """Online EM: an M-step after each batch, on moving averages of statistics; a last E-step over all rows."""
@@ -201,23 +202,26 @@ class _EMRun:
     def _prepare(self, rows: Tensor) -> Iterator[Tensor]:
         return (self.model.prepare(block) for block in rows.to(*self.target).split(self.model.block_rows))
 
-    def _record(
-        self, number: int, segment: int, log_px: float, bar: Progress, update_best: bool = True
-    ) -> dict[str, Any]:
+    def _record(self, number: int, segment: int, log_px: float, bar: Progress, update_best: bool = True) -> EMEpoch:
         """Add an iteration to the history: the bound per row at the current parameters, and the objective."""
         if not math.isfinite(log_px):
             raise DivergedError(f"log p(x) became {log_px} in iteration {len(self.history) + 1}: the start is unusable")
         log_prior = float(self.model.log_prior()) / self.num_rows
         elbo, epoch = log_px + float(self.train.log_jacobian.mean()), len(self.history) + 1
-        values = {"epoch": epoch, "step": epoch, "elbo": elbo, "valid_elbo": None}
-        if self.valid is not None:
-            values["valid_elbo"] = float(self.model.log_prob(self.valid).mean())
-        row: dict[str, Any] = dict.fromkeys(EPOCH_KEYS) | values | {"seconds": time.perf_counter() - self.began}
-        row |= {"objective": elbo + log_prior, "log_prior": log_prior, "start": number, "segment": segment}
-        row["revived"] = 0
+        row = EMEpoch(
+            epoch=epoch,
+            step=epoch,
+            elbo=elbo,
+            valid_elbo=None if self.valid is None else float(self.model.log_prob(self.valid).mean()),
+            seconds=time.perf_counter() - self.began,
+            objective=elbo + log_prior,
+            log_prior=log_prior,
+            start=number,
+            segment=segment,
+        )
         self.history.append(row)
-        if update_best and row["objective"] > self.best_value:
-            self.best_epoch, self.best_value, self.best = epoch, row["objective"], copy_state(self.model)
+        if update_best and row.objective > self.best_value:
+            self.best_epoch, self.best_value, self.best = epoch, row.objective, copy_state(self.model)
         bar.epoch(row)
         if self.on_epoch is not None:
             self.on_epoch(self.history)

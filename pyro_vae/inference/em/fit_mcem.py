@@ -22,7 +22,7 @@ from torch import Tensor
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.fit_result import EpochRecord, FitResult, MCEMEpoch
 from pyro_vae.inference.posterior.hmc import State, state_at, transition
 from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.progress import Progress, Style
@@ -54,7 +54,7 @@ def fit_mcem(
     clip: float | None = None,
     seed: int = 0,
     labels: Tensor | None = None,
-    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+    on_epoch: Callable[[list[EpochRecord]], object] | None = None,
     progress: Style = "auto",
 ) -> FitResult:
     r"""Maximize $\frac1N\sum_i \log p_\theta(x_i)$ itself, with posterior draws instead of a guide.
@@ -122,6 +122,8 @@ class _Kernel:
 
 class _MCEMTrainer(Trainer):
     """The training loop of `fit`, with an E-step and an M-step for each batch."""
+
+    record_class = MCEMEpoch
 
     def __init__(
         self,

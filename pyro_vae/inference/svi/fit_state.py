@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pyro_vae.distributed import ProcessGroup
+from pyro_vae.inference.fit_result import EpochRecord, epoch_record
 
 COUNTERS = ("epoch", "best_epoch", "best_value", "history")
 TENSORS = {"now": "weights", "best": "best_weights", "optimizer": "optimizer"}  # prefix in the file: attribute
@@ -23,7 +24,7 @@ class FitState:
         epoch: the number of finished epochs.
         best_epoch: the epoch with the best validation ELBO, or the last one without validation rows; 0 before any.
         best_value: that validation ELBO in nats per row, or the epoch's number.
-        history: one row of metrics for each epoch.
+        history: one record for each epoch.
     """
 
     best_weights: dict[str, Tensor]
@@ -32,7 +33,7 @@ class FitState:
     epoch: int = 0
     best_epoch: int = 0
     best_value: float = -math.inf
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochRecord] = field(default_factory=list)
 
     def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors, each as `now/NAME`, `best/NAME` or `optimizer/NAME`, and the counters."""
@@ -41,7 +42,9 @@ class FitState:
             for prefix, attribute in TENSORS.items()
             for name, value in (getattr(self, attribute) or {}).items()
         }
-        return tensors, {name: getattr(self, name) for name in COUNTERS}
+        return tensors, {name: getattr(self, name) for name in COUNTERS} | {
+            "history": [dict(row) for row in self.history]
+        }
 
     @classmethod
     def from_file(cls, tensors: dict[str, Tensor], counters: dict[str, Any]) -> "FitState":
@@ -50,7 +53,8 @@ class FitState:
         for key, value in tensors.items():
             prefix, _, name = key.partition("/")
             groups[TENSORS[prefix]][name] = value
-        return cls(**groups, **{name: counters[name] for name in COUNTERS})
+        kept = {name: counters[name] for name in COUNTERS} | {"history": [epoch_record(r) for r in counters["history"]]}
+        return cls(**groups, **kept)
 
     def broadcast(self, group: ProcessGroup) -> "FitState":
         """The state of rank 0, in every process."""

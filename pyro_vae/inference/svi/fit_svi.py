@@ -34,7 +34,7 @@ from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.distributed import is_launched_distributed, local_cuda_device, process_group
 from pyro_vae.errors import CollapseWarning, InputError
-from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.fit_result import EpochRecord, FitResult
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 from pyro_vae.inference.svi.progress import Style
 from pyro_vae.inference.svi.train_config import TrainConfig
@@ -64,7 +64,7 @@ def fit(
     dtype: torch.dtype | None = None,
     labels: Tensor | None = None,
     checkpoint: str | Path | None = None,
-    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+    on_epoch: Callable[[list[EpochRecord]], object] | None = None,
     progress: Style = "auto",
 ) -> FitResult:
     r"""Maximize the ELBO of a program, $\frac1N \sum_i E_{q(z|x_i)}[\log p(x_i, z) - \log q(z|x_i)]$, by SVI.

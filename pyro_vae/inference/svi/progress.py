@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import Any, Literal
 
+from pyro_vae.inference.fit_result import EpochRecord
+
 Style = Literal["auto", "bar", "lines", "none"]
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -50,7 +52,7 @@ class Progress:
         if self._bar:
             self._bar.advance(self._task)
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: EpochRecord) -> None:
         if self._bar:
             self._bar.update(self._task, numbers=_summary(row, self.epochs, short=self._bar.console.width < 120))
         elif self.style == "lines":
@@ -60,7 +62,7 @@ class Progress:
                 self._last_line = now
 
 
-def _summary(row: dict[str, Any], epochs: int, short: bool = False) -> str:
+def _summary(row: EpochRecord, epochs: int, short: bool = False) -> str:
     """An epoch's metrics in one line; without the ELBO's terms and the learning rate where `short`."""
     parts = [f"epoch {row['epoch']}/{epochs}"]
     if row["elbo"] is not None:

@@ -26,7 +26,7 @@ from pyro_vae.data import Split
 from pyro_vae.distributed import SINGLE_PROCESS, GradientReducer, ProcessGroup
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.compile.compiled_elbo import Compiled_ELBO, is_recorded
-from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.fit_result import EpochRecord, FitResult
 from pyro_vae.inference.objectives.elbo_terms import RowWeighted, Terms
 from pyro_vae.inference.svi.checkpoint import Checkpoint, checkpoint_settings, quick_fingerprint
 from pyro_vae.inference.svi.fit_state import FitState
@@ -37,6 +37,7 @@ from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.validation_elbo import HeldOutRows, collapse_advice
 from pyro_vae.programs.parameters import DeviceAndDtype, copy_state, load_state, named_parameters
 from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.program_defaults import check_labels, init_program_from_data, log_prior_of, set_num_features
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs, require_mask
 from pyro_vae.programs.traces import trace_program
 
@@ -48,6 +49,8 @@ FLOPS_FOR_THREADS = 15_000_000  # in a step: with fewer, two threads took as lon
 
 class Trainer:
     """One run of `fit`: what is the same in all epochs, and the fit's `state` after the last whole epoch."""
+
+    record_class = EpochRecord
 
     def __init__(
         self,
@@ -63,8 +66,8 @@ class Trainer:
         self.program, self.train, self.valid, self.settings = program, train, valid, settings
         self.target, self.group, self.reducer = target, group, GradientReducer(group)
         self.labels = train.labels if labels is None else labels
-        if self.labels is not None and hasattr(program, "check_labels"):
-            program.check_labels(self.labels)  # a recorded step does not check them
+        if self.labels is not None:
+            check_labels(program, self.labels)  # a recorded step does not check them
         if target.device.type == "cuda" and train.memory_bytes * 4 < torch.cuda.mem_get_info(target.device)[0]:
             self.train = train.to_device(target.device)
         self.num_rows = len(train)
@@ -93,19 +96,23 @@ class Trainer:
         return guide
 
     def _init_from_data(self, train: Split) -> None:
-        if hasattr(self.program, "init_from_data"):
-            rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
-            self.program.init_from_data(train.mean.to(*self.target), train[rows].to(*self.target))
-        if getattr(self.program, "num_features", self) is None:
-            self.program.num_features = train.shape[1]
+        rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
+        init_program_from_data(self.program, train.mean.to(*self.target), train[rows].to(*self.target))
+        set_num_features(self.program, train.shape[1])
+
+    def _penalty(self) -> Tensor:
+        """−log p(θ)/N, which the objective adds where the program has a prior of its parameters."""
+        log_prior = log_prior_of(self.program)
+        assert log_prior is not None
+        return -log_prior / self.num_rows
 
     def _set_up_svi(self, loss: ELBO) -> None:
         """Set up the optimizer, the terms and `SVI` on the program with scaled sites; all its parameters exist."""
         settings = self.settings
         self.optimizer = FusedOptimizer(settings.optimizer, settings.learning_rate, settings.clip)
         self.optimizer.add_parameters(named_parameters(self.program))
-        if callable(getattr(self.program, "log_prior", None)):
-            self.optimizer.penalty = lambda: -self.program.log_prior() / self.num_rows
+        if log_prior_of(self.program) is not None:
+            self.optimizer.penalty = self._penalty
         self.weigh = RowWeighted(self.plates, self.num_rows)
         if settings.beta != 1 or settings.kl_warmup:  # a tensor may change between calls of a graph, a number may not
             self.weigh.beta = torch.ones((), dtype=self.target.dtype, device=self.target.device)
@@ -153,8 +160,8 @@ class Trainer:
         style = style if self.group.is_main else "none"
         with Progress(style, self.settings.epochs, steps, self.state.epoch) as progress:
             while not self._stopped():
-                row = self._train_epoch(progress)
-                row["seconds"] = earlier + time.perf_counter() - start
+                values = self._train_epoch(progress)
+                row = self.record_class(**values, seconds=earlier + time.perf_counter() - start)
                 row = self.group.broadcast(row)  # so that all stop at the same epoch and keep the same weights
                 self._update_best(row)
                 progress.epoch(row)
@@ -286,10 +293,10 @@ class Trainer:
         row = {prefix + name: None if value is None else value + jacobian for name, value in shifted.items()}
         return row | {f"{prefix}kl": kl}
 
-    def _update_best(self, row: dict[str, Any]) -> None:
+    def _update_best(self, row: EpochRecord) -> None:
         state = self.state
         state.history.append(row)
-        value = float(state.epoch) if row["valid_elbo"] is None else row["valid_elbo"]
+        value = float(state.epoch) if row.valid_elbo is None else row.valid_elbo
         if value > state.best_value:
             state.best_epoch, state.best_value, state.best_weights = state.epoch, value, copy_state(self.program)
 
