@@ -1,7 +1,8 @@
 """A program is a model and a guide; encoding, reconstructing and sampling need only these two."""
 
 from collections.abc import Callable
-from typing import Any
+from types import MethodType
+from typing import Any, ClassVar
 
 import pyro.poutine as poutine
 import torch
@@ -45,14 +46,17 @@ class Program(nn.Module):
     torch.Size([5])
     """
 
-    def __init__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> None:
+    no_density: ClassVar[str] = ""  # why there is no p(x), for a subclass that has none
+    num_features: int | None  # the width of x, set by the first fit where it is None
+
+    def __init__(self, model: Callable[..., object], guide: Callable[..., object]) -> None:
         super().__init__()
         self._model, self._guide = model, guide
-        owners = [getattr(function, "__self__", function) for function in (model, guide)]
+        owners = [function.__self__ if isinstance(function, MethodType) else function for function in (model, guide)]
         if any(isinstance(owner, Program) for owner in owners):
             raise InputError("this is a program already: fit it as it is, or give Program two plain functions")
         self.owners = nn.ModuleList(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
-        self.num_features: int | None = None
+        self.num_features = None
 
     def model(self, x: Rows, **row_inputs: Any) -> Any:
         with use_param_store(self):
@@ -63,6 +67,21 @@ class Program(nn.Module):
             return bind_supported_kwargs(self._guide)(x, row_inputs)
 
     model.accepts_row_inputs = guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
+
+    def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
+        """Before a fit: set initial values from data. By default nothing is set.
+
+        Args:
+            mean: the mean (D,) of the training rows.
+            rows: some of them (n, D).
+        """
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise `InputError` for labels (N,) that the program cannot take. By default it takes any."""
+
+    def log_prior(self) -> Tensor | None:
+        """The parameters' log prior, () nats, differentiable, which `fit` adds to the objective; None by default."""
+        return None
 
     def encode(self, x: Rows, **row_inputs: Any) -> RowLatents:
         """Posterior means (N, K), latent sites concatenated; from 64 draws where a site has no mean."""

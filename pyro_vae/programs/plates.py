@@ -13,6 +13,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.errors import InputError, RowsError
+from pyro_vae.programs.program_defaults import no_density_reason
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import UnconditionObserved, sample_sites, trace_program
 
@@ -154,9 +155,9 @@ def _resized_dims(two: Any, three: Any) -> set[int]:
     return {dim for dim, size in after.items() if size == 3 and before.get(dim) == 2}
 
 
-def require_density(program: Any) -> None:
+def require_density(program: object) -> None:
     """`InputError` with the program's `no_density` as its reason where it has no p(x)."""
-    if reason := getattr(program, "no_density", ""):
+    if reason := no_density_reason(program):
         raise InputError(reason)
 
 

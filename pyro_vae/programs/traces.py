@@ -1,26 +1,60 @@
 """Traces of a program's model and guide, their sample sites, and the log weights' terms."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import pyro
 import torch
+from pyro.distributions import TorchDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.typing import Program
+
+Wrapper = Callable[[Callable[[], object]], Callable[[], object]]  # a Pyro handler, or a plate, around a function
 
 
-def trace_program(
-    program: Any, batch: Batch, around: Callable[[Any], Any] = lambda function: function
-) -> tuple[Trace, Trace]:
-    """The model's trace, replayed against the guide's, and the guide's; `around` wraps both functions."""
+class Site(TypedDict, total=False):
+    """A sample site of a Pyro trace: the part of Pyro's message dictionary that this package reads.
+
+    `fn` is the site's distribution, `value` what was drawn or observed, `cond_indep_stack` the plates it lies in,
+    `infer` what the program said about it, and `unscaled_log_prob` its log density where that was computed, with a
+    `mask` of the values that count. `done` tells handlers that the value is set.
+    """
+
+    type: str
+    name: str
+    fn: TorchDistribution
+    value: Tensor
+    is_observed: bool
+    cond_indep_stack: tuple[CondIndepStackFrame, ...]
+    infer: dict[str, object]
+    mask: Tensor | bool | None
+    unscaled_log_prob: Tensor
+    log_prob: Tensor
+    done: bool
+
+
+def trace_program(program: Program, batch: Batch, around: Wrapper = lambda function: function) -> tuple[Trace, Trace]:
+    """A run of the guide, and of the model with the guide's draws.
+
+    Args:
+        program: any program.
+        batch: the rows and their inputs.
+        around: a handler or a plate that wraps both functions.
+
+    Returns:
+        The model's trace, replayed against the guide's, and the guide's, both with their log densities.
+    """
     model, guide = bind_supported_kwargs(program.model), bind_supported_kwargs(program.guide)
     wrapped = around(lambda: model(batch.x, batch.row_inputs)), around(lambda: guide(batch.x, batch.row_inputs))
     with pyro.validation_enabled(False):
@@ -30,19 +64,24 @@ def trace_program(
 class UnconditionObserved(UnconditionMessenger):
     """Draw observed sites; `pyro.deterministic` sites are no observations, though Pyro marks them so."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message[..., Any]) -> None:
         if not (msg["infer"] or {}).get("_deterministic"):
-            super()._pyro_sample(msg)
+            super()._pyro_sample(msg)  # type: ignore[no-untyped-call]  # Pyro's
 
 
-def sample_sites(trace: Trace) -> dict[str, Any]:
+def sample_sites(trace: Trace) -> dict[str, Site]:
     """The sample sites of a trace by name, in order, without plates' own sites and deterministic values."""
-    drawn = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
-    sites = {name: site for name, site in drawn.items() if not site_is_subsample(site)}
-    return {name: site for name, site in sites.items() if not (site["infer"] or {}).get("_deterministic")}
+    nodes = cast(dict[str, Site], trace.nodes)
+    drawn = {name: site for name, site in nodes.items() if site["type"] == "sample" and not is_subsample(site)}
+    return {name: site for name, site in drawn.items() if not (site["infer"] or {}).get("_deterministic")}
 
 
-def unwrap_independent(fn: Any) -> Any:
+def is_subsample(site: Site) -> bool:
+    """Whether a site is a plate's own, whose value is the indices of a subsample."""
+    return site_is_subsample(cast(Message[..., Any], site))
+
+
+def unwrap_independent(fn: object) -> Any:
     """A site's distribution without the `Independent`s around it."""
     return unwrap_independent(fn.base_dist) if isinstance(fn, Independent) else fn
 
@@ -54,22 +93,38 @@ class SubstituteLatents(Messenger):
         super().__init__()
         self.values = values
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         if msg["name"] in self.values and not msg["is_observed"] and not msg["done"]:
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
-def sum_over_plates(site: Any, keep: set[int]) -> Tensor:
-    """A site's log-probability with its mask and without its scale, summed over all plates but those kept."""
-    log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+def sum_over_plates(site: Site, keep: set[int]) -> Tensor:
+    """A site's log-probability with its mask and without its scale, nats.
+
+    Args:
+        site: a site whose log density was computed.
+        keep: the dimensions of the plates that are kept, counted from the right (−1, −2, …).
+
+    Returns:
+        The sum over all other plates, with one axis for each plate kept.
+    """
+    log_prob: Tensor = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
     summed = [dim for dim in range(-log_prob.dim(), 0) if dim not in keep]
     return log_prob.sum(summed) if summed else log_prob
 
 
 def log_weight_terms(model: Trace, guide: Trace, keep: set[int]) -> tuple[Tensor, Tensor]:
-    """log p(x | z) and log p(z) − log q(z | x), each summed over its sites and over all plates but those kept."""
+    """The two terms of the log weights, nats, each summed over its sites.
+
+    Args:
+        model: the model's trace, replayed against the guide's.
+        guide: the guide's trace.
+        keep: the dimensions of the plates that are kept; the terms are summed over all others.
+
+    Returns:
+        log p(x | z) and log p(z) − log q(z | x), with one axis for each plate kept.
+    """
     sites, drawn = sample_sites(model).values(), sample_sites(guide).values()
     likelihood = sum((sum_over_plates(site, keep) for site in sites if site["is_observed"]), torch.zeros(()))
     prior = sum((sum_over_plates(site, keep) for site in sites if not site["is_observed"]), torch.zeros(()))
-    ratio = torch.as_tensor(prior) - sum((sum_over_plates(site, keep) for site in drawn), torch.zeros(()))
-    return torch.as_tensor(likelihood), ratio
+    return likelihood, prior - sum((sum_over_plates(site, keep) for site in drawn), torch.zeros(()))

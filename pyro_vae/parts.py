@@ -1,0 +1,120 @@
+"""What a part may offer beyond its forward: a base for each kind of part, its methods and attributes with defaults.
+
+A part is any callable that returns a Pyro distribution (`pyro_vae.typing`). A part without these bases, a function or a
+module of one's own, has the defaults, and where it has a method or attribute of the same name, that one counts: the
+functions of this file ask any part.
+"""
+
+from typing import ClassVar, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from pyro_vae.distributions import Observed
+from pyro_vae.typing import Distribution, Latents
+
+
+class PriorModule(nn.Module):
+    """The base of priors: modules whose forward, without input, returns a distribution with event shape (K,)."""
+
+    def init_from_data(self, rows: Tensor) -> None:
+        """Before a first fit: set initial values from some training rows (n, D). By default nothing is set."""
+
+
+class LikelihoodModule(nn.Module):
+    """The base of likelihoods: modules from z (..., K) to a distribution over x with event shape (D,)."""
+
+    @classmethod
+    def outputs_per_value(cls) -> int:
+        """The number of outputs that the network gives for each of the D values. By default one."""
+        return 1
+
+    def masked(self, z: Latents, mask: Tensor) -> Distribution:
+        """The density of the observed values only.
+
+        Args:
+            z: latents (..., K).
+            mask: booleans (N, D), true where a value was observed.
+
+        Returns:
+            A distribution with event shape (D,), whose `log_prob` sums the observed values. By default that of
+            independent values.
+        """
+        return Observed(self(z), mask.bool())
+
+    def init_from_data(self, mean: Tensor) -> None:
+        """Before a first fit: set initial values from the mean (D,) of the training rows. By default nothing is set."""
+
+
+class GuideModule(nn.Module):
+    """The base of guides: modules from x (N, D) to a distribution over z with event shape (K,).
+
+    A guide with a network has a static method `outputs(num_latents, …)`, the number of outputs that its network gives
+    for each row; its other keywords are the constructor's.
+    """
+
+    per_row: ClassVar[bool] = False  # whether the parameters are a table with an entry for each training row
+
+    @property
+    def scores_only_own_samples(self) -> bool:
+        """Whether `log_prob` is slow, one dimension at a time, at other points than the guide's own samples."""
+        return False
+
+
+@runtime_checkable
+class _InitializedFromData(Protocol):
+    def init_from_data(self, values: Tensor, /) -> None: ...
+
+
+@runtime_checkable
+class _Masked(Protocol):
+    def masked(self, z: Tensor, mask: Tensor, /) -> Distribution: ...
+
+
+@runtime_checkable
+class _PerRow(Protocol):
+    @property
+    def per_row(self) -> bool: ...
+
+
+@runtime_checkable
+class _ScoresOnlyOwnSamples(Protocol):
+    @property
+    def scores_only_own_samples(self) -> bool: ...
+
+
+def init_part_from_data(part: object, values: Tensor) -> None:
+    """Set a part's initial values from data, if it supports that.
+
+    Args:
+        part: a likelihood or a prior.
+        values: the mean (D,) of the training rows for a likelihood, some rows (n, D) for a prior.
+    """
+    if isinstance(part, _InitializedFromData):
+        part.init_from_data(values)
+
+
+def masked_likelihood(likelihood: object, z: Latents, mask: Tensor | None) -> Distribution:
+    """p(x|z), of the observed values only where there is a mask.
+
+    Args:
+        likelihood: the part p(x|z).
+        z: latents (..., K).
+        mask: booleans (N, D), true where a value was observed; None where all were.
+
+    Returns:
+        A distribution with event shape (D,).
+    """
+    assert callable(likelihood)
+    if mask is None:
+        return likelihood(z)
+    return likelihood.masked(z, mask) if isinstance(likelihood, _Masked) else Observed(likelihood(z), mask.bool())
+
+
+def is_per_row(guide: object) -> bool:
+    """Whether a guide has parameters for each training row, and is defined for these rows only."""
+    return isinstance(guide, _PerRow) and guide.per_row
+
+
+def scores_only_own_samples(guide: object) -> bool:
+    """Whether a guide scores other points than its own samples one dimension at a time."""
+    return isinstance(guide, _ScoresOnlyOwnSamples) and guide.scores_only_own_samples

@@ -1,0 +1,109 @@
+"""What a program may offer beyond its model and guide, asked of any object: `Program` has the defaults.
+
+An object without that base has the defaults too, and where it has a method or attribute of the same name, that one
+counts.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from pyro_vae.typing import PerRow
+
+
+@runtime_checkable
+class Predictive(Protocol):
+    """A program that has the density of a new row given its training rows, `log_predictive(x)`, (N,) nats."""
+
+    def log_predictive(self, x: Tensor) -> PerRow: ...
+
+
+@runtime_checkable
+class HasPrior(Protocol):
+    """A program whose prior p(z) is a part of its own."""
+
+    @property
+    def prior(self) -> Callable[..., object]: ...
+
+
+@runtime_checkable
+class _HasNoDensity(Protocol):
+    @property
+    def no_density(self) -> str: ...
+
+
+@runtime_checkable
+class _HasNumFeatures(Protocol):
+    num_features: int | None
+
+
+@runtime_checkable
+class _HasLogPrior(Protocol):
+    def log_prior(self) -> Tensor | None: ...
+
+
+@runtime_checkable
+class _InitializedFromData(Protocol):
+    def init_from_data(self, mean: Tensor, rows: Tensor, /) -> None: ...
+
+
+@runtime_checkable
+class _ChecksLabels(Protocol):
+    def check_labels(self, labels: Tensor, /) -> None: ...
+
+
+@runtime_checkable
+class _Decodes(Protocol):
+    @property
+    def decode(self) -> Callable[..., Tensor]: ...
+
+
+def no_density_reason(program: object) -> str:
+    """Why a program has no p(x), its `no_density`; empty where it has one."""
+    return program.no_density if isinstance(program, _HasNoDensity) else ""
+
+
+def num_features_of(program: object) -> int | None:
+    """The number D of features that a program keeps, its `num_features`; None where it keeps none."""
+    return program.num_features if isinstance(program, _HasNumFeatures) else None
+
+
+def set_num_features(program: object, num_features: int, *, replace: bool = False) -> None:
+    """Keep the number of features in a program that has a `num_features`.
+
+    Args:
+        program: any program; one without that attribute stays as it is.
+        num_features: the number D of features of x.
+        replace: whether a number that is kept already is replaced.
+    """
+    if isinstance(program, _HasNumFeatures) and (replace or program.num_features is None):
+        program.num_features = num_features
+
+
+def log_prior_of(program: object) -> Tensor | None:
+    """The log prior of a program's parameters, () nats, differentiable; None where it has none."""
+    return program.log_prior() if isinstance(program, _HasLogPrior) else None
+
+
+def init_program_from_data(program: object, mean: Tensor, rows: Tensor) -> None:
+    """Before a fit: set a program's initial values from data, if it supports that.
+
+    Args:
+        program: any program.
+        mean: the mean (D,) of the training rows.
+        rows: some of them (n, D).
+    """
+    if isinstance(program, _InitializedFromData):
+        program.init_from_data(mean, rows)
+
+
+def check_labels(program: object, labels: Tensor) -> None:
+    """`InputError` for labels (N,) that a program cannot take, if it checks them."""
+    if isinstance(program, _ChecksLabels):
+        program.check_labels(labels)
+
+
+def decoder_of(program: object) -> Callable[..., Tensor] | None:
+    """A program's own `decode`, from z (..., K) to E[x | z] (..., D); None where it has none."""
+    return program.decode if isinstance(program, _Decodes) else None
