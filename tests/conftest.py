@@ -1,5 +1,9 @@
 """Every test starts from a seed, an empty param store, Pyro's validation on, and the package's annotations enforced."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest -n has a process for each core
+
 import pyro
 import pytest
 from jaxtyping import install_import_hook
