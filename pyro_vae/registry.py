@@ -161,6 +161,14 @@ class ModelConfig:
         return cls(**given, options=others)
 
 
+def load_other_packages() -> None:
+    """Import the parts that other packages have registered, so that a saved run may name them."""
+    for registry in KINDS.values():
+        for entry in registry.values():
+            if not entry.path.startswith("pyro_vae."):
+                entry.load()
+
+
 def model_options() -> dict[str, Option]:
     """Every model option of the command line: each kind of part, followed by the options that its entries own.
 

@@ -14,6 +14,7 @@ from pyro_vae.constructor_args import CONSTRUCTORS, find_constructor, recorded_c
 from pyro_vae.errors import InputError
 from pyro_vae.models import autoencoder, bayesian_mixture, bernoulli_mixture, gaussian_mixture, ppca, vae  # noqa: F401 - the same
 from pyro_vae.programs.parameters import copy_state, load_state
+from pyro_vae.registry import load_other_packages
 from pyro_vae.run_folder import CONFIG, WEIGHTS, read_config, write_config
 
 
@@ -133,6 +134,9 @@ def _from_recipe(recipe: Any, path: str, built: dict[str, Any]) -> Any:
     if "same_as" in recipe:
         return built[recipe["same_as"]]
     maker = find_constructor(recipe["make"])
+    if maker is None:  # a part of another installed package, which is imported when it is used
+        load_other_packages()
+        maker = find_constructor(recipe["make"])
     if maker is None:
         raise InputError(
             f"{path}: no part called {recipe['make']!r} in this version of pyro_vae; known: "

@@ -32,7 +32,7 @@ GUIDES = {  # name: (outputs of the network, guide(network))
     "full-rank": (guides.FullRankNormal.outputs(K), lambda net: guides.FullRankNormal(net, K)),
     "low-rank": (guides.LowRankNormal.outputs(K, rank=1), lambda net: guides.LowRankNormal(net, K, rank=1)),
     "flow": (guides.FlowGuide.outputs(K), lambda net: guides.FlowGuide(net, K, layers=2, hidden=8)),
-    "autoregressive": (
+    "iaf": (
         guides.FlowGuide.outputs(K, 3),
         lambda net: guides.FlowGuide(net, K, layers=2, hidden=8, kind="autoregressive", num_context=3),
     ),
