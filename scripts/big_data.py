@@ -23,8 +23,8 @@ from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk import rows_on_disk
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
-from pyro_vae.data.read_files import Table
 from pyro_vae.data.split import Split
+from pyro_vae.data.table import Table
 
 WIDTH = 784
 FOLDER = click.option(

@@ -2,8 +2,8 @@ from .data_config import BINARIZE as BINARIZE
 from .data_config import DataConfig as DataConfig
 from .dataset import Dataset as Dataset
 from .dataset import as_split as as_split
+from .dataset import load_data as load_data
 from .named_datasets import NAMED_DATASETS as NAMED_DATASETS
-from .named_datasets import load_data as load_data
 from .reference_measure import Measure as Measure
 from .split import Split as Split
 

@@ -1,12 +1,10 @@
 """The settings of which data are read and how they become x: each with its default, choices and help, once."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from pyro_vae.options import options_of, setting
 
-Binarize = Literal["stochastic", "fixed", "threshold", "none"]
-BINARIZE: tuple[str, ...] = get_args(Binarize)
+BINARIZE = ("stochastic", "fixed", "threshold", "none")
 MISSING = ("refuse", "mask")
 DATA = "Data"
 

@@ -1,48 +1,40 @@
-"""Tables and images from files and from memory, checked as they are read."""
+"""Tables and images from files, checked as they are read."""
 
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.data.table import (
+    LABEL_COLUMNS,
+    Table,
+    encode_labels,
+    require_complete,
+    table_from_array,
+    table_from_frame,
+)
 from pyro_vae.errors import InputError
 
-LABEL_COLUMNS = ("label", "labels", "target", "class")
 LABEL_ARRAYS = (*LABEL_COLUMNS, "y")
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 
 
-@dataclass
-class Table:
-    """Rows and labels as read: `values` (N, D), `labels` (N,) or None, `image_shape` where the rows are images.
-
-    `values` is a tensor or `RowsOnDisk`. `columns` are the columns' names, `label_name` is the name of the column of
-    labels, `index` (N,) the row numbers in the source.
-    """
-
-    values: Any
-    labels: Tensor | None = None
-    image_shape: tuple[int, int] | None = None
-    columns: tuple[str, ...] = ()
-    label_name: str | None = None
-    index: Tensor | None = None
-
-    def take(self, rows: Tensor) -> "Table":
-        index = rows if self.index is None else self.index[rows]
-        labels = None if self.labels is None else self.labels[rows]
-        return replace(self, values=self.values[rows], labels=labels, index=index)
-
-
-def read_file(path: Path, missing: bool = False) -> Table:
+def read_file(path: Path, missing: bool = False) -> Table[Tensor]:
     """Read a file by its suffix, or a folder of images; `InputError` says what is wrong and what to try.
 
-    NaN, a missing value, is kept with `missing` and an error without.
+    Args:
+        path: the file or folder.
+        missing: whether NaN, a missing value, is kept; an error without.
+
+    Returns:
+        Its table.
     """
     if not path.exists():
         raise InputError(f"no file or folder {path}; `pyro-vae datasets` lists the data sets that have names")
@@ -59,44 +51,25 @@ def read_file(path: Path, missing: bool = False) -> Table:
     table = reader(path)
     if table.values.numel() == 0:
         raise InputError(f"{path}: no rows in it")
-    return table if missing else _require_complete(table, path)
+    return table if missing else require_complete(table, path)
 
 
-def table_from_memory(data: Any, missing: bool = False) -> Table:
-    """The table of an array or tensor, (N, D) or (N, height, width), or of a data frame."""
-    if hasattr(data, "columns") and hasattr(data, "to_numpy"):
-        source = Path("the data frame")
-        table = table_from_frame(data, source)
-    else:
-        source = Path("the array")
-        table = _table_from_array(np.asarray(data), source)
-    return table if missing else _require_complete(table, source)
+def _read_npy(path: Path) -> Table[Tensor]:
+    array = _load_numpy(path)
+    if isinstance(array, NpzFile):
+        raise InputError(f"{path}: holds an archive, not one array; name it .npz")
+    return table_from_array(array, path)
 
 
-def _require_complete(table: Table, path: Path) -> Table:
-    """The table; `InputError` where values are missing."""
-    if table.values.is_floating_point() and bool((missing := table.values.isnan()).any()):
-        row, column = (int(i) for i in missing.nonzero()[0])
-        name = f"column {table.columns[column] if table.columns else column}"
-        raise InputError(
-            f"{path}: {int(missing.sum())} values are missing (NaN), the first in row {row} (counting from 0), {name}; "
-            "fit with --missing mask (missing='mask') to model the observed values, or remove or fill those rows"
-        )
-    return table
-
-
-def _read_npy(path: Path) -> Table:
-    return _table_from_array(_load_numpy(path), path)
-
-
-def _load_numpy(path: Path) -> Any:
+def _load_numpy(path: Path) -> Array | NpzFile:
     try:
-        return np.load(path, allow_pickle=False)
+        loaded: Array | NpzFile = np.load(path, allow_pickle=False)
+        return loaded
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a readable numpy file ({error})") from error
 
 
-def _read_npz(path: Path) -> Table:
+def _read_npz(path: Path) -> Table[Tensor]:
     archive = _load_numpy(path)
     if isinstance(archive, np.ndarray):
         raise InputError(f"{path}: holds one array, not an archive; name it .npy")
@@ -106,61 +79,21 @@ def _read_npz(path: Path) -> Table:
     preferred = [name for name in value_arrays if name.lower() in ("x", "data")]
     if not preferred and len(value_arrays) != 1:
         raise InputError(f"{path}: holds {', '.join(names) or 'nothing'}; name the rows 'x' (and their labels 'y')")
-    table = _table_from_array(_read_array(archive, (preferred or value_arrays)[0], path), path)
-    if label_arrays:
-        table.labels = encode_labels(_read_array(archive, label_arrays[0], path), path, len(table.values))
-        table.label_name = label_arrays[0]
-    return table
+    table = table_from_array(_read_array(archive, (preferred or value_arrays)[0], path), path)
+    if not label_arrays:
+        return table
+    labels = encode_labels(_read_array(archive, label_arrays[0], path), path, len(table.values))
+    return replace(table, labels=labels, label_name=label_arrays[0])
 
 
-def _read_array(archive: Any, name: str, path: Path) -> np.ndarray:
+def _read_array(archive: NpzFile, name: str, path: Path) -> Array:
     try:
-        return archive[name]
+        return np.asarray(archive[name])
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: {name} cannot be read ({error})") from error
 
 
-def _table_from_array(array: np.ndarray, path: Path) -> Table:
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"{path}: holds {array.dtype} values; expected numbers")
-    if array.ndim < 2:
-        raise InputError(
-            f"{path}: has shape {array.shape}; expected one row for each observation, (N, D) or (N, height, width)"
-        )
-    image_shape = (int(array.shape[1]), int(array.shape[2])) if array.ndim == 3 else None
-    if array.ndim > 3:
-        raise InputError(f"{path}: has shape {array.shape}; expected (N, D) or grey images (N, height, width)")
-    flat = array.reshape(len(array), -1)
-    if flat.dtype != np.uint8:
-        flat = flat.astype(np.float64)  # for standardizing: in float32 all time stamps would be equal
-        _check_finite(flat, path, [f"column {i}" for i in range(flat.shape[1])])
-    return Table(torch.from_numpy(np.ascontiguousarray(flat)), None, image_shape)
-
-
-def _check_finite(values: np.ndarray, path: Path, columns: list[str]) -> None:
-    infinite = np.argwhere(np.isinf(values))
-    if len(infinite):
-        row, column = infinite[0]
-        raise InputError(
-            f"{path}: {len(infinite)} values are infinite, the first in row {row} (counting from 0), "
-            f"{columns[column]}; remove or fill those rows"
-        )
-
-
-def encode_labels(values: Any, path: Path, num_rows: int) -> Tensor:
-    """Labels (N,) as integers: whole numbers unchanged, other values by their rank among the sorted distinct ones."""
-    array = np.asarray(values).reshape(-1)
-    if len(array) != num_rows:
-        raise InputError(f"{path}: {len(array)} labels for {num_rows} rows")
-    if array.dtype.kind in "iub":
-        return torch.from_numpy(array.astype(np.int64))
-    if array.dtype.kind == "f" and (array == np.round(array)).all():
-        return torch.from_numpy(array.astype(np.int64))
-    classes = array if array.dtype.kind == "f" else array.astype(str)  # a missing label becomes the class nan
-    return torch.from_numpy(np.unique(classes, return_inverse=True)[1].astype(np.int64))
-
-
-def _read_csv(path: Path) -> Table:
+def _read_csv(path: Path) -> Table[Tensor]:
     import pandas
 
     try:
@@ -178,7 +111,7 @@ def _read_csv(path: Path) -> Table:
     return table_from_frame(frame, path)
 
 
-def _read_parquet(path: Path) -> Table:
+def _read_parquet(path: Path) -> Table[Tensor]:
     import pandas
 
     try:
@@ -198,30 +131,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def table_from_frame(frame: Any, path: Path) -> Table:
-    """The table of a data frame: a column called label, target or class holds the labels, the others numbers."""
-    names = [str(name) for name in frame.columns]
-    label_columns = [name for name in frame.columns if str(name).lower() in LABEL_COLUMNS]
-    values = frame.drop(columns=label_columns)
-    text_columns = [str(name) for name in values.columns if values[name].dtype.kind not in "fiub"]
-    if text_columns:
-        shown = ", ".join(text_columns[:3]) + (" …" if len(text_columns) > 3 else "")
-        raise InputError(
-            f"{path}: text in {shown}; keep columns of numbers, or name one of them 'label' to colour figures by it "
-            f"(columns: {', '.join(names[:8])})"
-        )
-    array = values.to_numpy(dtype=np.float64)
-    _check_finite(array, path, [f"column {name}" for name in values.columns])
-    is_unnamed = all(isinstance(name, int) for name in values.columns)
-    columns = () if is_unnamed else tuple(str(name) for name in values.columns)
-    table = Table(torch.from_numpy(np.array(array)), columns=columns)
-    if label_columns:
-        table.labels = encode_labels(frame[label_columns[0]].to_numpy(), path, len(array))
-        table.label_name = str(label_columns[0])
-    return table
-
-
-def _read_image_folder(folder: Path) -> Table:
+def _read_image_folder(folder: Path) -> Table[Tensor]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise InputError(f"{folder}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
@@ -242,7 +152,7 @@ def _read_image_folder(folder: Path) -> Table:
     return Table(torch.from_numpy(np.stack([image.reshape(-1) for image in images])), labels, (height, width))
 
 
-def _read_image(path: Path) -> np.ndarray:
+def _read_image(path: Path) -> Array:
     """The grey levels of an image, (height, width) uint8."""
     from PIL import Image, UnidentifiedImageError
 
@@ -256,7 +166,7 @@ def _read_image(path: Path) -> np.ndarray:
     return grey
 
 
-READERS: dict[str, Callable[[Path], Table]] = {
+READERS: dict[str, Callable[[Path], Table[Tensor]]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".csv": _read_csv,

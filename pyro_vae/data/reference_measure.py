@@ -1,16 +1,18 @@
 """The map from stored values to x, the reference measure of the densities of x, and its choice from the values."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.data.data_config import BINARIZE, Binarize
+from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.ondisk.column_statistics import column_moments
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
-from pyro_vae.data.read_files import Table
+from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
+from pyro_vae.options import options_of
 
 MAX_COUNT = 1000  # years, codes and time stamps are whole numbers too
 
@@ -19,16 +21,20 @@ MAX_COUNT = 1000  # years, codes and time stamps are whole numbers too
 class Measure:
     r"""How stored values v become x, and the reference measure of densities of x.
 
-    `levels` is the largest stored value of an image (255 for 8 bits, 1 for floats) or None for a table. Images are
-    binarized: `stochastic` draws $x_d \sim \mathrm{Bernoulli}(v_d/\text{levels})$ at each use in training,
-    `fixed` draws once, `threshold` sets $x_d = [v_d > \text{levels}/2]$, `none` leaves grey levels v/levels.
-    `dequantize` adds uniform noise to integers, $x = (v + u)/(\text{levels} + 1)$ for images and $v + u$ for counts.
-    `shift` and `scale` (D,) standardize, $x \to (x - \text{shift})/\text{scale}$. `given` marks a plain tensor, whose
-    values are x unchanged.
+    Attributes:
+        levels: the largest stored value of an image (255 for 8 bits, 1 for floats), or None for a table.
+        binarize: how pixels become 0 or 1: `stochastic` draws $x_d \sim \mathrm{Bernoulli}(v_d/\text{levels})$ at each
+            use in training, `fixed` draws once, `threshold` sets $x_d = [v_d > \text{levels}/2]$, `none` leaves grey
+            levels v/levels.
+        dequantize: whether uniform noise is added to integers, $x = (v + u)/(\text{levels} + 1)$ for images and
+            $v + u$ for counts.
+        shift: what is subtracted from each column (D,) before it is divided; empty where columns are not standardized.
+        scale: what each column (D,) is divided by, $x \to (x - \text{shift})/\text{scale}$.
+        given: whether the rows are a plain tensor, whose values are x unchanged.
     """
 
     levels: int | None = None
-    binarize: Binarize = "none"
+    binarize: str = "none"
     dequantize: bool = False
     shift: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
@@ -40,7 +46,15 @@ class Measure:
         return self.binarize == "stochastic" or self.dequantize
 
     def draw(self, stored: Tensor, generator: torch.Generator) -> Tensor:
-        """One draw of x (n, D) float32 from stored values (n, D)."""
+        """One draw of x from stored values.
+
+        Args:
+            stored: the values (n, D).
+            generator: of the draw.
+
+        Returns:
+            x (n, D), float32.
+        """
         if self.binarize in ("stochastic", "fixed"):
             return self._bernoulli(stored, generator)
         if self.binarize == "threshold":
@@ -90,19 +104,18 @@ class Measure:
         kind = "dequantized, original units" if self.dequantize else "original units"
         return f"Lebesgue measure on R^{num_features} ({kind})"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The measure as plain values, for a run's `config.toml`."""
         values = asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Measure":
-        return cls(**(values | {"shift": tuple(values["shift"]), "scale": tuple(values["scale"])}))
+    def from_dict(cls, values: Mapping[str, Any]) -> "Measure":
+        return cls(**{**values, "shift": tuple(values["shift"]), "scale": tuple(values["scale"])})
 
     def check(self) -> "Measure":
         """This measure; `InputError` where its options contradict each other."""
-        if self.binarize not in BINARIZE:
-            raise InputError(f"binarize={self.binarize!r} is not known; try one of {', '.join(BINARIZE)}")
+        options_of(DataConfig)["binarize"].check(self.binarize)
         if self.binarize != "none" and (self.dequantize or self.scale):
             raise InputError(
                 "binarized pixels can be neither dequantized nor standardized; add binarize='none' (--binarize none)"
@@ -117,6 +130,16 @@ def infer_measure(
 
     By default images are binarized, tables of real numbers standardized, counts left unchanged. Raises `InputError`
     for options that the values or the other options rule out.
+
+    Args:
+        values: the training values (N, D), as stored.
+        levels: the largest value of a pixel, or None for a table.
+        binarize: how pixels become 0 or 1, or None.
+        dequantize: whether uniform noise is added to integers.
+        standardize: whether columns are standardized, or None.
+
+    Returns:
+        The measure.
     """
     observed = observed_values(values)
     if binarize is None:
@@ -133,7 +156,7 @@ def infer_measure(
         shift = tuple(mean.tolist())
         varies = deviation > 1e-12 * largest  # rounding gives a constant column a deviation above 0
         scale = tuple(torch.where(varies, deviation, torch.ones_like(deviation)).tolist())
-    return Measure(levels, binarize, dequantize, shift, scale).check()  # type: ignore[arg-type]
+    return Measure(levels, binarize, dequantize, shift, scale).check()
 
 
 def _unit_levels(observed: Tensor, binarize: str) -> int:
@@ -147,7 +170,7 @@ def _unit_levels(observed: Tensor, binarize: str) -> int:
     return 1
 
 
-def infer_levels(table: Table) -> int | None:
+def infer_levels(table: Table[Tensor | RowsOnDisk]) -> int | None:
     """The largest value that a pixel can have: 255 for 8-bit images, 1 for float images and for values all 0 or 1.
 
     None where the rows are a table.

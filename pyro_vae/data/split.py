@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +17,18 @@ DRAW_SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows of a data set: `stored` (N, D) as read (uint8 stays uint8), and the measure that turns them into x.
+    """Rows of a data set as read (uint8 stays uint8), and the measure that turns them into x.
 
     `x` (N, D) float32 is the fixed draw of seed 0, to which every score refers. Training on a split with a random
-    measure draws x again for every `batch`. A split is accepted wherever rows are. `labels` (N,) or None; `index` (N,)
-    are the row numbers in the source (the file or array), or None.
+    measure draws x again for every `batch`. A split is accepted wherever rows are.
+
+    Attributes:
+        name: train, valid or test, or another.
+        stored: the rows as read (N, D).
+        measure: how they become x.
+        labels: the labels (N,), or None.
+        image_shape: height and width where the rows are images.
+        index: the row numbers in the source, the file or array (N,), or None.
     """
 
     name: str
@@ -91,7 +97,15 @@ class Split:
         return columns.sum().expand(len(self)) if self.mask is None else self.mask.double() @ columns
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """The rows of one training step; x is drawn again where the measure is random, on the generator's device."""
+        """The rows of one training step; x is drawn again where the measure is random.
+
+        Args:
+            rows: their index (n,).
+            generator: of the draw, on the device where x is wanted.
+
+        Returns:
+            x of these rows, (n, D).
+        """
         if not self.measure.is_random:
             return self[rows]
         return self.measure.draw(self.stored[rows].to(generator.device), generator)
@@ -113,7 +127,15 @@ class Split:
         return split
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """Every row once, as indices (n,) for `batch`, in the order of one epoch: a permutation of all rows."""
+        """Every row once, in the order of one epoch: a permutation of all rows.
+
+        Args:
+            batch_size: the number of rows of each batch; the last may have fewer.
+            generator: of the permutation.
+
+        Yields:
+            Tensor: the batches' indices (n,), for `batch`.
+        """
         order = torch.randperm(len(self), generator=generator)
         for start in range(0, len(self), batch_size):
             yield order[start : start + batch_size]
@@ -138,12 +160,11 @@ class Split:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the stored rows, 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        self._update_digest(digest)
-        return digest.hexdigest()[:16]
+        return hashlib.sha256(self.fingerprint_bytes()).hexdigest()[:16]
 
-    def _update_digest(self, digest: Any) -> None:
-        digest.update(self.stored.cpu().contiguous().numpy().tobytes())
+    def fingerprint_bytes(self) -> bytes:
+        """What the fingerprint is a hash of: the stored values."""
+        return self.stored.cpu().contiguous().numpy().tobytes()
 
     @cached_property
     def mean(self) -> Tensor:

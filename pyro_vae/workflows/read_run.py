@@ -12,7 +12,7 @@ from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
-from pyro_vae.data.read_files import Table
+from pyro_vae.data.table import Table
 from pyro_vae.data.reference_measure import observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.options import options_of

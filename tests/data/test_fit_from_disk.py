@@ -13,7 +13,7 @@ from pyro_vae.data import load_data
 from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk import rows_on_disk
 from pyro_vae.data.ondisk.read_large_files import read_rows
-from pyro_vae.data.read_files import Table
+from pyro_vae.data.table import Table
 
 
 def small_vae():

@@ -1,5 +1,6 @@
 """Data sets by name: their values, measures and splits; torchvision and the cache."""
 
+import json
 import math
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.data import NAMED_DATASETS, Measure, synthetic
+from pyro_vae.data.named_datasets import NamedDataset
+from pyro_vae.data.table import Table, train_valid_test_split
 
 OFFLINE = [name for name, named in NAMED_DATASETS.items() if named.offline]
 
@@ -23,6 +26,30 @@ def test_named_data_sets_are_disjoint_and_reproducible(name):
     if data.image_shape is None:  # continuous draws: no two rows are equal
         rows = torch.cat([data.train.stored, data.valid.stored, data.test.stored])
         assert len(rows.unique(dim=0)) == len(rows)
+
+
+def ramp(root, seed, width):
+    """The reader of a data set of someone else's."""
+    return train_valid_test_split(Table(torch.arange(40.0 * width).reshape(40, width)), seed, 5, 5)
+
+
+def test_a_data_set_registered_at_run_time_is_listed_and_read_by_name(monkeypatch, capsys):
+    from pyro_vae.cli.main import main
+
+    monkeypatch.setattr(NAMED_DATASETS, "_entries", dict(NAMED_DATASETS))
+    NAMED_DATASETS.register(NamedDataset("ramp", f"{__name__}:ramp", "40 rows that rise", fixed={"width": 3}))
+    data = pv.load_data("ramp")
+    assert [len(split) for split in (data.train, data.valid, data.test)] == [30, 5, 5]
+    assert data.description == "40 rows that rise"
+    assert data.measure == "Lebesgue measure on R^3 (original units)"
+    with pytest.raises(SystemExit):
+        main(["datasets", "--json"])
+    listed = json.loads(capsys.readouterr().out)["datasets"]
+    assert listed[-1] == {"name": "ramp", "description": "40 rows that rise", "offline": True}
+    with pytest.raises(pv.InputError, match=r"no data set or file called 'rmap'; .*did you mean 'ramp'\?"):
+        pv.load_data("rmap")
+    with pytest.raises(pv.InputError, match="there is a data set called 'digits' already"):
+        NAMED_DATASETS.register(NamedDataset("digits", f"{__name__}:ramp"))
 
 
 def test_mnist_5k_holds_each_of_the_5000_digits_once():

@@ -1,5 +1,8 @@
 """Files and arrays in memory: the values, columns, labels and images read from them, and the errors."""
 
+import datetime
+import decimal
+
 import numpy as np
 import pytest
 import torch
@@ -78,12 +81,61 @@ def test_unusable_files_raise_with_the_reason(tmp_path):
     ]:
         with pytest.raises(pv.InputError, match=message):
             pv.load_data(tmp_path / name)
-    with pytest.raises(pv.InputError, match=r"no data set or file called 'minst'; try one of mnist-5k"):
+    with pytest.raises(
+        pv.InputError, match=r"no data set or file called 'minst'; try one of mnist-5k.*; did you mean 'mnist'\?"
+    ):
         pv.load_data("minst")
     with pytest.raises(pv.InputError, match="needs values in"):
         pv.load_data("swiss-roll", binarize="stochastic")
     with pytest.raises(pv.InputError, match="neither dequantized nor standardized"):
         pv.load_data("digits", binarize="fixed", standardize=True)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "frame"])
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["x", "y"], "text in found; keep columns of numbers, or name"),
+        (["x", 2.0], "text in found"),
+        (
+            [decimal.Decimal("1.50"), None],
+            r"decimals in found; keep columns of numbers \(decimals as float64\), or name",
+        ),
+        (
+            [datetime.date(2020, 1, 1), datetime.date(2020, 1, 2)],
+            r"dates in found; .* \(dates as days or seconds since",
+        ),
+        ([datetime.datetime(2020, 1, 1), None], "dates in found"),
+        ([datetime.time(12), datetime.time(13)], "times of day in found"),
+        ([datetime.timedelta(1), datetime.timedelta(2)], "time spans in found"),
+        ([b"x", b"y"], "bytes in found"),
+        ([[1, 2], [3, 4]], r"lists in found; .* \(each element of a list as a column\)"),
+        ([{"a": 1}, {"a": 2}], r"records in found"),
+        ([None, None], "no values in found"),
+        ([1j, 2.0], "complex numbers in found"),
+    ],
+)
+def test_columns_that_hold_no_numbers_are_refused_by_what_they_hold(cells, message, ending, tmp_path):
+    import pandas
+
+    frame = pandas.DataFrame({"number": 1.0, "found": cells * 6})
+    if ending == "parquet":
+        if complex in map(type, cells) or cells == ["x", 2.0]:
+            pytest.skip("Parquet has no such column")
+        frame.to_parquet(tmp_path / "table.parquet")
+    for options in [{}, {"stream": True}] if ending == "parquet" else [{}]:
+        with pytest.raises(pv.InputError, match=message):
+            pv.load_data(tmp_path / "table.parquet" if ending == "parquet" else frame, **options)
+
+
+def test_every_kind_is_named_once_and_two_columns_of_one_name_are_refused():
+    import pandas
+
+    frame = pandas.DataFrame({"a": ["x"] * 12, "b": ["y"] * 12, "c": [datetime.date(2020, 1, 1)] * 12, "d": 1.0})
+    with pytest.raises(pv.InputError, match=r"the data frame: text in a, b, dates in c; keep"):
+        pv.load_data(frame)
+    with pytest.raises(pv.InputError, match=r"two columns are called 'd'"):
+        pv.load_data(pandas.concat([frame[["d"]], frame[["d"]]], axis=1))
 
 
 def test_binary_tables_are_used_unchanged(tmp_path):

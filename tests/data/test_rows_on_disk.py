@@ -14,8 +14,9 @@ from pyro_vae.data.ondisk.column_statistics import column_moments
 from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.ondisk.rows_on_disk import rows_from_npy
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
-from pyro_vae.data.read_files import Table, read_file
+from pyro_vae.data.read_files import read_file
 from pyro_vae.data.reference_measure import Measure
+from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
 
 

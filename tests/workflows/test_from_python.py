@@ -8,7 +8,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.cli.main import _run
-from pyro_vae.data.named_datasets import load_data
+from pyro_vae.data import load_data
 from pyro_vae.errors import InputError
 from pyro_vae.registry import ModelConfig
 from pyro_vae.workflows.build_vae import build_vae

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.cache import cache_folder, cache_key, write_cache
-from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
+from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
 from pyro_vae.errors import InputError
 
 
@@ -20,6 +20,14 @@ def validate_rows(rows: RowsOnDisk, source: Path, names: tuple[str, ...] = ()) -
     of range and kind give the same answer on these as on all values. `digest` is the SHA-256 of all values. Both are
     cached until the file changes. Raises `InputError` for a value that is missing or infinite, with the place of the
     first one.
+
+    Args:
+        rows: the rows (N, D).
+        source: the file they come from, for the message.
+        names: the columns' names, for the message; by number where there are none.
+
+    Returns:
+        The same rows.
     """
     cached = cache_folder() / f"statistics-{cache_key(rows.path, rows.columns, str(rows.dtype))}.npz"
     if cached.exists():
@@ -44,7 +52,7 @@ def _representatives_and_digest(rows: RowsOnDisk, source: Path, names: tuple[str
     return torch.tensor([low, high, *fractional], dtype=rows.dtype), digest.hexdigest()
 
 
-def _check_finite(values: np.ndarray, start: int, source: Path, names: tuple[str, ...]) -> None:
+def _check_finite(values: Array, start: int, source: Path, names: tuple[str, ...]) -> None:
     if np.isfinite(values).all():
         return
     row, column = np.argwhere(~np.isfinite(values))[0]

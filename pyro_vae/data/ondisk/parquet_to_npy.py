@@ -7,14 +7,15 @@ import numpy as np
 
 from pyro_vae.atomic_write import atomic_path
 from pyro_vae.data.cache import cache_folder, cache_key
-from pyro_vae.data.ondisk.rows_on_disk import rows_from_npy
-from pyro_vae.data.read_files import LABEL_COLUMNS, Table, encode_labels, table_from_frame
+from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk, rows_from_npy
+from pyro_vae.data.table import LABEL_COLUMNS, Table, encode_labels, table_from_frame
 from pyro_vae.errors import InputError
 
 ROWS_PER_BATCH = 2**14
+ParquetFile = Any  # pyarrow's: the package is optional and has no types
 
 
-def table_from_parquet(path: Path) -> Table:
+def table_from_parquet(path: Path) -> Table[RowsOnDisk]:
     """The table in a Parquet file, its values an array in the cache folder, its labels in memory."""
     file = open_parquet(path)
     names = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
@@ -30,25 +31,24 @@ def table_from_parquet(path: Path) -> Table:
     return Table(rows, labels, columns=tuple(values), label_name=label)
 
 
-def open_parquet(path: Path) -> Any:
+def open_parquet(path: Path) -> ParquetFile:
     """A Parquet file with none of its rows read."""
     try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise InputError(f"{path}: Parquet needs one more package; pip install 'pyro-vae[parquet]'") from error
     try:
-        return ParquetFile(path)
+        return parquet.ParquetFile(path)
     except (ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
 
 
-def _convert(file: Any, names: list[str], path: Path, converted: Path) -> None:
+def _convert(file: ParquetFile, names: list[str], path: Path, converted: Path) -> None:
     """Write the columns as one array, in the narrowest type that holds them all."""
     num_rows = file.metadata.num_rows
     if not num_rows or not names:
         raise InputError(f"{path}: no rows in it")
-    dtype = _array_dtype(file.schema_arrow, names)
+    dtype = _array_dtype(file, names)
     try:
         with atomic_path(converted) as temporary, temporary.open("wb") as out:
             _write_array(file, names, dtype, path, out)
@@ -60,7 +60,7 @@ def _convert(file: Any, names: list[str], path: Path, converted: Path) -> None:
         ) from error
 
 
-def _write_array(file: Any, names: list[str], dtype: np.dtype, path: Path, out: BinaryIO) -> None:
+def _write_array(file: ParquetFile, names: list[str], dtype: np.dtype[Any], path: Path, out: BinaryIO) -> None:
     shape = (file.metadata.num_rows, len(names))
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(out, header)
@@ -71,9 +71,9 @@ def _write_array(file: Any, names: list[str], dtype: np.dtype, path: Path, out: 
         out.write(np.ascontiguousarray(table.values.numpy(), dtype).data)
 
 
-def _array_dtype(schema: Any, names: list[str]) -> np.dtype:
+def _array_dtype(file: ParquetFile, names: list[str]) -> np.dtype[Any]:
     """The type of the array: float64 unless all columns fit into uint8 or float32."""
-    types = [schema.field(name).type for name in names]
+    types = [file.schema_arrow.field(name).type for name in names]
     try:
         common = np.result_type(*(kind.to_pandas_dtype() for kind in types))
     except (NotImplementedError, TypeError):  # no NumPy type (text, dates, decimals): the reader refuses the column

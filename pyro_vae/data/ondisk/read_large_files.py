@@ -4,20 +4,30 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk, open_npy, rows_from_npy
-from pyro_vae.data.read_files import Table, read_file
+from pyro_vae.data.read_files import read_file
+from pyro_vae.data.table import Table, train_valid_test_split
 from pyro_vae.errors import InputError
 
 MAX_BYTES_IN_MEMORY = 2**30  # of a file's rows; a larger file stays on disk
 MAX_HELD_OUT = 10_000  # validation rows, and test rows
 
 
-def read_rows(path: Path, missing: bool = False, stream: bool | None = None) -> Table:
+def read_rows(path: Path, missing: bool = False, stream: bool | None = None) -> Table[Tensor | RowsOnDisk]:
     """A file's table, in memory or, with `stream`, its values as `RowsOnDisk`; by default large files stay on disk.
 
     Raises `InputError` as `read_file` does, and for a file without random access to its rows.
+
+    Args:
+        path: the file, or a folder of images.
+        missing: whether NaN, a missing value, is kept; then rows are read into memory.
+        stream: whether rows stay on disk; None: those of more than 1 GiB.
+
+    Returns:
+        Its table.
     """
     if stream is None:
         stream = not missing and _can_be_streamed(path) and _bytes_in_memory(path) > MAX_BYTES_IN_MEMORY
@@ -35,9 +45,20 @@ def read_rows(path: Path, missing: bool = False, stream: bool | None = None) -> 
     return replace(table, values=validate_rows(table.values, path, table.columns))
 
 
-def train_valid_test_split_on_disk(table: Table, seed: int, num_held_out: int) -> list[Table]:
-    """Training rows on disk, and in memory a random draw of validation and test rows: `num_held_out` each, ≤ 10,000."""
-    rows: RowsOnDisk = table.values
+def split_rows(table: Table[Tensor | RowsOnDisk], seed: int, num_held_out: int) -> list[Table[Tensor | RowsOnDisk]]:
+    """Training, validation and test rows, drawn at random; of rows on disk the training rows stay there.
+
+    Args:
+        table: the rows.
+        seed: the seed of the draw.
+        num_held_out: the number of validation rows, and of test rows; of rows on disk at most 10,000.
+
+    Returns:
+        The training, validation and test tables, the last two in memory.
+    """
+    rows = table.values
+    if not isinstance(rows, RowsOnDisk):
+        return [*train_valid_test_split(table, seed, num_held_out, num_held_out)]
     num = min(num_held_out, MAX_HELD_OUT)
     held_out = _sample_without_replacement(len(rows), 2 * num, torch.Generator().manual_seed(seed))
     valid, test = held_out[:num].sort().values, held_out[num:].sort().values
@@ -46,7 +67,7 @@ def train_valid_test_split_on_disk(table: Table, seed: int, num_held_out: int) -
     return [replace(table, values=train, labels=labels), table.take(valid), table.take(test)]
 
 
-def _sample_without_replacement(num_rows: int, count: int, generator: torch.Generator) -> torch.Tensor:
+def _sample_without_replacement(num_rows: int, count: int, generator: torch.Generator) -> Tensor:
     """Distinct row numbers (count,) below `num_rows`, without a permutation of all rows."""
     found: dict[int, None] = {}
     while len(found) < count:
@@ -54,7 +75,7 @@ def _sample_without_replacement(num_rows: int, count: int, generator: torch.Gene
     return torch.tensor(list(found)[:count])
 
 
-def _open_table(path: Path) -> Table:
+def _open_table(path: Path) -> Table[RowsOnDisk]:
     if path.suffix.lower() == ".parquet":
         from pyro_vae.data.ondisk.parquet_to_npy import table_from_parquet
 

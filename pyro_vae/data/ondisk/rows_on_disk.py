@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_vae.errors import InputError
 
+Array = NDArray[Any]  # of any numbers: a file says of which
 BLOCK_BYTES = 2**20  # of one read
 WINDOW_BYTES = 2**26  # of the blocks in memory
 MAX_BLOCK_ROWS = 2**14  # bounds the memory of the row numbers, which exceeds that of narrow rows
@@ -41,7 +44,7 @@ class RowsOnDisk:
     """
 
     path: Path
-    dtype_in_file: np.dtype
+    dtype_in_file: np.dtype[Any]
     offset: int
     num_in_file: int
     width: int
@@ -105,7 +108,15 @@ class RowsOnDisk:
         return min(max(1, BLOCK_BYTES // self.row_bytes), MAX_BLOCK_ROWS)
 
     def shuffled_batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """Every row once, in a block shuffle, as batches of indices (batch_size,)."""
+        """Every row once, in a block shuffle.
+
+        Args:
+            batch_size: the number of rows of each batch; the last may have fewer.
+            generator: of the shuffle.
+
+        Yields:
+            Tensor: the batches' indices (n,).
+        """
         shuffle_rng = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
         size, num_blocks = self.block_rows, math.ceil(len(self) / self.block_rows)
         remainder = torch.empty(0, dtype=torch.long)
@@ -132,7 +143,7 @@ class RowsOnDisk:
         """The same as `self[rows]`, from the window for the rows that it holds."""
         return self._to_tensor(self.window.take(rows))
 
-    def _read(self, start: int, end: int) -> np.ndarray:
+    def _read(self, start: int, end: int) -> Array:
         """Rows of the file from `start` to before `end`, (n, width)."""
         count = (end - start) * self.width
         try:
@@ -143,7 +154,7 @@ class RowsOnDisk:
             raise InputError(f"{self.path}: has become shorter since it was opened; bring the old file back")
         return values.reshape(-1, self.width)
 
-    def _read_slice(self, start: int, end: int) -> np.ndarray:
+    def _read_slice(self, start: int, end: int) -> Array:
         """Consecutive rows, by one read; excluded rows between them are read and dropped."""
         if start >= end:
             return np.empty((0, self.width), self.dtype_in_file)
@@ -151,9 +162,10 @@ class RowsOnDisk:
         values = self._read(first, last + 1)
         if len(values) == end - start:
             return values
-        return values[self.source_index(torch.arange(start, end)).numpy() - first]
+        kept: Array = values[self.source_index(torch.arange(start, end)).numpy() - first]
+        return kept
 
-    def _read_index(self, rows: Tensor) -> np.ndarray:
+    def _read_index(self, rows: Tensor) -> Array:
         """Rows in any order, by one read for each run of consecutive row numbers."""
         source_rows, inverse = self.source_index(rows).unique(return_inverse=True)
         ends = (source_rows.diff() != 1).nonzero()[:, 0] + 1
@@ -161,7 +173,7 @@ class RowsOnDisk:
         values = [self._read(int(run[0]), int(run[-1]) + 1) for run in runs]
         return np.concatenate(values)[inverse.numpy()] if values else np.empty((0, self.width), self.dtype_in_file)
 
-    def _to_tensor(self, array: np.ndarray) -> Tensor:
+    def _to_tensor(self, array: Array) -> Tensor:
         if self.columns is not None:
             array = array[:, list(self.columns)]
         return torch.from_numpy(np.ascontiguousarray(array, np.uint8 if self.dtype == torch.uint8 else np.float64))
@@ -186,18 +198,26 @@ class Window:
             self.buffer[slot * self.size : slot * self.size + len(values)] = values
             self.slot_of[block] = slot
 
-    def take(self, rows: Tensor) -> np.ndarray:
+    def take(self, rows: Tensor) -> Array:
         """Rows by their indices; those of blocks that are not in the buffer come from the file."""
         block, within = np.divmod(rows.numpy(), self.size)
         slots = self.slot_of[block]
-        values = self.buffer[slots * self.size + within]
+        values: Array = self.buffer[slots * self.size + within]
         if (outside := slots < 0).any():
             values[outside] = self.rows._read_index(rows[torch.from_numpy(outside)])
         return values
 
 
 def as_index(rows: slice | Tensor, num_rows: int) -> Tensor:
-    """A slice, an index or a mask of rows as a non-negative index (n,), as for a tensor; `IndexError` outside."""
+    """Rows as a tensor's index would take them; `IndexError` outside.
+
+    Args:
+        rows: a slice, an index (n,), negative from the end, or a mask (N,).
+        num_rows: N.
+
+    Returns:
+        Their non-negative index (n,).
+    """
     if isinstance(rows, slice):
         return torch.arange(*rows.indices(num_rows))
     index = rows.cpu()
@@ -211,7 +231,15 @@ def as_index(rows: slice | Tensor, num_rows: int) -> Tensor:
 
 
 def rows_from_npy(path: Path, as_floats: bool = False) -> RowsOnDisk:
-    """The rows of a `.npy` file, (N, D) or (N, height, width); `InputError` where they cannot be read row by row."""
+    """The rows of a `.npy` file; `InputError` where they cannot be read row by row.
+
+    Args:
+        path: the file, of an array (N, D) or (N, height, width).
+        as_floats: whether uint8 becomes float64, as every other type does.
+
+    Returns:
+        The rows (N, D).
+    """
     array = open_npy(path)
     if array.ndim < 2 or not array.flags.c_contiguous:
         raise InputError(
@@ -221,7 +249,7 @@ def rows_from_npy(path: Path, as_floats: bool = False) -> RowsOnDisk:
     return RowsOnDisk(path, array.dtype, array.offset, len(array), math.prod(array.shape[1:]), as_floats)
 
 
-def open_npy(path: Path) -> np.memmap:
+def open_npy(path: Path) -> np.memmap[Any, Any]:
     """The array in a `.npy` file, memory-mapped: none of it is read."""
     try:
         return np.lib.format.open_memmap(path, mode="r")

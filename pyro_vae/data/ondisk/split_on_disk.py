@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ class SplitOnDisk(Split):
     where more than 1 GiB of x would have to be in memory.
     """
 
-    stored: RowsOnDisk  # type: ignore[assignment]
+    stored: RowsOnDisk  # type: ignore[assignment]  # has what the methods of `Split` that are not replaced ask of a tensor
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         index = as_index(rows, len(self))
@@ -43,9 +42,10 @@ class SplitOnDisk(Split):
         labels, index = (None if value is None else value[:num_rows] for value in (self.labels, self.index))
         return replace(self, stored=self.stored.head(num_rows), labels=labels, index=index)
 
-    @property
-    def mask(self) -> None:  # type: ignore[override]
+    @cached_property
+    def mask(self) -> Tensor | None:
         """None: values are never missing on disk."""
+        return None
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         stored = self.stored.read_from_window(rows)
@@ -61,7 +61,15 @@ class SplitOnDisk(Split):
         return self  # batches are moved as they are read
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """Every row once, as indices (n,) for `batch`, in a block shuffle: rows of a block come close together."""
+        """Every row once, in a block shuffle: rows of a block come close together.
+
+        Args:
+            batch_size: the number of rows of each batch; the last may have fewer.
+            generator: of the shuffle.
+
+        Returns:
+            The batches' indices (n,), for `batch`.
+        """
         return self.stored.shuffled_batches(batch_size, generator)
 
     def source_index(self, rows: slice | Tensor) -> Tensor:
@@ -107,5 +115,5 @@ class SplitOnDisk(Split):
             )
         return (total / len(self)).to(torch.float32)
 
-    def _update_digest(self, digest: Any) -> None:
-        digest.update(f"{self.stored.digest} {tuple(self.shape)} {self.stored.excluded.tolist()}".encode())
+    def fingerprint_bytes(self) -> bytes:
+        return f"{self.stored.digest} {tuple(self.shape)} {self.stored.excluded.tolist()}".encode()
