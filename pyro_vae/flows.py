@@ -8,13 +8,13 @@
 """
 
 import math
-from typing import Any
+from typing import cast
 
 import pyro.distributions.transforms as transforms
 import torch
 import torch.nn.functional as F
 from pyro.nn import ConditionalAutoRegressiveNN
-from torch import Tensor, nn
+from torch import LongTensor, Tensor, nn
 
 from pyro_vae.errors import InputError
 from pyro_vae.nets import mlp
@@ -144,7 +144,8 @@ def _knots(raw: Tensor) -> Tensor:
     knot = torch.arange(bins + 1, dtype=raw.dtype, device=raw.device).unsqueeze(1)
     is_after = (knot > knot[:bins].mT).to(raw.dtype)
     if_one_has_all = 2 * BOUND * (MIN_SIZE * knot + (1 - MIN_SIZE * bins) * is_after) - BOUND  # (B + 1, B)
-    return (if_one_has_all @ raw.softmax(0).flatten(1)).unflatten(1, raw.shape[1:])
+    knots: Tensor = (if_one_has_all @ raw.softmax(0).flatten(1)).unflatten(1, raw.shape[1:])
+    return knots
 
 
 def _slopes(raw: Tensor, ends: Tensor) -> Tensor:
@@ -195,9 +196,9 @@ class Autoregressive(nn.Module):
         )
 
     @staticmethod
-    def _order(num_latents: int, layer: int) -> Any:
-        order = torch.arange(num_latents)
-        return order if layer % 2 == 0 else order.flip(0)
+    def _order(num_latents: int, layer: int) -> LongTensor:
+        order: Tensor = torch.arange(num_latents)
+        return cast(LongTensor, order if layer % 2 == 0 else order.flip(0))
 
     def forward(self, context: Tensor) -> list[torch.distributions.Transform]:
         """The layers, base first, given a context (..., num_context)."""

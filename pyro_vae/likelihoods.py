@@ -7,43 +7,29 @@ import math
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
-from pyro_vae.distributions import BernoulliVector, LogisticBins, Observed
+from pyro_vae.distributions import BernoulliVector, LogisticBins
 from pyro_vae.errors import InputError
 from pyro_vae.nets import init_output_bias, positive
-from pyro_vae.typing import Latents
+from pyro_vae.parts import LikelihoodModule
+from pyro_vae.typing import Distribution, Latents
 
 SCALE_FLOOR = 0.01
 INITIAL_SCALE = 0.5
 
 
-class Likelihood(nn.Module):
-    """A network from z to the parameters of D values that are independent given z."""
-
-    net: nn.Module
-
-    @classmethod
-    def outputs_per_value(cls) -> int:
-        """The number of outputs that the network gives for each value."""
-        return 1
-
-    def masked(self, z: Latents, mask: Tensor) -> Observed:
-        """The density of the values that `mask` (N, D) marks as observed."""
-        return Observed(self(z), mask.bool())
-
-    def init_from_data(self, mean: Tensor) -> None:
-        """Set the output bias of the network to give each value its mean (D,) over the training rows."""
-
-
 @part
-class Bernoulli(Likelihood):
+class Bernoulli(LikelihoodModule):
     r"""Bernoulli pixels, $p(x|z) = \prod_d \mathrm{Bernoulli}(x_d; \mathrm{logits} = f_d(z))$ with a network f.
 
-    `net` maps (..., K) to (..., D). The values of x must be 0 or 1; `relaxed=True` accepts grey levels between them,
-    and all results computed from it are marked as not being densities (arXiv:1907.06845).
+    The values of x must be 0 or 1.
+
+    Args:
+        net: a network from (..., K) to (..., D).
+        relaxed: whether grey levels between 0 and 1 are accepted; all results computed from it are then marked as not
+            being densities (arXiv:1907.06845).
 
     >>> from pyro_vae.nets import mlp
     >>> Bernoulli(mlp(2, 10, 784))(torch.zeros(3, 2)).event_shape
@@ -62,7 +48,7 @@ class Bernoulli(Likelihood):
 
 
 @part
-class ContinuousBernoulli(Likelihood):
+class ContinuousBernoulli(LikelihoodModule):
     r"""Grey levels in [0, 1] with a true density, $p(x|z) \propto \prod_d \lambda_d^{x_d} (1 - \lambda_d)^{1 - x_d}$.
 
     $\mathrm{logit}\, \lambda_d = f_d(z)$, and the constant that makes each factor integrate to one (Loaiza-Ganem &
@@ -78,13 +64,14 @@ class ContinuousBernoulli(Likelihood):
         self.net = net
 
     def forward(self, z: Latents) -> Distribution:
-        return dist.ContinuousBernoulli(logits=self.net(z)).to_event(1)
+        p: Distribution = dist.ContinuousBernoulli(logits=self.net(z)).to_event(1)
+        return p
 
     def init_from_data(self, mean: Tensor) -> None:
         init_output_bias(self.net, torch.logit(mean.clamp(1e-2, 1 - 1e-2)))
 
 
-class _LocScale(Likelihood):
+class _LocScale(LikelihoodModule):
     """A location for each value from the network, and a scale that is fixed, learned, or from the network."""
 
     def __init__(self, net: nn.Module, scale: float | str, num_features: int | None, floor: float) -> None:
@@ -106,11 +93,12 @@ class _LocScale(Likelihood):
 
     @classmethod
     def outputs_per_value(cls, scale: float | str = 1.0) -> int:
-        """The number of outputs that the network gives for each value: two where the scale is one of them."""
+        """The number of outputs for each value: a location, and a raw scale where `scale` is `"network"`."""
         return 2 if scale == "network" else 1
 
     def loc_and_scale(self, z: Latents) -> tuple[Tensor, Tensor]:
-        out = self.net(z)
+        """The locations (..., D) at z, and the scales, which broadcast to them."""
+        out: Tensor = self.net(z)
         if self.scale == "network":
             if out.shape[-1] % 2:
                 raise InputError(
@@ -131,12 +119,17 @@ class _LocScale(Likelihood):
 class Normal(_LocScale):
     r"""Normal values around a network's output, $p(x|z) = \prod_d N(x_d; f_d(z), \sigma_d^2)$.
 
-    `net` maps (..., K) to (..., D). `scale` is the standard deviation σ: a fixed number (it sets the weight of the
-    reconstruction against the KL term), `"learned"` (one), `"per-feature"` (one for each of `num_features`), or
-    `"network"`, σ(z) from the network's second D outputs. Learned scales stay above `floor`, $\sigma =
-    \mathrm{softplus}(\text{raw}) + \text{floor}$: where x can be predicted exactly (a constant or copied column) the
-    density is otherwise unbounded, and each such column still adds −log(floor) − 0.92 nats. Raises `InputError` unless
-    scale and floor are positive.
+    Learned scales stay above `floor`, $\sigma = \mathrm{softplus}(\text{raw}) + \text{floor}$: where x can be predicted
+    exactly (a constant or copied column) the density is otherwise unbounded, and each such column still adds
+    −log(floor) − 0.92 nats. Raises `InputError` unless scale and floor are positive.
+
+    Args:
+        net: a network from (..., K) to (..., D), or to (..., 2D) with `scale="network"`.
+        scale: the standard deviation σ, in the units of x: a fixed number (it sets the weight of the reconstruction
+            against the KL term), `"learned"` (one), `"per-feature"` (one for each feature), or `"network"`, σ(z) from
+            the network's second D outputs.
+        num_features: the number D of features, for `scale="per-feature"`.
+        floor: the least learned scale.
 
     >>> from pyro_vae.nets import mlp
     >>> Normal(mlp(2, 10, 3), scale=0.5)(torch.zeros(4, 2)).log_prob(torch.zeros(4, 3)).shape
@@ -151,16 +144,22 @@ class Normal(_LocScale):
         super().__init__(net, scale, num_features, floor)
 
     def forward(self, z: Latents) -> Distribution:
-        return dist.Normal(*self.loc_and_scale(z)).to_event(1)
+        p: Distribution = dist.Normal(*self.loc_and_scale(z)).to_event(1)
+        return p
 
 
 @part
 class StudentT(_LocScale):
     r"""Heavy-tailed values, for data with outliers, $p(x|z) = \prod_d t_\nu(x_d; f_d(z), \sigma_d)$.
 
-    `df` is ν, the degrees of freedom: a number above 2, so that mean and variance exist, or `"learned"`, one for all.
-    `scale` and `floor` as `Normal`; σ is the scale of the t distribution, its standard deviation $\sigma\sqrt{\nu/(\nu
-    - 2)}$.
+    Its standard deviation is $\sigma\sqrt{\nu/(\nu - 2)}$.
+
+    Args:
+        net: a network as `Normal`'s.
+        scale: the scale σ of the t distribution, as `Normal`'s.
+        num_features: as `Normal`'s.
+        floor: as `Normal`'s.
+        df: ν, the degrees of freedom: a number above 2, so that mean and variance exist, or `"learned"`, one for all.
 
     >>> from pyro_vae.nets import mlp
     >>> StudentT(mlp(2, 10, 3), scale="learned")(torch.zeros(4, 2)).log_prob(torch.zeros(4, 3)).shape
@@ -185,7 +184,8 @@ class StudentT(_LocScale):
     def forward(self, z: Latents) -> Distribution:
         loc, scale = self.loc_and_scale(z)
         df = positive(self.raw_df, 2.01) if isinstance(self.df, str) else loc.new_tensor(self.df)
-        return dist.StudentT(df, loc, scale).to_event(1)
+        p: Distribution = dist.StudentT(df, loc, scale).to_event(1)
+        return p
 
 
 @part
@@ -193,8 +193,14 @@ class DiscretizedLogistic(_LocScale):
     r"""Grey levels as they are stored: $P(x_d|z)$ is a logistic density integrated over one of `levels` + 1 intervals.
 
     The likelihood of 8-bit pixels in IAF and PixelCNN++ (arXiv:1606.04934, arXiv:1701.05517): x is v/255, and P is a
-    probability, not a density. `net`, `scale` (of the logistic: its standard deviation is π/√3 times that) and
-    `num_features` as `Normal`; `floor` is 1/1000 by default, a quarter of a level.
+    probability, not a density.
+
+    Args:
+        net: a network as `Normal`'s.
+        scale: the scale of the logistic, whose standard deviation is π/√3 times that; as `Normal`'s.
+        num_features: as `Normal`'s.
+        floor: the least learned scale, by default a quarter of one of 256 levels.
+        levels: the largest stored value.
 
     >>> from pyro_vae.nets import mlp
     >>> DiscretizedLogistic(mlp(2, 10, 784), scale="learned")(torch.zeros(3, 2)).log_prob(torch.zeros(3, 784)).shape
@@ -215,15 +221,20 @@ class DiscretizedLogistic(_LocScale):
         self.levels = levels
 
     def forward(self, z: Latents) -> Distribution:
-        return LogisticBins(*self.loc_and_scale(z), self.levels).to_event(1)
+        bins: Distribution = LogisticBins(*self.loc_and_scale(z), self.levels)
+        p: Distribution = bins.to_event(1)
+        return p
 
 
 @part
-class Categorical(Likelihood):
+class Categorical(LikelihoodModule):
     r"""D values, each one of C categories 0 … C − 1, $p(x|z) = \prod_d \mathrm{softmax}(f_d(z))_{x_d}$.
 
-    `net` maps (..., K) to (..., D·C), the C logits of each value next to each other. Categories have no mean, so
-    `reconstruct` gives the most probable one.
+    Categories have no mean, so `reconstruct` gives the most probable one.
+
+    Args:
+        net: a network from (..., K) to (..., D·C), the C logits of each value next to each other.
+        num_categories: the number C of categories.
 
     >>> from pyro_vae.nets import mlp
     >>> Categorical(mlp(2, 10, 3 * 4), num_categories=4)(torch.zeros(5, 2)).event_shape
@@ -237,7 +248,7 @@ class Categorical(Likelihood):
         self.net, self.num_categories = net, num_categories
 
     @classmethod
-    def outputs_per_value(cls, num_categories: int) -> int:
+    def outputs_per_value(cls, num_categories: int = 2) -> int:
         """The number of outputs that the network gives for each value: one for each category."""
         return num_categories
 
@@ -247,11 +258,12 @@ class Categorical(Likelihood):
             raise InputError(
                 f"expected D·{self.num_categories} outputs, {self.num_categories} for each value; got {out.shape[-1]}"
             )
-        return dist.Categorical(logits=out.unflatten(-1, (-1, self.num_categories))).to_event(1)
+        p: Distribution = dist.Categorical(logits=out.unflatten(-1, (-1, self.num_categories))).to_event(1)
+        return p
 
 
 @part
-class Poisson(Likelihood):
+class Poisson(LikelihoodModule):
     r"""Counts, $p(x|z) = \prod_d \mathrm{Poisson}(x_d; \mathrm{rate} = e^{f_d(z)})$. `net` maps (..., K) to (..., D).
 
     >>> from pyro_vae.nets import mlp
@@ -264,17 +276,22 @@ class Poisson(Likelihood):
         self.net = net
 
     def forward(self, z: Latents) -> Distribution:
-        return dist.Poisson(self.net(z).clamp(max=20.0).exp()).to_event(1)
+        p: Distribution = dist.Poisson(self.net(z).clamp(max=20.0).exp()).to_event(1)
+        return p
 
     def init_from_data(self, mean: Tensor) -> None:
         init_output_bias(self.net, mean.clamp(min=1e-3).log())
 
 
 @part
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(LikelihoodModule):
     r"""Overdispersed counts, with mean $e^{f_d(z)}$ and variance mean + mean²/r.
 
-    `total_count` r is learned, one for each of `num_features`; large r is Poisson. `net` maps (..., K) to (..., D).
+    The total count r is learned, one for each feature; large r is Poisson.
+
+    Args:
+        net: a network from (..., K) to (..., D).
+        num_features: the number D of features.
 
     >>> from pyro_vae.nets import mlp
     >>> NegativeBinomial(mlp(2, 10, 3), num_features=3)(torch.zeros(4, 2)).log_prob(torch.ones(4, 3)).shape
@@ -289,7 +306,8 @@ class NegativeBinomial(Likelihood):
     def forward(self, z: Latents) -> Distribution:
         total_count = self.log_total_count.clamp(-7.0, 9.0).exp()
         logits = self.net(z).clamp(max=20.0) - total_count.log()
-        return dist.NegativeBinomial(total_count, logits=logits).to_event(1)
+        p: Distribution = dist.NegativeBinomial(total_count, logits=logits).to_event(1)
+        return p
 
     def init_from_data(self, mean: Tensor) -> None:
         init_output_bias(self.net, mean.clamp(min=1e-3).log())

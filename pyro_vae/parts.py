@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from pyro_vae.distributions import Observed
-from pyro_vae.typing import Distribution, Latents
+from pyro_vae.typing import Distribution, Latents, Likelihood
 
 
 class PriorModule(nn.Module):
@@ -93,7 +93,7 @@ def init_part_from_data(part: object, values: Tensor) -> None:
         part.init_from_data(values)
 
 
-def masked_likelihood(likelihood: object, z: Latents, mask: Tensor | None) -> Distribution:
+def masked_likelihood(likelihood: Likelihood, z: Latents, mask: Tensor | None) -> Distribution:
     """p(x|z), of the observed values only where there is a mask.
 
     Args:
@@ -104,7 +104,6 @@ def masked_likelihood(likelihood: object, z: Latents, mask: Tensor | None) -> Di
     Returns:
         A distribution with event shape (D,).
     """
-    assert callable(likelihood)
     if mask is None:
         return likelihood(z)
     return likelihood.masked(z, mask) if isinstance(likelihood, _Masked) else Observed(likelihood(z), mask.bool())

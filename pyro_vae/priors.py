@@ -1,11 +1,9 @@
 """Priors p(z): modules whose forward, without input, returns a distribution with event shape (K,)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
@@ -13,13 +11,15 @@ from pyro_vae.distributions import Mixture, NormalMixture
 from pyro_vae.errors import InputError
 from pyro_vae.flows import Couplings
 from pyro_vae.nets import positive
+from pyro_vae.parts import PriorModule, is_per_row, scores_only_own_samples
+from pyro_vae.typing import Distribution, Guide
 
 SCALE_FLOOR = 1e-4
 Values = Sequence[float] | Tensor | float
 
 
 @part
-class StandardNormal(nn.Module):
+class StandardNormal(PriorModule):
     r"""The standard normal prior $p(z) = N(z; 0, I_K)$.
 
     >>> from pyro_vae.priors import StandardNormal
@@ -37,13 +37,16 @@ class StandardNormal(nn.Module):
         self.register_buffer("scale", torch.ones(num_latents), persistent=False)
 
     def forward(self) -> Distribution:
-        return dist.Normal(self.loc, self.scale).to_event(1)
+        p: Distribution = dist.Normal(self.loc, self.scale).to_event(1)
+        return p
 
 
-class _LocScale(nn.Module):
+class _LocScale(PriorModule):
     """Independent dimensions, each with a location and a scale, fixed or learned."""
 
-    family: Any
+    family: type[dist.Normal] | type[dist.Laplace]
+    loc: Tensor
+    scale: Tensor
 
     def __init__(self, loc: Values, scale: Values, learned: bool = False) -> None:
         super().__init__()
@@ -63,15 +66,20 @@ class _LocScale(nn.Module):
 
     def forward(self) -> Distribution:
         scale = self.log_scale.exp() if self.learned else self.scale
-        return self.family(self.loc, scale).to_event(1)
+        p: Distribution = self.family(self.loc, scale).to_event(1)
+        return p
 
 
 @part
 class Normal(_LocScale):
     r"""A normal prior with independent dimensions, $p(z) = \prod_k N(z_k; \text{loc}_k, \text{scale}_k^2)$.
 
-    `loc` and `scale` are numbers or vectors of length K; `scale` is a standard deviation. With `learned=True` they are
-    initial values. Raises `InputError` unless every scale is positive and the two lengths agree.
+    Raises `InputError` unless every scale is positive and the two lengths agree.
+
+    Args:
+        loc: the mean, a number or K numbers.
+        scale: the standard deviation, a number or K numbers.
+        learned: whether `loc` and `scale` are initial values of parameters.
 
     >>> from pyro_vae.priors import Normal
     >>> Normal(loc=[0.0, 0.0], scale=[1.0, 3.0])().event_shape
@@ -82,7 +90,7 @@ class Normal(_LocScale):
 
     @classmethod
     def standard(cls, num_latents: int) -> "Normal":
-        """A learned prior of K dimensions that starts at mean zero and scale one."""
+        """A learned normal prior of K = `num_latents` dimensions, initially N(0, I)."""
         return cls([0.0] * num_latents, 1.0, learned=True)
 
 
@@ -90,8 +98,12 @@ class Normal(_LocScale):
 class Laplace(_LocScale):
     r"""A Laplace prior, $p(z) = \prod_k \frac{1}{2 b_k} e^{-|z_k - \text{loc}_k| / b_k}$ with b the `scale`.
 
-    A sparse prior: most latents are close to `loc` and a few far from it. `scale` is the Laplace scale b, the standard
-    deviation divided by √2. Arguments and errors as `Normal`.
+    A sparse prior: most latents are close to `loc` and a few far from it. Errors as `Normal`.
+
+    Args:
+        loc: the location, a number or K numbers.
+        scale: the Laplace scale b, the standard deviation divided by √2; a number or K numbers.
+        learned: whether `loc` and `scale` are initial values of parameters.
 
     >>> Laplace([0.0, 0.0], 1.0)().log_prob(torch.zeros(2))
     tensor(-1.3863)
@@ -101,16 +113,20 @@ class Laplace(_LocScale):
 
     @classmethod
     def standard(cls, num_latents: int) -> "Laplace":
-        """The prior of K dimensions with mean zero and standard deviation one."""
+        """A fixed Laplace prior of K = `num_latents` dimensions with mean zero and variance one."""
         return cls([0.0] * num_latents, 0.5**0.5)
 
 
 @part
-class MixtureOfNormals(nn.Module):
+class MixtureOfNormals(PriorModule):
     r"""A learned mixture of C normals, $p(z) = \sum_c \pi_c \prod_k N(z_k; \mu_{ck}, \sigma_{ck}^2)$.
 
     Weights, means and scales are learned; initial means are draws from N(0, I), initial scales one. Raises `InputError`
     for fewer than one component.
+
+    Args:
+        num_latents: the number K of latent dimensions.
+        num_components: the number C of components.
 
     >>> MixtureOfNormals(num_latents=2, num_components=5)().log_prob(torch.zeros(3, 2)).shape
     torch.Size([3])
@@ -129,12 +145,17 @@ class MixtureOfNormals(nn.Module):
 
 
 @part
-class VampPrior(nn.Module):
+class VampPrior(PriorModule):
     r"""The variational mixture of posteriors, $p(z) = \frac1C \sum_c q_\phi(z | u_c)$.
 
     Tomczak & Welling, arXiv:1705.07120. The pseudo-inputs $u_c$ (C, D) are learned; a VAE's first fit initializes them
-    with training rows. `guide` is the guide of the VAE, which registers its parameters; the prior does not. Raises
-    `InputError` for a guide that scores other points than its samples slowly, or that needs more than x.
+    with training rows. Raises `InputError` for a guide that scores other points than its samples slowly, or that needs
+    more than x.
+
+    Args:
+        guide: the guide of the VAE, which registers its parameters; the prior does not.
+        num_pseudo: the number C of pseudo-inputs.
+        num_features: the number D of features.
 
     >>> import pyro_vae as pv
     >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 2 * 2))
@@ -144,15 +165,15 @@ class VampPrior(nn.Module):
     torch.Size([3])
     """
 
-    def __init__(self, guide: Any, num_pseudo: int, num_features: int) -> None:
+    def __init__(self, guide: Guide, num_pseudo: int, num_features: int) -> None:
         super().__init__()
         _check_components(num_pseudo)
-        if getattr(guide, "scores_only_own_samples", False):
+        if scores_only_own_samples(guide):
             raise InputError(
                 "a VampPrior scores points that its guide did not sample, which an inverse autoregressive flow does "
                 "one dimension at a time; use FlowGuide(…, kind='coupling')"
             )
-        if getattr(guide, "per_row", False):
+        if is_per_row(guide):
             raise InputError(
                 "a VampPrior applies the guide to pseudo-inputs, which a guide with parameters for each row cannot take"
             )
@@ -172,12 +193,16 @@ class VampPrior(nn.Module):
 
 
 @part
-class FlowPrior(nn.Module):
+class FlowPrior(PriorModule):
     r"""A normalizing flow as prior, $z = f(u)$ with $u \sim N(0, I)$ and spline coupling layers f.
 
-    `layers` couplings (`pyro_vae.flows.Couplings`) with one hidden layer of `hidden` units each. Chen et al.
-    (arXiv:1611.02731) use autoregressive layers, which sample one dimension at a time; couplings sample and score in
-    one pass.
+    Chen et al. (arXiv:1611.02731) use autoregressive layers, which sample one dimension at a time; couplings
+    (`pyro_vae.flows.Couplings`) sample and score in one pass.
+
+    Args:
+        num_latents: the number K of latent dimensions.
+        layers: the number of couplings.
+        hidden: the number of units of the one hidden layer of each.
 
     >>> FlowPrior(num_latents=2)().log_prob(torch.zeros(3, 2)).shape
     torch.Size([3])
@@ -192,7 +217,8 @@ class FlowPrior(nn.Module):
 
     def forward(self) -> Distribution:
         base = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
-        return dist.TransformedDistribution(base, self.flow())
+        p: Distribution = dist.TransformedDistribution(base, self.flow())
+        return p
 
 
 def _check_latents(num_latents: int) -> None:

@@ -38,18 +38,21 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A part p(z): called without argument, it returns a distribution over z with event shape (K,)."""
 
     def __call__(self) -> Distribution: ...
 
 
+@runtime_checkable
 class Likelihood(Protocol):
     """A part p(x|z): from z (..., K) to a distribution over x with event shape (D,)."""
 
     def __call__(self, z: Tensor, /) -> Distribution: ...
 
 
+@runtime_checkable
 class Guide(Protocol):
     """A part q(z|x): from x (N, D) to a distribution over z with event shape (K,).
 

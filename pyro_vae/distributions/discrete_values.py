@@ -1,13 +1,15 @@
 """Binary values, grey levels, and values of which some are missing: distributions of x that Pyro lacks."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistribution, TorchDistributionMixin
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Independent, constraints
+
+from pyro_vae.errors import InputError
 
 
 class BernoulliVector(TorchDistribution):
@@ -16,6 +18,7 @@ class BernoulliVector(TorchDistribution):
     Equal to `dist.Bernoulli(logits=l).to_event(1)`, in one pass over x instead of three. With `relaxed=True` it accepts
     values between 0 and 1 and is then no density: its values do not integrate to one over [0, 1]^D.
 
+    >>> import pyro.distributions as dist
     >>> l, x = torch.randn(3, 5), torch.ones(3, 5)
     >>> torch.allclose(BernoulliVector(l).log_prob(x), dist.Bernoulli(logits=l).to_event(1).log_prob(x))
     True
@@ -57,6 +60,19 @@ class BernoulliVector(TorchDistribution):
         return dot - F.softplus(self.logits).sum(-1)
 
 
+@runtime_checkable
+class Relaxed(Protocol):
+    """A distribution that may be no density: where `relaxed`, its values do not integrate to one."""
+
+    @property
+    def relaxed(self) -> bool: ...
+
+
+def is_relaxed(fn: object) -> bool:
+    """Whether a distribution is marked as no density, by its `relaxed`."""
+    return isinstance(fn, Relaxed) and fn.relaxed
+
+
 class Observed(TorchDistribution):
     """D independent values, of which only those that a mask (..., D) marks as observed count in `log_prob`.
 
@@ -65,13 +81,13 @@ class Observed(TorchDistribution):
 
     arg_constraints = {}  # noqa: RUF012 - torch.distributions looks for this attribute
 
-    def __init__(self, values: Any, mask: Tensor) -> None:
-        self.values, self.observed = values, mask
-        self.relaxed = getattr(values, "relaxed", False)
+    def __init__(self, values: TorchDistributionMixin, mask: Tensor) -> None:
+        self.values = cast(TorchDistribution, values)  # Pyro's mixin leaves out what torch's distributions have
+        self.observed, self.relaxed = mask, is_relaxed(values)
         super().__init__(values.batch_shape, values.event_shape, validate_args=False)
 
     @property
-    def support(self) -> constraints.Constraint:
+    def support(self) -> constraints.Constraint | None:
         return self.values.support
 
     @property
@@ -92,8 +108,13 @@ class Observed(TorchDistribution):
         values = self.values
         if isinstance(values, BernoulliVector):
             log_probs = value * values.logits - F.softplus(values.logits)
-        else:
+        elif isinstance(values, Independent):
             log_probs = values.base_dist.log_prob(value)
+        else:
+            raise InputError(
+                f"a {type(values).__name__} has no density of some of its values alone: give the likelihood a method "
+                "masked(z, mask), or fill the missing values first"
+            )
         return torch.where(self.observed, log_probs, 0.0).sum(-1)
 
 
@@ -149,13 +170,14 @@ class LogisticBins(TorchDistribution):
                 self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device
             )
             x = self.loc + self.scale * torch.logit(uniform.clamp(1e-6, 1 - 1e-6))
-            return (x * self.levels).round().clamp(0, self.levels) / self.levels
+            levels: Tensor = (x * self.levels).round().clamp(0, self.levels)
+            return levels / self.levels
 
     def log_prob(self, value: Tensor) -> Tensor:
         half = 0.5 / self.levels
         above, below = (value - self.loc + half) / self.scale, (value - self.loc - half) / self.scale
         # log(σ(a) − σ(b)) = log σ(a) + log σ(−b) + log(1 − e^{b − a}), exact in both tails
-        inside = F.logsigmoid(above) + F.logsigmoid(-below) + torch.log(-torch.expm1(below - above))
+        inside: Tensor = F.logsigmoid(above) + F.logsigmoid(-below) + torch.log(-torch.expm1(below - above))
         lowest, highest = value < half, value > 1 - half
         return torch.where(lowest, F.logsigmoid(above), torch.where(highest, F.logsigmoid(-below), inside))
 

@@ -1,6 +1,6 @@
 """The Wishart distribution of a precision matrix, by its Cholesky factor."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
@@ -30,21 +30,22 @@ class WishartCholesky(TorchDistribution):
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
 
     @property
-    def arg_constraints(self) -> dict[str, Any]:  # type: ignore[override]
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
         above = constraints.greater_than(self.scale_tril.shape[-1] - 1)
         return {"df": above, "scale_tril": constraints.lower_cholesky}
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "WishartCholesky":
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "WishartCholesky":
         scale_tril = self.scale_tril.expand(torch.Size(batch_shape) + self.event_shape)
-        return WishartCholesky(self.df.expand(batch_shape), scale_tril, validate_args=False)
+        return WishartCholesky(self.df.expand(torch.Size(batch_shape)), scale_tril, validate_args=False)
 
     @property
     def _indices(self) -> Tensor:
         return torch.arange(self.event_shape[-1], dtype=self.df.dtype, device=self.df.device)
 
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        diagonal = dist.Chi2(self.df.unsqueeze(-1) - self._indices).rsample(sample_shape).sqrt()
-        below = torch.randn(self._extended_shape(sample_shape), dtype=diagonal.dtype, device=diagonal.device).tril(-1)
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        shape = torch.Size(sample_shape)
+        diagonal: Tensor = dist.Chi2(self.df.unsqueeze(-1) - self._indices).rsample(shape).sqrt()
+        below = torch.randn(self._extended_shape(shape), dtype=diagonal.dtype, device=diagonal.device).tril(-1)
         return self.scale_tril @ (below + diagonal.diag_embed())
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class WishartCholesky(TorchDistribution):
             self._validate_sample(value)
         size, nu = self.event_shape[-1], self.df
         value_terms = ((nu.unsqueeze(-1) - 1 - self._indices) * value.diagonal(dim1=-2, dim2=-1).log()).sum(-1)
-        whitened = torch.linalg.solve_triangular(self.scale_tril, value, upper=False)
+        whitened: Tensor = torch.linalg.solve_triangular(self.scale_tril, value, upper=False)
         two = torch.log(nu.new_tensor(2.0)) * size * (1 - nu / 2)
         scale = nu * _half_log_det(self.scale_tril)
         return two + value_terms - whitened.square().sum((-2, -1)) / 2 - scale - torch.mvlgamma(nu / 2, size)
@@ -69,12 +70,14 @@ def _half_log_det(tril: Tensor) -> Tensor:
     return tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-@register_kl(WishartCholesky, WishartCholesky)
 def _kl_wishart(q: WishartCholesky, p: WishartCholesky) -> Tensor:
     """The KL between the Wisharts, which does not change from Λ to its Cholesky factor."""
     size = q.event_shape[-1]
-    trace = torch.linalg.solve_triangular(p.scale_tril, q.scale_tril, upper=False).square().sum((-2, -1))
+    trace: Tensor = torch.linalg.solve_triangular(p.scale_tril, q.scale_tril, upper=False).square().sum((-2, -1))
     log_det_terms = (q.df - p.df) / 2 * q.mean_log_det + q.df / 2 * (trace - size)
     scale_terms = p.df * _half_log_det(p.scale_tril) - q.df * _half_log_det(q.scale_tril)
     power_terms = torch.log(q.df.new_tensor(2.0)) * size * (p.df - q.df) / 2
     return log_det_terms + scale_terms + power_terms + torch.mvlgamma(p.df / 2, size) - torch.mvlgamma(q.df / 2, size)
+
+
+register_kl(WishartCholesky, WishartCholesky)(_kl_wishart)

@@ -1,18 +1,21 @@
 """A guide over the component labels of a mixture."""
 
 import pyro.distributions as dist
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import nn
 
 from pyro_vae.constructor_args import part
-from pyro_vae.typing import Rows
+from pyro_vae.parts import GuideModule
+from pyro_vae.typing import Distribution, Rows
 
 
 @part
-class CategoricalGuide(nn.Module):
+class CategoricalGuide(GuideModule):
     r"""A guide over labels 0 … C − 1, $q(c|x) = \mathrm{softmax}(\mathrm{net}(x))_c$: a mixture's posterior, amortized.
 
-    `net` maps (N, D) to (N, C). For the guide of `GaussianMixture` and other mixtures, whose label `fit` then sums out.
+    For the guide of `GaussianMixture` and other mixtures, whose label `fit` then sums out.
+
+    Args:
+        net: a network from (N, D) to (N, C).
 
     >>> import torch
     >>> from pyro_vae.nets import mlp

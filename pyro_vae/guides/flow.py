@@ -1,10 +1,7 @@
 """Normalizing-flow guides: a normal transformed by coupling or autoregressive layers."""
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import nn
 
 from pyro_vae.constructor_args import part
@@ -12,18 +9,25 @@ from pyro_vae.errors import InputError
 from pyro_vae.flows import Autoregressive, Couplings
 from pyro_vae.guides.normal import SCALE_FLOOR, check_num_outputs
 from pyro_vae.nets import positive
-from pyro_vae.typing import Rows
+from pyro_vae.parts import GuideModule
+from pyro_vae.typing import Distribution, Rows
 
 
 @part
-class FlowGuide(nn.Module):
+class FlowGuide(GuideModule):
     r"""A normalizing flow as guide, $z = \mu(x) + \sigma(x) \odot f(u; c(x))$ with $u \sim N(0, I)$.
 
-    `net` maps (N, D) to (N, 2K + C): means, raw scales, and a context c of C = `num_context` numbers (2K by default)
-    that every layer of f reads. `kind` is `"coupling"`, spline couplings (`pyro_vae.flows.Couplings`,
-    arXiv:1906.04032), which score any point in one pass, or `"autoregressive"` (Kingma et al., arXiv:1606.04934), which
-    scores other points than its samples one dimension at a time and is an error where that would be needed. Coupling
-    layers are initially the identity, so that the guide is initially mean-field.
+    Coupling layers are initially the identity, so that the guide is initially mean-field.
+
+    Args:
+        net: a network from (N, D) to (N, 2K + C): means, raw scales, and a context c that every layer of f reads.
+        num_latents: the number K of latent dimensions.
+        layers: the number of layers of f.
+        hidden: the number of units of the one hidden layer of each.
+        kind: `"coupling"`, spline couplings (`pyro_vae.flows.Couplings`, arXiv:1906.04032), which score any point in
+            one pass, or `"autoregressive"` (Kingma et al., arXiv:1606.04934), which scores other points than its
+            samples one dimension at a time and is an error where that would be needed.
+        num_context: the number C of numbers in the context, by default 2K.
 
     >>> from pyro_vae.nets import mlp
     >>> guide = FlowGuide(mlp(784, 10, FlowGuide.outputs(5)), num_latents=5)
@@ -41,7 +45,10 @@ class FlowGuide(nn.Module):
         num_context: int | None = None,
     ) -> None:
         super().__init__()
-        flows: dict[str, Any] = {"coupling": Couplings, "autoregressive": Autoregressive}
+        flows: dict[str, type[Couplings] | type[Autoregressive]] = {
+            "coupling": Couplings,
+            "autoregressive": Autoregressive,
+        }
         if kind not in flows:
             raise InputError(f"no flow of kind {kind!r}; try one of {', '.join(flows)}")
         self.net, self.num_latents, self.kind = net, num_latents, kind
@@ -50,6 +57,15 @@ class FlowGuide(nn.Module):
 
     @staticmethod
     def outputs(num_latents: int, num_context: int | None = None) -> int:
+        """The number of outputs that the network gives for each row.
+
+        Args:
+            num_latents: the number K of latent dimensions.
+            num_context: the number C of numbers in the context, by default 2K.
+
+        Returns:
+            2K + C.
+        """
         return 2 * num_latents + (2 * num_latents if num_context is None else num_context)
 
     @property
@@ -64,4 +80,5 @@ class FlowGuide(nn.Module):
         loc, raw, context = out.split([K, K, self.num_context], -1)
         base = dist.Normal(torch.zeros_like(loc), torch.ones_like(loc)).to_event(1)
         affine = dist.transforms.AffineTransform(loc, positive(raw, SCALE_FLOOR), event_dim=1, cache_size=1)
-        return dist.TransformedDistribution(base, [*self.flow(context), affine])
+        q: Distribution = dist.TransformedDistribution(base, [*self.flow(context), affine])
+        return q

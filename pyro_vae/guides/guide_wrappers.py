@@ -1,24 +1,25 @@
 """Guides that wrap a guide: one with the mask as an input, one that refines a proposal by gradient steps."""
 
 import inspect
-from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
-from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
-from pyro_vae.typing import Rows
+from pyro_vae.parts import GuideModule, masked_likelihood, scores_only_own_samples
+from pyro_vae.typing import Distribution, Likelihood, Prior, Rows
 
 
 @part
-class MaskAwareGuide(nn.Module):
+class MaskAwareGuide(GuideModule):
     """A guide of x and the mask of observed values, concatenated to (N, 2D).
 
-    `guide` is any guide whose network has 2D inputs. Without a mask all values count as observed.
+    Without a mask all values count as observed.
+
+    Args:
+        guide: any guide whose network has 2D inputs.
 
     >>> import torch
     >>> from pyro_vae.guides import MeanFieldNormal
@@ -34,20 +35,21 @@ class MaskAwareGuide(nn.Module):
 
     @property
     def scores_only_own_samples(self) -> bool:
-        return getattr(self.guide, "scores_only_own_samples", False)
+        return scores_only_own_samples(self.guide)
 
     def forward(self, x: Rows, mask: Tensor | None = None) -> Distribution:
         observed = torch.ones_like(x)
         if mask is not None:
             observed[..., : mask.shape[-1]] = mask.to(x.dtype)  # a label appended to x is always observed
-        return self.guide(torch.cat([x, observed], -1))
+        q: Distribution = self.guide(torch.cat([x, observed], -1))
+        return q
 
 
 @part
-class SemiAmortizedNormal(nn.Module):
+class SemiAmortizedNormal(GuideModule):
     r"""Semi-amortized inference: a mean-field `guide` proposes μ and σ, and gradient steps refine them row by row.
 
-    Kim et al., arXiv:1802.02550. Each of the `steps` increases the ELBO of each row, $E_{z \sim N(\mu,
+    Kim et al., arXiv:1802.02550. Each step increases the ELBO of each row, $E_{z \sim N(\mu,
     \sigma^2)}[\log p(x|z) + \log p(z) - \log q(z)]$, along its natural gradient,
     $\mu \mathrel{+}= \eta\,\sigma^2 \partial_\mu$ and
     $\log\sigma \mathrel{+}= \frac{\eta}{2}\,\partial_{\log\sigma}$ with η = `step_size`, changing no mean by more
@@ -57,10 +59,17 @@ class SemiAmortizedNormal(nn.Module):
     The expectation is over `num_particles` antithetic pairs μ ± σε for each step, drawn in the constructor, saved with
     the guide and shared by all rows: q depends on x only. With K pairs or more, averages of quadratics are exact. In
     training, gradients flow through the steps to the encoder and the model's parameters, and each step differentiates
-    the likelihood's network twice; with a frozen encoder, or without gradients, they do not. `prior` and `likelihood`
-    are those of the VAE, which registers their parameters; the guide does not. `guide` returns a `Normal` with
-    independent dimensions, given x and, where its forward has that argument, the mask. Raises `InputError` for another
-    guide, and unless `steps`, `step_size` and `num_particles` are positive.
+    the likelihood's network twice; with a frozen encoder, or without gradients, they do not. Raises `InputError` for a
+    guide that gives another distribution, and unless `steps`, `step_size` and `num_particles` are positive.
+
+    Args:
+        guide: a guide that returns a `Normal` with independent dimensions, given x and, where its forward has that
+            argument, the mask.
+        prior: the prior of the VAE, which registers its parameters; the guide does not.
+        likelihood: the likelihood of the VAE, likewise.
+        steps: the number of steps.
+        step_size: η, without unit.
+        num_particles: the number of pairs of draws for each step.
 
     >>> import pyro_vae as pv
     >>> prior, likelihood = pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6))
@@ -75,8 +84,8 @@ class SemiAmortizedNormal(nn.Module):
     def __init__(
         self,
         guide: nn.Module,
-        prior: Any,
-        likelihood: Any,
+        prior: Prior,
+        likelihood: Likelihood,
         steps: int = 5,
         step_size: float = 0.3,
         num_particles: int = 1,
@@ -86,7 +95,7 @@ class SemiAmortizedNormal(nn.Module):
             if not value > 0:
                 raise InputError(f"{name} must be positive, got {value}")
         self.guide, self.step_size = guide, step_size
-        self.shared_parts = [prior, likelihood]  # in a list, so that only the VAE registers them
+        self.shared_parts = (prior, likelihood)  # in a tuple, so that only the VAE registers them
         self.accepts_mask = "mask" in inspect.signature(guide.forward).parameters
         with torch.no_grad():
             num_latents = prior().event_shape[-1]
@@ -94,36 +103,32 @@ class SemiAmortizedNormal(nn.Module):
 
     def forward(self, x: Rows, mask: Tensor | None = None) -> Distribution:
         q = self.guide(x, mask=mask) if self.accepts_mask else self.guide(x)
-        normal = getattr(q, "base_dist", None)
+        normal = q.base_dist if isinstance(q, torch.distributions.Independent) else None
         if not isinstance(normal, torch.distributions.Normal) or q.event_shape != self.noise.shape[-1:]:
             raise InputError(
                 f"expected a guide that gives a Normal with {self.noise.shape[-1]} independent dimensions, got "
                 f"{type(q).__name__} with event shape {tuple(q.event_shape)}; try MeanFieldNormal"
             )
-        return dist.Normal(*self._refine(normal.loc, normal.scale.log(), x, mask)).to_event(1)
+        refined: Distribution = dist.Normal(*self._refine(normal.loc, normal.scale.log(), x, mask)).to_event(1)
+        return refined
 
     def _refine(self, loc: Tensor, log_scale: Tensor, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The mean and the scale after all steps, differentiable where the proposal's are."""
         differentiable = torch.is_grad_enabled() and (loc.requires_grad or log_scale.requires_grad)
         with torch.enable_grad():
-            prior = self.shared_parts[0]()
+            make_prior, likelihood = self.shared_parts
+            prior = make_prior()
             for noise in self.noise:
                 if not differentiable:
                     loc, log_scale = loc.detach().requires_grad_(), log_scale.detach().requires_grad_()
                 scale = log_scale.exp()
                 z = loc + scale * noise
-                elbo = (self._likelihood(z, mask).log_prob(x) + prior.log_prob(z)).mean(0).sum() + log_scale.sum()
+                log_likelihood = masked_likelihood(likelihood, z, mask).log_prob(x)
+                elbo = (log_likelihood + prior.log_prob(z)).mean(0).sum() + log_scale.sum()
                 loc_grad, log_scale_grad = torch.autograd.grad(elbo, (loc, log_scale), create_graph=differentiable)
                 loc = loc + scale * (self.step_size * scale * loc_grad).clamp(-1, 1)
                 log_scale = log_scale + (self.step_size / 2 * log_scale_grad).clamp(-1, 1)
         return (loc, log_scale.exp()) if differentiable else (loc.detach(), log_scale.detach().exp())
-
-    def _likelihood(self, z: Tensor, mask: Tensor | None) -> Any:
-        """p(x | z), with a mask that of the observed values."""
-        likelihood = self.shared_parts[1]
-        if mask is None:
-            return likelihood(z)
-        return likelihood.masked(z, mask) if hasattr(likelihood, "masked") else Observed(likelihood(z), mask.bool())
 
 
 def _antithetic_noise(steps: int, pairs: int, num_latents: int, seed: int = 0) -> Tensor:
@@ -133,4 +138,5 @@ def _antithetic_noise(steps: int, pairs: int, num_latents: int, seed: int = 0) -
     """
     half = torch.randn(steps, pairs, num_latents, generator=torch.Generator().manual_seed(seed))
     half = torch.linalg.qr(half).Q if pairs >= num_latents else half / half.norm(dim=1, keepdim=True)
-    return pairs**0.5 * torch.cat([half, -half], 1).unsqueeze(2)
+    noise: Tensor = pairs**0.5 * torch.cat([half, -half], 1).unsqueeze(2)
+    return noise

@@ -2,23 +2,26 @@
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
 from pyro_vae.nets import positive
-from pyro_vae.typing import Rows
+from pyro_vae.parts import GuideModule
+from pyro_vae.typing import Distribution, Rows
 
 SCALE_FLOOR = 1e-4
 
 
 @part
-class MeanFieldNormal(nn.Module):
+class MeanFieldNormal(GuideModule):
     r"""A normal guide, dimensions independent: $q(z|x) = \prod_k N(z_k; \mu_k(x), \sigma_k(x)^2)$ (arXiv 1312.6114).
 
-    `net` maps (N, D) to (N, 2K): the means, then the raw scales, with $\sigma = \mathrm{softplus}(\text{raw}) +
-    10^{-4}$, so that every scale is positive. Raises `InputError` for an odd number of outputs.
+    $\sigma = \mathrm{softplus}(\text{raw}) + 10^{-4}$, so that every scale is positive. Raises `InputError` for an odd
+    number of outputs.
+
+    Args:
+        net: a network from (N, D) to (N, 2K): the means, then the raw scales.
 
     >>> from pyro_vae.nets import mlp
     >>> MeanFieldNormal(mlp(784, 10, 2 * 5))(torch.zeros(3, 784)).event_shape
@@ -31,6 +34,7 @@ class MeanFieldNormal(nn.Module):
 
     @staticmethod
     def outputs(num_latents: int) -> int:
+        """The number of outputs that the network gives for each row."""
         return 2 * num_latents
 
     def forward(self, x: Rows) -> Distribution:
@@ -40,15 +44,20 @@ class MeanFieldNormal(nn.Module):
                 f"a mean-field guide needs 2K outputs, a mean and a raw scale for each latent; got {out.shape[-1]}"
             )
         loc, raw = out.chunk(2, -1)
-        return dist.Normal(loc, positive(raw, SCALE_FLOOR)).to_event(1)
+        q: Distribution = dist.Normal(loc, positive(raw, SCALE_FLOOR)).to_event(1)
+        return q
 
 
 @part
-class FullRankNormal(nn.Module):
+class FullRankNormal(GuideModule):
     r"""A normal guide with full covariance, $q(z|x) = N(z; \mu(x), L(x) L(x)^T)$, L lower triangular.
 
-    `net` maps (N, D) to (N, K + K(K + 1)/2): the means, then the raw diagonal of L, then its elements below the
-    diagonal by rows. Raises `InputError` for another number of outputs than `FullRankNormal.outputs(K)`.
+    Raises `InputError` for another number of outputs than `FullRankNormal.outputs(K)`.
+
+    Args:
+        net: a network from (N, D) to (N, K + K(K + 1)/2): the means, then the raw diagonal of L, then its elements
+            below the diagonal by rows.
+        num_latents: the number K of latent dimensions.
 
     >>> from pyro_vae.nets import mlp
     >>> guide = FullRankNormal(mlp(784, 10, FullRankNormal.outputs(5)), num_latents=5)
@@ -65,6 +74,7 @@ class FullRankNormal(nn.Module):
 
     @staticmethod
     def outputs(num_latents: int) -> int:
+        """The number of outputs that the network gives for each row."""
         return 2 * num_latents + num_latents * (num_latents - 1) // 2
 
     def forward(self, x: Rows) -> Distribution:
@@ -77,10 +87,13 @@ class FullRankNormal(nn.Module):
 
 
 @part
-class LowRankNormal(nn.Module):
+class LowRankNormal(GuideModule):
     r"""A normal guide with a covariance of rank r plus a diagonal, $N(z; \mu, \mathrm{diag}(\sigma^2) + W W^T / r)$.
 
-    `net` maps (N, D) to (N, 2K + K·rank): the means, the raw scales σ, then W (K, rank) by rows.
+    Args:
+        net: a network from (N, D) to (N, 2K + K·rank): the means, the raw scales σ, then W (K, rank) by rows.
+        num_latents: the number K of latent dimensions.
+        rank: the rank r of W, from 1 to K; by default 2, at most K.
 
     >>> from pyro_vae.nets import mlp
     >>> guide = LowRankNormal(mlp(784, 10, LowRankNormal.outputs(5, rank=2)), num_latents=5, rank=2)
@@ -97,6 +110,15 @@ class LowRankNormal(nn.Module):
 
     @staticmethod
     def outputs(num_latents: int, rank: int | None = None) -> int:
+        """The number of outputs that the network gives for each row.
+
+        Args:
+            num_latents: the number K of latent dimensions.
+            rank: the rank of the covariance's factor, by default 2, at most K.
+
+        Returns:
+            2K + K·rank.
+        """
         return (2 + (min(2, num_latents) if rank is None else rank)) * num_latents
 
     def forward(self, x: Rows) -> Distribution:
@@ -108,6 +130,16 @@ class LowRankNormal(nn.Module):
 
 
 def check_num_outputs(out: Tensor, expected: int, call: str) -> Tensor:
+    """The outputs of a guide's network, or `InputError` where their number is another than expected.
+
+    Args:
+        out: the outputs (N, number).
+        expected: the number that the guide needs.
+        call: the expression that gives that number, for the message.
+
+    Returns:
+        `out` as it is.
+    """
     if out.shape[-1] != expected:
         raise InputError(f"this guide's network must give {expected} outputs for each row, {call}; got {out.shape[-1]}")
     return out

@@ -1,7 +1,6 @@
 """A guide that is a mixture of normals."""
 
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import nn
 
 from pyro_vae.constructor_args import part
@@ -9,17 +8,22 @@ from pyro_vae.distributions import NormalMixture
 from pyro_vae.errors import InputError
 from pyro_vae.guides.normal import SCALE_FLOOR, check_num_outputs
 from pyro_vae.nets import positive
-from pyro_vae.typing import Rows
+from pyro_vae.parts import GuideModule
+from pyro_vae.typing import Distribution, Rows
 
 
 @part
-class MixtureGuide(nn.Module):
+class MixtureGuide(GuideModule):
     r"""A mixture of C normals as guide, $q(z|x) = \sum_c \pi_c(x) \prod_k N(z_k; \mu_{ck}(x), \sigma_{ck}(x)^2)$.
 
-    `net` maps (N, D) to (N, C(2K + 1)): the weights' logits, the means, the raw scales. Samples have pathwise
-    gradients with respect to all three (`pyro_vae.distributions.NormalMixture`). Learned offsets `apart` of the means,
-    initially draws from N(0, I), make the components different, since equal ones would stay equal. Raises `InputError`
-    for fewer than two components.
+    Samples have pathwise gradients with respect to weights, means and scales (`pyro_vae.distributions.NormalMixture`).
+    Learned offsets `apart` of the means, initially draws from N(0, I), make the components different, since equal ones
+    would stay equal. Raises `InputError` for fewer than two components.
+
+    Args:
+        net: a network from (N, D) to (N, C(2K + 1)): the weights' logits, the means, the raw scales.
+        num_latents: the number K of latent dimensions.
+        num_components: the number C of components.
 
     >>> from pyro_vae.nets import mlp
     >>> guide = MixtureGuide(mlp(784, 10, MixtureGuide.outputs(5)), num_latents=5)
@@ -36,6 +40,15 @@ class MixtureGuide(nn.Module):
 
     @staticmethod
     def outputs(num_latents: int, num_components: int = 4) -> int:
+        """The number of outputs that the network gives for each row.
+
+        Args:
+            num_latents: the number K of latent dimensions.
+            num_components: the number C of components.
+
+        Returns:
+            C(2K + 1).
+        """
         return num_components * (2 * num_latents + 1)
 
     def forward(self, x: Rows) -> Distribution:

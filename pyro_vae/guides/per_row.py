@@ -2,7 +2,6 @@
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
@@ -10,15 +9,20 @@ from pyro_vae.context_managers import is_recording
 from pyro_vae.errors import InputError
 from pyro_vae.guides.normal import SCALE_FLOOR
 from pyro_vae.nets import positive
-from pyro_vae.typing import Rows
+from pyro_vae.parts import GuideModule
+from pyro_vae.typing import Distribution, Rows
 
 
 @part
-class PerRowNormal(nn.Module):
+class PerRowNormal(GuideModule):
     r"""Variational inference without an encoder: $q(z_i) = \prod_k N(z_{ik}; \mu_{ik}, \sigma_{ik}^2)$ for each row i.
 
     The parameters (num_rows, K) are indexed by `rows`, the row numbers in the training set, so such a guide is defined
     for training rows only: fit without validation rows, and score with `log_evidence(program, x, rows=…)`.
+
+    Args:
+        num_rows: the number of training rows.
+        num_latents: the number K of latent dimensions.
 
     >>> PerRowNormal(num_rows=100, num_latents=2)(torch.zeros(3, 784), rows=torch.arange(3)).event_shape
     torch.Size([2])
@@ -35,14 +39,19 @@ class PerRowNormal(nn.Module):
 
     def forward(self, x: Rows, rows: Tensor) -> Distribution:
         rows = _check_row_numbers(rows, len(self.loc))
-        return dist.Normal(self.loc[rows], positive(self.raw_scale[rows], SCALE_FLOOR)).to_event(1)
+        q: Distribution = dist.Normal(self.loc[rows], positive(self.raw_scale[rows], SCALE_FLOOR)).to_event(1)
+        return q
 
 
 @part
-class PerRowCategorical(nn.Module):
+class PerRowCategorical(GuideModule):
     r"""A categorical $q_i(c)$ over labels 0 … C − 1 for each row i: a table of logits (num_rows, C), initially uniform.
 
     The logits are indexed by `rows`, the row numbers in the training set, as in `PerRowNormal`.
+
+    Args:
+        num_rows: the number of training rows.
+        num_components: the number C of labels.
 
     >>> PerRowCategorical(num_rows=100, num_components=7)(torch.zeros(4, 3), rows=torch.arange(4)).probs.shape
     torch.Size([4, 7])

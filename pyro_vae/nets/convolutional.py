@@ -1,7 +1,7 @@
 """Convolutional networks for images, whose inputs or outputs are rows of height × width pixels."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -11,6 +11,8 @@ from pyro_vae.nets.dense import ACTIVATIONS, Offset
 
 Shape = Sequence[int]
 Size = tuple[int, int]
+_DownBlock = Callable[[int, int, str], nn.Module]  # of channels in, channels out, activation
+_UpBlock = Callable[[int, int, str, Size, Size, bool], nn.Module]  # and sizes before and after, whether it is the last
 
 
 @part
@@ -70,7 +72,9 @@ def resnet_transpose(
 
 
 class _Encoder(nn.Module):
-    def __init__(self, image_shape, channels, outputs, activation, block):  # type: ignore[no-untyped-def]
+    def __init__(
+        self, image_shape: Shape, channels: tuple[int, ...], outputs: int, activation: str, block: _DownBlock
+    ) -> None:
         super().__init__()
         self.image_shape = _check_arguments(image_shape, channels, activation)
         sizes = _halved_sizes(self.image_shape, len(channels))
@@ -81,11 +85,14 @@ class _Encoder(nn.Module):
         if x.shape[-1] != self.image_shape[0] * self.image_shape[1]:
             height, width = self.image_shape
             raise InputError(f"a network for images of {height}×{width} was given rows of {x.shape[-1]} values")
-        return self.body(x.reshape(-1, 1, *self.image_shape)).reshape(*x.shape[:-1], -1)
+        out: Tensor = self.body(x.reshape(-1, 1, *self.image_shape))
+        return out.reshape(*x.shape[:-1], -1)
 
 
 class _Decoder(nn.Module):
-    def __init__(self, inputs, channels, image_shape, maps, activation, block):  # type: ignore[no-untyped-def]
+    def __init__(
+        self, inputs: int, channels: tuple[int, ...], image_shape: Shape, maps: int, activation: str, block: _UpBlock
+    ) -> None:
         super().__init__()
         shape = _check_arguments(image_shape, channels, activation)
         sizes = _halved_sizes(shape, len(channels))[::-1]
@@ -98,7 +105,8 @@ class _Decoder(nn.Module):
         self.body = nn.Sequential(*layers, nn.Flatten(), Offset(maps * shape[0] * shape[1]))
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.body(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
+        out: Tensor = self.body(z.reshape(-1, z.shape[-1]))
+        return out.reshape(*z.shape[:-1], -1)
 
 
 def _check_arguments(image_shape: Shape, channels: tuple[int, ...], activation: str) -> tuple[int, int]:
@@ -141,7 +149,8 @@ class _Residual(nn.Module):
         self.body, self.shortcut = body, shortcut
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.shortcut(h) + self.body(h)
+        out: Tensor = self.shortcut(h) + self.body(h)
+        return out
 
 
 def _residual_down_block(a: int, b: int, activation: str) -> nn.Module:

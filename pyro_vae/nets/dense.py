@@ -63,7 +63,8 @@ class Gated(nn.Module):
         self.value, self.gate = nn.Linear(inputs, outputs), nn.Linear(inputs, outputs)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.value(h) * torch.sigmoid(self.gate(h))
+        value: Tensor = self.value(h)
+        return value * torch.sigmoid(self.gate(h))
 
 
 @part

@@ -39,8 +39,10 @@ class Site(TypedDict, total=False):
     cond_indep_stack: tuple[CondIndepStackFrame, ...]
     infer: dict[str, object]
     mask: Tensor | bool | None
+    scale: Tensor | float
     unscaled_log_prob: Tensor
     log_prob: Tensor
+    log_prob_sum: Tensor
     done: bool
 
 
@@ -58,7 +60,8 @@ def trace_program(program: Program, batch: Batch, around: Wrapper = lambda funct
     model, guide = bind_supported_kwargs(program.model), bind_supported_kwargs(program.guide)
     wrapped = around(lambda: model(batch.x, batch.row_inputs)), around(lambda: guide(batch.x, batch.row_inputs))
     with pyro.validation_enabled(False):
-        return get_importance_trace("flat", float("inf"), *wrapped, (), {})
+        traces: tuple[Trace, Trace] = get_importance_trace("flat", float("inf"), *wrapped, (), {})
+    return traces
 
 
 class UnconditionObserved(UnconditionMessenger):
@@ -66,7 +69,7 @@ class UnconditionObserved(UnconditionMessenger):
 
     def _pyro_sample(self, msg: Message[..., Any]) -> None:
         if not (msg["infer"] or {}).get("_deterministic"):
-            super()._pyro_sample(msg)  # type: ignore[no-untyped-call]  # Pyro's
+            super()._pyro_sample(msg)
 
 
 def sample_sites(trace: Trace) -> dict[str, Site]:
