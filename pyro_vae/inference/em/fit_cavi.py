@@ -10,7 +10,7 @@
 
 import math
 import time
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,37 +18,45 @@ from torch import Tensor
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.fit_result import EpochRecord, FitResult
+from pyro_vae.inference.svi.callbacks import Callback, Callbacks, OnEpoch, RunningFit
+from pyro_vae.inference.svi.progress import Style, all_callbacks
 from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch, require_mask
-
-
-@runtime_checkable
-class Conjugate(Protocol):
-    """A program whose guide has two factors, each with a closed-form optimum given the other."""
-
-    def start(self, x: Tensor, at: Any) -> None: ...
-    def update_local(self, x: Tensor) -> None: ...
-    def update_global(self, x: Tensor) -> None: ...
-    def bound(self, x: Tensor) -> Tensor: ...
+from pyro_vae.typing import Conjugate, Program
 
 
 @torch.no_grad()
 def fit_cavi(
-    program: Conjugate,
+    program: Program,
     x: Dataset | Split | Tensor,
     *,
     epochs: int = 1000,
     tol: float = 1e-8,
     start: Tensor | int | None = 0,
+    callbacks: Sequence[Callback] = (),
+    on_epoch: OnEpoch | None = None,
+    progress: Style = "none",
 ) -> FitResult:
     r"""Maximize the ELBO of a conjugate program by coordinate ascent (CAVI; Attias 1999; Bishop 2006, §10.2).
 
     Each epoch sets q(c_i) for every row, then q of the globals, each to $\exp E[\log p(x, \cdot)]$ over the other: the
-    bound, exact and with all its constants, never falls. `start` is responsibilities (N, C), a seed for k-means, or
-    None to continue from the program's parameters (after an SVI fit, say). It ends after `epochs`, or when the bound
-    rises by less than `tol` nats per row. x (N, D). Raises `InputError` for rows or settings that cannot be used,
+    bound, exact and with all its constants, never falls. Raises `InputError` for rows or settings that cannot be used,
     `DivergedError` where the bound is not finite.
+
+    Args:
+        program: a `Conjugate` program, whose factors have an optimum in closed form, fitted in place.
+        x: the training rows (N, D), all of which each update reads.
+        epochs: updates of all factors, at most.
+        tol: the fit ends when the bound rises by less, nats per row.
+        start: responsibilities (N, C), a seed for k-means, or None to continue from the program's parameters (after an
+            SVI fit, say).
+        callbacks: called at the start, after each epoch and at the end (`Callback`).
+        on_epoch: a plain function, called with the history after each epoch.
+        progress: as in `fit`.
+
+    Returns:
+        The history of the bound, nats per row.
     """
     if not isinstance(program, Conjugate):
         raise InputError(f"a {type(program).__name__} has no factors with an optimum in closed form: use fit")
@@ -61,25 +69,27 @@ def fit_cavi(
     began = time.perf_counter()
     if start is not None:
         program.start(rows, start)
-    history, rise = _ascend(program, rows, log_jacobian, epochs, tol, began)
-    stopped = "tolerance" if rise < tol else "epochs"
+    fit = RunningFit(program, epochs)
+    with Callbacks(fit, all_callbacks(callbacks, on_epoch, progress)).running() as called:
+        rise = _ascend(program, rows, log_jacobian, tol, began, called)
+        fit.stopped = "callback" if fit.stop else "tolerance" if rise < tol else "epochs"
     still_rising = f"the bound still rose by {rise:.1e} nats per row in the last epoch: give more epochs"
-    advice = still_rising if stopped == "epochs" else ""
-    return FitResult(history, len(history), stopped, history[-1].seconds, advice)
+    advice = still_rising if fit.stopped == "epochs" else ""
+    return FitResult(fit.history, len(fit.history), fit.stopped, fit.history[-1].seconds, advice)
 
 
 def _ascend(
-    program: Conjugate, rows: Tensor, log_jacobian: float, epochs: int, tol: float, began: float
-) -> tuple[list[EpochRecord], float]:
-    """The history of the updates, and by how much the bound rose in the last one."""
-    history: list[EpochRecord] = []
-    previous, rise = -torch.inf, torch.inf
-    while len(history) < epochs and not rise < tol:
+    program: Conjugate, rows: Tensor, log_jacobian: float, tol: float, began: float, callbacks: Callbacks
+) -> float:
+    """Update until the tolerance, the last epoch or a callback ends it: by how much the bound rose in the end."""
+    fit, previous, rise = callbacks.fit, -torch.inf, torch.inf
+    while len(fit.history) < fit.epochs and not rise < tol and not fit.stop:
         program.update_local(rows)
         program.update_global(rows)
-        elbo, epoch = float(program.bound(rows)) + log_jacobian, len(history) + 1
+        elbo, epoch = float(program.bound(rows)) + log_jacobian, len(fit.history) + 1
         if not math.isfinite(elbo):
             raise DivergedError(f"the bound became {elbo} in epoch {epoch}: standardize the columns")
         previous, rise = elbo, elbo - previous
-        history.append(EpochRecord(epoch=epoch, step=epoch, elbo=elbo, seconds=time.perf_counter() - began))
-    return history, rise
+        fit.history.append(EpochRecord(epoch=epoch, step=epoch, elbo=elbo, seconds=time.perf_counter() - began))
+        callbacks.epoch()
+    return rise

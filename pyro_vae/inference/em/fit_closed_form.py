@@ -1,7 +1,6 @@
 """Maximum likelihood in closed form, for models that have one."""
 
 import time
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,14 +10,22 @@ from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import EpochRecord, FitResult
 from pyro_vae.models.ppca import PPCA, SCALE_FLOOR
 from pyro_vae.programs.parameters import device_and_dtype
+from pyro_vae.typing import Program
 
 
 @torch.no_grad()
-def fit_closed_form(model: Any, data: Dataset | Split | Tensor) -> FitResult:
+def fit_closed_form(model: Program, data: Dataset | Split | Tensor) -> FitResult:
     r"""PPCA's maximum of the likelihood, $W = U_K (\Lambda_K - \sigma^2 I)^{1/2}$ (Tipping & Bishop 1999).
 
     U and Λ are eigenvectors and eigenvalues of the rows' covariance, σ² the mean of the D − K smallest. The history
     has one row, whose `elbo` is log p(x) of the training rows, nats per row. Raises `InputError` for other models.
+
+    Args:
+        model: a `PPCA`, fitted in place.
+        data: the training rows x (N, D).
+
+    Returns:
+        The result, of one epoch.
 
     >>> import pyro_vae as pv
     >>> ppca, x = pv.PPCA(num_latents=1, num_features=3), torch.randn(200, 3)

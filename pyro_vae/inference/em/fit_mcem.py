@@ -11,51 +11,51 @@
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Unpack
 
 import pyro
 import torch
-from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.errors import InputError
-from pyro_vae.inference.fit_result import EpochRecord, FitResult, MCEMEpoch
+from pyro_vae.context_managers import evaluating
+from pyro_vae.data import Dataset, Split
+from pyro_vae.distributed import SINGLE_PROCESS
+from pyro_vae.errors import DivergedError, InputError
+from pyro_vae.inference.fit_result import FitResult, MCEMEpoch
 from pyro_vae.inference.posterior.hmc import State, state_at, transition
+from pyro_vae.inference.svi.callbacks import Callback, OnEpoch
+from pyro_vae.inference.svi.fit_loop import fit_with
+from pyro_vae.inference.svi.fit_method import FitTask, Step
 from pyro_vae.inference.svi.optimizer import FusedOptimizer
-from pyro_vae.inference.svi.progress import Progress, Style
-from pyro_vae.inference.svi.train_config import TrainConfig
-from pyro_vae.inference.svi.trainer import Trainer
+from pyro_vae.inference.svi.progress import Style, all_callbacks
+from pyro_vae.inference.svi.train_config import TrainConfig, TrainOverrides
 from pyro_vae.inference.svi.validation_elbo import VALID_BATCH_SIZE
-from pyro_vae.programs.parameters import DeviceAndDtype, device_and_dtype, named_parameters, use_param_store
+from pyro_vae.programs.parameters import named_parameters
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
-from pyro_vae.typing import RowLatents
+from pyro_vae.typing import Program, RowLatents
 
 INITIAL_STEP_SIZE = 0.1  # of the leapfrog integrator
 ADAPTATION_RATE = 0.5  # of the log step size, towards the target acceptance
+MCEM_CONFIG = TrainConfig(optimizer="adagrad", learning_rate=0.02, schedule="constant")
+WITHOUT_EFFECT = ("beta", "kl_warmup", "num_particles", "patience", "compile")  # there is no guide, and no bound
 
 
 def fit_mcem(
-    program: Any,
+    program: Program,
     data: Dataset | Split | Tensor,
+    config: TrainConfig | None = None,
     *,
     valid: Split | Tensor | None = None,
-    epochs: int = 100,
-    batch_size: int = 100,
     leapfrog: int = 10,
     target_accept: float = 0.9,
     updates: int = 5,
-    learning_rate: float = 0.02,
-    optimizer: str = "adagrad",
-    schedule: str = "constant",
-    clip: float | None = None,
-    seed: int = 0,
     labels: Tensor | None = None,
-    on_epoch: Callable[[list[EpochRecord]], object] | None = None,
+    callbacks: Sequence[Callback] = (),
+    on_epoch: OnEpoch | None = None,
     progress: Style = "auto",
+    **overrides: Unpack[TrainOverrides],
 ) -> FitResult:
     r"""Maximize $\frac1N\sum_i \log p_\theta(x_i)$ itself, with posterior draws instead of a guide.
 
@@ -72,26 +72,35 @@ def fit_mcem(
     the program ends with the weights of the last epoch. There is no bound: `elbo` and its terms are None in the
     history, which has `log_joint`, the mean of log p(x, u) over rows after their E-steps (Jacobians counted),
     `acceptance` and `step_size`. Held-out rows have chains too, from which nothing is learned, and `valid_log_joint`.
-    Other arguments as in `fit`; same seed, same machine, same bits.
+    Same seed, same machine, same bits.
 
     Raises `InputError` for settings or rows that cannot be used and for latents that are not continuous, `RowsError`
     where a site lies outside the plate over rows, `DivergedError` when log p(x, u) is no longer finite.
+
+    Args:
+        program: any object with `model(x)` and `guide(x)`, its latents continuous; trained in place.
+        data: the training rows x (N, D), or a data set, whose validation rows are used too.
+        config: the training settings, by default Adagrad at a constant rate of 0.02; those of the guide, of the ELBO
+            and of patience have no effect, so other values than their defaults are an `InputError`.
+        valid: held-out rows (M, D), instead of the data set's.
+        leapfrog: the leapfrog steps of a transition.
+        target_accept: the acceptance rate that the step size is adapted to.
+        updates: gradient steps of an M-step; 0 runs the chains only.
+        labels: labels (N,) of the training rows.
+        callbacks: called at the start, after each epoch and at the end (`Callback`).
+        on_epoch: a plain function, called with the history after each epoch.
+        progress: as in `fit`.
+        **overrides: fields of `TrainConfig` that replace those of `config`.
+
+    Returns:
+        The history, whose records are `MCEMEpoch`.
     """
-    settings = TrainConfig(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, optimizer=optimizer, schedule=schedule,
-        clip=clip, seed=seed,
-    )  # fmt: skip
-    if leapfrog < 1 or updates < 0 or not 0 < target_accept < 1:
-        raise InputError(
-            "leapfrog must be one or more, updates not negative and target_accept between 0 and 1, got "
-            f"{leapfrog}, {updates} and {target_accept}"
-        )
-    train = as_split(data, "train")
-    held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
-    with use_param_store(program), seeded(seed):
-        kernel, target = _Kernel(leapfrog, target_accept), device_and_dtype(program, like=train[:1])
-        trainer = _MCEMTrainer(program, train, held_out, settings, labels, target, kernel, updates)
-        return trainer.fit(None, on_epoch, progress)
+    method = MCEMMethod(leapfrog, target_accept, updates)
+    settings = TrainConfig.with_overrides(config or MCEM_CONFIG, overrides, fit_mcem)
+    if odd := [name for name in WITHOUT_EFFECT if getattr(settings, name) not in (getattr(MCEM_CONFIG, name), None)]:
+        raise InputError(f"Monte-Carlo EM has no guide and no bound, so {odd[0]} has no effect: leave it out")
+    shown = all_callbacks(callbacks, on_epoch, progress)
+    return fit_with(method, program, data, settings, valid=valid, labels=labels, callbacks=shown, group=SINGLE_PROCESS)
 
 
 class _Kernel:
@@ -120,50 +129,78 @@ class _Kernel:
         return state
 
 
-class _MCEMTrainer(Trainer):
-    """The training loop of `fit`, with an E-step and an M-step for each batch."""
+class MCEMMethod:
+    """An E-step and an M-step for each batch, a `FitMethod`.
 
-    record_class = MCEMEpoch
+    Args:
+        leapfrog: the leapfrog steps of a transition.
+        target_accept: the acceptance rate that the step size is adapted to.
+        updates: gradient steps of an M-step.
+    """
 
-    def __init__(
-        self,
-        program: Any,
-        train: Split,
-        valid: Split | None,
-        settings: TrainConfig,
-        labels: Tensor | None,
-        target: DeviceAndDtype,
-        kernel: _Kernel,
-        updates: int,
-    ) -> None:
-        self.kernel, self.updates = kernel, updates
-        super().__init__(program, train, valid, settings, None, labels, target)
-        with torch.no_grad(), evaluating(program), pyro.validation_enabled(False):
-            batches = (self._batch(train[index], index) for index in torch.arange(self.num_rows).split(self.batch_size))
-            self.u = self._draw_from_prior(batches)
-            self.held_out_u = self.u[:0] if valid is None else self._draw_from_prior(self._held_out_batches())
+    name = "Monte-Carlo EM"
 
-    def _draw_from_prior(self, batches: Iterable[Batch]) -> RowLatents:
-        return torch.cat([self._joint(batch).from_prior().cpu() for batch in batches])
+    def __init__(self, leapfrog: int = 10, target_accept: float = 0.9, updates: int = 5) -> None:
+        if leapfrog < 1 or updates < 0 or not 0 < target_accept < 1:
+            raise InputError(
+                "leapfrog must be one or more, updates not negative and target_accept between 0 and 1, got "
+                f"{leapfrog}, {updates} and {target_accept}"
+            )
+        self.kernel, self.updates = _Kernel(leapfrog, target_accept), updates
 
-    def _held_out_batches(self) -> Iterator[Batch]:
-        assert self.held_out is not None
-        for batch in self.held_out.batches():
-            self.plates.check(batch.x)
-            yield batch
+    def prepare(self, task: FitTask) -> None:
+        """Set up the optimizer of the parameters that log p(x, u) has a gradient in, and draw the chains' start."""
+        self.task = task
+        self._set_up_optimizer(task)
+        with torch.no_grad(), evaluating(task.program), pyro.validation_enabled(False):
+            index = torch.arange(task.num_rows).split(task.batch_size)
+            self.u = self._draw_from_prior(task.batch(task.train[rows], rows) for rows in index)
+            self.held_out_u = self.u[:0] if task.valid is None else self._draw_from_prior(self._held_out_batches())
 
-    def _joint(self, batch: Batch) -> UnconstrainedJoint:
-        return UnconstrainedJoint(self.program, self.plates, batch)
+    def epoch(self, index: int, on_step: Callable[[], None]) -> MCEMEpoch:
+        """An E-step and an M-step on each batch; the held-out rows' chains move too.
 
-    def _set_up_svi(self, loss: ELBO) -> None:
-        """Set up the optimizer of the parameters that log p(x, u) has a gradient in."""
-        super()._set_up_svi(loss)
-        self.optimizer = FusedOptimizer(self.settings.optimizer, self.settings.learning_rate, self.settings.clip)
-        example = self._batch(self.train[: self.batch_size], torch.arange(self.batch_size))
-        with pyro.validation_enabled(False), evaluating(self.program):
-            joint = self._joint(example)
+        Args:
+            index: the number of the epoch, from zero.
+            on_step: called after each batch.
+
+        Returns:
+            The mean of log p(x, u) in nats per row, and what the sampler did.
+        """
+        task = self.task
+        self.kernel.reset()
+        total = task.train_epoch(index, self._step, on_step)
+        task.end_epoch(self.optimizer.parameters.values())
+        return MCEMEpoch(
+            epoch=index + 1,
+            step=(index + 1) * task.steps_per_epoch,
+            learning_rate=self.optimizer.learning_rate,
+            log_joint=-float(total) / task.num_rows + float(task.train.log_jacobian.mean()),
+            valid_log_joint=self._validate(),
+            acceptance=self.kernel.accepted / self.kernel.proposed,
+            step_size=math.exp(self.kernel.log_step),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimizer's state, all chains, and the step size of the integrator."""
+        log_step = torch.tensor(self.kernel.log_step, dtype=torch.float64)
+        chains = {"chains": self.u.clone(), "held-out chains": self.held_out_u.clone(), "log step": log_step}
+        return self.optimizer.get_state() | chains
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Set what `state` gave."""
+        moments = dict(state)
+        self.u, self.held_out_u = moments.pop("chains"), moments.pop("held-out chains")
+        self.kernel.log_step = float(moments.pop("log step"))
+        self.optimizer.set_state(moments)
+
+    def _set_up_optimizer(self, task: FitTask) -> None:
+        config = task.config
+        self.optimizer = FusedOptimizer(config.optimizer, config.learning_rate, config.clip)
+        with pyro.validation_enabled(False), evaluating(task.program):
+            joint = self._joint(task.example)
             mean = joint.at(joint.from_prior()).log_joint.mean()
-        trainable = {name: value for name, value in named_parameters(self.program).items() if value.requires_grad}
+        trainable = {name: value for name, value in named_parameters(task.program).items() if value.requires_grad}
         if mean.requires_grad:
             gradients = torch.autograd.grad(mean, list(trainable.values()), allow_unused=True)
             pairs = zip(trainable.items(), gradients, strict=True)
@@ -174,14 +211,30 @@ class _MCEMTrainer(Trainer):
                 "model's parameters (pyro.module), unfreeze some, or set updates=0 to run the chains only"
             )
 
-    def _step(self, batch: Batch, first: bool) -> float:
+    def _draw_from_prior(self, batches: Iterable[Batch]) -> RowLatents:
+        return torch.cat([self._joint(batch).from_prior().cpu() for batch in batches])
+
+    def _held_out_batches(self) -> Iterator[Batch]:
+        assert self.task.held_out is not None
+        for batch in self.task.held_out.batches():
+            self.task.plates.check(batch.x)
+            yield batch
+
+    def _joint(self, batch: Batch) -> UnconstrainedJoint:
+        return UnconstrainedJoint(self.task.program, self.task.plates, batch)
+
+    def _step(self, step: Step) -> float:
+        """An E-step and an M-step on a batch; −log p(x, u) in nats per row after the E-step."""
+        batch = step.batch
         assert batch.rows is not None
         rows = batch.rows.cpu()
-        with pyro.validation_enabled(first):
-            with evaluating(self.program):
+        self.optimizer.learning_rate = self.task.config.rate(step.done)
+        with pyro.validation_enabled(step.is_first):
+            with evaluating(self.task.program):
                 joint = self._joint(batch)
                 state = self.kernel(joint, self.u[rows].to(batch.x.device))
-            self._check_finite(mean := float(state.terms.mean()))
+            mean = float(state.terms.mean())
+            _require_finite(mean)
             self.u[rows] = state.u.cpu()
             for _ in range(self.updates):
                 self._update(joint, state.u)
@@ -190,42 +243,28 @@ class _MCEMTrainer(Trainer):
     def _update(self, joint: UnconstrainedJoint, u: RowLatents) -> None:
         """One gradient step of the model's parameters with fixed latents."""
         mean = joint.at(u).log_joint.mean()
-        self._check_finite(mean.item())
+        _require_finite(mean.item())
         parameters = list(self.optimizer.parameters.values())
         gradients = torch.autograd.grad(-mean, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer(parameters)
 
-    def _check_finite(self, mean: float) -> None:
-        if not math.isfinite(mean):
-            raise self._diverged(f"log p(x, z) became {mean}", self.state.epoch + 1)
-
-    def _train_epoch(self, progress: Progress) -> dict[str, Any]:
-        self.kernel.reset()
-        row = super()._train_epoch(progress) | {"beta": None}
-        return row | {
-            "acceptance": self.kernel.accepted / self.kernel.proposed,
-            "step_size": math.exp(self.kernel.log_step),
-        }
-
-    def _epoch_terms(self, prefix: str, elbo: float | None, split: Split) -> dict[str, Any]:
-        """The mean of log p(x, u), reported instead of the ELBO, in the data's units."""
-        mean = None if elbo is None else elbo + float(split.log_jacobian.mean())
-        missing: dict[str, Any] = dict.fromkeys(prefix + name for name in ("elbo", "reconstruction", "kl"))
-        return missing | {f"{prefix}log_joint": mean}
-
-    def _validate(self) -> dict[str, Any]:
-        """Move the held-out rows' chains; nothing is learned from them."""
-        missing = dict.fromkeys(("valid_kl_apart", "active_units"))
-        if self.valid is None:
-            return self._epoch_terms("valid_", None, self.train) | missing
+    def _validate(self) -> float | None:
+        """Move the held-out rows' chains, from which nothing is learned: their mean log p(x, u)."""
+        if self.task.valid is None:
+            return None
         blocks = self.held_out_u.split(VALID_BATCH_SIZE)
-        with evaluating(self.program), pyro.validation_enabled(False):
+        with evaluating(self.task.program), pyro.validation_enabled(False):
             states = [
                 self.kernel(self._joint(batch), u.to(batch.x.device), adapt=False)
                 for batch, u in zip(self._held_out_batches(), blocks, strict=True)
             ]
         self.held_out_u = torch.cat([state.u.cpu() for state in states])
         log_joint = torch.cat([state.terms[0] for state in states])
-        return self._epoch_terms("valid_", float(log_joint.mean()), self.valid) | missing
+        return float(log_joint.mean()) + float(self.task.valid.log_jacobian.mean())
+
+
+def _require_finite(mean: float) -> None:
+    if not math.isfinite(mean):
+        raise DivergedError(f"log p(x, z) became {mean}")

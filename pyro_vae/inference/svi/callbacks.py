@@ -14,7 +14,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.typing import Program
@@ -99,22 +99,20 @@ class Callbacks:
 
     Args:
         fit: what they see of it.
-        callbacks: objects with the methods of `Callback`; none in a process that reports nothing.
-        on_epoch: a plain function of the history, called after them.
+        callbacks: none in a process that reports nothing.
     """
 
-    def __init__(self, fit: RunningFit, callbacks: Sequence[Callback], on_epoch: OnEpoch | None = None) -> None:
-        self.fit = fit
-        self.callbacks = [*callbacks, *([] if on_epoch is None else [CallWithHistory(on_epoch)])]
+    def __init__(self, fit: RunningFit, callbacks: Sequence[Callback]) -> None:
+        self.fit, self.callbacks = fit, callbacks
         self._with_steps = [each for each in self.callbacks if isinstance(each, StepCallback)]
 
     @contextmanager
-    def running(self) -> Iterator[RunningFit]:
+    def running(self) -> Iterator[Self]:
         """From the start of the fit to its end, whatever ends it."""
         try:
             for each in self.callbacks:
                 each.on_fit_start(self.fit)
-            yield self.fit
+            yield self
         finally:
             for each in self.callbacks:
                 each.on_fit_end(self.fit)

@@ -1,22 +1,77 @@
-"""The checkpoint of a fit: its state and settings in a file, from which the fit resumes."""
+"""The state of a fit between two epochs, and the checkpoint: that state and settings in a file, to resume from."""
 
 import hashlib
+import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_vae.atomic_write import read_tensors, write_tensors
 from pyro_vae.data import Split
+from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import InputError
-from pyro_vae.inference.svi.fit_state import FitState
+from pyro_vae.inference.fit_result import EpochRecord, epoch_record
 from pyro_vae.inference.svi.train_config import TrainConfig
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"  # in a run's folder
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 FINGERPRINT_ROWS = 1000
+COUNTERS = ("epoch", "best_epoch", "best_value", "history")
+TENSORS = {"now": "weights", "best": "best_weights", "optimizer": "method"}  # prefix in the file: attribute
+
+
+@dataclass
+class FitState:
+    """All that the next epoch depends on apart from settings and data.
+
+    Attributes:
+        best_weights: the program's weights after the best epoch.
+        weights: its current weights; None in the state that a running fit updates, where the program has them.
+        method: the tensors of the fit method's `state`, such as the optimizer's moments; None as `weights`.
+        epoch: the number of finished epochs.
+        best_epoch: the epoch with the best validation ELBO, or the last one without validation rows; 0 before any.
+        best_value: that validation ELBO in nats per row, or the epoch's number.
+        history: one record for each epoch.
+    """
+
+    best_weights: dict[str, Tensor]
+    weights: dict[str, Tensor] | None = None
+    method: dict[str, Tensor] | None = None
+    epoch: int = 0
+    best_epoch: int = 0
+    best_value: float = -math.inf
+    history: list[EpochRecord] = field(default_factory=list)
+
+    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors, each as `now/NAME`, `best/NAME` or `optimizer/NAME`, and the counters."""
+        tensors = {
+            f"{prefix}/{name}": value
+            for prefix, attribute in TENSORS.items()
+            for name, value in (getattr(self, attribute) or {}).items()
+        }
+        return tensors, {name: getattr(self, name) for name in COUNTERS} | {
+            "history": [dict(row) for row in self.history]
+        }
+
+    @classmethod
+    def from_file(cls, tensors: dict[str, Tensor], counters: dict[str, Any]) -> "FitState":
+        """The state whose `to_file` gave these tensors and counters."""
+        groups: dict[str, Any] = {attribute: {} for attribute in TENSORS.values()}
+        for key, value in tensors.items():
+            prefix, _, name = key.partition("/")
+            groups[TENSORS[prefix]][name] = value
+        kept = {name: counters[name] for name in COUNTERS} | {"history": [epoch_record(r) for r in counters["history"]]}
+        return cls(**groups, **kept)
+
+    def broadcast(self, group: ProcessGroup) -> "FitState":
+        """The state of rank 0, in every process."""
+        tensors, counters = self.to_file()
+        on_cpu = {name: value.cpu() for name, value in tensors.items()} if group.is_main else {}
+        return FitState.from_file(*group.broadcast((on_cpu, counters)))
 
 
 class Checkpoint:

@@ -22,103 +22,89 @@ batch, all end with the same weights, and rank 0 alone writes, reports and calls
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_vae.context_managers import seeded
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import is_launched_distributed, local_cuda_device, process_group
 from pyro_vae.errors import CollapseWarning, InputError
-from pyro_vae.inference.fit_result import EpochRecord, FitResult
-from pyro_vae.inference.svi.checkpoint import CHECKPOINT
-from pyro_vae.inference.svi.progress import Style
-from pyro_vae.inference.svi.train_config import TrainConfig
-from pyro_vae.inference.svi.trainer import Trainer
-from pyro_vae.programs.parameters import DeviceAndDtype, device_and_dtype, named_parameters, use_param_store
+from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.svi.callbacks import Callback, OnEpoch
+from pyro_vae.inference.svi.fit_loop import fit_with
+from pyro_vae.inference.svi.progress import Style, all_callbacks
+from pyro_vae.inference.svi.svi_method import SVIMethod
+from pyro_vae.inference.svi.train_config import TrainConfig, TrainOverrides
+from pyro_vae.typing import Program
 
 
 def fit(
-    program: Any,
+    program: Program,
     data: Dataset | Split | Tensor,
+    config: TrainConfig | None = None,
     *,
     valid: Split | Tensor | None = None,
-    epochs: int = 100,
-    batch_size: int = 100,
-    learning_rate: float = 5e-3,
-    optimizer: str = "adam",
-    schedule: str = "one-cycle",
-    clip: float | None = None,
-    beta: float = 1.0,
-    kl_warmup: float = 0.0,
-    num_particles: int = 1,
-    patience: int | None = None,
     loss: ELBO | None = None,
-    seed: int = 0,
-    compile: bool | None = None,
     device: str | None = None,
     dtype: torch.dtype | None = None,
     labels: Tensor | None = None,
     checkpoint: str | Path | None = None,
-    on_epoch: Callable[[list[EpochRecord]], object] | None = None,
+    callbacks: Sequence[Callback] = (),
+    on_epoch: OnEpoch | None = None,
     progress: Style = "auto",
+    **overrides: Unpack[TrainOverrides],
 ) -> FitResult:
     r"""Maximize the ELBO of a program, $\frac1N \sum_i E_{q(z|x_i)}[\log p(x_i, z) - \log q(z|x_i)]$, by SVI.
 
-    `program` is any object with `model(x)` and `guide(x)`. It is trained in place, and ends with the weights of the
-    epoch with the best validation ELBO where there are validation rows (`valid`, or those of a data set), else of the
-    last epoch. `patience` ends the fit after that many epochs without a better one, counted after the warm-up. `beta`
-    weighs log q − log p(z) in the objective, rising from zero over `kl_warmup` epochs; reported numbers have β = 1.
-    `schedule` is constant, cosine or one-cycle over all steps; `loss` is any of Pyro's trace ELBOs
-    (`Trace_ELBO(num_particles)` by default). `compile`: see `Compiled_ELBO`. `on_epoch` is called with the history
-    after each epoch. From `checkpoint`, a folder that keeps the fit's state, an interrupted fit resumes, with the same
-    bits as without the interruption (with `compile=True` up to rounding). The same seed on the same machine gives the
-    same bits; the caller's random generators are not changed. Shapes: x (N, D), `labels` (N,).
+    It is trained in place, and ends with the weights of the epoch with the best validation ELBO where there are
+    validation rows, else of the last epoch. The same seed on the same machine gives the same bits; the caller's random
+    generators are not changed.
 
     Raises `InputError` for unusable settings or rows, `DivergedError` when the objective is no longer finite (the
     program then has the last good weights), `RankLostError` when another process has ended. Warns (`CollapseWarning`)
     where most latents are inactive.
+
+    Args:
+        program: any object with `model(x)` and `guide(x)`.
+        data: the training rows x (N, D), or a data set, whose validation rows are used too.
+        config: the training settings; by default those of `TrainConfig()`.
+        valid: validation rows (M, D), instead of the data set's.
+        loss: any of Pyro's trace ELBOs, by default `Trace_ELBO(num_particles)`; it has its own number of particles.
+        device: "auto", "cpu", "cuda" or "mps"; by default the program stays where it is.
+        dtype: the floating type of weights and rows; by default the program's own.
+        labels: labels (N,) of the training rows, for a program that takes them.
+        checkpoint: a folder that keeps the fit's state: from it an interrupted fit resumes, with the same bits as
+            without the interruption (with `compile=True` up to rounding).
+        callbacks: called at the start, after each epoch and at the end (`Callback`).
+        on_epoch: a plain function, called with the history after each epoch.
+        progress: a bar on a terminal and else nothing ("auto"), "bar", "lines" (one every ten seconds) or "none".
+        **overrides: fields of `TrainConfig` that replace those of `config`, such as `epochs=10`.
+
+    Returns:
+        The history in nats per row, the best epoch, and why the fit ended.
     """
-    settings = TrainConfig(
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, optimizer=optimizer, schedule=schedule,
-        clip=clip, beta=beta, kl_warmup=kl_warmup, num_particles=num_particles, patience=patience, seed=seed,
-        compile=compile,
-    )  # fmt: skip
-    if loss is not None and num_particles != 1:
+    settings = TrainConfig.with_overrides(config, overrides, fit)
+    if loss is not None and settings.num_particles not in (None, 1):
         raise InputError("an objective has its own number of particles: give num_particles to the loss, not to fit")
-    train, held_out = _splits(data, valid, settings)
-    group = process_group()
-    target = _convert(program, train[:1], None if device is None else pick_device(device), dtype)
-    with use_param_store(program), seeded(seed):
-        trainer = Trainer(program, train, held_out, settings, loss, labels, target, group)
-        fitted = trainer.fit(None if checkpoint is None else Path(checkpoint) / CHECKPOINT, on_epoch, progress)
-    if fitted.advice and group.is_main:
+    fitted = fit_with(
+        SVIMethod(loss),
+        program,
+        data,
+        settings,
+        valid=valid,
+        device=None if device is None else pick_device(device),
+        dtype=dtype,
+        labels=labels,
+        checkpoint=checkpoint,
+        callbacks=all_callbacks(callbacks, on_epoch, progress),
+    )
+    if fitted.advice and process_group().is_main:
         warnings.warn(fitted.advice, CollapseWarning, stacklevel=2)
     return fitted
-
-
-def _splits(
-    data: Dataset | Split | Tensor, valid: Split | Tensor | None, settings: TrainConfig
-) -> tuple[Split, Split | None]:
-    """The training rows and the validation rows, if any; `InputError` for `patience` without validation rows."""
-    train = as_split(data, "train")
-    held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
-    if settings.patience and held_out is None:
-        raise InputError("patience watches the validation ELBO, so it needs validation rows: give valid=…")
-    return train, held_out
-
-
-def _convert(program: Any, like: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> DeviceAndDtype:
-    """Convert a program's parameters and buffers; return the device and dtype that its rows then need."""
-    if isinstance(program, nn.Module):
-        program.to(device=device, dtype=dtype)
-    for parameter in named_parameters(program).values():
-        parameter.data = parameter.data.to(device=device, dtype=dtype)
-    return device_and_dtype(program, like=like[:0].to(device=device, dtype=dtype))
 
 
 def pick_device(name: str) -> torch.device:

@@ -2,75 +2,106 @@
 
 import sys
 import time
-from types import TracebackType
+from collections.abc import Sequence
 from typing import Any, Literal
 
+from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import EpochRecord
+from pyro_vae.inference.svi.callbacks import Callback, CallbackBase, CallWithHistory, OnEpoch, RunningFit
 
 Style = Literal["auto", "bar", "lines", "none"]
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class Progress:
-    """Shows the progress of one fit: call `step` after each batch, and `epoch` after each epoch with its metrics."""
+class Progress(CallbackBase):
+    """A callback that shows the progress of a fit.
 
-    def __init__(self, style: Style, epochs: int, steps_per_epoch: int, done_epochs: int = 0) -> None:
+    Args:
+        style: a bar on a terminal and else nothing (`auto`), a bar, a line every ten seconds, or nothing.
+    """
+
+    def __init__(self, style: Style = "auto") -> None:
         self.style = ("bar" if sys.stderr.isatty() else "none") if style == "auto" else style
-        self.epochs, self.steps = epochs, steps_per_epoch
-        self._bar: Any = None
+        self._bar: Any = None  # rich is imported for a bar only
+        self._last_line = time.monotonic()
+
+    def on_fit_start(self, fit: RunningFit) -> None:
+        """Start the bar, from the epochs that are done."""
         self._last_line = time.monotonic()
         if self.style == "bar":
-            self._bar = self._make_bar()
+            self._bar, steps = _make_bar(), fit.steps_per_epoch
             self._task = self._bar.add_task(
-                "", total=epochs * steps_per_epoch, completed=done_epochs * steps_per_epoch, numbers=""
+                "", total=fit.epochs * steps, completed=len(fit.history) * steps, numbers=""
             )
-
-    def _make_bar(self) -> Any:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.fields[numbers]}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(),
-        )
-        return Progress(*columns, console=Console(stderr=True), transient=True)
-
-    def __enter__(self) -> "Progress":
-        if self._bar:
             self._bar.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def step(self) -> None:
+    def on_step(self, fit: RunningFit) -> None:
+        """Move the bar by one step."""
         if self._bar:
             self._bar.advance(self._task)
 
-    def epoch(self, row: EpochRecord) -> None:
+    def on_epoch(self, fit: RunningFit) -> None:
+        """Show the epoch's metrics."""
+        row = fit.history[-1]
         if self._bar:
-            self._bar.update(self._task, numbers=_summary(row, self.epochs, short=self._bar.console.width < 120))
+            self._bar.update(self._task, numbers=_summary(row, fit.epochs, short=self._bar.console.width < 120))
         elif self.style == "lines":
             now = time.monotonic()
-            if row["epoch"] in (1, self.epochs) or now - self._last_line > SECONDS_BETWEEN_LINES:
-                print(_summary(row, self.epochs), file=sys.stderr, flush=True)
+            if row.epoch in (1, fit.epochs) or now - self._last_line > SECONDS_BETWEEN_LINES:
+                print(_summary(row, fit.epochs), file=sys.stderr, flush=True)
                 self._last_line = now
+
+    def on_fit_end(self, fit: RunningFit) -> None:
+        """Remove the bar."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+
+def _make_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.fields[numbers]}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def _summary(row: EpochRecord, epochs: int, short: bool = False) -> str:
     """An epoch's metrics in one line; without the ELBO's terms and the learning rate where `short`."""
-    parts = [f"epoch {row['epoch']}/{epochs}"]
-    if row["elbo"] is not None:
-        parts.append(f"ELBO {row['elbo']:.2f}")
-    if row["reconstruction"] is not None and not short:
-        parts.append(f"= {row['reconstruction']:.2f} − KL {row['kl']:.2f}")
-    if row["valid_elbo"] is not None:
-        parts.append(f"validation {row['valid_elbo']:.2f}")
-    if row["learning_rate"] is not None and not short:
-        parts.append(f"rate {row['learning_rate']:.1e}")
+    parts = [f"epoch {row.epoch}/{epochs}"]
+    if row.elbo is not None:
+        parts.append(f"ELBO {row.elbo:.2f}")
+    if row.reconstruction is not None and not short:
+        parts.append(f"= {row.reconstruction:.2f} − KL {row.kl:.2f}")
+    if row.valid_elbo is not None:
+        parts.append(f"validation {row.valid_elbo:.2f}")
+    if row.learning_rate is not None and not short:
+        parts.append(f"rate {row.learning_rate:.1e}")
     return "  ".join(parts)
+
+
+def all_callbacks(callbacks: Sequence[object], on_epoch: OnEpoch | None, progress: Style) -> list[Callback]:
+    """What a fit calls: its progress, the given callbacks, then a plain function of the history.
+
+    Args:
+        callbacks: objects with the methods of `Callback`; `InputError` for others.
+        on_epoch: the function, if there is one.
+        progress: how the progress is shown.
+
+    Returns:
+        The callbacks in the order of their calls.
+    """
+    found: list[Callback] = [Progress(progress)]
+    for each in callbacks:
+        if not isinstance(each, Callback):
+            raise InputError(
+                f"a callback has the methods on_fit_start, on_epoch and on_fit_end, and {each!r} does not: inherit "
+                "from CallbackBase, or give a plain function as on_epoch"
+            )
+        found.append(each)
+    return found if on_epoch is None else [*found, CallWithHistory(on_epoch)]

@@ -1,10 +1,12 @@
 """The training settings: each with its default, unit, check and help, once. Optimizers and schedules by name."""
 
+import inspect
 import math
-from dataclasses import dataclass
-from typing import TypedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
 
-from pyro_vae.options import Entry, Option, Registry, options_of, setting
+from pyro_vae.options import Entry, Option, Registry, options_of, require_known, setting
 
 OPTIMIZERS = Registry(
     "optimizer",
@@ -94,6 +96,25 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, option in options_of(type(self)).items():
             option.check(getattr(self, name))
+
+    @classmethod
+    def with_overrides(
+        cls, config: "TrainConfig | None", overrides: Mapping[str, object], function: Callable[..., object]
+    ) -> "TrainConfig":
+        """Settings with some of them replaced.
+
+        Args:
+            config: the settings; None for the defaults.
+            overrides: values by the names of the fields; `InputError` for a name that is none, with the nearest one.
+            function: the function that was called with these keywords, whose other keywords are names to try.
+
+        Returns:
+            The new settings, checked.
+        """
+        keywords = inspect.signature(function).parameters
+        require_known(overrides, [*options_of(cls), *keywords], function.__name__)
+        values: Mapping[str, Any] = overrides
+        return replace(config or cls(), **values)
 
     def rate(self, epoch: float) -> float:
         """The learning rate at a (fractional) epoch, counted from zero."""

@@ -14,6 +14,7 @@ from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE, active_units
 from pyro_vae.programs.parameters import DeviceAndDtype
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.typing import Program
 
 VALID_BATCH_SIZE = 1000
 VALID_DRAWS = 2000  # of all rows together, so that few rows have many draws each
@@ -25,6 +26,7 @@ class HeldOutRows:
 
     def __init__(self, split: Split, target: DeviceAndDtype, num_rows: int) -> None:
         self.split, self.target, self.num_rows = split, target, num_rows
+        self.num_units = 0
 
     def __len__(self) -> int:
         return len(self.split)
@@ -62,16 +64,17 @@ class HeldOutRows:
                     total += evaluate_loss(batch.x, batch.row_inputs) * len(batch.x)
         return sum(group.all_gather(total)) / (draws * len(self))
 
-    def active_units(self, program: Any, plates: PlateStructure) -> tuple[int | None, int]:
-        """How many latents are active, and of how many: their posterior means vary over rows (arXiv:1509.00519).
+    def active_units(self, program: Program, plates: PlateStructure) -> int | None:
+        """How many latents are active, of `num_units`: their posterior means vary over rows (arXiv:1509.00519).
 
-        (None, 0) where there is no latent for each row, or latents take discrete values.
+        None where there is no latent for each row, or latents take discrete values.
         """
         batch = self.batch(0, VALID_BATCH_SIZE)
         try:
-            return active_units(program, batch.x, plates=plates, **batch.row_inputs)
+            active, self.num_units = active_units(program, batch.x, plates=plates, **batch.row_inputs)
         except InputError:
-            return None, 0
+            active = None
+        return active
 
 
 def collapse_advice(active: int | None, num_units: int, epochs: int) -> str:

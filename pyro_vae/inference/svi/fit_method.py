@@ -1,0 +1,198 @@
+"""What a fit method is to the training loop, and what it is given: a program, its rows and the settings."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pyro_vae.context_managers import evaluating, seeded, set_training
+from pyro_vae.data import Split
+from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
+from pyro_vae.errors import DivergedError
+from pyro_vae.inference.fit_result import EpochRecord
+from pyro_vae.inference.svi.prepare_fit import check_batches
+from pyro_vae.inference.svi.train_config import TrainConfig
+from pyro_vae.inference.svi.validation_elbo import HeldOutRows
+from pyro_vae.programs.parameters import DeviceAndDtype
+from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.program_defaults import check_labels, init_program_from_data, set_num_features
+from pyro_vae.programs.row_inputs import Batch, require_mask
+from pyro_vae.programs.traces import trace_program
+from pyro_vae.typing import Program
+
+START_ROWS = 1000  # shown to a program's `init_from_data`
+FINITE_CHECK_INTERVAL = 50  # steps; on an accelerator each check of a value waits for the device
+Loss = Tensor | float
+
+
+@dataclass(frozen=True)
+class Step:
+    """A batch and its place in the fit.
+
+    Attributes:
+        batch: the rows of this process, none where a small last batch has too few for all processes.
+        num_rows: the number of rows of the batch in all processes.
+        done: the epochs before it, with a fraction.
+    """
+
+    batch: Batch
+    num_rows: int
+    done: float
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first step of the fit."""
+        return self.done == 0
+
+
+class FitTask:
+    """A program, its rows and the settings of a fit, checked; functions have made their parameters.
+
+    Args:
+        program: the program, with its parameters on the device and of the type of `target`.
+        train: the training rows.
+        valid: the validation rows, if any.
+        config: the training settings.
+        labels: labels (N,) of the training rows; by default those of the rows themselves.
+        target: the device and type that rows are converted to.
+        group: the processes that fit together.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        train: Split,
+        valid: Split | None,
+        config: TrainConfig,
+        labels: Tensor | None,
+        target: DeviceAndDtype,
+        group: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
+        self.program, self.train, self.valid, self.config = program, train, valid, config
+        self.target, self.group = target, group
+        self.labels = train.labels if labels is None else labels
+        if self.labels is not None:
+            check_labels(program, self.labels)  # a recorded step does not check them
+        if target.device.type == "cuda" and train.memory_bytes * 4 < torch.cuda.mem_get_info(target.device)[0]:
+            self.train = train.to_device(target.device)
+        self.num_rows = len(train)
+        self.batch_size = min(config.batch_size, self.num_rows)
+        self.held_out = None if valid is None else HeldOutRows(valid, target, self.num_rows)
+        for split in (train, valid):
+            require_mask(program, None if split is None else split.mask)
+        first = torch.arange(self.batch_size)
+        self.example = self.batch(train[first], first)
+        counter = FlopCounterMode(display=False)  # it hooks into gradients, so they have to be enabled
+        with torch.enable_grad(), seeded(config.epoch_seed(-2)), evaluating(program), counter:
+            _, self.guide_trace = trace_program(program, self.example)  # functions make their parameters, on real rows
+        self.flops_per_step = 3 * counter.get_total_flops()  # the backward pass takes twice those of the forward pass
+        self.plates = find_plates(program, self.example)
+        self.plates.check(self.example.x)
+        check_batches(self.plates, config, self.num_rows, has_valid=valid is not None, num_processes=group.size)
+        rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
+        init_program_from_data(program, train.mean.to(*target), train[rows].to(*target))
+        set_num_features(program, train.shape[1])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of batches in an epoch."""
+        return math.ceil(self.num_rows / self.batch_size)
+
+    def batch(self, x: Tensor, index: Tensor) -> Batch:
+        """A batch on the device.
+
+        Args:
+            x: training rows (n, D).
+            index: their indices (n,) among all training rows.
+
+        Returns:
+            The rows with their inputs.
+        """
+        row_inputs = {name: value.to(self.target.device) for name, value in self.train.row_inputs(index).items()}
+        if self.labels is not None:
+            row_inputs["labels"] = self.labels[index].to(self.target.device)
+        return Batch(x.to(*self.target), index.to(self.target.device), num_rows=self.num_rows, **row_inputs)
+
+    def train_epoch(self, epoch: int, take_step: Callable[[Step], Loss], on_step: Callable[[], None]) -> Loss:
+        """Take a step on each batch, in an order and with random numbers that depend on seed and epoch only.
+
+        Args:
+            epoch: the number of the epoch, from zero.
+            take_step: takes a step, and returns the loss in nats per row of the batch of all processes.
+            on_step: called after each step.
+
+        Returns:
+            The sum of the losses over all rows; `DivergedError` where it is not finite.
+        """
+        set_training(self.program, True)
+        total: Loss = 0.0
+        for number, step in enumerate(self._steps(epoch)):
+            total = total + take_step(step) * step.num_rows
+            is_check_due = self.target.device.type == "cpu" or number % FINITE_CHECK_INTERVAL == 0
+            if is_check_due and not math.isfinite(total):
+                raise DivergedError(f"the objective became {float(total)}")
+            on_step()
+        return total
+
+    def end_epoch(self, parameters: Iterable[Tensor]) -> None:
+        """After an epoch's steps: `DivergedError` where a parameter is not finite; buffers are those of rank 0."""
+        if not all(torch.isfinite(parameter).all() for parameter in parameters):
+            raise DivergedError("a parameter became NaN or infinite")
+        self.group.broadcast_tensors(list(self.program.buffers()) if isinstance(self.program, nn.Module) else [])
+
+    def _steps(self, epoch: int) -> Iterator[Step]:
+        order, pixels = self._epoch_generators(epoch)
+        for number, rows in enumerate(self.train.batches(self.batch_size, order)):
+            index = self.group.shard(rows)
+            batch = self.batch(self.train.batch(index, pixels), index)
+            if epoch == 0 and len(index):
+                self.plates.check(batch.x)
+            yield Step(batch, len(rows), epoch + number * self.batch_size / self.num_rows)
+
+    def _epoch_generators(self, epoch: int) -> tuple[torch.Generator, torch.Generator]:
+        """Seed an epoch's random numbers; the generators of the rows' order and of values that are drawn anew."""
+        seed = self.config.epoch_seed(epoch)
+        rank_seed = self.group.rank_seed(seed)
+        pyro.set_rng_seed(rank_seed)
+        order = torch.Generator().manual_seed(seed)
+        if self.group.is_single and self.target.device.type == "cpu":
+            return order, order
+        return order, torch.Generator(self.target.device).manual_seed(rank_seed)
+
+
+@runtime_checkable
+class FitMethod(Protocol):
+    """A fit method: how the parameters change in an epoch. `FitLoop` calls it, and does all that methods share.
+
+    The loop counts epochs, keeps the best weights, stops, writes checkpoints and calls callbacks; the task has the
+    batches. A method reads and changes the parameters of `task.program` in place.
+    """
+
+    @property
+    def name(self) -> str:
+        """Of the method and its objective, once it is prepared: a checkpoint is resumed by one of the same name only."""
+
+    def prepare(self, task: FitTask) -> None:
+        """Before the first epoch: take the task, and refuse (`InputError`) what the method cannot fit."""
+
+    def epoch(self, index: int, on_step: Callable[[], None]) -> EpochRecord:
+        """Train for one epoch.
+
+        Args:
+            index: the number of the epoch, from zero: its record has the next one.
+            on_step: to be called after each optimizer step.
+
+        Returns:
+            The epoch's metrics, nats per row. `DivergedError`, with a few words on what became infinite, ends the fit.
+        """
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all tensors, apart from the program's weights, that the next epoch depends on."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Set the tensors that `state` gave."""

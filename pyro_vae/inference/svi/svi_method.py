@@ -1,0 +1,172 @@
+"""Stochastic variational inference as a fit method: steps of Pyro's `SVI`, and the validation ELBO."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pyro
+import torch
+from pyro.infer import ELBO, SVI
+from torch import Tensor
+
+from pyro_vae.context_managers import set_training
+from pyro_vae.data import Split
+from pyro_vae.distributed import GradientReducer
+from pyro_vae.errors import DivergedError, InputError
+from pyro_vae.inference.compile.compiled_elbo import Compiled_ELBO, is_recorded
+from pyro_vae.inference.fit_result import EpochRecord
+from pyro_vae.inference.objectives.elbo_terms import RowWeighted, Terms
+from pyro_vae.inference.svi.fit_method import FitTask, Loss, Step
+from pyro_vae.inference.svi.optimizer import FusedOptimizer
+from pyro_vae.inference.svi.prepare_fit import default_loss, loss_name, vectorize_particles
+from pyro_vae.programs.parameters import named_parameters
+from pyro_vae.programs.program_defaults import log_prior_of
+from pyro_vae.programs.row_inputs import bind_supported_kwargs
+
+GRAPH_CHECK_STEPS = (1, 1, 1, 100)  # steps between checks of a graph at the start of the first epochs, and of others
+
+
+class SVIMethod:
+    """Gradient steps on the ELBO, a `FitMethod`.
+
+    Args:
+        loss: any of Pyro's trace ELBOs; by default `Trace_ELBO`, `TraceEnum_ELBO` where sites are enumerated.
+    """
+
+    def __init__(self, loss: ELBO | None = None) -> None:
+        self.loss, self.name = loss, "SVI"  # once it is prepared the objective's name
+
+    def prepare(self, task: FitTask) -> None:
+        """Set up the optimizer, the terms and `SVI` on the program with scaled sites; all its parameters exist."""
+        config, program, plates = task.config, task.program, task.plates
+        self.task, self.reducer = task, GradientReducer(task.group)
+        loss = self.loss or default_loss(task.guide_trace, plates, config.num_particles or 1)
+        loss = vectorize_particles(loss, program, plates, task.example)
+        self.name = loss_name(loss)
+        self.optimizer = FusedOptimizer(config.optimizer, config.learning_rate, config.clip)
+        self.optimizer.add_parameters(named_parameters(program))
+        if log_prior_of(program) is not None:
+            self.optimizer.penalty = self._penalty
+        self.weigh, self.terms = RowWeighted(plates, task.num_rows), Terms(plates, task.num_rows)
+        if config.beta != 1 or config.kl_warmup:  # a tensor may change between calls of a graph, a number may not
+            self.weigh.beta = torch.ones((), dtype=task.target.dtype, device=task.target.device)
+        elbo = self.terms.attach(loss)
+        self.compiled: Compiled_ELBO | None = None
+        if config.compile or (config.compile is None and is_recorded(loss)):
+            parameters = lambda: self.optimizer.parameters.values()  # noqa: E731
+            self.compiled = Compiled_ELBO(
+                elbo, fuse=bool(config.compile), terms=self.terms, trainable_parameters=parameters
+            )
+        model, guide = (self.weigh(bind_supported_kwargs(each)) for each in (program.model, program.guide))
+        self.svi = SVI(model, guide, self.optimizer, self.compiled or elbo)
+        if not task.group.is_single:
+            self.optimizer.reduce = self.reducer
+            self.svi.loss_and_grads = self.reducer.capture_loss(self.svi.loss_and_grads)
+
+    def epoch(self, index: int, on_step: Callable[[], None]) -> EpochRecord:
+        """Take a step on each batch, then score the validation rows.
+
+        Args:
+            index: the number of the epoch, from zero.
+            on_step: called after each step.
+
+        Returns:
+            The epoch's metrics, nats per row.
+        """
+        task = self.task
+        self.terms.reset()
+        if self.compiled:  # the program's Python code may depend on the epoch
+            self.compiled.check_after = GRAPH_CHECK_STEPS[min(index, 3)]
+        total = task.train_epoch(index, self._step, on_step)
+        task.end_epoch(self.optimizer.parameters.values())
+        self.terms.all_reduce(task.group)
+        beta = float(self.weigh.beta)
+        elbo, reconstruction, kl = self._terms(-float(total) / task.num_rows if beta == 1 else None, task.train)
+        record = EpochRecord(
+            epoch=index + 1,
+            step=(index + 1) * task.steps_per_epoch,
+            elbo=elbo,
+            reconstruction=reconstruction,
+            kl=kl,
+            learning_rate=self.optimizer.learning_rate,
+            beta=beta,
+        )
+        return self._validate(record)
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimizer's moments and step counts."""
+        return self.optimizer.get_state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Set the optimizer's moments and step counts."""
+        self.optimizer.set_state(state)
+
+    def _penalty(self) -> Tensor:
+        """−log p(θ)/N, which the objective adds where the program has a prior of its parameters."""
+        log_prior = log_prior_of(self.task.program)
+        assert log_prior is not None
+        return -log_prior / self.task.num_rows
+
+    def _step(self, step: Step) -> Loss:
+        """Take one step of `SVI`; its loss on the batch of all processes, a number or a tensor on the device."""
+        batch, config = step.batch, self.task.config
+        self.reducer.share = len(batch.x) / step.num_rows
+        self.optimizer.learning_rate = config.rate(step.done)
+        self._set_kl_weight(config.kl_weight(step.done))
+        if not len(batch.x):  # this rank has no row of a small last batch, and takes part in the reduction
+            self.reducer.loss = 0.0
+            self.optimizer(self.optimizer.parameters.values())
+            return self.reducer.loss
+        loss: Loss
+        if self.compiled and not step.is_first and not self.compiled.fallback_reason:
+            # `SVI.step` without its param capture
+            loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, batch.x, batch.row_inputs)
+            self.optimizer(self.optimizer.parameters.values())
+        else:
+            with pyro.validation_enabled(step.is_first):
+                loss = self.svi.step(batch.x, batch.row_inputs)
+        if step.is_first and self.optimizer.parameters and not self.optimizer.has_stepped:
+            raise InputError(
+                "no parameter took part in the first step: tell Pyro of a module's parameters in model or guide "
+                '(pyro.module("decoder", decoder)), or make them by pyro.param'
+            )
+        return loss if self.task.group.is_single else self.reducer.loss
+
+    @torch.no_grad()
+    def _validate(self, record: EpochRecord) -> EpochRecord:
+        """The record with the validation ELBO and its terms, with the same random numbers every epoch."""
+        task, beta = self.task, float(self.weigh.beta)
+        if task.held_out is None or task.valid is None:
+            return record
+        self.terms.reset(by_site=True)
+        self._set_kl_weight(1.0)
+        set_training(task.program, False)
+        seed, is_first = task.config.epoch_seed(-1), record.epoch == 1
+        loss = task.held_out.mean_loss(self.svi.evaluate_loss, task.plates, task.group, seed, check=is_first)
+        self._set_kl_weight(beta)
+        self.terms.all_reduce(task.group)
+        elbo, reconstruction, kl = self._terms(-loss, task.valid)
+        if elbo is None or not math.isfinite(elbo):
+            raise DivergedError(f"the validation ELBO became {elbo}")
+        return replace(
+            record,
+            valid_elbo=elbo,
+            valid_reconstruction=reconstruction,
+            valid_kl=kl,
+            valid_kl_apart=self.terms.site_kl_means(),
+            active_units=task.held_out.active_units(task.program, task.plates) if task.group.is_main else None,
+        )
+
+    def _terms(self, elbo: float | None, split: Split) -> tuple[float | None, float | None, float | None]:
+        """ELBO, reconstruction and KL in the data's units, from the traces; only `elbo` where sites are enumerated."""
+        elbo, reconstruction, kl = self.terms.means() or (elbo, None, None)
+        jacobian = float(split.log_jacobian.mean())
+        return _add(elbo, jacobian), _add(reconstruction, jacobian), kl
+
+    def _set_kl_weight(self, beta: float) -> None:
+        if isinstance(self.weigh.beta, Tensor):
+            self.weigh.beta.fill_(beta)
+
+
+def _add(value: float | None, other: float) -> float | None:
+    return None if value is None else value + other
