@@ -1,5 +1,6 @@
 """`pyro-vae encode`: the posterior mean of z of each row."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ from pyro_vae.cli.option_types import OUT, PROGRAM, ROWS, RUN, SPLIT, GroupedCom
 from pyro_vae.cli.print_json import print_export
 
 
-@click.command(cls=GroupedCommand)
-@RUN
-@ROWS
-@SPLIT
-@OUT
-@PROGRAM
-@output_options
+def rows_command(function: Callable[..., None]) -> click.Command:
+    """A command that passes rows through a run's program and writes the result."""
+    for decorate in (output_options, PROGRAM, OUT, SPLIT, ROWS, RUN):
+        function = decorate(function)
+    return click.command(cls=GroupedCommand)(function)
+
+
+@rows_command
 def encode(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
     """Write the posterior mean of z for each row, with its index and label.
 
@@ -23,4 +25,4 @@ def encode(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
     """
     from pyro_vae.workflows.export_rows import encode_run
 
-    print_export(encode_run(run, **options).to_dict(), as_json)
+    print_export(encode_run(run, **options), as_json)

@@ -1,50 +1,62 @@
 """`pyro-vae evaluate`: the numbers of a run's program on its training, validation or test rows."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from pyro_vae.cli.option_types import PROGRAM, RUN, GroupedCommand, given_options, option, output_options
+from pyro_vae.cli.option_types import (
+    PROGRAM,
+    RUN,
+    Decorator,
+    GroupedCommand,
+    click_option,
+    given_options,
+    option,
+    output_options,
+)
 from pyro_vae.cli.print_json import print_json
 from pyro_vae.cli.setting_options import setting_options
-from pyro_vae.errors import InputError
+from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, GROUP, Estimator
+from pyro_vae.options import Option, Value, options_of
 
-OWNERS = {"temperatures": "ais", "chains": "ais", "start": "ais", "prior_share": "is"}  # option: its method
-MEMORY = option(
-    "Evidence",
-    "--memory-mib",
-    type=float,
-    default=64.0,
-    help="Memory for the draws in progress; results need a few numbers for each row.",
-)
-DRAW_SEED = option("Evidence", "--seed", type=int, default=0, help="Seed of the draws.")
+
+def evidence_option(of: Option) -> Decorator:
+    """A decorator that adds an option, whose bounds --help shows."""
+    if of.minimum is None and of.maximum is None:
+        return click_option(of)
+    kind: Callable[..., click.ParamType] = click.IntRange if of.type is int else click.FloatRange
+    return click_option(of, type=kind(of.minimum, of.maximum, min_open=of.exclusive))
+
+
+COMMON = options_of(Estimator)
+MEMORY, DRAW_SEED = (evidence_option(COMMON[name]) for name in ("memory_mib", "seed"))
+
+
+def _method_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that methods own, each with the methods' names before its help."""
+    for owned in reversed(EVIDENCE_METHODS.owned_options().values()):
+        names, of = ", ".join(name for name, _ in owned), owned[0][1]
+        command = evidence_option(replace(of, help=f"{names}: {of.help}"))(command)
+    return command
+
+
+def _describe_methods() -> str:
+    *others, last = (method.help for method in EVIDENCE_METHODS.values())
+    return f"log p(x) {'; '.join(others)}; or {last}."
 
 
 @click.command(cls=GroupedCommand)
 @RUN
-@option(
-    "Evidence", "--split", type=click.Choice(["train", "valid", "test"]), default="test", help="Which rows to score."
-)
-@option("Evidence", "--num-rows", type=click.IntRange(1), help="The first so many rows of the split; all by default.")
-@option(
-    "Evidence",
-    "--method",
-    type=click.Choice(["is", "ais", "exact"]),
-    default="is",
-    help="log p(x) by importance sampling from the guide; by annealing, tighter and more expensive; or exactly, where "
-    "possible (one or two latent dimensions, linear-Gaussian models, discrete latents).",
-)
-@option("Evidence", "--num-samples", type=click.IntRange(1), default=1000, help="Draws S from the guide for each row.")
-@option(
-    "Evidence", "--prior-share", type=click.FloatRange(0, 1), default=0.0, help="is: share of draws from the prior."
-)
-@option("Evidence", "--temperatures", type=click.IntRange(1), default=500, help="ais: steps from start to posterior.")
-@option("Evidence", "--chains", type=click.IntRange(1), default=16, help="ais: chains for each row.")
-@option("Evidence", "--start", type=click.Choice(["guide", "prior"]), default="guide", help="ais: where chains start.")
+@option(GROUP, "--split", type=click.Choice(["train", "valid", "test"]), default="test", help="Which rows to score.")
+@option(GROUP, "--num-rows", type=click.IntRange(1), help="The first so many rows of the split; all by default.")
+@evidence_option(replace(COMMON["method"], help=_describe_methods()))
+@evidence_option(COMMON["num_samples"])
+@_method_options
 @MEMORY
 @DRAW_SEED
-@setting_options("device", group="Evidence")
+@setting_options("device", group=GROUP)
 @option(
     "Output",
     "--netcdf",
@@ -63,25 +75,30 @@ def evaluate(
     num_rows: int | None,
     device: str,
     netcdf: Path | None,
+    method: str,
+    num_samples: int,
+    memory_mib: float,
+    seed: int,
     as_json: bool,
     debug: bool,
-    **estimator: Any,
+    **_: Value,
 ) -> None:
     """Score a run: ELBO, its two terms, log p(x) with both errors, k-hat, active units.
 
     Choices are made on the validation rows; score the test rows once, at the end. The numbers are kept in
     RUN/evaluation.json.
     """
-    _require_owners(ctx, estimator["method"])
+    own = {name: value for name, value in given_options(ctx).items() if name in EVIDENCE_METHODS.owned_options()}
+    estimator = Estimator(method, num_samples, memory_mib, seed, own)
     from pyro_vae.cli.print_tables import print_record
     from pyro_vae.distributed import process_group
-    from pyro_vae.workflows.evaluate_run import Estimator, evaluate_run
+    from pyro_vae.workflows.evaluate_run import evaluate_run
 
     name, record = evaluate_run(
         run,
         split=split,
         num_rows=num_rows,
-        estimator=Estimator(**estimator),
+        estimator=estimator,
         device=device,
         netcdf=netcdf,
         program=program,
@@ -95,10 +112,3 @@ def evaluate(
     print_record(record, f"{run} · {name} rows · {record.seconds:.0f} s")
     if netcdf is not None:
         click.echo(f"\n{netcdf}: draws, weights and rows; arviz.from_netcdf reads it")
-
-
-def _require_owners(ctx: click.Context, method: str) -> None:
-    """`InputError` for an option that another method reads."""
-    for name, owner in OWNERS.items():
-        if name in given_options(ctx) and owner != method:
-            raise InputError(f"--{name.replace('_', '-')} belongs to --method {owner}; leave it out, or choose that")

@@ -1,7 +1,7 @@
 """The one JSON object of a command, and the line about a file of rows that was written."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
 
 import click
 
@@ -11,8 +11,13 @@ def print_json(content: object) -> None:
     click.echo(json.dumps(content, allow_nan=False, default=dict))
 
 
-def print_export(written: dict[str, Any], as_json: bool) -> None:
-    """A file of rows that was written, as JSON or as one line."""
+def print_export(written: Mapping[str, object], as_json: bool) -> None:
+    """A file of rows that was written, as JSON or as one line.
+
+    Args:
+        written: the record of an export, `ExportedRows`.
+        as_json: whether to print JSON.
+    """
     if as_json:
         print_json(written)
     else:

@@ -2,12 +2,37 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.pareto_smoothing import khat_limit
+
+
+class ScoredRows(Protocol):
+    """The rows of a table: a split, with its name and length."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+
+class Unrolled(Protocol):
+    """A swiss roll that one kind of encoder has laid flat."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def flatness(self) -> float: ...
+
+    @property
+    def trust(self) -> float: ...
+
+    @property
+    def error(self) -> float: ...
 
 
 def print_record(record: EvidenceRecord, title: str) -> None:
@@ -51,14 +76,13 @@ def _method(record: EvidenceRecord) -> str:
     return draws if method == "is" else f"by {method.removeprefix('exact: ')}; what follows is from {draws}"
 
 
-def print_kl_by_latent(kl_by_site: dict[str, Any] | None) -> None:
+def print_kl_by_latent(kl_by_site: Mapping[str, float | list[float]] | None) -> None:
     """Print the KL of each latent site, by dimension where they are known, the largest first."""
     for name, value in (kl_by_site or {}).items():
-        several = isinstance(value, list) and len(value) > 1
-        numbers = sorted(value, reverse=True) if several else []
+        numbers = sorted(value, reverse=True) if isinstance(value, list) else [value]
         shown = " ".join(f"{number:.2f}" for number in numbers[:12]) + (" …" if len(numbers) > 12 else "")
-        if several or len(kl_by_site or {}) > 1:
-            click.echo(f"  KL of {name:<11}          {shown if several else f'{value:.2f}'}")
+        if len(numbers) > 1 or len(kl_by_site or {}) > 1:
+            click.echo(f"  KL of {name:<11}          {shown}")
 
 
 def _khat(record: EvidenceRecord) -> tuple[str, str]:
@@ -70,8 +94,13 @@ def _khat(record: EvidenceRecord) -> tuple[str, str]:
     return f"{bad:.0%}", f"of rows above {khat_limit(num_samples):.2f}{advice}"
 
 
-def print_comparison(table: list[dict[str, Any]], rows: Any) -> None:
-    """Print the records of `comparison.comparison_table`, best first."""
+def print_comparison(table: Sequence[Mapping[str, Any]], rows: ScoredRows) -> None:
+    """Print the records of `comparison.comparison_table`, best first.
+
+    Args:
+        table: a record for each program.
+        rows: the rows that they were scored on.
+    """
     level = next((row["level"] for row in table if row["level"] is not None), None)
     head = ["", "log p(x)", "behind the best", "bound", "KL(q ‖ p(z|x))", "parameters", "seconds", ""]
     if level is not None:
@@ -121,8 +150,14 @@ METRICS = {
 }
 
 
-def print_by_size(table: list[dict[str, Any]], rows: Any, pixels: float | None) -> None:
-    """Print a table for each metric of the encoders: a line for each number of latents, a column for each kind."""
+def print_by_size(table: Sequence[Mapping[str, Any]], rows: ScoredRows, pixels: float | None) -> None:
+    """Print a table for each metric of the encoders: a line for each number of latents, a column for each kind.
+
+    Args:
+        table: the means and errors of each kind and number of latents.
+        rows: the rows that they were measured on.
+        pixels: the accuracy of nearest neighbours on x itself, where rows have labels.
+    """
     kinds = list(dict.fromkeys(line["kind"] for line in table))
     sizes = sorted({line["num_latents"] for line in table})
     cells = {(line["kind"], line["num_latents"]): line for line in table}
@@ -148,7 +183,7 @@ def _with_error(value: tuple[float, float | None] | None, form: str) -> str:
     return form.format(mean) + ("" if error is None else f" ± {form.format(error)}")
 
 
-def print_rolls(rolls: Sequence[Any]) -> None:
+def print_rolls(rolls: Sequence[Unrolled]) -> None:
     """Print how flat each encoder makes the swiss roll."""
     click.secho("\nThe swiss roll in two dimensions", bold=True)
     head = ["", "flatness", "trust", "error"]
@@ -167,7 +202,7 @@ def _print_columns(lines: Sequence[Sequence[str]], indent: str = "") -> None:
         click.secho(indent + "  ".join(cells).rstrip(), bold=number == 0)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_rows(rows: Sequence[Mapping[str, object]]) -> None:
     """Print records of any kind: a column for each key that has a value, numbers to four digits."""
     names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     flat = {name: [_cell(row[name]) for row in rows] for name in names}
@@ -176,13 +211,20 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     _print_columns(lines)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, Mapping):  # a share and its standard error
         return f"{value['value']:.3f} ± {value['se']:.3f}"
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def print_written(folder: Path, table: str, figures: Sequence[Path], seconds: float) -> None:
-    """Print where the table and the figures are."""
+    """Print where the table and the figures are.
+
+    Args:
+        folder: the run's folder.
+        table: the name of the table's file in it.
+        figures: the figures' files.
+        seconds: what the command took.
+    """
     click.echo(f"\nWritten to {folder}/ in {seconds:.0f} s")
     click.echo(f"  {table}  " + "  ".join(str(path.relative_to(folder)) for path in figures))

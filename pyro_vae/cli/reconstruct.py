@@ -3,19 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import click
-
-from pyro_vae.cli.option_types import OUT, PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, output_options
+from pyro_vae.cli.encode import rows_command
 from pyro_vae.cli.print_json import print_export
 
 
-@click.command(cls=GroupedCommand)
-@RUN
-@ROWS
-@SPLIT
-@OUT
-@PROGRAM
-@output_options
+@rows_command
 def reconstruct(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
     """Write E[x | z] at each row's posterior mean: a table in its own units, pixels between 0 and 1.
 
@@ -23,4 +15,4 @@ def reconstruct(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
     """
     from pyro_vae.workflows.export_rows import reconstruct_run
 
-    print_export(reconstruct_run(run, **options).to_dict(), as_json)
+    print_export(reconstruct_run(run, **options), as_json)

@@ -23,4 +23,4 @@ def sample(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
     """
     from pyro_vae.workflows.export_rows import sample_run
 
-    print_export(sample_run(run, **options).to_dict(), as_json)
+    print_export(sample_run(run, **options), as_json)

@@ -1,13 +1,16 @@
 """`pyro-vae score`: log p(x) of each row of a file, compared with the run's validation rows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pyro_vae.cli.evaluate import DRAW_SEED, MEMORY
+from pyro_vae.cli.evaluate import COMMON, DRAW_SEED, MEMORY, evidence_option
 from pyro_vae.cli.option_types import PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, option, output_options
 from pyro_vae.cli.print_json import print_json
+from pyro_vae.evidence.evidence_methods import PRIOR_SHARE
+from pyro_vae.records import Record
 
 
 @click.command(cls=GroupedCommand)
@@ -28,13 +31,9 @@ from pyro_vae.cli.print_json import print_json
     default=0.05,
     help="The share of usual rows that may be flagged.",
 )
-@option("Evidence", "--num-samples", type=click.IntRange(1), default=1000, help="Draws S for each row.")
-@option(
-    "Evidence",
-    "--prior-share",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    help="Share of draws from the prior, for rows unlike the training rows.",
+@evidence_option(replace(COMMON["num_samples"], help="Draws S for each row."))
+@evidence_option(
+    replace(PRIOR_SHARE, default=0.1, help="Share of draws from the prior, for rows unlike the training rows.")
 )
 @MEMORY
 @DRAW_SEED
@@ -58,8 +57,8 @@ def score(run: Path, data: str | None, as_json: bool, debug: bool, **options: An
         _print(summary, totals.lowest)
 
 
-def _print(summary: dict[str, Any], lowest: list[tuple[float, int]]) -> None:
-    count, flagged = summary["num_data"], summary["num_anomalies"]
+def _print(summary: Record, lowest: list[tuple[float, int]]) -> None:
+    count, flagged = summary['num_data'], summary['num_anomalies']
     click.echo(
         f"{summary['path']}: {count} rows, mean log p(x) {summary['log_px']:.2f} nats ({summary['log_px_kind']}); "
         f"{summary['measure']}"

@@ -15,7 +15,6 @@ True
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import torch
@@ -28,9 +27,11 @@ from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealing_schedule import Path, Plan
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
+from pyro_vae.programs.program_defaults import num_features_of
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint, simulate
+from pyro_vae.typing import Program
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -85,7 +86,7 @@ class Sandwich:
 
 
 def annealed_evidence(
-    program: Any,
+    program: Program,
     data: Dataset | Split | Tensor,
     num_temperatures: int = 500,
     *,
@@ -105,12 +106,28 @@ def annealed_evidence(
     z)^{\beta_t}$ to the posterior. Each step is a Hamiltonian transition that leaves $f_t$ invariant, and $w = \prod_t
     f_t(z_{t-1}) / f_{t-1}(z_{t-1})$. As $E[w] = p(x)$, log of the mean weight of the chains is a lower bound on log
     p(x) in expectation; `num_temperatures` tightens it. Temperatures, and step sizes for each row and temperature, are
-    tuned in a pilot run of other chains and then fixed, so the weights stay unbiased. Latents must be continuous;
-    constrained ones are sampled in unconstrained space. Cost: `num_temperatures * num_leapfrog * num_chains` gradients
-    a row, and a quarter of it for the pilot run. `on_rows` is called with the number of rows done. Shapes and row
-    inputs as in `log_evidence`; nats per row.
+    tuned in a pilot run of other chains and then fixed, so the weights stay unbiased. Constrained latents are sampled
+    in unconstrained space. Cost: `num_temperatures * num_leapfrog * num_chains` gradients a row, and a quarter of it
+    for the pilot run.
 
     Raises `InputError` for discrete latents, `RowsError` where a row has no weight of its own.
+
+    Args:
+        program: a program with continuous latents.
+        data: a tensor (N, D), a split, or a data set (its test split).
+        num_temperatures: steps from $f_0$ to the posterior.
+        num_chains: chains for each row.
+        num_leapfrog: leapfrog steps of a transition.
+        start: where chains start: `guide` or `prior`.
+        rows: the rows' indices (N,) in the training set, for programs that take them.
+        labels: their labels (N,), for programs that take them.
+        memory_mib: memory for the chains in progress, in MiB.
+        seed: seed of the draws; None leaves the random state as it is.
+        on_rows: called with the number of rows done.
+        group: the processes that share the rows; each gets every result.
+
+    Returns:
+        log p(x) (N,) with its errors, nats per row, and the chains' diagnostics.
     """
     plan = Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
     split, rows = rows_to_score(data, rows, labels)
@@ -130,7 +147,7 @@ def annealed_evidence(
 
 
 def bidirectional(
-    program: Any,
+    program: Program,
     num_rows: int = 100,
     num_temperatures: int = 500,
     *,
@@ -147,10 +164,24 @@ def bidirectional(
     The model draws z and x together, so z is one exact draw from p(z|x). Annealing from f₀ to the posterior gives the
     lower bound; the same path run backwards from that z gives weights with $E[1/w] = 1/p(x)$, and so an upper bound in
     expectation. The distance between the two limits the error of either, and that of any other estimator on the same
-    rows x. It is measured on rows of the model, which data need not resemble. Arguments as in `annealed_evidence`;
-    `labels` (num_rows,) for programs that take them, `num_features` for a program that has not been fitted.
+    rows x. It is measured on rows of the model, which data need not resemble.
 
     Raises `InputError` for latents that are not continuous, and for models that do not observe x at one site.
+
+    Args:
+        program: a program with continuous latents.
+        num_rows: how many rows are drawn.
+        num_temperatures: steps from $f_0$ to the posterior.
+        num_chains: chains for each row.
+        num_leapfrog: leapfrog steps of a transition.
+        start: $f_0$: `guide` or `prior`.
+        num_features: the width D of a row, for a program that has not been fitted.
+        labels: labels (num_rows,), for programs that take them.
+        memory_mib: memory for the chains in progress, in MiB.
+        seed: seed of the draws; None leaves the random state as it is.
+
+    Returns:
+        The rows, and both bounds on log p(x) of each, nats per row.
     """
     plan = Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
@@ -171,12 +202,12 @@ def bidirectional(
 
 
 def _simulated_split(
-    program: Any, num_rows: int, num_features: int | None, labels: Tensor | None
+    program: Program, num_rows: int, num_features: int | None, labels: Tensor | None
 ) -> tuple[Split, dict[str, Tensor]]:
     """Rows drawn from the model, and the latents they were drawn with, by site."""
     if num_rows < 1:
         raise InputError(f"expected one row or more to simulate, got {num_rows}")
-    width = num_features or getattr(program, "num_features", None)
+    width = num_features or num_features_of(program)
     if width is None:
         raise InputError("the width of a row is unknown, since this program has not been fitted: give num_features")
     device, dtype = device_and_dtype(program)

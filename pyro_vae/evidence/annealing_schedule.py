@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
+from pyro_vae.typing import Program
 
 PILOT_CHAINS, TARGET_ACCEPT, ADAPTATION_RATE, INITIAL_STEP_SIZE = 4, 0.65, 0.2, 0.5
 STEEPNESS = 4.0  # of the sigmoid schedule of temperatures
@@ -47,16 +47,32 @@ class Plan:
         rising = torch.sigmoid(STEEPNESS * torch.linspace(-1, 1, self.num_temperatures + 1, dtype=torch.float64))
         return (rising - rising[0]) / (rising[-1] - rising[0])
 
-    def batch_size(self, program: Any, plates: PlateStructure, first: Batch) -> int:
-        """How many rows fit in memory with all their chains."""
+    def batch_size(self, program: Program, plates: PlateStructure, first: Batch) -> int:
+        """How many rows fit in memory with all their chains.
+
+        Args:
+            program: the program.
+            plates: its plates.
+            first: some rows, on which memory is measured.
+
+        Returns:
+            The number of rows, one or more.
+        """
         bytes_per_chain = GRADIENT_MEMORY * LogWeightSampler(program, plates, first).bytes_per_weight(first)
         return max(1, int(self.memory_mib * 2**20 // (bytes_per_chain * self.num_chains)))
 
 
 class Path:
-    """The path from f₀ to p(x, z) for some rows; chains are concatenated, each with all rows."""
+    """The path from f₀ to p(x, z) for some rows; chains are concatenated, each with all rows.
 
-    def __init__(self, program: Any, plates: PlateStructure, batch: Batch, plan: Plan) -> None:
+    Args:
+        program: the program.
+        plates: its plates.
+        batch: the n rows.
+        plan: the settings.
+    """
+
+    def __init__(self, program: Program, plates: PlateStructure, batch: Batch, plan: Plan) -> None:
         self.program, self.plates, self.batch, self.plan = program, plates, batch, plan
         self.num_rows, self.from_guide = len(batch.x), plan.start == "guide"
         self.scales = self._scales()

@@ -27,13 +27,23 @@ from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_rows
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import UnconditionObserved, log_weight_terms, sample_sites, sum_over_plates, trace_program
+from pyro_vae.programs.traces import (
+    Site,
+    UnconditionObserved,
+    log_weight_terms,
+    sample_sites,
+    sum_over_plates,
+    trace_program,
+)
+from pyro_vae.typing import Program
 
 Group = dict[str, tuple[tuple[str, ...], np.ndarray]]
+Draw = dict[str, dict[str, Tensor]]  # tensors by group and site
+Draws = dict[str, dict[str, np.ndarray]]
 
 
 def to_inference_data(
-    program: Any,
+    program: Program,
     data: Dataset | Split | Tensor,
     num_samples: int = 200,
     *,
@@ -48,12 +58,25 @@ def to_inference_data(
     Groups: `posterior` the guide's draws of every latent; `posterior_predictive` x drawn at each of them, and
     `log_likelihood` $\log p(x_i | z_{si})$; `sample_stats` their `log_weight` $\log p(x_i, z_{si}) - \log q(z_{si} |
     x_i)$ and each row's `khat`; `prior` and `prior_predictive` as many rows from the model alone; `observed_data`.
-    Axes: `chain` (one), `draw`, `row` (the rows' indices in their source), `feature` (`columns`, if given), and one for
-    each latent. The guide's draws are draws from q: weight them by `log_weight` for p(z|x). It has S · N · D numbers:
-    choose rows. x and its densities are in the units that the attribute `measure` names (standardizing undone), NaN
-    where x was not observed. With `path` it is also written there as netCDF.
+    Axes: `chain` (one), `draw`, `row` (the rows' indices in their source), `feature`, and one for each latent. The
+    guide's draws are draws from q: weight them by `log_weight` for p(z|x). It has S · N · D numbers: choose rows. x and
+    its densities are in the units that the attribute `measure` names (standardizing undone), NaN where x was not
+    observed.
 
     Raises `RowsError` where a row has no weight of its own.
+
+    Args:
+        program: any program.
+        data: a tensor (N, D), a split, or a data set (its test split).
+        num_samples: draws S for each row.
+        columns: the names of the D features.
+        rows: the rows' indices (N,) in the training set, for programs that take them.
+        labels: their labels (N,), for programs that take them.
+        path: a file that it is also written to, as netCDF.
+        seed: seed of the draws.
+
+    Returns:
+        ArviZ's container; log densities in nats.
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be one or more, got {num_samples}")
@@ -74,7 +97,7 @@ def to_inference_data(
     return inference_data
 
 
-def _groups(split: Split, guided: Any, prior: Any) -> dict[str, Group]:
+def _groups(split: Split, guided: Draws, prior: Draws) -> dict[str, Group]:
     """All groups of arrays with the names of their axes; x in the units that the measure names."""
     observed = {name: values[0, 0] for name, values in guided.pop("observed").items()}
     x_sites = [name for name, values in observed.items() if values.shape == tuple(split.shape)]
@@ -87,17 +110,14 @@ def _groups(split: Split, guided: Any, prior: Any) -> dict[str, Group]:
     return groups
 
 
-Draw = dict[str, dict[str, Tensor]]  # tensors by group and site
-
-
-def _coordinates(split: Split, num_samples: int, columns: Sequence[str]) -> dict[str, Any]:
+def _coordinates(split: Split, num_samples: int, columns: Sequence[str]) -> dict[str, Sequence[int | str] | np.ndarray]:
     index = np.arange(len(split)) if split.index is None else split.index.numpy()
     return {"row": index, "chain": [0], "draw": np.arange(num_samples)} | (
         {"feature": list(columns)} if columns else {}
     )
 
 
-def _draw_from_guide(program: Any, plates: PlateStructure, batch: Batch) -> Draw:
+def _draw_from_guide(program: Program, plates: PlateStructure, batch: Batch) -> Draw:
     """One draw from the guide for each row, with the densities and the new x that it leads to."""
     model, guide = trace_program(program, batch)
     sites = sample_sites(model)
@@ -116,7 +136,7 @@ def _draw_from_guide(program: Any, plates: PlateStructure, batch: Batch) -> Draw
     }
 
 
-def _draw_from_model(program: Any, plates: PlateStructure, batch: Batch) -> Draw:
+def _draw_from_model(program: Program, plates: PlateStructure, batch: Batch) -> Draw:
     """One draw from the model for each row, x included."""
     model = UnconditionObserved()(bind_supported_kwargs(program.model))
     sites = sample_sites(poutine.trace(model).get_trace(batch.x, batch.row_inputs))
@@ -125,11 +145,11 @@ def _draw_from_model(program: Any, plates: PlateStructure, batch: Batch) -> Draw
     return {"prior": _values(plates, latent), "prior_predictive": _values(plates, x_sites)}
 
 
-def _values(plates: PlateStructure, sites: dict[str, Any]) -> dict[str, Tensor]:
+def _values(plates: PlateStructure, sites: dict[str, Site]) -> dict[str, Tensor]:
     return {name: plates.rows_to_front(site, site["value"]) for name, site in sites.items()}
 
 
-def _stack(draws: list[Draw]) -> dict[str, dict[str, np.ndarray]]:
+def _stack(draws: list[Draw]) -> Draws:
     """Draws stacked as one chain, (1, S, …)."""
     return {
         group: {name: torch.stack([draw[group][name] for draw in draws])[None].cpu().numpy() for name in names}
@@ -137,7 +157,7 @@ def _stack(draws: list[Draw]) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _to_measure_units(split: Split, guided: Any, prior: Any, observed: dict[str, np.ndarray], name: str) -> None:
+def _to_measure_units(split: Split, guided: Draws, prior: Draws, observed: dict[str, np.ndarray], name: str) -> None:
     """Convert x and its densities to the units that the measure names; values that were not observed become NaN."""
     for group in (guided["posterior_predictive"], prior["prior_predictive"], observed):
         group[name] = split.measure.to_original_units(torch.from_numpy(group[name])).numpy()

@@ -13,7 +13,6 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import pyro.poutine as poutine
@@ -33,7 +32,7 @@ from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import SubstituteLatents, sample_sites, sum_over_plates, unwrap_independent
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
-from pyro_vae.typing import PerRow, RowLatents
+from pyro_vae.typing import Density, PerRow, Program, RowLatents
 
 MAX_COMBINATIONS = 100_000  # of the values of discrete latents in a sum
 MAX_HESSIAN_DIM = 512  # latents for which a Hessian is computed
@@ -59,7 +58,7 @@ class Exact(LogPx):
 
 
 def exact_evidence(
-    program: Any,
+    program: Program,
     data: Dataset | Split | Tensor,
     *,
     rows: Tensor | None = None,
@@ -76,10 +75,22 @@ def exact_evidence(
     $\log p(x, z^*) + \frac K2 \log 2\pi - \frac12 \log\det(-H)$. *Sum*: every latent takes finitely many values.
     *Grid*: one or two continuous dimensions, over cells that are halved where the posterior has mass until no row
     changes by more than 1e-4. The grid's value is compared with the guide's draws; it is an error if they find more
-    mass. Shapes and row inputs as in `log_evidence`; nats per row.
+    mass.
 
     Raises `InputError` where none of the four applies or the grid does not converge, `RowsError` where a row has no
     weight of its own.
+
+    Args:
+        program: any program.
+        data: a tensor (N, D), a split, or a data set (its test split).
+        rows: the rows' indices (N,) in the training set, for programs that take them.
+        labels: their labels (N,), for programs that take them.
+        memory_mib: memory for the work in progress, in MiB.
+        seed: seed of the draws that the methods are checked with; None leaves the random state as it is.
+        group: the processes that share the rows; each gets every result.
+
+    Returns:
+        log p(x) (N,), nats per row, and the method.
     """
     split, rows = rows_to_score(data, rows, labels)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False), torch.no_grad():
@@ -99,11 +110,11 @@ def exact_evidence(
 OfBatch = Callable[[Batch], tuple[PerRow, PerRow]]
 
 
-def _choose_method(program: Any, scored: ScoredRows, memory_mib: float) -> tuple[str, OfBatch, int]:
+def _choose_method(program: Program, scored: ScoredRows, memory_mib: float) -> tuple[str, OfBatch, int]:
     """The first method that applies, its function of a batch, and the batch size."""
     plates, example = scored.plates, scored.first
     budget = memory_mib * 2**20
-    if callable(getattr(program, "log_prob", None)):
+    if isinstance(program, Density):
         require_rows(plates)
         return "the program's own", lambda batch: _program_log_prob(program, batch), MAX_ROWS_PER_SUM
     if choices := _finite_values(program, plates, example):
@@ -125,7 +136,7 @@ def _choose_method(program: Any, scored: ScoredRows, memory_mib: float) -> tuple
     )
 
 
-def _program_log_prob(program: Any, batch: Batch) -> tuple[PerRow, PerRow]:
+def _program_log_prob(program: Density, batch: Batch) -> tuple[PerRow, PerRow]:
     log_px = program.log_prob(batch.x).cpu().double()
     return log_px, torch.zeros_like(log_px)
 
@@ -145,7 +156,7 @@ class _Choices:
         return row.expand(num_rows, *self.row_shape).movedim(0, self.row_axis)
 
 
-def _finite_values(program: Any, plates: PlateStructure, example: Batch) -> dict[str, _Choices]:
+def _finite_values(program: Program, plates: PlateStructure, example: Batch) -> dict[str, _Choices]:
     """Each latent's values if all have finitely many, else an empty dictionary."""
     trace = poutine.trace(bind_supported_kwargs(program.model)).get_trace(example.x, example.row_inputs)
     latents = {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
@@ -168,7 +179,7 @@ def _finite_values(program: Any, plates: PlateStructure, example: Batch) -> dict
     return choices
 
 
-def _sum(program: Any, plates: PlateStructure, batch: Batch, choices: dict[str, _Choices]) -> tuple[PerRow, PerRow]:
+def _sum(program: Program, plates: PlateStructure, batch: Batch, choices: dict[str, _Choices]) -> tuple[PerRow, PerRow]:
     """log p(x) by a sum over all combinations of the latents' values."""
     total = torch.full((len(batch.x),), -math.inf, dtype=torch.float64)
     by_site = [itertools.product(range(len(site.values)), repeat=site.elements) for site in choices.values()]
@@ -218,7 +229,7 @@ def _quadratic(joint: UnconstrainedJoint) -> tuple[Tensor, Tensor] | None:
     return mode, precision
 
 
-def _closed_form(program: Any, plates: PlateStructure, batch: Batch) -> tuple[PerRow, PerRow]:
+def _closed_form(program: Program, plates: PlateStructure, batch: Batch) -> tuple[PerRow, PerRow]:
     joint = UnconstrainedJoint(program, plates, batch)
     if (quadratic := _quadratic(joint)) is None:
         raise InputError("log p(x, z) is quadratic in z for the first rows and not for others; sample it")

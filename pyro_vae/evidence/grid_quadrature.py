@@ -1,7 +1,6 @@
 """log p(x) by an adaptive grid over one or two latents of each row."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +9,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
-from pyro_vae.typing import PerRow
+from pyro_vae.typing import PerRow, Program
 
 INITIAL_CELLS = {1: 1024, 2: 64}  # along each side, by number of dimensions
 MAX_DROP = (
@@ -29,10 +28,16 @@ MAX_EXCESS = 0.05  # nats by which the guide's draws may exceed a grid, in addit
 class AdaptiveGrid:
     """The integral over u for some rows, by cells that are halved where a row's posterior has mass.
 
-    The cells and their sums are kept on the CPU; log p(x, u) is computed in chunks of `chunk_size` cells.
+    The cells and their sums are kept on the CPU.
+
+    Args:
+        program: a program with one or two continuous latents.
+        plates: its plates.
+        batch: the n rows.
+        chunk_size: the number of cells at which log p(x, u) is computed in one call.
     """
 
-    def __init__(self, program: Any, plates: PlateStructure, batch: Batch, chunk_size: int) -> None:
+    def __init__(self, program: Program, plates: PlateStructure, batch: Batch, chunk_size: int) -> None:
         self.program, self.plates, self.batch, self.chunk_size = program, plates, batch, chunk_size
         self.num_rows = len(batch.x)
         repeated = batch.take(torch.arange(self.num_rows, device=batch.x.device).repeat(BOX_DRAWS))

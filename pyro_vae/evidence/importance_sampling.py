@@ -12,7 +12,6 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.typing import LogWeights, PerRow
+from pyro_vae.typing import LogWeights, PerRow, Program
 
 MAX_BATCH_SIZE = 128
 
@@ -106,7 +105,7 @@ def _mean(values: Tensor) -> float | None:
 
 
 def log_evidence(
-    program: Any,
+    program: Program,
     data: Dataset | Split | Tensor,
     num_samples: int = 1000,
     *,
@@ -122,11 +121,8 @@ def log_evidence(
 
     $\log \hat p(x_i) = \log \frac1S \sum_s w_{si}$ with $w_{si} = p(x_i, z_{si}) / q(z_{si} | x_i)$ and $z_{si} \sim
     q(z | x_i)$: unbiased for $p(x_i)$, so a lower bound on $\log p(x_i)$ in expectation, the bound of Burda et al.
-    (arXiv:1509.00519). Weights come from traces, (S, N), for any program whose sites share one plate over rows. `data`
-    is a tensor (N, D), a split, or a data set (its test split). Work goes in chunks of rows and draws under
-    `memory_mib`, so memory is flat in S and N; `iwae` asks for the bound at further numbers of draws. `rows` (N,) are
-    the rows' positions in the training set and `labels` (N,) their labels, for programs that take them. `group` is the
-    processes that share the rows (`pv.process_group()` in a script that `torchrun` started); each gets every result.
+    (arXiv:1509.00519). Weights come from traces, (S, N), for any program whose sites share one plate over rows. Work
+    goes in chunks of rows and draws under `memory_mib`, so memory is flat in S and N.
 
     With a `prior_share` $\alpha > 0$ the proposal is defensive (Hesterberg 1995; Owen & Zhou 2000): $\alpha S$ draws
     come from the prior, the rest from the guide, and each is weighed against the mixture, $w = p(x, z) / (\alpha p(z) +
@@ -135,6 +131,22 @@ def log_evidence(
 
     Raises `RowsError` where a row has no weight of its own (a global latent), `InputError` for rows outside the
     likelihood's support.
+
+    Args:
+        program: any program.
+        data: a tensor (N, D), a split, or a data set (its test split).
+        num_samples: draws S for each row.
+        iwae: further numbers of draws at which the bound is wanted.
+        prior_share: $\alpha$, the share of the draws that come from the prior.
+        rows: the rows' positions (N,) in the training set, for programs that take them.
+        labels: their labels (N,), for programs that take them.
+        memory_mib: memory for the draws in progress, in MiB.
+        seed: seed of the draws; None leaves the random state as it is.
+        group: the processes that share the rows (`pv.process_group()` in a script that `torchrun` started); each gets
+            every result.
+
+    Returns:
+        log p(x) (N,) with the ELBO, its terms, errors and diagnostics, nats per row.
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be one or more, got {num_samples}")
@@ -146,13 +158,26 @@ def log_evidence(
     with torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program):
         scored = ScoredRows(program, split, rows, group, seed)
         columns = _summarize_rows(program, scored, num_samples, from_prior, sizes, memory_mib)
-    bounds = {k: columns.pop(f"iwae {k}") + split.log_jacobian for k in sizes}
+    bounds = {k: columns[f"iwae {k}"] + split.log_jacobian for k in sizes}
     for name in ("log_px", "elbo", "reconstruction", "smoothed"):
         columns[name] = columns[name] + split.log_jacobian
     if not from_prior:
         bounds[num_samples] = columns["log_px"]
     share = from_prior / num_samples
-    return Evidence(**columns, iwae=bounds, num_samples=num_samples, prior_share=share, measure=scored.measure)
+    return Evidence(
+        log_px=columns["log_px"],
+        mc_se=columns["mc_se"],
+        measure=scored.measure,
+        elbo=columns["elbo"],
+        reconstruction=columns["reconstruction"],
+        kl=columns["kl"],
+        ess=columns["ess"],
+        khat=columns["khat"],
+        smoothed=columns["smoothed"],
+        iwae=bounds,
+        num_samples=num_samples,
+        prior_share=share,
+    )
 
 
 def _prior_draws(num_samples: int, share: float) -> int:
@@ -167,8 +192,8 @@ def _prior_draws(num_samples: int, share: float) -> int:
 
 
 def _summarize_rows(
-    program: Any, scored: ScoredRows, num_samples: int, from_prior: int, sizes: list[int], memory_mib: float
-) -> dict[str, Any]:
+    program: Program, scored: ScoredRows, num_samples: int, from_prior: int, sizes: list[int], memory_mib: float
+) -> dict[str, PerRow]:
     """The numbers of `Evidence` for all rows, in batches under the memory budget."""
     sampler = LogWeightSampler(program, scored.plates, scored.first)
     size, draws = chunks(num_samples, len(scored.split), sampler.bytes_per_weight(scored.first), memory_mib)
@@ -196,6 +221,15 @@ def _summarize_rows(
 def chunks(num_samples: int, num_rows: int, bytes_per_weight: int, memory_mib: float) -> tuple[int, int]:
     """Rows and draws of a chunk, so that neither the program's tensors nor the rows' (S, n) weights exceed the budget.
 
+    Args:
+        num_samples: draws S for each row.
+        num_rows: all rows N.
+        bytes_per_weight: bytes that the program writes for a draw of a row.
+        memory_mib: the budget, in MiB.
+
+    Returns:
+        The number of rows and the number of draws.
+
     >>> chunks(num_samples=1000, num_rows=10_000, bytes_per_weight=20_000, memory_mib=256)
     (128, 104)
     """
@@ -208,7 +242,17 @@ def chunks(num_samples: int, num_rows: int, bytes_per_weight: int, memory_mib: f
 def summarize(
     log_likelihood: LogWeights, log_ratio: LogWeights, sizes: Iterable[int] = (), from_prior: int = 0
 ) -> dict[str, PerRow]:
-    """Every number of `Evidence` from the two parts of the weights, (S, N) each, the prior's draws last."""
+    """Every number of `Evidence` from the two parts of the weights.
+
+    Args:
+        log_likelihood: log p(x | z) of the draws (S, N), nats, those of the prior's draws last.
+        log_ratio: log p(z) − log q(z | x) of the same draws (S, N), nats.
+        sizes: the numbers of draws at which IWAE bounds are wanted.
+        from_prior: how many of the S draws came from the prior.
+
+    Returns:
+        Tensors (N,) by the name of the field, and each bound as `iwae k`.
+    """
     num_samples = len(log_likelihood)
     num_guided, share = num_samples - from_prior, from_prior / num_samples
     log_weights = log_likelihood + log_ratio

@@ -3,51 +3,30 @@
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pyro_vae.atomic_write import write_json
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.annealed_importance import annealed_evidence
 from pyro_vae.evidence.arviz_export import to_inference_data
+from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, Estimator
 from pyro_vae.evidence.evidence_record import EvidenceRecord
-from pyro_vae.evidence.exact_log_px import Exact, exact_evidence
-from pyro_vae.evidence.importance_sampling import log_evidence
+from pyro_vae.evidence.exact_log_px import Exact
+from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.inference.svi.fit_svi import pick_device
 from pyro_vae.programs.model_and_guide import active_units
 from pyro_vae.programs.parameters import named_parameters
 from pyro_vae.run_folder import EVALUATION
+from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import Run
 
 IWAE_SIZES = (1, 5, 50, 500)
 ACTIVE_UNITS_ROWS = 5000
 NETCDF_ROWS = 100
-
-
-@dataclass(frozen=True)
-class Estimator:
-    """How log p(x) is found: `is`, `ais` or `exact`, and the settings of `log_evidence` and `annealed_evidence`."""
-
-    method: str = "is"
-    num_samples: int = 1000
-    prior_share: float = 0.0
-    temperatures: int = 500
-    chains: int = 16
-    start: str = "guide"
-    memory_mib: float = 64.0
-    seed: int = 0
-
-    @property
-    def label(self) -> str:
-        """What the name of the split is followed by in `evaluation.json`; empty for plain importance sampling."""
-        if self.method != "is":
-            return f" {self.method}"
-        return f" prior-share {self.prior_share:g}" if self.prior_share else ""
 
 
 IMPORTANCE_SAMPLING = Estimator()
@@ -64,10 +43,23 @@ def evaluate_run(
     program: str | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> tuple[str, EvidenceRecord]:
-    """Score a run's rows and keep the record in `evaluation.json`: the name it has there, and the record.
+    """Score a run's rows and keep the record in `evaluation.json`.
 
-    `num_rows` takes the first rows of the split; `netcdf` is a file for ArviZ; `program` is `FILE.py:FUNCTION`. Of
-    several processes each scores some of the rows and the first writes. `InputError` where a method does not apply.
+    Of several processes each scores some of the rows and the first writes. Raises `InputError` where a method does not
+    apply.
+
+    Args:
+        folder: the run's folder.
+        split: `train`, `valid` or `test`.
+        num_rows: the first so many rows of the split; by default all.
+        estimator: how log p(x) is computed.
+        device: where: `auto` is an accelerator, if there is one.
+        netcdf: a file for draws, weights and rows, which ArviZ reads.
+        program: `FILE.py:FUNCTION` of a program of one's own.
+        log: called with each line about progress.
+
+    Returns:
+        The name that the record has in `evaluation.json`, and the record, nats per row.
     """
     run = Run(Path(folder), program)
     rows = run.data().split(split)
@@ -96,33 +88,32 @@ def _keep(path: Path, name: str, record: EvidenceRecord) -> None:
     write_json(path, known | {name: dict(record)})
 
 
-def _other_estimate(program: Any, rows: Split, estimator: Estimator, log: Callable[[str], None]) -> LogPx | None:
+def _other_estimate(program: Program, rows: Split, estimator: Estimator, log: Callable[[str], None]) -> LogPx | None:
     """log p(x) by another method than importance sampling, where one is asked for."""
-    group, began = process_group(), time.perf_counter()
-    shared: dict[str, Any] = {"memory_mib": estimator.memory_mib, "seed": estimator.seed, "group": group}
     if estimator.method == "is":
         return None
-    if estimator.method == "exact":
-        return exact_evidence(program, rows, **shared)
+    method, group, began = EVIDENCE_METHODS[estimator.method], process_group(), time.perf_counter()
 
     def log_rows(done: int) -> None:
         each = (time.perf_counter() - began) / done
         of = f"{len(rows)} rows" + ("" if group.is_single else f" by {group.size} processes, this one")
-        log(f"annealed {done} of {of}, {each:.2f} s a row")
+        log(f"{method.progress} {done} of {of}, {each:.2f} s a row")
 
-    return annealed_evidence(
+    progress = {"on_rows": log_rows if group.is_main else None} if method.progress else {}
+    found: LogPx = method.load()(
         program,
         rows,
-        estimator.temperatures,
-        num_chains=estimator.chains,
-        start=estimator.start,
-        on_rows=log_rows if group.is_main else None,
-        **shared,
+        memory_mib=estimator.memory_mib,
+        seed=estimator.seed,
+        group=group,
+        **progress,
+        **estimator.keywords,
     )
+    return found
 
 
 def evaluate_split(
-    program: Any,
+    program: Program,
     rows: Split,
     folder: Path,
     num_samples: int,
@@ -131,32 +122,44 @@ def evaluate_split(
     estimator: Estimator = IMPORTANCE_SAMPLING,
     log_px: LogPx | None = None,
 ) -> EvidenceRecord:
-    """The record of one split under a program; `log_px` replaces the importance-sampled estimate where it is given."""
+    """The record of one split under a program.
+
+    Args:
+        program: the program, on its device.
+        rows: the split.
+        folder: the run's folder.
+        num_samples: draws S from the guide for each row.
+        sizes: the numbers of draws at which IWAE bounds are wanted.
+        estimator: the settings of the draws.
+        log_px: log p(x) of the rows by another method, which replaces the importance-sampled one.
+
+    Returns:
+        The record, nats per row.
+    """
     began = time.perf_counter()
-    found = log_evidence(
+    sampling = EVIDENCE_METHODS["is"]
+    found: Evidence = sampling.load()(
         program,
         rows,
-        num_samples=num_samples,
+        num_samples,
         iwae=sizes,
-        prior_share=estimator.prior_share,
         memory_mib=estimator.memory_mib,
         seed=estimator.seed,
         group=process_group(),
+        **sampling.keywords(estimator.options),
     )
     try:
         with seeded(estimator.seed):
             some = slice(ACTIVE_UNITS_ROWS)
-            given: dict[str, Any] = rows.row_inputs(some)
-            active: int | None = active_units(program, rows[some], **given)[0]
+            active: int | None = active_units(program, rows[some], plates=None, **rows.row_inputs(some))[0]
     except InputError:  # no latent for each row
         active = None
-    method = f"exact: {log_px.method}" if isinstance(log_px, Exact) else estimator.method
     about = EvidenceRecord(
         run=str(folder),
         model="vae",
         fit_method="svi",
         split=rows.name,
-        method=method,
+        method=f"exact: {log_px.method}" if isinstance(log_px, Exact) else estimator.method,
         active_units=active,
         num_parameters=sum(parameter.numel() for parameter in named_parameters(program).values()),
         seconds=time.perf_counter() - began,

@@ -3,9 +3,10 @@
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +15,9 @@ from pyro_vae.diagnostics.anomaly_scores import Scores, require_enough, score
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import log_evidence
+from pyro_vae.records import Record
+from pyro_vae.workflows.export_rows import open_row_writer
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
-from pyro_vae.workflows.row_writer import open_row_writer
 
 NUM_LOWEST = 5
 
@@ -30,7 +32,12 @@ class ScoreTotals:
     lowest: list[tuple[float, int]] = field(default_factory=list)
 
     def add(self, scores: Scores, index: Tensor) -> None:
-        """Count a chunk of rows in."""
+        """Count a chunk of rows in.
+
+        Args:
+            scores: the chunk's scores.
+            index: the rows' numbers (n,) in their source.
+        """
         log_px = scores.found.log_px
         self.num_anomalies += int(scores.anomaly.sum())
         self.log_px += float(log_px.sum())
@@ -38,6 +45,29 @@ class ScoreTotals:
         few = log_px.argsort()[:NUM_LOWEST]
         lowest = [*self.lowest, *zip(log_px[few].tolist(), index[few].tolist(), strict=True)]
         self.lowest = sorted(lowest)[:NUM_LOWEST]
+
+
+@dataclass(frozen=True)
+class ScoreSummary(Record):
+    """What is reported of all rows that were scored: the JSON that `score` prints, nats per row.
+
+    `threshold` is the log p(x) below which rows are flagged, by `num_reference` validation rows at a rate of
+    `false_alarms`; `khat_bad` the share of rows whose k-hat is above its limit, None for few draws.
+    """
+
+    run: str
+    path: str
+    num_data: int
+    num_anomalies: int
+    false_alarms: float
+    threshold: float
+    num_reference: int
+    log_px: float
+    log_px_kind: str
+    khat_bad: float | None
+    measure: str
+    num_samples: int
+    seconds: float
 
 
 def score_rows(
@@ -52,11 +82,25 @@ def score_rows(
     memory_mib: float = 64.0,
     seed: int = 0,
     program: str | None = None,
-) -> tuple[dict[str, Any], ScoreTotals]:
-    """Write log p(x), k-hat, percentile and an anomaly flag of each row to a `.csv`; the summary and the totals.
+) -> tuple[ScoreSummary, ScoreTotals]:
+    """Write log p(x), k-hat, percentile and an anomaly flag of each row to a `.csv`.
 
-    `data` is a file, whose rows keep their order, or the name of a data set; without it, the run's own split is scored.
     A row is flagged where fewer validation rows are as improbable as `false_alarms` allows.
+
+    Args:
+        folder: the run's folder.
+        data: a file, whose rows keep their order, or a named data set; by default the run's own.
+        split: which rows of a named data set.
+        out: the `.csv`; by default `scores.csv` in the run's folder.
+        false_alarms: the share of usual rows that may be flagged, between 0 and 1.
+        num_samples: draws S for each row.
+        prior_share: the share of them that come from the prior.
+        memory_mib: memory for the draws in progress, in MiB.
+        seed: seed of the draws.
+        program: `FILE.py:FUNCTION` of a program of one's own.
+
+    Returns:
+        The summary, and the totals, which name the least probable rows.
     """
     folder, began, group = Path(folder), time.perf_counter(), process_group()
     path = Path(out) if out is not None else folder / "scores.csv"
@@ -65,39 +109,39 @@ def score_rows(
     run = Run(folder, program)
     rows, held_out, scored = run.rows(data, split), run.data().valid, run.program()
     require_enough(len(held_out), false_alarms)
-    shared: dict[str, Any] = {"memory_mib": memory_mib, "group": group}
-    reference = log_evidence(scored, held_out, num_samples, seed=seed, prior_share=prior_share, **shared)
+    reference = log_evidence(
+        scored, held_out, num_samples, seed=seed, prior_share=prior_share, memory_mib=memory_mib, group=group
+    )
+    score_part = partial(score, scored, false_alarms=false_alarms, memory_mib=memory_mib, group=group)
     totals, places = ScoreTotals(), torch.arange(len(rows)) if rows.name == "train" else None
     output = open_row_writer(path, len(rows), []) if group.is_main else nullcontext()
     with output as writer, seeded(seed):  # one stream of random numbers for all chunks
         for number, part in enumerate(rows.chunks(CHUNK_ROWS)):
             own = None if places is None else places[number * CHUNK_ROWS :][: len(part)]
-            part_seed = None if group.is_single else seed + number
-            found = score(scored, part, reference, seed=part_seed, rows=own, false_alarms=false_alarms, **shared)
+            found = score_part(part, reference, seed=None if group.is_single else seed + number, rows=own)
             index = part.source_index(slice(None))
             if writer is not None:
                 writer.write_columns(_columns(found), index, part.labels)
             totals.add(found, index)
-    summary: dict[str, Any] = {"run": str(folder), "path": str(path), "num_data": len(rows)}
-    summary |= _summarize(totals, found, len(rows)) | {"num_samples": num_samples}
-    return summary | {"seconds": time.perf_counter() - began}, totals
+    summary = ScoreSummary(
+        run=str(folder),
+        path=str(path),
+        num_data=len(rows),
+        num_anomalies=totals.num_anomalies,
+        false_alarms=false_alarms,
+        threshold=found.threshold,
+        num_reference=len(reference),
+        log_px=totals.log_px / len(rows),
+        log_px_kind=reference.kind,
+        khat_bad=None if found.found.khat_bad is None else totals.khat_bad / len(rows),
+        measure=found.found.measure,
+        num_samples=num_samples,
+        seconds=time.perf_counter() - began,
+    )
+    return summary, totals
 
 
-def _summarize(totals: ScoreTotals, last: Scores, num_rows: int) -> dict[str, Any]:
-    """What is reported of all rows; `last` are the scores of the last chunk, whose reference is that of all."""
-    return {
-        "num_anomalies": totals.num_anomalies,
-        "false_alarms": last.false_alarms,
-        "threshold": last.threshold,
-        "num_reference": len(last.reference),
-        "log_px": totals.log_px / num_rows,
-        "log_px_kind": last.reference.kind,
-        "khat_bad": None if last.found.khat_bad is None else totals.khat_bad / num_rows,
-        "measure": last.found.measure,
-    }
-
-
-def _columns(scores: Scores) -> dict[str, Any]:
+def _columns(scores: Scores) -> dict[str, np.ndarray]:
     return {
         "log_px": scores.found.log_px.numpy(),
         "khat": scores.found.khat.numpy(),
