@@ -25,7 +25,8 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.context_managers import seeded
-from pyro_vae.diagnostics.aggregate_posterior import log_aggregate, sample_codes, sample_prior_codes
+from pyro_vae.diagnostics.aggregate_posterior import log_aggregate
+from pyro_vae.diagnostics.latent_codes import sample_codes, sample_prior_codes
 from pyro_vae.diagnostics.latent_space_metrics import nearest_code, precision_and_coverage
 from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.studies.autoencoder_vs_vae_encoders import new_codes

@@ -1,7 +1,6 @@
 """`pyro-vae info`: what a run's folder holds."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -23,7 +22,7 @@ def info(run: Path, as_json: bool, debug: bool) -> None:
     history = read_json_lines(run / METRICS)
     path = run / EVALUATION
     evaluation = json.loads(path.read_text()) if path.exists() else {}
-    found: dict[str, Any] = {
+    found = {
         "run": str(run),
         "finished": path.exists(),
         "epochs": len(history),

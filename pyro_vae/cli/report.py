@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -30,7 +29,16 @@ from pyro_vae.cli.print_json import print_json
 )
 @PROGRAM
 @output_options
-def report(run: Path, split: str, as_json: bool, debug: bool, **options: Any) -> None:
+def report(
+    run: Path,
+    split: str,
+    num_rows: int,
+    num_samples: int,
+    out: Path | None,
+    program: str | None,
+    as_json: bool,
+    debug: bool,
+) -> None:
     """Write one page about a run: numbers and what they mean, figures, an explorer of its latent space.
 
     The page is one file that needs no network and no server. Validation rows are shown; ask for the test rows once all
@@ -39,11 +47,11 @@ def report(run: Path, split: str, as_json: bool, debug: bool, **options: Any) ->
     from pyro_vae.workflows.report_run import report_run
 
     began = time.perf_counter()
-    path = report_run(run, split=split, **options)
+    path = report_run(run, split=split, num_rows=num_rows, num_samples=num_samples, out=out, program=program)
     size = path.stat().st_size
     if as_json:
-        found = {"run": str(run), "path": str(path), "bytes": size, "split": split}
-        print_json(found | {"seconds": time.perf_counter() - began})
+        seconds = time.perf_counter() - began
+        print_json({"run": str(run), "path": str(path), "bytes": size, "split": split, "seconds": seconds})
         return
     click.echo(f"{path}: {size / 1e6:.1f} MB, one file that needs no network")
     click.echo(f"Open it in a browser: {path.resolve().as_uri()}")

@@ -1,6 +1,7 @@
 """`pyro-vae study`: what the study notes claim, measured; each study writes a table and figures into a folder."""
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def study() -> None:
 @OUT
 @output_options
 @click.pass_context
-def autoencoder_vs_vae(ctx: click.Context, as_json: bool, debug: bool, **_: Any) -> None:
+def autoencoder_vs_vae(ctx: click.Context, as_json: bool, debug: bool, **_: object) -> None:
     """Autoencoder, VAE, PCA and kernel PCA on the same rows: what codes keep, and what their latent spaces are like.
 
     A quarter of an hour on 5,000 digits. A study that was interrupted is resumed in its folder.
@@ -138,7 +139,17 @@ def posterior_collapse(setting: str, seeds: str, epochs: int, out: Path | None, 
 @option("Study", "--num-samples", type=click.IntRange(0), default=100, help="Draws for each log p(x); 0: leave it out.")
 @OUT
 @output_options
-def squared_error_trap(run: Path, out: Path | None, as_json: bool, debug: bool, **options: Any) -> None:
+def squared_error_trap(
+    run: Path,
+    data: str,
+    data_root: str | None,
+    split: str,
+    num_rows: int,
+    num_samples: int,
+    out: Path | None,
+    as_json: bool,
+    debug: bool,
+) -> None:
     """How often squared error, latent distance and log p(x) call a shifted image nearer than one with a piece cut off.
 
     RUN is a run that was fitted to such images.
@@ -147,7 +158,9 @@ def squared_error_trap(run: Path, out: Path | None, as_json: bool, debug: bool, 
     from pyro_vae.studies.squared_error_trap_figures import draw_squared_error_trap
 
     began = time.perf_counter()
-    table, found = run_squared_error_trap(run, **options)
+    table, found = run_squared_error_trap(
+        run, data=data, data_root=data_root, split=split, num_rows=num_rows, num_samples=num_samples
+    )
     folder = _folder(out, "squared-error-trap")
     _finish(folder, table, [draw_squared_error_trap(folder, found)], began, as_json)
 
@@ -164,7 +177,7 @@ def em_bounds(out: Path | None, as_json: bool, debug: bool) -> None:
     _finish(folder, table, [figure], began, as_json)
 
 
-def _log(as_json: bool) -> Any:
+def _log(as_json: bool) -> Callable[[str], None]:
     return (lambda line: None) if as_json else (lambda line: click.echo(line, err=True))
 
 
@@ -174,12 +187,14 @@ def _folder(out: Path | None, name: str) -> Path:
     return new_run(Path("runs"), name) if out is None else out
 
 
-def _finish(folder: Path, table: list[dict[str, Any]], figures: list[Path], began: float, as_json: bool) -> None:
+def _finish(
+    folder: Path, table: Sequence[Mapping[str, object]], figures: list[Path], began: float, as_json: bool
+) -> None:
     """Write the table next to the figures, and print it."""
     from pyro_vae.atomic_write import write_json
     from pyro_vae.cli.print_tables import print_rows, print_written
 
-    write_json(folder / TABLE, {"rows": table})
+    write_json(folder / TABLE, {"rows": [dict(row) for row in table]})
     if as_json:
         print_json({"rows": table})
         return

@@ -1,8 +1,8 @@
 """The aggregate posterior, the mixture of all rows' q(z|x): its draws, its density, its distance from the prior."""
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import pyro.poutine as poutine
@@ -10,21 +10,15 @@ import torch
 from torch import Tensor
 
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.log_weights import LogWeightSampler
-from pyro_vae.programs.parameters import device_and_dtype, use_param_store
-from pyro_vae.programs.plates import find_model_plates, require_density, require_rows
+from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.plates import require_density, require_rows
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import (
-    SubstituteLatents,
-    UnconditionObserved,
-    sample_sites,
-    sum_over_plates,
-    trace_program,
-)
-from pyro_vae.typing import PerRow, RowLatents
+from pyro_vae.programs.traces import Site, SubstituteLatents, sample_sites, sum_over_plates, trace_program
+from pyro_vae.typing import PerRow, Program, RowLatents
 
 DRAWS_PER_BLOCK = 256
 ROWS_PER_BLOCK = 256
@@ -61,7 +55,7 @@ class Aggregate:
 
 
 def aggregate(
-    program: Any,
+    program: Program,
     data: Dataset | Split | Tensor,
     num_samples: int = 1000,
     *,
@@ -73,13 +67,24 @@ def aggregate(
 
     $\frac1N \sum_i KL(q(z|x_i) \| p(z)) = I(i; z) + KL(\bar q \| p)$, where $I = E[\log q(z|x_i) - \log \bar q(z)] \leq
     \log N$ is the information that z has about its row. The draws of z come from rows in random order, equally many
-    from each; $\log \bar q$ at each is exact, over all N rows. $KL(\bar q \| p)$ falls as rows are added:
-    compare at equal N, and where I is near $\log N$ (many latents, few rows) $KL(\bar q \| p)$ is little more than KL −
-    $\log N$ and does not show holes. All N × `num_samples` densities come from the guide with substituted values, in
-    blocks: any program whose sites share one plate over rows. `data`, `rows` and `labels` as in `log_evidence`.
+    from each; $\log \bar q$ at each is exact, over all N rows. $KL(\bar q \| p)$ falls as rows are added: compare at
+    equal N, and where I is near $\log N$ (many latents, few rows) $KL(\bar q \| p)$ is little more than KL − $\log N$
+    and does not show holes. All N × `num_samples` densities come from the guide with substituted values, in blocks: any
+    program whose sites share one plate over rows.
 
     Raises `InputError` where there is no density of z (an autoencoder; auxiliary sites), `RowsError` where sites lie
     outside the row plate.
+
+    Args:
+        program: the fitted program.
+        data: rows x (N, D), a split or a data set, as in `log_evidence`.
+        num_samples: draws of z altogether.
+        rows: the rows' indices (N,) in the training set, for programs that take them.
+        labels: their labels (N,).
+        seed: of the draws.
+
+    Returns:
+        The three terms and their Monte-Carlo errors, nats per row.
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
@@ -108,10 +113,18 @@ def aggregate(
     return Aggregate(**means, **errors, num_rows=len(split), num_samples=num_samples)
 
 
-def log_aggregate(program: Any, data: Dataset | Split | Tensor, z: Tensor) -> Tensor:
-    r"""$\log \bar q(z) = \log \frac1N \sum_i q(z|x_i)$ at points z (M, K), (M,) nats, float64: where it has holes.
+def log_aggregate(program: Program, data: Dataset | Split | Tensor, z: Tensor) -> Tensor:
+    r"""$\log \bar q(z) = \log \frac1N \sum_i q(z|x_i)$ at some points: where it has holes.
 
-    Latent sites are concatenated in z, as `encode` returns them. `data` as in `aggregate`, and so are the errors.
+    Raises the same errors as `aggregate`.
+
+    Args:
+        program: the fitted program.
+        data: rows x (N, D), a split or a data set.
+        z: points (M, K), latent sites concatenated, as `encode` returns them.
+
+    Returns:
+        $\log \bar q(z)$ at each point, (M,) nats, float64.
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
@@ -131,7 +144,7 @@ def log_aggregate(program: Any, data: Dataset | Split | Tensor, z: Tensor) -> Te
 class _Mixture:
     """log q(z | x) of many z under many rows, by the guide's trace with substituted values."""
 
-    def __init__(self, program: Any, scored: ScoredRows) -> None:
+    def __init__(self, program: Program, scored: ScoredRows) -> None:
         self.program, self.scored, self.plates = program, scored, scored.plates
         self.row_dim = require_rows(self.plates)
         self.vectorized = LogWeightSampler(program, self.plates, scored.first).vectorized
@@ -173,7 +186,7 @@ class _Mixture:
         batch = batch.take(index.repeat(num))
         return self._densities(bind_supported_kwargs(self.program.guide), long, batch, {self.row_dim}).reshape(num, n)
 
-    def _densities(self, guide: Any, values: Values, batch: Batch, keep: set[int]) -> Tensor:
+    def _densities(self, guide: Callable[..., object], values: Values, batch: Batch, keep: set[int]) -> Tensor:
         with pyro.validation_enabled(False):
             trace = poutine.trace(SubstituteLatents(values)(guide)).get_trace(batch.x, batch.row_inputs)
             trace.compute_log_prob()
@@ -200,74 +213,5 @@ class _Mixture:
             for (name, value), part in parts
         }
 
-    def _sum_sites(self, sites: Any, keep: set[int]) -> Tensor:
+    def _sum_sites(self, sites: Iterable[Site], keep: set[int]) -> Tensor:
         return torch.as_tensor(sum(sum_over_plates(site, keep) for site in sites))
-
-
-@torch.no_grad()
-def sample_codes(program: Any, data: Dataset | Split | Tensor, *, seed: int | None = 0) -> RowLatents:
-    """A draw of z from q(z|x) for each row, latent sites concatenated, (N, K): draws of the aggregate posterior.
-
-    What `spread`, `whiten` and `nearest_code` need of a program with a guide: means lack the width of q. Where the
-    guide is a point, or there is none (principal components), the codes themselves. `data` as in `log_evidence`.
-    Raises `InputError` where the guide draws nothing for each row.
-
-    >>> import pyro_vae as pv
-    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
-    >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> sample_codes(vae, torch.ones(40, 5)).std() > 0
-    tensor(True)
-    """
-    split, places = rows_to_score(data, None, None)
-    if getattr(program, "no_density", ""):
-        return program.encode(split.x, **split.row_inputs(slice(None)))
-    with use_param_store(program), seeded(seed), evaluating(program):
-        scored = ScoredRows(program, split, places)
-        return torch.cat([_sample_latents(program, scored, batch) for batch in scored.batches(4096)])
-
-
-def _sample_latents(program: Any, scored: ScoredRows, batch: Batch) -> Tensor:
-    guide = sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(batch.x, batch.row_inputs))
-    kept = [s for s in guide.values() if scored.plates.row_plate_frame(s) and not s["infer"].get("is_auxiliary")]
-    if not kept:
-        raise InputError("the guide draws no latent for each row, so rows have no codes")
-    return torch.cat(
-        [scored.plates.rows_to_front(site, site["value"]).to(scored.device, scored.dtype) for site in kept], -1
-    ).cpu()
-
-
-@torch.no_grad()
-def sample_prior_codes(
-    program: Any, num_draws: int, like: Dataset | Split | Tensor, *, seed: int | None = 0
-) -> RowLatents:
-    """Draws of z from the prior, latent sites concatenated in the guide's order (as in `sample_codes`), (M, K).
-
-    `like` is data that the program takes. Raises `InputError` where there is no prior (`draws_around` some
-    codes then), or none for each row.
-
-    >>> import pyro_vae as pv
-    >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
-    >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4))
-    >>> vae = pv.VAE(pv.priors.Normal([7.0, 0.0], [1.0, 1.0]), likelihood, guide)
-    >>> bool(sample_prior_codes(vae, 100, like=torch.ones(1, 5)).mean(0)[0] > 5)
-    True
-    """
-    require_density(program)
-    split, (device, dtype) = as_split(like, "train"), device_and_dtype(program)
-    placeholder = Batch(torch.zeros(num_draws, split.shape[1], device=device, dtype=dtype))
-    few = Batch(split[:2].to(device, dtype), rows=torch.arange(2), num_rows=len(split), **split.row_inputs(slice(2)))
-    with poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
-        order = list(sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(few.x, few.row_inputs)))
-        plates = find_model_plates(program, placeholder)
-        trace = poutine.trace(UnconditionObserved()(bind_supported_kwargs(program.model))).get_trace(placeholder.x, {})
-    sites = [site for site in sample_sites(trace).values() if not site["infer"].get("was_observed")]
-    kept = sorted((s for s in sites if plates.row_plate_frame(s)), key=lambda s: _position(order, s["name"]))
-    if not kept:
-        raise InputError("the model draws no latent for each row")
-    return torch.cat(
-        [plates.rows_to_front(site, site["value"]).to(*device_and_dtype(program)) for site in kept], -1
-    ).cpu()
-
-
-def _position(order: list[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)

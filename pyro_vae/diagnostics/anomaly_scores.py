@@ -1,7 +1,7 @@
 """Anomaly scores: log p(x) of each row, its percentile among validation rows, and a conformal test."""
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
+from pyro_vae.typing import Program
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Scores:
 
 
 def score(
-    program: Any,
+    program: Program,
     data: Dataset | Split | Tensor,
     reference: Dataset | Split | Tensor | Evidence,
     *,
@@ -60,16 +61,28 @@ def score(
 ) -> Scores:
     r"""log p(x) of each row, its percentile among reference rows, and whether it is unusual at a false-alarm rate.
 
-    Reference rows are held out, such as validation rows, since training rows have a higher log p(x). The p-value is
-    conformal: of rows from the distribution of the reference rows at most a share `false_alarms` is flagged, however
-    good the program is (Bates et al., arXiv:2104.08279; on average over reference sets). `prior_share` of the draws
-    come from the prior, so that a row far from the training rows is not scored by a few lucky draws. High density need
-    not be typical (Nalisnick et al., arXiv:1810.09136): only low rows are flagged. `data` is a tensor (N, D), a split
-    or a data set (its test split), `reference` the same (its validation split) or what `log_evidence` returned, whose
-    draws and prior share then hold for both; `rows` (N,) are the indices of `data` in the training set, for programs
-    that take them. Nats per row.
+    The p-value is conformal: of rows from the distribution of the reference rows at most a share `false_alarms` is
+    flagged, however good the program is (Bates et al., arXiv:2104.08279; on average over reference sets). High density
+    need not be typical (Nalisnick et al., arXiv:1810.09136): only low rows are flagged.
 
     Raises `InputError` for too few reference rows for the rate, or another measure.
+
+    Args:
+        program: the fitted program.
+        data: rows x (N, D), a split or a data set (its test split).
+        reference: rows held out, a split or a data set (its validation split), since training rows have a higher log
+            p(x); or what `log_evidence` returned, whose draws and prior share then hold for both.
+        false_alarms: the share of usual rows that may be flagged, between 0 and 1.
+        num_samples: draws for each row.
+        prior_share: the share of them that comes from the prior, so that a row far from the training rows is not scored
+            by a few lucky draws.
+        memory_mib: of the draws' values, MiB.
+        seed: of the draws.
+        rows: the indices (N,) of `data` in the training set, for programs that take them.
+        group: the processes that share the rows.
+
+    Returns:
+        Evidence of both sets of rows, nats per row, percentiles, p-values and flags.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("digits")
@@ -82,15 +95,15 @@ def score(
     """
     if not 0 < false_alarms < 1:
         raise InputError(f"false_alarms is a share of usual rows, between 0 and 1, got {false_alarms}")
-    settings: dict[str, Any] = {"prior_share": prior_share, "memory_mib": memory_mib, "seed": seed, "group": group}
+    if isinstance(reference, Evidence):  # the same estimator for both, or the p-values would compare two estimators
+        num_samples, prior_share = reference.num_samples, reference.prior_share
+    evidence = partial(log_evidence, program, prior_share=prior_share, memory_mib=memory_mib, seed=seed, group=group)
     if not isinstance(reference, Evidence):
         held_out = as_split(reference, "valid")
         require_enough(len(held_out), false_alarms)
-        reference = log_evidence(program, held_out, num_samples, **settings)
-    else:  # the same estimator for both, or the p-values would compare two estimators
-        num_samples, settings["prior_share"] = reference.num_samples, reference.prior_share
+        reference = evidence(held_out, num_samples)
     require_enough(len(reference), false_alarms)
-    found = log_evidence(program, data, num_samples, rows=rows, **settings)
+    found = evidence(data, num_samples, rows=rows)
     _require_comparable(found, reference)
     ordered = reference.log_px.sort().values
     lower = torch.searchsorted(ordered, found.log_px, right=False)
@@ -114,7 +127,12 @@ def _require_comparable(found: Evidence, reference: Evidence) -> None:
 
 
 def require_enough(num_rows: int, false_alarms: float) -> None:
-    """`InputError` where there are too few reference rows for a false-alarm rate."""
+    """`InputError` where there are too few reference rows for a false-alarm rate.
+
+    Args:
+        num_rows: the number of reference rows.
+        false_alarms: the false-alarm rate.
+    """
     if (num_rows + 1) * false_alarms < 1:
         enough = f"{1 / (num_rows + 1) + 5e-4:.3f}"
         raise InputError(

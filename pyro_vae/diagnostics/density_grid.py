@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -17,8 +17,9 @@ from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_batches import ScoredRows
 from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.traces import Site
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
-from pyro_vae.typing import PerRow, RowLatents
+from pyro_vae.typing import Density, Distribution, PerRow, Program, RowLatents
 
 SIDES = {
     1: (256, 1024, 4096),
@@ -38,7 +39,7 @@ class Plane(NamedTuple):
 
 
 def density_on_grid(
-    program: Any,
+    program: Program,
     low: Sequence[float],
     high: Sequence[float],
     size: int = 80,
@@ -47,15 +48,26 @@ def density_on_grid(
     num_samples: int = 1000,
     seed: int = 0,
 ) -> Plane:
-    r"""log p(x) of a program of two features at size² points of the rectangle from `low` (2,) to `high` (2,).
+    r"""log p(x) of a program of two features at size² points of a rectangle.
 
     By the program's own `log_prob` where it has one. With one or two continuous latents by a lattice of z, $p(x) =
     \sum_k \Delta\, p(z_k)\, p(x|z_k)$, decoded once for all x, so that it takes seconds where `exact_evidence` takes
     minutes; it is refined for those x whose log p(x) still changes by more than 0.01 nats. Else, and where no lattice
-    converges, by `log_evidence` with `num_samples` draws, half from the prior: a lower bound, rough far from the data.
-    With `like`, the data that the program was fitted to, the rectangle is in its original units and the density too.
+    converges, by `log_evidence`, half of its draws from the prior: a lower bound, rough far from the data.
 
     Raises `InputError` for a rectangle without area.
+
+    Args:
+        program: the fitted program.
+        low: the lower left corner (2,).
+        high: the upper right corner (2,).
+        size: points along each side.
+        like: the data that the program was fitted to: the rectangle and the density are then in its original units.
+        num_samples: draws for each point where log p(x) is sampled.
+        seed: of the draws.
+
+    Returns:
+        The points and log p(x) there, (size, size) each, nats.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("two-moons")
@@ -75,13 +87,21 @@ def density_on_grid(
 
 
 def rows_like(points: Tensor, data: Dataset | Split | Tensor | None) -> Split:
-    """Points (n, D) in the original units of some data as a split that is standardized as the data is."""
+    """Points as a split that is standardized as some data is.
+
+    Args:
+        points: points (n, D) in the data's original units.
+        data: the data; without it the points are taken as they are.
+
+    Returns:
+        The split.
+    """
     measure = Measure() if data is None else as_split(data, "test").measure
     return Split("grid", points, Measure(shift=measure.shift, scale=measure.scale))
 
 
-def _log_px(program: Any, split: Split, num_samples: int, seed: int) -> PerRow:
-    if hasattr(program, "log_prob"):
+def _log_px(program: Program, split: Split, num_samples: int, seed: int) -> PerRow:
+    if isinstance(program, Density):
         return program.log_prob(split).cpu().double()
     log_px = _by_lattice(program, split, seed)
     left = log_px.isnan()
@@ -96,15 +116,15 @@ class _Observed(Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[Any] = []
+        self.found: list[Distribution] = []
 
-    def _pyro_post_sample(self, msg: Any) -> None:
+    def _pyro_post_sample(self, msg: Site) -> None:
         if msg["is_observed"]:
             self.found.append(msg["fn"])
 
 
 @torch.no_grad()
-def _by_lattice(program: Any, split: Split, seed: int) -> PerRow:
+def _by_lattice(program: Program, split: Split, seed: int) -> PerRow:
     """log p(x) (n,), NaN where no lattice converges."""
     log_px = torch.full((len(split),), math.nan, dtype=torch.float64)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
@@ -120,7 +140,7 @@ def _by_lattice(program: Any, split: Split, seed: int) -> PerRow:
     return log_px
 
 
-def _num_latents(program: Any, scored: ScoredRows) -> int:
+def _num_latents(program: Program, scored: ScoredRows) -> int:
     """How many continuous latents a row has, 0 where some are of another kind."""
     try:
         return UnconstrainedJoint(program, scored.plates, scored.first).dim
@@ -128,7 +148,7 @@ def _num_latents(program: Any, scored: ScoredRows) -> int:
         return 0
 
 
-def _sum_over(program: Any, scored: ScoredRows, side: int, x: Tensor) -> PerRow | None:
+def _sum_over(program: Program, scored: ScoredRows, side: int, x: Tensor) -> PerRow | None:
     """log Σ_k Δ p(z_k) p(x | z_k) over side^K points; None where the lattice does not cover the prior, or x has no
     likelihood of its own."""
     first = scored.first.x[:1].expand(side ** _num_latents(program, scored), -1)

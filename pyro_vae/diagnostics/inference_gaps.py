@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.inference.posterior.refine_posterior import refine
 from pyro_vae.programs.row_batches import rows_to_score
+from pyro_vae.typing import Program
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Gaps:
 
 
 def inference_gaps(
-    program: Any,
+    program: Program,
     data: Dataset | Split | Tensor,
     log_px: LogPx | None = None,
     *,
@@ -67,12 +67,26 @@ def inference_gaps(
     r"""The approximation and the amortization gap of each row (Cremer et al., arXiv:1801.03558).
 
     $\log p(x) - L[q] = (\log p(x) - L[q^*]) + (L[q^*] - L[q])$ where q* is the best q for the row in the guide's
-    family, found by `refine` from the guide's q (`steps`, `learning_rate`, `num_particles`, `outputs_of` are its),
-    and ELBOs are means over `num_samples` draws with common random numbers. `log_px` is what was found of the same
-    rows; by default `exact_evidence` where that is possible, and annealing elsewhere. `data`, `rows` and `labels` as in
-    `log_evidence`; nats per row.
+    family, found by `refine` from the guide's q.
 
     Raises `InputError` for guides that `refine` does not support, and where `log_px` has another length.
+
+    Args:
+        program: the fitted program.
+        data: rows x (N, D), a split or a data set, as in `log_evidence`.
+        log_px: what was found of the same rows; by default `exact_evidence` where that is possible, and annealing
+            elsewhere.
+        outputs_of: the module whose outputs `refine` fits for each row.
+        steps: its steps.
+        learning_rate: its learning rate.
+        num_particles: its draws for each row and step.
+        num_samples: draws for each ELBO, with common random numbers.
+        rows: the rows' indices (N,) in the training set, for programs that take them.
+        labels: their labels (N,).
+        seed: of the draws.
+
+    Returns:
+        The two gaps of each row, nats per row.
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
@@ -101,7 +115,7 @@ def inference_gaps(
     return Gaps(log_px, best, elbo)
 
 
-def _best_known(program: Any, split: Split, places: Tensor | None, seed: int) -> LogPx:
+def _best_known(program: Program, split: Split, places: Tensor | None, seed: int) -> LogPx:
     try:
         return exact_evidence(program, split, rows=places, seed=seed)
     except InputError:

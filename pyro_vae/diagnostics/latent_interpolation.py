@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,10 +59,19 @@ def whiten(codes: RowLatents) -> Whitening:
     return Whitening(mean, directions[:, kept].flip(1), variances[kept].sqrt().flip(0))
 
 
-def require_codes(codes: Any, at_least: int = 2) -> Tensor:
-    """Codes (N, K) as float64 on the CPU; `InputError` for another shape, too few, or values that are not finite."""
+def require_codes(codes: object, at_least: int = 2) -> Tensor:
+    """Codes as float64 on the CPU; `InputError` for another shape, too few, or values that are not finite.
+
+    Args:
+        codes: codes (N, K).
+        at_least: the smallest N.
+
+    Returns:
+        The codes (N, K).
+    """
     if not isinstance(codes, Tensor) or codes.dim() != 2 or codes.shape[1] == 0:
-        raise InputError(f"expected codes of shape (N, K), got {tuple(getattr(codes, 'shape', ())) or type(codes)}")
+        found = tuple(codes.shape) if isinstance(codes, Tensor | np.ndarray) else ()
+        raise InputError(f"expected codes of shape (N, K), got {found or type(codes)}")
     if len(codes) < at_least:
         raise InputError(f"expected {at_least} codes or more, got {len(codes)}")
     if not torch.isfinite(codes).all():
@@ -71,10 +80,19 @@ def require_codes(codes: Any, at_least: int = 2) -> Tensor:
 
 
 def draws_around(codes: RowLatents, num_draws: int, distribution: str = "normal", *, seed: int | None = 0) -> Tensor:
-    """Points (M, K) to decode where there is no prior: draws from a Normal fitted to codes (N, K), or from their box.
+    """Points to decode where there is no prior: draws from a Normal fitted to codes, or from their box.
 
-    `normal` has the codes' mean and covariance, `box` is uniform over the smallest box that holds them. The same seed
-    gives the same whitened draws for any codes of as many directions. Raises `InputError` for another name.
+    The same seed gives the same whitened draws for any codes of as many directions.
+
+    Args:
+        codes: codes (N, K).
+        num_draws: the number M of points.
+        distribution: `normal`, with the codes' mean and covariance, or `box`, uniform over the smallest box that holds
+            them; `InputError` for another name.
+        seed: of the draws.
+
+    Returns:
+        The points (M, K).
 
     >>> draws_around(torch.randn(50, 2), 10, "box").shape
     torch.Size([10, 2])
@@ -90,7 +108,7 @@ def draws_around(codes: RowLatents, num_draws: int, distribution: str = "normal"
 
 
 def interpolate(start: Latents, end: Latents, steps: int = 10, method: str = "straight") -> Tensor:
-    r"""Points from `start` to `end`, (..., K) each, in so many steps, both ends included: (steps + 1, ..., K).
+    r"""Points from one code to another, both ends included.
 
     `straight` is $(1 - t) a + t b$. `spherical` turns the direction evenly along the great circle and changes the
     length evenly: $[(1 - t)|a| + t|b|]\,[\sin((1 - t)\theta)\, \hat a + \sin(t\theta)\, \hat b] / \sin\theta$ with θ
@@ -99,6 +117,15 @@ def interpolate(start: Latents, end: Latents, steps: int = 10, method: str = "st
     out when they point away from each other. Where one vector is zero it is the straight line.
 
     Raises `InputError` for opposite vectors, between which every great circle is as short, and for steps below one.
+
+    Args:
+        start: codes (..., K) at t = 0.
+        end: codes (..., K) at t = 1.
+        steps: equal steps of t between them.
+        method: `straight` or `spherical`.
+
+    Returns:
+        The points (steps + 1, ..., K).
 
     >>> a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     >>> bool(torch.allclose(interpolate(a, b, 4, "spherical").norm(dim=-1), torch.ones(5)))
@@ -162,13 +189,22 @@ class Paths:
 
 @torch.no_grad()
 def decoded_paths(decode: Callable[[Tensor], Tensor], starts: Tensor, ends: Tensor, *, steps: int = 64) -> Paths:
-    r"""How long the decodings $f(z)$ of straight lines from `starts` (M, K) to `ends` (M, K) are.
+    r"""How long the decodings $f(z)$ of straight lines are.
 
     $\sum_j |f(z_{j+1}) - f(z_j)|$ over equal steps, a lower bound on the curve's length that comes near it as
-    $1/\text{steps}^2$ (compare Chen et al., arXiv:1711.01204, and Arvanitidis et al., arXiv:1710.11379). `decode` takes
-    (n, K) to (n, D). Pairs are chosen by the caller: `draws_around` gives pairs that are as far apart in whitened
-    coordinates for one latent space as for another, which is what makes lengths of two of them comparable; the ratio
-    asks for nothing more than that. Memory is flat in M. Raises `InputError` for starts and ends of different shapes.
+    $1/\text{steps}^2$ (compare Chen et al., arXiv:1711.01204, and Arvanitidis et al., arXiv:1710.11379). Pairs are
+    chosen by the caller: `draws_around` gives pairs that are as far apart in whitened coordinates for one latent space
+    as for another, which is what makes lengths of two of them comparable; the ratio asks for nothing more than that.
+    Memory is flat in M. Raises `InputError` for starts and ends of different shapes.
+
+    Args:
+        decode: from z (n, K) to x (n, D).
+        starts: where the lines begin (M, K).
+        ends: where they end (M, K).
+        steps: equal steps of each line.
+
+    Returns:
+        The lengths of the lines and the distances of their ends, (M,) each, in units of x.
 
     >>> f = lambda z: torch.cat([z.cos(), z.sin()], 1)  # a circle
     >>> paths = decoded_paths(f, torch.zeros(1, 1), torch.full((1, 1), torch.pi))
@@ -188,7 +224,16 @@ def decoded_paths(decode: Callable[[Tensor], Tensor], starts: Tensor, ends: Tens
 
 
 def path_ratio(decode: Callable[[Tensor], Tensor], starts: Tensor, ends: Tensor, *, steps: int = 64) -> Tensor:
-    """The length of each decoded line over the distance between its decoded ends, (M,) ≥ 1: see `decoded_paths`.
+    """The length of each decoded line over the distance between its decoded ends: see `decoded_paths`.
+
+    Args:
+        decode: from z (n, K) to x (n, D).
+        starts: where the lines begin (M, K).
+        ends: where they end (M, K).
+        steps: equal steps of each line.
+
+    Returns:
+        The ratios (M,), at least 1.
 
     >>> ratio = path_ratio(lambda z: z @ torch.ones(2, 3), torch.randn(4, 2), torch.randn(4, 2))
     >>> bool(((ratio - 1).abs() < 1e-5).all())

@@ -115,10 +115,17 @@ def label_areas(codes: RowLatents, labels: Tensor, share: float = 0.9) -> Areas:
     density estimate with Scott's width, c the (1 − share)-quantile of its leave-one-out values at the label's own rows
     (Hyndman 1996). So a share of the rows lies inside, and smoothing hardly widens it: for a normal of scale σ the area
     is $\pi \chi^2_2(\text{share}) \sigma^2$. Gini's coefficient stays the same under any affine map of the codes. It
-    has noise: ten equal normals of n rows each give about $0.8 / \sqrt n$. `codes` (N, 2), `labels` (N,); labels of
-    fewer than ten rows are left out.
+    has noise: ten equal normals of n rows each give about $0.8 / \sqrt n$.
 
     Raises `InputError` for other than two dimensions, fewer than two labels that are left, or a share not in (0, 1).
+
+    Args:
+        codes: codes (N, 2).
+        labels: their labels (N,); labels of fewer than ten rows are left out.
+        share: the share of a label's density that its region holds.
+
+    Returns:
+        The areas, in squared units of the codes, and their coefficient.
 
     >>> codes = torch.cat([torch.randn(500, 2), 3 * torch.randn(500, 2)])
     >>> found = label_areas(codes, torch.arange(1000) // 500)
@@ -170,17 +177,24 @@ class Support:
 
 
 def precision_and_coverage(drawn: Tensor, rows: Tensor, k: int = 5) -> Support:
-    r"""The gaps of a latent space as its decoder shows them, from decoded draws (M, D) and rows (N, D).
+    r"""The gaps of a latent space as its decoder shows them.
 
     Each row has a ball that reaches to its k-th nearest other row. `precision` is the share of draws that lie in some
     ball (Kynkäänniemi et al., arXiv:1904.06991), `coverage` the share of balls that hold some draw (Naeem et al.,
     arXiv:2002.09797). Draws from where the rows come from give a coverage of $1 - \prod_{j=1}^k \frac{N - j}{N + M -
-    j}$ in expectation: 0.97 for k = 5 and M = N. An outlier's ball is large, which makes precision too high.
-    Decodings are means, so compare them with reconstructions: among rows with noise (drawn pixels) balls are wide
-    and nearly everything lies inside. Blocks of
-    distances, so memory is flat; ties count as inside.
+    j}$ in expectation: 0.97 for k = 5 and M = N. An outlier's ball is large, which makes precision too high. Decodings
+    are means, so compare them with reconstructions: among rows with noise (drawn pixels) balls are wide and nearly
+    everything lies inside. Blocks of distances, so memory is flat; ties count as inside.
 
     Raises `InputError` for k not in 1 … N − 1 and for rows of different widths.
+
+    Args:
+        drawn: decoded draws (M, D).
+        rows: rows (N, D).
+        k: the neighbour that a row's ball reaches to.
+
+    Returns:
+        The two shares.
 
     >>> rows = torch.randn(300, 4)
     >>> precision_and_coverage(rows, rows).coverage.value, precision_and_coverage(rows + 100, rows).precision.value
@@ -191,7 +205,16 @@ def precision_and_coverage(drawn: Tensor, rows: Tensor, k: int = 5) -> Support:
 
 
 def draws_near_rows(drawn: Tensor, rows: Tensor, k: int = 5) -> Tensor:
-    """Which draws (M, D) lie in the ball of some row (N, D), whose radius reaches its k-th nearest other row: (M,)."""
+    """Which draws lie in the ball of some row, whose radius reaches its k-th nearest other row.
+
+    Args:
+        drawn: draws (M, D).
+        rows: rows (N, D).
+        k: the neighbour that a row's ball reaches to.
+
+    Returns:
+        True for each draw (M,) that does.
+    """
     return _inside(drawn, rows, k)[0]
 
 
@@ -224,11 +247,18 @@ def _centred(first: Tensor, second: Tensor, k: int) -> tuple[np.ndarray, np.ndar
 
 
 def nearest_code(draws: Tensor, codes: Tensor) -> float:
-    r"""How far draws (M, K) lie from codes (N, K), in units of how far codes lie from each other.
+    r"""How far draws lie from codes, in units of how far codes lie from each other.
 
-    The median distance from a draw to its nearest code, over the median from a code to its nearest other: about 1 for
-    draws from where the codes come from, above it for draws that fall into gaps. Infinite where more than half of the
-    codes coincide and the draws do not. Raises `InputError` for points of different widths.
+    The median distance from a draw to its nearest code, over the median from a code to its nearest other. Raises
+    `InputError` for points of different widths.
+
+    Args:
+        draws: draws (M, K).
+        codes: codes (N, K).
+
+    Returns:
+        About 1 for draws from where the codes come from, above it for draws that fall into gaps; infinite where more
+        than half of the codes coincide and the draws do not.
 
     >>> codes = torch.randn(500, 2)
     >>> 0.7 < nearest_code(torch.randn(500, 2), codes) < 1.4 < nearest_code(10 * torch.randn(500, 2), codes)
@@ -243,11 +273,21 @@ def nearest_code(draws: Tensor, codes: Tensor) -> float:
 
 
 def knn_accuracy(train_codes: Tensor, train_labels: Tensor, codes: Tensor, labels: Tensor, k: int = 10) -> Share:
-    """Latent distance as similarity: how often the k nearest training codes (N, K) vote for a code's own label.
+    """Latent distance as similarity: how often the nearest training codes vote for a code's own label.
 
     A plain majority (scikit-learn's `KNeighborsClassifier`), the lowest of the labels that tie. Distances are of the
-    codes as they are: whiten them first where their directions have no common scale. `codes` (M, K), labels (N,) and
-    (M,). Raises `InputError` for other widths or numbers of labels, or k not in 1 … N − 1.
+    codes as they are: whiten them first where their directions have no common scale. Raises `InputError` for other
+    widths or numbers of labels, or k not in 1 … N − 1.
+
+    Args:
+        train_codes: training codes (N, K).
+        train_labels: their labels (N,).
+        codes: codes (M, K).
+        labels: their labels (M,).
+        k: the neighbours that vote.
+
+    Returns:
+        The share of the M codes.
 
     >>> codes = torch.cat([torch.randn(50, 2), torch.randn(50, 2) + 9])
     >>> knn_accuracy(codes, torch.arange(100) // 50, codes + 0.1, torch.arange(100) // 50)

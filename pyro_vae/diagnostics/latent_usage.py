@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,8 @@ from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE, encode
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
-from pyro_vae.programs.traces import sample_sites, trace_program
+from pyro_vae.programs.traces import Site, sample_sites, trace_program
+from pyro_vae.typing import Program
 
 BATCH_SIZE = 1000
 
@@ -54,12 +54,23 @@ class LatentUsage:
         return f"LatentUsage({int(self.active.sum())} of {len(self.names)} latents active, KL {total:.2f} nats per row)"
 
 
-def latent_usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: int = 10, seed: int = 0) -> LatentUsage:
-    r"""KL and variance of posterior means for each latent of a program, on rows (a data set's test rows).
+def latent_usage(
+    program: Program, data: Dataset | Split | Tensor, *, num_samples: int = 10, seed: int = 0
+) -> LatentUsage:
+    r"""KL and variance of posterior means for each latent of a program.
 
-    $\mathrm{KL}_k = \frac1N \sum_i E_{q(z|x_i)}[\log q(z_k|x_i) - \log p(z_k)]$ from `num_samples` draws for each row,
-    and $\mathrm{Var}_i\, E_q[z_k|x_i]$ from two estimates of the means (Burda et al., arXiv:1509.00519). A latent that
-    has collapsed has neither. Raises `InputError` where the guide draws no latent for each row.
+    $\mathrm{KL}_k = \frac1N \sum_i E_{q(z|x_i)}[\log q(z_k|x_i) - \log p(z_k)]$, and $\mathrm{Var}_i\, E_q[z_k|x_i]$
+    from two estimates of the means (Burda et al., arXiv:1509.00519). A latent that has collapsed has neither. Raises
+    `InputError` where the guide draws no latent for each row.
+
+    Args:
+        program: the fitted program.
+        data: rows x (N, D), a split or a data set (its test rows).
+        num_samples: draws of z for each row.
+        seed: of the draws.
+
+    Returns:
+        The KL of each latent, nats per row, and the variances.
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
@@ -92,7 +103,15 @@ def latent_usage(program: Any, data: Dataset | Split | Tensor, *, num_samples: i
     return LatentUsage(kl, variance, latent_names(scored.plates, sites))
 
 
-def latent_names(plates: PlateStructure, sites: Mapping[str, Any]) -> tuple[str, ...]:
-    """A name for each latent of the guide's sites, in order: `z[0]`, `z[1]`, …, or `z` alone."""
+def latent_names(plates: PlateStructure, sites: Mapping[str, Site]) -> tuple[str, ...]:
+    """A name for each latent of the guide's sites, in order: `z[0]`, `z[1]`, …, or `z` alone.
+
+    Args:
+        plates: the program's plates.
+        sites: the guide's sites by name.
+
+    Returns:
+        The K names.
+    """
     sizes = {name: plates.rows_to_front(site, site["value"]).shape[1] for name, site in sites.items()}
     return tuple(f"{name}[{k}]" if size > 1 else name for name, size in sizes.items() for k in range(size))

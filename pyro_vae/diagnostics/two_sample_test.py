@@ -1,7 +1,6 @@
 """A classifier two-sample test of rows drawn from a program against real rows."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.model_and_guide import sample
+from pyro_vae.typing import Program
 
 FOLDS = 5
 
@@ -37,17 +37,31 @@ class TwoSample:
 
 
 def two_sample(
-    program: Any, data: Dataset | Split | Tensor, num_rows: int = 1000, *, classifier: Any = None, seed: int = 0
+    program: Program,
+    data: Dataset | Split | Tensor,
+    num_rows: int = 1000,
+    *,
+    classifier: object = None,
+    seed: int = 0,
 ) -> TwoSample:
     """A classifier two-sample test of generated rows (Lopez-Paz & Oquab, arXiv:1610.06545).
 
-    As many rows are drawn from the program as there are real ones (the first `num_rows` of `data`: a tensor, a split,
-    or a data set's test split), and `classifier`, scikit-learn's gradient-boosted trees unless another is given, is
-    fitted to tell them apart, in five folds (one of your own has to take NaN where rows have gaps). Labels are given to
-    programs that take them. This test and log p(x) find different faults: a program may give real rows a high log p(x)
-    and draw rows that look nothing like them.
+    As many rows are drawn from the program as there are real ones, and a classifier is fitted to tell them apart, in
+    five folds. Labels are given to programs that take them. This test and log p(x) find different faults: a program may
+    give real rows a high log p(x) and draw rows that look nothing like them.
 
     Raises `InputError` for fewer than 20 rows.
+
+    Args:
+        program: the fitted program.
+        data: rows x (N, D), a split, or a data set (its test split).
+        num_rows: the first rows of it that are used.
+        classifier: an object with scikit-learn's `fit` and `predict_proba`, its gradient-boosted trees by default; one
+            of your own has to take NaN where rows have gaps.
+        seed: of the draws, the folds and the trees.
+
+    Returns:
+        The accuracy with its standard error and p-value, and the AUC.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("digits")

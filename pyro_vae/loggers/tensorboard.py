@@ -1,10 +1,10 @@
 """A fit as TensorBoard shows it: curves as they come, then pictures and the latent space. Its package is an extra."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,11 @@ from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import EpochRecord
+from pyro_vae.inference.svi.callbacks import CallbackBase, RunningFit
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import reconstructions, samples
 from pyro_vae.programs.model_and_guide import encode
+from pyro_vae.typing import Program
 
 TERMS = ("elbo", "reconstruction", "kl")
 SCALARS = (*TERMS, *(f"valid_{term}" for term in TERMS), "active_units", "learning_rate", "beta")
@@ -25,12 +27,38 @@ EMBEDDED = 1000
 MEANS = "posterior_means"
 
 
-class TensorBoard:
-    """Writes a fit's epochs to a folder that `tensorboard --logdir` reads: `fit(…, on_epoch=TensorBoard(folder))`.
+class EventWriter(Protocol):
+    """What is used of torch's `SummaryWriter`."""
 
-    Each call writes the last epoch's scalars under the names of `metrics.jsonl`, nats per row, the epoch as step. In a
-    folder with events of an earlier process new ones are appended, and those of this epoch and later are hidden.
-    `finish` adds figures and the latent space. Raises `InputError` where the package tensorboard is missing.
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+
+    def add_figure(self, tag: str, figure: Figure, global_step: int, close: bool) -> None: ...
+
+    def add_embedding(
+        self,
+        mat: Tensor,
+        metadata: list[list[str]],
+        label_img: Tensor | None,
+        global_step: int,
+        tag: str,
+        metadata_header: list[str],
+    ) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard(CallbackBase):
+    """A callback that writes a fit's epochs to a folder that `tensorboard --logdir` reads.
+
+    Each epoch's scalars stand under the names of `metrics.jsonl`, nats per row, the epoch as step. In a folder with
+    events of an earlier process new ones are appended, and those of this epoch and later are hidden. `finish` adds
+    figures and the latent space. It is a function of the history too, for `fit(…, on_epoch=TensorBoard(folder))`.
+    Raises `InputError` where the package tensorboard is missing.
+
+    Args:
+        folder: the folder of the events.
 
     >>> import tempfile
     >>> import pyro_vae as pv
@@ -38,58 +66,61 @@ class TensorBoard:
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(64, 8, 4)))
     >>> with tempfile.TemporaryDirectory() as folder, TensorBoard(folder) as board:
-    ...     fitted = pv.fit(vae, data, epochs=2, on_epoch=board)
+    ...     fitted = pv.fit(vae, data, epochs=2, callbacks=[board])
     ...     board.finish(vae, data)
     """
 
     def __init__(self, folder: str | Path) -> None:
         self._make = summary_writer()
         self.folder, self.epoch = Path(folder), 0
-        self._writer: Any = None
+        self._writer: EventWriter | None = None
 
-    def __call__(self, history: list[EpochRecord]) -> None:
+    def on_epoch(self, fit: RunningFit) -> None:
+        """Write the epochs that were not written before."""
+        self(fit.history)
+
+    def __call__(self, history: Sequence[EpochRecord]) -> None:
         """Write the epochs of a fit's history that were not written before."""
-        if self._writer is None:
-            self.epoch = self._open(history)
-        if history and history[-1]["epoch"] < self.epoch:  # another fit
+        writer = self._writer
+        if writer is None:
+            writer, self.epoch = self._open(history)
+        if history and history[-1].epoch < self.epoch:  # another fit
             self.epoch = 0
         for row in history:
-            if row["epoch"] > self.epoch:
-                self._write(row)
-        self.epoch = history[-1]["epoch"] if history else self.epoch
-        self._writer.flush()
+            if row.epoch > self.epoch:
+                for name in SCALARS:
+                    if row[name] is not None:
+                        writer.add_scalar(name, row[name], row.epoch)
+        self.epoch = history[-1].epoch if history else self.epoch
+        writer.flush()
 
-    def _open(self, history: list[EpochRecord]) -> int:
-        """Open the folder; the last epoch that need not be written, which is none in a new folder."""
+    def _open(self, history: Sequence[EpochRecord]) -> tuple[EventWriter, int]:
+        """Open the folder; the writer, and the last epoch that need not be written, which is none in a new folder."""
         begun = any(self.folder.glob("events.out.tfevents.*"))
-        epoch = history[-1]["epoch"] if history else 0
+        epoch = history[-1].epoch if history else 0
         self._writer = self._make(str(self.folder), purge_step=epoch if begun and history else None)
-        return epoch - 1 if begun and history else 0
+        return self._writer, epoch - 1 if begun and history else 0
 
-    def _write(self, row: dict[str, Any]) -> None:
-        for name in SCALARS:
-            if row.get(name) is not None:
-                self._writer.add_scalar(name, row[name], row["epoch"])
-
-    def finish(self, program: Any, data: Dataset) -> None:
-        """Add reconstructions, samples and the posterior means of 1,000 validation rows at most, as far as the program
-        has such things, and close the files.
+    def finish(self, program: Program, data: Dataset) -> None:
+        """Add reconstructions, samples and posterior means, as far as the program has such things; close the files.
 
         In the projector points have labels, and pictures stand for themselves.
+
+        Args:
+            program: the fitted program.
+            data: its data, of which 1,000 validation rows at most are encoded.
         """
-        if self._writer is None:
-            self._open([])
-        drawings: dict[str, Callable[[Any, Dataset], Figure]] = {"reconstructions": reconstructions, "samples": samples}
-        for name, draw in drawings.items():
+        writer = self._open([])[0] if self._writer is None else self._writer
+        for name, draw in (("reconstructions", reconstructions), ("samples", samples)):
             try:
                 with style.figure_style():
-                    self._writer.add_figure(name, draw(program, data), self.epoch, close=False)
+                    writer.add_figure(name, draw(program, data), self.epoch, close=False)
             except InputError:  # nothing for each row to rebuild, or nothing to draw from
                 continue
-        self._embed(program, data.valid.head(EMBEDDED))
+        self._embed(writer, program, data.valid.head(EMBEDDED))
         self.close()
 
-    def _embed(self, program: Any, rows: Split) -> None:
+    def _embed(self, writer: EventWriter, program: Program, rows: Split) -> None:
         try:
             with seeded(0):
                 means = encode(program, rows.x, **rows.row_inputs(slice(None))).cpu()
@@ -99,8 +130,14 @@ class TensorBoard:
         indices = torch.arange(len(rows)) if rows.index is None else rows.index
         labels = torch.full_like(indices, -1) if rows.labels is None else rows.labels
         words = [[str(label), str(index)] for label, index in zip(labels.tolist(), indices.tolist(), strict=True)]
-        about = {"metadata": words, "metadata_header": ["label", "row"]}
-        self._writer.add_embedding(means, label_img=sprites(rows), global_step=self.epoch, tag=MEANS, **about)
+        writer.add_embedding(
+            means,
+            words,
+            label_img=sprites(rows),
+            global_step=self.epoch,
+            tag=MEANS,
+            metadata_header=["label", "row"],
+        )
 
     def close(self) -> None:
         if self._writer is not None:
@@ -113,7 +150,7 @@ class TensorBoard:
         self.close()
 
 
-def summary_writer() -> Any:
+def summary_writer() -> Callable[..., EventWriter]:
     """torch's `SummaryWriter`; `InputError` where the package tensorboard is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter

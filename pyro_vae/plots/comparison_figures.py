@@ -14,25 +14,39 @@ from pyro_vae.data.synthetic import SEVEN_MEANS, SEVEN_SCALES, SEVEN_WEIGHTS
 from pyro_vae.diagnostics.density_grid import Plane, density_on_grid
 from pyro_vae.models.gaussian_mixture import GaussianMixture
 from pyro_vae.plots import style
+from pyro_vae.plots.draw_on_axes import OptionalPoints, Points
 from pyro_vae.plots.learning_curve_figures import plot_curves, plot_gap
 from pyro_vae.plots.mixture_densities import plot_components, plot_planes
+from pyro_vae.programs.program_defaults import Predictive
+from pyro_vae.typing import Density
 
 MAX_PLANES = 4
+Table = Sequence[Mapping[str, Any]]  # the records of `compare`, best first
 
 
 def draw_comparison(
     folder: Path,
     fitted: Sequence[Fitted],
-    table: Sequence[Mapping[str, Any]],
+    table: Table,
     data: Dataset,
     curves: Mapping[str, Sequence[Point]],
     *,
     by_train_rows: bool = False,
 ) -> list[Path]:
-    """Write `folder/*.png`: bounds and log p(x) during the fits; densities of each kind of model on a line or a plane.
+    """Write a comparison's figures: bounds and log p(x) during the fits; densities of each kind of model on a line or a
+    plane.
 
-    `curves` holds the scores during each program's fit; with `by_train_rows` the learning curves have a
-    panel for each number of training rows, as in figure 3 of Kingma & Welling (arXiv:1312.6114).
+    Args:
+        folder: where the PNG files are written.
+        fitted: the fitted programs.
+        table: their records, best first.
+        data: the data set.
+        curves: the scores during each program's fit, by its name.
+        by_train_rows: draw the learning curves, with a panel for each number of training rows, as in figure 3 of Kingma
+            & Welling (arXiv:1312.6114).
+
+    Returns:
+        The files.
     """
     best = _best_of_each_kind(fitted, table)
     drawings: dict[str, Callable[[], Figure | None]] = {
@@ -51,7 +65,7 @@ def draw_comparison(
     return written
 
 
-def _best_of_each_kind(fitted: Sequence[Fitted], table: Sequence[Mapping[str, Any]]) -> dict[type, Fitted]:
+def _best_of_each_kind(fitted: Sequence[Fitted], table: Table) -> dict[type, Fitted]:
     """The program of each kind of model with the highest log p(x), of those fitted by EM if any; best kind first."""
     by_name = {one.name: one for one in fitted}
     best: dict[type, Fitted] = {}
@@ -75,7 +89,7 @@ def _gaps(curves: Mapping[str, Sequence[Point]]) -> Figure | None:
 
 
 def _learning(curves: Mapping[str, Sequence[Point]]) -> Figure | None:
-    panels: dict[str, dict[str, Any]] = {}
+    panels: dict[str, dict[str, tuple[Points, OptionalPoints, OptionalPoints]]] = {}
     for name, points in curves.items():
         title = f"{points[0].rows_seen // points[0].epoch:,} training rows"
         seen = [point.rows_seen for point in points]
@@ -94,7 +108,7 @@ def _components(best: Mapping[type, Fitted], data: Dataset) -> Figure | None:
     return plot_components(mixture.program, data.valid, truth=truth)
 
 
-def _planes(best: Mapping[type, Fitted], table: Sequence[Mapping[str, Any]], data: Dataset) -> Figure | None:
+def _planes(best: Mapping[type, Fitted], table: Table, data: Dataset) -> Figure | None:
     if data.num_features != 2:
         return None
     rows = data.train.measure.to_original_units(data.train.x)
@@ -104,7 +118,7 @@ def _planes(best: Mapping[type, Fitted], table: Sequence[Mapping[str, Any]], dat
     found = {row["name"]: row["log_px"] for row in table}
     planes: dict[str, Plane] = {}
     for one in list(best.values())[:MAX_PLANES]:
-        if hasattr(one.program, "log_prob") or not hasattr(one.program, "log_predictive"):
+        if isinstance(one.program, Density) or not isinstance(one.program, Predictive):
             planes[one.name] = density_on_grid(one.program, *corners, like=data)
     mixture = best.get(GaussianMixture)
     held_out = {name: found[name] for name in planes}

@@ -19,7 +19,15 @@ def escaped_column_names(data: Dataset) -> list[str]:
 
 
 def observed(split: Split, rows: Tensor) -> np.ndarray:
-    """Rows (n,) of a table in its own units, (n, D), NaN where a value is missing."""
+    """Rows of a table in its own units.
+
+    Args:
+        split: the table.
+        rows: the rows' indices (n,).
+
+    Returns:
+        The values (n, D), NaN where one is missing.
+    """
     values = split.measure.to_original_units(split[rows]).double()
     return (values if split.mask is None else torch.where(split.mask[rows], values, torch.nan)).numpy()
 
@@ -32,12 +40,29 @@ def spread(rows: Tensor) -> Tensor:
 
 
 def to_grayscale(split: Split, x: Tensor, seen: Tensor | None = None) -> Tensor:
-    """x (n, D) scaled from 0 (white) to 1 (black) over the split's range; unobserved values are white."""
+    """Images scaled from white to black over the split's range.
+
+    Args:
+        split: the images' split.
+        x: images as the model sees them (n, D).
+        seen: which values were observed (n, D); the others are white.
+
+    Returns:
+        The images (n, D) from 0, white, to 1, black.
+    """
     return _scale_to_unit(split, split.measure.to_original_units(x.cpu()), seen)
 
 
 def stored_to_grayscale(split: Split, rows: Tensor | slice = slice(None)) -> Tensor:
-    """The split's rows as they were read, in grayscale."""
+    """The split's rows as they were read, in grayscale.
+
+    Args:
+        split: the images' split.
+        rows: the rows' indices (n,); all of them by default.
+
+    Returns:
+        The images (n, D) from 0, white, to 1, black.
+    """
     stored = split.stored[rows].double() / (split.measure.levels or 1)
     return _scale_to_unit(split, stored, ~stored.isnan())
 

@@ -1,34 +1,46 @@
 """The figures every fit writes, from a program and its data to PNG files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
+from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.posterior.nuts import Posterior
 from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.display_units import escaped_column_names, observed, stored_to_grayscale, to_grayscale
 from pyro_vae.plots.latent_manifold import manifold
 from pyro_vae.programs.model_and_guide import encode, reconstruct, sample, sample_means
+from pyro_vae.typing import Program
 
 PRIOR_DRAWS = 64
 
 
 def write_figures(
-    folder: Path, program: Any, data: Dataset, history: list[dict[str, Any]], best_epoch: int
+    folder: Path, program: Program, data: Dataset, history: Sequence[EpochRecord], best_epoch: int
 ) -> list[Path]:
-    """Draw what this program and data allow and write `folder/*.png`; the files, in the order to read them.
+    """Draw what this program and data allow.
 
     Training curve; originals over reconstructions; samples from the prior; latent means coloured by label; for two
     latents and images the manifold of Kingma & Welling's figure 4.
+
+    Args:
+        folder: where the PNG files are written.
+        program: the fitted program.
+        data: the data set it was fitted to.
+        history: the fit's epochs.
+        best_epoch: the epoch whose weights were kept.
+
+    Returns:
+        The files, in the order to read them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, Callable[[], Figure | None]] = {
@@ -48,13 +60,21 @@ def write_figures(
     return written
 
 
-def training(history: list[dict[str, Any]], best_epoch: int) -> Figure | None:
-    """The ELBO and its two terms over epochs, training and validation."""
+def training(history: Sequence[EpochRecord], best_epoch: int) -> Figure | None:
+    """The ELBO and its two terms over epochs, training and validation.
+
+    Args:
+        history: the fit's epochs.
+        best_epoch: the epoch whose weights were kept.
+
+    Returns:
+        The figure; None for fewer than two epochs.
+    """
     if len(history) < 2:
         return None
     figure = Figure(figsize=(11, 3.4))
     panels = {"elbo": "ELBO", "reconstruction": "Reconstruction  E[log p(x|z)]", "kl": "KL(q(z|x) ‖ p(z))"}
-    epochs = [row["epoch"] for row in history]
+    epochs = [row.epoch for row in history]
     for axes, (key, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
         draw_on_axes.training_curve(
             axes, epochs, [row[key] for row in history], [row[f"valid_{key}"] for row in history], title, best_epoch
@@ -63,8 +83,16 @@ def training(history: list[dict[str, Any]], best_epoch: int) -> Figure | None:
     return figure
 
 
-def reconstructions(program: Any, data: Dataset) -> Figure:
-    """Validation rows over their reconstructions, one column for each label where there are labels."""
+def reconstructions(program: Program, data: Dataset) -> Figure:
+    """Validation rows over their reconstructions, one column for each label where there are labels.
+
+    Args:
+        program: the fitted program.
+        data: its data set.
+
+    Returns:
+        The figure.
+    """
     split = data.valid
     index = first_of_each_label(split.labels, len(split)) if data.image_shape else torch.arange(min(500, len(split)))
     x = split[index]
@@ -99,13 +127,21 @@ def reconstructions(program: Any, data: Dataset) -> Figure:
     return figure
 
 
-def _name_rows(axes: Any, names: list[str], height: int, gap: int = 2) -> None:
+def _name_rows(axes: Axes, names: list[str], height: int, gap: int = 2) -> None:
     for i, name in enumerate(names):
         axes.text(-4, i * (height + gap) + height / 2, name, ha="right", va="center", fontsize=9)
 
 
-def samples(program: Any, data: Dataset) -> Figure:
-    """What the model generates: E[x | z] for images (drawn pixels only add noise), drawn rows for tables."""
+def samples(program: Program, data: Dataset) -> Figure:
+    """What the model generates: E[x | z] for images (drawn pixels only add noise), drawn rows for tables.
+
+    Args:
+        program: the fitted program.
+        data: its data set.
+
+    Returns:
+        The figure.
+    """
     with seeded(0):
         if not data.image_shape:
             drawn = sample(program, min(1000, len(data.train)), num_features=data.num_features).cpu()
@@ -128,8 +164,16 @@ def samples(program: Any, data: Dataset) -> Figure:
     return figure
 
 
-def latents(program: Any, data: Dataset) -> Figure | None:
-    """Posterior means of validation rows, coloured by label; by their two principal directions above two dimensions."""
+def latents(program: Program, data: Dataset) -> Figure | None:
+    """Posterior means of validation rows, coloured by label; by their two principal directions above two dimensions.
+
+    Args:
+        program: the fitted program.
+        data: its data set.
+
+    Returns:
+        The figure; None where rows cannot be encoded, or there are fewer than three.
+    """
     split = data.valid
     row_inputs = split.row_inputs(slice(None))
     try:
@@ -155,7 +199,16 @@ def latents(program: Any, data: Dataset) -> Figure | None:
 
 
 def plot_posterior(found: Posterior, *, rows: int = 4, latents: int = 4) -> Figure:
-    """The marginals of p(z | x) by `nuts` over those of q, for the first rows and latents, with r-hat and ESS."""
+    """The marginals of p(z | x) by `nuts` over those of q, with r-hat and ESS.
+
+    Args:
+        found: what `nuts` found.
+        rows: the first rows, at most so many.
+        latents: the first latents, at most so many.
+
+    Returns:
+        The figure.
+    """
     num_rows, num = min(rows, found.draws.shape[2]), min(latents, found.draws.shape[3])
     with style.figure_style():
         figure = Figure(figsize=(2.7 * num, 1.9 * num_rows + 0.3))
@@ -171,7 +224,16 @@ def plot_posterior(found: Posterior, *, rows: int = 4, latents: int = 4) -> Figu
 
 
 def first_of_each_label(labels: Tensor | None, num_rows: int, most: int = 10) -> Tensor:
-    """Rows to show, (≤ 10,): the first of each label, else the first rows."""
+    """Rows to show: the first of each label, else the first rows.
+
+    Args:
+        labels: the rows' labels (N,).
+        num_rows: their number N.
+        most: the number of rows to show.
+
+    Returns:
+        Their indices, (10,) or fewer.
+    """
     if labels is None:
         return torch.arange(min(most, num_rows))
     kinds = labels.unique()[:most]

@@ -1,7 +1,6 @@
 """The figures of a program's latents and of its log p(x), each with a caption."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -77,14 +76,23 @@ TABLE_CAPTIONS = {
 
 
 def latent_figures(
-    program: Any, data: Dataset, split: Split, log_px: Tensor | None, seed: int = 0
+    program: object, data: Dataset, split: Split, log_px: Tensor | None, seed: int = 0
 ) -> list[LatentFigure]:
     r"""Every latent figure that a program allows, in the order to read them.
 
     Traversals, interpolations, KL and activity of each latent, aggregate posterior $\frac1N\sum_i q(z|x_i)$ against
-    prior, draws of the model ordered by log p(x), best and worst rows of the split. `log_px` (N,) is that of
-    the split's rows, nats; without it the last is left out. At most 1,000 rows are encoded. Raises `InputError` where
-    `log_px` has another length, and for an object without a model (principal components).
+    prior, draws of the model ordered by log p(x), best and worst rows of the split. At most 1,000 rows are encoded.
+    Raises `InputError` where `log_px` has another length, and for an object without a model (principal components).
+
+    Args:
+        program: the fitted program.
+        data: its data set.
+        split: the rows to show.
+        log_px: their log p(x) (N,), nats; without it the best and worst rows are left out.
+        seed: of all draws.
+
+    Returns:
+        The figures with their captions.
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64))
@@ -93,7 +101,7 @@ def latent_figures(
     >>> [picture.name for picture in latent_figures(vae, data, data.valid, None)]
     ['traversals', 'interpolations', 'usage', 'aggregate', 'ordered-samples']
     """
-    require_program(program)
+    program = require_program(program)
     if log_px is not None and log_px.shape != (len(split),):
         raise InputError(f"log_px is of shape {tuple(log_px.shape)}, and there are {len(split)} rows")
     view = LatentView(program, data, split, seed)
@@ -189,8 +197,7 @@ def _draws_and_marginals(view: LatentView) -> Figure:
     shown = view.order[:MAX_MARGINALS]
     across = -(-len(shown) // 2)
     figure = Figure(figsize=(5.2 + 1.9 * across, 4.4))
-    halves: Any = figure.subfigures(1, 2, width_ratios=[4.4, 1.9 * across])
-    left, right = halves
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[4.4, 1.9 * across])[0]
     axes = left.subplots()
     for points, colour, name in (
         (view.prior_draws, "0.7", "prior"),

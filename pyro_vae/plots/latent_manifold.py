@@ -1,25 +1,33 @@
 """The figure of the manifold: E[x | z] on a grid that the prior spreads over two latents."""
 
-import inspect
-from typing import Any
-
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.distributions import ComposeTransform
+from torch.distributions import ComposeTransform, Independent, TransformedDistribution
 
 from pyro_vae.data import Dataset
+from pyro_vae.models.vae import VAE
 from pyro_vae.plots import draw_on_axes
 from pyro_vae.plots.display_units import to_grayscale
+from pyro_vae.plots.latent_view import decodes_z_alone
 from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.typing import Program
 
 GRID = 20
 
 
-def manifold(program: Any, data: Dataset) -> Figure | None:
-    """For two latents and images: E[x | z] on a grid that the prior's inverse CDF spreads evenly in probability."""
+def manifold(program: Program, data: Dataset) -> Figure | None:
+    """For two latents and images: E[x | z] on a grid that the prior's inverse CDF spreads evenly in probability.
+
+    Args:
+        program: the fitted program.
+        data: its data set.
+
+    Returns:
+        The figure; None where there is no such grid, or no images.
+    """
     plane = prior_grid(program)
-    if plane is None or data.image_shape is None:
+    if not isinstance(program, VAE) or plane is None or data.image_shape is None:
         return None
     decoded = to_grayscale(data.train, program.decode(plane.reshape(-1, 2))).numpy()
     figure = Figure(figsize=(7, 7.4))
@@ -29,13 +37,12 @@ def manifold(program: Any, data: Dataset) -> Figure | None:
 
 
 @torch.no_grad()
-def prior_grid(program: Any) -> Tensor | None:
+def prior_grid(program: Program) -> Tensor | None:
     """A grid (20, 20, 2) of latents through the prior's inverse CDF, z_2 upwards; None where there is none.
 
     A flow prior's grid is that of its base, sent through the flow.
     """
-    decode = getattr(program, "decode", None)
-    if not hasattr(program, "prior") or decode is None or len(inspect.signature(decode).parameters) > 1:
+    if not isinstance(program, VAE) or not decodes_z_alone(program):
         return None
     with use_param_store(program):
         prior = program.prior()
@@ -43,23 +50,31 @@ def prior_grid(program: Any) -> Tensor | None:
         return None
     steps = (torch.arange(GRID) + 0.5) / GRID
     up, across = torch.meshgrid(steps.flip(0), steps, indexing="ij")
-    base, layers = (prior.base_dist, prior.transforms) if hasattr(prior, "transforms") else (prior, [])
+    flow = isinstance(prior, TransformedDistribution)
+    base, layers = (prior.base_dist, prior.transforms) if flow else (prior, [])
+    base = base.base_dist if isinstance(base, Independent) else base
     try:
         with torch.no_grad(), use_param_store(program):
-            z = getattr(base, "base_dist", base).icdf(torch.stack([across, up], -1))
-            return ComposeTransform(layers)(z)
+            return ComposeTransform(layers)(base.icdf(torch.stack([across, up], -1)))
     except NotImplementedError:
         return None
 
 
-def reason_for_no_manifold(program: Any, data: Dataset) -> str:
-    """Why images with two latents get no manifold; empty where they do, or where none is expected."""
-    prior = getattr(program, "prior", None)
-    if data.image_shape is None or prior is None or prior_grid(program) is not None:
+def reason_for_no_manifold(program: Program, data: Dataset) -> str:
+    """Why images with two latents get no manifold; empty where they do, or where none is expected.
+
+    Args:
+        program: the fitted program.
+        data: its data set.
+
+    Returns:
+        The reason, or an empty text.
+    """
+    if data.image_shape is None or not isinstance(program, VAE) or prior_grid(program) is not None:
         return ""
-    if len(inspect.signature(program.decode).parameters) > 1:
+    if not decodes_z_alone(program):
         return "no manifold figure: this program's decoder needs more than z"
     with torch.no_grad(), use_param_store(program):
-        if prior().event_shape != (2,):
+        if program.prior().event_shape != (2,):
             return ""
-    return f"no manifold figure: a {type(prior).__name__} has no inverse CDF to spread a grid with"
+    return f"no manifold figure: a {type(program.prior).__name__} has no inverse CDF to spread a grid with"

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -78,7 +78,7 @@ def _traversal_lines(view: LatentView, at: list[Tensor], decoded: Tensor, names:
     return figure
 
 
-def _panels(view: LatentView, chosen: Sequence[int]) -> tuple[Figure, list[tuple[Any, int]]]:
+def _panels(view: LatentView, chosen: Sequence[int]) -> tuple[Figure, list[tuple[Axes, int]]]:
     """A panel for each column, the middle nine tenths of its known values in grey."""
     across = min(3, len(chosen))
     down = -(-len(chosen) // across)

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, wraps
-from typing import Any
+from typing import ParamSpec
 
 import numpy as np
 import pyro.poutine as poutine
@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
@@ -22,22 +23,23 @@ from pyro_vae.plots.style import escape_mathtext
 from pyro_vae.programs.model_and_guide import distribution_mean, encode
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure, find_plates
+from pyro_vae.programs.program_defaults import decoder_of, no_density_reason
 from pyro_vae.programs.row_batches import rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import SubstituteLatents, sample_sites
-from pyro_vae.typing import RowLatents
+from pyro_vae.programs.traces import Site, SubstituteLatents, sample_sites
+from pyro_vae.typing import Program, RowLatents
 
 MAX_ROWS = 1000
 NUM_DRAWS = 4000
 DENSITY_ROWS = 1000
-Drawing = Callable[..., Figure | None]
+P = ParamSpec("P")
 
 
-def none_if_unavailable(draw: Drawing) -> Drawing:
+def none_if_unavailable(draw: Callable[P, Figure | None]) -> Callable[P, Figure | None]:
     """The same drawing function, returning None where it raises `InputError`: the program lacks what it needs."""
 
     @wraps(draw)
-    def drawn(*args: Any, **kwargs: Any) -> Figure | None:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure | None:
         try:
             return draw(*args, **kwargs)
         except InputError:
@@ -46,11 +48,18 @@ def none_if_unavailable(draw: Drawing) -> Drawing:
     return drawn
 
 
-def require_program(program: Any) -> None:
-    """`InputError` where there is no model: principal components, a bare network."""
-    if not callable(getattr(program, "model", None)):
-        reason = getattr(program, "no_density", "") or "both are needed to draw its latents"
+def require_program(program: object) -> Program:
+    """The object as a program; `InputError` for what has no model and guide: principal components, a bare network."""
+    if not isinstance(program, Program):
+        reason = no_density_reason(program) or "both are needed to draw its latents"
         raise InputError(f"expected a program with a model and a guide, got a {type(program).__name__}: {reason}")
+    return program
+
+
+def decodes_z_alone(program: object) -> bool:
+    """Whether a program has a `decode(z)` that needs nothing but z; a conditional VAE's takes labels too."""
+    decode = decoder_of(program)
+    return decode is not None and len(inspect.signature(decode).parameters) == 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +77,7 @@ class LatentView:
     (torch.Size([180, 2]), torch.Size([4140, 2]), torch.Size([3, 64]))
     """
 
-    program: Any
+    program: Program
     data: Dataset
     split: Split
     seed: int = 0
@@ -78,10 +87,9 @@ class LatentView:
         return self.split.head(MAX_ROWS)
 
     @cached_property
-    def guide_sites(self) -> tuple[PlateStructure, Batch, dict[str, Any]]:
+    def guide_sites(self) -> tuple[PlateStructure, Batch, dict[str, Site]]:
         """The plates, the rows as a batch, and one draw of the guide's latent sites, all of them real-valued."""
-        if not callable(getattr(self.program, "guide", None)):
-            raise InputError(f"a {type(self.program).__name__} has no guide")
+
         split, indices = rows_to_score(self.rows, None, None)
         device, dtype = device_and_dtype(self.program, like=split[:1])
         row_inputs = {
@@ -95,14 +103,14 @@ class LatentView:
             raise InputError("the guide draws no latents for each row that are real numbers")
         return plates, batch, sites
 
-    def _sites(self, batch: Batch, plates: PlateStructure) -> dict[str, Any]:
+    def _sites(self, batch: Batch, plates: PlateStructure) -> dict[str, Site]:
         """The guide's sites for each row, drawn anew."""
         guide = sample_sites(
             poutine.trace(bind_supported_kwargs(self.program.guide)).get_trace(batch.x, batch.row_inputs)
         )
         return {n: s for n, s in guide.items() if plates.row_plate_frame(s) and not s["infer"].get("is_auxiliary")}
 
-    def _prior_sites(self, batch: Batch) -> dict[str, Any]:
+    def _prior_sites(self, batch: Batch) -> dict[str, Site]:
         """The model's sites of the same names, drawn from the prior."""
         model = sample_sites(
             poutine.trace(bind_supported_kwargs(self.program.model)).get_trace(batch.x, batch.row_inputs)
@@ -116,7 +124,7 @@ class LatentView:
     @cached_property
     def order(self) -> list[int]:
         """The latents, the most used first; those of a program without a prior by the variance of their means."""
-        if getattr(self.program, "no_density", ""):
+        if no_density_reason(self.program):
             return self.means.var(0).argsort(descending=True, stable=True).tolist()
         return self.latent_usage.order.tolist()
 
@@ -163,7 +171,7 @@ class LatentView:
                 (p,) = self._prior_sites(batch.take(torch.arange(1, device=batch.x.device))).values()
             return _mean_density(plates, q, points), _mean_density(plates, p, points)
 
-    def _draw_repeatedly(self, draw: Callable[[Batch], dict[str, Any]]) -> Tensor:
+    def _draw_repeatedly(self, draw: Callable[[Batch], dict[str, Site]]) -> Tensor:
         """Equally many draws for each row, in large batches."""
         plates, batch, _ = self.guide_sites
         n = len(batch.x)
@@ -177,9 +185,17 @@ class LatentView:
 
     @torch.no_grad()
     def decode(self, z: RowLatents, rows: Tensor) -> Tensor:
-        """E[x | z] at points (n, K), (n, D); a program that needs more than z gets the row inputs of `rows` (n,)."""
-        decode = getattr(self.program, "decode", None)
-        if decode is not None and len(inspect.signature(decode).parameters) == 1:
+        """E[x | z] at some points.
+
+        Args:
+            z: the points (n, K).
+            rows: the rows (n,) whose inputs a program gets that needs more than z.
+
+        Returns:
+            The decodings (n, D).
+        """
+        decode = decoder_of(self.program)
+        if decode is not None and decodes_z_alone(self.program):
             return self._require_rows_of_x(decode(z))
         plates, batch, _ = self.guide_sites
         batch = batch.take(rows)
@@ -218,17 +234,25 @@ class LatentView:
         return observed(self.split, rows)
 
     def to_grayscale(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Images x (n, D) in grey levels, 0 white and 1 black; values missing in the split's `rows` (n,) are white."""
+        """Images in grey levels, 0 white and 1 black.
+
+        Args:
+            x: images (n, D) as the model sees them.
+            rows: their indices (n,) in the split; values missing there are white.
+
+        Returns:
+            The images (n, D).
+        """
         seen = None if rows is None or self.split.mask is None else self.split.mask[rows]
         return to_grayscale(self.split, x, seen)
 
 
-def _mean_density(plates: PlateStructure, site: Any, points: Tensor) -> Tensor:
+def _mean_density(plates: PlateStructure, site: Site, points: Tensor) -> Tensor:
     """The density at points (G, K), averaged over a site's rows, (G,) float64."""
     return torch.cat([_log_prob_of_rows(plates, site, some).exp().mean(1) for some in points.split(200)]).cpu()
 
 
-def _log_prob_of_rows(plates: PlateStructure, site: Any, points: Tensor) -> Tensor:
+def _log_prob_of_rows(plates: PlateStructure, site: Site, points: Tensor) -> Tensor:
     """The log-density of points (G, K) under each row's distribution, summed over plates inside a row, (G, n)."""
     assert plates.row_dim is not None
     fn, at = site["fn"], plates.row_dim - site["fn"].event_dim
@@ -238,7 +262,7 @@ def _log_prob_of_rows(plates: PlateStructure, site: Any, points: Tensor) -> Tens
     return log_prob.reshape(*log_prob.shape[:2], -1).sum(-1)
 
 
-def _is_real(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):
+def _is_real(support: Constraint | None) -> bool:
+    while isinstance(support, constraints.independent | MixtureSameFamilyConstraint):
         support = support.base_constraint
     return support is constraints.real

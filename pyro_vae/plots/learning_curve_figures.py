@@ -1,17 +1,17 @@
 """Curves during fits: log p(x) and its bound over epochs, and learning curves over rows processed."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import ColorType
 
 from pyro_vae.errors import InputError
 from pyro_vae.plots import draw_on_axes, style
-
-Points = Sequence[float]
-OptionalPoints = Sequence[float | None]
+from pyro_vae.plots.draw_on_axes import OptionalPoints, Points
 
 
 def plot_gap(curves: Mapping[str, tuple[Points, OptionalPoints, OptionalPoints]]) -> Figure:
@@ -33,7 +33,7 @@ def plot_gap(curves: Mapping[str, tuple[Points, OptionalPoints, OptionalPoints]]
         for axes in panels.flat[len(curves) :]:
             axes.remove()
         for axes, (name, (epochs, bound, log_px)) in zip(panels.flat, curves.items(), strict=False):
-            draw_on_axes.bound_gap(axes, epochs, bound, log_px)
+            _bound_gap(axes, epochs, bound, log_px)
             axes.set_title(name)
         _zoom_to_ends(panels[0, 0], [values for _, *pair in curves.values() for values in pair])
         for line in panels:
@@ -52,7 +52,7 @@ def _zoom_to_ends(axes: Axes, curves: Sequence[OptionalPoints]) -> None:
     axes.set_ylim(min(low, lowest - 0.4 * (high - lowest)), high)
 
 
-def require_curves(curves: Mapping[str, Any]) -> None:
+def require_curves(curves: Mapping[str, object]) -> None:
     """`InputError` where there is nothing to draw."""
     if not curves:
         raise InputError("expected one curve or more, got none")
@@ -66,8 +66,14 @@ def plot_curves(
     """Learning curves of fit methods, training (dashed) and held out (solid), as in figure 3 of Kingma & Welling
     (arXiv:1312.6114).
 
-    `curves` gives for each panel and fit method (rows, training, test), None where it was not measured; the axis of
-    rows is logarithmic.
+    Args:
+        curves: for each panel and fit method the rows processed and log p(x) of training and test rows, None where it
+            was not measured; the axis of rows is logarithmic.
+        xlabel: the name of the axis of rows.
+        ylabel: the name of the other axis.
+
+    Returns:
+        The figure.
 
     >>> methods = {"SVI": ([100, 1000], [-9.0, -8.0], [-9.2, -8.3]), "EM": ([100, 1000], [-8.0, -7.0], [-9.0, -8.9])}
     >>> [axes.get_xscale() for axes in plot_curves({"1,000 rows": methods, "50,000 rows": methods}).axes]
@@ -80,11 +86,68 @@ def plot_curves(
         figure = Figure(figsize=(4.6 * len(curves), 3.6))
         panels = figure.subplots(1, len(curves), squeeze=False)[0]
         for axes, (title, by_method) in zip(panels, curves.items(), strict=True):
-            draw_on_axes.learning_curves(axes, by_method, colours)
+            _learning_curves(axes, by_method, colours)
             axes.set_title(title)
             axes.set_xlabel(xlabel)
         panels[0].set_ylabel(ylabel)
-        kinds: dict[str, Any] = {"held out": "-", "training": "--"}
-        keys = [Line2D([], [], color="0.3", linestyle=kind, label=name) for name, kind in kinds.items()]
+        keys = [
+            Line2D([], [], color="0.3", linestyle="-", label="held out"),
+            Line2D([], [], color="0.3", linestyle="--", label="training"),
+        ]
         panels[0].legend(handles=keys, loc="lower right", handlelength=2.6)
     return figure
+
+
+def _bound_gap(axes: Axes, epochs: Points, bound: OptionalPoints, log_px: OptionalPoints) -> Axes:
+    """log p(x) over epochs, the bound below it where there is one, the gap shaded and its last value written.
+
+    Args:
+        axes: the axes to draw on.
+        epochs: the epochs.
+        bound: the bound at each, nats per row.
+        log_px: log p(x) at each, nats per row.
+
+    Returns:
+        The axes.
+    """
+    at, top, below = np.asarray(epochs, dtype=float), draw_on_axes.numbers(log_px), draw_on_axes.numbers(bound)
+    known, bounded = np.isfinite(top), np.isfinite(below)
+    words = "no q for held-out rows"
+    if bounded.any():
+        axes.plot(at[bounded], below[bounded], color=style.BLUE, linewidth=2.4, label="bound")
+        words = ""
+    if (both := known & bounded).any():
+        between = np.interp(at[bounded], at[known], top[known], left=np.nan, right=np.nan)
+        axes.fill_between(at[bounded], below[bounded], between, color=style.BLUE, alpha=0.2, linewidth=0)
+        words = f"KL(q ‖ p(z|x))\n{(top - below)[both][-1]:.2f} nats"
+    axes.plot(at[known], top[known], color=style.DARK, linewidth=1.2, label="log p(x)")
+    axes.text(0.97, 0.05, words, transform=axes.transAxes, ha="right", va="bottom", fontsize=9, color="0.35")
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    return axes
+
+
+def _learning_curves(
+    axes: Axes, curves: Mapping[str, tuple[Points, OptionalPoints, OptionalPoints]], colours: Mapping[str, ColorType]
+) -> Axes:
+    """Learning curves over rows processed, on a logarithmic axis.
+
+    Args:
+        axes: the axes to draw on.
+        curves: for each name the rows processed, and log p(x) of training and of test rows there, nats per row.
+        colours: the colour of each name.
+
+    Returns:
+        The axes.
+    """
+    ends = []
+    for name, (seen, train, test) in curves.items():
+        at = np.asarray(seen, dtype=float)
+        for values, kind in ((draw_on_axes.numbers(train), "--"), (draw_on_axes.numbers(test), "-")):
+            known = np.isfinite(values)
+            axes.plot(at[known], values[known], kind, color=colours[name], linewidth=1.6 if kind == "-" else 1.1)
+        if known.any():
+            ends.append((float(values[known][-1]), name, colours[name]))
+    axes.set_xscale("log")
+    draw_on_axes.zoom_to_end(axes, [value for _, train, test in curves.values() for value in (*train, *test)])
+    return style.label_ends(axes, ends)

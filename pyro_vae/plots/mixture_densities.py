@@ -1,34 +1,42 @@
 """Mixtures and densities on a line or in the plane."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.diagnostics.density_grid import Plane, rows_like
 from pyro_vae.errors import InputError
+from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
+from pyro_vae.models.gaussian_mixture import GaussianMixture
 from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.learning_curve_figures import require_curves
 
 DEPTH = 8.0  # nats below the highest density that are shaded
+NormalMixture = GaussianMixture | BayesianGaussianMixture
 
 
 def plot_components(
-    mixture: Any,
+    mixture: GaussianMixture,
     data: Dataset | Split | torch.Tensor,
     *,
     truth: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None,
     num_points: int = 1000,
 ) -> Figure:
-    r"""A one-dimensional mixture over a histogram of rows: $p(x)$, each $\pi_c p(x|c)$, and below the
-    responsibilities.
+    r"""A one-dimensional mixture over a histogram of rows: $p(x)$, each $\pi_c p(x|c)$, and below the responsibilities.
 
-    `data` is a tensor (N, 1), a split or a data set (its test split); densities are in its original units. `truth`,
-    (weights, means, scales) of normals in those units, is drawn dashed.
+    Args:
+        mixture: the fitted mixture.
+        data: rows (N, 1), a split or a data set (its test split); densities are in its original units.
+        truth: weights, means and scales of normals in those units, drawn dashed.
+        num_points: points of the curves.
+
+    Returns:
+        The figure.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("seven-normals")
@@ -50,11 +58,11 @@ def plot_components(
     with style.figure_style():
         figure = Figure(figsize=(9, 4.8))
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
-        draw_on_axes.mixture_components(upper, rows, at.numpy(), density, shares * density, colours)
+        _mixture_components(upper, rows, at.numpy(), density, shares * density, colours)
         _draw_true_components(upper, at, truth)
         handles, labels = upper.get_legend_handles_labels()
         upper.legend(*zip(*dict(zip(labels, zip(handles, labels, strict=True), strict=True)).values(), strict=True))
-        draw_on_axes.stacked_shares(lower, at.numpy(), shares, colours)
+        _stacked_shares(lower, at.numpy(), shares, colours)
         lower.set(xlabel="x", ylabel="p(c|x)")
     return figure
 
@@ -71,15 +79,20 @@ def plot_planes(
     data: Dataset | Split | torch.Tensor,
     planes: Mapping[str, Plane],
     *,
-    mixture: Any = None,
+    mixture: NormalMixture | None = None,
     held_out: Mapping[str, float] | None = None,
 ) -> Figure:
     """Rows in the plane and densities of them, a panel each, in one scale of shades.
 
-    `planes` gives for each name (xx, yy, log p(x)), as `density_on_grid` does, in the original units of `data`, a
-    tensor (N, 2), a split or a data set (its test split). With a mixture of normals the first panel has its rows
-    coloured by responsibility and its ellipses at one and two standard deviations. `held_out` gives a number for each
-    name to write under it, mean log p(x) of held-out rows.
+    Args:
+        data: rows (N, 2), a split or a data set (its test split).
+        planes: for each name the points and log p(x), as `density_on_grid` gives them, in the original units of `data`.
+        mixture: a mixture of normals: a first panel has its rows coloured by responsibility and its ellipses at one and
+            two standard deviations.
+        held_out: mean log p(x) of held-out rows by name, nats per row, written under the name.
+
+    Returns:
+        The figure.
 
     >>> import pyro_vae as pv
     >>> from pyro_vae.diagnostics.density_grid import density_on_grid
@@ -117,20 +130,88 @@ def plot_planes(
     return figure
 
 
-def _draw_mixture(axes: Axes, mixture: Any, split: Split, rows: np.ndarray) -> None:
+def _draw_mixture(axes: Axes, mixture: NormalMixture, split: Split, rows: np.ndarray) -> None:
     shares = mixture.responsibilities(split.x).cpu().numpy()
     colours = style.distinct_colours(shares.shape[1])
     stretch = torch.tensor(split.measure.scale or (1.0, 1.0), dtype=torch.float64).numpy()
     means = split.measure.to_original_units(mixture.means).cpu().numpy()
     axes.scatter(rows[:, 0], rows[:, 1], s=6, color=style.blend_colours(shares, colours), linewidths=0, alpha=0.85)
     for mean, covariance, colour in zip(means, _full_covariances(mixture), colours, strict=True):
-        draw_on_axes.covariance_ellipses(axes, mean, covariance * np.outer(stretch, stretch), colour)
+        _covariance_ellipses(axes, mean, covariance * np.outer(stretch, stretch), colour)
     style.title(axes, "EM", f"{len(means)} normals, rows by responsibility")
 
 
-def _full_covariances(mixture: Any) -> np.ndarray:
+def _full_covariances(mixture: NormalMixture) -> np.ndarray:
     """A mixture's covariances as full matrices (C, D, D)."""
     covariances, (C, D) = mixture.covariances.cpu().numpy(), mixture.means.shape
-    if getattr(mixture, "covariance", "full") in ("full", "tied"):
+    if isinstance(mixture, BayesianGaussianMixture) or mixture.covariance in ("full", "tied"):
         return np.broadcast_to(covariances, (C, D, D))
     return covariances.reshape(C, -1, 1) * np.eye(D)
+
+
+def _mixture_components(
+    axes: Axes, rows: np.ndarray, at: np.ndarray, density: np.ndarray, parts: np.ndarray, colours: Sequence[ColorType]
+) -> Axes:
+    """A histogram of rows, a mixture's density over it, and its components' parts of that, filled.
+
+    Args:
+        axes: the axes to draw on.
+        rows: the rows (N,).
+        at: the points (G,) of the densities.
+        density: the mixture's density there (G,).
+        parts: its components' parts (C, G), which sum to the density.
+        colours: a colour for each component.
+
+    Returns:
+        The axes.
+    """
+    bins = np.histogram_bin_edges(rows, bins=60).tolist()
+    axes.hist(rows, bins=bins, density=True, color="0.87", label="rows")
+    for part, colour in zip(parts, colours, strict=True):
+        axes.fill_between(at, part, color=colour, alpha=0.55, linewidth=0)
+        axes.plot(at, part, color=colour, linewidth=1)
+    axes.plot(at, density, color=style.DARK, linewidth=1.8, label="p(x)")
+    axes.set(ylabel="density", xlim=(at[0], at[-1]))
+    axes.set_ylim(bottom=0)
+    return axes
+
+
+def _stacked_shares(axes: Axes, at: np.ndarray, shares: np.ndarray, colours: Sequence[ColorType]) -> Axes:
+    """Shares (C, G) that sum to one, stacked.
+
+    Args:
+        axes: the axes to draw on.
+        at: the points (G,).
+        shares: the shares (C, G) there.
+        colours: a colour for each of the C.
+
+    Returns:
+        The axes.
+    """
+    axes.stackplot(at, shares, colors=colours, alpha=0.85, linewidth=0)
+    axes.set(ylim=(0, 1), yticks=[0, 1])
+    return axes
+
+
+def _covariance_ellipses(
+    axes: Axes, mean: np.ndarray, covariance: np.ndarray, colour: ColorType, sizes: Sequence[float] = (1, 2)
+) -> Axes:
+    """The ellipses at some standard deviations around a mean.
+
+    Args:
+        axes: the axes to draw on.
+        mean: the mean (2,).
+        covariance: the covariance (2, 2).
+        colour: the lines' colour.
+        sizes: the ellipses' sizes in standard deviations.
+
+    Returns:
+        The axes.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    angle = np.linspace(0, 2 * np.pi, 100)
+    unit = vectors @ (np.sqrt(values)[:, None] * np.stack([np.cos(angle), np.sin(angle)]))
+    for size in sizes:
+        line = mean[:, None] + size * unit
+        axes.plot(line[0], line[1], color=colour, linewidth=1.5 if size == min(sizes) else 0.8)
+    return axes

@@ -3,11 +3,11 @@
 import base64
 import io
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from jinja2 import Environment, StrictUndefined
@@ -20,12 +20,15 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
+from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import write_figures
 from pyro_vae.plots.latent_figures import latent_figures
 from pyro_vae.plots.latent_view import require_program
-from pyro_vae.report.latent_explorer import explorer, fitting_rows, reason_for_no_explorer
-from pyro_vae.report.numbers_in_words import number, numbers
+from pyro_vae.report.latent_explorer import Explorer, explorer, fitting_rows, reason_for_no_explorer
+from pyro_vae.report.numbers_in_words import Number, number, numbers
+from pyro_vae.report.settings_in_words import Table, describe_run, recipe, settings
+from pyro_vae.typing import Program
 
 NUM_ROWS, NUM_SAMPLES = 500, 200
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
@@ -73,26 +76,87 @@ class PageFigure:
     height: int
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What a page is about: a fitted program, its data, the rows to show, and what its run's files hold."""
+
+    folder: Path
+    program: Program
+    data: Dataset
+    rows: Split
+    config: Table
+    records: Mapping[str, EvidenceRecord]
+    history: Sequence[EpochRecord]
+    split: str
+    num_samples: int
+    seed: int
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the highest validation ELBO, whose weights were kept; the last one without such rows."""
+        values = [row.epoch if row.valid_elbo is None else row.valid_elbo for row in self.history]
+        return values.index(max(values)) + 1 if values else 0
+
+
+@dataclass(frozen=True)
+class PageContent:
+    """What the page's template shows, under the names that it uses."""
+
+    title: str
+    subtitle: str
+    trained: str
+    split: str
+    num_rows: int
+    num_samples: int
+    numbers: list[Number]
+    measure: str
+    recorded: bool
+    others: list[tuple[str, EvidenceRecord]]
+    unscored: str
+    figures: list[PageFigure]
+    left_out: str
+    explorer: Explorer | None
+    groups: list[tuple[str, list[tuple[str, str]]]]
+    recipe: str
+    folder: str
+    version: str
+    description: str
+
+
 def write_report(
     folder: Path,
-    program: Any,
+    program: object,
     data: Dataset,
     *,
-    config: dict[str, Any],
-    records: dict[str, dict[str, Any]],
-    history: list[dict[str, Any]],
+    config: Table,
+    records: Mapping[str, Table],
+    history: Sequence[Table],
     split: str = "valid",
     num_rows: int = NUM_ROWS,
     num_samples: int = NUM_SAMPLES,
     out: Path | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write `folder/report.html`, or `out`: one file that needs no network and no server; its path.
+    """Write one page about a fitted program: one file that needs no network and no server.
 
-    `config`, `records` and `history` are what a run's `config.toml`, `evaluation.json` and `metrics.jsonl` hold. Rows
-    of `split` to click on, `num_rows` at most, are scored by importance sampling with `num_samples` draws from the
-    guide; where the program has no log p(x) for a row, or no latent plane, the page says why and leaves it out.
-    Raises `InputError` for a split without rows, for what has no model, and where `out` is a folder.
+    Where the program has no log p(x) for a row, or no latent plane, the page says why and leaves it out. Raises
+    `InputError` for a split without rows, for what has no model, and where `out` is a folder.
+
+    Args:
+        folder: a run's folder, whose `figures/` are shown.
+        program: the fitted program.
+        data: the data set it was fitted to.
+        config: what the run's `config.toml` holds.
+        records: what its `evaluation.json` holds: the records of the evidence by split and method.
+        history: what its `metrics.jsonl` holds: the epochs of the fit.
+        split: the split whose rows can be clicked on.
+        num_rows: so many of them at most.
+        num_samples: draws from the guide for log p(x) of each of them, by importance sampling.
+        out: the file to write, `folder/report.html` by default.
+        seed: of all draws.
+
+    Returns:
+        The path of the page.
 
     >>> import pyro_vae as pv
     >>> data, nets = pv.load_data("digits"), (pv.nets.mlp(2, 20, 64), pv.nets.mlp(64, 20, 4))
@@ -105,55 +169,48 @@ def write_report(
     ('report.html', True)
     """
     path = out or folder / "report.html"
-    require_program(program)
+    program = require_program(program)
     _require_writable(path)
     if not len(data.split(split)):
         raise InputError(f"{data.name} has no {SPLITS[split]} rows; try another split")
     rows = fitting_rows(data.split(split), num_rows)
-    content = _content(folder, program, data, rows, config, records, history, split, num_samples, seed)
-    write_atomic(path, page(content).encode())
+    known = {name: EvidenceRecord.from_dict(record) for name, record in records.items()}
+    epochs = [EpochRecord.from_dict(row) for row in history]
+    run = _Run(folder, program, data, rows, config, known, epochs, split, num_samples, seed)
+    write_atomic(path, page(_content(run)).encode())
     return path
 
 
-def _content(
-    folder: Path,
-    program: Any,
-    data: Dataset,
-    rows: Split,
-    config: dict[str, Any],
-    records: dict[str, dict[str, Any]],
-    history: list[dict[str, Any]],
-    split: str,
-    num_samples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """What the page's template needs."""
-    found, unscored = _scored(program, rows, num_samples, seed)
-    about = EvidenceRecord(run=str(folder), model="vae", fit_method="svi", split=split, method="is")
-    own = {} if found is None else dict(found.to_record(about))
-    main = next((records[name] for name in (split, *records) if records.get(name, {}).get("split") == split), None)
-    left_out = reason_for_no_explorer(program, rows)
-    return {
-        "title": folder.resolve().name,
-        "subtitle": describe_run(config, data),
-        "trained": _trained(history),
-        "split": SPLITS[split],
-        "num_rows": len(rows),
-        "num_samples": num_samples,
-        "numbers": numbers(main or own),
-        "measure": (main or own).get("measure") or rows.measure_name,
-        "recorded": main is not None,
-        "others": [(name, record) for name, record in records.items() if record is not main],
-        "unscored": unscored,
-        "figures": page_figures(folder, program, data, rows, found, history, seed),
-        "left_out": left_out,
-        "explorer": None if left_out else explorer(program, data, rows, found, seed),
-        "groups": [(title, settings(config[group])) for group, title in GROUPS.items() if config.get(group)],
-        "recipe": recipe(config["program"]) if "program" in config else config.get("program_needs", ""),
-        "folder": str(folder),
-        "version": config.get("about", {}).get("pyro_vae", ""),
-        "description": data.description,
-    }
+def _content(run: _Run) -> PageContent:
+    found, unscored = _scored(run.program, run.rows, run.num_samples, run.seed)
+    names = [name for name in (run.split, *run.records) if name in run.records]
+    main = next((run.records[name] for name in names if run.records[name].split == run.split), None)
+    shown = main or EvidenceRecord()
+    if main is None and found is not None:
+        about = EvidenceRecord(run=str(run.folder), model="vae", fit_method="svi", split=run.split, method="is")
+        shown = found.to_record(about)
+    left_out, config = reason_for_no_explorer(run.program, run.rows), run.config
+    return PageContent(
+        title=run.folder.resolve().name,
+        subtitle=describe_run(config, run.data),
+        trained=_trained(run),
+        split=SPLITS[run.split],
+        num_rows=len(run.rows),
+        num_samples=run.num_samples,
+        numbers=numbers(shown),
+        measure=shown.measure or run.rows.measure_name,
+        recorded=main is not None,
+        others=[(name, record) for name, record in run.records.items() if record is not main],
+        unscored=unscored,
+        figures=_page_figures(run, found),
+        left_out=left_out,
+        explorer=None if left_out else explorer(run.program, run.data, run.rows, found, run.seed),
+        groups=[(title, settings(config[group])) for group, title in GROUPS.items() if config.get(group)],
+        recipe=recipe(config["program"]) if "program" in config else config.get("program_needs", ""),
+        folder=str(run.folder),
+        version=config.get("about", {}).get("pyro_vae", ""),
+        description=run.data.description,
+    )
 
 
 def _require_writable(path: Path) -> None:
@@ -164,71 +221,45 @@ def _require_writable(path: Path) -> None:
         raise InputError(f"{path} cannot be written: {taken} is a file, not a folder; try another path")
 
 
-def _scored(program: Any, rows: Split, num_samples: int, seed: int) -> tuple[Evidence | None, str]:
+def _scored(program: Program, rows: Split, num_samples: int, seed: int) -> tuple[Evidence | None, str]:
     try:
         return log_evidence(program, rows, num_samples, seed=seed), ""
     except InputError as error:
         return None, str(error)
 
 
-def page(content: dict[str, Any]) -> str:
+def page(content: PageContent) -> str:
     """The page with style, script and data inside; what JSON holds cannot end the script it stands in."""
     assets = resources.files("pyro_vae.report") / "page"
     css, script, template = ((assets / name).read_text("utf-8") for name in ("report.css", "report.js", "report.html"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
-    return environment.from_string(template).render(content | {"css": Markup(css), "script": Markup(script)})
+    return environment.from_string(template).render(vars(content), css=Markup(css), script=Markup(script))
 
 
-def describe_run(config: dict[str, Any], data: Dataset) -> str:
-    """One sentence on the program and its data."""
-    model, rows = config.get("model", {}), f"{len(data.train):,} rows of {data.num_features} columns"
-    if data.image_shape:
-        rows = f"{len(data.train):,} images of {data.image_shape[0]}×{data.image_shape[1]} pixels"
-    if own := config.get("about", {}).get("program"):
-        return f"{own}, a program of its author's own, fitted to {data.name}: {rows}."
-    if not model:
-        return f"A program fitted to {data.name}: {rows}."
-    K = model.get("latent_dim", 0)
-    return f"A variational autoencoder with {K} latent dimension{'s' if K != 1 else ''}, fitted to {data.name}: {rows}."
-
-
-def _trained(history: list[dict[str, Any]]) -> str:
-    if not history:
+def _trained(run: _Run) -> str:
+    if not run.history:
         return ""
-    return f"Trained for {len(history)} epochs; the weights of epoch {_best_epoch(history)} were kept."
+    return f"Trained for {len(run.history)} epochs; the weights of epoch {run.best_epoch} were kept."
 
 
-def page_figures(
-    folder: Path,
-    program: Any,
-    data: Dataset,
-    rows: Split,
-    found: Evidence | None,
-    history: list[dict[str, Any]],
-    seed: int,
-) -> list[PageFigure]:
+def _page_figures(run: _Run, found: Evidence | None) -> list[PageFigure]:
     """The figures that the fit wrote, drawn again where they are gone, and the latent figures."""
     shown = {}
     with tempfile.TemporaryDirectory() as drawn:
-        paths = sorted((folder / "figures").glob("*.png"))
+        paths = sorted((run.folder / "figures").glob("*.png"))
         if not any(path.stem in CAPTIONS for path in paths):
             with suppress(InputError):  # what cannot be drawn of this program is left out
-                write_figures(Path(drawn), program, data, history, _best_epoch(history))
+                write_figures(Path(drawn), run.program, run.data, run.history, run.best_epoch)
             paths += sorted(Path(drawn).glob("*.png"))
         for path in sorted(paths, key=lambda path: [*CAPTIONS, path.stem].index(path.stem)):
             title, caption = CAPTIONS.get(path.stem, (path.stem.replace("-", " ").capitalize(), ""))
             shown[path.stem] = _page_figure(path.stem, title, caption, path.read_bytes())
     log_px = None if found is None else found.log_px
     with style.figure_style(), mpl.rc_context({"backend": "agg"}):
-        for drawing in latent_figures(program, data, rows, log_px, seed=seed):
+        for drawing in latent_figures(run.program, run.data, run.rows, log_px, seed=run.seed):
             shown[drawing.name] = _page_figure(drawing.name, drawing.title, drawing.caption, _png(drawing.figure))
     return list(shown.values())
-
-
-def _best_epoch(history: list[dict[str, Any]]) -> int:
-    values = [row["epoch"] if row.get("valid_elbo") is None else row["valid_elbo"] for row in history]
-    return values.index(max(values)) + 1 if values else 0
 
 
 def _png(figure: Figure) -> bytes:
@@ -241,35 +272,3 @@ def _page_figure(name: str, title: str, caption: str, png: bytes) -> PageFigure:
     with Image.open(io.BytesIO(png)) as image:
         width, height = image.size
     return PageFigure(name, title, caption, "data:image/png;base64," + base64.b64encode(png).decode(), width, height)
-
-
-def settings(group: dict[str, Any]) -> list[tuple[str, str]]:
-    """A group of settings as names and short text."""
-    return [(name.replace("_", " "), _short(value)) for name, value in group.items()]
-
-
-def _short(value: Any, most: int = 12) -> str:
-    if isinstance(value, list):
-        return ", ".join(_short(one) for one in value[:most]) + (f", … ({len(value)})" if len(value) > most else "")
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def _format(value: Any) -> str:
-    return f"[{_short(value)}]" if isinstance(value, list) else repr(value)
-
-
-def recipe(made: Any, depth: int = 0) -> str:
-    """A program's recipe as text, part inside part.
-
-    >>> recipe({"make": "priors.StandardNormal", "num_latents": 2})
-    'StandardNormal(num_latents=2)'
-    """
-    if not (isinstance(made, dict) and "make" in made):
-        return str(made.get("same_as", made)) if isinstance(made, dict) else _format(made)
-    inside = {name: recipe(value, depth + 1) for name, value in made.items() if name != "make"}
-    if all(not isinstance(value, dict) for value in made.values()):
-        arguments = ", ".join(f"{name}={text}" for name, text in inside.items())
-    else:
-        step = "\n" + "    " * (depth + 1)
-        arguments = "".join(f"{step}{name}={text}," for name, text in inside.items()) + "\n" + "    " * depth
-    return f"{made['make'].rsplit('.', 1)[-1]}({arguments})"

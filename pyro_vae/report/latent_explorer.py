@@ -3,8 +3,7 @@
 import base64
 import inspect
 import io
-from functools import partial
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyro.poutine as poutine
@@ -16,33 +15,93 @@ from torch import Tensor
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
+from pyro_vae.diagnostics.latent_codes import encode_rows, reconstruct_rows
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 from pyro_vae.plots import style
 from pyro_vae.plots.display_units import column_names, observed, stored_to_grayscale, to_grayscale
-from pyro_vae.programs.model_and_guide import encode, reconstruct
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
+from pyro_vae.programs.program_defaults import decoder_of
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.traces import sample_sites, trace_program
 from pyro_vae.report.latent_planes import BasePoint, Plane, base_points, latent_planes
-from pyro_vae.typing import RowLatents, Rows
+from pyro_vae.typing import Program, RowLatents, Rows
 
 MAX_SIDE, MIN_SIDE = 41, 5  # grid points along a side of a plane
 PICTURE_VALUES, TABLE_VALUES = 6_000_000, 250_000  # decoded values in a page
 PICTURE_ROWS, TABLE_ROWS = 1_000_000, 250_000  # values of its rows
 MAX_TEXT = 2_600_000  # letters of all grids, so that a page of pictures stays below 5 MB
 SHADES = 64  # of a decoded pixel
+NO_DECODER = "this program has no decode(z), so E[x | z] is not known at points that are no row's"
 MAX_IMAGE_SIDE = 96  # of a picture, in pixels; larger ones are shown at a whole fraction of their size
 
 
-def reason_for_no_explorer(program: Any, split: Split) -> str:
-    """Why this program has no plane to explore; empty where it has one."""
+class ExplorerPlane(TypedDict):
+    """A plane: its name and its axes' names, its lowest and highest coordinates, and where the rows lie on it."""
+
+    name: str
+    names: tuple[str, ...]
+    low: list[float]
+    high: list[float]
+    at: list[list[float]]
+
+
+class ExplorerStart(TypedDict):
+    """A point that the planes go through: its name, its row if it is one, and its coordinates on each plane."""
+
+    name: str
+    row: int | None
+    at: list[list[float]]
+
+
+class ExplorerRows(TypedDict):
+    """The rows to click on; pictures and values as the text of `RowEncoder`, log p(x) in nats."""
+
+    index: list[int]
+    labels: list[int] | None
+    log_px: list[float | None] | None
+    khat: list[float | None] | None
+    khat_limit: float | None
+    stored: str
+    scored: str | None
+    again: str
+
+
+class Explorer(TypedDict):
+    """All that the page's script reads, as JSON: see `explorer`."""
+
+    picture: tuple[int, int] | None
+    shrink: int
+    columns: list[str]
+    low: list[float]
+    high: list[float]
+    size: int
+    planes: list[ExplorerPlane]
+    starts: list[ExplorerStart]
+    grids: list[list[str]]
+    blend_error: float
+    rows: ExplorerRows
+    colours: list[str]
+    plain_colour: str
+    shades: list[str]
+
+
+def reason_for_no_explorer(program: Program, split: Split) -> str:
+    """Why this program has no plane to explore; empty where it has one.
+
+    Args:
+        program: the fitted program.
+        split: the rows to show.
+
+    Returns:
+        The reason, or an empty text.
+    """
     if len(split) < 3:
         return f"a plane is spanned by three rows or more, and there are {len(split)}"
-    decode = getattr(program, "decode", None)
+    decode = decoder_of(program)
     if decode is None:
-        return "this program has no decode(z), so E[x | z] is not known at points that are no row's"
+        return NO_DECODER
     named = [
         p for p in inspect.signature(decode).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
@@ -50,7 +109,7 @@ def reason_for_no_explorer(program: Any, split: Split) -> str:
         return f"its decoder needs more than z: {', '.join(needed)}"
     x, row_inputs = _inputs(program, split.head(3))
     try:
-        means = _method(program, encode)(x, **row_inputs)
+        means = encode_rows(program, x, **row_inputs)
     except InputError as error:
         return str(error)
     if len(sites := _latent_sites(program, split)) > 1:
@@ -60,22 +119,15 @@ def reason_for_no_explorer(program: Any, split: Split) -> str:
     return ""
 
 
-def _method(program: Any, function: Any) -> Any:
-    """A program's own `encode` or `reconstruct`, or the function that works by its traces."""
-    return getattr(program, function.__name__, partial(function, program))
-
-
-def _inputs(program: Any, split: Split) -> tuple[Rows, dict[str, Any]]:
+def _inputs(program: Program, split: Split) -> tuple[Rows, dict[str, Tensor]]:
     """The rows and their row inputs, on the device and in the type of the program."""
     device, dtype = device_and_dtype(program, like=split[:1])
     return split.x.to(device, dtype), {name: value.to(device) for name, value in split.row_inputs(slice(None)).items()}
 
 
-def _latent_sites(program: Any, split: Split) -> list[str]:
-    if not hasattr(program, "guide"):
-        return ["z"]
+def _latent_sites(program: Program, split: Split) -> list[str]:
     x, row_inputs = _inputs(program, split.head(3))
-    batch = Batch(x, **row_inputs)
+    batch = Batch(x, labels=row_inputs.get("labels"), mask=row_inputs.get("mask"))
     with torch.no_grad(), poutine.block(), seeded(0), use_param_store(program), evaluating(program):
         _, guide = trace_program(program, batch)
     return [name for name, site in sample_sites(guide).items() if not site["infer"].get("is_auxiliary")]
@@ -91,7 +143,7 @@ class RowEncoder:
     def __init__(self, split: Split) -> None:
         self.split, self.shape = split, split.image_shape
         self.shrink = 1 if self.shape is None else -(-max(self.shape) // MAX_IMAGE_SIDE)
-        self.shown = None if self.shape is None else tuple(side // self.shrink for side in self.shape)
+        self.shown = None if self.shape is None else (self.shape[0] // self.shrink, self.shape[1] // self.shrink)
         self.stored = (
             stored_to_grayscale(split) if self.shape else torch.from_numpy(observed(split, torch.arange(len(split))))
         )
@@ -125,27 +177,47 @@ def _ends(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fitting_rows(split: Split, num_rows: int) -> Split:
-    """The first rows of a split, as many as fit on the page."""
+    """The first rows of a split, as many as fit on the page.
+
+    Args:
+        split: the split.
+        num_rows: the most rows to show.
+
+    Returns:
+        The rows.
+    """
     most = PICTURE_ROWS if split.image_shape else TABLE_ROWS
     return split.head(max(3, min(num_rows, most // RowEncoder(split.head(1)).width)))
 
 
 @torch.no_grad()
-def explorer(program: Any, data: Dataset, split: Split, found: Evidence | None = None, seed: int = 0) -> dict[str, Any]:
+def explorer(program: Program, data: Dataset, split: Split, found: Evidence | None = None, seed: int = 0) -> Explorer:
     """All that the page's script needs, as plain values: planes, base points, decoded grids, and the rows.
 
-    `found` is log p(x) of the same rows. Grids are as fine as `PICTURE_VALUES` or `TABLE_VALUES` allow; between grid
-    points the page interpolates, and `blend_error` is its mean error halfway, as a share of the range.
+    Grids are as fine as `PICTURE_VALUES` or `TABLE_VALUES` allow; between grid points the page interpolates, and
+    `blend_error` is its mean error halfway, as a share of the range.
+
+    Args:
+        program: the fitted program.
+        data: its data set.
+        split: the rows to show (N, D).
+        found: log p(x) of the same rows.
+        seed: of the means, where they are drawn.
+
+    Returns:
+        The values.
     """
+    if (decode := decoder_of(program)) is None:
+        raise InputError(NO_DECODER)
     x, row_inputs = _inputs(program, split)
     with seeded(seed):
-        means = _method(program, encode)(x, **row_inputs).cpu().double()
-        again = _method(program, reconstruct)(x, **row_inputs).cpu()
+        means = encode_rows(program, x, **row_inputs).cpu().double()
+        again = reconstruct_rows(program, x, **row_inputs).cpu()
     encoder = RowEncoder(split)
     planes, starts = latent_planes(means), base_points(means, split.labels)
 
     def decoded(plane: Plane, start: BasePoint, size: int, shift: float = 0.0) -> Tensor:
-        return encoder.values(program.decode(plane.grid(start.z, size, shift).to(x)).cpu())
+        return encoder.values(decode(plane.grid(start.z, size, shift).to(x)).cpu())
 
     size = grid_size(encoder, len(planes) * len(starts), planes[0].directions.shape[1])
     grids = [[encoder.text(decoded(plane, start, size), SHADES) for start in starts] for plane in planes]
@@ -176,7 +248,7 @@ def grid_size(encoder: RowEncoder, num_grids: int, num_directions: int) -> int:
     return max(MIN_SIDE, min(MAX_SIDE, int(most ** (1 / num_directions))))
 
 
-def _plain(plane: Plane, means: RowLatents, seed: int) -> dict[str, Any]:
+def _plain(plane: Plane, means: RowLatents, seed: int) -> ExplorerPlane:
     points, low, high = plane.at(means), plane.low, plane.high
     if points.shape[1] == 1:  # a line: spread out in height to be seen
         spread = torch.rand(len(points), 1, generator=torch.Generator().manual_seed(seed), dtype=points.dtype)
@@ -194,11 +266,11 @@ def _plain(plane: Plane, means: RowLatents, seed: int) -> dict[str, Any]:
     }
 
 
-def _coordinates(planes: list[Plane], z: Tensor) -> Any:
+def _coordinates(planes: list[Plane], z: Tensor) -> list[list[float]]:
     return [_rounded(plane.at(z[None]))[0] for plane in planes]
 
 
-def _rounded(values: Tensor) -> Any:
+def _rounded(values: Tensor) -> list[list[float]]:
     return [[round(value, 4) for value in line] for line in values.tolist()]
 
 
@@ -222,7 +294,7 @@ def _finite(values: Tensor) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
-def _rows(split: Split, encoder: RowEncoder, again: Rows, found: Evidence | None) -> dict[str, Any]:
+def _rows(split: Split, encoder: RowEncoder, again: Rows, found: Evidence | None) -> ExplorerRows:
     index = torch.arange(len(split)) if split.index is None else split.index
     drawn = split.image_shape is not None and split.measure.binarize != "none"
     return {

@@ -28,7 +28,16 @@ class Plane:
         return (z - self.origin) @ self.directions
 
     def grid(self, base: Tensor, size: int, shift: float = 0.0) -> Tensor:
-        """Latents (size^n, K) through `base` (K,), left to right, then top to bottom, moved by a share of a cell."""
+        """Latents on the plane, left to right, then top to bottom.
+
+        Args:
+            base: the point (K,) that the plane goes through.
+            size: the points along each side.
+            shift: the share of a cell by which all points are moved.
+
+        Returns:
+            The latents (size^n, K).
+        """
         steps = torch.linspace(0, 1, size, dtype=base.dtype) + shift / (size - 1)
         sides = [low + (high - low) * steps for low, high in zip(self.low, self.high, strict=True)]
         if len(sides) == 1:
@@ -90,7 +99,15 @@ def _subscript(number: int) -> str:
 
 
 def base_points(means: RowLatents, labels: Tensor | None) -> list[BasePoint]:
-    """The points that planes go through above two dimensions: the mean, and one row of each label or five rows."""
+    """The points that planes go through above two dimensions: the mean, and one row of each label or five rows.
+
+    Args:
+        means: posterior means (N, K).
+        labels: the rows' labels (N,).
+
+    Returns:
+        The points.
+    """
     mean = means.mean(0)
     everything = BasePoint("the mean of all rows", None, mean)
     if means.shape[1] <= 2:

@@ -1,8 +1,8 @@
 """The numbers of an evaluation in words: each with its kind and a sentence on what it means."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 
 KINDS = {
@@ -39,26 +39,26 @@ class Number:
     meaning: str
 
 
-def numbers(record: dict[str, Any]) -> list[Number]:
+def numbers(record: EvidenceRecord) -> list[Number]:
     """What an evaluation found, each number with a sentence for newcomers; what does not exist is left out."""
-    get, S = record.get, record.get("num_samples")
-    below = "" if get("gap") is None else f"{number(get('gap'))} below log p(x)"
+    S, kind = record.num_samples, record.log_px_kind or ""
+    below = "" if record.gap is None else f"{number(record.gap)} below log p(x)"
     table: list[tuple[str, str, str | None, str]] = [
-        ("log p(x)", "", _text(get("log_px")), get("log_px_kind") or ""),
-        ("error over rows", "± ", _text(get("log_px_se")), ""),
-        ("Monte-Carlo error", "± ", _text(get("log_px_mc_se"), 3), ""),
-        ("ELBO", "", _text(get("elbo")), below),
-        ("reconstruction", "", _text(get("reconstruction")), "E[log p(x | z)]"),
-        ("KL", "", _text(get("kl")), "KL(q(z | x) ‖ p(z))"),
+        ("log p(x)", "", _text(record.log_px), kind),
+        ("error over rows", "± ", _text(record.log_px_se), ""),
+        ("Monte-Carlo error", "± ", _text(record.log_px_mc_se, 3), ""),
+        ("ELBO", "", _text(record.elbo), below),
+        ("reconstruction", "", _text(record.reconstruction), "E[log p(x | z)]"),
+        ("KL", "", _text(record.kl), "KL(q(z | x) ‖ p(z))"),
     ]
-    if bounds := {int(k): bound for k, bound in (get("iwae") or {}).items() if int(k) not in (1, S)}:
+    if bounds := {int(k): bound for k, bound in (record.iwae or {}).items() if int(k) not in (1, S)}:
         sizes = sorted(bounds)
         shown = " · ".join(number(bounds[k]) for k in sizes)
         table.append(("IWAE bounds", "", shown, f"at {', '.join(map(str, sizes))} draws"))
-    if get("khat_bad") is not None and S:
-        table.append(("k-hat too high", "", f"{get('khat_bad'):.0%}", f"above {khat_limit(S):.2f}"))
-    table.append(("active units", "", _text(get("active_units"), 0), ""))
-    words = {"many": get("num_data"), "kind": KINDS.get(get("log_px_kind") or "", "")}
+    if record.khat_bad is not None and S:
+        table.append(("k-hat too high", "", f"{record.khat_bad:.0%}", f"above {khat_limit(S):.2f}"))
+    table.append(("active units", "", _text(record.active_units, 0), ""))
+    words = {"many": record.num_data, "kind": KINDS.get(kind, "")}
     return [
         Number(name, sign + value, spread, MEANINGS[name].format(**words))
         for name, sign, value, spread in table
@@ -71,5 +71,13 @@ def _text(value: float | None, digits: int = 2) -> str | None:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number as people write it, with a true minus; a dash where there is none."""
+    """A number as people write it, with a true minus; a dash where there is none.
+
+    Args:
+        value: the number.
+        digits: after the point.
+
+    Returns:
+        The text.
+    """
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")

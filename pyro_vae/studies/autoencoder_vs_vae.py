@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from pyro_vae.atomic_write import write_json
 from pyro_vae.comparison.learning_curves import first_rows
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.data_config import DataConfig
+from pyro_vae.diagnostics.latent_codes import Encoder
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.evidence_record import EvidenceRecord
+from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.pca import MAX_ROWS
+from pyro_vae.models.vae import VAE
 from pyro_vae.run_folder import claim_folder, new_run, remove_if_empty
 from pyro_vae.serialization import load, save
 from pyro_vae.studies.autoencoder_vs_vae_encoders import (
@@ -21,11 +23,11 @@ from pyro_vae.studies.autoencoder_vs_vae_encoders import (
     Training,
     evaluate_encoder,
     fit_encoder,
-    mean_over_seeds,
     num_parameters,
     pixel_knn_accuracy,
 )
 from pyro_vae.studies.autoencoder_vs_vae_figures import draw_encoders
+from pyro_vae.studies.encoder_records import EncoderMeans, EncoderRow, mean_over_seeds
 from pyro_vae.studies.swiss_roll import UnrolledSheet, load_or_fit_swiss_roll
 from pyro_vae.workflows.choose_likelihood import load_dataset
 
@@ -44,8 +46,8 @@ class EncoderStudy:
 
     folder: Path
     rows: Split
-    records: list[dict[str, Any]]
-    table: list[dict[str, Any]]
+    records: list[dict[str, object]]
+    table: list[EncoderMeans]
     pixel_accuracy: float | None
     rolls: list[UnrolledSheet]
     figures: list[Path]
@@ -80,9 +82,24 @@ def run_encoder_study(
 ) -> EncoderStudy:
     """Fit every kind of encoder with every number of latents, measure its latent space, write a table, draw figures.
 
-    `data` are the data settings of `fit`. `out` is a folder, by default a new one under `runs/`; an interrupted study
-    is resumed there. Networks are fitted once for each of `seeds` seeds, from `seed` on. Raises `InputError` for data
-    that squared errors or principal components cannot be computed on.
+    An interrupted study is resumed in its folder. Raises `InputError` for data that squared errors or principal
+    components cannot be computed on.
+
+    Args:
+        data: the data settings of `fit`.
+        out: a folder, by default a new one under `runs/`.
+        latent_dim: the numbers of latents.
+        seeds: how many fits of each network.
+        seed: the first fit's seed.
+        split: the rows to measure.
+        num_rows: the first so many of them.
+        train_rows: one number: train on the first so many rows.
+        training: the networks' layers and training.
+        swiss_roll: whether the swiss roll is encoded too.
+        log: called with each line of the log.
+
+    Returns:
+        The records, the table and the figures.
     """
     dataset = _dataset(data, train_rows)
     rows = dataset.split(split)
@@ -112,7 +129,7 @@ def run_encoder_study(
     return _finish(plan, found, rolls)
 
 
-def _finish(plan: _Plan, found: list[dict[str, Any]], rolls: list[UnrolledSheet]) -> EncoderStudy:
+def _finish(plan: _Plan, found: list[EncoderRow], rolls: list[UnrolledSheet]) -> EncoderStudy:
     """The tables and figures of what was measured."""
     pixels = pixel_knn_accuracy(plan.data, plan.rows)
     table, records = mean_over_seeds(found), [_record(one, plan.rows) for one in found]
@@ -155,7 +172,7 @@ def _require_suitable(data: Dataset, rows: Split, sizes: list[int]) -> None:
         )
 
 
-def _measure(plan: _Plan) -> Iterator[dict[str, Any]]:
+def _measure(plan: _Plan) -> Iterator[EncoderRow]:
     """The numbers of every encoder with every seed; networks are fitted for each seed, principal components once."""
     for number, (size, kind) in enumerate(product(plan.sizes, KINDS)):
         model, seconds = None, 0.0
@@ -165,31 +182,27 @@ def _measure(plan: _Plan) -> Iterator[dict[str, Any]]:
                 if model is None or kind in NETWORKS:
                     plan.log(f"{number + 1}/{len(plan.sizes) * len(KINDS)} {kind}, {size} latents, seed {seed}")
                     model, seconds = _load_or_fit(plan, kind, size, seed)
-                about = {"kind": kind, "num_latents": size, "seed": seed, "seconds": seconds}
                 numbers = evaluate_encoder(model, plan.data, plan.rows, seed=seed)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, about | {"num_parameters": num_parameters(model)} | numbers)
-            yield json.loads(path.read_text())
+                write_json(path, dict(EncoderRow(kind, size, seed, seconds, num_parameters(model), **numbers)))
+            yield EncoderRow.from_dict(json.loads(path.read_text()))
 
 
-def _load_or_fit(plan: _Plan, kind: str, size: int, seed: int) -> tuple[Any, float]:
+def _load_or_fit(plan: _Plan, kind: str, size: int, seed: int) -> tuple[Encoder, float]:
     """An encoder and the seconds its fit took, now or before the study was interrupted."""
     folder = plan.folder / f"{kind}-{size}-{seed}"
     if (folder / FITTED).exists():
         return load(folder), json.loads((folder / FITTED).read_text())["seconds"]
     model, seconds = fit_encoder(kind, size, plan.data, plan.training, seed)
-    if kind in NETWORKS:
+    if isinstance(model, VAE | Autoencoder):
         save(model, folder)
         write_json(folder / FITTED, {"seconds": seconds})
     return model, seconds
 
 
-def _record(found: dict[str, Any], rows: Split) -> dict[str, Any]:
-    fit_method = "svi" if found["kind"] in NETWORKS else "closed-form"
-    known: dict[str, Any] = {
-        "model": f"{found['kind']}:{found['num_latents']}",
-        "way": fit_method,
-        "fit_method": fit_method,
-    }
-    known |= {"split": rows.name, "num_data": len(rows)}
-    return dict(EvidenceRecord()) | known | {name: value for name, value in found.items() if name != "kind"}
+def _record(found: EncoderRow, rows: Split) -> dict[str, object]:
+    """The keys of an evaluation's record, and those of the study."""
+    fit_method = "svi" if found.kind in NETWORKS else "closed-form"
+    name = f"{found.kind}:{found.num_latents}"
+    known = EvidenceRecord(model=name, fit_method=fit_method, split=rows.name, num_data=len(rows))
+    return dict(known) | {name: value for name, value in found.items() if name != "kind"}

@@ -3,9 +3,9 @@
 import inspect
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.diagnostics.aggregate_posterior import sample_codes, sample_prior_codes
+from pyro_vae.diagnostics.latent_codes import Encoder, encode_rows, sample_codes, sample_prior_codes
 from pyro_vae.diagnostics.latent_interpolation import draws_around, path_ratio
 from pyro_vae.diagnostics.latent_space_metrics import (
     knn_accuracy,
@@ -28,23 +28,14 @@ from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.pca import PCA, KernelPCA, median_square
 from pyro_vae.models.vae import VAE
 from pyro_vae.programs.parameters import named_parameters
-from pyro_vae.typing import PerRow
+from pyro_vae.programs.program_defaults import no_density_reason
+from pyro_vae.studies.encoder_records import EncoderMetrics
+from pyro_vae.typing import PerRow, Program
 
+T = TypeVar("T")
 KINDS = ("pca", "kernel-pca", "ae", "vae")
 NAMES = {"pca": "PCA", "kernel-pca": "kernel PCA", "ae": "autoencoder", "vae": "VAE"}
 WIDTHS, PENALTIES = (0.5, 1.0, 2.0), (1e-3, 1e-2)  # of kernel PCA, of 1 / median squared distance; by validation rows
-METRICS = (
-    "reconstruction_error",
-    "knn_accuracy",
-    "off_centre",
-    "anisotropy",
-    "area_gini",
-    "precision",
-    "coverage",
-    "box_precision",
-    "nearest",
-    "path_ratio",
-)
 
 
 @dataclass(frozen=True)
@@ -59,13 +50,25 @@ class Training:
     denoising: float = 0.0
 
 
-@torch.no_grad()
-def reconstruction_error(model: Any, x: Dataset | Split | Tensor) -> PerRow:
-    r"""The squared error of each row's reconstruction, $\frac1D |x - \hat x|^2$, (N,), in squared units of x.
+@runtime_checkable
+class Reconstructor(Protocol):
+    """What reconstructs rows (N, D), with their labels or mask where it needs them: an `Encoder`, any `Program`."""
 
-    `model` is anything with `reconstruct`: a program (E[x|z] at the guide's mean), an `Autoencoder`, `PCA`,
-    `KernelPCA`. `x` is (N, D), a split, or a data set (its test split). Where values are missing, the mean is over
-    those observed.
+    def reconstruct(self, x: Tensor, **row_inputs: Tensor) -> Tensor: ...
+
+
+@torch.no_grad()
+def reconstruction_error(model: Reconstructor, x: Dataset | Split | Tensor) -> PerRow:
+    r"""The squared error of each row's reconstruction, $\frac1D |x - \hat x|^2$.
+
+    Where values are missing, the mean is over those observed.
+
+    Args:
+        model: a program (E[x|z] at the guide's mean), an `Autoencoder`, `PCA`, `KernelPCA`.
+        x: rows (N, D), a split, or a data set (its test split).
+
+    Returns:
+        The errors (N,), in squared units of x.
 
     >>> import pyro_vae as pv
     >>> x = torch.randn(100, 3)
@@ -81,27 +84,36 @@ def reconstruction_error(model: Any, x: Dataset | Split | Tensor) -> PerRow:
 
 def fit_encoder(
     kind: str, num_latents: int, data: Dataset, training: Training | None = None, seed: int = 0
-) -> tuple[Any, float]:
-    """One of `KINDS` with so many latents, fitted to the training rows; and the seconds that took.
+) -> tuple[Encoder, float]:
+    """Fit one kind of encoder to the training rows.
 
     Networks have the same layers, steps and batches; all choices (epoch, the kernel's width and penalty) are made by
     the validation rows. The autoencoder's likelihood is a normal of scale 1 (squared error), the VAE's one of a learned
     scale, the prior N(0, I), the guide a mean-field normal.
+
+    Args:
+        kind: one of `KINDS`.
+        num_latents: the number K of latents.
+        data: the data set.
+        training: the networks' layers and training.
+        seed: of the networks' fit.
+
+    Returns:
+        The encoder, and the seconds that took.
     """
     began = time.perf_counter()
     if kind not in KINDS:
         raise InputError(f"no encoder called {kind!r}; try one of {', '.join(KINDS)}")
     if kind == "pca":
-        model: Any = PCA(num_latents).fit(data)
+        model: Encoder = PCA(num_latents).fit(data)
     elif kind == "kernel-pca":
         model = _best_kernel(num_latents, data)
     else:
-        model = _networks(kind, num_latents, data.num_features, training or Training(), seed)
-        _fit_network(model, data, training or Training(), seed)
+        model = _fit_network(kind, num_latents, data, training or Training(), seed)
     return model, time.perf_counter() - began
 
 
-def _networks(kind: str, K: int, D: int, training: Training, seed: int) -> Any:
+def _networks(kind: str, K: int, D: int, training: Training, seed: int) -> Autoencoder | VAE:
     hidden, activation = training.hidden, training.activation
     with seeded(seed):
         decoder = nets.mlp(K, *hidden[::-1], D, activation=activation)
@@ -112,7 +124,8 @@ def _networks(kind: str, K: int, D: int, training: Training, seed: int) -> Any:
     return VAE(priors.StandardNormal(K), likelihood, guides.MeanFieldNormal(encoder))
 
 
-def _fit_network(model: Any, data: Dataset, training: Training, seed: int) -> None:
+def _fit_network(kind: str, K: int, data: Dataset, training: Training, seed: int) -> Autoencoder | VAE:
+    model = _networks(kind, K, data.num_features, training, seed)
     fit(
         model,
         data.train,
@@ -123,6 +136,7 @@ def _fit_network(model: Any, data: Dataset, training: Training, seed: int) -> No
         seed=seed,
         progress="none",
     )
+    return model
 
 
 def _best_kernel(num_latents: int, data: Dataset) -> KernelPCA:
@@ -132,21 +146,31 @@ def _best_kernel(num_latents: int, data: Dataset) -> KernelPCA:
 
 
 def evaluate_encoder(
-    model: Any, data: Dataset, rows: Split, *, num_draws: int = 1000, steps: int = 32, seed: int = 0
-) -> dict[str, float | None]:
-    r"""The `METRICS` of a latent space; None for one that does not exist, or is not finite.
+    model: Encoder, data: Dataset, rows: Split, *, num_draws: int = 1000, steps: int = 32, seed: int = 0
+) -> EncoderMetrics[float]:
+    r"""The metrics of a latent space; None for one that does not exist, or is not finite.
 
-    On held-out `rows`: `reconstruction_error`, per value; `knn_accuracy` of labels from the training rows' codes;
+    On held-out rows: `reconstruction_error`, per value; `knn_accuracy` of labels from the training rows' codes;
     `off_centre` and `anisotropy` of the codes drawn from q(z|x) (`latent_space_metrics.spread`); `area_gini` of labels'
-    areas, for K = 2; of `num_draws` draws from the model's prior, or where it has none from a normal fitted to its
-    codes, the share whose decoding lies among reconstructions of rows (`precision`), the share of those that have such
-    a neighbour (`coverage`) and the latent distance to the `nearest` code; the same share of draws from the codes' box
+    areas, for K = 2; of draws from the model's prior, or where it has none from a normal fitted to its codes, the share
+    whose decoding lies among reconstructions of rows (`precision`), the share of those that have such a neighbour
+    (`coverage`) and the latent distance to the `nearest` code; the same share of draws from the codes' box
     (`box_precision`); and the length of decoded straight lines between such draws over the distance of their ends
     (`path_ratio`, a mean over pairs). Distances are to the model's own reconstructions: what it cannot reconstruct
     shows in the reconstruction error, and a decoder that has collapsed looks perfect by the other metrics.
 
-    `model` is one of `fit_encoder`'s, or any program with `encode`, `decode(z)` and `reconstruct`. Raises
-    `InputError` where `decode` asks for more than z, or there are too few rows.
+    Raises `InputError` where `decode` asks for more than z, or there are too few rows.
+
+    Args:
+        model: one of `fit_encoder`'s, or any program with `encode`, `decode(z)` and `reconstruct`.
+        data: the data set it was fitted to.
+        rows: the held-out rows.
+        num_draws: draws of codes.
+        steps: of each line.
+        seed: of the draws.
+
+    Returns:
+        The metrics.
     """
     if len(inspect.signature(model.decode).parameters) > 1:
         raise InputError(f"a {type(model).__name__} decodes z and more, so it has several latent spaces")
@@ -158,27 +182,35 @@ def evaluate_encoder(
     in_box = precision_and_coverage(model.decode(draws_around(codes, num_draws, "box", seed=seed)), again)
     ratio = path_ratio(model.decode, own[:num_draws], own[num_draws:], steps=steps)
     where = _or_none(lambda: spread(drawn))
-    found = {
-        "reconstruction_error": float(reconstruction_error(model, rows).mean()),
-        "knn_accuracy": _knn(train_codes, data.train, codes, rows),
-        "off_centre": where and where.off_centre,
-        "anisotropy": where and where.anisotropy,
-        "area_gini": _gini(codes, rows),
-        "precision": near.precision.value,
-        "coverage": near.coverage.value,
-        "box_precision": in_box.precision.value,
-        "nearest": nearest_code(own[:num_draws], drawn),
-        "path_ratio": float(ratio[torch.isfinite(ratio)].mean()),
-    }
-    return {name: value if value is not None and math.isfinite(value) else None for name, value in found.items()}
+    found = EncoderMetrics(
+        reconstruction_error=float(reconstruction_error(model, rows).mean()),
+        knn_accuracy=_knn(train_codes, data.train, codes, rows),
+        off_centre=None if where is None else where.off_centre,
+        anisotropy=None if where is None else where.anisotropy,
+        area_gini=_gini(codes, rows),
+        precision=near.precision.value,
+        coverage=near.coverage.value,
+        box_precision=in_box.precision.value,
+        nearest=nearest_code(own[:num_draws], drawn),
+        path_ratio=float(ratio[torch.isfinite(ratio)].mean()),
+    )
+    return replace(found, **{n: None for n, value in found.items() if value is None or not math.isfinite(value)})
 
 
-def _codes(model: Any, rows: Split) -> Tensor:
-    return model.encode(rows.x, **rows.row_inputs(slice(None)))
+def _codes(model: Encoder, rows: Split) -> Tensor:
+    return encode_rows(model, rows.x, **rows.row_inputs(slice(None)))
 
 
 def pixel_knn_accuracy(data: Dataset, rows: Split) -> float | None:
-    """The accuracy of nearest neighbours on x itself, which that of latent distances is compared with."""
+    """The accuracy of nearest neighbours on x itself, which that of latent distances is compared with.
+
+    Args:
+        data: the data set, whose training rows vote.
+        rows: the rows to classify.
+
+    Returns:
+        The accuracy; None without labels.
+    """
     return _knn(data.train.x, data.train, rows.x, rows)
 
 
@@ -193,10 +225,10 @@ def _gini(codes: Tensor, rows: Split) -> float | None:
     if labels is None or codes.shape[1] != 2:
         return None
     areas = _or_none(lambda: label_areas(codes, labels))
-    return areas and areas.gini
+    return None if areas is None else areas.gini
 
 
-def _or_none(compute: Callable[[], Any]) -> Any:
+def _or_none(compute: Callable[[], T]) -> T | None:
     """A value, or None where it cannot be computed: codes that are all the same, labels of too few rows."""
     try:
         return compute()
@@ -204,37 +236,28 @@ def _or_none(compute: Callable[[], Any]) -> Any:
         return None
 
 
-def new_codes(model: Any, rows: Split, num: int, seed: int = 0) -> Tensor:
-    """Codes for new rows, (num, K): draws of the prior, or of a normal fitted to the codes where there is none."""
-    if getattr(model, "no_density", ""):
-        return draws_around(_codes(model, rows), num, seed=seed)
-    return sample_prior_codes(model, num, like=rows, seed=seed)
+def new_codes(model: Encoder, rows: Split, num: int, seed: int = 0) -> Tensor:
+    """Codes for new rows: draws of the prior, or of a normal fitted to the codes where there is none.
+
+    Args:
+        model: the encoder.
+        rows: rows it takes, whose codes the normal is fitted to.
+        num: the number of codes.
+        seed: of the draws.
+
+    Returns:
+        The codes (num, K).
+    """
+    if isinstance(model, Program) and has_prior(model):
+        return sample_prior_codes(model, num, like=rows, seed=seed)
+    return draws_around(_codes(model, rows), num, seed=seed)
 
 
-def num_parameters(model: Any) -> int | None:
+def has_prior(model: Encoder) -> bool:
+    """Whether a model has a prior of its codes: a VAE has one, an autoencoder and principal components have none."""
+    return not no_density_reason(model)
+
+
+def num_parameters(model: Encoder) -> int | None:
     """The number of parameters of a network; None for projections."""
     return sum(p.numel() for p in named_parameters(model).values()) if isinstance(model, torch.nn.Module) else None
-
-
-def mean_over_seeds(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each kind and number of latents: mean and standard error over seeds of each of `METRICS`.
-
-    Each seed is one fit (of networks) and one set of draws. `se` is None where there is one.
-    """
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for record in records:
-        groups.setdefault((record["kind"], record["num_latents"]), []).append(record)
-    return [
-        {"kind": kind, "num_latents": K, "num_seeds": len(group)} | {name: _mean(group, name) for name in METRICS}
-        for (kind, K), group in groups.items()
-    ]
-
-
-def _mean(group: Sequence[dict[str, Any]], name: str) -> tuple[float, float | None] | None:
-    values = [record[name] for record in group if record[name] is not None]
-    if not values:
-        return None
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))

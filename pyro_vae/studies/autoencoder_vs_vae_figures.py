@@ -2,22 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
+from pyro_vae.diagnostics.latent_codes import Encoder
 from pyro_vae.diagnostics.latent_interpolation import interpolate, path_ratio
 from pyro_vae.diagnostics.latent_space_metrics import draws_near_rows, spread
 from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.display_units import to_grayscale
-from pyro_vae.studies.autoencoder_vs_vae_encoders import NAMES, new_codes
-from pyro_vae.studies.swiss_roll import plot_rolls
+from pyro_vae.studies.autoencoder_vs_vae_encoders import NAMES, has_prior, new_codes
+from pyro_vae.studies.encoder_records import EncoderMeans
+from pyro_vae.studies.swiss_roll import UnrolledSheet, plot_rolls
 
 KIND_COLOURS = {"pca": style.COLOURS[2], "kernel-pca": style.COLOURS[5], "ae": style.RED, "vae": style.BLUE}
 KIND_LINESTYLES = {"pca": "--", "kernel-pca": "--"}  # autoencoders often lie on top of them
@@ -32,16 +34,26 @@ NUM_DRAWS, NUM_COLUMNS, NUM_STEPS, NUM_LINES = 60, 20, 9, 3
 
 def draw_encoders(
     folder: Path,
-    table: Sequence[Mapping[str, Any]],
-    models: Mapping[str, Any],
+    table: Sequence[EncoderMeans],
+    models: Mapping[str, Encoder],
     data: Dataset,
     rows: Split,
-    rolls: Sequence[Any] = (),
+    rolls: Sequence[UnrolledSheet] = (),
     pixels: float | None = None,
 ) -> list[Path]:
-    """Write `folder/*.png`: metrics over numbers of latents; codes; decoded draws and lines; the swiss roll.
+    """Write the study's figures: metrics over numbers of latents; codes; decoded draws and lines; the swiss roll.
 
-    `table` is that of `mean_over_seeds`, `models` are the smallest ones by kind.
+    Args:
+        folder: where the PNG files are written.
+        table: the means over seeds.
+        models: the smallest encoder of each kind.
+        data: the data set.
+        rows: the held-out rows.
+        rolls: the swiss roll by each kind.
+        pixels: the accuracy of nearest neighbours on x itself.
+
+    Returns:
+        The files.
     """
     drawings: dict[str, Callable[[], Figure | None]] = {
         "sizes": lambda: plot_sizes(table, pixels),
@@ -60,16 +72,24 @@ def draw_encoders(
     return written
 
 
-def plot_sizes(table: Sequence[Mapping[str, Any]], pixels: float | None = None) -> Figure:
-    """Four metrics over the number of latents, mean ± standard error over seeds."""
+def plot_sizes(table: Sequence[EncoderMeans], pixels: float | None = None) -> Figure:
+    """Four metrics over the number of latents, mean ± standard error over seeds.
+
+    Args:
+        table: the means over seeds.
+        pixels: the accuracy of nearest neighbours on x itself, a dotted line.
+
+    Returns:
+        The figure.
+    """
     with style.figure_style():
         figure = Figure(figsize=(10.5, 6.2))
         for axes, (name, title) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
-            for kind in dict.fromkeys(line["kind"] for line in table):
-                known = [line for line in table if line["kind"] == kind and line[name] is not None]
+            for kind in dict.fromkeys(line.kind for line in table):
+                known = [line for line in table if line.kind == kind and line[name] is not None]
                 if known:
                     means, errors = zip(*(line[name] for line in known), strict=True)
-                    at = [line["num_latents"] for line in known]
+                    at = [line.num_latents for line in known]
                     bars = [error or 0.0 for error in errors]
                     axes.errorbar(
                         at,
@@ -82,7 +102,7 @@ def plot_sizes(table: Sequence[Mapping[str, Any]], pixels: float | None = None) 
                         linestyle=KIND_LINESTYLES.get(kind, "-"),
                     )
             axes.set(title=title, xlabel="latent dimensions", xscale="log")
-            sizes = sorted({line["num_latents"] for line in table})
+            sizes = sorted({line.num_latents for line in table})
             axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
             axes.set_xticks([], minor=True)
             if name == "knn_accuracy" and pixels is not None:
@@ -92,8 +112,17 @@ def plot_sizes(table: Sequence[Mapping[str, Any]], pixels: float | None = None) 
     return figure
 
 
-def plot_codes(models: Mapping[str, Any], rows: Split, table: Sequence[Mapping[str, Any]] = ()) -> Figure:
-    """The codes of held-out rows by kind, the origin marked, their metrics under each title."""
+def plot_codes(models: Mapping[str, Encoder], rows: Split, table: Sequence[EncoderMeans] = ()) -> Figure:
+    """The codes of held-out rows by kind, the origin marked, their metrics under each title.
+
+    Args:
+        models: an encoder of each kind.
+        rows: the held-out rows.
+        table: the means over seeds; what is not in it is computed.
+
+    Returns:
+        The figure.
+    """
     labels = None if rows.labels is None else rows.labels.numpy()
     with style.figure_style():
         figure = Figure(figsize=(11.5, 9.6))
@@ -116,8 +145,8 @@ def _codes(axes: Axes, codes: Tensor, labels: np.ndarray | None) -> None:
     axes.plot(0, 0, marker="+", color=style.DARK, markersize=16, markeredgewidth=2)
 
 
-def _describe_codes(kind: str, codes: Tensor, table: Sequence[Mapping[str, Any]]) -> str:
-    line = next((line for line in table if line["kind"] == kind and line["num_latents"] == codes.shape[1]), None)
+def _describe_codes(kind: str, codes: Tensor, table: Sequence[EncoderMeans]) -> str:
+    line = next((line for line in table if line.kind == kind and line.num_latents == codes.shape[1]), None)
     if line is None:
         found = spread(codes)
         return f"off centre {found.off_centre:.2f}, anisotropy {found.anisotropy:.2f}"
@@ -133,13 +162,23 @@ def _describe_codes(kind: str, codes: Tensor, table: Sequence[Mapping[str, Any]]
 def _shared_legend(figure: Figure) -> None:
     handles, names = figure.axes[0].get_legend_handles_labels()
     if handles:
-        kept: Any = handles[0]
+        kept = handles[0]
+        assert isinstance(kept, PathCollection)
         size = (40 / kept.get_sizes()[0]) ** 0.5  # as large for many points as for few
         figure.legend(handles, names, title="label", loc="outside right center", markerscale=size)
 
 
-def plot_draws(models: Mapping[str, Any], rows: Split, seed: int = 0) -> Figure:
-    """Decoded draws: from the prior, or a normal fitted to the codes; framed in red where no reconstruction is near."""
+def plot_draws(models: Mapping[str, Encoder], rows: Split, seed: int = 0) -> Figure:
+    """Decoded draws: from the prior, or a normal fitted to the codes; framed in red where no reconstruction is near.
+
+    Args:
+        models: an encoder of each kind.
+        rows: the held-out rows, images.
+        seed: of the draws.
+
+    Returns:
+        The figure.
+    """
     assert rows.image_shape is not None
     with style.figure_style():
         figure = Figure(figsize=(10.5, 2.25 * len(models)))
@@ -149,7 +188,7 @@ def plot_draws(models: Mapping[str, Any], rows: Split, seed: int = 0) -> Figure:
             near = draws_near_rows(drawn, model.reconstruct(rows.x))
             draw_on_axes.image_grid(axes, to_grayscale(rows, drawn).numpy(), rows.image_shape, columns=NUM_COLUMNS)
             _frame(axes, ~near.numpy(), rows.image_shape, NUM_COLUMNS)
-            where = "the prior" if hasattr(model, "prior") else "a normal fitted to its codes"
+            where = "the prior" if has_prior(model) else "a normal fitted to its codes"
             style.title(
                 axes, NAMES[kind], f"{int((~near).sum())} of {NUM_DRAWS} draws from {where} have no reconstruction near"
             )
@@ -165,8 +204,16 @@ def _frame(axes: Axes, chosen: np.ndarray, shape: tuple[int, int], columns: int,
         axes.add_patch(frame)
 
 
-def plot_lines(models: Mapping[str, Any], rows: Split) -> Figure:
-    """Straight lines between the codes of two rows, decoded: × how much longer they are than from end to end."""
+def plot_lines(models: Mapping[str, Encoder], rows: Split) -> Figure:
+    """Straight lines between the codes of two rows, decoded: × how much longer they are than from end to end.
+
+    Args:
+        models: an encoder of each kind.
+        rows: the held-out rows, images.
+
+    Returns:
+        The figure.
+    """
     assert rows.image_shape is not None
     pairs = _pairs(rows)
     with style.figure_style():

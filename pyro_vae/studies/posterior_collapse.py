@@ -24,7 +24,10 @@ from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO
 from pyro_vae.inference.svi.fit_svi import fit
 from pyro_vae.models.vae import VAE
 from pyro_vae.plots import draw_on_axes, style
+from pyro_vae.records import Record
+from pyro_vae.typing import Program
 
+FitOptions = dict[str, Any]  # keywords of `fit`
 SETTINGS = ("bernoulli", "learned", "one")
 INACTIVE_KL = 0.01  # nats
 
@@ -63,7 +66,36 @@ class CollapseResult:
         return f"CollapseResult({self.remedy}, seed {self.seed}: {active}, {numbers})"
 
 
-def remedies(epochs: int) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class CollapseRow(Record):
+    """One fit as a row of the study's table, nats per row.
+
+    Attributes:
+        remedy: the remedy's name.
+        seed: of the fit.
+        active_units: how many latents are used.
+        kl: KL(q(z|x) ‖ p(z)).
+        elbo: the ELBO at β = 1.
+        log_px: log p(x).
+        log_px_kind: `lower bound`, since it is importance sampling's.
+        gain: how much more log p(x) the remedy has than the fits without one, a mean over seeds.
+        gain_se: the standard error of that over seeds; None for one seed.
+        seconds: of the fit and its evaluation.
+    """
+
+    remedy: str
+    seed: int
+    active_units: int
+    kl: float
+    elbo: float
+    log_px: float
+    log_px_kind: str
+    gain: float
+    gain_se: float | None
+    seconds: float
+
+
+def remedies(epochs: int) -> dict[str, FitOptions]:
     """Keywords of `fit` by name: none, and what papers advise against posterior collapse.
 
     KL warm-up over half the epochs (Bowman et al., arXiv:1511.06349; Sønderby et al., arXiv:1602.02282), λ free nats
@@ -80,8 +112,8 @@ def remedies(epochs: int) -> dict[str, dict[str, Any]]:
 
 def compare_remedies(
     data: Dataset | None = None,
-    build: Callable[[Dataset], Any] | None = None,
-    fit_options: Mapping[str, Mapping[str, Any]] | None = None,
+    build: Callable[[Dataset], Program] | None = None,
+    fit_options: Mapping[str, FitOptions] | None = None,
     *,
     seeds: Sequence[int] = (0, 1, 2),
     epochs: int = 60,
@@ -90,11 +122,20 @@ def compare_remedies(
 ) -> list[CollapseResult]:
     r"""The same program trained with several remedies: the KL of its latents, and whether log p(x) gains by it.
 
-    A high KL is no aim of its own: log p(x) says whether it is worth its cost. `data` are the 8×8 digits, binarized,
-    by default; `build` makes a program from them, by default `deep_vae`, which collapses there without a remedy;
-    `fit_options` are keywords of `fit` by name (`remedies`). For each of the `seeds` every remedy starts at the same
-    weights and goes through the same batches. The rows of `split` are scored by importance sampling with `num_samples`
-    draws, a lower bound. Results by seed, then remedy. Raises `InputError` for no seed and no remedy.
+    A high KL is no aim of its own: log p(x) says whether it is worth its cost. For each seed every remedy starts at the
+    same weights and goes through the same batches. Raises `InputError` for no seed and no remedy.
+
+    Args:
+        data: the data set; by default the 8×8 digits, binarized.
+        build: makes a program from it; by default `deep_vae`, which collapses there without a remedy.
+        fit_options: keywords of `fit` by name; by default those of `remedies`.
+        seeds: the seeds of the fits.
+        epochs: of each fit.
+        split: the rows to score, by importance sampling, a lower bound.
+        num_samples: its draws for each row.
+
+    Returns:
+        The fits by seed, then remedy.
 
     >>> options = {"plain": {}, "warm-up": {"kl_warmup": 1}}
     >>> found = compare_remedies(fit_options=options, seeds=[0], epochs=1, num_samples=20)
@@ -106,7 +147,7 @@ def compare_remedies(
     if not seeds or not fit_options:
         raise InputError(f"expected one seed or more and one remedy or more, got {len(seeds)} and {len(fit_options)}")
     return [
-        _fit_and_measure(name, seed, data, build, dict(options), epochs, split, num_samples)
+        _fit_and_measure(name, seed, data, build, options, epochs, split, num_samples)
         for seed in seeds
         for name, options in fit_options.items()
     ]
@@ -116,8 +157,8 @@ def _fit_and_measure(
     remedy: str,
     seed: int,
     data: Dataset,
-    build: Callable[[Dataset], Any],
-    options: dict[str, Any],
+    build: Callable[[Dataset], Program],
+    options: FitOptions,
     epochs: int,
     split: str,
     num_samples: int,
@@ -135,7 +176,16 @@ def _fit_and_measure(
 
 
 def deep_vae(data: Dataset, num_latents: int = 20, scale: float | str = "learned") -> VAE:
-    """A VAE of twice two hidden layers, Bernoulli for binarized pixels, else normal with a `scale`."""
+    """A VAE of twice two hidden layers, Bernoulli for binarized pixels, else normal.
+
+    Args:
+        data: the data set.
+        num_latents: the number K of latents.
+        scale: of the normal likelihood.
+
+    Returns:
+        The VAE.
+    """
     K, D, hidden = num_latents, data.num_features, (200, 200)
     net = nets.mlp(K, *hidden, D)
     binary = data.train.measure.binarize != "none"
@@ -144,8 +194,16 @@ def deep_vae(data: Dataset, num_latents: int = 20, scale: float | str = "learned
 
 
 def gain_over_baseline(found: Sequence[CollapseResult], remedy: str, plain: str = "plain") -> tuple[float, float]:
-    """How much more log p(x) a remedy has than the baseline, nats per row: mean and standard error over seeds (NaN for
-    one), each seed's two fits paired."""
+    """How much more log p(x) a remedy has than the baseline, each seed's two fits paired.
+
+    Args:
+        found: the fits.
+        remedy: the remedy's name.
+        plain: the baseline's name.
+
+    Returns:
+        Mean and standard error over seeds, nats per row; the error is NaN for one seed.
+    """
     at = {(one.remedy, one.seed): one.log_px for one in found}
     gains = torch.tensor(
         [at[remedy, seed] - at[plain, seed] for name, seed in at if name == remedy], dtype=torch.float64
@@ -156,8 +214,15 @@ def gain_over_baseline(found: Sequence[CollapseResult], remedy: str, plain: str 
 def plot_collapse(found: Sequence[CollapseResult], plain: str = "plain") -> Figure:
     """The KL of each latent, the most used first, one panel for each remedy, and the remedy's numbers in words.
 
-    Bars are means over seeds and dots the seeds; a grey bar is below 0.01 nats. Raises `InputError` where
-    there is nothing to draw, or latents without a KL for each.
+    Bars are means over seeds and dots the seeds; a grey bar is below 0.01 nats. Raises `InputError` where there is
+    nothing to draw, or latents without a KL for each.
+
+    Args:
+        found: the fits.
+        plain: the name of the baseline.
+
+    Returns:
+        The figure.
 
     >>> options = {"plain": {}, "warm-up": {"kl_warmup": 1}}
     >>> found = compare_remedies(fit_options=options, seeds=[0], epochs=1, num_samples=10)
@@ -186,7 +251,7 @@ def plot_collapse(found: Sequence[CollapseResult], plain: str = "plain") -> Figu
 
 def _words(fits: Sequence[CollapseResult], found: Sequence[CollapseResult], plain: str) -> str:
     """log p(x) and what it gains on the plain remedy, paired by seed; the bound and the sum of the KL."""
-    log_px, elbo, kl = (np.mean([getattr(one, name) for one in fits]) for name in ("log_px", "elbo", "kl"))
+    log_px, elbo, kl = np.mean([(one.log_px, one.elbo, one.kl) for one in fits], axis=0)
     gain = ""
     if fits[0].remedy != plain and any(one.remedy == plain for one in found):
         more, se = gain_over_baseline(found, fits[0].remedy, plain)
@@ -201,11 +266,19 @@ def run_posterior_collapse(
     seeds: Sequence[int] = (0, 1, 2),
     epochs: int = 60,
     log: Callable[[str], None] = lambda line: None,
-) -> tuple[list[dict[str, Any]], Path]:
-    """The study on 8 × 8 digits: a record of each fit with its gain over the plain one, and the figure.
+) -> tuple[list[CollapseRow], Path]:
+    """The study on 8 × 8 digits.
 
-    `setting` is `bernoulli` (drawn bits), `learned` (grey levels under a normal of learned scale) or `one` (under a
-    normal of scale one).
+    Args:
+        folder: where the figure is written.
+        setting: `bernoulli` (drawn bits), `learned` (grey levels under a normal of learned scale) or `one` (under a
+            normal of scale one).
+        seeds: the seeds of the fits.
+        epochs: of each fit.
+        log: called with each line of the log.
+
+    Returns:
+        A record of each fit with its gain over the plain one, and the figure's file.
     """
     if setting not in SETTINGS:
         raise InputError(f"no setting called {setting!r}; try one of {', '.join(SETTINGS)}")
@@ -220,17 +293,17 @@ def run_posterior_collapse(
     return [_record(one, found) for one in found], path
 
 
-def _record(one: CollapseResult, found: Sequence[CollapseResult]) -> dict[str, Any]:
+def _record(one: CollapseResult, found: Sequence[CollapseResult]) -> CollapseRow:
     gain, se = gain_over_baseline(found, one.remedy)
-    return {
-        "remedy": one.remedy,
-        "seed": one.seed,
-        "active_units": int(one.usage.active.sum()),
-        "kl": one.kl,
-        "elbo": one.elbo,
-        "log_px": one.log_px,
-        "log_px_kind": one.found.kind,
-        "gain": gain,
-        "gain_se": se if math.isfinite(se) else None,
-        "seconds": one.seconds,
-    }
+    return CollapseRow(
+        remedy=one.remedy,
+        seed=one.seed,
+        active_units=int(one.usage.active.sum()),
+        kl=one.kl,
+        elbo=one.elbo,
+        log_px=one.log_px,
+        log_px_kind=one.found.kind,
+        gain=gain,
+        gain_se=se if math.isfinite(se) else None,
+        seconds=one.seconds,
+    )

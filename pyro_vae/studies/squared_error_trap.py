@@ -3,81 +3,31 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyro.poutine as poutine
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Measure, Split, as_split, load_data
-from pyro_vae.diagnostics.aggregate_posterior import sample_codes
+from pyro_vae.diagnostics.latent_codes import Encoder, encode_rows, sample_codes
 from pyro_vae.diagnostics.latent_interpolation import Whitening, whiten
 from pyro_vae.diagnostics.latent_space_metrics import Share, share_of
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.evidence.log_px_result import LogPx
-from pyro_vae.programs.model_and_guide import encode
 from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.program_defaults import no_density_reason
 from pyro_vae.programs.row_batches import ScoredRows
 from pyro_vae.programs.row_inputs import bind_supported_kwargs
 from pyro_vae.programs.traces import sample_sites
 from pyro_vae.serialization import load
-from pyro_vae.typing import PerRow, Rows
+from pyro_vae.studies.picture_changes import cut, shift
+from pyro_vae.typing import Distribution, PerRow, Program
 
-SIDES = ("top", "bottom", "left", "right")
 SHARES = (0.05, 0.1, 0.2, 0.3)
 SQUARED_ERROR, LATENT_DISTANCE, DIVERGENCE, LOG_PX = "squared error", "latent distance", "divergence of q", "log p(x)"
-
-
-def cut(x: Rows, shape: tuple[int, int], share: float = 0.1, side: str = "top") -> Rows:
-    """Images (N, D) without the fewest pixel rows from one side that hold a share of the ink.
-
-    Ink is the sum of x. Strokes begin at the top, so a digit loses the beginning of its stroke, as in figure 3 of
-    Doersch (arXiv:1606.05908). The share is of each picture's own ink; since whole pixel rows (columns, from the left
-    or the right) are removed, it is somewhat more than asked for. `shape` is (height, width). Raises `InputError` for
-    negative values, another side, or a share not in (0, 1).
-
-    >>> picture = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 0]]).float()
-    >>> cut(picture, (4, 2), share=0.2).tolist()
-    [[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]]
-    """
-    pictures = _pictures(x, shape)
-    if side not in SIDES or not 0 < share < 1 or x.min() < 0:
-        raise InputError(
-            f"expected ink that is not negative, a share between 0 and 1 and one of the sides {', '.join(SIDES)}, got "
-            f"values from {float(x.min()):g}, {share} and {side!r}"
-        )
-    across = side in ("left", "right")
-    lines = pictures.double().sum(1 if across else 2)
-    lines = lines.flip(1) if side in ("bottom", "right") else lines
-    before = lines.cumsum(1) - lines
-    kept = before >= share * lines.sum(1, keepdim=True) * (1 - 1e-12)  # the rounding of the sums
-    kept = kept.flip(1) if side in ("bottom", "right") else kept
-    return (pictures * (kept[:, None, :] if across else kept[:, :, None])).flatten(1)
-
-
-def shift(x: Rows, shape: tuple[int, int], right: int = 1, down: int = 0) -> Rows:
-    """Pictures (N, D) moved by so many pixels (to the left or up where negative); zeros enter.
-
-    >>> shift(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), (2, 2)).tolist()
-    [[0.0, 1.0, 0.0, 3.0]]
-    """
-    pictures = _pictures(x, shape)
-    if abs(right) > shape[1] or abs(down) > shape[0]:
-        raise InputError(
-            f"expected a move within a picture of {shape[0]} × {shape[1]}, got {right} right and {down} down"
-        )
-    return F.pad(pictures, (right, -right, down, -down)).flatten(1)
-
-
-def _pictures(x: Tensor, shape: tuple[int, int]) -> Tensor:
-    if x.dim() != 2 or x.shape[1] != shape[0] * shape[1]:
-        raise InputError(
-            f"expected pictures (N, {shape[0] * shape[1]}) of {shape[0]} × {shape[1]}, got {tuple(x.shape)}"
-        )
-    return x.unflatten(1, shape)
+TrapRow = dict[str, float | dict[str, float]]  # `asked`, `removed`, `num_data`, and each measure's share and its error
 
 
 @dataclass(frozen=True)
@@ -152,7 +102,7 @@ def _below(first: Tensor, second: Tensor) -> Tensor:
 
 
 def squared_error_trap(
-    program: Any,
+    program: Program | Encoder,
     data: Dataset | Split | Tensor,
     *,
     image_shape: tuple[int, int] | None = None,
@@ -168,12 +118,24 @@ def squared_error_trap(
     Three measures of each change $x \to x'$: $\frac1D |x - x'|^2$; the distance of posterior means, $|W (E_q[z|x] -
     E_q[z|x'])|$ with W the whitening of one draw of q(z|x) for each row (`sample_codes`), so that a latent which the
     guide does not use counts for nothing, and codes without a scale of their own get one; and $\log p(x')$, by
-    `log_evidence` with `num_samples` draws (0 leaves it out), which is no distance: it says how probable the changed
-    picture is, whatever it was before. All that is changed is x as the model sees it. `data` is a tensor with
-    `image_shape` (height, width), a split, or a data set (its test split), of pixels that are not negative; `shares`
-    and `side` are `cut`'s, `right` and `down` `shift`'s.
+    `log_evidence`, which is no distance: it says how probable the changed picture is, whatever it was before. All that
+    is changed is x as the model sees it.
 
     Raises `InputError` for rows that are no pictures, and where values are missing.
+
+    Args:
+        program: the fitted program, or an encoder without a model.
+        data: images (N, D), a split, or a data set (its test split), of pixels that are not negative.
+        image_shape: their height and width, where the data does not say.
+        shares: of the ink that is cut off, as in `cut`.
+        side: where it is cut off.
+        right: pixels by which `shift` moves to the right.
+        down: pixels by which it moves down.
+        num_samples: draws for each log p(x); 0 leaves it out.
+        seed: of the draws.
+
+    Returns:
+        The changed pictures and their measures.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("digits")
@@ -206,14 +168,13 @@ def squared_error_trap(
 class _Comparison:
     """Changed pictures compared with the pictures as they were, by each measure."""
 
-    def __init__(self, program: Any, split: Split, num_samples: int, seed: int | None) -> None:
+    def __init__(self, program: Program | Encoder, split: Split, num_samples: int, seed: int | None) -> None:
         self.program, self.split, self.num_samples, self.seed = program, split, num_samples, seed
         self.whitening = whiten(sample_codes(program, split, seed=seed))
-        self.has_density = num_samples > 0 and not getattr(program, "no_density", "")
         self.before = _Encoded(program, split, split.x, self.whitening, seed)
 
     def log_px(self, rows: Tensor) -> LogPx | None:
-        if not self.has_density:
+        if self.num_samples == 0 or not isinstance(self.program, Program) or no_density_reason(self.program):
             return None
         return log_evidence(self.program, _with(self.split, rows), self.num_samples, seed=self.seed)
 
@@ -236,11 +197,11 @@ def _with(split: Split, rows: Tensor) -> Split:
 class _Encoded:
     """Rows as the program sees them: whitened posterior means, and q(z|x) where the guide has one site."""
 
-    def __init__(self, program: Any, split: Split, x: Tensor, spread: Whitening, seed: int | None) -> None:
-        row_inputs = split.row_inputs(slice(None))
-        own = getattr(program, "encode", None)
+    def __init__(
+        self, program: Program | Encoder, split: Split, x: Tensor, spread: Whitening, seed: int | None
+    ) -> None:
         with seeded(seed):
-            codes = encode(program, x, **row_inputs) if own is None else own(x, **row_inputs)
+            codes = encode_rows(program, x, **split.row_inputs(slice(None)))
             self.q = _guide_of(program, _with(split, x))
         self.code = spread(codes.cpu().double())
 
@@ -258,9 +219,9 @@ class _Encoded:
 
 
 @torch.no_grad()
-def _guide_of(program: Any, split: Split) -> Any:
+def _guide_of(program: Program | Encoder, split: Split) -> Distribution | None:
     """q(z|x) of all rows where it is one site and a density; else None."""
-    if getattr(program, "no_density", ""):
+    if not isinstance(program, Program) or no_density_reason(program):
         return None
     with use_param_store(program), evaluating(program):
         scored = ScoredRows(program, split, None)
@@ -281,12 +242,25 @@ def run_squared_error_trap(
     split: str = "test",
     num_rows: int = 1000,
     num_samples: int = 100,
-) -> tuple[list[dict[str, Any]], SquaredErrorTrap]:
-    """The study with the program of a saved run: for each size of the cut, how often each measure prefers the shift."""
+) -> tuple[list[TrapRow], SquaredErrorTrap]:
+    """The study with the program of a saved run.
+
+    Args:
+        run: the run's folder.
+        data: the name of a data set of images.
+        data_root: the folder of torchvision's data sets.
+        split: which of its rows.
+        num_rows: the first so many of them.
+        num_samples: draws for each log p(x); 0 leaves it out.
+
+    Returns:
+        For each size of the cut, how often each measure prefers the shift; and the pictures.
+    """
     rows = load_data(data, root=data_root).split(split).head(num_rows)
     found = squared_error_trap(load(run), rows, num_samples=num_samples)
-    table = []
+    table: list[TrapRow] = []
     for share in found.cuts:
-        votes = {name: {"value": vote.value, "se": vote.se} for name, vote in found.nearer(share).items()}
-        table.append({"asked": share, "removed": found.removed(share), "num_data": len(rows)} | votes)
+        row: TrapRow = {"asked": share, "removed": found.removed(share), "num_data": len(rows)}
+        row |= {name: {"value": vote.value, "se": vote.se} for name, vote in found.nearer(share).items()}
+        table.append(row)
     return table, found

@@ -1,13 +1,13 @@
 """The picture of the squared-error trap: a digit, a piece cut off, one pixel moved, and what each measure says."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from pyro_vae.errors import InputError
@@ -27,10 +27,17 @@ BETWEEN, LINE = 7, 4  # pixels between two pictures, and from one line of number
 def plot_squared_error_trap(found: SquaredErrorTrap, *, share: float | None = None, row: int | None = None) -> Figure:
     """A picture, the same with a piece cut off and moved by one pixel, the measures of both, and how often each agrees.
 
-    `share` is the cut that is shown, the middle one of those in `found` by default, and `row` the picture: by default
-    one on which each measure says what it says of most (`typical_row`). What a measure calls nearer to the picture as
-    it was is set in bold. On the right the share of pictures that are called nearer when shifted, over the size of the
-    cut, with 95 % intervals. Raises `InputError` for a share or a row that is not in `found`.
+    What a measure calls nearer to the picture as it was is set in bold. On the right the share of pictures that are
+    called nearer when shifted, over the size of the cut, with 95 % intervals. Raises `InputError` for a share or a row
+    that is not in `found`.
+
+    Args:
+        found: the study's pictures and measures.
+        share: the cut that is shown, the middle one by default.
+        row: the picture; by default one on which each measure says what it says of most (`typical_row`).
+
+    Returns:
+        The figure.
 
     >>> import pyro_vae as pv
     >>> from pyro_vae.studies.squared_error_trap import squared_error_trap
@@ -55,7 +62,15 @@ def plot_squared_error_trap(found: SquaredErrorTrap, *, share: float | None = No
 
 
 def typical_row(found: SquaredErrorTrap, share: float) -> int:
-    """Of the pictures on which the measures say what they say of most, the one with the most usual amount of ink."""
+    """Of the pictures on which the measures say what they say of most, the one with the most usual amount of ink.
+
+    Args:
+        found: the study's pictures and measures.
+        share: the cut.
+
+    Returns:
+        The picture's row.
+    """
     votes = torch.stack([vote for name, vote in found.votes(share).items() if name in COLOUR_OF])
     against = (votes - (votes.mean(1, keepdim=True) > 0.5).double()).abs().sum(0)
     ink = found.x.double().sum(1)
@@ -92,11 +107,14 @@ def _moved(by: tuple[int, int]) -> str:
 
 def _measures(
     found: SquaredErrorTrap, cut: ChangedPictures, shifted: ChangedPictures, row: int
-) -> list[tuple[str, list[str], list[Any], Any]]:
+) -> list[tuple[str, list[str], list[float | None], float]]:
     """Name, words for the three pictures, their values, and the value that counts as nearest, for each measure."""
-    table: list[tuple[str, list[str], list[Any], Any]] = []
-    for name, field, form in ((SQUARED_ERROR, "mse", "{:.3f}"), (LATENT_DISTANCE, "distance", "{:.2f}")):
-        values = [float(getattr(one, field)[row]) for one in (cut, shifted)]
+    table: list[tuple[str, list[str], list[float | None], float]] = []
+    for name, pair, form in (
+        (SQUARED_ERROR, (cut.mse, shifted.mse), "{:.3f}"),
+        (LATENT_DISTANCE, (cut.distance, shifted.distance), "{:.2f}"),
+    ):
+        values = [float(one[row]) for one in pair]
         table.append((name, ["0", *map(form.format, values)], [None, *values], min(values)))
     if found.log_px is not None and cut.log_px is not None and shifted.log_px is not None:
         log_px = [float(one.log_px[row]) for one in (found.log_px, cut.log_px, shifted.log_px)]
@@ -106,9 +124,7 @@ def _measures(
     return table
 
 
-def _frame(left: float, width: int, height: int) -> Any:
-    from matplotlib.patches import Rectangle
-
+def _frame(left: float, width: int, height: int) -> Rectangle:
     return Rectangle((left, -0.5), width, height, fill=False, edgecolor="0.8", linewidth=0.8, clip_on=False)
 
 
@@ -120,8 +136,8 @@ def _shares(axes: Axes, found: SquaredErrorTrap) -> None:
     for name, colour in COLOUR_OF.items():
         if name not in nearer[0]:
             continue
-        values, errors = ([getattr(one[name], part) for one in nearer] for part in ("value", "se"))
-        axes.errorbar(at, values, [1.96 * se for se in errors], color=colour, marker="o", markersize=4, capsize=3)
+        values, errors = [one[name].value for one in nearer], [1.96 * one[name].se for one in nearer]
+        axes.errorbar(at, values, errors, color=colour, marker="o", markersize=4, capsize=3)
         ends.append((values[-1], name, colour))
     axes.axhline(0.5, color="0.6", linewidth=1, linestyle=":")
     axes.set(ylim=(-0.03, 1.03), xlabel="ink cut off from the other one, mean", ylabel="share of pictures")
@@ -133,7 +149,15 @@ def _shares(axes: Axes, found: SquaredErrorTrap) -> None:
 
 
 def draw_squared_error_trap(folder: Path, found: SquaredErrorTrap) -> Path:
-    """Draw the figure into a folder."""
+    """Draw the figure into a folder.
+
+    Args:
+        folder: the folder.
+        found: the study's pictures and measures.
+
+    Returns:
+        The file.
+    """
     path = folder / "squared_error_trap.png"
     folder.mkdir(parents=True, exist_ok=True)
     with rc_context({"backend": "agg"}):

@@ -1,9 +1,8 @@
 """The swiss roll of the manifold hypothesis: a sheet rolled up in space, and how flat each encoder lays it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +11,36 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.atomic_write import read_tensors, write_tensors
-from pyro_vae.data import Dataset
-from pyro_vae.data.named_datasets import load_data
+from pyro_vae.data import Dataset, load_data
 from pyro_vae.diagnostics.latent_interpolation import whiten
 from pyro_vae.errors import InputError
 from pyro_vae.plots import style
+from pyro_vae.records import Record
 from pyro_vae.studies.autoencoder_vs_vae_encoders import KINDS, NAMES, Training, fit_encoder, reconstruction_error
 from pyro_vae.typing import RowLatents
 
 TRAINING = Training(hidden=(128, 128, 128), activation="relu", epochs=300)
 NEIGHBOURS = 10
 FILE = "roll.safetensors"
+
+
+@dataclass(frozen=True)
+class SwissRollRow(Record):
+    """How flat a kind of encoder lays the swiss roll, with one seed.
+
+    Attributes:
+        kind: the kind of encoder.
+        seed: of its fit.
+        flatness: the rank correlation of distances between codes with those on the sheet, at most 1.
+        trust: the trustworthiness of the codes' ten neighbours, at most 1.
+        error: the mean squared error per value of held-out rows' reconstructions.
+    """
+
+    kind: str
+    seed: int
+    flatness: float
+    trust: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,10 @@ class UnrolledSheet:
     flatness: float
     trust: float
     error: float
+
+    @property
+    def row(self) -> SwissRollRow:
+        return SwissRollRow(self.kind, self.seed, self.flatness, self.trust, self.error)
 
 
 def swiss_roll(num_rows: int = 2000) -> tuple[Dataset, Tensor]:
@@ -67,12 +89,19 @@ def on_the_sheet(x: Tensor) -> Tensor:
 
 
 def unrolling_quality(codes: RowLatents, sheet: Tensor) -> tuple[float, float]:
-    r"""How far codes (N, K) lay a sheet (N, 2) flat: its flatness, and how far neighbours are to be trusted.
+    r"""How far codes lay a sheet flat: its flatness, and how far neighbours are to be trusted.
 
     Both are whitened, since codes have no scale of their own. Flatness is the rank correlation of distances between
     codes with distances on the sheet, over all pairs: 1 for a sheet laid flat, turned or stretched as it may be. Trust
     is the trustworthiness of the codes' ten neighbours (Venna & Kaski 2001; scikit-learn's): 1 where they are
     neighbours on the sheet, and lower where different turns of the roll lie on top of each other.
+
+    Args:
+        codes: the codes (N, K).
+        sheet: where their rows lie on the sheet (N, 2).
+
+    Returns:
+        Flatness and trust.
 
     >>> sheet = torch.rand(100, 2)
     >>> flatness, trust = unrolling_quality(sheet @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]]), sheet)
@@ -91,41 +120,69 @@ def unrolling_quality(codes: RowLatents, sheet: Tensor) -> tuple[float, float]:
 
 
 def fit_swiss_roll(kind: str, seed: int = 0, training: Training = TRAINING, num_rows: int = 2000) -> UnrolledSheet:
-    """A swiss roll of so many training rows, encoded in two dimensions by one of `KINDS`; its 500 test rows' codes."""
+    """A swiss roll, encoded in two dimensions.
+
+    Args:
+        kind: one of `KINDS`.
+        seed: of a network's fit.
+        training: a network's layers and training.
+        num_rows: training rows.
+
+    Returns:
+        The codes of its 500 test rows.
+    """
     if kind not in KINDS:
         raise InputError(f"no encoder called {kind!r}; try one of {', '.join(KINDS)}")
     data, sheet = swiss_roll(num_rows)
     model, _ = fit_encoder(kind, 2, data, training, seed)
-    codes: Any = model.encode(data.test.x)
+    codes = model.encode(data.test.x)
     flatness, trust = unrolling_quality(codes, sheet)
     error = float(reconstruction_error(model, data.test).mean())
     return UnrolledSheet(kind, seed, codes, sheet, flatness, trust, error)
 
 
 def load_or_fit_swiss_roll(folder: Path, kind: str, seed: int, log: Callable[[str], None]) -> UnrolledSheet:
-    """The codes of one kind of encoder, read from a folder or fitted and written there."""
+    """The codes of one kind of encoder, read from a folder or fitted and written there.
+
+    Args:
+        folder: the folder.
+        kind: one of `KINDS`.
+        seed: of a network's fit.
+        log: called with each line of the log.
+
+    Returns:
+        The codes.
+    """
     path = folder / FILE
     if path.exists():
         tensors, about = read_tensors(path)
         return UnrolledSheet(codes=tensors["codes"], sheet=tensors["sheet"], **about)
     log(f"the swiss roll by {kind}")
     found = fit_swiss_roll(kind, seed)
-    about = {name: value for name, value in asdict(found).items() if name not in ("codes", "sheet")}
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, {"codes": found.codes, "sheet": found.sheet}, about)
+    write_tensors(path, {"codes": found.codes, "sheet": found.sheet}, dict(found.row))
     return found
 
 
 def run_swiss_roll(
     folder: Path, *, seed: int = 0, kinds: Sequence[str] = KINDS, log: Callable[[str], None] = lambda line: None
-) -> tuple[list[dict[str, Any]], Path]:
-    """The swiss roll encoded by each kind: a record of each, and the figure; what is there is not fitted again."""
+) -> tuple[list[SwissRollRow], Path]:
+    """The swiss roll encoded by each kind; what is there is not fitted again.
+
+    Args:
+        folder: where the codes and the figure are written.
+        seed: of the networks' fits.
+        kinds: the kinds of encoders.
+        log: called with each line of the log.
+
+    Returns:
+        A record of each, and the figure's file.
+    """
     found = [load_or_fit_swiss_roll(folder / f"roll-{kind}", kind, seed, log) for kind in kinds]
     path = folder / "roll.png"
     with rc_context({"backend": "agg"}):
         plot_rolls(found).savefig(path)
-    names = ("kind", "seed", "flatness", "trust", "error")
-    return [{name: getattr(one, name) for name in names} for one in found], path
+    return [one.row for one in found], path
 
 
 def plot_rolls(rolls: Sequence[UnrolledSheet]) -> Figure:

@@ -19,9 +19,18 @@ def report_run(
     out: str | Path | None = None,
     program: str | None = None,
 ) -> Path:
-    """Write one HTML file about a run, `report.html` in its folder by default; its path.
+    """Write one HTML file about a run.
 
-    Rows of `split` are shown, `num_rows` at most, each with log p(x) from `num_samples` draws.
+    Args:
+        folder: the run's folder.
+        split: the split whose rows are shown.
+        num_rows: so many of them at most.
+        num_samples: draws for log p(x) of each of them.
+        out: the file to write, `report.html` in the run's folder by default.
+        program: `FILE.py:FUNCTION` that builds the program, where it is the user's own.
+
+    Returns:
+        The path of the page.
     """
     path = None if out is None else Path(out)
     if path is not None and path.suffix not in (".html", ".htm"):

@@ -11,7 +11,8 @@ from oracles import LinearGaussian
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.diagnostics.aggregate_posterior import aggregate, log_aggregate, sample_codes, sample_prior_codes
+from pyro_vae.diagnostics.aggregate_posterior import aggregate, log_aggregate
+from pyro_vae.diagnostics.latent_codes import sample_codes, sample_prior_codes
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from pyro_vae.atomic_write import read_json_lines
 from pyro_vae.cli.main import _run
 from pyro_vae.data import Measure, Split
 from pyro_vae.errors import InputError
+from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.loggers.tensorboard import SCALARS, TensorBoard, sprites
 
 SMALL = ["--data", "digits", "--epochs", "3", "--hidden", "10", "--logger", "tensorboard"]
@@ -29,7 +30,7 @@ def steps(found, name):
 
 
 def row(epoch, **values):
-    return {"epoch": epoch, "elbo": -float(epoch), "valid_elbo": None} | values
+    return EpochRecord(**{"epoch": epoch, "step": epoch, "elbo": -float(epoch)} | values)
 
 
 def digits_vae():
@@ -37,10 +38,11 @@ def digits_vae():
     return pv.VAE(pv.priors.StandardNormal(3), likelihood, guide)
 
 
-def test_scalars_are_the_history(tmp_path):
+@pytest.mark.parametrize("argument", ["callbacks", "on_epoch"])
+def test_scalars_are_the_history(tmp_path, argument):
     vae, data = digits_vae(), pv.load_data("digits")
     with TensorBoard(tmp_path) as board:
-        fitted = pv.fit(vae, data, epochs=3, on_epoch=board)
+        fitted = pv.fit(vae, data, epochs=3, **{argument: [board] if argument == "callbacks" else board})
     found = read(tmp_path)
     assert set(found.Tags()["scalars"]) == set(SCALARS)
     for name in SCALARS:

@@ -12,7 +12,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.plots import style
 from pyro_vae.plots.learning_curve_figures import plot_curves, plot_gap
 from pyro_vae.plots.mixture_densities import plot_components, plot_planes
-from pyro_vae.studies.em_bounds import coordinate_ascent_demo, plot_coordinate_ascent
+from pyro_vae.studies.coordinate_ascent import coordinate_ascent_demo
+from pyro_vae.studies.em_bounds import plot_coordinate_ascent
 
 
 @pytest.mark.parametrize("cuts", [(), (1.0,), (-1.0, 1.0)])

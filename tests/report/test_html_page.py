@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import pyro_vae as pv
+from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.plots.latent_figures import LatentFigure
-from pyro_vae.report import html_page, latent_explorer, numbers_in_words
+from pyro_vae.report import html_page, latent_explorer, numbers_in_words, settings_in_words
 from pyro_vae.report.latent_planes import base_points, latent_planes
 from pyro_vae.serialization import to_recipe
 
@@ -254,7 +255,7 @@ def test_numbers_come_from_the_record_with_their_meaning(tmp_path, fake_figures)
         "iwae": {"1": -22.75, "5": -22.0, "50": -21.75, "200": -21.5}, "khat_bad": 0.25, "active_units": 2,
         "num_data": 180, "num_samples": 200,
     }  # fmt: skip
-    shown = {number.name: number for number in numbers_in_words.numbers(known)}
+    shown = {number.name: number for number in numbers_in_words.numbers(EvidenceRecord.from_dict(known))}
     assert {name: number.value for name, number in shown.items()} == {
         "log p(x)": "−21.50", "error over rows": "± 0.40", "Monte-Carlo error": "± 0.012", "ELBO": "−22.75",
         "reconstruction": "−20.00", "KL": "2.75", "IWAE bounds": "−22.00 · −21.75", "k-hat too high": "25%",
@@ -307,11 +308,13 @@ def test_what_is_no_program_and_where_no_file_can_be_is_said_at_the_door(tmp_pat
 
 def test_a_recipe_reads_part_inside_part():
     made = to_recipe(vae_for(pv.load_data("digits"), 2))
-    assert html_page.recipe(made).splitlines()[:3] == [
+    assert settings_in_words.recipe(made).splitlines()[:3] == [
         "VAE(", "    prior=StandardNormal(num_latents=2),", "    likelihood=Bernoulli(",
     ]  # fmt: skip
-    assert html_page.recipe({"make": "a.b", "of": {"same_as": "program.guide"}}) == "b(\n    of=program.guide,\n)"
-    assert html_page.recipe({"make": "a.b", "n": list(range(20))}).endswith("11, … (20)])")
+    assert (
+        settings_in_words.recipe({"make": "a.b", "of": {"same_as": "program.guide"}}) == "b(\n    of=program.guide,\n)"
+    )
+    assert settings_in_words.recipe({"make": "a.b", "n": list(range(20))}).endswith("11, … (20)])")
 
 
 def test_digits_of_twenty_latents_stay_below_five_megabytes(tmp_path):

@@ -13,14 +13,13 @@ from pyro_vae.diagnostics.latent_space_metrics import draws_near_rows
 from pyro_vae.errors import InputError
 from pyro_vae.models.pca import median_square
 from pyro_vae.studies.autoencoder_vs_vae_encoders import (
-    METRICS,
     Training,
     evaluate_encoder,
     fit_encoder,
-    mean_over_seeds,
     new_codes,
     pixel_knn_accuracy,
 )
+from pyro_vae.studies.encoder_records import METRICS, EncoderRow, mean_over_seeds
 
 SMALL = Training(hidden=(32,), epochs=3)
 
@@ -102,14 +101,16 @@ def test_pixel_knn_accuracy_is_the_nearest_neighbours_of_x(digits):
 
 
 def test_mean_over_seeds_gives_means_and_standard_errors():
-    records = [
-        dict.fromkeys(METRICS, value) | {"kind": "ae", "num_latents": 2, "area_gini": None} for value in (1.0, 2.0, 6.0)
+    rows = [
+        EncoderRow("ae", 2, seed, 1.0, 10, **dict.fromkeys(METRICS, value) | {"area_gini": None})
+        for seed, value in enumerate((1.0, 2.0, 6.0))
     ]
-    records.append(dict.fromkeys(METRICS, 4.0) | {"kind": "pca", "num_latents": 2})
-    ae, pca = mean_over_seeds(records)
-    assert ae["precision"] == (3.0, pytest.approx(math.sqrt(7 / 3)))
-    assert ae["area_gini"] is None
+    rows.append(EncoderRow("pca", 2, 0, 1.0, None, **dict.fromkeys(METRICS, 4.0)))
+    ae, pca = mean_over_seeds(rows)
+    assert ae.precision == (3.0, pytest.approx(math.sqrt(7 / 3)))
+    assert ae.area_gini is None
     assert pca["precision"] == (4.0, None)
+    assert list(pca) == ["kind", "num_latents", "num_seeds", *METRICS]
 
 
 def test_an_unknown_kind_says_which_there_are(digits):

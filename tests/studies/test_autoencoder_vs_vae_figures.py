@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.studies.autoencoder_vs_vae_encoders import METRICS
 from pyro_vae.studies.autoencoder_vs_vae_figures import (
     draw_encoders,
     plot_codes,
@@ -12,6 +11,7 @@ from pyro_vae.studies.autoencoder_vs_vae_figures import (
     plot_lines,
     plot_sizes,
 )
+from pyro_vae.studies.encoder_records import METRICS, EncoderMeans
 from pyro_vae.studies.swiss_roll import UnrolledSheet, plot_rolls
 
 
@@ -22,7 +22,7 @@ def shown():
 
 
 def line(kind, K, value=0.5):
-    return {"kind": kind, "num_latents": K, "num_seeds": 2} | dict.fromkeys(METRICS, (value, 0.1))
+    return EncoderMeans(kind, K, 2, **dict.fromkeys(METRICS, (value, 0.1)))
 
 
 def test_sizes_has_a_line_for_each_kind_and_the_level_of_x():

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Bernoulli, Categorical, MixtureSameFamily, Normal, kl_divergence
 
 from pyro_vae.errors import InputError
-from pyro_vae.studies.em_bounds import coordinate_ascent_demo
+from pyro_vae.studies.coordinate_ascent import coordinate_ascent_demo
 
 WEIGHT, SCALE, BACKGROUND = 0.4, 0.9, 2.5
 

@@ -10,7 +10,8 @@ from oracles import LinearGaussian
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
 from pyro_vae.errors import InputError
-from pyro_vae.studies.squared_error_trap import cut, shift, squared_error_trap
+from pyro_vae.studies.picture_changes import cut, shift
+from pyro_vae.studies.squared_error_trap import squared_error_trap
 
 
 def test_moving_is_what_a_loop_does():
