@@ -1,29 +1,30 @@
 """Importance weights from traces: one matrix (S, N) of log p(x, z) − log q(z | x), for any program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import pyro.poutine as poutine
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.errors import InputError
 from pyro_vae.programs.plates import PlateStructure, require_rows
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import SubstituteLatents, log_weight_terms, sample_sites, trace_program
-from pyro_vae.typing import LogWeights
+from pyro_vae.programs.traces import SubstituteLatents, Wrapper, log_weight_terms, sample_sites, trace_program
+from pyro_vae.typing import LogWeights, Program
 
 
 @dataclass(frozen=True)
 class LogWeightTerms:
     """Log weights of S draws for N rows, nats: `log_weights` = `log_likelihood` + `log_ratio`, each (S, N).
 
-    `log_likelihood` is log p(x | z) over all observed sites, `log_ratio` is log p(z) − log q(z | x) over all latent
-    ones.
+    Attributes:
+        log_likelihood: log p(x | z) over all observed sites.
+        log_ratio: log p(z) − log q(z | x) over all latent sites.
     """
 
     log_likelihood: LogWeights
@@ -42,9 +43,14 @@ class LogWeightSampler:
     each draw, which any program with a row plate supports. Scales (`poutine.scale`, a subsampling plate) belong to an
     objective and are ignored; masks belong to the model and are applied. Raises `RowsError` where rows have no weight
     of their own.
+
+    Args:
+        program: any program.
+        plates: its plates.
+        example: some of the rows, with their inputs.
     """
 
-    def __init__(self, program: Any, plates: PlateStructure, example: Batch) -> None:
+    def __init__(self, program: Program, plates: PlateStructure, example: Batch) -> None:
         self.program, self.plates = program, plates
         self.row_dim = require_rows(plates)
         rows = example.take(torch.arange(2, device=example.x.device) % len(example.x))
@@ -52,19 +58,26 @@ class LogWeightSampler:
             self.vectorized = self._supports_vectorized_draws(rows, draws=3)
 
     def __call__(self, batch: Batch, draws: int, *, from_prior: bool = False) -> LogWeightTerms:
-        """Log weights of draws from the guide, or the same two terms for draws from the prior."""
+        """Log weights of draws from the guide, or the same two terms for draws from the prior.
+
+        Args:
+            batch: rows (N, D) with their inputs.
+            draws: the number S of draws for each row.
+            from_prior: whether the latents are drawn from the prior.
+
+        Returns:
+            The terms, (S, N) nats each.
+        """
         if self.vectorized:
             keep, draws_plate = {self.row_dim, -self.plates.nesting - 1}, self._draws_plate(draws)
         else:
             keep, draws_plate = {self.row_dim}, _identity
             batch = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(draws))
-        around, values = draws_plate, {}
+        around: Wrapper = draws_plate
+        values: dict[str, Tensor] = {}
         if from_prior:
             values = self._draw_from_prior(batch, draws_plate)
-
-            def around(function: Any) -> Any:
-                return draws_plate(SubstituteLatents(values)(function))
-
+            around = lambda function: draws_plate(SubstituteLatents(values)(function))  # noqa: E731
         model, guide = trace_program(self.program, batch, around=around)
         if from_prior and (auxiliary := sample_sites(guide).keys() - values.keys()):
             raise InputError(
@@ -74,14 +87,15 @@ class LogWeightSampler:
         likelihood, ratio = log_weight_terms(model, guide, keep)
         return LogWeightTerms(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
 
-    def _draw_from_prior(self, batch: Batch, draws_plate: Callable[[Any], Any]) -> dict[str, Tensor]:
+    def _draw_from_prior(self, batch: Batch, draws_plate: Wrapper) -> dict[str, Tensor]:
         """The latents' values in a run of the model alone."""
         model = draws_plate(lambda: bind_supported_kwargs(self.program.model)(batch.x, batch.row_inputs))
         sites = sample_sites(poutine.trace(model).get_trace())
         return {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
 
-    def _draws_plate(self, draws: int) -> Callable[[Any], Any]:
-        return pyro.plate("_draws", draws, dim=-self.plates.nesting - 1)
+    def _draws_plate(self, draws: int) -> Wrapper:
+        plate: Wrapper = pyro.plate("_draws", draws, dim=-self.plates.nesting - 1)
+        return plate
 
     def _supports_vectorized_draws(self, rows: Batch, draws: int) -> bool:
         """Whether vectorized draws have the same weights as one draw at a time."""
@@ -105,24 +119,30 @@ class LogWeightSampler:
         trial = example.take(torch.arange(rows, device=example.x.device) % len(example.x))
         with torch.no_grad(), seeded(0), _CountWrittenBytes() as counter:
             self(trial, draws)
-        return max(64, counter.bytes // (rows * draws))
+        return max(64, int(counter.bytes) // (rows * draws))
 
 
 class _CountWrittenBytes(TorchDispatchMode):
     """Counts the bytes of every tensor that operations write, views left out."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.bytes = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         result = func(*args, **(kwargs or {}))
-        if not getattr(func, "is_view", False):
+        if not (isinstance(func, OpOverload) and func.is_view):
             for value in result if isinstance(result, (tuple, list)) else (result,):
                 if isinstance(value, Tensor):
                     self.bytes += value.numel() * value.element_size()
         return result
 
 
-def _identity(function: Any) -> Any:
+def _identity(function: Callable[[], object]) -> Callable[[], object]:
     return function

@@ -1,24 +1,27 @@
 """A program is a model and a guide; encoding, reconstructing and sampling need only these two."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyro.poutine as poutine
 import torch
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Categorical
+from torch.distributions import Distribution as TorchDistribution
 
 from pyro_vae.context_managers import evaluating, seeded
+from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure, find_model_plates, find_plates
-from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import UnconditionObserved, sample_sites
-from pyro_vae.typing import RowLatents, Rows
+from pyro_vae.programs.program_defaults import num_features_of
+from pyro_vae.programs.row_inputs import Batch, RowInputs, accepts_row_inputs, bind_supported_kwargs
+from pyro_vae.programs.traces import Site, UnconditionObserved, is_subsample, sample_sites, unwrap_independent
+from pyro_vae.typing import Distribution, RowLatents, Rows
+from pyro_vae.typing import Program as AnyProgram
 
 ACTIVE_VARIANCE = 0.01
 
@@ -29,6 +32,10 @@ class Program(nn.Module):
     Parameters that the functions create by `pyro.param` and `pyro.module` belong to the program: each call of `model`
     and `guide` uses this program's parameters and no others, so that two programs may use the same names. Functions get
     `rows`, `labels`, `mask` or `num_rows` by taking a keyword of that name (`docs/programs.md` explains each).
+
+    Args:
+        model: the Pyro function p(x, z) of rows x (N, D), which observes x.
+        guide: the Pyro function q(z|x) of rows x (N, D), with a sample site for each latent of the model.
 
     >>> import pyro, pyro.distributions as dist, pyro_vae as pv
     >>> def model(x):
@@ -58,15 +65,17 @@ class Program(nn.Module):
         self.owners = nn.ModuleList(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
         self.num_features = None
 
-    def model(self, x: Rows, **row_inputs: Any) -> Any:
+    @accepts_row_inputs
+    def model(self, x: Rows, **row_inputs: object) -> object:
+        """Run the model with this program's parameters, on rows x (N, D) and those of their inputs that it takes."""
         with use_param_store(self):
             return bind_supported_kwargs(self._model)(x, row_inputs)
 
-    def guide(self, x: Rows, **row_inputs: Any) -> Any:
+    @accepts_row_inputs
+    def guide(self, x: Rows, **row_inputs: object) -> object:
+        """Run the guide with this program's parameters, on rows x (N, D) and those of their inputs that it takes."""
         with use_param_store(self):
             return bind_supported_kwargs(self._guide)(x, row_inputs)
-
-    model.accepts_row_inputs = guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
 
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
         """Before a fit: set initial values from data. By default nothing is set.
@@ -83,52 +92,81 @@ class Program(nn.Module):
         """The parameters' log prior, () nats, differentiable, which `fit` adds to the objective; None by default."""
         return None
 
-    def encode(self, x: Rows, **row_inputs: Any) -> RowLatents:
+    def encode(self, x: Rows, **row_inputs: object) -> RowLatents:
         """Posterior means (N, K), latent sites concatenated; from 64 draws where a site has no mean."""
         return encode(self, x, **row_inputs)
 
-    def reconstruct(self, x: Rows, **row_inputs: Any) -> Rows:
+    def reconstruct(self, x: Rows, **row_inputs: object) -> Rows:
         """E[x | z] at the guide's posterior means, (N, D)."""
         return reconstruct(self, x, **row_inputs)
 
     def sample(self, n: int, seed: int | None = None) -> Tensor:
-        """n new rows from the model, (n, D): z from the prior, then x from the likelihood."""
+        """New rows from the model: z from the prior, then x from the likelihood.
+
+        Args:
+            n: the number of rows.
+            seed: a seed of the random numbers; None continues with torch's generator.
+
+        Returns:
+            Rows (n, D).
+        """
         return sample(self, n, seed=seed)
 
 
 class _SetLatentsToMean(Messenger):
     """Set every latent site to its distribution's mean instead of a draw."""
 
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["type"] != "sample" or msg["is_observed"] or msg["done"] or site_is_subsample(msg):
+    def _pyro_sample(self, msg: Site) -> None:
+        if msg["type"] != "sample" or msg["is_observed"] or msg["done"] or is_subsample(msg):
             return
         fn = msg["fn"]
-        is_category = isinstance(getattr(fn, "base_dist", fn), Categorical)  # an integer: a model may index by it
+        is_category = isinstance(unwrap_independent(fn), Categorical)  # an integer: a model may index by it
         msg["value"], msg["done"] = (fn.mode if is_category else distribution_mean(fn)), True
 
 
-def distribution_mean(fn: Any, draws: int = 64) -> Tensor:
-    """The mean of a site's distribution; from draws where it has none in closed form, the mode of categories."""
-    fn = getattr(fn, "values", fn)  # of all values, where some were not observed
+def distribution_mean(fn: Distribution, draws: int = 64) -> Tensor:
+    """The mean of a site's distribution, the mode of categories; `InputError` where it has neither.
+
+    Args:
+        fn: any Pyro distribution.
+        draws: the number of draws whose mean is taken where there is none in closed form.
+
+    Returns:
+        A tensor of the distribution's shape.
+    """
+    if isinstance(fn, Observed):
+        fn = fn.values  # of all values, where some were not observed
+    assert isinstance(fn, TorchDistribution)
     try:
-        mean = fn.mean
+        mean: Tensor = fn.mean
     except NotImplementedError:
-        return fn.sample((draws,)).mean(0)
-    if mean.isnan().any() and isinstance(getattr(fn, "base_dist", fn), Categorical):
-        return fn.mode.to(torch.get_default_dtype())  # a category has no mean: the most probable one
+        drawn: Tensor = fn.sample(torch.Size([draws]))
+        return drawn.mean(0)
+    if mean.isnan().any() and isinstance(unwrap_independent(fn), Categorical):
+        mode: Tensor = fn.mode
+        return mode.to(torch.get_default_dtype())  # a category has no mean: the most probable one
     if mean.isnan().any():
         raise InputError(f"a {type(fn).__name__} has no mean to encode or reconstruct with")
     return mean
 
 
 @torch.no_grad()
-def encode(program: Any, x: Rows, **row_inputs: Any) -> RowLatents:
-    """Posterior means under the guide, (N, K); several latent sites are concatenated in the order they are drawn."""
+def encode(program: AnyProgram, x: Rows, **row_inputs: object) -> RowLatents:
+    """Posterior means under the guide; several latent sites are concatenated in the order they are drawn.
+
+    Args:
+        program: any program.
+        x: rows (N, D).
+        **row_inputs: their inputs: `rows`, `labels`, `mask`.
+
+    Returns:
+        The means (N, K); from 64 draws where a site has no mean in closed form.
+    """
     x = x.to(*device_and_dtype(program, like=x))
     return _means(program, _plates_at(program, x, row_inputs), x, row_inputs)
 
 
-def _means(program: Any, plates: PlateStructure, x: Tensor, row_inputs: dict[str, Any]) -> RowLatents:
+def _means(program: AnyProgram, plates: PlateStructure, x: Tensor, row_inputs: RowInputs) -> RowLatents:
     sites = sample_sites(_guide_at_means(program, x, row_inputs)).values()
     latents = [site for site in sites if plates.row_plate_frame(site) and not site["infer"].get("is_auxiliary")]
     if not latents:
@@ -139,11 +177,22 @@ def _means(program: Any, plates: PlateStructure, x: Tensor, row_inputs: dict[str
 
 
 @torch.no_grad()
-def active_units(program: Any, x: Rows, *, plates: PlateStructure | None = None, **row_inputs: Any) -> tuple[int, int]:
+def active_units(
+    program: AnyProgram, x: Rows, *, plates: PlateStructure | None = None, **row_inputs: object
+) -> tuple[int, int]:
     """How many latents have posterior means with a variance over rows above 0.01, and the number of latents.
 
     Burda et al. (arXiv:1509.00519). The variance is the covariance of two estimates of the means, so that means from
     draws (a flow's) do not vary because of their noise.
+
+    Args:
+        program: any program.
+        x: rows (N, D).
+        plates: the program's plates, if they are known.
+        **row_inputs: inputs of the rows: `rows`, `labels`, `mask`.
+
+    Returns:
+        The number of active latents, and the number K of all.
     """
     x = x.to(*device_and_dtype(program, like=x))
     plates, before = plates or _plates_at(program, x, row_inputs), torch.get_rng_state()
@@ -155,8 +204,17 @@ def active_units(program: Any, x: Rows, *, plates: PlateStructure | None = None,
 
 
 @torch.no_grad()
-def reconstruct(program: Any, x: Rows, **row_inputs: Any) -> Rows:
-    """E[x | z] with every latent at its posterior mean under the guide, (N, D)."""
+def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
+    """E[x | z] with every latent at its posterior mean under the guide.
+
+    Args:
+        program: any program.
+        x: rows (N, D).
+        **row_inputs: their inputs: `rows`, `labels`, `mask`.
+
+    Returns:
+        Rows (N, D).
+    """
     x = x.to(*device_and_dtype(program, like=x))
     plates, guide = _plates_at(program, x, row_inputs), _guide_at_means(program, x, row_inputs)
     with poutine.block(), use_param_store(program), evaluating(program):
@@ -167,18 +225,18 @@ def reconstruct(program: Any, x: Rows, **row_inputs: Any) -> Rows:
     return _concatenate(plates, observed, lambda site: distribution_mean(site["fn"]))
 
 
-def _plates_at(program: Any, x: Tensor, row_inputs: dict[str, Any]) -> PlateStructure:
+def _plates_at(program: AnyProgram, x: Tensor, row_inputs: RowInputs) -> PlateStructure:
     with poutine.block(), use_param_store(program), evaluating(program):
-        return find_plates(program, Batch(x, **row_inputs))
+        return find_plates(program, Batch(x, **row_inputs))  # type: ignore[arg-type]  # Batch has a field for each name
 
 
-def _guide_at_means(program: Any, x: Tensor, row_inputs: dict[str, Any]) -> Trace:
+def _guide_at_means(program: AnyProgram, x: Tensor, row_inputs: RowInputs) -> Trace:
     """The guide's trace with every latent at its mean."""
     with poutine.block(), use_param_store(program), evaluating(program):
         return poutine.trace(_SetLatentsToMean()(bind_supported_kwargs(program.guide))).get_trace(x, row_inputs)
 
 
-def _concatenate(plates: PlateStructure, sites: list[Any], value: Callable[[Any], Tensor]) -> Tensor:
+def _concatenate(plates: PlateStructure, sites: Sequence[Site], value: Callable[[Site], Tensor]) -> Tensor:
     """The values of the sites that have one for each row, concatenated, (n, D)."""
     inside = [site for site in sites if plates.row_plate_frame(site)]
     if not inside:
@@ -188,31 +246,59 @@ def _concatenate(plates: PlateStructure, sites: list[Any], value: Callable[[Any]
 
 @torch.no_grad()
 def sample(
-    program: Any, n: int, *, num_features: int | None = None, seed: int | None = None, labels: Tensor | None = None
+    program: AnyProgram,
+    n: int,
+    *,
+    num_features: int | None = None,
+    seed: int | None = None,
+    labels: Tensor | None = None,
 ) -> Tensor:
-    """n new rows from the model, (n, D): every site is drawn, the observed ones included.
+    """New rows from the model: every site is drawn, the observed ones included.
 
-    The model runs on n placeholder rows, so its x-sites are drawn and not conditioned on. `num_features` is the width
-    of the placeholder, for models that ask x for its shape.
+    The model runs on n placeholder rows, so its x-sites are drawn and not conditioned on.
+
+    Args:
+        program: any program.
+        n: the number of rows.
+        num_features: the width of the placeholder, for models that ask x for its shape.
+        seed: a seed of the random numbers; None continues with torch's generator.
+        labels: labels of the new rows (n,), for a model that takes them.
+
+    Returns:
+        Rows (n, D).
     """
     if n < 1:
         raise InputError(f"expected one row or more to draw, got {n}")
-    width = num_features or getattr(program, "num_features", None) or 1
-    device, dtype = device_and_dtype(program)
-    placeholder = torch.zeros(n, width, device=device, dtype=dtype)
-    return _draw(program, Batch(placeholder, labels=labels), seed, lambda site: site["value"])
+    return _draw(
+        program, Batch(_placeholder(program, n, num_features), labels=labels), seed, lambda site: site["value"]
+    )
 
 
 @torch.no_grad()
-def sample_means(program: Any, n: int, *, num_features: int | None = None, seed: int | None = None) -> Tensor:
-    """E[x | z] for n draws of the latents from the model, (n, D): the likelihood's means, without its noise."""
-    width = num_features or getattr(program, "num_features", None) or 1
+def sample_means(program: AnyProgram, n: int, *, num_features: int | None = None, seed: int | None = None) -> Tensor:
+    """E[x | z] for draws of the latents from the model: the likelihood's means, without its noise.
+
+    Args:
+        program: any program.
+        n: the number of draws.
+        num_features: the width of the placeholder, for models that ask x for its shape.
+        seed: a seed of the random numbers; None continues with torch's generator.
+
+    Returns:
+        Means (n, D).
+    """
+    return _draw(
+        program, Batch(_placeholder(program, n, num_features)), seed, lambda site: distribution_mean(site["fn"])
+    )
+
+
+def _placeholder(program: AnyProgram, n: int, num_features: int | None) -> Tensor:
+    """n rows of zeros, of the width that is given or that the program keeps."""
     device, dtype = device_and_dtype(program)
-    placeholder = torch.zeros(n, width, device=device, dtype=dtype)
-    return _draw(program, Batch(placeholder), seed, lambda site: distribution_mean(site["fn"]))
+    return torch.zeros(n, num_features or num_features_of(program) or 1, device=device, dtype=dtype)
 
 
-def _draw(program: Any, batch: Batch, seed: int | None, value: Callable[[Any], Tensor]) -> Tensor:
+def _draw(program: AnyProgram, batch: Batch, seed: int | None, value: Callable[[Site], Tensor]) -> Tensor:
     with poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
         plates = find_model_plates(program, batch)
         given = {} if batch.labels is None else {"labels": batch.labels}

@@ -2,22 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import torch
 from pyro.params.param_store import ParamStoreDict
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
 
 PARAM_PREFIX = "pyro.param/"  # in a saved state, of parameters that are in a param store and in no module
-_ACTIVE_PROGRAMS: list[Any] = []  # whose param stores are in use, innermost last
+_ACTIVE_PROGRAMS: list[object] = []  # whose param stores are in use, innermost last
 
 
 @contextmanager
-def use_param_store(program: Any) -> Iterator[None]:
+def use_param_store(program: object) -> Iterator[None]:
     """Within the context, Pyro's param store holds this program's parameters; after it, what it held before.
 
     The store's three dictionaries are exchanged for the program's own rather than copied in and out by
@@ -49,25 +50,25 @@ class _RestorePending(Messenger):
         super().__init__()
         self.pending = pending
 
-    def _pyro_post_param(self, msg: Any) -> None:
-        saved = self.pending.get(msg["name"])
-        if saved is None:
+    def _pyro_post_param(self, msg: Message[..., Tensor]) -> None:
+        name = msg["name"]
+        if name is None or name not in self.pending:
             return
-        store = pyro.get_param_store()
-        created = dict(store.named_parameters())[msg["name"]]
+        saved, store = self.pending[name], pyro.get_param_store()
+        created = dict(store.named_parameters())[name]
         if created.shape != saved.shape:
-            del store[msg["name"]]
+            del store[name]
             raise InputError(
-                f"parameter {msg['name']} was saved with shape {tuple(saved.shape)}, and is created with "
+                f"parameter {name} was saved with shape {tuple(saved.shape)}, and is created with "
                 f"{tuple(created.shape)}: the program is not the one that was saved, or x has another width"
             )
         with torch.no_grad():
             created.copy_(saved)
-        del self.pending[msg["name"]]
-        msg["value"] = store[msg["name"]]
+        del self.pending[name]
+        msg["value"] = store[name]
 
 
-def named_parameters(program: Any) -> dict[str, Tensor]:
+def named_parameters(program: object) -> dict[str, Tensor]:
     """Every unconstrained parameter of a program by name: its modules' first, then those only in its param store."""
     found: dict[str, Tensor] = dict(program.named_parameters()) if isinstance(program, nn.Module) else {}
     known = {id(parameter) for parameter in found.values()}
@@ -85,8 +86,16 @@ class DeviceAndDtype(NamedTuple):
     dtype: torch.dtype
 
 
-def device_and_dtype(program: Any, like: Tensor | None = None) -> DeviceAndDtype:
-    """The device and floating type of a program's parameters and buffers; those of `like` where it has none."""
+def device_and_dtype(program: object, like: Tensor | None = None) -> DeviceAndDtype:
+    """The device and floating type of a program's parameters and buffers.
+
+    Args:
+        program: any program.
+        like: a tensor whose device and type count where the program has neither parameters nor buffers.
+
+    Returns:
+        Both, in the order of the arguments of `Tensor.to`.
+    """
     held = list(named_parameters(program).values()) + (
         list(program.buffers()) if isinstance(program, nn.Module) else []
     )
@@ -95,7 +104,7 @@ def device_and_dtype(program: Any, like: Tensor | None = None) -> DeviceAndDtype
     return DeviceAndDtype(example.device, example.dtype)
 
 
-def copy_state(program: Any) -> dict[str, Tensor]:
+def copy_state(program: object) -> dict[str, Tensor]:
     """A copy of a program's state: parameters and saved buffers, by name."""
     state = dict(program.state_dict()) if isinstance(program, nn.Module) else {}
     state |= {name: value for name, value in named_parameters(program).items() if name.startswith(PARAM_PREFIX)}
@@ -103,8 +112,13 @@ def copy_state(program: Any) -> dict[str, Tensor]:
     return {name: value.detach().clone().contiguous() for name, value in state.items()}
 
 
-def load_state(program: Any, state: dict[str, Tensor]) -> None:
-    """Load a state into a program; parameters that do not exist yet get their values when they are created."""
+def load_state(program: object, state: dict[str, Tensor]) -> None:
+    """Load a state into a program; parameters that do not exist yet get their values when they are created.
+
+    Args:
+        program: any program; `InputError` where the state does not fit it.
+        state: its parameters and saved buffers by name, as `copy_state` gives them.
+    """
     if isinstance(program, nn.Module):
         try:
             program.load_state_dict({name: value for name, value in state.items() if not name.startswith(PARAM_PREFIX)})
@@ -123,11 +137,15 @@ def load_state(program: Any, state: dict[str, Tensor]) -> None:
     program.__dict__["_pending"] = pending
 
 
-def register_parameters(part: Any, name: str) -> None:
+def register_parameters(part: object, name: str) -> None:
     """Register a part's trainable parameters with Pyro; frozen ones (`requires_grad_(False)`) are not registered.
 
     Unlike `pyro.module` it replaces another module's tensor of the same name: otherwise the second of two models in
     one process would train the first one's weights.
+
+    Args:
+        part: a part; one that is no module has no parameters to register.
+        name: the prefix of their names in the param store.
     """
     if not isinstance(part, nn.Module):
         return

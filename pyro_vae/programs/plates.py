@@ -1,31 +1,37 @@
 """The plates of a program: which of them is over rows, and which sites lie outside it."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import pyro.poutine as poutine
 import torch
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.context_managers import evaluating, seeded
+from pyro_vae.distributions import is_relaxed
 from pyro_vae.errors import InputError, RowsError
 from pyro_vae.programs.program_defaults import no_density_reason
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import UnconditionObserved, sample_sites, trace_program
+from pyro_vae.programs.traces import Site, UnconditionObserved, base_constraint, sample_sites, trace_program
+from pyro_vae.typing import Program
 
 
 @dataclass(frozen=True)
 class PlateStructure:
     """The plate over a program's rows and the program's other plates, found by running it.
 
-    `row_dim` is the dimension of the plate over rows (None where there is none) and `nesting` the number of plate
-    dimensions. `outside` names the sites that lie outside the row plate, which have no value for each row; `support` is
-    the support of x. `relaxed` marks a likelihood that is no density, `enumerated` the model's sites that
-    training sums out.
+    Attributes:
+        row_dim: the dimension of the plate over rows, counted from the right; None where there is none.
+        nesting: the number of plate dimensions.
+        outside: the names of the sites outside the row plate, which have no value for each row.
+        support: the support of x, if the model observes it at one site.
+        relaxed: whether the likelihood is marked as no density.
+        enumerated: the model's sites that training sums out.
     """
 
     row_dim: int | None
@@ -35,7 +41,7 @@ class PlateStructure:
     relaxed: bool
     enumerated: tuple[str, ...]
 
-    def row_plate_frame(self, site: Any) -> Any:
+    def row_plate_frame(self, site: Site) -> CondIndepStackFrame | None:
         """The site's frame of the plate over rows, or None where it lies outside.
 
         A plate over something else may have the same dimension, so the dimension alone does not identify it.
@@ -44,8 +50,16 @@ class PlateStructure:
             return None
         return next((frame for frame in site["cond_indep_stack"] if frame.dim == self.row_dim), None)
 
-    def rows_to_front(self, site: Any, value: Tensor) -> Tensor:
-        """A site's value with its rows in front, the rest flattened, (n, …) → (n, size)."""
+    def rows_to_front(self, site: Site, value: Tensor) -> Tensor:
+        """A site's value with its rows in front, the rest flattened.
+
+        Args:
+            site: a site inside the row plate.
+            value: a tensor of its shape.
+
+        Returns:
+            The same numbers, (n, size).
+        """
         assert self.row_dim is not None
         return value.movedim(self.row_dim - site["fn"].event_dim, 0).unsqueeze(-1).flatten(1)
 
@@ -66,7 +80,7 @@ class PlateStructure:
 
 
 def _describe(support: Constraint) -> str:
-    base = getattr(support, "base_constraint", support)
+    base = base_constraint(support)
     if base is constraints.boolean:
         return (
             "0 or 1; binarize the data (load_data(…, binarize='stochastic')), choose a likelihood for real values, "
@@ -76,10 +90,17 @@ def _describe(support: Constraint) -> str:
 
 
 @torch.no_grad()
-def find_plates(program: Any, batch: Batch) -> PlateStructure:
+def find_plates(program: Program, batch: Batch) -> PlateStructure:
     """Find the row plate by running the program on two rows and on three: it is the plate whose size changed.
 
     Raises `InputError` where model and guide do not draw the same latents.
+
+    Args:
+        program: any program.
+        batch: some rows with their inputs.
+
+    Returns:
+        The plates of model and guide.
     """
     with seeded(0), evaluating(program):
         two, three = (
@@ -90,8 +111,16 @@ def find_plates(program: Any, batch: Batch) -> PlateStructure:
 
 
 @torch.no_grad()
-def find_model_plates(program: Any, batch: Batch) -> PlateStructure:
-    """The same from the model alone, which is all that sampling needs; x holds placeholders."""
+def find_model_plates(program: Program, batch: Batch) -> PlateStructure:
+    """Find the row plate from the model alone, which is all that sampling needs.
+
+    Args:
+        program: any program.
+        batch: rows whose x holds placeholders, with their inputs.
+
+    Returns:
+        The plates of the model.
+    """
     model = UnconditionObserved()(bind_supported_kwargs(program.model))
     with seeded(0), evaluating(program), pyro.validation_enabled(False):
         traces = [
@@ -106,7 +135,9 @@ def _probe_indices(batch: Batch) -> list[Tensor]:
     return [torch.arange(n, device=batch.x.device) % len(batch.x) for n in (2, 3)]
 
 
-def _plate_structure(two: list[Any], three: list[Any], batch: Batch, enumerated: tuple[str, ...]) -> PlateStructure:
+def _plate_structure(
+    two: Sequence[Mapping[str, Site]], three: Sequence[Mapping[str, Site]], batch: Batch, enumerated: tuple[str, ...]
+) -> PlateStructure:
     sites = [pair for before, after in zip(two, three, strict=True) for pair in _pairs(before, after)]
     resized = [_resized_dims(before, after) for before, after in sites]
     counts = Counter(dim for dims in resized for dim in dims)
@@ -116,15 +147,15 @@ def _plate_structure(two: list[Any], three: list[Any], batch: Batch, enumerated:
     x_sites = [site["fn"] for site in observed if site["value"].shape == (3, *batch.x.shape[1:])]
     return PlateStructure(
         row_dim=row_dim,
-        nesting=max((-f.dim for _, site in sites for f in site["cond_indep_stack"] if f.vectorized), default=0),
+        nesting=max((-dim for _, site in sites for dim in _plate_sizes(site)), default=0),
         outside=tuple(dict.fromkeys(outside)),
         support=x_sites[0].support if len(x_sites) == 1 else None,
-        relaxed=any(getattr(site["fn"], "relaxed", False) for site in observed),
+        relaxed=any(is_relaxed(site["fn"]) for site in observed),
         enumerated=enumerated,
     )
 
 
-def _check_pair(model: dict[str, Any], guide: dict[str, Any]) -> tuple[str, ...]:
+def _check_pair(model: Mapping[str, Site], guide: Mapping[str, Site]) -> tuple[str, ...]:
     """The model's latents that the guide leaves to enumeration; `InputError` where their sites do not match."""
     undrawn = [name for name, site in model.items() if not site["is_observed"] and name not in guide]
     if missing := [name for name in undrawn if not model[name]["infer"].get("enumerate")]:
@@ -140,7 +171,7 @@ def _check_pair(model: dict[str, Any], guide: dict[str, Any]) -> tuple[str, ...]
     return tuple(undrawn)
 
 
-def _pairs(two: dict[str, Any], three: dict[str, Any]) -> list[tuple[Any, Any]]:
+def _pairs(two: Mapping[str, Site], three: Mapping[str, Site]) -> list[tuple[Site, Site]]:
     if two.keys() != three.keys():
         raise InputError(
             "the program has different sample sites for two rows and for three: a row's sites must not depend on the "
@@ -149,10 +180,14 @@ def _pairs(two: dict[str, Any], three: dict[str, Any]) -> list[tuple[Any, Any]]:
     return [(two[name], three[name]) for name in three]
 
 
-def _resized_dims(two: Any, three: Any) -> set[int]:
-    before = {frame.dim: frame.size for frame in two["cond_indep_stack"] if frame.vectorized}
-    after = {frame.dim: frame.size for frame in three["cond_indep_stack"] if frame.vectorized}
+def _resized_dims(two: Site, three: Site) -> set[int]:
+    before, after = _plate_sizes(two), _plate_sizes(three)
     return {dim for dim, size in after.items() if size == 3 and before.get(dim) == 2}
+
+
+def _plate_sizes(site: Site) -> dict[int, int]:
+    """The sizes of the vectorized plates around a site by dimension."""
+    return {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.dim is not None}
 
 
 def require_density(program: object) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyro
 import torch
@@ -17,6 +17,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import PlateStructure, find_plates, require_density
 from pyro_vae.programs.row_inputs import Batch, require_mask
+from pyro_vae.programs.traces import base_constraint
+from pyro_vae.typing import Program
 
 Result = TypeVar("Result")
 MAX_SHARED_BATCH_SIZE = 128  # of the batches that several processes share
@@ -26,11 +28,18 @@ class ScoredRows:
     """Rows to be scored by a program: checked batches, with their inputs, on the program's device.
 
     To be created and used within `use_param_store(program)` and `evaluating(program)`.
+
+    Args:
+        program: any program that has a density.
+        split: the rows, with labels and mask where they have them.
+        rows: their indices in the training set (N,); None for rows held out.
+        group: the processes that share the rows.
+        seed: a seed of the random numbers of the batches that several processes share.
     """
 
     def __init__(
         self,
-        program: Any,
+        program: Program,
         split: Split,
         rows: Tensor | None,
         group: ProcessGroup = SINGLE_PROCESS,
@@ -44,13 +53,13 @@ class ScoredRows:
         self.plates: PlateStructure = find_plates(program, self.first)
 
     def batch(self, start: int, end: int) -> Batch:
+        """The rows from `start` to `end`, the last one left out, with their inputs."""
         end = min(end, len(self.split))
-        row_inputs: dict[str, Any] = {
-            name: value.to(self.device) for name, value in self.split.row_inputs(slice(start, end)).items()
-        }
-        if self.rows is not None:
-            row_inputs["rows"] = self.rows[start:end].to(self.device)
-        return Batch(self.split[start:end].to(self.device, self.dtype), num_rows=len(self.split), **row_inputs)
+        given = self.split.row_inputs(slice(start, end)) | ({} if self.rows is None else {"rows": self.rows[start:end]})
+        rows, labels, mask = (
+            None if given.get(name) is None else given[name].to(self.device) for name in ("rows", "labels", "mask")
+        )
+        return Batch(self.split[start:end].to(self.device, self.dtype), rows, labels, mask, len(self.split))
 
     def batches(self, size: int) -> Iterator[Batch]:
         for start in range(0, len(self.split), size):
@@ -62,6 +71,13 @@ class ScoredRows:
         """A function's results for all batches, in order; several processes share the batches, and all get all results.
 
         The seed of a shared batch depends on the batch alone, so draws do not depend on the number of processes.
+
+        Args:
+            size: the number of rows of a batch.
+            of_batch: the function.
+
+        Returns:
+            A list with a result for each batch.
         """
         if self.group.is_single:
             return [of_batch(batch) for batch in self.batches(size)]
@@ -83,7 +99,16 @@ class ScoredRows:
 def rows_to_score(
     data: Dataset | Split | Tensor, rows: Tensor | None, labels: Tensor | None
 ) -> tuple[Split, Tensor | None]:
-    """The data as a split, with the labels given, and its rows' indices in the training set."""
+    """The data as a split, and its rows' indices in the training set.
+
+    Args:
+        data: a data set, whose test rows are taken, a split, or rows (N, D).
+        rows: indices in the training set (N,); by default those of a training split.
+        labels: labels (N,) in place of the split's own.
+
+    Returns:
+        The split, and the indices; None for rows held out.
+    """
     split = as_split(data, "test")
     if labels is not None:
         split = replace(split, labels=labels)
@@ -96,13 +121,21 @@ def rows_to_score(
 
 
 def describe_measure(split: Split, plates: PlateStructure) -> str:
-    """The measure in words, from the data and the likelihood's support."""
+    """The measure in words, from the data and the likelihood's support.
+
+    Args:
+        split: the rows.
+        plates: the plates of the program that scores them.
+
+    Returns:
+        A phrase.
+    """
     if plates.relaxed:
         return "relaxed Bernoulli on grey levels: not a density"
     if split.measure.binarize != "none" and plates.support is not None and not plates.support.is_discrete:
         return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
     if split.measure.binarize == "none" and not split.measure.given and plates.support is not None:
-        values = _integer_values(getattr(plates.support, "base_constraint", plates.support))
+        values = _integer_values(base_constraint(plates.support))
         suffix = "" if split.mask is None else ", observed values only"
         return f"counting measure on {{{values}}}^{split.shape[1]}{suffix}" if values else split.measure_name
     return split.measure_name

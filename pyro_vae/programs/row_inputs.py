@@ -1,24 +1,34 @@
 """Batches of rows with their inputs (`rows`, `labels`, `mask`, `num_rows`), and calls with those a function takes."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from types import FunctionType, MethodType
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
+from pyro_vae.typing import Program
+
+RowInputs = Mapping[str, object]  # by name: `rows`, `labels`, `mask` and `num_rows`
+Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
 class Batch:
     """Some rows and their inputs.
 
-    `x` (n, D); `rows` (n,) the rows' indices in the training set (None for rows held out); `labels` (n,) and `mask` (n,
-    D), or None; `num_rows` the number N of training rows.
+    Attributes:
+        x: the rows (n, D).
+        rows: their indices in the training set (n,); None for rows held out.
+        labels: their labels (n,), or None.
+        mask: booleans (n, D), true where a value was observed; None where all were.
+        num_rows: the number N of training rows.
     """
 
     x: Tensor
@@ -28,8 +38,9 @@ class Batch:
     num_rows: int = 0
 
     @property
-    def row_inputs(self) -> dict[str, Any]:
-        given = {
+    def row_inputs(self) -> dict[str, Tensor | int]:
+        """The inputs that are known, by name."""
+        given: dict[str, Tensor | int | None] = {
             "rows": self.rows,
             "labels": self.labels,
             "mask": self.mask,
@@ -38,25 +49,38 @@ class Batch:
         return {key: value for key, value in given.items() if value is not None}
 
     def take(self, index: Tensor) -> "Batch":
-        kept = {"rows": self.rows, "labels": self.labels, "mask": self.mask}
-        taken: dict[str, Any] = {name: value[index] for name, value in kept.items() if value is not None}
-        return replace(self, x=self.x[index], **taken)
+        """The rows at some indices (m,), with their inputs."""
+        rows, labels, mask = (None if value is None else value[index] for value in (self.rows, self.labels, self.mask))
+        return replace(self, x=self.x[index], rows=rows, labels=labels, mask=mask)
 
 
-def bind_supported_kwargs(function: Callable[..., Any]) -> Callable[[Tensor, dict[str, Any]], Any]:
+def accepts_row_inputs(function: Function) -> Function:
+    """A decorator of a method that takes every row input as a keyword, and passes on those that are supported."""
+    vars(function)["accepts_row_inputs"] = True
+    return function
+
+
+def _accepts_row_inputs(function: Callable[..., object]) -> bool:
+    plain = function.__func__ if isinstance(function, MethodType) else function
+    return isinstance(plain, FunctionType) and "accepts_row_inputs" in vars(plain)
+
+
+def bind_supported_kwargs(function: Callable[..., Result]) -> Callable[[Tensor, RowInputs], Result]:
     """The function as one of (x, row_inputs): each input is passed only where the signature names it.
 
     A module's signature is that of its `forward`; a function that takes any keyword names none.
     """
-    if getattr(function, "accepts_row_inputs", False):
+    if _accepts_row_inputs(function):
         return lambda x, row_inputs: function(x, **row_inputs)
-    kind: Any = type(function)
-    needed, names = _keywords_of_module(kind) if isinstance(function, nn.Module) else _keywords(function)
+    needed, names = (
+        _keywords_of_forward(type(function).forward) if isinstance(function, nn.Module) else _keywords(function)
+    )
 
-    def call(x: Tensor, row_inputs: dict[str, Any]) -> Any:
+    def call(x: Tensor, row_inputs: RowInputs) -> Result:
         if missing := [name for name in needed if name not in row_inputs]:
+            named = function.__qualname__ if isinstance(function, (FunctionType, MethodType)) else function
             raise InputError(
-                f"{getattr(function, '__qualname__', function)} asks for {', '.join(missing)}, which these rows do not "
+                f"{named} asks for {', '.join(missing)}, which these rows do not "
                 "have; a program may ask for rows (only training rows have an index in the training set; for a tensor "
                 "give rows=…), labels, mask and num_rows"
             )
@@ -65,7 +89,7 @@ def bind_supported_kwargs(function: Callable[..., Any]) -> Callable[[Tensor, dic
     return call
 
 
-def _keywords(function: Callable[..., Any], before: int = 1) -> tuple[list[str], frozenset[str]]:
+def _keywords(function: Callable[..., object], before: int = 1) -> tuple[list[str], frozenset[str]]:
     """The names of a function's arguments after x: the required ones, and all."""
     named = inspect.signature(function).parameters.values()
     after = [p for p in named if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][before:]
@@ -73,18 +97,22 @@ def _keywords(function: Callable[..., Any], before: int = 1) -> tuple[list[str],
 
 
 @cache
-def _keywords_of_module(kind: Any) -> tuple[list[str], frozenset[str]]:
-    return _keywords(kind.forward, before=2)  # self and x
+def _keywords_of_forward(forward: Callable[..., object]) -> tuple[list[str], frozenset[str]]:
+    return _keywords(forward, before=2)  # self and x
 
 
-def require_mask(program: Any, mask: Tensor | None) -> None:
-    """`InputError` where values are missing and the model takes no mask."""
+def require_mask(program: Program, mask: Tensor | None) -> None:
+    """`InputError` where values are missing and the model takes no mask.
+
+    Args:
+        program: any program.
+        mask: booleans (N, D), true where a value was observed; None where all were.
+    """
     if mask is None:
         return
     model = program.model
     takes_mask = (
-        getattr(model, "accepts_row_inputs", False)
-        or "mask" in _keywords(model.forward if isinstance(model, nn.Module) else model)[1]
+        _accepts_row_inputs(model) or "mask" in _keywords(model.forward if isinstance(model, nn.Module) else model)[1]
     )
     if not takes_mask:
         raise InputError(

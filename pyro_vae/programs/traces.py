@@ -1,7 +1,7 @@
 """Traces of a program's model and guide, their sample sites, and the log weights' terms."""
 
 from collections.abc import Callable
-from typing import Any, TypedDict, cast
+from typing import Any, Protocol, TypedDict, cast, runtime_checkable
 
 import pyro
 import torch
@@ -16,6 +16,7 @@ from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
+from torch.distributions.constraints import Constraint
 
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.typing import Program
@@ -87,6 +88,17 @@ def is_subsample(site: Site) -> bool:
 def unwrap_independent(fn: object) -> Any:
     """A site's distribution without the `Independent`s around it."""
     return unwrap_independent(fn.base_dist) if isinstance(fn, Independent) else fn
+
+
+@runtime_checkable
+class _WrapsConstraint(Protocol):
+    @property
+    def base_constraint(self) -> Constraint: ...
+
+
+def base_constraint(support: Constraint) -> Constraint:
+    """The constraint that one of vectors, or of a mixture, wraps; the constraint itself where it wraps none."""
+    return support.base_constraint if isinstance(support, _WrapsConstraint) else support
 
 
 class SubstituteLatents(Messenger):

@@ -1,13 +1,11 @@
 """log p(x, z) and log q(z | x) at points of one unconstrained space, for annealing, quadrature and HMC."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import pyro.poutine as poutine
 import torch
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
@@ -15,16 +13,26 @@ from torch.distributions.transforms import Transform
 from pyro_vae.errors import InputError
 from pyro_vae.programs.plates import PlateStructure, require_density, require_rows
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import SubstituteLatents, UnconditionObserved, sample_sites, sum_over_plates
-from pyro_vae.typing import PerRow, RowLatents
+from pyro_vae.programs.traces import (
+    Site,
+    SubstituteLatents,
+    UnconditionObserved,
+    base_constraint,
+    is_subsample,
+    sample_sites,
+    sum_over_plates,
+)
+from pyro_vae.typing import PerRow, Program, RowLatents
 
 
 @dataclass(frozen=True)
 class Point:
-    """Log densities of n rows at one point each, nats: `likelihood`, `prior` and `guide`, (n,) each.
+    """Log densities of n rows at one point each, nats.
 
-    `prior` and `guide` are densities over the unconstrained space: the Jacobian is counted in both. `guide` is None
-    where it was not requested.
+    Attributes:
+        likelihood: log p(x | z), (n,).
+        prior: log p over the unconstrained space, the Jacobian counted, (n,).
+        guide: log q over the unconstrained space, likewise; None where it was not requested.
     """
 
     likelihood: PerRow
@@ -42,20 +50,25 @@ class UnconstrainedJoint:
 
     Site by site, $z = T(u)$ with T the map from the reals to the site's support (`biject_to`), so
     that $\int p(x, T(u)) |\det T'(u)| du = p(x)$. The program's sites must share one plate over rows.
+
+    Args:
+        program: any program that has a density.
+        plates: its plates.
+        batch: the rows (n, D) with their inputs.
     """
 
-    def __init__(self, program: Any, plates: PlateStructure, batch: Batch) -> None:
+    def __init__(self, program: Program, plates: PlateStructure, batch: Batch) -> None:
         require_density(program)
         self.program, self.plates, self.batch = program, plates, batch
         self.row_dim = require_rows(plates)
-        self.guide_site: Any = None  # the guide's site where it has only one, whose density is then reused
+        self.guide_site: Site | None = None  # the guide's site where it has only one, whose density is then reused
         drawn = poutine.trace(bind_supported_kwargs(program.model)).get_trace(batch.x, batch.row_inputs)
         self._set_shapes({name: site for name, site in sample_sites(drawn).items() if not site["is_observed"]})
 
-    def _set_shapes(self, sites: dict[str, Any]) -> None:
+    def _set_shapes(self, sites: dict[str, Site]) -> None:
         if not sites:
             raise InputError("the model draws no latent, so log p(x) is its log-likelihood")
-        self.shapes: dict[str, Any] = {}
+        self.shapes: dict[str, torch.Size] = {}
         self.axes: dict[str, int] = {}
         for name, site in sites.items():
             u = transform_to_support(site).inv(site["value"])
@@ -66,7 +79,15 @@ class UnconstrainedJoint:
         self.dim = sum(self.sizes.values())
 
     def at(self, u: RowLatents, *, guide: bool = False) -> Point:
-        """The log densities at u, differentiable in u."""
+        """The log densities at some points, differentiable in them.
+
+        Args:
+            u: a point (K,) for each row, (n, K).
+            guide: whether the guide's density is computed as well.
+
+        Returns:
+            The log densities, (n,) nats each.
+        """
         substitute = _SubstituteUnconstrained(self, u)
         trace = poutine.trace(substitute(bind_supported_kwargs(self.program.model))).get_trace(
             self.batch.x, self.batch.row_inputs
@@ -81,7 +102,7 @@ class UnconstrainedJoint:
             torch.as_tensor(likelihood).expand(len(u)), prior, self._guide_at(values) + jacobian if guide else None
         )
 
-    def _per_row(self, site: Any) -> Tensor:
+    def _per_row(self, site: Site) -> Tensor:
         return sum_over_plates(site, {self.row_dim}).expand(len(self.batch.x))
 
     def _guide_at(self, values: dict[str, Tensor]) -> Tensor:
@@ -120,9 +141,10 @@ class UnconstrainedJoint:
         values = {name: site["value"] for name, site in guide.items() if name in self.sizes}
         given = SubstituteLatents(values)(bind_supported_kwargs(self.program.model))
         trace = poutine.trace(given).get_trace(self.batch.x, self.batch.row_inputs)
+        sites = sample_sites(trace)
         for name in values:
-            support = cast(Any, trace.nodes[name]["fn"]).support
-            if not support.check(values[name]).all():
+            support = sites[name]["fn"].support
+            if support is not None and not support.check(values[name]).all():
                 raise InputError(
                     f"the guide draws {name} outside the model's support for it, "
                     f"{support}: give it a distribution with that support, or start from the "
@@ -142,23 +164,24 @@ class UnconstrainedJoint:
         given = SubstituteLatents(values)(bind_supported_kwargs(self.program.model))
         return self._flatten(poutine.trace(given).get_trace(self.batch.x, self.batch.row_inputs))
 
-    def _flatten(self, trace: Any) -> RowLatents:
-        parts = []
+    def _flatten(self, trace: Trace) -> RowLatents:
+        parts, sites = [], sample_sites(trace)
         for name, axis in self.axes.items():
-            site = trace.nodes[name]
+            site = sites[name]
             u = transform_to_support(site).inv(site["value"])
             parts.append(u.movedim(axis, 0).reshape(len(self.batch.x), -1))
         return torch.cat(parts, -1)
 
 
-def transform_to_support(site: Any) -> Transform:
+def transform_to_support(site: Site) -> Transform:
     """The transform from the reals to a site's support; `InputError` where there is none."""
     support = site["fn"].support
-    while not support.is_discrete:
+    while support is not None and not support.is_discrete:
         try:
-            return biject_to(support)
+            transform: Transform = biject_to(support)
+            return transform
         except NotImplementedError:  # a constraint that wraps another, as that of a mixture
-            if (inner := getattr(support, "base_constraint", None)) is None:
+            if (inner := base_constraint(support)) is support:
                 break
             support = inner
     raise InputError(
@@ -176,8 +199,8 @@ class _SubstituteUnconstrained(Messenger):
         self.parts: dict[str, Tensor] = dict(zip(joint.sizes, u.split(list(joint.sizes.values()), -1), strict=True))
         self.jacobians: list[Tensor] = []
 
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or site_is_subsample(msg) or msg["name"] not in self.parts:
+    def _pyro_sample(self, msg: Site) -> None:
+        if msg["is_observed"] or is_subsample(msg) or msg["name"] not in self.parts:
             return
         name, joint = msg["name"], self.joint
         part = self.parts[name]
@@ -190,11 +213,19 @@ class _SubstituteUnconstrained(Messenger):
         self.jacobians.append(jacobian.movedim(row_axis, 0).flatten(1).sum(-1) if jacobian.dim() > 1 else jacobian)
 
 
-def simulate(program: Any, placeholder: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rows x (n, D) and their latents, drawn from the model together; `InputError` for several x-sites."""
+def simulate(program: Program, placeholder: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Rows and their latents, drawn from the model together; `InputError` for several x-sites.
+
+    Args:
+        program: any program.
+        placeholder: a batch of n rows whose x is not read, with their inputs.
+
+    Returns:
+        Rows x (n, D), and the latents' values by site.
+    """
     model = UnconditionObserved()(bind_supported_kwargs(program.model))
     sites = sample_sites(poutine.trace(model).get_trace(placeholder.x, placeholder.row_inputs))
-    observed: Sequence[Any] = [site for site in sites.values() if site["infer"].get("was_observed")]
+    observed = [site for site in sites.values() if site["infer"].get("was_observed")]
     if len(observed) != 1 or observed[0]["value"].shape != placeholder.x.shape:
         raise InputError("simulating rows needs a model that observes x, the whole of it, at one site")
     latents = {name: site["value"] for name, site in sites.items() if site is not observed[0]}
