@@ -50,15 +50,12 @@ def test_a_prior_registered_at_run_time_is_fitted_saved_and_loaded(shifted, tmp_
     assert 'prior = "shifted"' in (tmp_path / "run" / "config.toml").read_text()
 
 
-def test_a_saved_run_imports_the_part_of_another_package(shifted, tmp_path):
+def test_a_saved_run_imports_the_part_of_another_package(shifted, tmp_path, monkeypatch):
     """In a new process the module of the part is not imported yet; its entry says where it is."""
     pv.save(build(prior=shifted, shift=0.5), tmp_path)
-    kept = CONSTRUCTORS.pop("shifted_prior.ShiftedNormal")
-    sys.modules.pop("shifted_prior")
-    try:
-        assert pv.load(tmp_path).prior.shift == 0.5
-    finally:
-        CONSTRUCTORS["shifted_prior.ShiftedNormal"] = kept
+    monkeypatch.delitem(CONSTRUCTORS, "shifted_prior.ShiftedNormal")
+    monkeypatch.delitem(sys.modules, "shifted_prior")
+    assert pv.load(tmp_path).prior.shift == 0.5
 
 
 def test_the_command_line_has_a_prior_registered_at_run_time(shifted, tmp_path, capsys):
