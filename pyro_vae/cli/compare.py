@@ -1,19 +1,44 @@
 """`pyro-vae compare`: models and fit methods, or saved runs, on the same rows in one table."""
 
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pyro_vae.cli.option_types import GroupedCommand, given_options, option, output_options
+from pyro_vae.cli.option_types import Decorator, GroupedCommand, click_option, given_options, option, output_options
 from pyro_vae.cli.print_json import print_json
-from pyro_vae.cli.setting_options import setting_options
 from pyro_vae.errors import InputError
-from pyro_vae.workflows.comparison_settings import COMPARISON_DEFAULTS, PRESETS
+from pyro_vae.workflows.comparison_settings import (
+    COMPARISON,
+    DATA_SETTINGS,
+    PRESETS,
+    TRAIN_SETTINGS,
+    VAE_SETTINGS,
+    comparison_options,
+)
 
-COMPARISON, VAE, RUN_GROUP = "Comparison", "VAE", "Run"
+RUN_GROUP = "Run"
+OPTIONS = comparison_options()
 ENCODER_STUDY = "ae-vs-vae"  # a study by its spelling of before
+
+
+def _single(*names: str) -> Decorator:
+    """A decorator that adds the options of settings with one value, in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        return functools.reduce(lambda made, name: click_option(OPTIONS[name])(made), reversed(names), command)
+
+    return decorate
+
+
+def _repeated(name: str, flag: str) -> Decorator:
+    """A decorator that adds the option of a setting that may be given several times."""
+    found = OPTIONS[name]
+    kind = click.IntRange(None if found.minimum is None else int(found.minimum)) if found.type is int else str
+    return option(found.group, flag, name, type=kind, multiple=True, metavar=found.metavar, help=found.help)
 
 
 @click.command(cls=GroupedCommand, short_help="Compare models, fit methods, or saved runs.")
@@ -25,61 +50,12 @@ ENCODER_STUDY = "ae-vs-vae"  # a study by its spelling of before
     metavar="|".join(PRESETS),
     help="toy (a minute or two; the default), mnist-5k (minutes), paper (figure 3 of Kingma & Welling; hours).",
 )
-@option(
-    COMPARISON,
-    "--model",
-    "models",
-    multiple=True,
-    metavar="NAME[:SIZE]",
-    help="gaussian-mixture[-tied|-diagonal|-spherical], bernoulli-mixture, bayesian-mixture, ppca, factor-analysis or "
-    "vae, with its components or latents; again for more.",
-)
-@option(
-    COMPARISON,
-    "--fit-method",
-    "fit_methods",
-    multiple=True,
-    metavar="NAME",
-    help="em, online-em, hard-em, closed-form, svi, table, amortized, cavi, per-row, semi-amortized, mcem, wake-sleep, "
-    "rws; again for more. Each model is fitted by every method that it supports; by default em or svi.",
-)
+@_repeated("models", "--model")
+@_repeated("fit_methods", "--fit-method")
 @option(COMPARISON, "--way", "fit_methods_by_old_name", multiple=True, hidden=True)
-@option(
-    COMPARISON,
-    "--split",
-    type=click.Choice(["valid", "test"]),
-    default="valid",
-    help="The rows to score; test rows once, when all choices are made.",
-)
-@option(
-    COMPARISON,
-    "--method",
-    type=click.Choice(["auto", "exact", "laplace", "is"]),
-    default="auto",
-    help="How log p(x) is found where a model has no closed form: exactly (one or two latents), by importance sampling "
-    "around each row's mode or from the guide; auto: exactly where rows are narrow, else around the modes.",
-)
-@option(COMPARISON, "--num-samples", type=click.IntRange(1), default=1000, help="Draws for each row.")
-@option(COMPARISON, "--num-rows", type=click.IntRange(2), help="Score the first rows of the split only.")
-@option(
-    COMPARISON, "--level", type=float, metavar="NATS", help="Report the seconds until the validation bound is reached."
-)
-@option(COMPARISON, "--curve", is_flag=True, help="Score during each fit too, against the training rows processed.")
-@setting_options("data", data={"default": None, "help": "As in fit; with runs their own (pinwheel)."})
-@setting_options("data_root", "binarize", "dequantize", "standardize", "image_shape")
-@option(
-    "Data",
-    "--train-rows",
-    type=click.IntRange(10),
-    multiple=True,
-    metavar="N",
-    help="Train on the first N rows; again for more.",
-)
-@setting_options("likelihood", "scale", "network", "hidden", group=VAE)
-@setting_options("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "seed")
-@option("Training", "--iterations", type=click.IntRange(1), default=500, help="EM's iterations, at most.")
-@option("Training", "--starts", type=click.IntRange(1), default=1, help="EM's random starts, the best of them kept.")
-@option("Training", "--width", type=click.IntRange(1), default=64, help="Hidden units of a network q(c|x).")
+@_single("split", "method", "num_samples", "num_rows", "level", "curve", "data", *DATA_SETTINGS)
+@_repeated("train_rows", "--train-rows")
+@_single(*VAE_SETTINGS, *TRAIN_SETTINGS, "iterations", "starts", "width")
 @option("Study", "--latent-dim", type=click.IntRange(1), multiple=True, hidden=True)
 @option("Study", "--seeds", type=click.IntRange(1), hidden=True)
 @option("Study", "--denoising", type=click.FloatRange(0, 1, max_open=True), hidden=True)
@@ -100,7 +76,7 @@ def compare(ctx: click.Context, runs: tuple[Path, ...], as_json: bool, debug: bo
     With RUNs, those; with --model and --fit-method, a grid of them. One measure, or an error.
     """
     given = given_options(ctx)
-    settings = {name: value for name, value in given.items() if name in COMPARISON_DEFAULTS}
+    settings = {name: value for name, value in given.items() if name in OPTIONS}
     methods = (*given.get("fit_methods", ()), *given.get("fit_methods_by_old_name", ()))
     settings |= {"fit_methods": methods} if methods else {}
     if given.get("preset") == ENCODER_STUDY:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.comparison.build_model import without_guide
 from pyro_vae.comparison.fit_methods import FIT_METHODS
-from pyro_vae.comparison.models_by_name import without_guide
 from pyro_vae.comparison.paired_differences import compare_evidence
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split

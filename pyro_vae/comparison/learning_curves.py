@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pyro_vae.comparison.comparison_table import Fitted, HeldOutScore, score_held_out
-from pyro_vae.comparison.fit_methods import Budget, fit_by_name
+from pyro_vae.comparison.fit_by_name import fit_by_name
+from pyro_vae.comparison.fit_methods import Budget
 from pyro_vae.data import Dataset, Split
 from pyro_vae.inference.fit_result import EpochRecord, FitResult
 

@@ -81,7 +81,7 @@ class MCEMEpoch(EpochRecord):
 
 def epoch_record(values: Mapping[str, Any]) -> EpochRecord:
     """The record of an epoch from the values in a file, of the class whose fields they are."""
-    kinds = {"objective": EMEpoch, "log_joint": MCEMEpoch}
+    kinds: dict[str, type[EpochRecord]] = {"objective": EMEpoch, "log_joint": MCEMEpoch}
     return next((kind for name, kind in kinds.items() if name in values), EpochRecord).from_dict(values)
 
 

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.atomic_write import write_json
+from pyro_vae.comparison.build_model import build_model
 from pyro_vae.comparison.comparison_table import Fitted, compare
-from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget, fit_by_name, supports
+from pyro_vae.comparison.fit_by_name import fit_by_name, supports
+from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget
 from pyro_vae.comparison.learning_curves import Point, first_rows, fit_with_curve
-from pyro_vae.comparison.models_by_name import build_model
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import FitResult
+from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.plots.comparison_figures import draw_comparison
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_batches import describe_measure
@@ -24,12 +26,10 @@ from pyro_vae.run_folder import claim_folder, new_run, remove_if_empty
 from pyro_vae.serialization import load, save
 from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import choose_likelihood, load_dataset
-from pyro_vae.workflows.comparison_settings import comparison_settings
+from pyro_vae.workflows.comparison_settings import DATA_SETTINGS, TRAIN_SETTINGS, VAE_SETTINGS, comparison_settings
 from pyro_vae.workflows.read_run import Run
 
 TABLE, RESULT = "comparison.json", "fit.json"
-DATA_SETTINGS = ("data", "data_root", "binarize", "dequantize", "standardize", "image_shape")
-VAE_SETTINGS = ("likelihood", "scale", "network", "hidden")
 Log = Callable[[str], None]
 
 
@@ -69,7 +69,7 @@ def compare_models(
     """Fit what is to be fitted, score all of it on the same rows, write the table and draw the figures.
 
     `runs` are folders of saved runs; `settings` the options of `pyro-vae compare` with underscores
-    (`comparison_settings.COMPARISON_DEFAULTS`), with `models` and `fit_methods` for a grid. `out` is a folder, by
+    (`comparison_settings.comparison_options()`), with `models` and `fit_methods` for a grid. `out` is a folder, by
     default a new one under `runs/`; an interrupted comparison is resumed there. `extra_figures` draws more into
     the folder of figures. Raises `InputError` for densities on different measures before anything is fitted.
     """
@@ -234,7 +234,7 @@ def _fit_or_load(
         kept = json.loads((folder / RESULT).read_text())
         result, points = FitResult.from_dict(kept["result"]), [Point(**point) for point in kept["curve"]]
         return _fitted(entry, load(folder), result, points), points
-    log(f"{label}: {FIT_METHODS[entry.fit_method].description}")
+    log(f"{label}: {FIT_METHODS[entry.fit_method].help}")
     program, result, points = _fit(entry, settings, rows, log)
     save(program, folder)
     write_json(folder / RESULT, {"result": result.to_dict(), "curve": [asdict(point) for point in points]})
@@ -242,22 +242,21 @@ def _fit_or_load(
 
 
 def _fit(entry: Entry, settings: dict[str, Any], rows: Split, log: Log) -> tuple[Any, FitResult, list[Point]]:
-    names = ("epochs", "iterations", "batch_size", "optimizer", "schedule", "width", "seed")
     rate = settings.get("learning_rates", {}).get(entry.fit_method, settings["learning_rate"])
-    own = {name: settings[name] for name in names}
-    budget = Budget(**own, learning_rate=rate, num_starts=settings["starts"])
+    config = TrainConfig(**{name: settings[name] for name in TRAIN_SETTINGS} | {"learning_rate": rate})
+    budget = Budget(config, settings["iterations"], settings["starts"], settings["width"])
     program = _program(entry.model, settings, entry.data)
     if not settings["curve"]:
         return *fit_by_name(program, entry.fit_method, entry.data, budget), []
     most_rows = max([*settings["train_rows"], len(entry.data.train)])  # each entry goes through as many rows
     share = settings.get("epoch_shares", {}).get(entry.fit_method, 1.0)
-    epochs = max(1, round(share * budget.epochs * most_rows / len(entry.data.train)))
+    epochs = max(1, round(share * config.epochs * most_rows / len(entry.data.train)))
     return fit_with_curve(
         entry.model,
         program,
         entry.fit_method,
         entry.data,
-        replace(budget, epochs=epochs),
+        replace(budget, config=replace(config, epochs=epochs)),
         rows,
         on_point=None if settings["preset"] == "toy" else lambda point: log(_describe_point(point)),
         **settings.get("curve_options", {}),

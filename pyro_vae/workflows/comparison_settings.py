@@ -1,30 +1,79 @@
-"""Every setting of `pyro-vae compare` with its default, and the presets."""
+"""Every setting of `pyro-vae compare` as an option, and the presets."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget
+from pyro_vae.comparison.models_by_name import MODEL_NAMES
 from pyro_vae.errors import InputError
-from pyro_vae.options import require_known
+from pyro_vae.options import Option, options_of, require_known, setting
 from pyro_vae.workflows.fit_settings import fit_options
 
-SHARED = (  # settings that a comparison has in common with a fit, and their defaults
-    "data_root", "binarize", "dequantize", "standardize", "image_shape", "likelihood", "scale", "network", "hidden",
-    "epochs", "batch_size", "optimizer", "learning_rate", "schedule", "seed",
-)  # fmt: skip
-COMPARISON_DEFAULTS: dict[str, Any] = {name: fit_options()[name].default for name in SHARED} | {
-    "models": (),
-    "fit_methods": (),
-    "data": None,
-    "train_rows": (),
-    "split": "valid",
-    "num_rows": None,
-    "method": "auto",
-    "num_samples": 1000,
-    "level": None,
-    "curve": False,
-    "iterations": 500,
-    "starts": 1,
-    "width": 64,
-}
+COMPARISON, DATA, VAE = "Comparison", "Data", "VAE"
+DATA_SETTINGS = ("data_root", "binarize", "dequantize", "standardize", "image_shape")
+VAE_SETTINGS = ("likelihood", "scale", "network", "hidden")
+TRAIN_SETTINGS = ("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "seed")
+METHOD_HELP = (
+    "How log p(x) is found where a model has no closed form: exactly (one or two latents), by importance sampling "
+    "around each row's mode or from the guide; auto: exactly where rows are narrow, else around the modes."
+)
+
+
+@dataclass(frozen=True)
+class ComparisonConfig:
+    """The settings that a comparison alone has; those of a fit and of `Budget` come on top (`comparison_options`)."""
+
+    models: tuple[str, ...] = setting(
+        (),
+        str,
+        f"{', '.join(MODEL_NAMES)}, with its components or latents; again for more.",
+        metavar="NAME[:SIZE]",
+        group=COMPARISON,
+    )
+    fit_methods: tuple[str, ...] = setting(
+        (),
+        str,
+        f"{', '.join(FIT_METHODS)}; again for more. Each model is fitted by every method that it supports; by default "
+        "em or svi.",
+        metavar="NAME",
+        group=COMPARISON,
+    )
+    data: str | None = setting(None, str, "As in fit; with runs their own (pinwheel).", metavar="NAME|PATH", group=DATA)
+    train_rows: tuple[int, ...] = setting(
+        (), int, "Train on the first N rows; again for more.", metavar="N", minimum=10, group=DATA
+    )
+    split: str = setting(
+        "valid",
+        str,
+        "The rows to score; test rows once, when all choices are made.",
+        choices=("valid", "test"),
+        group=COMPARISON,
+    )
+    num_rows: int | None = setting(None, int, "Score the first rows of the split only.", minimum=2, group=COMPARISON)
+    method: str = setting("auto", str, METHOD_HELP, choices=("auto", "exact", "laplace", "is"), group=COMPARISON)
+    num_samples: int = setting(1000, int, "Draws for each row.", minimum=1, group=COMPARISON)
+    level: float | None = setting(
+        None, float, "Report the seconds until the validation bound is reached.", metavar="NATS", group=COMPARISON
+    )
+    curve: bool = setting(
+        False,
+        bool,
+        "Score during each fit too, against the training rows processed.",
+        is_flag=True,
+        group=COMPARISON,
+    )
+
+
+def comparison_options() -> dict[str, Option]:
+    """Every setting of `pyro-vae compare` by name."""
+    of_fit, budget = fit_options(), options_of(Budget)
+    shared = {name: of_fit[name] for name in (*DATA_SETTINGS, *VAE_SETTINGS, *TRAIN_SETTINGS)}
+    shared |= {name: replace(shared[name], group=VAE) for name in VAE_SETTINGS}
+    budget["starts"] = replace(budget.pop("num_starts"), name="starts")
+    own = options_of(ComparisonConfig)
+    return shared | own | {name: budget[name] for name in ("iterations", "starts", "width")}
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "toy": {
         "data": "pinwheel",
@@ -75,7 +124,11 @@ def comparison_settings(preset: str | None, given: dict[str, Any], has_runs: boo
     Without models or saved runs the preset is `toy`. Raises `InputError` for a fit method without a model, a preset
     together with models or runs, and names that are no settings.
     """
-    require_known(given, COMPARISON_DEFAULTS, "compare")
+    options = comparison_options()
+    require_known(given, options, "compare")
+    for name, value in given.items():
+        for each in value if isinstance(options[name].default, tuple) else (value,):
+            options[name].check(each)
     if given.get("fit_methods") and not given.get("models"):
         raise InputError("--fit-method needs --model, the models that are to be fitted so")
     if preset and (given.get("models") or has_runs):
@@ -84,4 +137,5 @@ def comparison_settings(preset: str | None, given: dict[str, Any], has_runs: boo
     chosen = PRESETS.get(preset or "", {})
     if "data" in given:  # the preset's own scale suits its own data
         chosen = {name: value for name, value in chosen.items() if name != "scale"}
-    return COMPARISON_DEFAULTS | chosen | given | {"preset": preset}
+    defaults = {name: option.default for name, option in options.items()}
+    return defaults | chosen | given | {"preset": preset}

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.comparison.build_model import build_model
 from pyro_vae.comparison.comparison_table import common_level, score_held_out, seconds_to
-from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget, fit_by_name, supports
+from pyro_vae.comparison.fit_by_name import fit_by_name, start_program, supports
+from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget
 from pyro_vae.comparison.learning_curves import first_rows, fit_with_curve
-from pyro_vae.comparison.models_by_name import build_model
 from pyro_vae.errors import InputError
+from pyro_vae.inference.svi.train_config import TrainConfig
 
-BUDGET = Budget(epochs=2, iterations=4, batch_size=50, learning_rate=0.01, width=8)
+BUDGET = Budget(TrainConfig(epochs=2, batch_size=50, learning_rate=0.01), iterations=4, width=8)
 
 
 def table_data(rows=120):
@@ -75,9 +77,9 @@ def test_ways_of_a_mixture_share_their_start():
     """Before the first step of each method the parameters are EM's start."""
     data, starts = table_data(), []
     for fit_method in ("em", "svi", "table", "amortized"):
-        program = FIT_METHODS[fit_method].with_guide(build_model("gaussian-mixture:3", data), data, BUDGET)
+        program = start_program(build_model("gaussian-mixture:3", data), fit_method, data, BUDGET)
         if fit_method == "em":
-            pv.fit_em(program, data.train, epochs=1, seed=BUDGET.seed)
+            pv.fit_em(program, data.train, epochs=1, seed=BUDGET.config.seed)
         starts.append([program.logits.detach(), program.loc.detach(), program.raw_scale.detach()])
     for other in starts[1:]:
         for ours, theirs in zip(other, starts[0], strict=True):

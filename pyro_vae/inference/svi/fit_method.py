@@ -175,7 +175,7 @@ class FitMethod(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the method and its objective, once it is prepared: a checkpoint is resumed by one of the same name only."""
+        """Of the method and its objective, once it is prepared: another one does not resume its checkpoint."""
 
     def prepare(self, task: FitTask) -> None:
         """Before the first epoch: take the task, and refuse (`InputError`) what the method cannot fit."""
