@@ -173,6 +173,8 @@ def make_interrupted(out: Path) -> None:
 
 
 def main() -> None:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        raise SystemExit(__doc__)
     out = Path(sys.argv[1])
     out.mkdir(parents=True)
     make_fits(out)
