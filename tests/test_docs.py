@@ -37,3 +37,10 @@ def test_every_page_is_in_the_menu():
 def test_every_picture_is_in_the_gallery():
     shown = re.findall(r"!\[[^]]+\]\(images/(\S+)\)", (DOCS / "gallery.md").read_text())
     assert sorted(shown) == sorted(picture.name for picture in (DOCS / "images").iterdir())
+
+
+def test_the_page_of_names_and_settings_is_what_the_registries_say():
+    """A new part or setting documents itself: `python scripts/reference_tables.py` writes the page."""
+    from reference_tables import PAGE, page
+
+    assert PAGE.read_text() == page()
