@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import click
 
@@ -10,6 +10,7 @@ from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 
 
+@runtime_checkable
 class ScoredRows(Protocol):
     """The rows of a table: a split, with its name and length."""
 
@@ -19,6 +20,7 @@ class ScoredRows(Protocol):
     def __len__(self) -> int: ...
 
 
+@runtime_checkable
 class Unrolled(Protocol):
     """A swiss roll that one kind of encoder has laid flat."""
 

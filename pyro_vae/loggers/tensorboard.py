@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ EMBEDDED = 1000
 MEANS = "posterior_means"
 
 
+@runtime_checkable
 class EventWriter(Protocol):
     """What is used of torch's `SummaryWriter`."""
 
