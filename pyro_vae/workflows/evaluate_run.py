@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
+
+from torch import nn
 
 from pyro_vae.atomic_write import write_json
 from pyro_vae.context_managers import seeded
@@ -24,7 +25,7 @@ from pyro_vae.run_folder import EVALUATION
 from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import Run
 
-IWAE_SIZES = (1, 5, 50, 500)
+IWAE_SIZES = (1, 5, 50, 500)  # those below the number of draws are reported
 ACTIVE_UNITS_ROWS = 5000
 NETCDF_ROWS = 100
 
@@ -65,15 +66,9 @@ def evaluate_run(
     rows = run.data().split(split)
     rows = rows if num_rows is None else rows.head(num_rows)
     scored = run.program()
-    if hasattr(scored, "to"):
+    if isinstance(scored, nn.Module):
         scored.to(pick_device(device))
-    began = time.perf_counter()
-    sizes = [k for k in IWAE_SIZES if k < estimator.num_samples]
-    log_px = _other_estimate(scored, rows, estimator, log)
-    found = evaluate_split(
-        scored, rows, run.folder, estimator.num_samples, sizes=sizes, estimator=estimator, log_px=log_px
-    )
-    found = replace(found, seconds=time.perf_counter() - began)
+    found = evaluate_split(scored, rows, run.folder, estimator, log=log)
     name = split + estimator.label + (f" first {len(rows)}" if num_rows else "")
     if process_group().is_main:
         _keep(run.folder / EVALUATION, name, found)
@@ -116,11 +111,9 @@ def evaluate_split(
     program: Program,
     rows: Split,
     folder: Path,
-    num_samples: int,
-    *,
-    sizes: Iterable[int],
     estimator: Estimator = IMPORTANCE_SAMPLING,
-    log_px: LogPx | None = None,
+    *,
+    log: Callable[[str], None] = lambda line: None,
 ) -> EvidenceRecord:
     """The record of one split under a program.
 
@@ -128,21 +121,19 @@ def evaluate_split(
         program: the program, on its device.
         rows: the split.
         folder: the run's folder.
-        num_samples: draws S from the guide for each row.
-        sizes: the numbers of draws at which IWAE bounds are wanted.
-        estimator: the settings of the draws.
-        log_px: log p(x) of the rows by another method, which replaces the importance-sampled one.
+        estimator: how log p(x) is computed.
+        log: called with each line about progress.
 
     Returns:
         The record, nats per row.
     """
-    began = time.perf_counter()
+    began, log_px = time.perf_counter(), _other_estimate(program, rows, estimator, log)
     sampling = EVIDENCE_METHODS["is"]
     found: Evidence = sampling.load()(
         program,
         rows,
-        num_samples,
-        iwae=sizes,
+        estimator.num_samples,
+        iwae=IWAE_SIZES,
         memory_mib=estimator.memory_mib,
         seed=estimator.seed,
         group=process_group(),

@@ -2,13 +2,14 @@
 
 import json
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
+from torch import nn
 
 from pyro_vae import __version__
 from pyro_vae.atomic_write import read_json_lines, read_tensors, write_json, write_json_lines
@@ -16,12 +17,15 @@ from pyro_vae.context_managers import defer_signals, seeded
 from pyro_vae.data import Dataset
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import DivergedError, InputError, RankLostError, RowsError
+from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.inference.fit_result import EpochRecord, FitResult
 from pyro_vae.inference.objectives.make_objective import make_objective
+from pyro_vae.inference.svi.callbacks import Callback, CallbackBase, RunningFit
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
 from pyro_vae.inference.svi.progress import Style
+from pyro_vae.options import Value
 from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.run_folder import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, require_unused, write_config
 from pyro_vae.serialization import recipe_of, save
@@ -32,8 +36,9 @@ from pyro_vae.workflows.fit_messages import Log, describe_fit, reason_of_interru
 from pyro_vae.workflows.fit_settings import FitSettings, fit_options, flatten_config, require_program
 from pyro_vae.workflows.user_program import load_builder
 
-VALID_DRAWS = 200
+VALID_ESTIMATOR = Estimator(num_samples=200)
 TENSORBOARD = "tensorboard"
+Given = Mapping[str, Value | Path]  # settings by name
 
 
 @dataclass(frozen=True)
@@ -63,17 +68,27 @@ def fit_run(
     progress: Style = "none",
     log: Log = lambda line: None,
     debug: bool = False,
-    **settings: Any,
+    **settings: Value | Path,
 ) -> FitRun:
     """Fit a program to data, score its validation rows and draw it: what `pyro-vae fit` does.
 
-    `settings` are the options of the command with underscores (`fit_settings.fit_options`); `out` is the run's folder,
-    by default a new one under `runs/`; `program` is `FILE.py:FUNCTION`. With `resume`, a run's folder, its own settings
-    count and none may be given. `log` is called with each line of progress; `debug` prints the trace of a figure that
-    fails. In a script started by `torchrun` all processes fit and score, and the first alone writes.
+    In a script started by `torchrun` all processes fit and score, and the first alone writes.
 
     Raises `InputError` for what cannot be used, and leaves nothing behind; `DivergedError`, `RankLostError` and
     `KeyboardInterrupt` leave a run that can be resumed.
+
+    Args:
+        out: the run's folder, by default a new one under `runs/`.
+        program: a program of one's own, as `FILE.py:FUNCTION`.
+        resume: the folder of an interrupted run, whose own settings count: none may be given.
+        logger: `tensorboard`, or none.
+        progress: how progress is shown, as in `fit`.
+        log: called with each line of progress.
+        debug: whether the trace of a figure that fails is printed.
+        **settings: the options of the command with underscores (`fit_settings.fit_options`).
+
+    Returns:
+        The run that was fitted.
     """
     if resume is not None:
         settings, out = _settings_of_run(Path(resume), settings, program), resume
@@ -84,13 +99,35 @@ def fit_run(
     return job.run(logger, progress)
 
 
-def _settings_of_run(folder: Path, given: dict[str, Any], program: str | None) -> dict[str, Any]:
+def _settings_of_run(folder: Path, given: Given, program: str | None) -> dict[str, Value | Path]:
     if given:
         raise InputError(f"a run is resumed with its own settings: leave out {next(iter(given))}, or start a new run")
     config = read_config(folder)
     require_program(config, str(folder / CONFIG), program)
     kept = flatten_config(config, fit_options(), str(folder / CONFIG))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
+
+
+class RunLogger(Callback, Protocol):
+    """A logger of a run: a callback that is called with the history too, and in the end with program and data."""
+
+    def __call__(self, history: list[EpochRecord]) -> None: ...
+
+    def finish(self, program: Program, data: Dataset) -> None: ...
+
+
+OpenLogger = Callable[[Path], AbstractContextManager[RunLogger | None]]  # in a run's folder
+
+
+class _MetricsFile(CallbackBase):
+    """Writes each epoch's metrics as they come, a JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_epoch(self, fit: RunningFit) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(dict(fit.history[-1]), allow_nan=False) + "\n")
 
 
 class _Job:
@@ -117,18 +154,31 @@ class _Job:
         particles = settings.training.num_particles
         self.loss = make_objective(settings.objective, self.program, probe_batch(self.data), particles)
 
-    def _options(self) -> dict[str, Any]:
-        """The keywords of `fit`; an objective has its own number of particles."""
+    def _fit_program(
+        self, checkpoint: Path | None = None, callbacks: Sequence[Callback] = (), progress: Style = "none"
+    ) -> FitResult:
+        """`fit` with the run's settings; an objective has its own number of particles."""
         settings, training = self.settings, self.settings.training
-        training = training if self.loss is None else replace(training, num_particles=None)
-        dtype: torch.dtype = getattr(torch, settings.dtype)
-        return {"config": training, "loss": self.loss, "device": settings.device, "dtype": dtype}
+        return fit(
+            self.program,
+            self.data.train,
+            training if self.loss is None else replace(training, num_particles=None),
+            valid=self.data.valid,
+            loss=self.loss,
+            device=settings.device,
+            dtype=getattr(torch, settings.dtype),
+            checkpoint=checkpoint,
+            callbacks=callbacks,
+            progress=progress,
+        )
 
     def run(self, logger: str | None, progress: Style) -> FitRun:
         group, made = self.group, _missing_folders(self.out)
         open_logger = _logger_opener(logger, self.out if self.resuming else None)
         new = new_run(Path("runs"), Path(self.data.name).stem) if self.out is None and group.is_main else self.out
-        self.folder = group.broadcast(new)
+        folder = group.broadcast(new)
+        assert folder is not None  # the first process has named it
+        self.folder = folder
         if self.resuming:
             _require_same_data(self.folder, self.data.fingerprint)
         elif group.is_main:
@@ -150,31 +200,24 @@ class _Job:
                     self._save_interrupted(error)
             raise
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self) -> dict[str, object]:
         """The run's `config.toml`, its program apart: version, data fingerprint, every setting, the measure."""
         data = self.data
-        about: dict[str, Any] = {"pyro_vae": __version__, "data": data.name, "fingerprint": data.fingerprint}
+        about: dict[str, object] = {"pyro_vae": __version__, "data": data.name, "fingerprint": data.fingerprint}
         about |= {"num_features": data.num_features}
         about |= {"columns": list(data.columns)} if data.columns else {}
         about |= {"program": self.own} if self.own else {}  # for people: no command runs code that a file names
         about |= {"image_shape": list(data.image_shape)} if data.image_shape else {}
-        return {"about": about} | self.settings.to_toml() | {"measure": data.train.measure.to_dict()}
+        return {"about": about, **self.settings.to_toml(), "measure": data.train.measure.to_dict()}
 
-    def _fit(self, board: Any, progress: Style) -> FitResult:
+    def _fit(self, board: RunLogger | None, progress: Style) -> FitResult:
         """The fit itself, its metrics written as they come; if it diverges the folder holds the last good weights."""
         folder = self.folder
         _drop_later_epochs(folder)
-
-        def write_epoch(history: list[EpochRecord]) -> None:
-            with (folder / METRICS).open("a") as file:
-                file.write(json.dumps(dict(history[-1]), allow_nan=False) + "\n")
-            if board is not None:
-                board(history)
-
-        options = self._options() | {"checkpoint": folder, "on_epoch": write_epoch, "progress": progress}
+        callbacks = [_MetricsFile(folder / METRICS), *([] if board is None else [board])]
         try:
             with warnings_to_log(self.log):
-                fitted = fit(self.program, self.data.train, valid=self.data.valid, **options)
+                fitted = self._fit_program(folder, callbacks, progress)
         except DivergedError:
             save(self.program, folder)
             raise
@@ -188,13 +231,13 @@ class _Job:
         """What the processes other than the first do: they fit and score with it, and write nothing."""
         from pyro_vae.workflows.evaluate_run import evaluate_split  # late: the first step does not wait for it
 
-        fitted = fit(self.program, self.data.train, valid=self.data.valid, **self._options(), progress="none")
+        fitted = self._fit_program()
         _to_cpu(self.program)
         with suppress(RowsError):  # the first process reports it
-            evaluate_split(self.program, self.data.valid, self.folder, VALID_DRAWS, sizes=(1, 5, 50))
+            evaluate_split(self.program, self.data.valid, self.folder, VALID_ESTIMATOR)
         return FitRun(self.folder, self.program, self.data, fitted, EvidenceRecord())
 
-    def _finish(self, fitted: FitResult, board: Any) -> FitRun:
+    def _finish(self, fitted: FitResult, board: RunLogger | None) -> FitRun:
         """Score the validation rows, draw the figures, and write the evaluation last: it marks the run as complete."""
         from pyro_vae.plots.fit_figures import write_figures  # late: the first step does not wait for them
         from pyro_vae.workflows.evaluate_run import evaluate_split
@@ -205,7 +248,7 @@ class _Job:
             with self._continue_on_error("TensorBoard figures"):
                 board.finish(program, data)
         try:
-            record = evaluate_split(program, data.valid, folder, VALID_DRAWS, sizes=(1, 5, 50))
+            record = evaluate_split(program, data.valid, folder, VALID_ESTIMATOR)
         except RowsError as error:  # a user's program whose rows have no weights of their own
             best = fitted.history[fitted.best_epoch - 1]
             elbo = best["valid_elbo"]
@@ -243,7 +286,9 @@ class _Job:
         )
 
 
-def _logger_opener(logger: str | None, resumed: Path | None) -> Callable[[Path], AbstractContextManager[Any]]:
+def _logger_opener(
+    logger: str | None, resumed: Path | None
+) -> Callable[[Path], AbstractContextManager[RunLogger | None]]:
     """What opens the logger of a run's folder; a resumed run keeps the one it had. `InputError` without its package."""
     if logger is None and (resumed is None or not (resumed / TENSORBOARD).exists()):
         return lambda _: nullcontext()
@@ -279,6 +324,6 @@ def _drop_later_epochs(folder: Path) -> None:
     write_json_lines(folder / METRICS, rows)
 
 
-def _to_cpu(program: Any) -> None:
-    if hasattr(program, "to"):
+def _to_cpu(program: Program) -> None:
+    if isinstance(program, nn.Module):
         program.to("cpu")
