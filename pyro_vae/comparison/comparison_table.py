@@ -1,20 +1,18 @@
 """Models and fit methods compared on the same rows and measure: a table of records."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae.comparison.build_model import without_guide
 from pyro_vae.comparison.fit_methods import FIT_METHODS
-from pyro_vae.comparison.paired_differences import compare_evidence
+from pyro_vae.comparison.paired_differences import EvidenceDifference, compare_evidence, difference_to
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError, RowsError
-from pyro_vae.evidence.evidence_record import EvidenceRecord
+from pyro_vae.evidence.evidence_record import EvidenceRecord, finite_or_none
 from pyro_vae.evidence.exact_log_px import exact_evidence
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.evidence.log_px_result import LogPx
@@ -24,10 +22,12 @@ from pyro_vae.models.exact_density import Density
 from pyro_vae.models.finite_mixture import Mixture
 from pyro_vae.models.vae import VAE
 from pyro_vae.programs.model_and_guide import active_units
-from pyro_vae.programs.parameters import named_parameters
+from pyro_vae.programs.parameters import device_and_dtype, named_parameters
 from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.program_defaults import Predictive
 from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.typing import Program
 
 METHODS = ("auto", "exact", "laplace", "is")
 PRIOR_SHARE = 0.1  # of the draws around modes: a normal at one mode may be too narrow, or miss another mode
@@ -43,7 +43,7 @@ class Fitted:
 
     model: str
     fit_method: str
-    program: Any
+    program: Program
     result: FitResult | None = None
     run: str | None = None
     reached: tuple[tuple[float, float], ...] = ()
@@ -68,8 +68,35 @@ class HeldOutScore:
     evidence: Evidence | None = None
 
 
+@dataclass(frozen=True)
+class ComparisonRow(EvidenceRecord):
+    """The record of a program among others, nats per row.
+
+    `bound` is the ELBO of the program's own q on the rows, and `gap` = log p(x) − bound, the mean of
+    KL(q(z|x) ‖ p(z|x)); both are None where a fit method has no q for held-out rows.
+
+    Attributes:
+        name: of the program.
+        behind: the best program's log p(x) − this one's.
+        behind_se: the standard error of that paired difference over rows.
+        behind_mc_se: its Monte-Carlo standard error.
+        model_parameters: those of the model that can be chosen freely, without the guide's.
+        seconds_to_level: seconds after which log p(x) of held-out rows first was at `level`; all of a fit's seconds
+            where it was not scored during the fit.
+        level: that log p(x).
+    """
+
+    name: str = ""
+    behind: float = 0.0
+    behind_se: float = 0.0
+    behind_mc_se: float = 0.0
+    model_parameters: int | None = None
+    seconds_to_level: float | None = None
+    level: float | None = None
+
+
 def compare(
-    programs: Sequence[Fitted] | Mapping[str, Any],
+    programs: Sequence[Fitted] | Mapping[str, Program],
     rows: Split,
     *,
     method: str = "auto",
@@ -77,21 +104,23 @@ def compare(
     level: float | None = None,
     seed: int = 0,
     on_scored: Callable[[str, HeldOutScore], None] | None = None,
-) -> list[dict[str, Any]]:
-    r"""Records of programs scored on the same held-out rows, best first, with the keys of `evidence.record` and more.
+) -> list[ComparisonRow]:
+    r"""Programs scored on the same held-out rows, best first. Raises `InputError` for two programs of one name, and for
+    densities on different measures.
 
-    `programs` are `Fitted`, or programs by name. `log_px` with its kind and errors; `behind` the best, with the paired
-    `behind_se`; `bound` the ELBO of the program's own q on these rows and `gap` = log p(x) − bound, the mean of
-    $\mathrm{KL}(q(z|x) \| p(z|x))$, both None where a fit method has no q for held-out rows; `num_parameters` of model
-    and guide together and `model_parameters`, those of the model that can be chosen freely; `seconds`, and
-    `seconds_to_level`, after which log p(x) of held-out rows first was at `level` (by default one that half of the
-    programs reach), all of a fit's seconds where it was not scored during the fit.
+    Args:
+        programs: `Fitted` programs, or programs by name.
+        rows: the held-out rows.
+        method: the estimator of log p(x): `exact`, `laplace` (importance sampling around each row's mode, without the
+            guide), `is` (from the guide), or `auto`, the first of the three that applies: exact where the program knows
+            its density, or rows are narrow and latents one or two.
+        num_samples: draws for each row.
+        level: the log p(x) of `seconds_to_level`; by default one that half of the programs reach.
+        seed: of the draws.
+        on_scored: called with a program's name and its score, as they come.
 
-    `method` is the estimator of log p(x): `exact`, `laplace` (importance sampling around each row's mode, without the
-    guide), `is` (from the guide), or by default the first of the three that applies: exact where the program knows its
-    density, or rows are narrow and latents one or two. Nats per row.
-
-    Raises `InputError` for two programs of one name, and for densities on different measures.
+    Returns:
+        A row for each program, nats per row of x.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("two-moons")
@@ -118,23 +147,34 @@ def compare(
     programs = [_with_final_score(one, scored[one.name]) for one in programs]
     level = common_level(programs) if level is None else level
     by_name = {one.name: one for one in programs}
-    return [_record(by_name[row["name"]], scored[row["name"]], row, rows, level, seed) for row in ranked]
+    return [_row(by_name[row.name], scored[row.name], row, rows, level, seed) for row in ranked]
 
 
-def _ranked(found: Mapping[str, LogPx]) -> list[dict[str, Any]]:
+def _ranked(found: Mapping[str, LogPx]) -> list[EvidenceDifference]:
     if len(found) > 1:
         return compare_evidence(found)
     ((name, only),) = found.items()
-    return [{"name": name, "log_px": float(only.log_px.mean()), "behind": 0.0, "behind_se": 0.0, "behind_mc_se": 0.0}]
+    return [difference_to(only, name, only)]
 
 
 def score_held_out(
     one: Fitted, rows: Split, *, method: str = "auto", num_samples: int = 1000, seed: int = 0
 ) -> HeldOutScore:
-    """log p(x) of rows that a program was not fitted to, by one estimator, and the ELBO of its guide."""
+    """log p(x) of rows that a program was not fitted to, by one estimator, and the ELBO of its guide.
+
+    Args:
+        one: the fitted program.
+        rows: the held-out rows.
+        method: the estimator, as in `compare`.
+        num_samples: draws for each row.
+        seed: of the draws.
+
+    Returns:
+        Both, nats for each row.
+    """
     program = one.program
-    if not isinstance(program, Density) and hasattr(program, "log_predictive"):
-        return HeldOutScore(_predictive(program, rows), None, "the posterior predictive")
+    if not isinstance(program, Density) and isinstance(program, Predictive):
+        return HeldOutScore(_predictive(program, program.log_predictive, rows), None, "the posterior predictive")
     if isinstance(program, Density):
         exact = exact_evidence(without_guide(program), rows, seed=seed)
         return HeldOutScore(exact, _bound_of(one, rows, exact.log_px), f"exact: {exact.method}")
@@ -161,16 +201,18 @@ def _bound_of(one: Fitted, rows: Split, log_px: Tensor) -> Tensor | None:
     """The ELBO of a mixture's or PPCA's guide: log p(x) itself where that is the exact posterior."""
     if not one.has_guide:
         return None
-    guided = isinstance(one.program, Mixture) and one.program.posterior is not None
+    if not isinstance(one.program, Mixture):
+        return log_px
     if one.fit_method == "hard-em":
         return one.program.elbo(rows, hard=True)
-    return one.program.elbo(rows) if guided else log_px
+    return log_px if one.program.posterior is None else one.program.elbo(rows)
 
 
-def _predictive(program: Any, rows: Split) -> LogPx:
+def _predictive(program: Program, log_predictive: Callable[[Tensor], Tensor], rows: Split) -> LogPx:
     """The density of new rows under a global posterior q, as an estimate of log p(x | training rows)."""
-    log_px = program.log_predictive(rows.x.to(program.means)).detach().cpu().double() + rows.log_jacobian
-    batch = Batch(rows[:3].to(program.means), num_rows=len(rows))
+    target = device_and_dtype(program)
+    log_px = log_predictive(rows.x.to(*target)).detach().cpu().double() + rows.log_jacobian
+    batch = Batch(rows[:3].to(*target), num_rows=len(rows))
     return LogPx(
         log_px=log_px,
         mc_se=torch.zeros_like(log_px),
@@ -194,51 +236,58 @@ def common_level(programs: Sequence[Fitted]) -> float | None:
 
 
 def seconds_to(one: Fitted, level: float | None) -> float | None:
-    """Seconds after which a fit first reached the level; None where it never did."""
+    """The seconds after which a fit first reached a level.
+
+    Args:
+        one: the fitted program, with what it reached when.
+        level: log p(x), nats per row.
+
+    Returns:
+        Seconds; None where it never did.
+    """
     return None if level is None else next((seconds for seconds, value in one.reached if value >= level), None)
 
 
-def _record(
-    one: Fitted, scored: HeldOutScore, ranked: dict[str, Any], rows: Split, level: float | None, seed: int
-) -> dict[str, Any]:
+def _row(
+    one: Fitted, scored: HeldOutScore, ranked: EvidenceDifference, rows: Split, level: float | None, seed: int
+) -> ComparisonRow:
     found, evidence, result = scored.log_px, scored.evidence, one.result
     bound = None if scored.bound is None else float(scored.bound.mean())
-    known: dict[str, Any] = {
-        "run": one.run,
-        "model": one.model,
-        "way": one.fit_method,
-        "fit_method": one.fit_method,
-        "split": rows.name,
-        "measure": found.measure,
-        "elbo": bound,
-        "reconstruction": None if evidence is None else float(evidence.reconstruction.mean()),
-        "kl": None if evidence is None else float(evidence.kl.mean()),
-        "log_px": float(found.log_px.mean()),
-        "log_px_kind": found.kind,
-        "log_px_se": _finite(found.log_px_se),
-        "log_px_mc_se": _finite(found.log_px_mc_se),
-        "method": scored.method,
-        "iwae": {},
-        "bound": bound,
-        "gap": None if bound is None else float(found.log_px.mean()) - bound,
-        "khat_bad": getattr(found, "khat_bad", None),
-        "active_units": _num_active_units(one.program, rows, seed) if evidence is not None else None,
-        "num_data": len(rows),
-        "num_samples": getattr(found, "num_samples", None),
-        "num_parameters": sum(p.numel() for p in named_parameters(one.program).values()),
-        "seconds": None if result is None else result.seconds,
-    }
-    more = {
-        "name": one.name,
-        **{key: ranked[key] for key in ("behind", "behind_se", "behind_mc_se")},
-        "model_parameters": _num_model_parameters(one.program),
-        "seconds_to_level": seconds_to(one, level),
-        "level": level,
-    }
-    return dict(EvidenceRecord()) | known | more
+    return ComparisonRow(
+        run=one.run,
+        model=one.model,
+        way=one.fit_method,
+        fit_method=one.fit_method,
+        split=rows.name,
+        measure=found.measure,
+        elbo=bound,
+        reconstruction=None if evidence is None else float(evidence.reconstruction.mean()),
+        kl=None if evidence is None else float(evidence.kl.mean()),
+        log_px=float(found.log_px.mean()),
+        log_px_kind=found.kind,
+        log_px_se=finite_or_none(found.log_px_se),
+        log_px_mc_se=finite_or_none(found.log_px_mc_se),
+        method=scored.method,
+        iwae={},
+        bound=bound,
+        gap=None if bound is None else float(found.log_px.mean()) - bound,
+        khat_bad=found.khat_bad if isinstance(found, Evidence) else None,
+        active_units=_num_active_units(one.program, rows, seed) if evidence is not None else None,
+        num_data=len(rows),
+        num_samples=found.num_samples if isinstance(found, Evidence) else None,
+        num_parameters=sum(value.numel() for value in named_parameters(one.program).values()),
+        seconds=None if result is None else result.seconds,
+        name=one.name,
+        behind=ranked.behind,
+        behind_se=ranked.behind_se,
+        behind_mc_se=ranked.behind_mc_se,
+        model_parameters=_num_model_parameters(one.program),
+        seconds_to_level=seconds_to(one, level),
+        level=level,
+    )
 
 
-def _num_model_parameters(program: Any) -> int | None:
+def _num_model_parameters(program: Program) -> int | None:
     """Free parameters of a density; a VAE's without its guide; None where parameters are latents."""
     if isinstance(program, Density):
         return program.num_free
@@ -248,13 +297,9 @@ def _num_model_parameters(program: Any) -> int | None:
     return None
 
 
-def _num_active_units(program: Any, rows: Split, seed: int) -> int | None:
+def _num_active_units(program: Program, rows: Split, seed: int) -> int | None:
     try:
         with seeded(seed):
             return active_units(program, rows[:5000], plates=None, **rows.row_inputs(slice(5000)))[0]
     except InputError:
         return None
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

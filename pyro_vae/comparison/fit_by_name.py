@@ -78,7 +78,8 @@ def supports(program: Program, name: str) -> bool:
     Returns:
         True where the program's class is one of the method's.
     """
-    return isinstance(program, tuple(Entry(name, path).load() for path in FIT_METHODS[name].models))
+    classes = [Entry(name, path).load() for path in FIT_METHODS[name].models]
+    return any(isinstance(each, type) and isinstance(program, each) for each in classes)
 
 
 def start_program(program: Program, name: str, data: Dataset, budget: Budget) -> Program:
@@ -102,17 +103,26 @@ def start_program(program: Program, name: str, data: Dataset, budget: Budget) ->
 # fit's result. Training rows alone are used.
 
 
-def em(program: Program, data: Dataset, budget: Budget, callbacks: Sequence[Callback]) -> FitResult:
-    return fit_em(program, data.train, **_for_em(budget), callbacks=callbacks)
+def em(program: Program, data: Dataset, budget: Budget, callbacks: Sequence[Callback], hard: bool = False) -> FitResult:
+    epochs, starts, seed = budget.iterations, budget.num_starts, budget.config.seed
+    return fit_em(program, data.train, epochs=epochs, num_starts=starts, hard=hard, seed=seed, callbacks=callbacks)
 
 
 def hard_em(program: Program, data: Dataset, budget: Budget, callbacks: Sequence[Callback]) -> FitResult:
-    return fit_em(program, data.train, hard=True, **_for_em(budget), callbacks=callbacks)
+    return em(program, data, budget, callbacks, hard=True)
 
 
 def online_em(program: Program, data: Dataset, budget: Budget, callbacks: Sequence[Callback]) -> FitResult:
-    own = _for_em(budget) | {"epochs": budget.config.epochs, "batch_size": budget.config.batch_size}
-    return fit_em(program, data.train, **own, callbacks=callbacks)
+    config = budget.config
+    return fit_em(
+        program,
+        data.train,
+        epochs=config.epochs,
+        num_starts=budget.num_starts,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        callbacks=callbacks,
+    )
 
 
 def closed_form(program: Program, data: Dataset, budget: Budget, callbacks: Sequence[Callback]) -> FitResult:
@@ -134,10 +144,6 @@ def wake_sleep(program: Program, data: Dataset, budget: Budget, callbacks: Seque
 def reweighted_wake_sleep(program: Program, data: Dataset, budget: Budget, callbacks: Sequence[Callback]) -> FitResult:
     loss = ReweightedWakeSleep(RWS_PARTICLES)
     return fit_with(SVIMethod(loss), program, data.train, budget.config, callbacks=callbacks)
-
-
-def _for_em(budget: Budget) -> dict[str, int]:
-    return {"epochs": budget.iterations, "num_starts": budget.num_starts, "seed": budget.config.seed}
 
 
 # The starts of fit methods: each takes the program, the data set and the budget, and returns the program that is to be

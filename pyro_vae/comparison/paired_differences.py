@@ -2,18 +2,47 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from pyro_vae.errors import InputError
+from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.log_px_result import LogPx
+from pyro_vae.records import Record
 
 
-def compare_evidence(found: Mapping[str, LogPx]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class EvidenceDifference(Record):
+    """A program's log p(x) and what it lacks on the best of those compared, nats per row.
+
+    Attributes:
+        name: of the program.
+        log_px: the mean over rows; a bound is compared as the bound it is.
+        log_px_kind: `exact`, `lower bound`, `estimate` or `upper bound`.
+        log_px_se: its standard error over rows.
+        log_px_mc_se: its Monte-Carlo standard error.
+        behind: the mean of the best's log p(x) − this one's.
+        behind_se: the standard error of that difference over rows, usually far smaller than either's own.
+        behind_mc_se: its Monte-Carlo error.
+        khat_bad: the share of rows whose k-hat is above its limit, where it is known.
+        measure: the measure of the densities.
+        num_data: the number of rows.
+    """
+
+    name: str
+    log_px: float
+    log_px_kind: str
+    log_px_se: float
+    log_px_mc_se: float
+    behind: float
+    behind_se: float
+    behind_mc_se: float
+    khat_bad: float | None
+    measure: str
+    num_data: int
+
+
+def compare_evidence(found: Mapping[str, LogPx]) -> list[EvidenceDifference]:
     """Records of programs scored on the same rows, best first, each with what it lacks on the best, paired.
-
-    Nats per row: `log_px` with `log_px_kind` and both errors; `behind` = mean of the best's log p(x) − this one's;
-    `behind_se` the standard error of that difference over rows, usually far smaller than either's own;
-    `behind_mc_se` its Monte-Carlo error; `khat_bad` where it is known. Bounds are compared as the bounds they are.
 
     Raises `InputError` for fewer than two, other numbers of rows, or other measures.
 
@@ -34,21 +63,31 @@ def compare_evidence(found: Mapping[str, LogPx]) -> list[dict[str, Any]]:
         raise InputError(f"densities against different measures cannot be ranked: {'; '.join(sorted(measures))}")
     ranked = sorted(found.items(), key=lambda pair: -float(pair[1].log_px.mean()))
     best = ranked[0][1]
-    return [_record(name, one, best) for name, one in ranked]
+    return [difference_to(best, name, one) for name, one in ranked]
 
 
-def _record(name: str, one: LogPx, best: LogPx) -> dict[str, Any]:
+def difference_to(best: LogPx, name: str, one: LogPx) -> EvidenceDifference:
+    """What a program lacks on another one, row by row.
+
+    Args:
+        best: log p(x) of the rows under the other program.
+        name: the name of the program.
+        one: log p(x) of the same rows under it.
+
+    Returns:
+        Its record, nats per row.
+    """
     behind, is_best = best.log_px - one.log_px, one is best
-    return {
-        "name": name,
-        "log_px": float(one.log_px.mean()),
-        "log_px_kind": one.kind,
-        "log_px_se": one.log_px_se,
-        "log_px_mc_se": one.log_px_mc_se,
-        "behind": float(behind.mean()),
-        "behind_se": 0.0 if is_best else float(behind.std() / math.sqrt(len(behind))),
-        "behind_mc_se": 0.0 if is_best else math.hypot(best.log_px_mc_se, one.log_px_mc_se),
-        "khat_bad": getattr(one, "khat_bad", None),
-        "measure": one.measure,
-        "num_data": len(one),
-    }
+    return EvidenceDifference(
+        name=name,
+        log_px=float(one.log_px.mean()),
+        log_px_kind=one.kind,
+        log_px_se=one.log_px_se,
+        log_px_mc_se=one.log_px_mc_se,
+        behind=0.0 if is_best else float(behind.mean()),
+        behind_se=0.0 if is_best else float(behind.std() / math.sqrt(len(behind))),
+        behind_mc_se=0.0 if is_best else math.hypot(best.log_px_mc_se, one.log_px_mc_se),
+        khat_bad=one.khat_bad if isinstance(one, Evidence) else None,
+        measure=one.measure,
+        num_data=len(one),
+    )

@@ -102,7 +102,7 @@ def _learning(curves: Mapping[str, Sequence[Point]]) -> Figure | None:
 
 def _components(best: Mapping[type, Fitted], data: Dataset) -> Figure | None:
     mixture = best.get(GaussianMixture)
-    if mixture is None or data.num_features != 1:
+    if mixture is None or not isinstance(mixture.program, GaussianMixture) or data.num_features != 1:
         return None
     truth = (SEVEN_WEIGHTS, SEVEN_MEANS, SEVEN_SCALES) if data.name == "seven-normals" else None
     return plot_components(mixture.program, data.valid, truth=truth)
@@ -120,6 +120,6 @@ def _planes(best: Mapping[type, Fitted], table: Table, data: Dataset) -> Figure 
     for one in list(best.values())[:MAX_PLANES]:
         if isinstance(one.program, Density) or not isinstance(one.program, Predictive):
             planes[one.name] = density_on_grid(one.program, *corners, like=data)
-    mixture = best.get(GaussianMixture)
+    mixture = next((one.program for one in best.values() if isinstance(one.program, GaussianMixture)), None)
     held_out = {name: found[name] for name in planes}
-    return plot_planes(data, planes, mixture=None if mixture is None else mixture.program, held_out=held_out)
+    return plot_planes(data, planes, mixture=mixture, held_out=held_out)

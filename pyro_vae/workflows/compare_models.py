@@ -8,7 +8,7 @@ from typing import Any
 
 from pyro_vae.atomic_write import write_json
 from pyro_vae.comparison.build_model import build_model
-from pyro_vae.comparison.comparison_table import Fitted, compare
+from pyro_vae.comparison.comparison_table import ComparisonRow, Fitted, compare
 from pyro_vae.comparison.fit_by_name import fit_by_name, supports
 from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget
 from pyro_vae.comparison.learning_curves import Point, first_rows, fit_with_curve
@@ -52,7 +52,7 @@ class Comparison:
     """A comparison that was made: its folder, its table with the best first, the rows scored and the figures."""
 
     folder: Path
-    table: list[dict[str, Any]]
+    table: list[ComparisonRow]
     rows: Split
     figures: list[Path]
 
@@ -116,7 +116,7 @@ def _compare(
     log("scoring")
     options = {name: settings[name] for name in ("method", "num_samples", "level", "seed")}
     table = compare(fitted, rows, **options)
-    write_json(folder / TABLE, {"rows": table})
+    write_json(folder / TABLE, {"rows": [dict(row) for row in table]})
     several_sizes = len(settings["train_rows"]) > 1
     figures = draw_comparison(folder / "figures", fitted, table, data, curves, by_train_rows=several_sizes)
     if extra_figures is not None:

@@ -175,12 +175,14 @@ def test_hard_ems_bound_is_of_its_own_q():
 def test_levels():
     """The default is one that half of the contenders reach; who never does has no seconds."""
 
+    program = pv.PPCA(1, 2)
+
     def one(name, *reached):
-        return pv.Fitted(name, "em", None, reached=reached)
+        return pv.Fitted(name, "em", program, reached=reached)
 
     slow, fast, low = one("a", (1.0, -5.0), (2.0, -3.0)), one("b", (0.5, -3.5), (0.7, -2.0)), one("c", (1.0, -9.0))
     assert common_level([slow, fast, low]) == -3.0
     assert seconds_to(fast, -3.0) == 0.7
     assert seconds_to(slow, -3.0) == 2.0
     assert seconds_to(low, -3.0) is None
-    assert common_level([pv.Fitted("d", "em", None)]) is None
+    assert common_level([pv.Fitted("d", "em", program)]) is None
