@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeVar
 
 from torch import nn
 
@@ -13,10 +13,11 @@ from pyro_vae.errors import InputError
 from pyro_vae.guides import MaskAwareGuide
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import log1p
-from pyro_vae.options import Entry
+from pyro_vae.options import Entry, Value
 from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, ModelConfig, NetworkEntry
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice
 
+T = TypeVar("T")
 MakeNetwork = Callable[[int], nn.Module]  # from the number of outputs (of each value, for a decoder)
 
 
@@ -42,19 +43,19 @@ def build_vae(config: ModelConfig, likelihood: LikelihoodChoice, data: Dataset, 
         return VAE(_make(PRIORS[config.prior], config.options, context), part, guide)
 
 
-def _make(entry: Entry, settings: Mapping[str, Any], context: Mapping[str, Any]) -> nn.Module:
+def _make(entry: Entry, settings: Mapping[str, Value], context: Mapping[str, object]) -> nn.Module:
     """The part of an entry: by its options and, of the context, the arguments that its constructor has."""
     factory = entry.load()
     made: nn.Module = factory(**_accepted(factory, context), **entry.keywords(settings))
     return made
 
 
-def _accepted(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _accepted(factory: Callable[..., object], given: Mapping[str, T]) -> dict[str, T]:
     names = inspect.signature(factory).parameters
     return {name: value for name, value in given.items() if name in names}
 
 
-def _network(config: ModelConfig, data: Dataset) -> tuple[NetworkEntry, tuple[int, ...], dict[str, Any]]:
+def _network(config: ModelConfig, data: Dataset) -> tuple[NetworkEntry, tuple[int, ...], dict[str, Value]]:
     """The chosen network, its hidden sizes, and its other options."""
     entry = NETWORKS[config.network]
     if entry.for_images and data.image_shape is None:
@@ -95,7 +96,7 @@ def _likelihood(choice: LikelihoodChoice, decoder: MakeNetwork, data: Dataset) -
     entry = LIKELIHOODS[choice.name]
     factory = entry.load()
     parameters = inspect.signature(factory).parameters
-    known: dict[str, Any] = {"levels": data.train.measure.levels or 255}
+    known: dict[str, Value] = {"levels": data.train.measure.levels or 255}
     if "num_categories" in parameters:
         splits = (data.train, data.valid, data.test)
         known["num_categories"] = max(2, 1 + int(max(observed_values(split.stored).max() for split in splits)))

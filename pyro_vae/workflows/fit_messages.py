@@ -53,7 +53,7 @@ def warnings_to_log(log: Log) -> Iterator[None]:
         warnings.filterwarnings("always", category=HandlersWarning)
         show_others = warnings.showwarning
 
-        def show(message: Any, category: type[Warning], *where: Any, **options: Any) -> None:
+        def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
             if issubclass(category, HandlersWarning):
                 log(f"note: {message}")
             else:

@@ -286,9 +286,7 @@ class _Job:
         )
 
 
-def _logger_opener(
-    logger: str | None, resumed: Path | None
-) -> Callable[[Path], AbstractContextManager[RunLogger | None]]:
+def _logger_opener(logger: str | None, resumed: Path | None) -> OpenLogger:
     """What opens the logger of a run's folder; a resumed run keeps the one it had. `InputError` without its package."""
     if logger is None and (resumed is None or not (resumed / TENSORBOARD).exists()):
         return lambda _: nullcontext()

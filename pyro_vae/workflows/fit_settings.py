@@ -54,7 +54,7 @@ class FitSettings:
     values: dict[str, dict[str, Value]]
 
     @classmethod
-    def from_options(cls, given: Mapping[str, Any], source: str = "fit") -> "FitSettings":
+    def from_options(cls, given: Mapping[str, Value | Path], source: str = "fit") -> "FitSettings":
         """The settings that are given, else their defaults.
 
         Args:
@@ -97,10 +97,10 @@ class FitSettings:
         values: dict[str, Value] = self.values["data"] | {"data": data, "data_root": root}
         return replace(self, data=replace(self.data, data=data, data_root=root), values=self.values | {"data": values})
 
-    def to_toml(self) -> dict[str, dict[str, Any]]:
+    def to_toml(self) -> dict[str, dict[str, object]]:
         """The settings as TOML can hold them: nothing for None, lists for tuples, text for paths."""
 
-        def plain(value: Any) -> Any:
+        def plain(value: object) -> object:
             return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
         return {
@@ -109,7 +109,7 @@ class FitSettings:
         }
 
 
-def flatten_config(config: Mapping[str, Any], names: Iterable[str], source: str) -> dict[str, Any]:
+def flatten_config(config: Mapping[str, Any], names: Iterable[str], source: str) -> dict[str, Value]:
     """The settings in a configuration, whether in tables named after the groups or not; dashes are underscores.
 
     Args:
@@ -120,7 +120,7 @@ def flatten_config(config: Mapping[str, Any], names: Iterable[str], source: str)
     Returns:
         The values by name; `InputError` for a table or a setting that does not exist.
     """
-    flat: dict[str, Any] = {}
+    flat: dict[str, Value] = {}
     for key, value in config.items():
         if isinstance(value, dict) and key in GROUPS:
             flat |= value

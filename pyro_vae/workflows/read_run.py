@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -12,12 +11,13 @@ from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
-from pyro_vae.data.table import Table
 from pyro_vae.data.reference_measure import observed_values
+from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
 from pyro_vae.options import options_of
 from pyro_vae.run_folder import WEIGHTS, read_config
 from pyro_vae.serialization import load
+from pyro_vae.typing import Program
 from pyro_vae.workflows.choose_likelihood import load_dataset
 from pyro_vae.workflows.user_program import load_builder
 
@@ -39,7 +39,7 @@ class Run:
         if not (folder / WEIGHTS).exists():
             raise InputError(f"{folder}: this run has no weights yet; finish it with pyro-vae fit --resume {folder}")
 
-    def program(self) -> Any:
+    def program(self) -> Program:
         """The run's program; `InputError` where it is the user's own and `--program` does not say how to build it."""
         if self.build is not None:
             build = load_builder(self.build)
@@ -87,7 +87,7 @@ class Run:
         """The names of x's columns, x1, x2, … where the data had none."""
         return list(self.about.get("columns", ())) or [f"x{i + 1}" for i in range(self.about["num_features"])]
 
-    def _in_order(self, table: Table, name: str) -> Table:
+    def _in_order(self, table: Table[Tensor | RowsOnDisk], name: str) -> Table[Tensor | RowsOnDisk]:
         """The table with its columns in the order this run was fitted to, where both know their names."""
         expected = tuple(self.about.get("columns", ()))
         if not expected or not table.columns or table.columns == expected:
@@ -95,8 +95,11 @@ class Run:
         if missing := [column for column in expected if column not in table.columns]:
             raise InputError(f"{name}: no column {', '.join(missing)}; this run was fitted to {', '.join(expected)}")
         order = [table.columns.index(column) for column in expected]
-        on_disk = isinstance(table.values, RowsOnDisk)
-        values = validate_rows(table.values.take_columns(order), Path(name)) if on_disk else table.values[:, order]
+        values = table.values
+        if isinstance(values, RowsOnDisk):
+            values = validate_rows(values.take_columns(order), Path(name))
+        else:
+            values = values[:, order]
         return replace(table, values=values, columns=expected)
 
     def _check_levels(self, values: Tensor | RowsOnDisk, name: str) -> None:

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
 
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
+from pyro_vae.typing import Program
 
 
-def load_builder(where: str) -> Callable[[Dataset], Any]:
+def load_builder(where: str) -> Callable[[Dataset], Program]:
     """The function that `FILE.py:FUNCTION` names, as a function of the data set. Runs the user's own code."""
     name, _, function = where.rpartition(":")
     path = Path(name)
@@ -30,9 +30,9 @@ def load_builder(where: str) -> Callable[[Dataset], Any]:
         raise InputError(f"--program {where}: {path} has no function {function}")
     takes_data = bool(inspect.signature(build).parameters)
 
-    def built(data: Dataset) -> Any:
-        program = build(data) if takes_data else build()
-        if not callable(getattr(program, "model", None)) or not callable(getattr(program, "guide", None)):
+    def built(data: Dataset) -> Program:
+        program: object = build(data) if takes_data else build()
+        if not isinstance(program, Program) or not callable(program.model) or not callable(program.guide):
             raise InputError(
                 f"--program {where}: {function} returned {type(program).__name__}, which has no model and guide; "
                 "return a VAE, pyro_vae.Program(model, guide), or any object with both"
