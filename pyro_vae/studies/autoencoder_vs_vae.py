@@ -192,7 +192,9 @@ def _load_or_fit(plan: _Plan, kind: str, size: int, seed: int) -> tuple[Encoder,
     """An encoder and the seconds its fit took, now or before the study was interrupted."""
     folder = plan.folder / f"{kind}-{size}-{seed}"
     if (folder / FITTED).exists():
-        return load(folder), json.loads((folder / FITTED).read_text())["seconds"]
+        saved = load(folder)
+        assert isinstance(saved, VAE | Autoencoder)
+        return saved, json.loads((folder / FITTED).read_text())["seconds"]
     model, seconds = fit_encoder(kind, size, plan.data, plan.training, seed)
     if isinstance(model, VAE | Autoencoder):
         save(model, folder)
