@@ -2,21 +2,23 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.poutine import Trace
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pyro_vae.errors import HandlersWarning, InputError
 from pyro_vae.inference.compile.compiled_step import CompiledStep, as_function_of_tensors
 from pyro_vae.inference.compile.recorded_operations import Outputs, Untraceable
-from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
+from pyro_vae.inference.objectives.differentiable_elbo import Arguments, DifferentiableELBO, Keywords, PyroFunction
 from pyro_vae.inference.objectives.elbo_terms import Terms
 
 STANDARD_LIBRARY, INFERENCE = Path(contextlib.__file__).parent, Path(__file__).parents[1]
+Key = tuple[bool, PyroFunction, PyroFunction, Hashable]  # with gradients, model, guide, signature of the arguments
 NUM_FIRST_CHECKS = 3  # calls of a new graph that are all checked
 CHECK_INTERVAL = 500  # steps between later checks, unless `check_after` is less
 MAX_GRAPHS = 16
@@ -26,17 +28,21 @@ MIN_LOSS_CALLS = 20  # calls of the loss without gradients before it is recorded
 class Compiled_ELBO(ELBO):
     r"""An ELBO whose program is recorded once into a plain graph of tensor operations, gradients included.
 
-    `elbo` is the objective: `Trace_ELBO()` by default, `TraceMeanField_ELBO` or one of this package's. Values,
-    gradients and random numbers are those that it gives, and every call draws new ones. The first call runs uncompiled,
-    by Pyro's handlers; after it each new shape of the arguments is recorded (for the loss without gradients after 20
-    calls), and each graph is compared with the handlers on its first three batches and again every 500 steps. With
-    `fuse=True` graphs are compiled by `torch.compile` (tens of seconds, once for each shape); on CUDA they are
-    captured, one launch a step.
+    Values, gradients and random numbers are those that the objective gives, and every call draws new ones. The first
+    call runs uncompiled, by Pyro's handlers; after it each new shape of the arguments is recorded (for the loss without
+    gradients after 20 calls), and each graph is compared with the handlers on its first three batches and again every
+    500 steps. On CUDA graphs are captured, one launch a step.
 
     What is static is recorded as a constant: numbers that Python computes, `self.training`, which parameters are
     frozen. A program whose operations depend on values, or that differs from its graph, runs uncompiled from then on,
     after one `HandlersWarning` that says why. `differentiable_loss` always runs uncompiled. Raises `InputError` for
     other ELBOs.
+
+    Args:
+        elbo: the objective: `Trace_ELBO()` by default, `TraceMeanField_ELBO` or one of this package's.
+        fuse: whether graphs are compiled by `torch.compile` (tens of seconds, once for each shape).
+        terms: sums of the ELBO's terms that each call adds to.
+        trainable_parameters: gives the parameters of the fit; by default those of the calls alone.
 
     >>> import pyro, torch, pyro_vae as pv
     >>> from pyro.infer import SVI
@@ -50,13 +56,13 @@ class Compiled_ELBO(ELBO):
 
     def __init__(
         self,
-        elbo: Any = None,
+        elbo: ELBO | None = None,
         *,
         fuse: bool = False,
         terms: Terms | None = None,
         trainable_parameters: Callable[[], Iterable[Tensor]] = tuple,
     ) -> None:
-        self.elbo: Any = elbo or Trace_ELBO()
+        self.elbo = cast(Trace_ELBO, elbo or Trace_ELBO())  # what is recorded is a subclass
         if not is_recorded(self.elbo):
             raise InputError(
                 f"{type(self.elbo).__name__} cannot be compiled (Pyro's enumeration, and baselines, read values as "
@@ -67,15 +73,28 @@ class Compiled_ELBO(ELBO):
         )
         self.fuse, self.terms, self.trainable_parameters = fuse, terms, trainable_parameters
         self.fallback_reason = ""
-        self.steps: dict[Any, CompiledStep] = {}
+        self.steps: dict[Key, CompiledStep] = {}
         self.check_after = CHECK_INTERVAL  # steps since the last check; fewer where something may have changed
         self._has_run, self._num_loss_calls, self._has_warned = False, 0, False
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        return self.elbo._get_trace(model, guide, args, kwargs)
+    def _get_trace(
+        self, model: PyroFunction, guide: PyroFunction, args: Arguments, kwargs: Keywords
+    ) -> tuple[Trace, Trace]:
+        pair: tuple[Trace, Trace] = self.elbo._get_trace(model, guide, args, kwargs)
+        return pair
 
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss without gradients; recorded too, after 20 calls."""
+    def loss(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> Tensor | float:
+        """The loss without gradients; recorded too, after 20 calls.
+
+        Args:
+            model: a Pyro function.
+            guide: another, of the same arguments.
+            *args: their arguments.
+            **kwargs: their keyword arguments.
+
+        Returns:
+            The loss (), nats: a tensor, or a number where the call runs uncompiled.
+        """
         self._num_loss_calls += 1
         is_frequent = self._has_run and self._num_loss_calls > MIN_LOSS_CALLS
         if is_frequent and (result := self._run_graph(False, model, guide, args, kwargs)):
@@ -85,11 +104,24 @@ class Compiled_ELBO(ELBO):
         self._warn_of_fallback()
         return loss
 
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.elbo.differentiable_loss(model, guide, *args, **kwargs)
+    def differentiable_loss(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> Tensor:
+        loss: Tensor = self.elbo.differentiable_loss(model, guide, *args, **kwargs)
+        return loss
 
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss, whose gradients are added to `grad`: a tensor, or a number where the step runs uncompiled."""
+    def loss_and_grads(
+        self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object
+    ) -> Tensor | float:
+        """The loss, whose gradients are added to `grad`.
+
+        Args:
+            model: a Pyro function.
+            guide: another, of the same arguments.
+            *args: their arguments.
+            **kwargs: their keyword arguments.
+
+        Returns:
+            The loss (), nats: a tensor, or a number where the call runs uncompiled.
+        """
         if self._has_run and (result := self._run_graph(True, model, guide, args, kwargs)):
             step, outputs = result
             return step.assign(outputs)
@@ -99,7 +131,7 @@ class Compiled_ELBO(ELBO):
         return loss
 
     def _run_graph(
-        self, with_gradients: bool, model: Any, guide: Any, args: Any, kwargs: Any
+        self, with_gradients: bool, model: PyroFunction, guide: PyroFunction, args: Arguments, kwargs: Keywords
     ) -> tuple[CompiledStep, Outputs] | None:
         """A compiled step and its outputs; None where the call has to run uncompiled."""
         if self.fallback_reason:
@@ -109,7 +141,8 @@ class Compiled_ELBO(ELBO):
         try:
             step = self.steps.get(key)
         except TypeError as error:
-            return self._fall_back(Untraceable(f"an argument cannot tell whether it has changed ({error})"))
+            self._fall_back(Untraceable(f"an argument cannot tell whether it has changed ({error})"))
+            return None
         if step is not None and step.is_outdated():
             self.steps.clear()  # this call runs uncompiled, which makes missing parameters
             return None
@@ -117,17 +150,19 @@ class Compiled_ELBO(ELBO):
         outputs = None if step is None else self._run_checked(step, tensors)
         return None if step is None or outputs is None else (step, outputs)
 
-    def _record_step(self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> CompiledStep | None:
+    def _record_step(self, key: Key, args: Arguments, kwargs: Keywords, tensors: list[Tensor]) -> CompiledStep | None:
         """Record the step of new arguments; None, and no more graphs, where it cannot be recorded."""
-        with_gradients, model, guide = key[:3]
+        with_gradients, model, guide, _ = key
         if len(self.steps) >= MAX_GRAPHS and key not in self.steps:
-            return self._fall_back(Untraceable(f"its arguments or their shapes keep changing ({MAX_GRAPHS} graphs)"))
+            self._fall_back(Untraceable(f"its arguments or their shapes keep changing ({MAX_GRAPHS} graphs)"))
+            return None
         loss_of_tensors = as_function_of_tensors(self.elbo, model, guide, *tree_flatten((args, kwargs)))
         step = CompiledStep(loss_of_tensors, self.terms, self.trainable_parameters, with_gradients)
         try:
             step.record(tensors, self.fuse)
         except Exception as error:  # if the program itself is wrong, the uncompiled call will raise the error
-            return self._fall_back(error)
+            self._fall_back(error)
+            return None
         self.steps[key] = step
         return step
 
@@ -139,11 +174,12 @@ class Compiled_ELBO(ELBO):
             try:
                 step.check(tensors, self.fuse)
             except Exception as error:
-                return self._fall_back(error)
+                self._fall_back(error)
+                return None
         return step.graph(*tensors)
 
-    def _fall_back(self, error: Exception) -> Any:
-        """Use no more graphs, and keep the reason; None."""
+    def _fall_back(self, error: Exception) -> None:
+        """Use no more graphs, and keep the reason."""
         first_line = (str(error).splitlines() or [""])[0]
         self.fallback_reason = first_line if isinstance(error, Untraceable) else f"{type(error).__name__}, {first_line}"
         self.fallback_reason += _user_line(error)
@@ -164,7 +200,7 @@ def is_recorded(elbo: ELBO) -> bool:
     return isinstance(elbo, DifferentiableELBO) or type(elbo) in (Trace_ELBO, TraceMeanField_ELBO)
 
 
-def _call_signature(value: Any, tensors: list[Tensor]) -> Any:
+def _call_signature(value: object, tensors: list[Tensor]) -> Hashable:
     """What a graph depends on of a call's arguments; their tensors are appended to a list, in order."""
     if isinstance(value, Tensor):
         tensors.append(value)

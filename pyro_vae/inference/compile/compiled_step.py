@@ -1,20 +1,22 @@
 """One step of an ELBO for one shape of its inputs: by Pyro's handlers, recorded as a graph, and the two compared."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.poutine.runtime import am_i_wrapped, apply_stack
+from pyro.infer import Trace_ELBO
+from pyro.poutine.runtime import Message, am_i_wrapped, apply_stack
 from torch import Tensor, nn
-from torch.utils._pytree import tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from pyro_vae.inference.compile.executable_graph import RecordedGraph
 from pyro_vae.inference.compile.record_graph import ScalarGuard, record, replay_rng
 from pyro_vae.inference.compile.recorded_operations import Outputs, Untraceable
-from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
+from pyro_vae.inference.objectives.differentiable_elbo import Arguments, DifferentiableELBO, Keywords, PyroFunction
 from pyro_vae.inference.objectives.elbo_terms import Terms, TermSums
+from pyro_vae.programs.traces import Site
 
 # Tolerances are relative to the largest value: a graph has the same operations in the same order.
 TOLERANCES = {torch.float64: 1e-9}
@@ -25,6 +27,12 @@ class CompiledStep:
     """The loss, its gradients and its terms as a function of the tensors among a call's arguments.
 
     `uncompiled` computes them by Pyro's handlers; `graph`, once `record` has made it, repeats the same operations.
+
+    Args:
+        loss_of_tensors: computes the loss, and the surrogate whose gradients it has.
+        terms: sums of the ELBO's terms.
+        trainable_parameters: gives the parameters of the fit.
+        with_gradients: whether gradients are computed.
     """
 
     graph: RecordedGraph
@@ -42,7 +50,7 @@ class CompiledStep:
         self.parameter_states: list[tuple[str, Tensor, bool]] = []  # name in the store, leaf, whether it is trained
         self.frozen: list[Tensor] = []
         self.parameters: list[Tensor] = []
-        self.sites: list[Any] = []
+        self.sites: list[Site] = []
         self.sums = TermSums()
 
     def is_outdated(self) -> bool:
@@ -65,13 +73,13 @@ class CompiledStep:
                 loss, surrogate = self.loss_of_tensors(*tensors)
             else:
                 (loss, surrogate), self.sums = self.terms.capture_sums(lambda: self.loss_of_tensors(*tensors))
-        self.sites = [site for site in params.trace.nodes.values() if site["type"] == "param"]
+        self.sites = [site for site in cast(dict[str, Site], params.trace.nodes).values() if site["type"] == "param"]
         self._note_parameters()
         return (loss.detach(), *self._gradients(surrogate), *self.sums.tensors)
 
     def _note_parameters(self) -> None:
         """Note the parameters of the sites and those that are trained, and which of them have gradients."""
-        leaves = {site["value"].unconstrained(): site["name"] for site in self.sites}
+        leaves = {_unconstrained(site["value"]): site["name"] for site in self.sites}
         leaves |= {leaf: "" for leaf in self.trainable_parameters() if leaf not in leaves}
         store = pyro.get_param_store()._params
         self.parameter_states = [
@@ -86,7 +94,12 @@ class CompiledStep:
         return tuple(map(_in_parameter_layout, gradients, self.parameters))
 
     def record(self, tensors: list[Tensor], fuse: bool) -> None:
-        """Record the step twice, with other random numbers, and keep the second graph where it repeats the first."""
+        """Record the step twice, with other random numbers, and keep the second graph where it repeats the first.
+
+        Args:
+            tensors: the tensors among the arguments.
+            fuse: whether the graph is compiled by `torch.compile`.
+        """
         with replay_rng() as reset_rng:
             try:
                 first = record(self.uncompiled, *tensors)
@@ -106,7 +119,12 @@ class CompiledStep:
         self.frozen = [parameter for parameter in parameters if not parameter.requires_grad]
 
     def check(self, tensors: list[Tensor], fused: bool) -> None:
-        """Compare the graph with Pyro's handlers on a batch; `Untraceable` where they differ."""
+        """Compare the graph with Pyro's handlers on a batch; `Untraceable` where they differ.
+
+        Args:
+            tensors: the tensors among the arguments.
+            fused: whether the graph was compiled by `torch.compile`.
+        """
         with replay_rng() as reset_rng:
             try:
                 with self.graph.restore_written():
@@ -127,17 +145,25 @@ class CompiledStep:
             self.terms.add_sums(self.sums, rest[len(self.parameters) :])
         if am_i_wrapped() and self.with_gradients:
             for site in self.sites:
-                apply_stack(site | {"done": True, "stop": False, "continuation": None})
+                apply_stack(cast(Message, site | {"done": True, "stop": False, "continuation": None}))
         assert loss is not None
         return loss
 
 
 def as_function_of_tensors(
-    elbo: Any, model: Any, guide: Any, leaves: list[Any], structure: Any
+    elbo: Trace_ELBO, model: PyroFunction, guide: PyroFunction, leaves: Sequence[object], structure: TreeSpec
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The ELBO's loss, and the surrogate whose gradients it has, as a function of the tensors among the arguments.
+    """The ELBO's loss as a function of the tensors among the arguments.
 
-    `leaves` and `structure` are (args, kwargs) flattened by `tree_flatten`.
+    Args:
+        elbo: the objective.
+        model: a Pyro function.
+        guide: another, of the same arguments.
+        leaves: (args, kwargs) flattened by `tree_flatten`,
+        structure: and what it also returns.
+
+    Returns:
+        A function to the loss, and to the surrogate whose gradients it has.
     """
 
     def loss_of_tensors(*tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +175,9 @@ def as_function_of_tensors(
     return loss_of_tensors
 
 
-def _loss_and_surrogate(elbo: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+def _loss_and_surrogate(
+    elbo: Trace_ELBO, model: PyroFunction, guide: PyroFunction, args: Arguments, kwargs: Keywords
+) -> tuple[Tensor, Tensor]:
     if isinstance(elbo, DifferentiableELBO):
         loss = elbo.tensor_loss(model, guide, *args, **kwargs)
         return loss, loss
@@ -157,6 +185,12 @@ def _loss_and_surrogate(elbo: Any, model: Any, guide: Any, args: Any, kwargs: An
     particles = [elbo._differentiable_loss_particle(*pair) for pair in pairs]
     loss, surrogate = (sum(parts) / elbo.num_particles for parts in zip(*particles, strict=True))
     return torch.as_tensor(loss), torch.as_tensor(surrogate)
+
+
+def _unconstrained(value: Any) -> Tensor:
+    """The leaf tensor of a parameter's value, which Pyro keeps with it."""
+    leaf: Tensor = value.unconstrained()
+    return leaf
 
 
 def _in_parameter_layout(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:

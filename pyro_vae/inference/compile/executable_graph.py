@@ -1,7 +1,7 @@
 """A recorded function that runs again: as a plain graph, through `torch.compile`, or captured on CUDA."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -42,8 +42,8 @@ class RecordedGraph:
 
     def compile(self, *inputs: Tensor) -> None:
         """Compile the graph by `torch.compile`, and call it once, since compilation happens in the first call."""
-        options = {"fallback_random": True}  # the same random numbers as without
-        self.run = torch.compile(self.module, fullgraph=True, dynamic=False, options=options)  # type: ignore[arg-type]
+        options: dict[str, str | int | bool | Callable[..., object]] = {"fallback_random": True}  # the same as without
+        self.run = torch.compile(self.module, fullgraph=True, dynamic=False, options=options)
         with self.restore_written(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)  # torch's own
             self(*inputs)

@@ -1,10 +1,10 @@
 """Transformations that shorten a recorded graph and leave its results as they are."""
 
 import operator
-from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 from pyro_vae.inference.compile.recorded_operations import Recording
 
@@ -71,7 +71,7 @@ def simplify_identities(recording: Recording) -> None:
 
 def eliminate_common_subexpressions(recording: Recording) -> None:
     """Compute once what is computed twice from the same tensors, unless random numbers or writes are involved."""
-    computed: dict[Any, fx.Node] = {}
+    computed: dict[tuple[object, str, str], fx.Node] = {}
     for node in list(recording.graph.nodes):
         tensors = [node, *node.all_input_nodes]
         if (
@@ -92,7 +92,9 @@ def clone_aliased_outputs(recording: Recording) -> None:
     end = next(iter(reversed(recording.graph.nodes)))
     used: set[int | None] = set(recording.external)
     outputs = []
-    for node in end.args[0]:  # type: ignore[union-attr]
+    (returned,) = end.args
+    assert isinstance(returned, (tuple, list))
+    for node in returned:
         if isinstance(node, fx.Node):
             storage = node.meta.get("storage")
             if storage in used:
@@ -109,9 +111,10 @@ def eliminate_dead_code(graph: fx.Graph) -> None:
         if node.op != "call_function" or node.users:
             continue
         func = node.target
-        if func is operator.getitem or not (
-            torch.Tag.nondeterministic_seeded in func.tags or func._schema.is_mutable  # type: ignore[union-attr]
-        ):
+        draws_or_writes = isinstance(func, OpOverload) and (
+            torch.Tag.nondeterministic_seeded in func.tags or func._schema.is_mutable
+        )
+        if not draws_or_writes:
             graph.erase_node(node)
 
 

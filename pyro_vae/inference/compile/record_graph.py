@@ -4,13 +4,15 @@ import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
+from typing import cast
 
 import pyro
 import torch
 from pyro.infer.util import torch_item
 from torch import Tensor, fx
-from torch.fx.node import map_aggregate
+from torch._ops import OpOverload
+from torch.fx.node import Argument, map_aggregate
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,6 +21,7 @@ from pyro_vae.context_managers import is_recording, recording
 from pyro_vae.inference.compile.executable_graph import RecordedGraph
 from pyro_vae.inference.compile.graph_passes import optimize
 from pyro_vae.inference.compile.recorded_operations import Outputs, Recording, Untraceable, storage_id
+from pyro_vae.inference.objectives.differentiable_elbo import Arguments, Keywords
 
 aten = torch.ops.aten
 ALIASES = (aten.detach.default, aten.alias.default)  # they return the same values in the same storage
@@ -32,6 +35,13 @@ def record(function: Callable[..., Outputs], *inputs: Tensor) -> RecordedGraph:
 
     What the function writes in place is restored. Raises `Untraceable` where it reads a tensor's value (an `if` or a
     loop over one) or where a shape depends on values, as in indexing by a mask.
+
+    Args:
+        function: the function.
+        *inputs: what it is called with.
+
+    Returns:
+        Its graph, which takes inputs of the same shapes.
     """
     recorder = Recorder(inputs)
     try:
@@ -50,17 +60,20 @@ class ScalarGuard(TorchFunctionMode):
     `tolist` and `numpy` do not pass through the dispatcher that `Recorder` listens to.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: Arguments = (), kwargs: Keywords | None = None
+    ) -> object:
         if func is Tensor.item and _is_called_by(torch_item):
-            return args[0].detach()
+            (value,) = args
+            return value.detach() if isinstance(value, Tensor) else value
         if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__) and is_recording():
             raise Untraceable("it takes values out of a tensor (tolist, numpy)")
         return func(*args, **(kwargs or {}))
 
 
-def _is_called_by(function: Any) -> bool:
+def _is_called_by(function: Callable[..., object]) -> bool:
     """Whether a function, which calls no other, has called into torch; frames of type checkers may lie between."""
-    frame: Any = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     for _ in range(12):
         if frame is None or frame.f_code is function.__code__:
             return frame is not None
@@ -94,20 +107,25 @@ class Recorder(TorchDispatchMode):
         self.external = set(self.input_storages)
         self.last_placeholder = next(reversed(self.graph.nodes), None)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Arguments = (), kwargs: Keywords | None = None
+    ) -> object:
         kwargs = kwargs or {}
-        _require_static(func, args, kwargs)
+        _require_static(func, args)
         if func._schema.is_mutable or func in BATCH_NORMS:
             self._note_writes(func, args, kwargs)
-        node_args = map_aggregate((args, kwargs), self._argument)
+        positional, keywords = cast(
+            tuple[tuple[Argument, ...], dict[str, Argument]],
+            map_aggregate(cast(Argument, (args, kwargs)), self._argument),
+        )
         result = func(*args, **kwargs)
         if isinstance(result, Tensor):
             if self._is_constant(func, args, kwargs):
                 self.constants[id(result)] = result
-            node = self._unchanged_argument(func, args, result) or self.graph.call_function(func, *node_args)  # type: ignore[misc]
-            self._register(result, node)
+            unchanged = self._unchanged_argument(func, args, result)
+            self._register(result, unchanged or self.graph.call_function(func, positional, keywords))
             return result
-        node = self.graph.call_function(func, *node_args)  # type: ignore[misc]
+        node = self.graph.call_function(func, positional, keywords)
         for i, part in enumerate(result if isinstance(result, (tuple, list)) else ()):
             if isinstance(part, Tensor):
                 self._register(part, self.graph.call_function(operator.getitem, (node, i)))
@@ -148,7 +166,7 @@ class Recorder(TorchDispatchMode):
             else:
                 self.nodes[id(value)] = node
 
-    def _argument(self, value: Any) -> Any:
+    def _argument(self, value: Argument) -> Argument:
         if isinstance(value, torch.Generator):
             raise Untraceable("it draws from a generator of its own")
         return self._node_of(value) if isinstance(value, Tensor) else value
@@ -159,16 +177,20 @@ class Recorder(TorchDispatchMode):
         node.meta.setdefault("layout", (value.shape, value.stride(), value.dtype))
         self.alive.append(value)
 
-    def _unchanged_argument(self, func: Any, args: Any, result: Tensor) -> fx.Node | None:
+    def _unchanged_argument(self, func: OpOverload, args: Arguments, result: Tensor) -> fx.Node | None:
         """The node of the argument that an operation returns unchanged, if it does."""
-        is_same_shape = func in RESHAPES and result.shape == args[0].shape and result.stride() == args[0].stride()
+        first = args[0] if args else None
+        if not isinstance(first, Tensor):
+            return None
+        is_same_shape = func in RESHAPES and result.shape == first.shape and result.stride() == first.stride()
         if func in ALIASES or is_same_shape:
-            return self.nodes[id(args[0])]
-        if func is aten.t.default and (inner := self.nodes[id(args[0])]).target is func:
-            return inner.args[0]  # type: ignore[return-value]  # transposed twice
+            return self.nodes[id(first)]
+        if func is aten.t.default and (inner := self.nodes[id(first)]).target is func:
+            (original,) = inner.args  # transposed twice
+            return original if isinstance(original, fx.Node) else None
         return None
 
-    def _is_constant(self, func: Any, args: Any, kwargs: Any) -> bool:
+    def _is_constant(self, func: OpOverload, args: Arguments, kwargs: Keywords) -> bool:
         """Whether an operation returns the same at every call: a filled tensor, or a function of constants."""
         if func in FILLS:
             return True
@@ -177,17 +199,17 @@ class Recorder(TorchDispatchMode):
         draws_or_writes = torch.Tag.nondeterministic_seeded in func.tags or func._schema.is_mutable
         return bool(tensors) and all_constant and not draws_or_writes
 
-    def _note_writes(self, func: Any, args: Any, kwargs: Any) -> None:
+    def _note_writes(self, func: OpOverload, args: Arguments, kwargs: Keywords) -> None:
         """Note the storages that an operation is about to write into, with copies of the external ones."""
         for value in _written_arguments(func, args, kwargs):
             self.written.add(storage := storage_id(value))
             self._node_of(value)
             if storage in self.external and storage not in self.before:
-                whole = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())  # type: ignore[call-overload]
+                whole = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())  # type: ignore[call-overload]  # torch's stub lacks it
                 self.before[storage] = whole, whole.clone()
 
 
-def _written_arguments(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
+def _written_arguments(func: OpOverload, args: Arguments, kwargs: Keywords) -> Iterator[Tensor]:
     """The tensors among an operation's arguments that it writes into."""
     named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
     for argument in func._schema.arguments:
@@ -198,13 +220,13 @@ def _written_arguments(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
             yield from (value for value in values if isinstance(value, Tensor))
 
 
-def _require_static(func: Any, args: Any, kwargs: Any) -> None:
+def _require_static(func: OpOverload, args: Arguments) -> None:
     """Raise `Untraceable` for an operation that reads a value, or whose result's shape depends on values."""
     if torch.Tag.data_dependent_output in func.tags:
         raise Untraceable("it asks for the value of a tensor (an if, a loop or a number that depends on one)")
-    by_mask = func.overloadpacket in (aten.index, aten.index_put, aten.index_put_) and any(
-        index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-    )
+    indices = args[1] if func.overloadpacket in (aten.index, aten.index_put, aten.index_put_) else ()
+    assert isinstance(indices, (tuple, list))
+    by_mask = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices)
     if by_mask or (torch.Tag.dynamic_output_shape in func.tags and func.overloadpacket is not aten.index):
         raise Untraceable("a shape depends on values (a mask as an index, or the like; torch.where has fixed shapes)")
 

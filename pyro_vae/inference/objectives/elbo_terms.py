@@ -1,9 +1,9 @@
 """The ELBO per row: the scale of each site in the objective, and the sums of its two terms over rows."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 from pyro.distributions.util import scale_and_mask
@@ -14,14 +14,15 @@ from torch import Tensor
 
 from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import InputError
-from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO, factorizes
-from pyro_vae.inference.objectives.importance_weighted import PARTICLES, ImportanceWeighted_ELBO
-from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep
+from pyro_vae.inference.objectives.free_bits import independent_dimensions
+from pyro_vae.inference.objectives.importance_weighted import PARTICLES
 from pyro_vae.programs.plates import PlateStructure
-from pyro_vae.programs.traces import sample_sites
+from pyro_vae.programs.traces import Site, sample_sites
 
-PACKAGE_ELBOS = (ImportanceWeighted_ELBO, FreeBits_ELBO, ReweightedWakeSleep)
 LINEAR_ELBOS = (Trace_ELBO, TraceGraph_ELBO, TraceEnum_ELBO)  # scaling every site by c scales the loss by c
+
+
+T = TypeVar("T")
 
 
 class RowWeighted(Messenger):
@@ -30,6 +31,10 @@ class RowWeighted(Messenger):
     Sites inside the row plate are scaled by 1/B, sites outside it (global latents) by 1/N: for a batch of B of the N
     rows the sum is $\frac1B\sum_i [\log p(x_i|z_i) + \beta(\log p(z_i) - \log q(z_i|x_i))] + \frac1N \beta [\log p(w)
     - \log q(w)]$. A plate that subsamples has scaled its sites by N/B already, so they are scaled by 1/N.
+
+    Args:
+        plates: the program's plates.
+        num_rows: the number N of training rows.
     """
 
     def __init__(self, plates: PlateStructure, num_rows: int) -> None:
@@ -37,7 +42,7 @@ class RowWeighted(Messenger):
         self.plates, self.num_rows = plates, num_rows
         self.beta: float | Tensor = 1.0
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         frame = self.plates.row_plate_frame(msg)
         weight = 1.0 / (self.num_rows if frame is None else frame.full_size or frame.size)
         msg["scale"] = msg["scale"] * (weight if msg["is_observed"] else weight * self.beta)
@@ -62,6 +67,10 @@ class Terms:
     `reconstruction` sums log p of observed sites, `kl` sums log q − log p of latent ones; a site outside the row plate
     counts by the batch's share of the rows. `exact` is False where sites were enumerated: their log-probabilities are
     not those of draws, and the sums would mean something else.
+
+    Args:
+        plates: the program's plates.
+        num_rows: the number N of training rows.
     """
 
     def __init__(self, plates: PlateStructure, num_rows: int) -> None:
@@ -73,19 +82,25 @@ class Terms:
         self.reconstruction: Tensor | float = 0.0
         self.kl: Tensor | float = 0.0
         self.rows, self.exact = 0.0, True
-        self.site_kl: dict[str, Any] | None = {} if by_site else None
+        self.site_kl: dict[str, Tensor] | None = {} if by_site else None
 
-    def add_sums(self, step: TermSums, tensors: Sequence[Any]) -> None:
-        """Add the sums `tensors` of a step that made no traces, in the order of those of an earlier `step`."""
+    def add_sums(self, step: TermSums, tensors: Iterable[Tensor | None]) -> None:
+        """Add the sums of a step that made no traces.
+
+        Args:
+            step: the sums of an earlier one.
+            tensors: the sums, in the order of those.
+        """
         self.exact = self.exact and step.exact
-        if tensors:
-            self.reconstruction, self.kl = self.reconstruction + _wide(tensors[0]), self.kl + _wide(tensors[1])
+        sums = [total for total in tensors if total is not None]
+        if sums:
+            self.reconstruction, self.kl = self.reconstruction + _wide(sums[0]), self.kl + _wide(sums[1])
             self.rows += step.rows
-        for name, total in zip(step.sites, tensors[2:], strict=True):
+        for name, total in zip(step.sites, sums[2:], strict=True):
             assert self.site_kl is not None
             self.site_kl[name] = self.site_kl.get(name, 0.0) + total
 
-    def capture_sums(self, step: Callable[[], Any]) -> tuple[Any, TermSums]:
+    def capture_sums(self, step: Callable[[], T]) -> tuple[T, TermSums]:
         """Call a step; return its result, and what it would have added to these sums, which stay as they are."""
         before = dict(vars(self))
         self.reset(by_site=self.site_kl is not None)
@@ -101,28 +116,32 @@ class Terms:
 
     def attach(self, loss: ELBO) -> ELBO:
         """A copy of an ELBO that adds each pair of its traces to these sums; `InputError` for unsupported ELBOs."""
-        attached, get_trace = copy.copy(loss), getattr(loss, "_get_trace", None)
-        supported = isinstance(loss, PACKAGE_ELBOS) or (
-            isinstance(loss, LINEAR_ELBOS) and not isinstance(loss, TraceTailAdaptive_ELBO)
-        )
-        if not supported or get_trace is None or type(loss).__name__.startswith("Jit"):
+        is_supported = isinstance(loss, LINEAR_ELBOS) and not isinstance(loss, TraceTailAdaptive_ELBO)
+        if not is_supported or type(loss).__name__.startswith("Jit"):
             raise InputError(
                 f"{type(loss).__name__} cannot be the loss: a weight of 1/B on each site would change what it is; take "
                 "Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO, TraceEnum_ELBO, ImportanceWeighted_ELBO, "
                 "FreeBits_ELBO, ReweightedWakeSleep or a subclass, not compiled"
             )
 
-        def get_trace_and_add(*args: Any, **kwargs: Any) -> tuple[Trace, Trace]:
-            model_trace, guide_trace = pair = get_trace(*args, **kwargs)
-            self.add(model_trace, guide_trace, draws=loss.num_particles)
+        def get_trace_and_add(*args: object, **kwargs: object) -> tuple[Trace, Trace]:
+            pair: tuple[Trace, Trace] = get_trace(*args, **kwargs)
+            self.add(*pair, draws=loss.num_particles)
             return pair
 
-        attached._get_trace = get_trace_and_add  # type: ignore[method-assign]
+        attached, get_trace = copy.copy(loss), loss._get_trace
+        vars(attached)["_get_trace"] = get_trace_and_add
         return attached
 
     @torch.no_grad()
     def add(self, model_trace: Trace, guide_trace: Trace, draws: int = 1) -> None:
-        """Add one pair of traces; a batch has `draws` such pairs, or one pair of that many vectorized draws."""
+        """Add one pair of traces.
+
+        Args:
+            model_trace: the model's trace.
+            guide_trace: the guide's.
+            draws: how many such pairs a batch has; or how many vectorized draws its one pair has.
+        """
         model, guide = sample_sites(model_trace), sample_sites(guide_trace)
         sites = [*model.values(), *guide.values()]
         if any(site["infer"].get("_enumerate_dim") is not None for site in sites):
@@ -151,8 +170,9 @@ class Terms:
         self.reconstruction, self.kl, self.rows = (sum(part[name] for part, _, _ in gathered) for name in sums)
         self.exact = all(exact for _, exact, _ in gathered)
         if site_kl is not None:
-            names = dict.fromkeys(name for _, _, part in gathered for name in part)
-            self.site_kl = {name: sum(part[name] for _, _, part in gathered if name in part) for name in names}
+            parts = [part for _, _, part in gathered if part is not None]
+            names, zero = dict.fromkeys(name for part in parts for name in part), torch.zeros(())
+            self.site_kl = {name: sum((part[name] for part in parts if name in part), zero) for name in names}
 
     def site_kl_means(self) -> dict[str, float | list[float]] | None:
         """The KL of each latent site in nats per row, as one number or one for each of its dimensions."""
@@ -167,16 +187,17 @@ class Terms:
         reconstruction, kl = float(self.reconstruction) / self.rows, float(self.kl) / self.rows
         return reconstruction - kl, reconstruction, kl
 
-    def _sum(self, site: Any, batch: int) -> Tensor:
+    def _sum(self, site: Site, batch: int) -> Tensor:
         total = _wide(scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]).sum())
         return total * (batch / self.num_rows) if self.plates.row_plate_frame(site) is None else total
 
-    def _site_kl(self, model: Any, guide: Any, batch: int) -> Tensor:
+    def _site_kl(self, model: Site, guide: Site, batch: int) -> Tensor:
         """log q − log p of one site summed over rows and draws, for each dimension (K,) where both factorize."""
-        p, q, value = model["fn"], guide["fn"], guide["value"]
-        if not factorizes(p, q) or guide["mask"] is not None or model["mask"] is not None:
+        bases, value = independent_dimensions(model["fn"], guide["fn"]), guide["value"]
+        if bases is None or guide["mask"] is not None or model["mask"] is not None:
             return self._sum(guide, batch) - self._sum(model, batch)
-        each = (q.base_dist.log_prob(value) - p.base_dist.log_prob(value)).reshape(-1, value.shape[-1]).sum(0)
+        p, q = bases
+        each = (q.log_prob(value) - p.log_prob(value)).reshape(-1, value.shape[-1]).sum(0)
         return each * (batch / self.num_rows) if self.plates.row_plate_frame(guide) is None else each
 
 

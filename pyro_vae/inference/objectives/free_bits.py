@@ -1,27 +1,31 @@
 """The ELBO with free bits: its KL is not penalized below a threshold."""
 
-from typing import Any
-
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, Independent, kl_divergence
 
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
 from pyro_vae.inference.objectives.importance_weighted import reparameterized_sites
-from pyro_vae.programs.traces import sample_sites
+from pyro_vae.programs.traces import Site, sample_sites
 
 
 class FreeBits_ELBO(DifferentiableELBO):
     r"""An ELBO in which the first λ nats of KL are free, $E[\log p(x|z)] - \sum_j \max(\lambda, \mathrm{KL}_j)$.
 
-    `free_bits` is λ in nats, and $\mathrm{KL}_j$ the batch's mean for each latent site, or with `each="dimension"` for
-    each dimension of a site, which needs prior and guide with independent dimensions (Kingma et al., arXiv:1606.04934).
-    Latents with a KL below λ are not pushed further towards the prior. The KL is analytic where there is a closed form,
-    else estimated from the draws. Raises `InputError` for latents without a reparameterized sampler or dimensions that
+    $\mathrm{KL}_j$ is the batch's mean for each latent site or dimension (Kingma et al., arXiv:1606.04934). Latents
+    with a KL below λ are not pushed further towards the prior. The KL is analytic where there is a closed form, else
+    estimated from the draws. Raises `InputError` for latents without a reparameterized sampler or dimensions that
     depend on each other.
+
+    Args:
+        free_bits: λ, nats.
+        each: what has a KL of its own: a `site`, or a `dimension` of a site, which needs prior and guide with
+            independent dimensions.
+        num_particles: draws of z for each row and step.
+        **options: further keywords of `Trace_ELBO`.
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
@@ -29,7 +33,7 @@ class FreeBits_ELBO(DifferentiableELBO):
     >>> fitted = pv.fit(vae, torch.ones(20, 5), epochs=2, loss=FreeBits_ELBO(0.1, each="dimension"))
     """
 
-    def __init__(self, free_bits: float, *, each: str = "site", num_particles: int = 1, **options: Any) -> None:
+    def __init__(self, free_bits: float, *, each: str = "site", num_particles: int = 1, **options: object) -> None:
         super().__init__(num_particles, **options)
         if not free_bits >= 0:
             raise InputError(f"free_bits must not be negative, got {free_bits}")
@@ -52,16 +56,17 @@ class FreeBits_ELBO(DifferentiableELBO):
             loss = loss + weight * mean.clamp(min=self.free_bits).sum()
         return loss
 
-    def _kl(self, name: str, prior: Any, guide: Any) -> tuple[Tensor, Tensor]:
+    def _kl(self, name: str, prior: Site, guide: Site) -> tuple[Tensor, Tensor]:
         """The mean over rows of a site's KL, for each dimension or as one number, and the sum of the rows' scales."""
-        p, q = prior["fn"], guide["fn"]
+        p: Distribution = prior["fn"]
+        q: Distribution = guide["fn"]
         if self.each == "dimension":
-            if not factorizes(p, q):
+            if (bases := independent_dimensions(p, q)) is None:
                 raise InputError(
                     f"free bits for each dimension need a prior and a guide with independent dimensions; {name} has "
                     f"{type(p).__name__} and {type(q).__name__}: take each='site'"
                 )
-            p, q = p.base_dist, q.base_dist
+            p, q = bases
         try:
             kl = kl_divergence(q, p)
         except NotImplementedError:
@@ -73,9 +78,32 @@ class FreeBits_ELBO(DifferentiableELBO):
         return kl.sum(list(range(rows.dim()))) / counted.sum() if rows.dim() else kl, weight
 
 
-def factorizes(p: Any, q: Any) -> bool:
-    """Whether two distributions over z both have independent dimensions, so that each dimension has a KL."""
-    return all(
-        isinstance(fn, torch.distributions.Independent) and len(fn.event_shape) == 1 and fn.base_dist.event_shape == ()
-        for fn in (p, q)
-    )
+def independent_dimensions(p: object, q: object) -> tuple[Distribution, Distribution] | None:
+    """The distributions of each dimension of two distributions over z.
+
+    Args:
+        p: a distribution.
+        q: another.
+
+    Returns:
+        Both with batch shape (…, K), so that each dimension has a KL; None where dimensions depend on each other.
+    """
+    for fn in (p, q):
+        if not isinstance(fn, Independent) or len(fn.event_shape) != 1 or fn.base_dist.event_shape != ():
+            return None
+    assert isinstance(p, Independent)
+    assert isinstance(q, Independent)
+    return p.base_dist, q.base_dist
+
+
+def factorizes(p: object, q: object) -> bool:
+    """Whether two distributions over z both have independent dimensions.
+
+    Args:
+        p: a distribution.
+        q: another.
+
+    Returns:
+        Whether each dimension has a KL.
+    """
+    return independent_dimensions(p, q) is not None

@@ -1,7 +1,6 @@
 """Wake–sleep and reweighted wake–sleep: the guide is fitted to draws, through which no gradient flows."""
 
 import math
-from typing import Any
 
 import pyro.poutine as poutine
 import torch
@@ -11,15 +10,21 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
-from pyro_vae.inference.objectives.importance_weighted import in_plates, same_scale, shared_plates
-from pyro_vae.programs.traces import UnconditionObserved, sample_sites
+from pyro_vae.inference.objectives.differentiable_elbo import Arguments, DifferentiableELBO, Keywords, PyroFunction
+from pyro_vae.inference.objectives.importance_weighted import (
+    Scale,
+    in_plates,
+    is_autoregressive,
+    same_scale,
+    shared_plates,
+)
+from pyro_vae.programs.traces import Site, UnconditionObserved, sample_sites
 
 
 class ReweightedWakeSleep(DifferentiableELBO):
     r"""Reweighted wake–sleep for each row: θ and φ each have an objective of their own; latents may be discrete.
 
-    With S = `num_particles` draws $z_{si} \sim q_\phi(z | x_i)$ and self-normalized shares $\bar w_{si} \propto
+    With S draws $z_{si} \sim q_\phi(z | x_i)$ and self-normalized shares $\bar w_{si} \propto
     p_\theta(x_i, z_{si}) / q_\phi(z_{si} | x_i)$ of each row, both as constants, the gradients are those of
 
     - wake-θ: $-\sum_i \sum_s \bar w_{si} \log p_\theta(x_i, z_{si})$,
@@ -43,6 +48,12 @@ class ReweightedWakeSleep(DifferentiableELBO):
     whose wake-φ has mean zero, and, below 1, where the model does not observe x whole in one site.
 
     Bornschein & Bengio, arXiv:1406.2751; Le et al., arXiv:1805.10469, who compare the two objectives for φ.
+
+    Args:
+        num_particles: S, draws of z for each row and step.
+        insomnia: the share of wake-φ in the gradient of φ, from 0 to 1.
+        vectorize_particles: whether the draws are vectorized, by a plate to the left of the program's own.
+        max_plate_nesting: the number of the program's plate dimensions; by default found in the first step.
 
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
@@ -70,12 +81,25 @@ class ReweightedWakeSleep(DifferentiableELBO):
             raise InputError("the wake-φ gradient of one particle has mean zero: take num_particles=2, or insomnia=0")
         self.insomnia = insomnia
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+    def _get_trace(
+        self, model: PyroFunction, guide: PyroFunction, args: Arguments, kwargs: Keywords
+    ) -> tuple[Trace, Trace]:
         with _Detached():
-            return super()._get_trace(model, guide, args, kwargs)
+            pair: tuple[Trace, Trace] = super()._get_trace(model, guide, args, kwargs)
+        return pair
 
-    def tensor_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The bound's value, with the gradients of the two objectives; without gradients no rows are simulated."""
+    def tensor_loss(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> Tensor:
+        """The bound's value, with the gradients of the two objectives; without gradients no rows are simulated.
+
+        Args:
+            model: a Pyro function.
+            guide: another, of the same arguments.
+            *args: their arguments, x first.
+            **kwargs: their keyword arguments.
+
+        Returns:
+            The loss (), nats.
+        """
         loss = super().tensor_loss(model, guide, *args, **kwargs)
         if self.insomnia == 1 or not torch.is_grad_enabled():
             return loss
@@ -115,12 +139,12 @@ class WakeSleep(ReweightedWakeSleep):
 class _Detached(Messenger):
     """Detaches draws of latents, so that no gradient flows through them, nor through what is computed from them."""
 
-    def _pyro_post_sample(self, msg: Any) -> None:
+    def _pyro_post_sample(self, msg: Site) -> None:
         if not msg["is_observed"] and isinstance(msg["value"], Tensor):
             msg["value"] = msg["value"].detach()
 
 
-def _row_terms(model: Trace, guide: Trace) -> tuple[Tensor, Tensor, Any]:
+def _row_terms(model: Trace, guide: Trace) -> tuple[Tensor, Tensor, Scale]:
     """log p(x, z) and log q(z | x) in the shape of the plates that all sites share, and a row's scale."""
     model_sites, guide_sites = sample_sites(model), sample_sites(guide)
     sites = [*model_sites.values(), *guide_sites.values()]
@@ -133,7 +157,7 @@ def _row_terms(model: Trace, guide: Trace) -> tuple[Tensor, Tensor, Any]:
     return torch.as_tensor(log_p), torch.as_tensor(log_q), row_scale
 
 
-def _common_scale(model: dict[str, Any], guide: dict[str, Any]) -> Any:
+def _common_scale(model: dict[str, Site], guide: dict[str, Site]) -> Scale:
     """The scale that all sites share; `InputError` unless they do and model and guide draw the same latents."""
     observed = [site for site in model.values() if site["is_observed"]]
     if not observed:
@@ -144,7 +168,7 @@ def _common_scale(model: dict[str, Any], guide: dict[str, Any]) -> Any:
             f"{', '.join(sorted(other))}"
         )
     for name, site in guide.items():
-        if any(getattr(transform, "autoregressive", False) for transform in getattr(site["fn"], "transforms", ())):
+        if is_autoregressive(site["fn"]):
             raise InputError(
                 f"{name} is drawn by an autoregressive flow, which wake–sleep would score at draws that it does not "
                 "remember, one dimension at a time; take a coupling flow"
@@ -158,9 +182,10 @@ def _common_scale(model: dict[str, Any], guide: dict[str, Any]) -> Any:
     return scale
 
 
-def _sleep_loss(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
+def _sleep_loss(model: PyroFunction, guide: PyroFunction, args: Arguments, kwargs: Keywords) -> Tensor:
     """−log q at rows and latents that the model simulates, with the sites' scales and masks."""
-    args, kwargs = (*args[:1], *map(_without_rows, args[1:])), _without_rows(kwargs)
+    rest = (_without_rows(each) if isinstance(each, dict) else each for each in args[1:])
+    args, kwargs = (*args[:1], *rest), _without_rows(kwargs)
     try:
         with torch.no_grad():
             simulated = poutine.trace(UnconditionObserved()(model)).get_trace(*args, **kwargs)
@@ -171,14 +196,12 @@ def _sleep_loss(model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
     return -torch.as_tensor(prune_subsample_sites(trace).log_prob_sum())
 
 
-def _without_rows(row_inputs: Any) -> Any:
-    """Row inputs without `rows`, the indices in the training set; other arguments as they are."""
-    if not isinstance(row_inputs, dict):
-        return row_inputs
+def _without_rows(row_inputs: Keywords) -> Keywords:
+    """Row inputs without `rows`, the indices in the training set."""
     return {key: value for key, value in row_inputs.items() if key != "rows"}
 
 
-def _simulated_x(simulated: Trace, args: Any, kwargs: Any) -> Tensor:
+def _simulated_x(simulated: Trace, args: Arguments, kwargs: Keywords) -> Tensor:
     """The simulated values of x, the first argument; `InputError` unless one site observes the whole of it."""
     x = args[0] if args else None
     sites = [site for site in sample_sites(simulated).values() if site["infer"].get("was_observed")]

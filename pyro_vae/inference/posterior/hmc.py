@@ -17,7 +17,15 @@ class State:
 
 
 def state_at(terms_at: Callable[[Tensor], Sequence[Tensor]], u: Tensor) -> State:
-    """The terms' values (n,) and each row's gradients at u."""
+    """The terms' values and each row's gradients at u.
+
+    Args:
+        terms_at: computes the M terms at u, (n,) each, nats.
+        u: a point (n, K) for each chain.
+
+    Returns:
+        The chains' state.
+    """
     u = u.detach().requires_grad_()
     with torch.enable_grad():
         terms = terms_at(u)
@@ -31,9 +39,18 @@ def transition(
 ) -> tuple[State, Tensor]:
     r"""One step of Hamiltonian Monte Carlo that leaves $f \propto \exp \sum_m c_m t_m(u)$ invariant (Neal, 1206.1901).
 
-    `at` computes the terms t at u (n, K), `coefficients` (M,) are the c. `step` (n, K) is the step size, multiplied for
-    each chain by a random number between 0.8 and 1.2 so that no trajectory is periodic. Returns the new state and the
-    acceptance probability of each proposal, (n,) float64 on the CPU; a proposal that is not finite is rejected.
+    A proposal that is not finite is rejected.
+
+    Args:
+        at: computes the state at u (n, K), with the terms $t_m$.
+        state: the chains' state.
+        coefficients: the $c_m$, (M,).
+        step: step sizes (n, K), multiplied for each chain by a random number between 0.8 and 1.2 so that no trajectory
+            is periodic.
+        num_leapfrog: leapfrog steps of a proposal.
+
+    Returns:
+        The new state, and the acceptance probability of each proposal, (n,) float64 on the CPU.
     """
     jitter = 0.8 + 0.4 * torch.rand(len(state.u), 1, device=state.u.device, dtype=state.u.dtype)
     step = jitter * step

@@ -16,13 +16,13 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
 
 import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.distributions import MultivariateNormal, TransformedDistribution
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from torch import Tensor
 from torch.distributions.transforms import ComposeTransform, IndependentTransform, ReshapeTransform, Transform
 
@@ -32,9 +32,10 @@ from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.refined_guides import PerRowProgram, full_batch
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import find_plates, require_density
-from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.row_inputs import Batch, accepts_row_inputs
+from pyro_vae.programs.traces import Site
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint, transform_to_support
-from pyro_vae.typing import PerRow, RowLatents
+from pyro_vae.typing import PerRow, Program, RowLatents
 
 CONVERGED = 1e-6  # nats that another Newton step would gain at most
 FIRST_DAMPING, MIN_DAMPING = 1e-3, 1e-9  # of the largest curvature
@@ -58,6 +59,13 @@ class Laplace(PerRowProgram):
     the estimate by importance sampling; a share of the draws from the prior (`prior_share=0.1`) covers the tails of a
     normal that is too narrow, and further modes. The guide runs the model to get the order and the supports of the
     latents, so each draw costs two passes of the decoder.
+
+    Args:
+        program: the program whose posteriors are approximated.
+        events: the shape of each latent's u for one row, by site.
+        row_dim: the dimension of the plate over rows.
+        program_rows: the program's own indices (N,) of the rows; None where it has none.
+        results: `mode`, the lower triangle of a square root of `covariance`, `log_px` and `converged`.
     """
 
     mode: Tensor
@@ -66,7 +74,7 @@ class Laplace(PerRowProgram):
 
     def __init__(
         self,
-        program: Any,
+        program: Program,
         events: dict[str, torch.Size],
         row_dim: int,
         program_rows: Tensor | None,
@@ -82,15 +90,21 @@ class Laplace(PerRowProgram):
     def covariance(self) -> Tensor:
         return self.scale_tril @ self.scale_tril.mT
 
-    def guide(self, x: Tensor, rows: Tensor | None = None, **row_inputs: Any) -> None:
+    @accepts_row_inputs
+    def guide(self, x: Tensor, rows: Tensor | None = None, **row_inputs: object) -> None:
+        """Draw the latents of some rows.
+
+        Args:
+            x: the rows (n, D).
+            rows: their indices (n,) among the N.
+            **row_inputs: what the program's model takes.
+        """
         rows = self._check_rows(rows, len(self.mode), "approximated")
         with poutine.block(hide_fn=_is_not_latent), _SampleFromNormals(self, rows):
             self.model(x, rows=rows, **row_inputs)
 
-    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
 
-
-def _is_not_latent(msg: Any) -> bool:
+def _is_not_latent(msg: Message) -> bool:
     return msg["type"] == "param" or (msg["type"] == "sample" and msg["is_observed"])
 
 
@@ -108,7 +122,7 @@ class _SampleFromNormals(Messenger):
         self.noise: list[Tensor] = []  # the standard normal noise of the sites drawn so far
         self.current: tuple[MultivariateNormal, Transform | None] | None = None  # of the site being drawn
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         if msg["is_observed"] or msg["name"] not in self.blocks:
             return
         block = self.blocks[msg["name"]]
@@ -120,7 +134,7 @@ class _SampleFromNormals(Messenger):
         self.current = normal, transform
         msg["fn"] = normal if transform is None else TransformedDistribution(normal, [transform])
 
-    def _pyro_post_sample(self, msg: Any) -> None:
+    def _pyro_post_sample(self, msg: Site) -> None:
         if msg["is_observed"] or msg["name"] not in self.blocks or self.current is None:
             return
         normal, transform = self.current
@@ -129,7 +143,7 @@ class _SampleFromNormals(Messenger):
         self.noise.append(torch.linalg.solve_triangular(normal.scale_tril, difference, upper=False)[..., 0])
 
 
-def _transform_from_flat(site: Any, event: torch.Size) -> Transform | None:
+def _transform_from_flat(site: Site, event: torch.Size) -> Transform | None:
     """The map from a vector of reals of event shape `event` to a site's support; None where it is the identity."""
     to_site = inner = transform_to_support(site)
     if len(event) != 1:
@@ -140,7 +154,7 @@ def _transform_from_flat(site: Any, event: torch.Size) -> Transform | None:
 
 
 def laplace(
-    program: Any,
+    program: Program,
     x: Dataset | Split | Tensor,
     *,
     steps: int = 50,
@@ -154,14 +168,27 @@ def laplace(
     r"""The Laplace approximation of each row's posterior, $N(u^*_i, (-H_i)^{-1})$, $u^*_i = \arg\max \log p(x_i, u)$.
 
     H is the Hessian at the mode (Laplace 1774; Tierney & Kadane 1986), by K passes of second derivatives through the
-    program. Newton's method with Levenberg damping takes at most `steps` steps from each of `starts` points: the mean
-    of some draws of the guide, that of some draws of the prior, then draws of the two in turn. The highest mode is
-    kept, so more starts find more modes. The program's latents must be continuous and lie in one plate over rows. Modes
-    are those of the density over the unconstrained space, its Jacobian counted. Arguments and row inputs as in
-    `refine`; none of the program's parameters changes. Same seed, same machine, same bits.
+    program. Newton's method with Levenberg damping starts from the mean of some draws of the guide, that of some draws
+    of the prior, then draws of the two in turn. The highest mode is kept, so more starts find more modes. Modes are
+    those of the density over the unconstrained space, its Jacobian counted. None of the program's parameters changes.
+    Same seed, same machine, same bits.
 
     Raises `InputError` for discrete latents, for latents in a plate other than that over rows, and where no start has a
     finite density; `RowsError` where a site lies outside the plate over rows.
+
+    Args:
+        program: a program whose latents are continuous and lie in one plate over rows.
+        x: a tensor (N, D), a split, or a data set (its test split).
+        steps: Newton steps from each start, at most.
+        starts: the number of starts.
+        rows: the rows' indices (N,) in the training set, for programs that take them.
+        labels: their labels (N,), for programs that take them.
+        mask: booleans (N, D), true where a value was observed; a split brings its own.
+        batch_size: rows worked on at once.
+        seed: seed of the starts' draws.
+
+    Returns:
+        A program with the same model, whose guide has a normal for each row; `log_px` (N,) in nats per row.
     """
     if min(steps, starts, batch_size) < 1:
         raise InputError(f"steps, starts and batch_size must be one or more, got {steps}, {starts} and {batch_size}")
@@ -176,7 +203,7 @@ def laplace(
 
 
 def _find_modes(
-    program: Any, full: Batch, steps: int, starts: int, batch_size: int
+    program: Program, full: Batch, steps: int, starts: int, batch_size: int
 ) -> tuple["_Expansion", dict[str, torch.Size], int]:
     """The expansion at each row's mode, the event shapes of the latents, and the dimension of the row plate."""
     plates, modes = find_plates(program, full), []

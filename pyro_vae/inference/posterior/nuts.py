@@ -10,7 +10,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyro
@@ -25,6 +24,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
+from pyro_vae.typing import Program
 
 MAX_ROWS = 64
 
@@ -58,7 +58,7 @@ class Posterior:
 
 
 def nuts(
-    program: Any,
+    program: Program,
     data: Dataset | Split | Tensor,
     num_samples: int = 500,
     *,
@@ -73,10 +73,22 @@ def nuts(
     All rows are sampled jointly, since they are independent given the parameters; chains run one after the other, each
     from a draw of the guide. r-hat and effective sample size are ArviZ's, rank-normalized (Vehtari et al.,
     arXiv:1903.08008). It takes seconds to minutes: choose a few rows. A chain can stay in one of several modes that are
-    far apart: r-hat shows where chains differ, and nothing shows where all miss the same mode. Row inputs as in
-    `log_evidence`.
+    far apart: r-hat shows where chains differ, and nothing shows where all miss the same mode.
 
     Raises `InputError` for discrete latents and for more than 64 rows.
+
+    Args:
+        program: a program with continuous latents.
+        data: a tensor (N, D), a split, or a data set (its test split).
+        num_samples: draws S of each chain.
+        warmup: steps before them, in which step sizes are adapted.
+        num_chains: chains.
+        rows: the rows' indices (N,) in the training set, for programs that take them.
+        labels: their labels (N,), for programs that take them.
+        seed: seed of the draws.
+
+    Returns:
+        The draws of both, with the chains' diagnostics.
     """
     if min(num_samples, warmup) < 4 or num_chains < 1:
         raise InputError(f"expected 4 draws or more and a chain, got {num_samples}, {warmup} and {num_chains}")

@@ -11,8 +11,8 @@ True
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyro
 import pyro.poutine as poutine
@@ -36,8 +36,8 @@ from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, find_plates, require_rows
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import sample_sites, unwrap_independent
-from pyro_vae.typing import PerRow
+from pyro_vae.programs.traces import Site, sample_sites, unwrap_independent
+from pyro_vae.typing import PerRow, Program
 
 COMPARISON_DRAWS = 256  # on which a row's refined q is compared with the guide's
 
@@ -61,7 +61,7 @@ class _Settings:
 
 
 def refine(
-    program: Any,
+    program: Program,
     x: Dataset | Split | Tensor,
     steps: int = 100,
     *,
@@ -76,19 +76,32 @@ def refine(
 ) -> Refined:
     r"""Maximize each row's ELBO over its q_i, $\max_{\mu_i, \Sigma_i} E_{z \sim q_i}[\log p(x_i, z) - \log q_i(z)]$.
 
-    Adam on `num_particles` draws starts from the guide's $q_i = N(\mu_i, \Sigma_i)$. The learning rate falls to zero as
-    a cosine, so that means (and each log σ) move by about `steps * learning_rate / 2` at most. A row keeps the guide's
-    q_i where that has the higher ELBO on 256 draws, the same for both. The gain, in nats, is the amortization gap
-    (Cremer et al., arXiv:1801.03558); a semi-amortized VAE takes such steps (Kim et al., arXiv:1802.02550). The program
-    is in evaluation mode, and none of its parameters changes or gets a gradient. Shapes: x (N, D), `rows` (N,) indices
-    in the training set and `labels` (N,) for programs that take them, `mask` (N, D) for x with missing values; a split
-    brings its own. Same seed, same machine, same bits.
-
-    `outputs_of` names a module of the guide, such as `vae.posterior.net`. Its output (P numbers for each row) is then
-    optimized instead of normals, so that a guide of any family, a flow or a mixture, is refined within that family.
+    Adam starts from the guide's $q_i = N(\mu_i, \Sigma_i)$. Means (and each log σ) move by about
+    `steps * learning_rate / 2` at most. A row keeps the guide's q_i where that has the higher ELBO on 256 draws, the
+    same for both. The gain, in nats, is the amortization gap (Cremer et al., arXiv:1801.03558); a semi-amortized VAE
+    takes such steps (Kim et al., arXiv:1802.02550). The program is in evaluation mode, and none of its parameters
+    changes or gets a gradient. Same seed, same machine, same bits.
 
     Raises `InputError` for latents that are not `Normal` or `MultivariateNormal`, or not independent given x, and for x
     outside the likelihood's support; `RowsError` where a site lies outside the plate over rows.
+
+    Args:
+        program: the program.
+        x: a tensor (N, D), a split, or a data set (its test split).
+        steps: gradient steps.
+        outputs_of: a module of the guide, such as `vae.posterior.net`. Its output (P numbers for each row) is then
+            optimized instead of normals, so that a guide of any family, a flow or a mixture, is refined within that
+            family.
+        learning_rate: Adam's in the first step; it falls to zero as a cosine.
+        num_particles: draws of z for each row and step.
+        batch_size: rows worked on at once.
+        rows: the rows' indices (N,) in the training set, for programs that take them.
+        labels: their labels (N,), for programs that take them; a split brings its own.
+        mask: booleans (N, D), true where a value was observed; a split brings its own.
+        seed: seed of the draws.
+
+    Returns:
+        A program with the same model, whose guide has a q_i for each row.
     """
     settings = _Settings(steps, learning_rate, num_particles, batch_size, seed)
     full = full_batch(program, as_split(x, "test"), rows=rows, labels=labels, mask=mask)
@@ -98,24 +111,25 @@ def refine(
         for index in torch.arange(len(full.x), device=full.x.device).split(batch_size):
             plates.check((batch := full.take(index)).x)
             tables.append(_refine_batch(program, plates, batch, outputs_of, settings))
-    sites = [_concatenate(parts) for parts in zip(*tables, strict=True)]
+    sites = nn.ModuleList(_concatenate(parts) for parts in zip(*tables, strict=True))
     return Refined(program, sites, row_dim, full.rows, outputs_of)
 
 
 def _refine_batch(
-    program: Any, plates: PlateStructure, batch: Batch, outputs_of: nn.Module | None, settings: _Settings
+    program: Program, plates: PlateStructure, batch: Batch, outputs_of: nn.Module | None, settings: _Settings
 ) -> nn.ModuleList:
     """The refined q_i of some rows: one module for each site, or one for the outputs of a module."""
     row_dim = require_rows(plates)
-    if outputs_of is None:
-        table: Any = _normals_of_guide(program, batch, row_dim)
-    else:
-        table = [RowOutputs(_outputs(program, batch, outputs_of))]
+    table: Sequence[RowNormals] | Sequence[RowOutputs] = (
+        _normals_of_guide(program, batch, row_dim)
+        if outputs_of is None
+        else [RowOutputs(_outputs(program, batch, outputs_of))]
+    )
     refined = Refined(program, table, row_dim, batch.rows, outputs_of)
     batch = replace(batch, rows=torch.arange(len(batch.x), device=batch.x.device))
     sampler, before = LogWeightSampler(refined, plates, batch), [value.clone() for value in refined.sites.buffers()]
     elbo = _elbo(sampler, batch, settings)
-    _optimize(sampler, batch, settings)
+    _optimize(refined, sampler, batch, settings)
     better = _elbo(sampler, batch, settings) > elbo  # false for NaN
     for value, start in zip(refined.sites.buffers(), before, strict=True):
         value[~better] = start[~better]
@@ -123,7 +137,7 @@ def _refine_batch(
 
 
 @torch.no_grad()
-def _normals_of_guide(program: Any, batch: Batch, row_dim: int) -> list[RowNormals]:
+def _normals_of_guide(program: Program, batch: Batch, row_dim: int) -> list[RowNormals]:
     """The guide's normals for some rows; `InputError` for latents that are not normal, or depend on other draws."""
     twice = [poutine.trace(bind_supported_kwargs(program.guide)).get_trace(batch.x, batch.row_inputs) for _ in range(2)]
     first, second = (sample_sites(trace) for trace in twice)
@@ -141,7 +155,7 @@ def _normals_of_guide(program: Any, batch: Batch, row_dim: int) -> list[RowNorma
     return starts
 
 
-def _require_normal(name: str, site: Any) -> None:
+def _require_normal(name: str, site: Site) -> None:
     """`InputError` for a site of the guide that `refine` cannot optimize."""
     fn = unwrap_independent(site["fn"])
     kind = "auxiliary " * bool(site["infer"].get("is_auxiliary")) + "masked " * (site["mask"] is not None)
@@ -154,7 +168,7 @@ def _require_normal(name: str, site: Any) -> None:
 
 
 @torch.no_grad()
-def _outputs(program: Any, batch: Batch, module: nn.Module) -> Tensor:
+def _outputs(program: Program, batch: Batch, module: nn.Module) -> Tensor:
     """A module's output for some rows in a run of the guide; `InputError` unless it is called once, for rows."""
     outputs: list[Tensor] = []
 
@@ -173,9 +187,8 @@ def _outputs(program: Any, batch: Batch, module: nn.Module) -> Tensor:
     return outputs[0]
 
 
-def _optimize(sampler: LogWeightSampler, batch: Batch, settings: _Settings) -> None:
+def _optimize(refined: Refined, sampler: LogWeightSampler, batch: Batch, settings: _Settings) -> None:
     """Adam on the buffers of a refined program's sites, in place."""
-    refined = sampler.program
     loss = Trace_ELBO(settings.num_particles, sampler.plates.nesting + 1, vectorize_particles=sampler.vectorized)
     model, guide = (_RemoveScales()(bind_supported_kwargs(part)) for part in (refined.model, refined.guide))
     variables = [value.requires_grad_() for value in refined.sites.buffers()]
@@ -194,7 +207,7 @@ def _optimize(sampler: LogWeightSampler, batch: Batch, settings: _Settings) -> N
 class _RemoveScales(Messenger):
     """Set each site's scale to one: scales belong to a training objective, and a row's ELBO has none."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         msg["scale"] = 1.0
 
 
@@ -207,7 +220,7 @@ def _elbo(sampler: LogWeightSampler, batch: Batch, settings: _Settings) -> PerRo
     return torch.cat(parts).mean(0)
 
 
-def _concatenate(parts: Any) -> Any:
+def _concatenate(parts: Sequence[nn.Module]) -> nn.Module:
     """One module with the rows of several, its buffers concatenated."""
     joined = copy.deepcopy(parts[0])
     for name, _ in parts[0].named_buffers():

@@ -1,12 +1,12 @@
 """Programs whose guide is a table with one q_i for each row of some data; the wrapped program is not changed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
@@ -14,27 +14,34 @@ from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import require_density
-from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs, require_mask
-from pyro_vae.programs.traces import unwrap_independent
+from pyro_vae.programs.row_inputs import Batch, accepts_row_inputs, bind_supported_kwargs, require_mask
+from pyro_vae.programs.traces import Site, unwrap_independent
+from pyro_vae.typing import Distribution, Program
 
 
 class RowNormals(nn.Module):
     r"""One latent site's normal for each of n rows, $z_i = \mu_i + \mathrm{diag}(\sigma_i) U_i u$, $u \sim N(0, I)$.
 
     Buffers `loc` and `log_scale`, rows first, (n, …, K), and for a `MultivariateNormal` `unit_tril` (n, …, K, K), whose
-    entries below the diagonal are those of U, unit lower triangular. Made from the site of a guide's trace.
+    entries below the diagonal are those of U, unit lower triangular.
+
+    Args:
+        site: the latent's site in a guide's trace.
+        row_dim: the dimension of the plate over rows.
     """
 
     loc: Tensor
     log_scale: Tensor
     unit_tril: Tensor
 
-    def __init__(self, site: Any, row_dim: int) -> None:
+    def __init__(self, site: Site, row_dim: int) -> None:
         super().__init__()
         fn, base = site["fn"], unwrap_independent(site["fn"])
         self.site, self.row_axis = site["name"], row_dim - fn.event_dim
         self.num_independent = fn.event_dim - base.event_dim
-        self.plates: dict[str, Any] = {frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized}
+        self.plates: dict[str, CondIndepStackFrame] = {
+            frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized
+        }
         scale, self.full = base.stddev, isinstance(base, MultivariateNormal)
         if self.full:
             scale = base.scale_tril.diagonal(dim1=-2, dim2=-1)
@@ -43,7 +50,7 @@ class RowNormals(nn.Module):
         self.register_buffer("loc", base.loc.movedim(self.row_axis, 0).clone())
         self.register_buffer("log_scale", scale.log().movedim(self.row_axis, 0).clone())
 
-    def forward(self, rows: Tensor) -> Any:
+    def forward(self, rows: Tensor) -> Distribution:
         loc, scale = (value[rows].movedim(0, self.row_axis) for value in (self.loc, self.log_scale.exp()))
         if not self.full:
             return dist.Normal(loc, scale).to_event(self.num_independent)
@@ -64,30 +71,47 @@ class RowOutputs(nn.Module):
 class PerRowProgram(nn.Module):
     """A program's model with another guide: a table with a q_i for each of N rows, indexed by `rows`.
 
-    `rows` (n,) are indices into the x (N, D) that the table was made for. The model is the program's and gets the
-    `program_rows` (N,) of those rows, the program's own indices. Raises `InputError` for indices outside the N.
+    `rows` (n,) are indices into the x (N, D) that the table was made for. The model is the program's. Raises
+    `InputError` for indices outside the N.
+
+    Args:
+        program: the program.
+        program_rows: the program's own indices (N,) of those rows, which its model gets; None where it has none.
     """
 
     program_rows: Tensor | None
 
-    def __init__(self, program: Any, program_rows: Tensor | None) -> None:
+    def __init__(self, program: Program, program_rows: Tensor | None) -> None:
         super().__init__()
         self.program = program
         self.register_buffer("program_rows", program_rows)
-        self.training = getattr(program, "training", False)  # so that `evaluating` restores the program's mode
+        self.training = (
+            isinstance(program, nn.Module) and program.training
+        )  # so that `evaluating` restores the program's mode
 
-    def model(self, x: Tensor, **row_inputs: Any) -> Any:
+    @accepts_row_inputs
+    def model(self, x: Tensor, **row_inputs: object) -> object:
+        """The program's model.
+
+        Args:
+            x: the rows (n, D).
+            **row_inputs: what the program's model takes; `rows` are indices among the N.
+
+        Returns:
+            What the program's model returns.
+        """
         with use_param_store(self.program):
             return bind_supported_kwargs(self.program.model)(x, self._program_inputs(row_inputs))
 
-    model.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
-
-    def _program_inputs(self, row_inputs: dict[str, Any]) -> dict[str, Any]:
+    def _program_inputs(self, row_inputs: dict[str, object]) -> dict[str, object]:
         """The row inputs for the program: `rows` are its own indices, left out where it has none."""
         rest = {name: value for name, value in row_inputs.items() if name != "rows"}
-        if self.program_rows is None or "rows" not in row_inputs:
-            return rest
-        return rest | {"rows": self.program_rows[row_inputs["rows"]]}
+        rows = row_inputs.get("rows")
+        return (
+            rest
+            if self.program_rows is None or not isinstance(rows, Tensor)
+            else rest | {"rows": self.program_rows[rows]}
+        )
 
     def _check_rows(self, rows: Tensor | None, num_rows: int, verb: str) -> Tensor:
         """The rows, given and in range; `verb` says in the message what was done with the table's rows."""
@@ -99,14 +123,20 @@ class PerRowProgram(nn.Module):
 
 
 class Refined(PerRowProgram):
-    """A program whose guide is a table: a $q_i(z)$ for each of the N rows that were refined."""
+    """A program whose guide is a table: a $q_i(z)$ for each of the N rows that were refined.
 
-    sites: Any
+    Args:
+        program: the program.
+        sites: each latent's normals, or the outputs of one module of the guide.
+        row_dim: the dimension of the plate over rows.
+        program_rows: the program's own indices (N,) of those rows; None where it has none.
+        replaced: the module of the guide whose outputs `sites` holds.
+    """
 
     def __init__(
         self,
-        program: Any,
-        sites: list[RowNormals] | list[RowOutputs],
+        program: Program,
+        sites: Sequence[RowNormals] | Sequence[RowOutputs] | nn.ModuleList,
         row_dim: int,
         program_rows: Tensor | None,
         replaced: nn.Module | None = None,
@@ -115,27 +145,30 @@ class Refined(PerRowProgram):
         self.sites, self.row_dim = nn.ModuleList(sites), row_dim
         self.replaced = [replaced]  # in a list, so that it is not registered twice: it belongs to the program
 
-    def guide(self, x: Tensor, rows: Tensor | None = None, **row_inputs: Any) -> None:
+    @accepts_row_inputs
+    def guide(self, x: Tensor, rows: Tensor | None = None, **row_inputs: object) -> None:
+        """Draw the latents of some rows.
+
+        Args:
+            x: the rows (n, D).
+            rows: their indices (n,) among the N.
+            **row_inputs: what the program's guide takes.
+        """
         rows = self._check_rows(rows, len(next(self.sites[0].buffers())), "refined")
-        if self.replaced[0] is not None:
-            self._run_guide_with_outputs(x, rows, row_inputs)
-        else:
+        table, module = self.sites[0], self.replaced[0]
+        if module is None or not isinstance(table, RowOutputs):
             self._sample_normals(x, rows)
-
-    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # for `bind_supported_kwargs`
-
-    def _run_guide_with_outputs(self, x: Tensor, rows: Tensor, row_inputs: dict[str, Any]) -> None:
-        """Run the program's guide with the replaced module's output taken from the table."""
-        outputs = self.sites[0].outputs[rows]
-        with use_param_store(self.program), transform_output(self.replaced[0], lambda _: outputs):
+            return
+        with use_param_store(self.program), transform_output(module, lambda _: table.outputs[rows]):
             bind_supported_kwargs(self.program.guide)(x, self._program_inputs(row_inputs | {"rows": rows}))
 
     def _sample_normals(self, x: Tensor, rows: Tensor) -> None:
         """Sample each site from its rows' normals, in the plates of the program's guide."""
-        frames = {name: frame for q in self.sites for name, frame in q.plates.items()}
+        normals = [q for q in self.sites if isinstance(q, RowNormals)]
+        frames = {name: frame for q in normals for name, frame in q.plates.items()}
         sizes = {name: len(x) if frame.dim == self.row_dim else frame.size for name, frame in frames.items()}
         plates = {name: pyro.plate(name, sizes[name], dim=frame.dim) for name, frame in frames.items()}
-        for q in self.sites:
+        for q in normals:
             with ExitStack() as stack:
                 for name in q.plates:
                     stack.enter_context(plates[name])
@@ -143,8 +176,16 @@ class Refined(PerRowProgram):
 
 
 @contextmanager
-def transform_output(module: Any, transform: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the context, a module's output is passed through a function."""
+def transform_output(module: nn.Module, transform: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the context, a module's output is passed through a function.
+
+    Args:
+        module: the module.
+        transform: the function.
+
+    Yields:
+        None: nothing.
+    """
     handle = module.register_forward_hook(lambda _module, _inputs, output: transform(output))
     try:
         yield
@@ -152,8 +193,17 @@ def transform_output(module: Any, transform: Callable[[Tensor], Tensor]) -> Iter
         handle.remove()
 
 
-def full_batch(program: Any, split: Split, **row_inputs: Tensor | None) -> Batch:
-    """All rows of a split and their row inputs, on the program's device; `InputError` where a length does not fit."""
+def full_batch(program: Program, split: Split, **row_inputs: Tensor | None) -> Batch:
+    """All rows of a split and their row inputs; `InputError` where a length does not fit.
+
+    Args:
+        program: the program.
+        split: the N rows.
+        **row_inputs: `rows`, `labels` and `mask` that are given in place of the split's own.
+
+    Returns:
+        The batch, on the program's device.
+    """
     given = split.row_inputs(slice(None)) | {name: value for name, value in row_inputs.items() if value is not None}
     if wrong := [f"{len(value)} {name}" for name, value in given.items() if len(value) != len(split)]:
         raise InputError(f"expected one for each of the {len(split)} rows of x, got {', '.join(wrong)}")
@@ -161,4 +211,5 @@ def full_batch(program: Any, split: Split, **row_inputs: Tensor | None) -> Batch
     require_mask(program, given.get("mask"))
     device, dtype = device_and_dtype(program, like=split[:1])
     given = {name: value.to(device) for name, value in given.items()}
-    return Batch(split.x.to(device, dtype), num_rows=len(split), **given)  # type: ignore[arg-type]
+    rows, labels, mask = (given.get(name) for name in ("rows", "labels", "mask"))
+    return Batch(split.x.to(device, dtype), rows, labels, mask, len(split))
