@@ -3,13 +3,14 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 from pyro_vae.errors import InputError
 
-Constructor = TypeVar("Constructor", bound=Callable[..., Any])
+Constructor = TypeVar("Constructor", bound=Callable[..., object])
+Part = TypeVar("Part")
 PACKAGES = ("nets", "guides")  # a recipe names the package of these parts, and the module of the others
-CONSTRUCTORS: dict[str, Callable[..., Any]] = {}
+CONSTRUCTORS: dict[str, Callable[..., object]] = {}
 RENAMED = {  # the name in a recipe of version 0.1.0: the name now
     "guides.Categories": "guides.CategoricalGuide",
     "guides.PerRowCategories": "guides.PerRowCategorical",
@@ -22,50 +23,59 @@ def part(constructor: Constructor) -> Constructor:
     module = constructor.__module__.removeprefix("pyro_vae.")
     package = module.split(".")[0]
     name = f"{package if package in PACKAGES else module}.{constructor.__name__}"
-    recording = _recording_class if inspect.isclass(constructor) else _recording_function
-    CONSTRUCTORS[name] = recording(constructor, name)
-    return CONSTRUCTORS[name]  # type: ignore[return-value]
+    if inspect.isclass(constructor):
+        _record_arguments_of(constructor, name)
+        CONSTRUCTORS[name] = constructor
+    else:
+        CONSTRUCTORS[name] = _recording_function(constructor, name)
+    return cast(Constructor, CONSTRUCTORS[name])
 
 
-def find_constructor(name: str) -> Callable[..., Any] | None:
+def find_constructor(name: str) -> Callable[..., object] | None:
     """The constructor that a recipe names, also by its name in version 0.1.0; None where there is none."""
     return CONSTRUCTORS.get(RENAMED.get(name, name))
 
 
-def rebuild_with(instance: Any, **changes: Any) -> Any:
+def rebuild_with(instance: Part, **changes: object) -> Part:
     """A new object by the same constructor and arguments, except for `changes`; `InputError` where it is no part."""
     name, arguments = recorded_call(instance)
     if name is None:
         raise InputError(f"a {type(instance).__name__} is not one of this package's parts, so it cannot be rebuilt")
-    return CONSTRUCTORS[name](**(arguments | changes))
+    return cast(Part, CONSTRUCTORS[name](**(arguments | changes)))
 
 
-def recorded_call(instance: Any) -> tuple[str | None, dict[str, Any]]:
+@runtime_checkable
+class _Recorded(Protocol):
+    _constructor_call: tuple[str, type, dict[str, object]]
+
+
+def recorded_call(instance: object) -> tuple[str | None, dict[str, object]]:
     """The constructor's name and the arguments that an object was made with; (None, {}) for one that is no part."""
-    name, made_as, arguments = getattr(instance, "_constructor_call", (None, None, {}))
+    if not isinstance(instance, _Recorded):
+        return None, {}
+    name, made_as, arguments = instance._constructor_call
     return (name, arguments) if type(instance) is made_as else (None, {})
 
 
-def _recording_class(cls: Any, name: str) -> Any:
-    """The class, its constructor recording the arguments of each instance."""
-    init, signature = cls.__init__, inspect.signature(cls)
+def _record_arguments_of(cls: type, name: str) -> None:
+    """Let the constructor of a class record the arguments of each instance."""
+    init, signature = cls.__init__, inspect.signature(cls)  # type: ignore[misc]  # that of this class, not of an instance
 
     @functools.wraps(init)
-    def recording_init(self: Any, *args: Any, **kwargs: Any) -> None:
+    def recording_init(self: object, *args: object, **kwargs: object) -> None:
         init(self, *args, **kwargs)
         if type(self) is cls:  # the recipe would not rebuild a user's subclass
             _record_call(self, name, signature, args, kwargs)
 
-    cls.__init__ = recording_init
-    return cls
+    cls.__init__ = recording_init  # type: ignore[misc]
 
 
-def _recording_function(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _recording_function(function: Callable[..., object], name: str) -> Callable[..., object]:
     """The function, recording the arguments of each object that it returns."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def recording(*args: Any, **kwargs: Any) -> Any:
+    def recording(*args: object, **kwargs: object) -> object:
         instance = function(*args, **kwargs)
         _record_call(instance, name, signature, args, kwargs)
         return instance
@@ -74,7 +84,7 @@ def _recording_function(function: Callable[..., Any], name: str) -> Callable[...
 
 
 def _record_call(
-    instance: Any, name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+    instance: object, name: str, signature: inspect.Signature, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> None:
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()

@@ -5,7 +5,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pyro
 import torch
@@ -46,20 +45,25 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(program: Any) -> Iterator[None]:
+def evaluating(program: object) -> Iterator[None]:
     """Put a program that is a module into evaluation mode, and back afterwards."""
-    training = isinstance(program, nn.Module) and program.training
-    if training:
-        program.eval()
+    if not (isinstance(program, nn.Module) and program.training):
+        yield
+        return
+    program.eval()
     try:
         yield
     finally:
-        if training:
-            program.train()
+        program.train()
 
 
-def set_training(program: Any, training: bool) -> None:
-    """Put a program that is a module into training or evaluation mode."""
+def set_training(program: object, training: bool) -> None:
+    """Put a program that is a module into training or evaluation mode.
+
+    Args:
+        program: any program.
+        training: whether the mode is that of training.
+    """
     if isinstance(program, nn.Module):
         program.train(training)
 

@@ -2,11 +2,11 @@
 
 import atexit
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError, RankLostError
 
+Value = TypeVar("Value")
 TIMEOUT_VARIABLE = "PYRO_VAE_TIMEOUT"  # seconds that a process waits for the others
 DEFAULT_TIMEOUT = 600.0  # seconds
 SEED_STRIDE = 2_654_435_761  # between the seeds of two ranks: odd, so that they are all different
@@ -50,16 +51,16 @@ class ProcessGroup:
         """The seed of the random numbers of this rank; that of rank 0 is the seed of a single process."""
         return (seed + self.rank * SEED_STRIDE) % 2**32
 
-    def all_gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Value) -> list[Value]:
         """The value of each process, ordered by rank."""
         if self.is_single:
             return [value]
-        values: list[Any] = [None] * self.size
+        values = [value] * self.size
         with _translate_errors():
             dist.all_gather_object(values, value)
         return values
 
-    def broadcast(self, value: Any) -> Any:
+    def broadcast(self, value: Value) -> Value:
         """The value of rank 0, in every process."""
         if self.is_single:
             return value
@@ -83,7 +84,7 @@ class ProcessGroup:
             if not self.is_single:
                 dist.all_reduce(tensor)
 
-    def require_equal(self, values: dict[str, Any]) -> None:
+    def require_equal(self, values: Mapping[str, object]) -> None:
         """Raise `InputError` in every process where a named value is not the same in all of them."""
         gathered = self.all_gather(values)
         first = gathered[0]
@@ -174,10 +175,10 @@ class GradientReducer:
         self.group, self.share = group, 1.0
         self.loss: Tensor | float = 0.0
 
-    def capture_loss(self, loss_and_grads: Callable[..., Any]) -> Callable[..., Any]:
+    def capture_loss(self, loss_and_grads: Callable[..., Tensor | float]) -> Callable[..., Tensor | float]:
         """Wrap SVI's `loss_and_grads` so that its result is kept in `loss` too."""
 
-        def capturing(*args: Any, **kwargs: Any) -> Any:
+        def capturing(*args: object, **kwargs: object) -> Tensor | float:
             self.loss = loss_and_grads(*args, **kwargs)
             return self.loss
 

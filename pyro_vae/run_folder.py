@@ -1,33 +1,49 @@
 """A run's folder: the names of its files, its settings, and a new one that nothing else uses."""
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 
-from pyro_vae.atomic_write import read_toml, write_atomic
+from pyro_vae.atomic_write import JsonDict, read_toml, write_atomic
 from pyro_vae.errors import InputError
 
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"
 SETTINGS = "settings.json"  # of a comparison or study
+FORMAT = 1  # of a run's folder; a config.toml that names none is of format 1
 
 
-def write_config(folder: Path, config: dict[str, Any]) -> None:
+def write_config(folder: Path, config: Mapping[str, object]) -> None:
     write_atomic(folder / CONFIG, tomli_w.dumps(config).encode())
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """A run's settings; `InputError` where the folder is no run."""
+def read_config(folder: Path) -> JsonDict:
+    """A run's settings; `InputError` where the folder is no run, or of a later format than this version knows."""
     path = folder / CONFIG
     if not path.is_file():
         raise InputError(f"{folder} is not a run: it has no {CONFIG}; `pyro-vae fit` makes one, by default under runs/")
-    return read_toml(path)
+    config = read_toml(path)
+    about = config.get("about", {})
+    if about.get("format", FORMAT) > FORMAT:
+        raise InputError(
+            f"{folder} has format {about['format']} of a later version ({about.get('pyro_vae', 'unknown')}), and this "
+            f"version reads formats up to {FORMAT}: install a later pyro-vae"
+        )
+    return config
 
 
 def new_run(parent: Path, name: str) -> Path:
-    """A folder for a new run that nothing else uses: `parent/NAME-MONTHDAY-HHMM`, numbered where taken."""
+    """A folder for a new run that nothing else uses.
+
+    Args:
+        parent: the folder of all runs.
+        name: the data set's name.
+
+    Returns:
+        `parent/NAME-MONTHDAY-HHMM`, numbered where taken.
+    """
     stem = f"{name}-{datetime.now():%m%d-%H%M}"
     for number in range(1, 10_000):
         folder = parent / (stem if number == 1 else f"{stem}-{number}")
@@ -49,10 +65,15 @@ def require_unused(folder: Path) -> None:
         raise InputError(f"{folder} holds other files: name a folder that is new or empty")
 
 
-def claim_folder(folder: Path, settings: dict[str, Any], fingerprint: str) -> None:
+def claim_folder(folder: Path, settings: Mapping[str, object], fingerprint: str) -> None:
     """Note the settings that a comparison or study in this folder was begun with.
 
     Raises `InputError` where it was begun with others, or holds other files.
+
+    Args:
+        folder: the folder.
+        settings: the settings by name; those that are None are left out.
+        fingerprint: the fingerprint of the data.
     """
     path = folder / SETTINGS
     plain = {n: list(v) if isinstance(v, tuple) else v for n, v in settings.items() if v is not None}
@@ -68,7 +89,12 @@ def claim_folder(folder: Path, settings: dict[str, Any], fingerprint: str) -> No
 
 
 def remove_if_empty(folder: Path, result: str) -> None:
-    """Remove a folder in which no part was finished: none of its subfolders has the file `result`."""
+    """Remove a folder in which no part was finished.
+
+    Args:
+        folder: the folder.
+        result: the file that the subfolder of a finished part has.
+    """
     if not any(folder.glob(f"*/{result}")):
         for path in sorted(folder.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()

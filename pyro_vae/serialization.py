@@ -3,26 +3,34 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, cast, overload
 
 import torch
 from torch import nn
 
 from pyro_vae import guides, likelihoods, nets, priors  # noqa: F401 - the parts that a recipe may name
-from pyro_vae.atomic_write import read_tensors, read_toml, write_tensors
+from pyro_vae.atomic_write import JsonDict, read_tensors, read_toml, write_tensors
 from pyro_vae.constructor_args import CONSTRUCTORS, find_constructor, recorded_call
 from pyro_vae.errors import InputError
 from pyro_vae.models import autoencoder, bayesian_mixture, bernoulli_mixture, gaussian_mixture, ppca, vae  # noqa: F401 - the same
+from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import copy_state, load_state
+from pyro_vae.programs.program_defaults import num_features_of, set_num_features
 from pyro_vae.registry import load_other_packages
 from pyro_vae.run_folder import CONFIG, WEIGHTS, read_config, write_config
 
+Built = TypeVar("Built")
 
-def save(program: Any, folder: str | Path) -> None:
+
+def save(program: object, folder: str | Path) -> None:
     """Write a program to a folder: `model.safetensors`, and in `config.toml` the recipe that rebuilds it.
 
     A program made from this package's parts comes back by `load(folder)`; one that holds a user's own parts or
     functions comes back by `load(folder, build=function)`.
+
+    Args:
+        program: any program.
+        folder: where it is written; other files there, and other tables of `config.toml`, stay.
     """
     folder = Path(folder)
     config = read_toml(folder / CONFIG) if (folder / CONFIG).exists() else {}
@@ -31,21 +39,40 @@ def save(program: Any, folder: str | Path) -> None:
     write_tensors(folder / WEIGHTS, copy_state(program))
 
 
-def recipe_of(program: Any) -> dict[str, Any]:
+def recipe_of(program: object) -> JsonDict:
     """`{"program": recipe}`, or why there is none: `{"program_needs": reason}`; and the width of its rows."""
-    width = getattr(program, "num_features", None)
-    known = {} if width is None else {"num_features": width}
+    width = num_features_of(program)
+    known: JsonDict = {} if width is None else {"num_features": width}
     try:
         return known | {"program": to_recipe(program)}
     except InputError as reason:
         return known | {"program_needs": str(reason)}
 
 
-def load(folder: str | Path, build: Callable[[], Any] | None = None) -> Any:
+@overload
+def load(folder: str | Path) -> Program: ...
+
+
+@overload
+def load(folder: str | Path, build: Callable[[], Built]) -> Built: ...
+
+
+@overload
+def load(folder: str | Path, build: Callable[[], object] | None) -> object: ...
+
+
+def load(folder: str | Path, build: Callable[[], object] | None = None) -> object:
     """The program saved in a folder, with its weights, on the CPU.
 
-    `build` makes the program where a file cannot say how (a user's own parts or functions): no file ever names code to
-    run. Raises `InputError` where the folder holds no program, or one that needs `build`.
+    Raises `InputError` where the folder holds no program, or one that needs `build`.
+
+    Args:
+        folder: where `save` or `fit` wrote it.
+        build: a function that makes the program where a file cannot say how (a user's own parts or functions): no file
+            ever names code to run.
+
+    Returns:
+        The program.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -57,21 +84,21 @@ def load(folder: str | Path, build: Callable[[], Any] | None = None) -> Any:
         raise InputError(f"{folder}: {config.get('program_needs', 'no program was saved here')}")
     tensors, _ = read_tensors(folder / WEIGHTS)
     first = next((value for value in tensors.values() if value.is_floating_point()), None)
-    if hasattr(program, "to") and first is not None:
+    if isinstance(program, nn.Module) and first is not None:
         program.to(first.dtype)
     load_state(program, tensors)
-    if hasattr(program, "num_features"):
-        program.num_features = config.get("num_features", program.num_features)
+    if "num_features" in config:
+        set_num_features(program, config["num_features"], replace=True)
     return program
 
 
-def to_recipe(thing: Any) -> dict[str, Any]:
+def to_recipe(thing: object) -> JsonDict:
     """The recipe of an object made from this package's parts; `InputError` names the first piece that is none of them.
 
     An object used twice (a guide shared with a VampPrior) is described once and referred to by its path afterwards.
     """
     recipe = _to_recipe(thing, "program", {})
-    if not isinstance(recipe, dict):
+    if not isinstance(recipe, dict) or not isinstance(thing, nn.Module):
         raise InputError(f"expected a program, got {type(thing).__name__}")
     with torch.random.fork_rng():
         _require_same(thing, from_recipe(recipe))
@@ -90,7 +117,7 @@ def _require_same(thing: nn.Module, rebuilt: nn.Module) -> None:
             )
 
 
-def _plain_values(module: nn.Module | None) -> dict[str, Any]:
+def _plain_values(module: nn.Module | None) -> dict[str, object]:
     """The plain values a module was given, and the shapes of its tensors."""
     if module is None:
         return {}
@@ -100,7 +127,7 @@ def _plain_values(module: nn.Module | None) -> dict[str, Any]:
     return values | {name: tuple(tensor.shape) for name, tensor in tensors}
 
 
-def _to_recipe(thing: Any, path: str, seen: dict[int, str]) -> Any:
+def _to_recipe(thing: object, path: str, seen: dict[int, str]) -> object:
     if isinstance(thing, torch.Tensor):
         return thing.tolist()
     if isinstance(thing, (str, bool, int, float)) or thing is None:
@@ -121,12 +148,12 @@ def _to_recipe(thing: Any, path: str, seen: dict[int, str]) -> Any:
     return {"make": name} | {key: _to_recipe(value, f"{path}.{key}", seen) for key, value in kept.items()}
 
 
-def from_recipe(recipe: dict[str, Any]) -> Any:
+def from_recipe(recipe: JsonDict) -> nn.Module:
     """The object a recipe describes, with fresh weights; `InputError` for a constructor this package does not offer."""
-    return _from_recipe(recipe, "program", {})
+    return cast(nn.Module, _from_recipe(recipe, "program", {}))
 
 
-def _from_recipe(recipe: Any, path: str, built: dict[str, Any]) -> Any:
+def _from_recipe(recipe: object, path: str, built: dict[str, object]) -> object:
     if isinstance(recipe, list):
         return [_from_recipe(item, f"{path}.{i}", built) for i, item in enumerate(recipe)]
     if not isinstance(recipe, dict):
@@ -143,7 +170,7 @@ def _from_recipe(recipe: Any, path: str, built: dict[str, Any]) -> Any:
             f"{', '.join(sorted(CONSTRUCTORS))}"
         )
     arguments = {key: _from_recipe(value, f"{path}.{key}", built) for key, value in recipe.items() if key != "make"}
-    positional: list[Any] = []
+    positional: list[object] = []
     parameters = inspect.signature(maker).parameters.values()
     if any(
         parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters
@@ -152,6 +179,6 @@ def _from_recipe(recipe: Any, path: str, built: dict[str, Any]) -> Any:
             if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
                 positional.append(arguments.pop(parameter.name))
             elif parameter.kind is parameter.VAR_POSITIONAL:
-                positional += arguments.pop(parameter.name, [])
+                positional += cast(list[object], arguments.pop(parameter.name, []))
     built[path] = maker(*positional, **arguments)
     return built[path]

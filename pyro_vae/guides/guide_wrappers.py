@@ -1,6 +1,7 @@
 """Guides that wrap a guide: one with the mask as an input, one that refines a proposal by gradient steps."""
 
 import inspect
+from collections.abc import Callable
 
 import pyro.distributions as dist
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
 from pyro_vae.parts import GuideModule, masked_likelihood, scores_only_own_samples
-from pyro_vae.typing import Distribution, Likelihood, Prior, Rows
+from pyro_vae.typing import Distribution, Guide, Likelihood, Prior, Rows
 
 
 @part
@@ -29,7 +30,7 @@ class MaskAwareGuide(GuideModule):
     torch.Size([2])
     """
 
-    def __init__(self, guide: nn.Module) -> None:
+    def __init__(self, guide: Guide) -> None:
         super().__init__()
         self.guide = guide
 
@@ -83,7 +84,7 @@ class SemiAmortizedNormal(GuideModule):
 
     def __init__(
         self,
-        guide: nn.Module,
+        guide: Callable[..., Distribution],
         prior: Prior,
         likelihood: Likelihood,
         steps: int = 5,
@@ -96,7 +97,8 @@ class SemiAmortizedNormal(GuideModule):
                 raise InputError(f"{name} must be positive, got {value}")
         self.guide, self.step_size = guide, step_size
         self.shared_parts = (prior, likelihood)  # in a tuple, so that only the VAE registers them
-        self.accepts_mask = "mask" in inspect.signature(guide.forward).parameters
+        function = guide.forward if isinstance(guide, nn.Module) else guide
+        self.accepts_mask = "mask" in inspect.signature(function).parameters
         with torch.no_grad():
             num_latents = prior().event_shape[-1]
         self.register_buffer("noise", _antithetic_noise(steps, num_particles, num_latents))

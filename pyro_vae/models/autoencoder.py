@@ -1,6 +1,7 @@
 """The plain autoencoder: a VAE's networks without its probabilities. It has no density."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -10,9 +11,10 @@ from torch.distributions import constraints
 
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
+from pyro_vae.parts import init_part_from_data
 from pyro_vae.programs.model_and_guide import Program, distribution_mean
 from pyro_vae.programs.parameters import device_and_dtype, register_parameters, use_param_store
-from pyro_vae.typing import Latents, RowLatents, Rows
+from pyro_vae.typing import Latents, Likelihood, RowLatents, Rows
 
 CORRUPTIONS = ("masking", "gaussian")
 
@@ -20,19 +22,19 @@ CORRUPTIONS = ("masking", "gaussian")
 class _NoPrior(dist.TorchDistribution):
     """A placeholder prior with log p(z) = 0 everywhere, which is no distribution."""
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012  # as in torch.distributions
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
 
-    def __init__(self, num_latents: int, batch_shape: Any = ()) -> None:
+    def __init__(self, num_latents: int, batch_shape: Sequence[int] = ()) -> None:
         super().__init__(torch.Size(batch_shape), torch.Size([num_latents]), validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "_NoPrior":
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "_NoPrior":
         return _NoPrior(self.event_shape[0], batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return value.new_zeros(value.shape[:-1])
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         raise InputError(
             "an autoencoder has no prior to draw z from; fit a distribution to its codes and decode draws of that, or "
             "take a VAE"
@@ -43,15 +45,22 @@ class _NoPrior(dist.TorchDistribution):
 class Autoencoder(Program):
     r"""An autoencoder, $x \to z = f_\phi(x) \to p_\theta(x|z)$, from a VAE's networks (Hinton & Salakhutdinov 2006).
 
-    `encoder` maps (N, D) to codes (N, K), one point for each row; `likelihood` is a VAE's. As a program its guide is a
-    point mass at the code and z has no prior, so the objective of `fit`, reported as `elbo`, is the reconstruction term
+    As a program its guide is a point mass at the code and z has no prior, so the objective of `fit`, reported as
+    `elbo`, is the reconstruction term
     $\log p_\theta(x | f_\phi(x))$ alone: minus the squared error, up to scale and constant, for a normal likelihood of
-    fixed scale, and minus the cross-entropy for a Bernoulli. With `denoising` > 0 the encoder gets corrupted rows in
-    training and the likelihood is that of the original ones (Vincent et al. 2010): `masking` sets that share of each
-    row's values to zero, `gaussian` adds noise of that standard deviation.
+    fixed scale, and minus the cross-entropy for a Bernoulli. A denoising one gets corrupted rows in training, and the
+    likelihood is that of the original ones (Vincent et al. 2010).
 
     There is no p(z), hence no p(x): asking for log p(x) or for draws raises `InputError`. Also raised for codes of
     another width than `num_latents`.
+
+    Args:
+        encoder: a network from (N, D) to codes (N, K), one point for each row.
+        likelihood: the part p(x|z), as a VAE's.
+        num_latents: the number K of latent dimensions.
+        denoising: how much rows are corrupted in training; 0 is not at all.
+        corruption: `"masking"` sets that share of each row's values to zero, `"gaussian"` adds noise of that standard
+            deviation.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("digits")
@@ -69,7 +78,12 @@ class Autoencoder(Program):
     )
 
     def __init__(
-        self, encoder: nn.Module, likelihood: Any, num_latents: int, denoising: float = 0.0, corruption: str = "masking"
+        self,
+        encoder: nn.Module,
+        likelihood: Likelihood,
+        num_latents: int,
+        denoising: float = 0.0,
+        corruption: str = "masking",
     ) -> None:
         nn.Module.__init__(self)
         if corruption not in CORRUPTIONS:
@@ -88,13 +102,13 @@ class Autoencoder(Program):
         noise = f", denoising={self.denoising}, corruption={self.corruption!r}" if self.denoising else ""
         return f"num_latents={self.num_latents}{noise}"
 
-    def model(self, x: Rows) -> None:  # type: ignore[override]
+    def model(self, x: Rows) -> None:
         register_parameters(self.likelihood, "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", _NoPrior(self.num_latents))
             pyro.sample("x", self.likelihood(z), obs=x)
 
-    def guide(self, x: Rows) -> None:  # type: ignore[override]
+    def guide(self, x: Rows) -> None:
         register_parameters(self.encoder, "encoder")
         codes = self.encoder(self._corrupt(x) if self.training and self.denoising else x)
         if codes.shape[-1] != self.num_latents:
@@ -115,17 +129,21 @@ class Autoencoder(Program):
         with use_param_store(self):
             return distribution_mean(self.likelihood(z.to(*device_and_dtype(self, like=z))))
 
-    def encode(self, x: Rows, **row_inputs: Any) -> RowLatents:
+    def encode(self, x: Rows, **row_inputs: object) -> RowLatents:
         """The codes (N, K)."""
         return super().encode(x)
 
-    def reconstruct(self, x: Rows, **row_inputs: Any) -> Rows:
+    def reconstruct(self, x: Rows, **row_inputs: object) -> Rows:
         """E[x | code of x], (N, D)."""
         return super().reconstruct(x)
 
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
-        """Before the first fit: initialize the likelihood at the data's mean (D,), where it supports that."""
-        start = getattr(self.likelihood, "init_from_data", None)
-        if not self.started and start is not None:
-            start(mean)
+        """Before the first fit: initialize the likelihood, where it supports that.
+
+        Args:
+            mean: the data's mean (D,).
+            rows: are not used.
+        """
+        if not self.started:
+            init_part_from_data(self.likelihood, mean)
         self.started.fill_(True)

@@ -1,105 +1,56 @@
 """A mixture of Gaussians with priors on its weights, means and precisions: a program with global latents."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
-from torch.distributions import constraints, kl_divergence, transform_to
 
 from pyro_vae.constructor_args import part
 from pyro_vae.context_managers import seeded
-from pyro_vae.distributions import WishartCholesky
+from pyro_vae.data import Split
 from pyro_vae.errors import InputError
+from pyro_vae.models.normal_wishart import (
+    TO_LOWER_CHOLESKY,
+    Globals,
+    Number,
+    PerComponent,
+    Responsibilities,
+    inverse_cholesky,
+    prior_from_settings,
+)
+from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import device_and_dtype, register_parameters
 from pyro_vae.typing import PerRow, Rows
 
-PerComponent = Float[Tensor, " C"]
-Responsibilities = Float[Tensor, "N C"]
-Number = Float[Tensor, ""]
-TO_LOWER_CHOLESKY = transform_to(
-    constraints.lower_cholesky
-)  # from an unconstrained matrix to a lower triangle with a positive diagonal
-
-
-@dataclass(frozen=True)
-class Globals:
-    r"""Dirichlet(w) $\prod_k$ Normal–Wishart(m_k, Λ_k) over the global parameters, the form of prior and posterior.
-
-    w ~ Dirichlet(`concentration` (C,)), Λ_k ~ Wishart(`df` (C,), T_k T_kᵀ) with T = `scale_tril` (C, D, D), and
-    m_k | Λ_k ~ N(`loc` (C, D), (κ_k Λ_k)⁻¹) with κ = `mean_precision` (C,).
-    """
-
-    concentration: PerComponent
-    loc: Float[Tensor, "C D"]
-    mean_precision: PerComponent
-    df: PerComponent
-    scale_tril: Float[Tensor, "C D D"]
-
-    @property
-    def wishart(self) -> WishartCholesky:
-        return WishartCholesky(self.df, self.scale_tril)
-
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The Pyro sites: weights (..., C), means (..., C, D), and the precisions' Cholesky factors (..., C, D, D)."""
-        weights = pyro.sample("weights", dist.Dirichlet(self.concentration))
-        with pyro.plate("components", len(self.loc)):
-            tril = pyro.sample("precision_tril", self.wishart)
-            precision = self.mean_precision[:, None, None] * tril @ tril.mT
-            means = pyro.sample("means", dist.MultivariateNormal(self.loc, precision_matrix=precision))
-        return weights, means, tril
-
-    def scores(self, x: Rows) -> Responsibilities:
-        r"""E[log w_k + log N(x_i; m_k, Λ_k⁻¹)], (N, C): the logits of the best q(c_i) (Bishop 2006, eq. 10.46)."""
-        size = x.shape[1]
-        pairs = zip(self.loc, self.scale_tril, strict=True)  # one component at a time: memory is flat in C
-        squares = torch.stack([((x - loc) @ tril).square().sum(-1) for loc, tril in pairs], -1)
-        log_weights = self.concentration.digamma() - self.concentration.sum().digamma()
-        log_det = self.wishart.mean_log_det - size * torch.log(2 * self.loc.new_tensor(torch.pi))
-        return log_weights + (log_det - size / self.mean_precision - self.df * squares) / 2
-
-    def kl(self, prior: "Globals") -> Number:
-        """KL(self ‖ prior) over weights, means and precisions, nats."""
-        shift = ((self.loc - prior.loc).unsqueeze(-2) @ self.scale_tril).squeeze(-2).square().sum(-1)
-        ratio = prior.mean_precision / self.mean_precision
-        kl_means = (self.loc.shape[1] * (ratio - 1 - ratio.log()) + prior.mean_precision * self.df * shift) / 2
-        kl_weights = kl_divergence(dist.Dirichlet(self.concentration), dist.Dirichlet(prior.concentration))
-        return kl_weights + (kl_means + kl_divergence(self.wishart, prior.wishart)).sum()
-
-    def predictive(self) -> dist.MixtureSameFamily:
-        r"""p(x_new) with the globals integrated out: a mixture of Student's t (Bishop 2006, eq. 10.81)."""
-        df = self.df + 1 - self.loc.shape[1]
-        spread = ((1 + self.mean_precision) / (self.mean_precision * df))[:, None, None]
-        scale_tril = _inverse_cholesky(self.scale_tril @ self.scale_tril.mT) * spread.sqrt()
-        components = dist.MultivariateStudentT(df, self.loc, scale_tril)
-        return dist.MixtureSameFamily(dist.Categorical(self.concentration), components)
-
-
-def _inverse_cholesky(matrix: Tensor) -> Tensor:
-    """The Cholesky factor of a matrix's inverse, (..., D, D)."""
-    return dist.MultivariateNormal(matrix.new_zeros(matrix.shape[-1]), precision_matrix=matrix).scale_tril
-
 
 @part
-class BayesianGaussianMixture(nn.Module):
+class BayesianGaussianMixture(Program):
     r"""A Gaussian mixture with priors on all parameters, and a mean-field guide (Attias 1999; Bishop 2006, §10.2).
 
     $w \sim \mathrm{Dirichlet}(\alpha_0)$, $\Lambda_k \sim \mathrm{Wishart}(\nu_0, W_0)$,
     $m_k \sim N(m_0, (\kappa_0\Lambda_k)^{-1})$; for each row $c_i \sim w$, $x_i \sim N(m_{c_i}, \Lambda_{c_i}^{-1})$.
     The guide is $q(w) \prod_k q(m_k, \Lambda_k) \prod_i q(c_i)$ of the same families, with a table of q(c_i) for the
-    `num_rows` rows it is fitted to. α₀ = `weight_concentration` (1/C by default), κ₀ = `mean_precision`, m₀ = `mean`
-    (D,) (zeros), ν₀ = `df` (D), W₀⁻¹ = `covariance` (D, D) (identity): standardize x, or say where it lies. Parameters
-    are float64.
+    rows it is fitted to. Standardize x, or say where it lies. Parameters are float64.
 
     Two methods maximize the same bound: `fit_cavi` in closed form, and, after `start`, Pyro's SVI with
     `TraceEnum_ELBO(max_plate_nesting=1)`, by `fit` or on its own. The weights, means and precisions couple the rows, so
     a row has no log p(x) of its own; `log_predictive` is a new row's density under q. Raises `InputError` for
     settings outside their range.
+
+    Args:
+        num_components: the number C of components.
+        num_features: the number D of features.
+        num_rows: the number N of rows it is fitted to.
+        weight_concentration: α₀, by default 1/C.
+        mean_precision: κ₀.
+        mean: m₀ (D,), by default zeros.
+        df: ν₀, by default D.
+        covariance: W₀⁻¹ (D, D), by default the identity.
 
     >>> import pyro_vae as pv
     >>> x = torch.randn(100, 2, dtype=torch.float64) + torch.tensor([[-4.0], [4.0]]).repeat(50, 1)
@@ -123,12 +74,13 @@ class BayesianGaussianMixture(nn.Module):
         df: float | None = None,
         covariance: Tensor | Sequence[Sequence[float]] | None = None,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         C, D = num_components, num_features
         if min(C, D, num_rows) < 1:
             raise InputError(f"expected one component, feature and row or more, got {C}, {D} and {num_rows}")
-        self.num_components, self.num_features, self.num_rows = C, D, num_rows
-        prior = _prior(C, D, weight_concentration, mean_precision, mean, df, covariance)
+        self.num_features: int = D
+        self.num_components, self.num_rows = C, num_rows
+        prior = prior_from_settings(C, D, weight_concentration, mean_precision, mean, df, covariance)
         for name, value in vars(prior).items():
             self.register_buffer(f"prior_{name}", value)
         self.log_concentration, self.log_mean_precision, self.log_df = (nn.Parameter(torch.empty(C)) for _ in range(3))
@@ -141,7 +93,7 @@ class BayesianGaussianMixture(nn.Module):
 
     @property
     def prior(self) -> Globals:
-        return Globals(*(getattr(self, f"prior_{name}") for name in Globals.__dataclass_fields__))
+        return Globals(*(self.get_buffer(f"prior_{name}") for name in Globals.__dataclass_fields__))
 
     @property
     def posterior(self) -> Globals:
@@ -160,7 +112,7 @@ class BayesianGaussianMixture(nn.Module):
 
     def model(self, x: Rows) -> None:
         weights, means, tril = self.prior.draw()
-        means, scale_tril = means.unsqueeze(-3), _inverse_cholesky(tril @ tril.mT).unsqueeze(-4)  # below the plate
+        means, scale_tril = means.unsqueeze(-3), inverse_cholesky(tril @ tril.mT).unsqueeze(-4)  # below the plate
         with pyro.plate("data", len(x)):
             c = pyro.sample("component", dist.Categorical(weights))
             k = c.long()  # `encode` substitutes a mode for c, a float
@@ -168,9 +120,14 @@ class BayesianGaussianMixture(nn.Module):
             pyro.sample("x", row, obs=x)
 
     def guide(self, x: Rows, rows: Tensor | None = None, num_rows: int | None = None) -> None:
-        """`rows` are indices into the table of q(c); called with x alone, x is all rows, in order.
+        """Draw the globals, and each row's component.
 
         Held-out rows, which come with `num_rows` and no `rows`, get the best q(c) under q(w, m, Λ).
+
+        Args:
+            x: rows (n, D); given alone, they are all rows, in order.
+            rows: their indices into the table of q(c), (n,).
+            num_rows: the number of training rows.
         """
         register_parameters(self, "mixture")
         posterior = self.posterior
@@ -183,9 +140,13 @@ class BayesianGaussianMixture(nn.Module):
 
     @torch.no_grad()
     def start(self, x: Rows, at: Tensor | int = 0) -> None:
-        """Start from responsibilities `at` (N, C), or from k-means with this seed, then one update of all factors.
+        """Start from responsibilities or from k-means, then one update of all factors.
 
         Raises `InputError` where x is not the N rows of the table or `at` no distribution over components.
+
+        Args:
+            x: all rows (N, D).
+            at: responsibilities (N, C), or the seed of k-means.
         """
         x = self._all_rows(x)
         given = self._k_means(x, at) if isinstance(at, int) else torch.as_tensor(at).to(x)
@@ -208,7 +169,12 @@ class BayesianGaussianMixture(nn.Module):
         return nn.functional.one_hot(torch.as_tensor(found, device=x.device).long(), self.num_components).to(x)
 
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
-        """Called by `fit`: `InputError` before `start`, since equal components would stay equal."""
+        """Called by `fit`: `InputError` before `start`, since equal components would stay equal.
+
+        Args:
+            mean: is not used.
+            rows: are not used.
+        """
         if not self.started:
             raise InputError("all components are still equal: call start(x) with all rows before fit, or use fit_cavi")
 
@@ -227,10 +193,10 @@ class BayesianGaussianMixture(nn.Module):
         scatters = torch.stack([(x - m).T @ (share[:, None] * (x - m)) for m, share in zip(loc, r.T, strict=True)])
         shift = (loc - prior.loc).unsqueeze(-1)
         prior_terms = torch.cholesky_inverse(prior.scale_tril) + prior.mean_precision[:, None, None] * shift @ shift.mT
-        scale_tril = _inverse_cholesky(prior_terms + scatters)
+        scale_tril = inverse_cholesky(prior_terms + scatters)
         self._set_posterior(Globals(prior.concentration + counts, loc, mean_precision, prior.df + counts, scale_tril))
 
-    def bound(self, x: Any) -> Number:
+    def bound(self, x: Tensor | np.ndarray) -> Number:
         """The ELBO of all N rows with every constant, in closed form and differentiable, nats per row."""
         x, posterior, log_r = self._all_rows(torch.as_tensor(x)), self.posterior, self.logits.log_softmax(-1)
         local = (log_r.exp() * (posterior.scores(x) - log_r)).sum()
@@ -262,42 +228,30 @@ class BayesianGaussianMixture(nn.Module):
         return (torch.cholesky_inverse(posterior.scale_tril) / posterior.df[:, None, None]).detach()
 
     @torch.no_grad()
-    def responsibilities(self, x: Any) -> Responsibilities:
+    def responsibilities(self, x: Split | Tensor | np.ndarray) -> Responsibilities:
         """The best q(c) for any rows given q(w, m, Λ), (N, C)."""
         return self.posterior.scores(self._convert(torch.as_tensor(x[:]))).softmax(-1)
 
     @torch.no_grad()
-    def log_predictive(self, x: Any) -> PerRow:
+    def log_predictive(self, x: Split | Tensor | np.ndarray) -> PerRow:
         r"""log ∫ p(x | w, m, Λ) q(w, m, Λ), (N,) nats: a density of a new row, normalized.
 
         An estimate of log p(x | training rows), with q for the posterior. A training row is not a new row.
         """
-        return self.posterior.predictive().log_prob(self._convert(torch.as_tensor(x[:])))
+        log_probs: PerRow = self.posterior.predictive().log_prob(self._convert(torch.as_tensor(x[:])))
+        return log_probs
 
     @torch.no_grad()
     def sample(self, n: int, seed: int | None = None) -> Rows:
-        """n new rows, independent draws of that density, (n, D)."""
+        """New rows, independent draws of the density of `log_predictive`.
+
+        Args:
+            n: the number of rows.
+            seed: a seed of the random numbers; None continues with torch's generator.
+
+        Returns:
+            Rows (n, D).
+        """
         with seeded(seed):
-            return self.posterior.predictive().sample((n,))
-
-
-def _prior(
-    C: int, D: int, concentration: float | None, mean_precision: float, mean: Any, df: float | None, covariance: Any
-) -> Globals:
-    """The prior's settings, checked, each repeated for every component."""
-    concentration, df = 1 / C if concentration is None else concentration, D if df is None else df
-    loc = torch.as_tensor([0.0] * D if mean is None else mean, dtype=torch.float64)
-    scatter = torch.as_tensor(torch.eye(D) if covariance is None else covariance, dtype=torch.float64)
-    if not (concentration > 0 and mean_precision > 0 and df > D - 1):
-        raise InputError(
-            "expected a weight_concentration and a mean_precision above 0 and a df above "
-            f"{D - 1}, got {concentration}, {mean_precision} and {df}"
-        )
-    if loc.shape != (D,) or scatter.shape != (D, D) or not constraints.positive_definite.check(scatter):
-        raise InputError(
-            f"expected a mean of shape ({D},) and a positive definite covariance of shape ({D}, {D}), got "
-            f"{tuple(loc.shape)} and {tuple(scatter.shape)}"
-        )
-    one = torch.ones(C, dtype=torch.float64)
-    tril = _inverse_cholesky(scatter)
-    return Globals(one * concentration, loc.repeat(C, 1), one * mean_precision, one * df, tril.repeat(C, 1, 1))
+            rows: Rows = self.posterior.predictive().sample((n,))
+            return rows

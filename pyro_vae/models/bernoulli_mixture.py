@@ -1,7 +1,5 @@
 """Mixtures of independent Bernoulli variables."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -11,7 +9,7 @@ from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
 from pyro_vae.models.exact_density import Statistics
 from pyro_vae.models.finite_mixture import Mixture
-from pyro_vae.typing import Rows
+from pyro_vae.typing import Guide, Rows
 
 
 @part
@@ -19,8 +17,14 @@ class BernoulliMixture(Mixture):
     r"""A mixture of independent Bernoulli variables, $p(x) = \sum_c \pi_c \prod_d p_{cd}^{x_d} (1 - p_{cd})^{1 - x_d}$.
 
     `fit_em` maximizes the likelihood with a Beta prior on each probability, as if each component held `prior_rows` more
-    rows with the data's frequencies of ones; 0 is maximum likelihood, which gives a value that no row of a component
-    has a probability near zero, e^−700. `guide` is a part q(c|x) instead of the exact posterior. Values are 0 or 1.
+    rows with the data's frequencies of ones. Values are 0 or 1.
+
+    Args:
+        num_components: the number C of components.
+        num_features: the number D of values.
+        prior_rows: the weight of the prior; 0 is maximum likelihood, which gives a value that no row of a component has
+            a probability near zero, e^−700.
+        guide: a part q(c|x) instead of the exact posterior.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("digits")
@@ -33,7 +37,9 @@ class BernoulliMixture(Mixture):
     support = constraints.independent(constraints.boolean, 1)
     prior_mean: Tensor
 
-    def __init__(self, num_components: int, num_features: int, *, prior_rows: float = 1.0, guide: Any = None) -> None:
+    def __init__(
+        self, num_components: int, num_features: int, *, prior_rows: float = 1.0, guide: Guide | None = None
+    ) -> None:
         super().__init__(num_components, num_features, guide)
         if prior_rows < 0:
             raise InputError(f"prior_rows must not be negative, got {prior_rows}")
@@ -43,7 +49,7 @@ class BernoulliMixture(Mixture):
         self.register_buffer("prior_mean", torch.full((num_features,), 0.5, dtype=torch.float64))
 
     @property
-    def num_free(self) -> int:  # type: ignore[override]
+    def num_free(self) -> int:
         return self.num_components - 1 + self.num_components * self.num_features
 
     @property
@@ -63,7 +69,16 @@ class BernoulliMixture(Mixture):
         return table[:, :-1] @ prepared.T + table[:, -1:]
 
     def statistics(self, prepared: Tensor, shares: Tensor, table: Tensor | None) -> Statistics:
-        """`counts` (C,) and `ones` (C, D), how many rows have a one."""
+        """How many rows have a one.
+
+        Args:
+            prepared: rows (n, D).
+            shares: responsibilities (C, n).
+            table: is not used.
+
+        Returns:
+            `counts` (C,) of rows, and `ones` (C, D).
+        """
         return {"counts": shares.sum(1), "ones": shares @ prepared}
 
     @torch.no_grad()

@@ -23,12 +23,13 @@ class Density(Program):
     Parameters are float64 from the beginning. Its guide is the exact posterior at the current parameters, without
     gradient: the bound equals log p(x), and its gradient is that of log p(x) (Fisher's identity). With a `log_prior`,
     `fit` maximizes the same sum as `fit_em`.
+
+    Args:
+        num_features: the number D of features.
     """
 
     started: Tensor
-    block_rows = 4096  # rows of a block of the E-step
     held: tuple[str, ...] = ()  # parameters that EM does not change
-    num_free: int  # free parameters, as an information criterion counts them
 
     def __init__(self, num_features: int) -> None:
         nn.Module.__init__(self)
@@ -36,6 +37,16 @@ class Density(Program):
             raise InputError(f"expected one feature or more, got {num_features}")
         self.num_features: int = num_features
         self.register_buffer("started", torch.tensor(False))
+
+    @property
+    def block_rows(self) -> int:
+        """The number of rows of a block of the E-step."""
+        return 4096
+
+    @property
+    def num_free(self) -> int:
+        """The number of free parameters, as an information criterion counts them."""
+        raise NotImplementedError
 
     def log_density(self, x: Rows) -> PerRow:
         """log p(x) of some rows (n,), differentiable in the parameters, nats."""
@@ -46,9 +57,14 @@ class Density(Program):
         return x
 
     def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:
-        """Expected statistics of prepared rows under the exact posterior, added up over rows; and log p(x) (N,).
+        """Expected statistics of rows under the exact posterior.
 
-        With `hard` the posterior's mode replaces the posterior, and log p(x, mode) is returned.
+        Args:
+            blocks: blocks of prepared rows.
+            hard: whether the posterior's mode replaces the posterior.
+
+        Returns:
+            The statistics, added up over rows, and log p(x) of each row (N,), nats; with `hard` log p(x, mode).
         """
         raise NotImplementedError
 
@@ -61,16 +77,36 @@ class Density(Program):
         return torch.zeros(())
 
     def start_em(self, mean: Tensor, rows: Rows, kind: str, seed: int) -> None:
-        """Set the parameters to a start, from the mean (D,) of all rows and some of them."""
+        """Set the parameters to a start.
+
+        Args:
+            mean: the mean (D,) of all rows.
+            rows: some of them (n, D).
+            kind: one of `STARTS`.
+            seed: the seed of its random numbers.
+        """
         raise NotImplementedError
 
     def init_from_data(self, mean: Tensor, rows: Rows) -> None:
-        """Before a first fit by gradients: the same start as EM's."""
+        """Before a first fit by gradients: the same start as EM's.
+
+        Args:
+            mean: the mean (D,) of all rows.
+            rows: some of them (n, D).
+        """
         if not self.started:
             self.start_em(mean, rows, "k-means++", 0)
 
     def revive(self, statistics: Statistics, rows: Rows) -> int:
-        """Move empty components to these rows, those with the lowest log p(x); the number of components moved."""
+        """Move empty components to rows.
+
+        Args:
+            statistics: those of the last E-step.
+            rows: the rows with the lowest log p(x), (n, D).
+
+        Returns:
+            The number of components moved.
+        """
         return 0
 
     @torch.no_grad()
@@ -107,7 +143,15 @@ class Density(Program):
 
 
 def add_statistics(total: Statistics | None, more: Statistics) -> Statistics:
-    """The sum of two sets of statistics."""
+    """The sum of two sets of statistics.
+
+    Args:
+        total: the sum so far, None at the start.
+        more: the statistics to add.
+
+    Returns:
+        A new set.
+    """
     return dict(more) if total is None else {name: value + more[name] for name, value in total.items()}
 
 

@@ -1,8 +1,8 @@
 """Mixtures: p(x) = Σ_c π_c p(x | c), programs with exact posteriors, and their E- and M-steps."""
 
 import math
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, cast
 
 import numpy as np
 import pyro
@@ -10,13 +10,14 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start
 from pyro_vae.programs.parameters import register_parameters
-from pyro_vae.programs.row_inputs import bind_supported_kwargs
-from pyro_vae.typing import PerRow, Rows
+from pyro_vae.programs.row_inputs import RowInputs, accepts_row_inputs, bind_supported_kwargs
+from pyro_vae.typing import Guide, PerRow, Rows
 
 MIN_COUNT = 1.0  # rows, below which a component is empty
 
@@ -24,11 +25,18 @@ MIN_COUNT = 1.0  # rows, below which a component is empty
 class Mixture(Density):
     r"""What mixtures share: $p(x) = \sum_c \pi_c\, p(x | c)$, with the label c of each row as its latent.
 
-    `guide` is a part q(c|x), a module whose forward gives a distribution over 0 … C − 1; without one the guide is the
-    exact posterior, the responsibilities. A subclass implements p(x | c).
+    A subclass implements p(x | c).
+
+    Args:
+        num_components: the number C of components.
+        num_features: the number D of features.
+        guide: a part q(c|x), a module whose forward gives a categorical distribution over 0 … C − 1; without one the
+            guide is the exact posterior, the responsibilities.
     """
 
-    def __init__(self, num_components: int, num_features: int, guide: Any = None) -> None:
+    support: Constraint
+
+    def __init__(self, num_components: int, num_features: int, guide: Guide | None = None) -> None:
         super().__init__(num_features)
         if num_components < 1:
             raise InputError(f"expected one component or more, got {num_components}")
@@ -39,22 +47,21 @@ class Mixture(Density):
     def extra_repr(self) -> str:
         return f"num_components={self.num_components}, num_features={self.num_features}"
 
-    def model(self, x: Rows) -> None:  # type: ignore[override]
+    def model(self, x: Rows) -> None:
         register_parameters(self, "mixture")
         with pyro.plate("data", len(x)):
             c = pyro.sample("c", _Labels(self.logits), infer={"enumerate": "parallel"})
             pyro.sample("x", _Component(self, c), obs=x)
 
-    def guide(self, x: Rows, **row_inputs: Any) -> None:
+    @accepts_row_inputs  # they are passed to the guide part, if its forward takes them
+    def guide(self, x: Rows, **row_inputs: object) -> None:
         register_parameters(self, "mixture")
         with pyro.plate("data", len(x)):
             pyro.sample("c", _Labels(self._posterior(x, row_inputs).logits), infer={"enumerate": "parallel"})
 
-    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # passed to the guide part, if its forward takes them
-
-    def _posterior(self, x: Rows, row_inputs: dict[str, Any]) -> Any:
+    def _posterior(self, x: Rows, row_inputs: RowInputs) -> dist.Categorical:
         if self.posterior is not None:
-            return bind_supported_kwargs(self.posterior)(x, row_inputs)
+            return cast(dist.Categorical, bind_supported_kwargs(self.posterior)(x, row_inputs))
         with torch.no_grad():
             return dist.Categorical(logits=self._log_joint(self.prepare(x), self.table()).T)
 
@@ -72,7 +79,15 @@ class Mixture(Density):
         raise NotImplementedError
 
     def log_probs(self, prepared: Tensor, table: Tensor | None) -> Tensor:
-        """log p(x | c) of every component, (C, n)."""
+        """log p(x | c) of every component.
+
+        Args:
+            prepared: rows as `prepare` gives them.
+            table: what `table` gave.
+
+        Returns:
+            Log densities (C, n), nats.
+        """
         raise NotImplementedError
 
     @property
@@ -85,7 +100,16 @@ class Mixture(Density):
         raise NotImplementedError
 
     def statistics(self, prepared: Tensor, shares: Tensor, table: Tensor | None) -> Statistics:
-        """Sums over rows weighted by the responsibilities (C, n); `counts` (C,) is the sum of these."""
+        """Sums over rows weighted by the responsibilities.
+
+        Args:
+            prepared: rows as `prepare` gives them.
+            shares: the responsibilities (C, n).
+            table: what `table` gave, None at the start.
+
+        Returns:
+            The sums by name; `counts` (C,) is that of the responsibilities.
+        """
         raise NotImplementedError
 
     def log_density(self, x: Rows) -> PerRow:
@@ -105,8 +129,14 @@ class Mixture(Density):
     def elbo(self, x: Dataset | Split | Tensor, hard: bool = False) -> PerRow:
         r"""$\sum_c q(c|x) (\log \pi_c p(x|c) - \log q(c|x))$ of each row under the guide, (N,), summed, not sampled.
 
-        In the units of `log_prob`, below it by KL(q(c|x) ‖ p(c|x)). For guides that need no `rows`; with `hard` q
-        is the posterior's mode, as in hard EM.
+        In the units of `log_prob`, below it by KL(q(c|x) ‖ p(c|x)). For guides that need no `rows`.
+
+        Args:
+            x: rows (N, D).
+            hard: whether q is the posterior's mode, as in hard EM.
+
+        Returns:
+            The bounds (N,), nats.
         """
         split, blocks, table = self.rows_of(x), [], self.table()
         for start in range(0, len(split), self.block_rows):
@@ -145,11 +175,23 @@ class Mixture(Density):
         raise NotImplementedError
 
     def describe_rows(self, mean: Tensor, rows: Rows) -> None:
-        """Set quantities of the data that a subclass needs before its first step."""
+        """Set quantities of the data that a subclass needs before its first step.
+
+        Args:
+            mean: the mean (D,) of all rows.
+            rows: some of them (n, D).
+        """
 
     @torch.no_grad()
     def start_em(self, mean: Tensor, rows: Rows, kind: str, seed: int) -> None:
-        """Centres among the rows, each row given to the nearest, and an M-step."""
+        """Centres among the rows, each row given to the nearest, and an M-step.
+
+        Args:
+            mean: the mean (D,) of all rows.
+            rows: some of them (n, D).
+            kind: how the centres are found, one of `STARTS`.
+            seed: the seed of their random numbers.
+        """
         check_start(kind)
         if kind == "current":
             if not self.started:
@@ -178,7 +220,12 @@ class Mixture(Density):
         return len(empty)
 
     def move_components(self, components: Tensor, rows: Rows) -> None:
-        """Set some components' means to rows, and their scales to the prior's."""
+        """Set some components' means to rows, and their scales to the prior's.
+
+        Args:
+            components: their numbers (m,).
+            rows: the rows (m, D).
+        """
         raise NotImplementedError
 
 
@@ -190,8 +237,8 @@ class _Labels(dist.Categorical):
         super().__init__(logits=logits)
         self.table = self.logits
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "_Labels":
-        new = super().expand(torch.Size(batch_shape), self.__new__(_Labels))
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "_Labels":
+        new: _Labels = super().expand(torch.Size(batch_shape), self.__new__(_Labels))  # type: ignore[no-untyped-call]  # torch's
         new.table = self.table
         return new
 
@@ -206,7 +253,7 @@ class _Labels(dist.Categorical):
 class _Component(TorchDistribution):
     """p(x | c) for labels c: log-probabilities of x under all components once, then indexed by the labels."""
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
     has_rsample = False
 
     def __init__(self, mixture: Mixture, c: Tensor, validate_args: bool | None = None) -> None:
@@ -214,10 +261,10 @@ class _Component(TorchDistribution):
         super().__init__(c.shape, torch.Size([mixture.num_features]), validate_args=validate_args)
 
     @property
-    def support(self) -> Any:
+    def support(self) -> Constraint:
         return self.mixture.support
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "_Component":
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "_Component":
         return _Component(self.mixture, self.c.expand(torch.Size(batch_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -227,7 +274,7 @@ class _Component(TorchDistribution):
         row = torch.arange(log_probs.shape[1], device=log_probs.device).reshape(value.shape[:-1]).expand(shape)
         return log_probs[self.c.expand(shape), row]
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
             return self.mixture.draw(self.c.expand(torch.Size(sample_shape) + self.c.shape))
 

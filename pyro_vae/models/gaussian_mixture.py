@@ -1,7 +1,6 @@
 """Mixtures of normals: density, E-step and M-step as products of one matrix of features."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +8,11 @@ from torch.distributions import constraints
 
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
+from pyro_vae.models.covariance_forms import COVARIANCES, posterior_mode, scatter_about_means
 from pyro_vae.models.exact_density import Statistics, column_scales
 from pyro_vae.models.finite_mixture import Mixture
-from pyro_vae.typing import Rows
+from pyro_vae.typing import Guide, Rows
 
-COVARIANCES = ("full", "tied", "diagonal", "spherical")
 MAX_BLOCK_FEATURES = 2**22  # numbers in the feature matrix of a block of rows
 MAX_ERROR, MAX_ROUNDING_ERRORS = 1e-8, 1e3  # in nats, or units of machine epsilon, of log p(x) by features
 
@@ -22,14 +21,20 @@ MAX_ERROR, MAX_ROUNDING_ERRORS = 1e-8, 1e3  # in nats, or units of machine epsil
 class GaussianMixture(Mixture):
     r"""A mixture of normals, $p(x) = \sum_c \pi_c N(x; \mu_c, \Sigma_c)$, with exact density and posterior.
 
-    `covariance` is full, tied (one Σ for all), diagonal or spherical. `fit_em` maximizes the likelihood with an
-    inverse-Wishart prior on each Σ: as if each component (for tied: all together) held `prior_rows` more rows of
-    covariance $\Psi = C^{-2/D} \mathrm{diag}(\mathrm{var}(x))$ around its mean, $-\frac{n_0}2 (\log|\Sigma| +
-    \mathrm{tr}\, \Psi \Sigma^{-1})$. The default $n_0 = 2d + 3$, d = D or 1 the size of a block, is the least whole
-    number of degrees of freedom with a mean (Fraley & Raftery 2007); 0 is maximum likelihood. `scale` fixes every
-    covariance to scale² I and the weights to 1/C: the model whose limit is k-means. Parameters are in the units of the
-    model's x, standardized where the data set is; `data.train.measure.to_original_units` converts means and draws back.
-    `guide` is a part q(c|x) instead of the exact posterior. Raises `InputError` for settings that contradict.
+    `fit_em` maximizes the likelihood with an inverse-Wishart prior on each Σ: as if each component (for tied: all
+    together) held $n_0$ more rows of covariance $\Psi = C^{-2/D} \mathrm{diag}(\mathrm{var}(x))$ around its mean,
+    $-\frac{n_0}2 (\log|\Sigma| + \mathrm{tr}\, \Psi \Sigma^{-1})$. Parameters are in the units of the model's x,
+    standardized where the data set is; `data.train.measure.to_original_units` converts means and draws back. Raises
+    `InputError` for settings that contradict.
+
+    Args:
+        num_components: the number C of components.
+        num_features: the number D of features.
+        covariance: full, tied (one Σ for all), diagonal or spherical.
+        prior_rows: $n_0$; by default 2d + 3, d = D or 1 the size of a block, the least whole number of degrees of
+            freedom with a mean (Fraley & Raftery 2007); 0 is maximum likelihood.
+        scale: fixes every covariance to scale² I and the weights to 1/C: the model whose limit is k-means.
+        guide: a part q(c|x) instead of the exact posterior.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("seven-normals")
@@ -53,7 +58,7 @@ class GaussianMixture(Mixture):
         *,
         prior_rows: float | None = None,
         scale: float | None = None,
-        guide: Any = None,
+        guide: Guide | None = None,
     ) -> None:
         super().__init__(num_components, num_features, guide)
         if covariance not in COVARIANCES:
@@ -81,13 +86,13 @@ class GaussianMixture(Mixture):
         return f"{Mixture.extra_repr(self)}, covariance={self.covariance!r}, prior_rows={self.prior_rows:g}"
 
     @property
-    def num_free(self) -> int:  # type: ignore[override]
+    def num_free(self) -> int:
         C, D = self.num_components, self.num_features
         num_scales = {"full": C * D * (D + 1) // 2, "tied": D * (D + 1) // 2, "diagonal": C * D, "spherical": C}
         return C * D if self.scale is not None else C - 1 + C * D + num_scales[self.covariance]
 
     @property
-    def block_rows(self) -> int:  # type: ignore[override]
+    def block_rows(self) -> int:
         width = self.num_features**2 // 2 if self.covariance == "full" else self.num_features
         return max(64, min(2048, MAX_BLOCK_FEATURES // (width + self.num_components)))
 
@@ -111,7 +116,13 @@ class GaussianMixture(Mixture):
 
     @torch.no_grad()
     def set_parameters(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
-        """Set parameters in the shapes of these properties; fits then start there (EM: `start="current"`)."""
+        """Set the parameters; fits then start there (EM: `start="current"`).
+
+        Args:
+            weights: the components' probabilities (C,), up to a factor.
+            means: (C, D).
+            covariances: in the shape of that property.
+        """
         self.logits.copy_((weights / weights.sum()).log())
         self.loc.copy_(means)
         self.set_covariances(covariances)
@@ -210,10 +221,20 @@ class GaussianMixture(Mixture):
         if not self._blocks:
             return difference * (-self.raw_scale[c]).exp().reshape(-1, 1)
         factor = self.scale_tril if self.covariance == "tied" else self.scale_tril[c]
-        return torch.linalg.solve_triangular(factor, difference, upper=False)
+        whitened: Tensor = torch.linalg.solve_triangular(factor, difference, upper=False)
+        return whitened
 
     def statistics(self, prepared: Tensor, shares: Tensor, table: Tensor | None) -> Statistics:
-        """`counts` (C,), and moments about the centre, or where there is no table about each component's mean."""
+        """The counts and the first two moments.
+
+        Args:
+            prepared: the features (F, n).
+            shares: the responsibilities (C, n).
+            table: their coefficients; None for moments about each component's mean instead of the centre.
+
+        Returns:
+            `counts` (C,), `first` (C, D) and `second`, the last two with `_about_loc` in their names without a table.
+        """
         D, x = self.num_features, prepared[-1 - self.num_features : -1]
         if table is None:
             return self._statistics_about_loc(x, shares)
@@ -251,35 +272,11 @@ class GaussianMixture(Mixture):
         )
         self.loc.copy_(mean + (self.loc if is_about_loc else self.center))
         if self.scale is None:
-            self._set_map(self._scatter(second, counts, mean), counts)
-
-    def _scatter(self, second: Tensor, counts: Tensor, mean: Tensor) -> Tensor:
-        """Σ_i r_ic (x_i − μ_c)(x_i − μ_c)ᵀ from second moments, in the shape that the covariance has."""
-        D = self.num_features
-        if self.covariance == "full":
-            if second.dim() == 2:
-                i, j = torch.triu_indices(D, D, device=second.device)
-                packed, second = second, second.new_zeros(len(second), D, D)
-                second[:, i, j] = second[:, j, i] = packed
-            return second - counts[:, None, None] * mean[:, :, None] * mean[:, None]
-        if self.covariance == "tied":
-            return second - (counts[:, None] * mean).T @ mean
-        squared_means = counts[:, None] * mean.square()
-        return second - squared_means if self.covariance == "diagonal" else second.reshape(-1) - squared_means.sum(1)
-
-    def _set_map(self, scatter: Tensor, counts: Tensor) -> None:
-        """Covariances at their posterior mode: `prior_rows` rows of covariance Ψ added."""
-        n0, prior = self.prior_rows, self.prior_variance
-        if n0 == 0 and bool((counts <= 0).any()) and self.covariance != "tied":
-            raise InputError(_singular("a component has no row"))
-        if self.covariance == "tied":
-            self.set_covariances((scatter + n0 * prior.diag()) / (counts.sum() + n0))
-        elif self.covariance == "full":
-            self.set_covariances((scatter + n0 * prior.diag()) / (counts + n0)[:, None, None])
-        elif self.covariance == "diagonal":
-            self.set_covariances((scatter + n0 * prior) / (counts + n0)[:, None])
-        else:
-            self.set_covariances((scatter + n0 * prior.sum()) / (counts + n0) / self.num_features)
+            n0, prior = self.prior_rows, self.prior_variance
+            if n0 == 0 and bool((counts <= 0).any()) and self.covariance != "tied":
+                raise InputError(_singular("a component has no row"))
+            scatter = scatter_about_means(self.covariance, second, counts, mean)
+            self.set_covariances(posterior_mode(self.covariance, scatter, counts, n0, prior))
 
     def log_prior(self) -> Tensor:
         if self.scale is not None or self.prior_rows == 0:
@@ -289,7 +286,9 @@ class GaussianMixture(Mixture):
             return -self.prior_rows / 2 * (self.prior_variance * precision - precision.log()).sum()
         factor = self.scale_tril
         log_det = 2 * self.raw_scale.diagonal(dim1=-2, dim2=-1).sum()
-        root = torch.linalg.solve_triangular(factor, self.prior_variance.sqrt().diag().expand_as(factor), upper=False)
+        root: Tensor = torch.linalg.solve_triangular(
+            factor, self.prior_variance.sqrt().diag().expand_as(factor), upper=False
+        )
         return -self.prior_rows / 2 * (log_det + root.square().sum())
 
     @torch.no_grad()

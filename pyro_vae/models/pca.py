@@ -1,6 +1,6 @@
 """Linear and kernel PCA by scikit-learn, with a program's `encode`, `decode` and `reconstruct`, no density."""
 
-from typing import Any
+from typing import ClassVar, Self
 
 import torch
 from sklearn import decomposition
@@ -16,18 +16,18 @@ MAX_ROWS = 20_000  # of a kernel: its matrix then takes 3.2 GB
 class _Projection:
     """The base of both: fit, encode, decode and reconstruct, in x's dtype and with float64 internally."""
 
-    no_density = ""
+    no_density: ClassVar[str] = ""
 
     def __init__(self, num_latents: int) -> None:
         if num_latents < 1:
             raise InputError(f"expected one latent or more, got {num_latents}")
         self.num_latents = num_latents
-        self._fitted: Any = None
+        self._fitted: decomposition.PCA | decomposition.KernelPCA | None = None
 
-    def _estimator(self, rows: Any) -> Any:
+    def _estimator(self, rows: Tensor) -> decomposition.PCA | decomposition.KernelPCA:
         raise NotImplementedError
 
-    def fit(self, data: Dataset | Split | Tensor) -> Any:
+    def fit(self, data: Dataset | Split | Tensor) -> Self:
         """Fit to rows (N, D), a data set's training rows; returns itself."""
         split = as_split(data, "train")
         if split.mask is not None:
@@ -40,12 +40,12 @@ class _Projection:
         self._fitted = self._estimator(x).fit(x.double().numpy())
         return self
 
-    def _require_fitted(self) -> Any:
+    def _require_fitted(self) -> decomposition.PCA | decomposition.KernelPCA:
         if self._fitted is None:
             raise InputError(f"this {type(self).__name__} has not been fitted: call fit(x) first")
         return self._fitted
 
-    def encode(self, x: Rows, **row_inputs: Any) -> RowLatents:
+    def encode(self, x: Rows, **row_inputs: object) -> RowLatents:
         """The coordinates (N, K)."""
         return torch.from_numpy(self._require_fitted().transform(x.double().numpy())).to(x.dtype)
 
@@ -54,7 +54,7 @@ class _Projection:
         flat = self._require_fitted().inverse_transform(z.reshape(-1, self.num_latents).double().numpy())
         return torch.from_numpy(flat).to(z.dtype).reshape(*z.shape[:-1], -1)
 
-    def reconstruct(self, x: Rows, **row_inputs: Any) -> Rows:
+    def reconstruct(self, x: Rows, **row_inputs: object) -> Rows:
         """Each row decoded from its coordinates, (N, D)."""
         return self.decode(self.encode(x))
 
@@ -75,17 +75,21 @@ class PCA(_Projection):
 
     no_density = "principal components have no density; PPCA spans the same plane and has one"
 
-    def _estimator(self, rows: Tensor) -> Any:
+    def _estimator(self, rows: Tensor) -> decomposition.PCA:
         return decomposition.PCA(self.num_latents, svd_solver="full")
 
 
 class KernelPCA(_Projection):
     r"""Principal components in the feature space of $k(x, y) = \exp(-\gamma |x - y|^2)$ (Schölkopf et al. 1998).
 
-    Codes are decoded by kernel ridge regression with penalty `alpha` (Bakır et al. 2004), from the codes.
-    `gamma` is the inverse squared width; by default that of the median distance between rows, $1 / \mathrm{median} |x -
-    y|^2$. Needs a matrix of N × N numbers: `InputError` above 20,000 rows, before it is fitted, and when asked for
-    log p(x) or for draws.
+    Codes are decoded by kernel ridge regression (Bakır et al. 2004). Needs a matrix of N × N numbers: `InputError`
+    above 20,000 rows, before it is fitted, and when asked for log p(x) or for draws.
+
+    Args:
+        num_latents: the number K of components.
+        gamma: the inverse squared width, by default that of the median distance between rows, $1 / \mathrm{median} |x -
+            y|^2$.
+        alpha: the penalty of the ridge regression.
 
     >>> x = torch.randn(50, 4)
     >>> KernelPCA(2).fit(x).reconstruct(x).shape
@@ -100,7 +104,7 @@ class KernelPCA(_Projection):
             raise InputError(f"gamma and alpha must be positive, got {gamma} and {alpha}")
         self.gamma, self.alpha = gamma, alpha
 
-    def _estimator(self, rows: Tensor) -> Any:
+    def _estimator(self, rows: Tensor) -> decomposition.KernelPCA:
         if len(rows) > MAX_ROWS:
             raise InputError(
                 f"kernel PCA needs a matrix of N × N numbers, too many for {len(rows)} rows: fit to {MAX_ROWS} or fewer"
@@ -117,7 +121,15 @@ class KernelPCA(_Projection):
 
 
 def median_square(rows: Rows, max_rows: int = 1000) -> float:
-    """The median squared distance between rows, from 1,000 of them evenly spaced."""
+    """The median squared distance between rows.
+
+    Args:
+        rows: rows (N, D).
+        max_rows: how many of them, evenly spaced, are compared.
+
+    Returns:
+        The median, in squared units of x.
+    """
     some = rows[:: -(-len(rows) // max_rows)].double()
     found = float(torch.pdist(some).square().median())
     if not found > 0:

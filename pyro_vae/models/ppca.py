@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -40,13 +39,13 @@ class _LinearGaussian(Density):
     def extra_repr(self) -> str:
         return f"num_latents={self.num_latents}, num_features={self.num_features}"
 
-    def model(self, x: Rows) -> None:  # type: ignore[override]
+    def model(self, x: Rows) -> None:
         register_parameters(self, "linear")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(self.loc.new_zeros(self.num_latents), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z @ self.weight.T + self.loc, self.scale).to_event(1), obs=x)
 
-    def guide(self, x: Rows) -> None:  # type: ignore[override]
+    def guide(self, x: Rows) -> None:
         with pyro.plate("data", len(x)), torch.no_grad():
             pyro.sample("z", self.posterior(x))
 
@@ -56,11 +55,11 @@ class _LinearGaussian(Density):
         return self.log_scale.exp().expand(self.num_features)
 
     @property
-    def num_free(self) -> int:  # type: ignore[override]
+    def num_free(self) -> int:
         K, D = self.num_latents, self.num_features
         return D + D * K - K * (K - 1) // 2 + len(self.log_scale)  # W is known up to a rotation
 
-    def posterior(self, x: Rows) -> Any:
+    def posterior(self, x: Rows) -> dist.MultivariateNormal:
         r"""$p(z|x) = N(M^{-1} W^T \Psi^{-1} (x - \mu), M^{-1})$ with $M = I + W^T \Psi^{-1} W$, Ψ = diag(σ²)."""
         factor, mean, _ = self._solve(x)
         return dist.MultivariateNormal(mean, covariance_matrix=torch.cholesky_inverse(factor))
@@ -132,7 +131,11 @@ class PPCA(_LinearGaussian):
 
     $\log p(x) = \log N(x; \mu, W W^T + \sigma^2 I)$ and the posterior are exact; `fit_em` maximizes by EM,
     `fit_closed_form` computes the maximum from the covariance's eigenvectors. The linear VAE with a learned scale is
-    the same model (Lucas et al., arXiv:1911.02469). `num_latents` is K < D; W is `weight` (D, K), μ `loc` (D,).
+    the same model (Lucas et al., arXiv:1911.02469). W is `weight` (D, K), μ `loc` (D,).
+
+    Args:
+        num_latents: the number K < D of latent dimensions.
+        num_features: the number D of features.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("swiss-roll")
@@ -151,7 +154,12 @@ class PPCA(_LinearGaussian):
 
     @torch.no_grad()
     def maximize_exactly(self, mean: Tensor, covariance: Tensor) -> None:
-        """Set the parameters to the maximum of the likelihood, from the data's mean and covariance (over N)."""
+        """Set the parameters to the maximum of the likelihood.
+
+        Args:
+            mean: the data's mean (D,).
+            covariance: its covariance (D, D), over N.
+        """
         K = self.num_latents
         values, vectors = torch.linalg.eigh(covariance)
         variance = values[:-K].mean().clamp(min=self.floor.square().mean())
@@ -166,7 +174,11 @@ class FactorAnalysis(_LinearGaussian):
 
     $\log p(x) = \log N(x; \mu, W W^T + \mathrm{diag}(\sigma^2))$ and the posterior are exact; `fit_em` maximizes by EM
     (Rubin & Thayer 1982). A noise is kept above 10⁻³ of its column's standard deviation: the likelihood is unbounded
-    where one reaches zero. `num_latents` is K < D.
+    where one reaches zero.
+
+    Args:
+        num_latents: the number K < D of latent dimensions.
+        num_features: the number D of features.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("swiss-roll")

@@ -1,7 +1,6 @@
 """The variational autoencoder: p(z) p_θ(x|z) with guide q_φ(z|x)."""
 
 import math
-from typing import Any
 
 import pyro
 import torch
@@ -10,13 +9,13 @@ from torch import Tensor, nn
 from pyro_vae.constructor_args import part
 from pyro_vae.context_managers import evaluating, is_recording, seeded
 from pyro_vae.data import Split
-from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
 from pyro_vae.flows import concat
+from pyro_vae.parts import init_part_from_data, masked_likelihood
 from pyro_vae.programs.model_and_guide import Program, distribution_mean, sample
 from pyro_vae.programs.parameters import device_and_dtype, register_parameters, use_param_store
-from pyro_vae.programs.row_inputs import bind_supported_kwargs
-from pyro_vae.typing import Latents, Rows
+from pyro_vae.programs.row_inputs import accepts_row_inputs, bind_supported_kwargs
+from pyro_vae.typing import Guide, Latents, Likelihood, Prior, Rows
 
 IMPUTE_BATCH_SIZE = 256
 
@@ -25,9 +24,14 @@ IMPUTE_BATCH_SIZE = 256
 class VAE(Program):
     r"""A variational autoencoder (Kingma & Welling, arXiv:1312.6114; Rezende et al., arXiv:1401.4082) from three parts.
 
-    $p(x, z) = p(z)\, p_\theta(x|z)$ with guide $q_\phi(z|x)$, one z for each row. `prior()`, `likelihood(z)` and
-    `guide(x)` return Pyro distributions; any module or function that does so is a part. The part given as `guide` is
-    kept as `posterior`, since `vae.guide` is the Pyro guide function.
+    $p(x, z) = p(z)\, p_\theta(x|z)$ with guide $q_\phi(z|x)$, one z for each row. Any module or function that returns a
+    Pyro distribution is a part.
+
+    Args:
+        prior: the part p(z), called without argument.
+        likelihood: the part p(x|z), called with z (..., K).
+        guide: the part q(z|x), called with x (N, D) and those row inputs that it takes; it is kept as `posterior`,
+            since `vae.guide` is the Pyro guide function.
 
     >>> import pyro_vae as pv
     >>> vae = pv.VAE(
@@ -39,33 +43,25 @@ class VAE(Program):
     (torch.Size([3, 2]), torch.Size([3, 784]), torch.Size([4, 784]))
     """
 
-    def __init__(self, prior: Any, likelihood: Any, guide: Any) -> None:
+    def __init__(self, prior: Prior, likelihood: Likelihood, guide: Guide) -> None:
         nn.Module.__init__(self)
         self.prior, self.likelihood, self.posterior = prior, likelihood, guide
         self.num_features = None
         self.started: Tensor
         self.register_buffer("started", torch.tensor(False))
 
-    def model(self, x: Rows, mask: Tensor | None = None) -> None:  # type: ignore[override]  # with the row inputs it takes
+    def model(self, x: Rows, mask: Tensor | None = None) -> None:
         register_parameters(self.prior, "prior")
         register_parameters(self.likelihood, "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self._likelihood_of_observed(z, mask), obs=x)
+            pyro.sample("x", masked_likelihood(self.likelihood, z, mask), obs=x)
 
-    def _likelihood_of_observed(self, z: Latents, mask: Tensor | None) -> Any:
-        """p(x | z), of the observed values alone where there is a mask."""
-        if mask is None:
-            return self.likelihood(z)
-        masked = getattr(self.likelihood, "masked", None)
-        return Observed(self.likelihood(z), mask.bool()) if masked is None else masked(z, mask)
-
-    def guide(self, x: Rows, **row_inputs: Any) -> None:
+    @accepts_row_inputs  # they are passed to the guide part, if its forward takes them
+    def guide(self, x: Rows, **row_inputs: object) -> None:
         register_parameters(self.posterior, "posterior")
         with pyro.plate("data", len(x)):
             pyro.sample("z", bind_supported_kwargs(self.posterior)(x, row_inputs))
-
-    guide.accepts_row_inputs = True  # type: ignore[attr-defined]  # passed to the guide part, if its forward takes them
 
     @torch.no_grad()
     def decode(self, z: Latents) -> Tensor:
@@ -75,11 +71,19 @@ class VAE(Program):
 
     @torch.no_grad()
     def impute(self, x: Tensor | Split, num_samples: int = 100, seed: int | None = 0) -> Rows:
-        r"""x (N, D), a tensor or a split, each missing value replaced by its mean given what was observed in the row.
+        r"""Each missing value replaced by its mean given what was observed in the row.
 
         $E[x_m | x_o] \approx \sum_s \bar w_s E[x_m | z_s]$ with draws $z_s \sim q(z | x_o)$ and self-normalized weights
-        $w_s = p(z_s) p(x_o | z_s) / q(z_s | x_o)$ (Mattei & Frellsen, arXiv:1812.02633). In the units of x.
+        $w_s = p(z_s) p(x_o | z_s) / q(z_s | x_o)$ (Mattei & Frellsen, arXiv:1812.02633).
         Raises `InputError` for categories, which have no mean.
+
+        Args:
+            x: rows (N, D), NaN where a value is missing, or a split with its mask.
+            num_samples: the number S of draws for each row.
+            seed: a seed of the random numbers; None continues with torch's generator.
+
+        Returns:
+            Rows (N, D), in the units of x.
         """
         if isinstance(x, Split):
             x = x.x if x.mask is None else torch.where(x.mask, x.x, math.nan)
@@ -93,7 +97,9 @@ class VAE(Program):
                 q = bind_supported_kwargs(self.posterior)(rows, {"mask": observed})
                 z = q.sample((num_samples,))
                 log_weights = (
-                    self.prior().log_prob(z) - q.log_prob(z) + self._likelihood_of_observed(z, observed).log_prob(rows)
+                    self.prior().log_prob(z)
+                    - q.log_prob(z)
+                    + masked_likelihood(self.likelihood, z, observed).log_prob(rows)
                 )
                 means = (log_weights.softmax(0).unsqueeze(-1) * self.likelihood(z).mean).sum(0)
                 if means.isnan().any():
@@ -102,14 +108,15 @@ class VAE(Program):
         return torch.cat(blocks)
 
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
-        """Before a VAE's first fit: initialize the likelihood at the data's mean (D,), the prior at some rows (n, D).
+        """Before a VAE's first fit: initialize the likelihood and the prior, each if it supports that.
 
-        Each only if it supports that.
+        Args:
+            mean: the data's mean (D,), for the likelihood.
+            rows: some rows (n, D), for the prior.
         """
-        for part_, values in ((self.likelihood, mean), (self.prior, rows)):
-            start = getattr(part_, "init_from_data", None)
-            if not self.started and start is not None:
-                start(values)
+        if not self.started:
+            init_part_from_data(self.likelihood, mean)
+            init_part_from_data(self.prior, rows)
         self.started.fill_(True)
 
 
@@ -117,9 +124,14 @@ class VAE(Program):
 class ConditionalVAE(VAE):
     r"""A VAE of x given a label y, $p(x, z | y) = p(z)\, p_\theta(x | z, y)$ with guide $q_\phi(z | x, y)$.
 
-    Kingma et al. (arXiv:1406.5298, their M2 with known labels). The likelihood's network takes z and the label's
-    indicator concatenated, K + C inputs, the guide's x and the indicator, D + C. Labels 0 … C − 1 come from the data
-    set or as `labels=`; without them `sample` goes through the labels in turn. Raises `InputError` for a label outside.
+    Kingma et al. (arXiv:1406.5298, their M2 with known labels). Labels 0 … C − 1 come from the data set or as
+    `labels=`; without them `sample` goes through the labels in turn. Raises `InputError` for a label outside.
+
+    Args:
+        prior: the part p(z).
+        likelihood: the part p(x|z, y), of z and the label's indicator concatenated, K + C inputs.
+        guide: the part q(z|x, y), of x and the indicator, D + C inputs.
+        num_labels: the number C of labels.
 
     >>> import pyro_vae as pv
     >>> vae = ConditionalVAE(
@@ -134,31 +146,35 @@ class ConditionalVAE(VAE):
     torch.Size([5, 64])
     """
 
-    def __init__(self, prior: Any, likelihood: Any, guide: Any, num_labels: int) -> None:
+    def __init__(self, prior: Prior, likelihood: Likelihood, guide: Guide, num_labels: int) -> None:
         VAE.__init__(self, prior, likelihood, guide)
         if num_labels < 2:
             raise InputError(f"expected two labels or more, got {num_labels}")
         self.num_labels = num_labels
 
-    def model(self, x: Rows, labels: Tensor | None = None, mask: Tensor | None = None) -> None:  # type: ignore[override]
+    def model(self, x: Rows, labels: Tensor | None = None, mask: Tensor | None = None) -> None:  # type: ignore[override]  # a label comes first
         register_parameters(self.prior, "prior")
         register_parameters(self.likelihood, "likelihood")
         y = self._indicator(torch.arange(len(x), device=x.device) % self.num_labels if labels is None else labels, x)
         with pyro.plate("data", len(x)):
             z = concat(pyro.sample("z", self.prior()), y)
-            pyro.sample("x", self._likelihood_of_observed(z, mask), obs=x)
+            pyro.sample("x", masked_likelihood(self.likelihood, z, mask), obs=x)
 
-    def guide(self, x: Rows, labels: Tensor | None = None, **row_inputs: Any) -> None:
+    @accepts_row_inputs
+    def guide(self, x: Rows, labels: Tensor | None = None, **row_inputs: object) -> None:  # type: ignore[override]  # likewise
         if labels is None:
             raise InputError("a conditional VAE needs labels, which these rows do not have: give labels=…")
         register_parameters(self.posterior, "posterior")
         with pyro.plate("data", len(x)):
             pyro.sample("z", bind_supported_kwargs(self.posterior)(concat(x, self._indicator(labels, x)), row_inputs))
 
-    guide.accepts_row_inputs = True  # type: ignore[attr-defined]
-
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
-        """As a VAE's; a prior that starts at rows gets them concatenated with labels, each in turn."""
+        """As a VAE's; a prior that starts at rows gets them concatenated with labels, each in turn.
+
+        Args:
+            mean: the data's mean (D,), for the likelihood.
+            rows: some rows (n, D), for the prior.
+        """
         turns = torch.arange(len(rows), device=rows.device) % self.num_labels
         VAE.init_from_data(self, mean, concat(rows, self._indicator(turns, rows)))
 
@@ -175,12 +191,29 @@ class ConditionalVAE(VAE):
             )
 
     @torch.no_grad()
-    def decode(self, z: Latents, labels: Tensor) -> Tensor:  # type: ignore[override]
-        """E[x | z, y], (..., K) and (...,) → (..., D)."""
+    def decode(self, z: Latents, labels: Tensor) -> Tensor:  # type: ignore[override]  # x depends on a label too
+        """E[x | z, y].
+
+        Args:
+            z: latents (..., K).
+            labels: a label for each, (...,).
+
+        Returns:
+            Means (..., D).
+        """
         return VAE.decode(self, concat(z, self._indicator(labels, z)))
 
     def sample(self, n: int, seed: int | None = None, labels: Tensor | None = None) -> Tensor:
-        """n new rows with these labels (n,), or with each label in turn, (n, D)."""
+        """New rows of given labels.
+
+        Args:
+            n: the number of rows.
+            seed: a seed of the random numbers; None continues with torch's generator.
+            labels: their labels (n,); by default each label in turn.
+
+        Returns:
+            Rows (n, D).
+        """
         return sample(self, n, seed=seed, labels=labels)
 
     def impute(self, x: Tensor | Split, num_samples: int = 100, seed: int | None = 0) -> Rows:

