@@ -34,6 +34,13 @@ class Couplings(nn.Module):
     arXiv:2001.05168); the order of dimensions is reversed between layers. With one latent, its spline depends on the
     context only. Initially near the identity, except for the order of dimensions.
 
+    Args:
+        num_latents: the number K of latents.
+        num_context: the number of values of the context c.
+        layers: the number of layers.
+        hidden: the number of units of the one hidden layer of each network.
+        bins: the number B of bins of a spline.
+
     >>> _ = torch.manual_seed(0)
     >>> flow = Couplings(num_latents=3, num_context=2, layers=2)
     >>> u = torch.randn(5, 3)
@@ -115,8 +122,14 @@ def rational_spline(x: Tensor, raw: Tensor, inverse: bool = False) -> tuple[Tens
     rational splines of Dolatabadi et al. (AISTATS 2020, arXiv:2001.05168), their parameters and the least widths,
     heights and slopes as in Pyro's `ConditionedSpline`. No shape depends on a value, so that a graph can be traced.
 
-    For each of the K values of x (..., K), `raw` (..., K, 4B − 1) holds the inputs of softmax for B widths and B
-    heights, of sigmoid for B values of λ and of softplus for B − 1 slopes; all zero, they give nearly the identity.
+    Args:
+        x: values (..., K).
+        raw: for each of them, (..., K, 4B − 1), the inputs of softmax for B widths and B heights, of sigmoid for B
+            values of λ and of softplus for B − 1 slopes; all zero, they give nearly the identity.
+        inverse: whether the inverse is applied.
+
+    Returns:
+        The image of each value and its log slope, (..., K) each.
     """
     bins = (raw.shape[-1] + 1) // 4
     sizes, raw_lambda, raw_slopes = raw.split([2 * bins, bins, bins - 1], -1)
@@ -169,7 +182,15 @@ def _half_of_bin(
 
 
 def concat(u: Tensor, context: Tensor | None) -> Tensor:
-    """u (..., k) and the context (..., c) concatenated to (..., k + c), each broadcast to the other's rows."""
+    """Latents and a context concatenated, each broadcast to the other's rows.
+
+    Args:
+        u: latents (..., k).
+        context: (..., c), or None.
+
+    Returns:
+        (..., k + c); a zero where both are empty.
+    """
     if context is None:
         return u if u.shape[-1] else u.new_zeros(*u.shape[:-1], 1)
     shape = torch.broadcast_shapes(u.shape[:-1], context.shape[:-1])
@@ -181,6 +202,12 @@ class Autoregressive(nn.Module):
 
     Kingma et al. (arXiv:1606.04934) by Pyro's `AffineAutoregressive`. Sampling, and scoring a sample, cost one pass a
     layer; scoring another point costs K passes.
+
+    Args:
+        num_latents: the number K of latents, two or more.
+        num_context: the number of values of the context.
+        layers: the number of layers.
+        hidden: the number of units of the one hidden layer of each network.
     """
 
     def __init__(self, num_latents: int, num_context: int, layers: int = 4, hidden: int = 64) -> None:

@@ -15,8 +15,13 @@ from pyro_vae.errors import InputError
 class BernoulliVector(TorchDistribution):
     r"""D independent Bernoulli values as one event, $\log p(x) = \sum_d x_d l_d - \log(1 + e^{l_d})$ for logits $l$.
 
-    Equal to `dist.Bernoulli(logits=l).to_event(1)`, in one pass over x instead of three. With `relaxed=True` it accepts
-    values between 0 and 1 and is then no density: its values do not integrate to one over [0, 1]^D.
+    Equal to `dist.Bernoulli(logits=l).to_event(1)`, in one pass over x instead of three.
+
+    Args:
+        logits: l, (..., D).
+        relaxed: whether values between 0 and 1 are accepted; it is then no density: its values do not integrate to one
+            over [0, 1]^D.
+        validate_args: whether arguments and values are checked, as in torch.
 
     >>> import pyro.distributions as dist
     >>> l, x = torch.randn(3, 5), torch.ones(3, 5)
@@ -77,6 +82,10 @@ class Observed(TorchDistribution):
     """D independent values, of which only those that a mask (..., D) marks as observed count in `log_prob`.
 
     All D values are sampled, so that the missing ones can be imputed.
+
+    Args:
+        values: the distribution of all D values.
+        mask: booleans (..., D), true where a value was observed.
     """
 
     arg_constraints = {}  # noqa: RUF012 - torch.distributions looks for this attribute
@@ -123,6 +132,11 @@ class LogisticBins(TorchDistribution):
 
     $P(v) = \sigma((x + h - \mu)/s) - \sigma((x - h - \mu)/s)$ with $h = 1/(2L)$ and the outermost levels open to
     infinity.
+
+    Args:
+        loc: μ, (...).
+        scale: s, the logistic's scale, broadcast with it.
+        levels: L.
 
     >>> bins = LogisticBins(torch.tensor(0.3), torch.tensor(0.05), levels=255)
     >>> bins.log_prob(torch.arange(256) / 255).exp().sum()

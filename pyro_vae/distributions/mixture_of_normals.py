@@ -13,9 +13,15 @@ from torch.distributions import constraints
 class NormalMixture(TorchDistribution):
     r"""A mixture of C normals with pathwise gradients, $\sum_c \pi_c \prod_k N(z_k; \mu_{ck}, \sigma_{ck}^2)$.
 
-    `loc` and `scale` (..., C, K), `logits` (..., C). A sample's gradient is implicit: its conditional distribution
-    function is held constant, one dimension after another, $dz_k = -dF_k(z_k | z_{<k}) / f_k(z_k | z_{<k})$ (Graves,
-    arXiv:1607.05690; Figurnov et al., arXiv:1805.08498), which reaches weights, means and scales.
+    A sample's gradient is implicit: its conditional distribution function is held constant, one dimension after
+    another, $dz_k = -dF_k(z_k | z_{<k}) / f_k(z_k | z_{<k})$ (Graves, arXiv:1607.05690; Figurnov et al.,
+    arXiv:1805.08498), which reaches weights, means and scales.
+
+    Args:
+        loc: means μ, (..., C, K).
+        scale: standard deviations σ, (..., C, K).
+        logits: of the weights π, (..., C).
+        validate_args: whether arguments and values are checked, as in torch.
 
     >>> z = NormalMixture(torch.zeros(3, 2), torch.ones(3, 2), torch.zeros(3))
     >>> z.log_prob(torch.zeros(2))

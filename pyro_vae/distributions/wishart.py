@@ -12,9 +12,14 @@ from torch.distributions import constraints, register_kl
 class WishartCholesky(TorchDistribution):
     r"""The Cholesky factor L of $\Lambda = L L^\top \sim \mathrm{Wishart}(\nu, T T^\top)$, a density over L.
 
-    `df` ν > D − 1, shape (...), and `scale_tril` T, (..., D, D); E[Λ] = ν T Tᵀ. Drawn as T A, with
+    E[Λ] = ν T Tᵀ. Drawn as T A, with
     $A_{dd}^2 \sim \chi^2_{\nu - d + 1}$ and standard normals below the diagonal (Bartlett 1933; Odell & Feiveson 1966).
     `torch.distributions.Wishart` (2.13) redraws every sample that is positive definite, with a warning, hence this.
+
+    Args:
+        df: ν > D − 1, (...).
+        scale_tril: T, lower triangular, (..., D, D).
+        validate_args: whether arguments and values are checked, as in torch.
 
     >>> tril = WishartCholesky(torch.tensor(5.0), 2 * torch.eye(3)).sample((1000,))
     >>> bool(((tril @ tril.mT).mean(0) - 20 * torch.eye(3)).abs().max() < 3)

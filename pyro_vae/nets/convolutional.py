@@ -19,8 +19,16 @@ _UpBlock = Callable[[int, int, str, Size, Size, bool], nn.Module]  # and sizes b
 def conv(image_shape: Shape, *channels: int, outputs: int, activation: str = "relu") -> nn.Module:
     """Strided convolutions from an image to a vector, (..., H·W) → (..., outputs).
 
-    Each of `channels` is a 3×3 convolution of stride 2, so that two of them reduce 28×28 to 7×7; the last layer is
-    linear.
+    Two convolutions reduce 28×28 to 7×7; the last layer is linear.
+
+    Args:
+        image_shape: (height, width) of the image, H and W.
+        *channels: those of each 3×3 convolution of stride 2.
+        outputs: the number of outputs.
+        activation: the nonlinearity between layers, one of `ACTIVATIONS`.
+
+    Returns:
+        The network.
 
     >>> import torch
     >>> conv((28, 28), 32, 64, outputs=40)(torch.zeros(3, 784)).shape
@@ -35,8 +43,16 @@ def conv_transpose(
 ) -> nn.Module:
     """Transposed convolutions from a vector to an image, (..., inputs) → (..., maps·H·W).
 
-    `channels` are ordered from the vector to the image; each layer doubles height and width. `maps=2` gives two values
-    for each pixel, as two images one after the other, for a likelihood with `scale="network"`.
+    Args:
+        inputs: the number of inputs.
+        *channels: those of each layer, from the vector to the image; each doubles height and width.
+        image_shape: (height, width) of the image, H and W.
+        maps: the number of values for each pixel, as images one after the other: 2 for a likelihood with
+            `scale="network"`.
+        activation: the nonlinearity between layers, one of `ACTIVATIONS`.
+
+    Returns:
+        The network.
 
     >>> import torch
     >>> conv_transpose(20, 64, 32, image_shape=(28, 28))(torch.zeros(3, 20)).shape
@@ -51,6 +67,15 @@ def resnet(image_shape: Shape, *channels: int, outputs: int, activation: str = "
 
     A block is the sum of two 3×3 convolutions and a 1×1 shortcut (He et al., arXiv:1603.05027).
 
+    Args:
+        image_shape: (height, width) of the image, H and W.
+        *channels: those of each block.
+        outputs: the number of outputs.
+        activation: the nonlinearity between layers, one of `ACTIVATIONS`.
+
+    Returns:
+        The network.
+
     >>> import torch
     >>> resnet((8, 8), 16, 32, outputs=4)(torch.zeros(3, 64)).shape
     torch.Size([3, 4])
@@ -63,6 +88,16 @@ def resnet_transpose(
     inputs: int, *channels: int, image_shape: Shape, maps: int = 1, activation: str = "elu"
 ) -> nn.Module:
     """Residual blocks from a vector to an image, (..., inputs) → (..., maps·H·W); each doubles height and width.
+
+    Args:
+        inputs: the number of inputs.
+        *channels: those of each block, from the vector to the image.
+        image_shape: (height, width) of the image, H and W.
+        maps: the number of values for each pixel, as images one after the other.
+        activation: the nonlinearity between layers, one of `ACTIVATIONS`.
+
+    Returns:
+        The network.
 
     >>> import torch
     >>> resnet_transpose(2, 32, 16, image_shape=(8, 8))(torch.zeros(3, 2)).shape

@@ -49,6 +49,13 @@ def mlp(*sizes: int, activation: str = "tanh") -> nn.Sequential:
 def linear(inputs: int, outputs: int) -> nn.Sequential:
     """One linear map, (..., inputs) → (..., outputs): with normal parts on both sides, factor analysis.
 
+    Args:
+        inputs: the number of inputs.
+        outputs: the number of outputs.
+
+    Returns:
+        The network.
+
     >>> linear(3, 2)(torch.zeros(4, 3)).shape
     torch.Size([4, 2])
     """
@@ -56,7 +63,12 @@ def linear(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Gated(nn.Module):
-    r"""A gated layer, $(W h + b) \odot \sigma(V h + c)$ (Dauphin et al., arXiv:1612.08083)."""
+    r"""A gated layer, $(W h + b) \odot \sigma(V h + c)$ (Dauphin et al., arXiv:1612.08083).
+
+    Args:
+        inputs: the number of inputs.
+        outputs: the number of outputs.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -100,7 +112,15 @@ def log1p(net: nn.Module) -> nn.Sequential:
 
 
 def positive(raw: Tensor, floor: float) -> Tensor:
-    """A scale above `floor` from any real number: softplus(raw) + floor."""
+    """A scale above a floor from any real number.
+
+    Args:
+        raw: real numbers.
+        floor: the least scale.
+
+    Returns:
+        softplus(raw) + floor.
+    """
     return F.softplus(raw) + floor
 
 
@@ -116,7 +136,12 @@ class Offset(nn.Module):
 
 
 def init_output_bias(net: nn.Module, values: Tensor) -> None:
-    """Set the bias of the network's last layer, unless it is absent, frozen or of another size."""
+    """Set the bias of the network's last layer, unless it is absent, frozen or of another size.
+
+    Args:
+        net: the network.
+        values: a value for each output.
+    """
     layers = [layer for layer in net.modules() if isinstance(layer, (nn.Linear, Offset))]
     bias = layers[-1].bias if layers else None
     if bias is not None and bias.requires_grad and bias.shape == values.shape:

@@ -99,7 +99,12 @@ def init_program_from_data(program: object, mean: Tensor, rows: Tensor) -> None:
 
 
 def check_labels(program: object, labels: Tensor) -> None:
-    """`InputError` for labels (N,) that a program cannot take, if it checks them."""
+    """`InputError` for labels that a program cannot take, if it checks them.
+
+    Args:
+        program: any program.
+        labels: labels (N,).
+    """
     if isinstance(program, _ChecksLabels):
         program.check_labels(labels)
 

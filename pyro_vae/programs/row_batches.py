@@ -53,7 +53,15 @@ class ScoredRows:
         self.plates: PlateStructure = find_plates(program, self.first)
 
     def batch(self, start: int, end: int) -> Batch:
-        """The rows from `start` to `end`, the last one left out, with their inputs."""
+        """Some of the rows, with their inputs.
+
+        Args:
+            start: the index of the first row.
+            end: the index after the last row.
+
+        Returns:
+            The batch, on the program's device.
+        """
         end = min(end, len(self.split))
         given = self.split.row_inputs(slice(start, end)) | ({} if self.rows is None else {"rows": self.rows[start:end]})
         rows, labels, mask = (
