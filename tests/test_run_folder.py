@@ -135,3 +135,15 @@ def test_loading_is_the_first_thing_a_process_does(tiny_vae, tmp_path):
     code = f"import pyro_vae; print(type(pyro_vae.load({str(tmp_path)!r})).__name__)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip() == "VAE", run.stderr
+
+
+def test_a_run_of_a_later_format_is_refused(tiny_vae, tmp_path):
+    vae, _ = tiny_vae
+    pv.save(vae, tmp_path)
+    path = tmp_path / "config.toml"
+    whole = path.read_text()
+    path.write_text("[about]\nformat = 1\n\n" + whole)
+    assert isinstance(pv.load(tmp_path), pv.VAE)
+    path.write_text('[about]\npyro_vae = "9.0"\nformat = 2\n\n' + whole)
+    with pytest.raises(pv.InputError, match=r"has format 2 of a later version \(9\.0\)"):
+        pv.load(tmp_path)
