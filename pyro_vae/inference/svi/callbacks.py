@@ -125,4 +125,5 @@ class Callbacks:
     def epoch(self) -> None:
         """An epoch was finished, and its record is in the history."""
         for each in self.callbacks:
-            self.fit.stop |= each.on_epoch(self.fit) is True
+            if each.on_epoch(self.fit) is True:
+                self.fit.stop = True
