@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from pyro_vae.constructor_args import part
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
-from pyro_vae.errors import InputError
-from pyro_vae.models.normal_wishart import (
+from pyro_vae.distributions.normal_wishart import (
     TO_LOWER_CHOLESKY,
     Globals,
     Number,
@@ -23,6 +22,7 @@ from pyro_vae.models.normal_wishart import (
     inverse_cholesky,
     prior_from_settings,
 )
+from pyro_vae.errors import InputError
 from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import device_and_dtype, register_parameters
 from pyro_vae.typing import PerRow, Rows

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints, kl_divergence, transform_to
 
-from pyro_vae.distributions import WishartCholesky
+from pyro_vae.distributions.wishart import WishartCholesky
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Rows
 
