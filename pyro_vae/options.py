@@ -73,7 +73,17 @@ class Option:
 
 
 def setting(default: Any, type: type | str, help: str, **more: Any) -> Any:
-    """A field of a dataclass of settings: its default, and in its metadata the `Option`, of which `more` are fields."""
+    """A field of a dataclass of settings, which has its `Option` in the metadata.
+
+    Args:
+        default: the default.
+        type: the type, as in `Option`.
+        help: one sentence, with the unit.
+        **more: further fields of `Option`.
+
+    Returns:
+        The field.
+    """
     return field(default=default, metadata={"option": (type, help, more)})
 
 
@@ -132,6 +142,11 @@ class Registry(Mapping[str, E_], Generic[E_]):
     """The entries of one kind by name; with a `group`, also those of other packages' entry points of that name.
 
     An entry point names an `Entry` (`my_package.parts:ENTRY`), in a module that imports nothing large.
+
+    Args:
+        kind: what the entries are, for messages.
+        entries: the entries, in their order.
+        group: the group of entry points of other packages; None where there is none.
 
     >>> colours = Registry("colour", [Entry("red", "my.module:Red")])
     >>> list(colours)

@@ -15,7 +15,13 @@ Decorator = Callable[[Any], Any]
 
 
 class Grouped(click.Option):
-    """An option that belongs to a group, under which --help lists it and the config file keeps it."""
+    """An option that belongs to a group, under which --help lists it and the config file keeps it.
+
+    Args:
+        *args: as `click.Option` takes them.
+        group: the group.
+        **kwargs: as `click.Option` takes them.
+    """
 
     def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -51,7 +57,16 @@ class GroupedCommand(click.Command):
 
 
 def option(group: str, *names: str, **kwargs: Any) -> Decorator:
-    """`click.option` in a group of --help."""
+    """`click.option` in a group of --help.
+
+    Args:
+        group: the group.
+        *names: the flags, as `click.option` takes them.
+        **kwargs: its keywords.
+
+    Returns:
+        The decorator of a command's function.
+    """
     return click.option(*names, cls=Grouped, group=group, **_with_shown_default(kwargs))
 
 
@@ -184,6 +199,14 @@ def settings_with_config(ctx: click.Context, config: dict[str, Any] | None, sour
     """The settings of `fit` that are given: a flag's value, else that of the config file.
 
     A config file may hold its keys in tables named after the groups or not; dashes and underscores are the same.
+
+    Args:
+        ctx: click's context of the command.
+        config: the content of the config file; None without one.
+        source: the file, for messages.
+
+    Returns:
+        The values by name; `InputError` for a value in the file that a setting cannot have.
     """
     known = fit_options()
     options = {parameter.name: parameter for parameter in ctx.command.get_params(ctx) if parameter.name in known}

@@ -64,7 +64,15 @@ def warnings_to_log(log: Log) -> Iterator[None]:
 
 
 def reason_of_interruption(error: BaseException, group: ProcessGroup) -> str:
-    """How a fit was interrupted, in words."""
+    """How a fit was interrupted, in words.
+
+    Args:
+        error: what interrupted it.
+        group: the processes of the fit.
+
+    Returns:
+        The beginning of a sentence.
+    """
     if not isinstance(error, KeyboardInterrupt):
         return "stopped, since another process of this run has ended,"
     return "interrupted" if group.is_single else "interrupted, or told to end because another process of this run did,"

@@ -25,7 +25,14 @@ CHUNK_ROWS = 12_800  # rows worked on and written at a time
 
 
 class Run:
-    """A run's folder, opened: its settings, its program, and its data when asked for."""
+    """A run's folder, opened: its settings, its program, and its data when asked for.
+
+    Raises `InputError` for a folder that is no finished run.
+
+    Args:
+        folder: the folder.
+        program: `FILE.py:FUNCTION`, for a run of a user's own program.
+    """
 
     def __init__(self, folder: Path, program: str | None = None) -> None:
         self.folder, self.build = folder, program
@@ -67,8 +74,14 @@ class Run:
     def rows(self, name: str | None, split: str) -> Split:
         """Rows to work on, with their index in the file or data set.
 
-        A file's rows keep its order and get this run's measure. Without a name it is a split of the run's own data;
-        with the name of a data set, a split of that.
+        A file's rows keep its order and get this run's measure.
+
+        Args:
+            name: a file, or the name of a data set; None for the run's own data.
+            split: which rows of a data set: train, valid or test.
+
+        Returns:
+            The rows.
         """
         if name is None or name in NAMED_DATASETS:
             config = self._data_config()
