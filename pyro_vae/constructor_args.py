@@ -67,7 +67,7 @@ def _record_arguments_of(cls: type, name: str) -> None:
         if type(self) is cls:  # the recipe would not rebuild a user's subclass
             _record_call(self, name, signature, args, kwargs)
 
-    cls.__init__ = recording_init  # type: ignore[misc]
+    cls.__init__ = recording_init  # type: ignore[misc]  # the same
 
 
 def _recording_function(function: Callable[..., object], name: str) -> Callable[..., object]:

@@ -86,6 +86,7 @@ def table_of_bits(
     found: dict[str, Tensor] = {}
     for folder in sorted(out.glob("bits-*-1"), key=lambda path: int(path.name.split("-")[1])):
         kept, mixture = json.loads((folder / "fit.json").read_text()), pv.load(folder)
+        assert isinstance(mixture, pv.BernoulliMixture)
         began = time.perf_counter()
         log_px = mixture.log_prob(rows)
         each = (time.perf_counter() - began) / len(rows)
@@ -98,7 +99,7 @@ def table_of_bits(
     for arm in arms.split(","):
         vae = pv.load(vaes / f"{arm}-0")
         by_guide = pv.log_evidence(vae, first_rows, num_samples, seed=0)
-        around = pv.laplace(vae, first_rows, starts=2, seed=0)
+        around = pv.laplace_approximation(vae, first_rows, starts=2, seed=0)
         best = pv.log_evidence(
             around, first_rows, num_samples, rows=torch.arange(len(first_rows)), prior_share=0.1, seed=0
         )
@@ -150,15 +151,14 @@ def linear(latents: int, seeds: str, epochs: int) -> None:
     pv.fit_closed_form(ppca, data)
     for seed in map(int, seeds.split(",")):
         with seeded(seed):
+            decoder = pv.nets.linear(latents, 64)
             vae = pv.VAE(
                 pv.priors.StandardNormal(latents),
-                pv.likelihoods.Normal(pv.nets.linear(latents, 64), scale="learned"),
+                pv.likelihoods.Normal(decoder, scale="learned"),
                 pv.guides.MeanFieldNormal(pv.nets.linear(64, 2 * latents)),
             )
         fitted = pv.fit(vae, data, epochs=epochs, learning_rate=0.01, schedule="cosine", seed=seed, progress="none")
-        weight = (
-            vae.likelihood.net[0].weight if hasattr(vae.likelihood.net, "__getitem__") else vae.likelihood.net.weight
-        )
+        weight = next(decoder.parameters())
         bases = [torch.linalg.qr(w.detach().double())[0] for w in (weight, ppca.weight)]
         angles = torch.linalg.svdvals(bases[0].T @ bases[1]).clamp(max=1).acos().rad2deg()
         for split in (data.valid, data.test):
@@ -179,14 +179,14 @@ def new_rows(data_root: str | None, vae: Path, num_rows: int) -> None:
     """What q costs for a row never seen, and how far below log p(x) its bound stays: encoder, refinement, Laplace."""
     program, rows = pv.load(vae), pv.load_data("mnist", root=data_root).valid.head(num_rows)
     places = torch.arange(num_rows)
-    around = pv.laplace(program, rows, starts=2, seed=0)
+    around = pv.laplace_approximation(program, rows, starts=2, seed=0)
     best = pv.log_evidence(around, rows, 1000, rows=places, prior_share=0.1, seed=0)
     click.echo(f"log p(x) around modes: {best}")
     makers: dict[str, Any] = {
         "encoder": lambda: (program.encode(rows.x), None)[1],
         "refined, 20 steps": lambda: pv.refine(program, rows, 20),
         "refined, 500 steps": lambda: pv.refine(program, rows, 500),
-        "Laplace": lambda: pv.laplace(program, rows, starts=1),
+        "Laplace": lambda: pv.laplace_approximation(program, rows, starts=1),
     }
     for name, make in makers.items():
         began = time.perf_counter()
@@ -266,7 +266,7 @@ def _log_px(program: Any, rows: pv.Split) -> Tensor:
     """Exact, or for a VAE by importance sampling around each row's mode."""
     if isinstance(program, pv.Density):
         return program.log_prob(rows)
-    around = pv.laplace(program, rows, seed=0)
+    around = pv.laplace_approximation(program, rows, seed=0)
     return pv.log_evidence(around, rows, 1000, rows=torch.arange(len(rows)), prior_share=0.1, seed=0).log_px
 
 

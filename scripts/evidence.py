@@ -148,10 +148,14 @@ def gaps(
     click.echo("|---|---|---|---|---|---|---|")
     for arm in arms:
         vae = pv.load(runs / f"{arm}-0")
+        assert isinstance(vae, pv.VAE)
+        assert isinstance(vae.posterior, pv.guides.MeanFieldNormal)
         for name in ("train", split):
             x = data.split(name)[:rows]
             log_px = pv.annealed_evidence(vae, x, temperatures, num_chains=16)
-            found = pv.inference_gaps(vae, x, log_px, outputs_of=vae.posterior.net, steps=steps, learning_rate=0.03)
+            found = pv.diagnostics.inference_gaps(
+                vae, x, log_px, outputs_of=vae.posterior.net, steps=steps, learning_rate=0.03
+            )
             columns = (log_px.log_px, found.best_elbo, found.elbo)
             apart = (found.approximation, found.amortization)
             click.echo(
@@ -260,7 +264,7 @@ def posterior(out: Path) -> None:
     chosen_rows = order[[len(x) // 10, len(x) // 2, 9 * len(x) // 10]]
     found = pv.nuts(vae, x[chosen_rows])
     click.echo(f"{found!r}, trusted: {found.trusted}")
-    pv.plot_posterior(found).savefig(out, dpi=150)
+    pv.plots.plot_posterior(found).savefig(out, dpi=150)
 
 
 def spearman(first: Any, second: Any) -> float:
@@ -305,6 +309,8 @@ def prior_or_guide(out: Path, repeats: int) -> None:
 def speed(runs: Path, data_root: str | None, split: str, rows: int, num_samples: int) -> None:
     """Score many rows by importance sampling, and time the decoder's products alone before, between and after."""
     vae = pv.load(runs / "plain-0")
+    assert isinstance(vae, pv.VAE)
+    assert isinstance(vae.likelihood, torch.nn.Module)
     x = pv.load_data("mnist", root=data_root).split(split)[:rows]
     weights = [w.detach().T.contiguous() for name, w in vae.likelihood.named_parameters() if w.dim() == 2]
 
