@@ -17,6 +17,7 @@ from pyro_vae.workflows.comparison_settings import (
     PRESETS,
     TRAIN_SETTINGS,
     VAE_SETTINGS,
+    Settings,
     comparison_options,
 )
 
@@ -69,7 +70,7 @@ def _repeated(name: str, flag: str) -> Decorator:
 )
 @output_options
 @click.pass_context
-def compare(ctx: click.Context, runs: tuple[Path, ...], as_json: bool, debug: bool, **_: Any) -> None:
+def compare(ctx: click.Context, runs: tuple[Path, ...], as_json: bool, debug: bool, **_: object) -> None:
     """Compare models, fit methods or saved runs on the same held-out rows.
 
     With no argument: a mixture, PPCA and a VAE on a data set in the plane, each fitted by every method it supports.
@@ -104,7 +105,7 @@ def compare(ctx: click.Context, runs: tuple[Path, ...], as_json: bool, debug: bo
     print_written(done.folder, TABLE, done.figures, time.perf_counter() - began)
 
 
-def _is_toy(given: dict[str, Any], settings: dict[str, Any], runs: tuple[Path, ...]) -> bool:
+def _is_toy(given: Settings, settings: Settings, runs: tuple[Path, ...]) -> bool:
     """Whether this is the toy preset on its own data, which comes with a picture of EM's bounds."""
     default = not given.get("preset") and not settings.get("models") and not runs
     return (default or given.get("preset") == "toy") and settings.get("data", "pinwheel") == "pinwheel"
@@ -116,7 +117,7 @@ def _coordinate_ascent(folder: Path) -> list[Path]:
     return [draw_em_bounds(folder)]
 
 
-def _run_encoder_study(given: dict[str, Any], as_json: bool) -> None:
+def _run_encoder_study(given: Settings, as_json: bool) -> None:
     """The study of autoencoder and VAE by its spelling of before, `compare --preset ae-vs-vae`."""
     from pyro_vae.cli.study import AUTOENCODER_OPTIONS, run_autoencoder_study
 

@@ -17,7 +17,7 @@ from pyro_vae.evidence.exact_log_px import exact_evidence
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.inference.fit_result import FitResult
-from pyro_vae.inference.posterior.laplace import laplace
+from pyro_vae.inference.posterior.laplace import laplace_approximation
 from pyro_vae.models.exact_density import Density
 from pyro_vae.models.finite_mixture import Mixture
 from pyro_vae.models.vae import VAE
@@ -66,6 +66,11 @@ class HeldOutScore:
     bound: Tensor | None
     method: str
     evidence: Evidence | None = None
+
+    @property
+    def khat_bad(self) -> float | None:
+        """The share of rows whose k-hat is above its limit; None where log p(x) is not by importance sampling."""
+        return self.log_px.khat_bad if isinstance(self.log_px, Evidence) else None
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ def score_held_out(
                 raise
     if method == "is" and evidence is not None:
         return HeldOutScore(evidence, bound, "is", evidence)
-    at_modes = laplace(known, rows, seed=seed)
+    at_modes = laplace_approximation(known, rows, seed=seed)
     found = log_evidence(at_modes, rows, num_samples, rows=torch.arange(len(rows)), prior_share=PRIOR_SHARE, seed=seed)
     return HeldOutScore(found, bound, "laplace", evidence)
 
@@ -271,7 +276,7 @@ def _row(
         iwae={},
         bound=bound,
         gap=None if bound is None else float(found.log_px.mean()) - bound,
-        khat_bad=found.khat_bad if isinstance(found, Evidence) else None,
+        khat_bad=scored.khat_bad,
         active_units=_num_active_units(one.program, rows, seed) if evidence is not None else None,
         num_data=len(rows),
         num_samples=found.num_samples if isinstance(found, Evidence) else None,

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pyro_vae.comparison.comparison_table import Fitted, HeldOutScore, score_held_out
 from pyro_vae.comparison.fit_by_name import fit_by_name
 from pyro_vae.comparison.fit_methods import Budget
 from pyro_vae.data import Dataset, Split
 from pyro_vae.inference.fit_result import EpochRecord, FitResult
+from pyro_vae.typing import Program
 
 STEP = 1.5  # between epochs that are looked at, on a logarithmic axis
 
@@ -33,7 +33,7 @@ class Point:
 
 def fit_with_curve(
     model: str,
-    program: Any,
+    program: Program,
     fit_method: str,
     data: Dataset,
     budget: Budget,
@@ -42,23 +42,36 @@ def fit_with_curve(
     num_rows: int = 1000,
     num_samples: int = 200,
     on_point: Callable[[Point], None] | None = None,
-) -> tuple[Any, FitResult, list[Point]]:
+) -> tuple[Program, FitResult, list[Point]]:
     """Fit a program by the named method and score it during the fit, at epochs evenly spaced on a logarithmic axis.
 
-    log p(x) of the first `num_rows` training rows and `rows` is found as in `compare`, with `num_samples` draws around
-    each row's mode, so that methods without a guide are scored as the others are. Seconds are the fit's own, without
-    the scoring.
+    log p(x) is found as in `compare`, with draws around each row's mode, so that methods without a guide are scored as
+    the others are. Seconds are the fit's own, without the scoring.
+
+    Args:
+        model: the model's name.
+        program: a new program, trained in place.
+        fit_method: a fit method of `FIT_METHODS`.
+        data: the data set whose training rows are used.
+        budget: what the fit may spend.
+        rows: the held-out rows.
+        num_rows: how many training rows and how many held-out ones are scored.
+        num_samples: draws for each row.
+        on_point: called with each point as it comes.
+
+    Returns:
+        The fitted program, the fit's result, and the points.
     """
     points: list[Point] = []
     scoring_seconds: list[float] = [0.0]
     trained, held_out = data.train.head(min(num_rows, len(data.train))), rows.head(min(num_rows, len(rows)))
 
-    def on_epoch(now: Any, history: list[EpochRecord]) -> None:
+    def on_epoch(now: Program, history: list[EpochRecord]) -> None:
         history[-1] = replace(history[-1], seconds=history[-1].seconds - scoring_seconds[0])
         if not points or history[-1].epoch >= points[-1].epoch * STEP:
             score(now, history)
 
-    def score(now: Any, history: list[EpochRecord]) -> None:
+    def score(now: Program, history: list[EpochRecord]) -> None:
         began, epoch = time.perf_counter(), history[-1].epoch
         one = Fitted(model, fit_method, now)
         found = [score_held_out(one, some, method="laplace", num_samples=num_samples) for some in (trained, held_out)]
@@ -76,9 +89,17 @@ def fit_with_curve(
 def _point(epoch: int, rows_seen: int, seconds: float, train: HeldOutScore, held_out: HeldOutScore) -> Point:
     train_log_px, log_px = (float(score.log_px.log_px.mean()) for score in (train, held_out))
     bound = None if held_out.bound is None else float(held_out.bound.mean())
-    return Point(epoch, rows_seen, seconds, train_log_px, log_px, bound, getattr(held_out.log_px, "khat_bad", None))
+    return Point(epoch, rows_seen, seconds, train_log_px, log_px, bound, held_out.khat_bad)
 
 
 def first_rows(data: Dataset, num_rows: int) -> Dataset:
-    """The same data set with its first training rows alone."""
+    """The same data set with its first training rows alone.
+
+    Args:
+        data: the data set.
+        num_rows: how many training rows are kept.
+
+    Returns:
+        The smaller data set.
+    """
     return replace(data, train=data.train.head(num_rows))

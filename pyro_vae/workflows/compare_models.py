@@ -24,9 +24,16 @@ from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.registry import ModelConfig
 from pyro_vae.run_folder import claim_folder, new_run, remove_if_empty
 from pyro_vae.serialization import load, save
+from pyro_vae.typing import Program
 from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import choose_likelihood, load_dataset
-from pyro_vae.workflows.comparison_settings import DATA_SETTINGS, TRAIN_SETTINGS, VAE_SETTINGS, comparison_settings
+from pyro_vae.workflows.comparison_settings import (
+    DATA_SETTINGS,
+    TRAIN_SETTINGS,
+    VAE_SETTINGS,
+    Settings,
+    comparison_settings,
+)
 from pyro_vae.workflows.read_run import Run
 
 TABLE, RESULT = "comparison.json", "fit.json"
@@ -34,7 +41,7 @@ Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Entry:
+class PlannedFit:
     """A model and a fit method, on some of the training rows."""
 
     model: str
@@ -68,10 +75,19 @@ def compare_models(
 ) -> Comparison:
     """Fit what is to be fitted, score all of it on the same rows, write the table and draw the figures.
 
-    `runs` are folders of saved runs; `settings` the options of `pyro-vae compare` with underscores
-    (`comparison_settings.comparison_options()`), with `models` and `fit_methods` for a grid. `out` is a folder, by
-    default a new one under `runs/`; an interrupted comparison is resumed there. `extra_figures` draws more into
-    the folder of figures. Raises `InputError` for densities on different measures before anything is fitted.
+    Raises `InputError` for densities on different measures before anything is fitted.
+
+    Args:
+        runs: folders of saved runs.
+        preset: a comparison by its name in `PRESETS`.
+        out: a folder, by default a new one under `runs/`; an interrupted comparison is resumed there.
+        extra_figures: draws more into the folder of figures.
+        log: called with each line of progress.
+        **settings: the options of `pyro-vae compare` with underscores (`comparison_settings.comparison_options()`),
+            with `models` and `fit_methods` for a grid.
+
+    Returns:
+        The folder, the table and the figures.
     """
     chosen = comparison_settings(preset, settings, bool(runs))
     opened = [Run(Path(folder)) for folder in runs]
@@ -94,10 +110,10 @@ def compare_models(
 def _compare(
     folder: Path,
     opened: list[Run],
-    entries: list[Entry],
+    entries: list[PlannedFit],
     data: Dataset,
     rows: Split,
-    settings: dict[str, Any],
+    settings: Settings,
     extra_figures: Callable[[Path], list[Path]] | None,
     log: Log,
 ) -> Comparison:
@@ -124,12 +140,12 @@ def _compare(
     return Comparison(folder, table, rows, figures)
 
 
-def _repeated_settings(settings: dict[str, Any]) -> dict[str, Any]:
+def _repeated_settings(settings: Settings) -> Settings:
     """What a comparison that is resumed must share with the one that was begun."""
     return {name: value for name, value in settings.items() if name not in ("split", "method", "level")}
 
 
-def _dataset(opened: list[Run], settings: dict[str, Any]) -> Dataset:
+def _dataset(opened: list[Run], settings: Settings) -> Dataset:
     """The data set: the runs' own, which must be the same, or the one that was named."""
     if not opened:
         chosen = {name: settings[name] for name in DATA_SETTINGS}
@@ -155,7 +171,7 @@ def _dataset(opened: list[Run], settings: dict[str, Any]) -> Dataset:
     return first
 
 
-def _entries(settings: dict[str, Any], data: Dataset) -> Iterator[Entry]:
+def _entries(settings: Settings, data: Dataset) -> Iterator[PlannedFit]:
     """The pairs of the grid or preset for each number of training rows."""
     sizes = settings["train_rows"] or (len(data.train),)
     for size in sizes:
@@ -164,10 +180,10 @@ def _entries(settings: dict[str, Any], data: Dataset) -> Iterator[Entry]:
         some = first_rows(data, min(size, len(data.train)))
         suffix = f"-{len(some.train)}-rows" if len(sizes) > 1 else ""
         for model, fit_method in settings.get("pairs") or _grid(settings, data):
-            yield Entry(model, fit_method, some, suffix)
+            yield PlannedFit(model, fit_method, some, suffix)
 
 
-def _grid(settings: dict[str, Any], data: Dataset) -> list[tuple[str, str]]:
+def _grid(settings: Settings, data: Dataset) -> list[tuple[str, str]]:
     """Each model with the fit methods it supports; `InputError` where a model has none, or a method no model."""
     asked, pairs = settings["fit_methods"] or ("em", "svi", "cavi"), []
     if unknown := [name for name in asked if name not in FIT_METHODS]:
@@ -186,7 +202,7 @@ def _grid(settings: dict[str, Any], data: Dataset) -> list[tuple[str, str]]:
     return pairs
 
 
-def _require_one_measure(opened: list[Run], entries: list[Entry], settings: dict[str, Any]) -> None:
+def _require_one_measure(opened: list[Run], entries: list[PlannedFit], settings: Settings) -> None:
     """`InputError` for models that cannot be built, appear twice, or are densities on different measures."""
     pairs = [(entry.model + entry.suffix, entry.fit_method) for entry in entries]
     if twice := sorted({f"{model} {name}" for model, name in pairs if pairs.count((model, name)) > 1}):
@@ -207,14 +223,14 @@ def _require_one_measure(opened: list[Run], entries: list[Entry], settings: dict
         )
 
 
-def _measure_of(program: Any, data: Dataset) -> str:
+def _measure_of(program: Program, data: Dataset) -> str:
     batch = probe_batch(data)
     plates = find_plates(program, batch)
     plates.check(batch.x)
     return describe_measure(data.train, plates)
 
 
-def _program(model: str, settings: dict[str, Any], data: Dataset) -> Any:
+def _program(model: str, settings: Settings, data: Dataset) -> Program:
     """A new program from `NAME` or `NAME:SIZE`."""
     name, _, size = model.partition(":")
     if name != "vae":
@@ -227,7 +243,7 @@ def _program(model: str, settings: dict[str, Any], data: Dataset) -> Any:
 
 
 def _fit_or_load(
-    folder: Path, entry: Entry, settings: dict[str, Any], rows: Split, label: str, log: Log
+    folder: Path, entry: PlannedFit, settings: Settings, rows: Split, label: str, log: Log
 ) -> tuple[Fitted, list[Point]]:
     """One entry, fitted now or loaded where an interrupted comparison has fitted it."""
     if (folder / RESULT).exists():
@@ -241,7 +257,7 @@ def _fit_or_load(
     return _fitted(entry, program, result, points), points
 
 
-def _fit(entry: Entry, settings: dict[str, Any], rows: Split, log: Log) -> tuple[Any, FitResult, list[Point]]:
+def _fit(entry: PlannedFit, settings: Settings, rows: Split, log: Log) -> tuple[Program, FitResult, list[Point]]:
     rate = settings.get("learning_rates", {}).get(entry.fit_method, settings["learning_rate"])
     config = TrainConfig(**{name: settings[name] for name in TRAIN_SETTINGS} | {"learning_rate": rate})
     budget = Budget(config, settings["iterations"], settings["starts"], settings["width"])
@@ -263,7 +279,7 @@ def _fit(entry: Entry, settings: dict[str, Any], rows: Split, log: Log) -> tuple
     )
 
 
-def _fitted(entry: Entry, program: Any, result: FitResult, points: list[Point]) -> Fitted:
+def _fitted(entry: PlannedFit, program: Program, result: FitResult, points: list[Point]) -> Fitted:
     reached = tuple((point.seconds, point.log_px) for point in points)
     return Fitted(entry.model + entry.suffix, entry.fit_method, program, result, reached=reached)
 

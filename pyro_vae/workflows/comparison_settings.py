@@ -9,6 +9,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.options import Option, options_of, require_known, setting
 from pyro_vae.workflows.fit_settings import fit_options
 
+Settings = dict[str, Any]  # of a comparison: values by the names of the options, and what else a preset says
 COMPARISON, DATA, VAE = "Comparison", "Data", "VAE"
 DATA_SETTINGS = ("data_root", "binarize", "dequantize", "standardize", "image_shape")
 VAE_SETTINGS = ("likelihood", "scale", "network", "hidden")
@@ -74,7 +75,7 @@ def comparison_options() -> dict[str, Option]:
     return shared | own | {name: budget[name] for name in ("iterations", "starts", "width")}
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Settings] = {
     "toy": {
         "data": "pinwheel",
         "pairs": (
@@ -118,11 +119,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def comparison_settings(preset: str | None, given: dict[str, Any], has_runs: bool) -> dict[str, Any]:
+def comparison_settings(preset: str | None, given: Settings, has_runs: bool) -> Settings:
     """The settings of a comparison: what is given, else the preset's, else the default.
 
-    Without models or saved runs the preset is `toy`. Raises `InputError` for a fit method without a model, a preset
-    together with models or runs, and names that are no settings.
+    Raises `InputError` for a fit method without a model, a preset together with models or runs, names that are no
+    settings, and values that cannot be used.
+
+    Args:
+        preset: a name of `PRESETS`; without models or saved runs `toy`.
+        given: values by the names of the options.
+        has_runs: whether saved runs are compared.
+
+    Returns:
+        All settings, with the preset's pairs of model and fit method.
     """
     options = comparison_options()
     require_known(given, options, "compare")

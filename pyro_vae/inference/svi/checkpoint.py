@@ -3,6 +3,7 @@
 import hashlib
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from pyro_vae.inference.svi.train_config import TrainConfig
 CHECKPOINT = Path("checkpoint") / "state.safetensors"  # in a run's folder
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 FINGERPRINT_ROWS = 1000
-COUNTERS = ("epoch", "best_epoch", "best_value", "history")
-TENSORS = {"now": "weights", "best": "best_weights", "optimizer": "method"}  # prefix in the file: attribute
+PREFIXES = ("now", "best", "optimizer")  # in the file, of the current and best weights and of the method's state
+Counters = Mapping[str, Any]  # of a fit's state: what is no tensor, as JSON
 
 
 @dataclass
@@ -46,26 +47,41 @@ class FitState:
     best_value: float = -math.inf
     history: list[EpochRecord] = field(default_factory=list)
 
-    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def to_file(self) -> tuple[dict[str, Tensor], Counters]:
         """The tensors, each as `now/NAME`, `best/NAME` or `optimizer/NAME`, and the counters."""
-        tensors = {
-            f"{prefix}/{name}": value
-            for prefix, attribute in TENSORS.items()
-            for name, value in (getattr(self, attribute) or {}).items()
-        }
-        return tensors, {name: getattr(self, name) for name in COUNTERS} | {
-            "history": [dict(row) for row in self.history]
+        groups = zip(PREFIXES, (self.weights, self.best_weights, self.method), strict=True)
+        tensors = {f"{prefix}/{name}": value for prefix, group in groups for name, value in (group or {}).items()}
+        return tensors, {
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_value": self.best_value,
+            "history": [dict(row) for row in self.history],
         }
 
     @classmethod
-    def from_file(cls, tensors: dict[str, Tensor], counters: dict[str, Any]) -> "FitState":
-        """The state whose `to_file` gave these tensors and counters."""
-        groups: dict[str, Any] = {attribute: {} for attribute in TENSORS.values()}
+    def from_file(cls, tensors: dict[str, Tensor], counters: Counters) -> "FitState":
+        """The state that was written.
+
+        Args:
+            tensors: by their names in the file.
+            counters: what else `to_file` gave; other keys are left out.
+
+        Returns:
+            The state whose `to_file` gave them.
+        """
+        groups: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in PREFIXES}
         for key, value in tensors.items():
             prefix, _, name = key.partition("/")
-            groups[TENSORS[prefix]][name] = value
-        kept = {name: counters[name] for name in COUNTERS} | {"history": [epoch_record(r) for r in counters["history"]]}
-        return cls(**groups, **kept)
+            groups[prefix][name] = value
+        return cls(
+            weights=groups["now"],
+            best_weights=groups["best"],
+            method=groups["optimizer"],
+            epoch=counters["epoch"],
+            best_epoch=counters["best_epoch"],
+            best_value=counters["best_value"],
+            history=[epoch_record(row) for row in counters["history"]],
+        )
 
     def broadcast(self, group: ProcessGroup) -> "FitState":
         """The state of rank 0, in every process."""
@@ -77,10 +93,12 @@ class FitState:
 class Checkpoint:
     """The file of a fit's state. It is written every ten seconds at most, and once more by `write_latest`.
 
-    `settings` are those that a resumed fit has to share with the one that was interrupted.
+    Args:
+        path: the file.
+        settings: those that a resumed fit has to share with the one that was interrupted.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, object]) -> None:
         self.path, self.settings = path, settings
         self._latest: FitState | None = None
         self._written_at = time.perf_counter()
@@ -109,11 +127,20 @@ class Checkpoint:
         """Write the state of the last whole epoch, if there was one."""
         if self._latest is not None:
             tensors, counters = self._latest.to_file()
-            write_tensors(self.path, tensors, counters | {"settings": self.settings})
+            write_tensors(self.path, tensors, dict(counters) | {"settings": dict(self.settings)})
 
 
-def checkpoint_settings(config: TrainConfig, loss_name: str, train: Split) -> dict[str, Any]:
-    """The settings that a resumed fit has to share with the one that was interrupted."""
+def checkpoint_settings(config: TrainConfig, loss_name: str, train: Split) -> dict[str, object]:
+    """The settings that a resumed fit has to share with the one that was interrupted.
+
+    Args:
+        config: the training settings.
+        loss_name: the name of the fit method and its objective.
+        train: the training rows.
+
+    Returns:
+        The settings by name, as JSON can hold them.
+    """
     normal = {"patience": config.patience or None, "num_particles": config.num_particles or 1}  # as 0.1.0 wrote them
     return asdict(config) | normal | {"loss": loss_name, "training rows": train.fingerprint}
 

@@ -1,7 +1,6 @@
 """One fused torch optimizer for all parameters, with the interface of Pyro's optimizers."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import pyro
 import torch
@@ -19,6 +18,11 @@ class FusedOptimizer(PyroOptim):
     of `penalty`, if set, is added, which no reported number includes; and gradients are clipped by their joint norm
     where `clip` is given. After the step they are None. Parameters keep the order in which they were added, so that
     sums over them have the same bits in each run. `has_stepped` tells whether the last call had any parameters.
+
+    Args:
+        name: the optimizer, an entry of `OPTIMIZERS`.
+        learning_rate: of the first step; the attribute may change before each step.
+        clip: the largest joint norm of the gradients; None for any.
     """
 
     def __init__(self, name: str, learning_rate: float, clip: float | None = None) -> None:
@@ -44,7 +48,7 @@ class FusedOptimizer(PyroOptim):
         else:
             self._torch.add_param_group({"params": list(new.values())})
 
-    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
+    def __call__(self, params: Iterable[Tensor], *args: object, **kwargs: object) -> None:
         params = list(params)
         unknown = [value for value in params if id(value) not in self._known]
         self.has_stepped = bool(params)
@@ -56,7 +60,7 @@ class FusedOptimizer(PyroOptim):
         if self.reduce is not None:
             self.reduce(list(self.parameters.values()))
         if self.penalty is not None and (penalty := self.penalty()).requires_grad:
-            penalty.backward()  # type: ignore[no-untyped-call]
+            penalty.backward()  # type: ignore[no-untyped-call]  # torch has no annotations here
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
         for group in self._torch.param_groups:

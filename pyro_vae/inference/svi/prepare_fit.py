@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
@@ -17,6 +16,7 @@ from pyro_vae.programs.parameters import named_parameters
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.traces import sample_sites
+from pyro_vae.typing import Program
 
 SETTINGS_IN_NAME = ("num_particles", "dreg", "free_bits", "each", "insomnia")
 
@@ -24,7 +24,15 @@ SETTINGS_IN_NAME = ("num_particles", "dreg", "free_bits", "each", "insomnia")
 def check_batches(
     plates: PlateStructure, settings: TrainConfig, num_rows: int, has_valid: bool, num_processes: int
 ) -> None:
-    """Raise `InputError` where the program does not allow batches, validation rows, several processes or β."""
+    """Raise `InputError` where the program does not allow batches, validation rows, several processes or β.
+
+    Args:
+        plates: of the program.
+        settings: the training settings.
+        num_rows: the number of training rows.
+        has_valid: whether there are validation rows.
+        num_processes: how many processes share each batch.
+    """
     batch_size = min(settings.batch_size, num_rows)
     if plates.row_dim is None and batch_size < num_rows:
         raise RowsError(
@@ -47,14 +55,33 @@ def check_batches(
 
 
 def default_loss(guide: Trace, plates: PlateStructure, num_particles: int) -> ELBO:
-    """`Trace_ELBO`, or `TraceEnum_ELBO` where the guide marks a site to be enumerated."""
+    """The ELBO of a fit that names no objective.
+
+    Args:
+        guide: a trace of the guide.
+        plates: of the program.
+        num_particles: draws for each row and step.
+
+    Returns:
+        `Trace_ELBO`, or `TraceEnum_ELBO` where the guide marks a site to be enumerated.
+    """
     if any(site["infer"].get("enumerate") for site in sample_sites(guide).values()):
         return TraceEnum_ELBO(num_particles, plates.nesting)
     return Trace_ELBO(num_particles)
 
 
-def vectorize_particles(loss: ELBO, program: Any, plates: PlateStructure, example: Batch) -> ELBO:
-    """The same objective, with vectorized particles where the program gives the same log weights so."""
+def vectorize_particles(loss: ELBO, program: Program, plates: PlateStructure, example: Batch) -> ELBO:
+    """The same objective, with vectorized particles where the program gives the same log weights so.
+
+    Args:
+        loss: the objective.
+        program: the program, whose parameters are restored.
+        plates: of the program.
+        example: rows to compare the log weights on.
+
+    Returns:
+        The objective itself, or a copy that vectorizes particles.
+    """
     has_rows = plates.row_dim is not None and not plates.outside and not plates.enumerated
     if loss.num_particles == 1 or loss.vectorize_particles or not has_rows:
         return loss
@@ -78,7 +105,7 @@ def loss_name(loss: ELBO) -> str:
 
 
 @contextmanager
-def _perturbed_parameters(program: Any) -> Iterator[None]:
+def _perturbed_parameters(program: Program) -> Iterator[None]:
     """Add small random numbers to every parameter, and restore them afterwards."""
     parameters = list(named_parameters(program).values())
     before = [parameter.detach().clone() for parameter in parameters]

@@ -58,7 +58,7 @@ class Progress(CallbackBase):
             self._bar = None
 
 
-def _make_bar() -> Any:
+def _make_bar() -> Any:  # rich's `Progress`
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

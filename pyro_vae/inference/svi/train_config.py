@@ -125,7 +125,15 @@ class TrainConfig:
         return self.beta * (min(1.0, epoch / self.kl_warmup) if self.kl_warmup > 0 else 1.0)
 
     def out_of_patience(self, epoch: int, best_epoch: int) -> bool:
-        """Whether `patience` epochs (0 or None: never) have passed without a better one, counted after the warm-up."""
+        """Whether `patience` epochs (0 or None: never) have passed without a better one, counted after the warm-up.
+
+        Args:
+            epoch: the number of finished epochs.
+            best_epoch: the epoch with the best validation ELBO.
+
+        Returns:
+            Whether the fit is to end.
+        """
         patience = self.patience or math.inf
         return epoch - max(best_epoch, math.ceil(self.kl_warmup)) >= patience
 

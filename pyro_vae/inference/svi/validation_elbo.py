@@ -1,7 +1,6 @@
 """The ELBO of held-out rows and the active units of the guide, after each epoch."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pyro
 import torch
@@ -22,7 +21,13 @@ VALID_ROWS_PER_CALL = 200  # fewer rows are repeated in a batch, which takes as 
 
 
 class HeldOutRows:
-    """The validation rows of a fit, in batches on the program's device."""
+    """The validation rows of a fit, in batches on the program's device.
+
+    Args:
+        split: the rows.
+        target: the device and type that the program takes.
+        num_rows: the number N of training rows.
+    """
 
     def __init__(self, split: Split, target: DeviceAndDtype, num_rows: int) -> None:
         self.split, self.target, self.num_rows = split, target, num_rows
@@ -32,7 +37,15 @@ class HeldOutRows:
         return len(self.split)
 
     def batch(self, start: int, end: int) -> Batch:
-        """The rows from `start` to `end`, those after the last left out."""
+        """Some of the rows with their inputs.
+
+        Args:
+            start: the index of the first row.
+            end: the index after the last one, which may lie after all rows.
+
+        Returns:
+            The batch.
+        """
         row_inputs = self.split.row_inputs(slice(start, end))
         on_device = {name: value.to(self.target.device) for name, value in row_inputs.items()}
         return Batch(self.split[start:end].to(*self.target), num_rows=self.num_rows, **on_device)
@@ -43,11 +56,19 @@ class HeldOutRows:
             yield self.batch(start, start + VALID_BATCH_SIZE)
 
     def mean_loss(
-        self, evaluate_loss: Callable[..., Any], plates: PlateStructure, group: ProcessGroup, seed: int, check: bool
+        self, evaluate_loss: Callable[..., float], plates: PlateStructure, group: ProcessGroup, seed: int, check: bool
     ) -> float:
-        """The mean of `evaluate_loss` (nats per row) over rows and draws of all processes, with fixed random numbers.
+        """The mean of a loss over rows and draws of all processes, with fixed random numbers.
 
-        `check` has the plates of each batch checked.
+        Args:
+            evaluate_loss: a function of x and its row inputs, nats per row.
+            plates: of the program.
+            group: the processes.
+            seed: of the random numbers.
+            check: whether the plates of each batch are checked.
+
+        Returns:
+            The mean, nats per row.
         """
         draws = max(1, VALID_DRAWS // len(self))
         repeats = min(draws, max(1, VALID_ROWS_PER_CALL // len(self)))
@@ -67,7 +88,12 @@ class HeldOutRows:
     def active_units(self, program: Program, plates: PlateStructure) -> int | None:
         """How many latents are active, of `num_units`: their posterior means vary over rows (arXiv:1509.00519).
 
-        None where there is no latent for each row, or latents take discrete values.
+        Args:
+            program: the program.
+            plates: of the program.
+
+        Returns:
+            The number; None where there is no latent for each row, or latents take discrete values.
         """
         batch = self.batch(0, VALID_BATCH_SIZE)
         try:
@@ -78,7 +104,16 @@ class HeldOutRows:
 
 
 def collapse_advice(active: int | None, num_units: int, epochs: int) -> str:
-    """What to try where fewer than half of the latent dimensions are active; empty where there is nothing to say."""
+    """What to try where fewer than half of the latent dimensions are active.
+
+    Args:
+        active: the number of active ones, if it is known.
+        num_units: the number of all.
+        epochs: of the fit.
+
+    Returns:
+        A sentence; empty where there is nothing to say.
+    """
     if active is None or num_units < 2 or 2 * active >= num_units:
         return ""
     return (
