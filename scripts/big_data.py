@@ -137,6 +137,7 @@ def reading(folder: Path, num_rows: int, batch_size: int, path: Path | None) -> 
         generator, began = torch.Generator().manual_seed(0), time.perf_counter()
         for index in train.batches(batch_size, generator):
             if name == "read":
+                assert isinstance(train.stored, rows_on_disk.RowsOnDisk)
                 train.stored.read_from_window(index)
             elif name != "order":
                 train.batch(index, generator)
@@ -163,6 +164,7 @@ class InFileOrder(SplitOnDisk):
 def shuffle(folder: Path, data_root: str | None, epochs: int, seeds: int, path: Path | None) -> None:
     """The effect of the order of rows on the validation ELBO: full MNIST, in original order and sorted by label."""
     mnist, found = pv.load_data("mnist", root=data_root), {}
+    assert mnist.train.labels is not None
     for words, order in {"sorted by label": mnist.train.labels.argsort(stable=True), "original order": None}.items():
         rows = mnist.train.stored if order is None else mnist.train.stored[order]
         for windows, blocks in ((1, 64), (8, 64), (100, 64), (8, 8), (0, 0)):

@@ -63,7 +63,7 @@ def fit_bits(data_root: str | None, out: Path, sizes: str, prior_rows: str, iter
         fitted = pv.fit_em(mixture, data.train, epochs=iterations, tolerance=1e-3, seed=0)
         valid = float(mixture.log_prob(data.valid).mean())
         pv.save(mixture, folder)
-        found = {"size": size, "prior_rows": rows, "valid": valid, "seconds": fitted.seconds}
+        found: dict[str, object] = {"size": size, "prior_rows": rows, "valid": valid, "seconds": fitted.seconds}
         found |= {"history": [dict(row) for row in fitted.history]}
         (folder / "fit.json").write_text(json.dumps(found))
         click.echo(f"{size} components, prior of {rows:g} rows: {fitted}; validation {valid:.2f}")

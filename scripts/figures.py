@@ -51,7 +51,7 @@ def inside(run: Path, names: tuple[str, ...]) -> None:
     program, data = opened.program(), opened.data()
     rows = data.valid.head(500)
     log_px = pv.log_evidence(program, rows, num_samples=200).log_px
-    for one in pv.latent_figures(program, data, rows, log_px):
+    for one in pv.plots.draw_latent_figures(program, data, rows, log_px):
         if one.name in names:
             one.figure.savefig(IMAGES / f"{one.name}.png", dpi=110, bbox_inches="tight")
 

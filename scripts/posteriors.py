@@ -31,7 +31,7 @@ from pyro_vae.plots.style import figure_style
 
 K, H, NOISE, COMPONENTS = 2, 64, 0.3, 4
 TRAIN_ROWS, ROWS, DRAWS = 2000, 500, 1000
-FIT = {"batch_size": 200, "num_particles": 4, "learning_rate": 5e-3, "clip": 1.0}
+FIT = pv.TrainConfig(batch_size=200, num_particles=4, learning_rate=5e-3, clip=1.0)
 EDGE, POINTS, TOLERANCE = 5.0, 301, 1e-3  # the grid is 601 × 601 points on [−5, 5]²; 301 × 301 must agree
 SHOWN, LIMIT = 0.9, 2.8  # the row of the figure: nine in ten posteriors have less entropy
 Part = Any
@@ -111,7 +111,7 @@ def compare(name: str, epochs: int, seeds: list[int]) -> tuple[list[dict[str, An
         gaps, elbos, seconds = [], [], 0.0
         for seed in seeds:
             vae = build_vae(toy, arm, seed)
-            seconds += pv.fit(vae, train, epochs=epochs, seed=seed, progress="none", **FIT).seconds
+            seconds += pv.fit(vae, train, FIT, epochs=epochs, seed=seed, progress="none").seconds
             elbos.append(pv.log_evidence(vae, x, DRAWS, seed=0).elbo)
             gaps.append(exact - elbos[-1])
             densities.setdefault(arm, guide_density(vae, shown))

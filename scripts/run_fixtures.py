@@ -125,7 +125,7 @@ def make_fits(out: Path) -> None:
         remove_figures(out / name)
         shutil.rmtree(out / name / "checkpoint")
         split = pv.load_data(DATA[name]).test
-        given = {"labels": split.labels[:ROWS]} if name == "conditional" else {}
+        given = {"labels": split.labels[:ROWS]} if name == "conditional" and split.labels is not None else {}
         if name == "flow":  # the command standardizes a table; the run's own data are what its program takes
             split = pv.load_data(DATA[name], standardize=True).test
         program = pv.load(out / name)

@@ -147,7 +147,7 @@ def blur(runs: Path) -> None:
         if kind == "vae":
             sigma = f"{model.likelihood.loc_and_scale(torch.zeros(1, K))[1].item():.2f}"
             kl = f"{pv.log_evidence(model, rows, 20).kl.mean():.1f}"
-        error = float(pv.reconstruction_error(model, rows).mean())
+        error = float(pv.studies.reconstruction_error(model, rows).mean())
         click.echo(f"| {K} | {kind} | {sigma} | {kl} | {error:.4f} | {found[0]} | {found[1]} |")
     vae = fitted(runs, data, "vae", 2)
     z = sample_codes(vae, rows)
@@ -186,7 +186,7 @@ def holes(runs: Path) -> None:
     )
     for K, prior in [*((K, PRIORS[0]) for K in SIZES), *itertools.product((2, 10), PRIORS[1:])]:
         model = fitted(runs, data, "vae", K, "bits", prior)
-        found, scored = pv.aggregate(model, data.train, 1000), pv.log_evidence(model, rows, 500)
+        found, scored = pv.diagnostics.aggregate(model, data.train, 1000), pv.log_evidence(model, rows, 500)
         codes, again = sample_codes(model, rows), model.reconstruct(rows.x)
         draws = new_codes(model, rows, 1000), sample_codes(model, data.train.head(1000))
         near = [precision_and_coverage(model.decode(z), again) for z in draws]
@@ -242,7 +242,7 @@ def figure(runs: Path) -> None:
                 densities = [log_aggregate(model, bits.train, at), model.prior().log_prob(at)]
             shaded, under = (density.exp().reshape(121, 121).T.numpy() for density in densities)
             draw_on_axes.density_and_contours(axes, side.numpy(), side.numpy(), shaded, under, (0.5, 0.95), hole=0.2)
-            kl = pv.aggregate(model, bits.train, 1000).marginal_kl
+            kl = pv.diagnostics.aggregate(model, bits.train, 1000).marginal_kl
             axes.set(xlabel="$z_1$", aspect="equal")
             style.title(axes, f"Holes: {prior}", f"shades: aggregate posterior; KL {kl:.2f} nats")
         others[0].set_ylabel("$z_2$")

@@ -131,3 +131,10 @@ def global_mean_posterior(x, prior_scale=3.0):
     """Its exact posterior, conjugate: (mean, standard deviation)."""
     precision = prior_scale**-2 + len(x)
     return x.sum().item() / precision, 1 / math.sqrt(precision)
+
+
+def vae_for(data, num_latents, hidden=20):
+    """A small VAE for a data set: binary pictures or a table of numbers."""
+    nets = pv.nets.mlp(num_latents, hidden, data.num_features), pv.nets.mlp(data.num_features, hidden, 2 * num_latents)
+    likelihood = pv.likelihoods.Bernoulli if data.image_shape else pv.likelihoods.Normal
+    return pv.VAE(pv.priors.StandardNormal(num_latents), likelihood(nets[0]), pv.guides.MeanFieldNormal(nets[1]))

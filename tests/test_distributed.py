@@ -152,7 +152,7 @@ def resumed_fits(folder):
 def run_process(folder):
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", message=".* latent dimensions are inactive")
-    group = pv.process_group()
+    group = pv.distributed.process_group()
     found = {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(group)}
     if group.size == 2:
         found |= {"twenty again": twenty_steps(), "resumed": resumed_fits(folder)} | errors_of_bad_calls(group)

@@ -58,7 +58,7 @@ def score(run: Path, data: str | None, as_json: bool, debug: bool, **options: An
 
 
 def _print(summary: Record, lowest: list[tuple[float, int]]) -> None:
-    count, flagged = summary['num_data'], summary['num_anomalies']
+    count, flagged = summary["num_data"], summary["num_anomalies"]
     click.echo(
         f"{summary['path']}: {count} rows, mean log p(x) {summary['log_px']:.2f} nats ({summary['log_px_kind']}); "
         f"{summary['measure']}"

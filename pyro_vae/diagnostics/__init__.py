@@ -1,1 +1,5 @@
 """What is measured of a fitted program: inference gaps, anomalies, the latent space, and draws against data."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

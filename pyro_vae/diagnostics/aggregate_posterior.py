@@ -28,7 +28,7 @@ Values = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Aggregate:
+class AggregatePosterior:
     """What the mean KL(q(z|x) ‖ p(z)) over N rows is made of, nats per row.
 
     `kl` = `mutual_information` + `marginal_kl`, draw by draw: the information that z has about its row, at most log N,
@@ -48,7 +48,8 @@ class Aggregate:
 
     def __repr__(self) -> str:
         return (
-            f"Aggregate({self.num_rows} rows, {self.num_samples} draws: KL {self.kl:.3f} ± {self.kl_mc_se:.3f} = "
+            f"AggregatePosterior({self.num_rows} rows, {self.num_samples} draws: "
+            f"KL {self.kl:.3f} ± {self.kl_mc_se:.3f} = "
             f"mutual information {self.mutual_information:.3f} ± {self.mutual_information_mc_se:.3f} + "
             f"KL(aggregate ‖ prior) {self.marginal_kl:.3f} ± {self.marginal_kl_mc_se:.3f} nats)"
         )
@@ -62,7 +63,7 @@ def aggregate(
     rows: Tensor | None = None,
     labels: Tensor | None = None,
     seed: int | None = 0,
-) -> Aggregate:
+) -> AggregatePosterior:
     r"""The aggregate posterior $\bar q(z) = \frac1N \sum_i q(z|x_i)$ against the prior (Hoffman & Johnson 2016).
 
     $\frac1N \sum_i KL(q(z|x_i) \| p(z)) = I(i; z) + KL(\bar q \| p)$, where $I = E[\log q(z|x_i) - \log \bar q(z)] \leq
@@ -110,7 +111,7 @@ def aggregate(
     found = {"kl": own - prior, "mutual_information": own - mixed, "marginal_kl": mixed - prior}
     means = {name: float(value.mean()) for name, value in found.items()}
     errors = {f"{name}_mc_se": float(value.std() / math.sqrt(num_samples)) for name, value in found.items()}
-    return Aggregate(**means, **errors, num_rows=len(split), num_samples=num_samples)
+    return AggregatePosterior(**means, **errors, num_rows=len(split), num_samples=num_samples)
 
 
 def log_aggregate(program: Program, data: Dataset | Split | Tensor, z: Tensor) -> Tensor:

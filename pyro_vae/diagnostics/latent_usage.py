@@ -54,7 +54,7 @@ class LatentUsage:
         return f"LatentUsage({int(self.active.sum())} of {len(self.names)} latents active, KL {total:.2f} nats per row)"
 
 
-def latent_usage(
+def measure_latent_usage(
     program: Program, data: Dataset | Split | Tensor, *, num_samples: int = 10, seed: int = 0
 ) -> LatentUsage:
     r"""KL and variance of posterior means for each latent of a program.
@@ -75,7 +75,7 @@ def latent_usage(
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> found = latent_usage(vae, (torch.rand(30, 5) < 0.5).float())
+    >>> found = measure_latent_usage(vae, (torch.rand(30, 5) < 0.5).float())
     >>> found.names, found.kl["z"].shape, found.variance.shape
     (('z[0]', 'z[1]'), torch.Size([2]), torch.Size([2]))
     """

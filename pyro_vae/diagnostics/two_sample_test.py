@@ -67,7 +67,7 @@ def two_sample(
     >>> data = pv.load_data("digits")
     >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(64, 8, 4))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64)), guide)
-    >>> pv.two_sample(vae, data.train, num_rows=100).accuracy > 0.9  # not fitted: easy to distinguish
+    >>> pv.diagnostics.two_sample(vae, data.train, num_rows=100).accuracy > 0.9  # not fitted: easy to distinguish
     True
     """
     from scipy.stats import norm

@@ -142,8 +142,8 @@ def log_evidence(
         labels: their labels (N,), for programs that take them.
         memory_mib: memory for the draws in progress, in MiB.
         seed: seed of the draws; None leaves the random state as it is.
-        group: the processes that share the rows (`pv.process_group()` in a script that `torchrun` started); each gets
-            every result.
+        group: the processes that share the rows (`pv.distributed.process_group()` in a script that `torchrun`
+            started); each gets every result.
 
     Returns:
         log p(x) (N,) with the ELBO, its terms, errors and diagnostics, nats per row.

@@ -74,7 +74,7 @@ class Autoencoder(Program):
 
     no_density = (
         "an autoencoder has no density: codes have no prior, so log p(x) does not exist; compare "
-        "reconstruction errors (pv.reconstruction_error), or take a VAE of the same networks"
+        "reconstruction errors (pv.studies.reconstruction_error), or take a VAE of the same networks"
     )
 
     def __init__(

@@ -1,0 +1,5 @@
+"""Figures: arrays on axes, the figures of a fit, of latents and of comparisons."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # the names are in __init__.pyi

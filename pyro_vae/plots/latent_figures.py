@@ -75,7 +75,7 @@ TABLE_CAPTIONS = {
 }
 
 
-def latent_figures(
+def draw_latent_figures(
     program: object, data: Dataset, split: Split, log_px: Tensor | None, seed: int = 0
 ) -> list[LatentFigure]:
     r"""Every latent figure that a program allows, in the order to read them.
@@ -98,7 +98,7 @@ def latent_figures(
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(64, 8, 4)))
     >>> data = pv.load_data("digits")
-    >>> [picture.name for picture in latent_figures(vae, data, data.valid, None)]
+    >>> [picture.name for picture in draw_latent_figures(vae, data, data.valid, None)]
     ['traversals', 'interpolations', 'usage', 'aggregate', 'ordered-samples']
     """
     program = require_program(program)

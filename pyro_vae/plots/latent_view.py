@@ -16,7 +16,7 @@ from torch.distributions.constraints import Constraint, MixtureSameFamilyConstra
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
-from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_names, latent_usage
+from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_names, measure_latent_usage
 from pyro_vae.errors import InputError
 from pyro_vae.plots.display_units import observed, to_grayscale
 from pyro_vae.plots.style import escape_mathtext
@@ -119,7 +119,7 @@ class LatentView:
 
     @cached_property
     def latent_usage(self) -> LatentUsage:
-        return latent_usage(self.program, self.rows, seed=self.seed)
+        return measure_latent_usage(self.program, self.rows, seed=self.seed)
 
     @cached_property
     def order(self) -> list[int]:

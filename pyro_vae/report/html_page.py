@@ -23,7 +23,7 @@ from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import write_figures
-from pyro_vae.plots.latent_figures import latent_figures
+from pyro_vae.plots.latent_figures import draw_latent_figures
 from pyro_vae.plots.latent_view import require_program
 from pyro_vae.report.latent_explorer import Explorer, explorer, fitting_rows, reason_for_no_explorer
 from pyro_vae.report.numbers_in_words import Number, number, numbers
@@ -257,7 +257,7 @@ def _page_figures(run: _Run, found: Evidence | None) -> list[PageFigure]:
             shown[path.stem] = _page_figure(path.stem, title, caption, path.read_bytes())
     log_px = None if found is None else found.log_px
     with style.figure_style(), mpl.rc_context({"backend": "agg"}):
-        for drawing in latent_figures(run.program, run.data, run.rows, log_px, seed=run.seed):
+        for drawing in draw_latent_figures(run.program, run.data, run.rows, log_px, seed=run.seed):
             shown[drawing.name] = _page_figure(drawing.name, drawing.title, drawing.caption, _png(drawing.figure))
     return list(shown.values())
 

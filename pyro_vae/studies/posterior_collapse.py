@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, load_data
-from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_usage
+from pyro_vae.diagnostics.latent_usage import LatentUsage, measure_latent_usage
 from pyro_vae.errors import CollapseWarning, InputError
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO
@@ -172,7 +172,9 @@ def _fit_and_measure(
     rows = data.split(split)
     evidence = log_evidence(program, rows, num_samples, seed=seed)
     seconds = time.perf_counter() - began
-    return CollapseResult(remedy, seed, latent_usage(program, rows, seed=seed), evidence, fitted.best_epoch, seconds)
+    return CollapseResult(
+        remedy, seed, measure_latent_usage(program, rows, seed=seed), evidence, fitted.best_epoch, seconds
+    )
 
 
 def deep_vae(data: Dataset, num_latents: int = 20, scale: float | str = "learned") -> VAE:

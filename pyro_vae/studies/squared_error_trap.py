@@ -101,7 +101,7 @@ def _below(first: Tensor, second: Tensor) -> Tensor:
     return (first < second).double() + 0.5 * (first == second)
 
 
-def squared_error_trap(
+def measure_squared_error_trap(
     program: Program | Encoder,
     data: Dataset | Split | Tensor,
     *,
@@ -141,7 +141,7 @@ def squared_error_trap(
     >>> data = pv.load_data("digits")
     >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(64, 32, 4))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 32, 64)), guide)
-    >>> found = squared_error_trap(vae, data.valid, shares=[0.1], num_samples=20)
+    >>> found = measure_squared_error_trap(vae, data.valid, shares=[0.1], num_samples=20)
     >>> found.nearer(0.1)["squared error"].value < 0.1
     True
     """
@@ -257,7 +257,7 @@ def run_squared_error_trap(
         For each size of the cut, how often each measure prefers the shift; and the pictures.
     """
     rows = load_data(data, root=data_root).split(split).head(num_rows)
-    found = squared_error_trap(load(run), rows, num_samples=num_samples)
+    found = measure_squared_error_trap(load(run), rows, num_samples=num_samples)
     table: list[TrapRow] = []
     for share in found.cuts:
         row: TrapRow = {"asked": share, "removed": found.removed(share), "num_data": len(rows)}

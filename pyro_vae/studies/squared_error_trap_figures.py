@@ -40,11 +40,11 @@ def plot_squared_error_trap(found: SquaredErrorTrap, *, share: float | None = No
         The figure.
 
     >>> import pyro_vae as pv
-    >>> from pyro_vae.studies.squared_error_trap import squared_error_trap
+    >>> from pyro_vae.studies.squared_error_trap import measure_squared_error_trap
     >>> data = pv.load_data("digits")
     >>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(64, 32, 4))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 32, 64)), guide)
-    >>> len(plot_squared_error_trap(squared_error_trap(vae, data.valid, num_samples=20)).axes)
+    >>> len(plot_squared_error_trap(measure_squared_error_trap(vae, data.valid, num_samples=20)).axes)
     2
     """
     share = sorted(found.cuts)[len(found.cuts) // 2] if share is None else share

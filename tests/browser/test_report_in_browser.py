@@ -1,138 +1,16 @@
 """The report opened from its file in Chromium: what the reader's hands do, and how it looks."""
 
-import base64
 import json
 import re
-import shutil
-import time
 
 import numpy as np
 import pytest
-from PIL import Image
+from report_page import Page
 
 import pyro_vae as pv
-from pyro_vae.report import html_page
 from pyro_vae.report.latent_planes import base_points, latent_planes
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """One headless Chromium; without one these tests fail, since a skipped test says nothing."""
-    found = shutil.which("chromium"), shutil.which("chromedriver")
-    if not all(found):
-        pytest.fail("no chromium and chromedriver here: apt-get install chromium chromium-driver")
-    try:
-        from selenium import webdriver
-    except ImportError:
-        pytest.fail("selenium is not installed: pip install -c constraints.txt -e '.[test,browser]'")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found[0]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(found[1]))
-    yield browser
-    browser.quit()
-
-
-class Page:
-    """A report, opened in a browser."""
-
-    def __init__(self, browser, path, width=1280, height=1000, scheme="light"):
-        self.browser = browser
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        features = [
-            {"name": "prefers-color-scheme", "value": scheme},
-            {"name": "prefers-reduced-motion", "value": "reduce"},
-        ]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        browser.get_log("browser")
-        browser.get(path.as_uri())
-        self.data = json.loads(self.js("return document.getElementById('data').textContent"))
-        self.wait(lambda: self.js("return !document.getElementById('chosen').hidden"))
-
-    def js(self, script, *arguments):
-        return self.browser.execute_script(script, *arguments)
-
-    def wait(self, condition, seconds=10):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "the page did not get there"
-            time.sleep(0.02)
-
-    def element(self, name):
-        return self.browser.find_element("id", name)
-
-    def text(self, name):
-        return self.element(name).text
-
-    def grey(self, name):
-        """The pixels of a canvas, one number each."""
-        script = """const c = document.getElementById(arguments[0]);
-            return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].filter((_, i) => i % 4 === 0)"""
-        return np.array(self.js(script, name), dtype=float)
-
-    def at(self, x, y):
-        """The pointer moves to a place of the plane, in its own coordinates; how to click there."""
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        plane = self.data["planes"][int(self.js("return document.getElementById('planes')?.value ?? 0"))]
-        share = (np.array([x, y]) - plane["low"]) / (np.array(plane["high"]) - plane["low"]) - 0.5
-        box = self.js(
-            """const c = document.getElementById('plane');
-            c.scrollIntoView({block: 'center'}); const b = c.getBoundingClientRect(); return [b.width, b.height]"""
-        )
-        offset = np.round([share[0] * box[0], -share[1] * box[1]]).astype(int).tolist()
-        actions = ActionChains(self.browser, duration=0).move_to_element_with_offset(self.element("plane"), *offset)
-        actions.perform()
-        return actions
-
-    def press(self, *keys):
-        self.element("plane").send_keys(*keys)
-
-    def choose(self, name, value):
-        from selenium.webdriver.support.select import Select
-
-        Select(self.element(name)).select_by_value(value)
-
-    def screenshot(self, path):
-        """All of the page as numbers from 0 to 1, (height, width, 3), kept in a file."""
-        height = self.js("return document.documentElement.scrollHeight")
-        clip = {"x": 0, "y": 0, "width": self.js("return innerWidth"), "height": height, "scale": 1}
-        command = {"format": "png", "captureBeyondViewport": True, "clip": clip}
-        path.write_bytes(base64.b64decode(self.browser.execute_cdp_cmd("Page.captureScreenshot", command)["data"]))
-        return np.asarray(Image.open(path).convert("RGB")) / 255
-
-    def complaints(self):
-        return self.browser.get_log("browser")
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    """Small programs and their reports, each made once."""
-    made = {}
-
-    def fit(name, num_latents):
-        if (name, num_latents) not in made:
-            data = pv.load_data(name)
-            nets = pv.nets.mlp(num_latents, 40, data.num_features), pv.nets.mlp(data.num_features, 40, 2 * num_latents)
-            likelihood = pv.likelihoods.Bernoulli if data.image_shape else pv.likelihoods.Normal
-            guide = pv.guides.MeanFieldNormal(nets[1])
-            vae = pv.VAE(pv.priors.StandardNormal(num_latents), likelihood(nets[0]), guide)
-            history = pv.fit(vae, data, epochs=8, seed=0).history
-            folder = tmp_path_factory.mktemp("report")
-            with pytest.MonkeyPatch.context() as patch:
-                if num_latents != 2:  # one page with all its pictures will do
-                    patch.setattr(html_page, "latent_figures", lambda *_, **__: [])
-                options = {"history": history, "num_rows": 80, "num_samples": 50}
-                path = html_page.write_report(folder, vae, data, config={}, records={}, **options)
-            made[name, num_latents] = vae, data.valid.head(80), path
-        return made[name, num_latents]
-
-    return fit
 
 
 def alone(places):

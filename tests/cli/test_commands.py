@@ -277,6 +277,17 @@ def test_changed_data_is_noticed(capsys, tmp_path):
     assert "is not what it was when this run was fitted" in err
 
 
+LONG = ["fit", "--data", "digits", "--hidden", "200", "--epochs", "40"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The fit that nothing stops, in this process: those that are stopped are compared with it."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert _run([*LONG, "--out", str(folder), "--json"]) == 0
+    return folder
+
+
 def heed_interrupts():
     """A shell that runs the tests in the background has its children ignore Ctrl-C; these are to heed it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -287,10 +298,9 @@ def start():
     """Start fits in processes of their own; whatever still runs when the test ends is ended."""
     started = []
 
-    def begin(folder, epochs):
-        words = ["fit", "--data", "digits", "--hidden", "200", "--epochs", str(epochs), "--out", str(folder)]
+    def begin(folder):
         process = subprocess.Popen(
-            [sys.executable, "-m", "pyro_vae", *words],
+            [sys.executable, "-m", "pyro_vae", *LONG, "--out", str(folder)],
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -315,9 +325,8 @@ def wait_for_epochs(folder, n):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, start, how):
-    whole = start(tmp_path / "whole", 40)
-    stopped = start(tmp_path / "stopped", 40)
+def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, start, whole, how):
+    stopped = start(tmp_path / "stopped")
     wait_for_epochs(tmp_path / "stopped", 5)
     stopped.send_signal(how)
     _, err = stopped.communicate()
@@ -330,20 +339,18 @@ def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, start, how)
         assert json_of(capsys, "sample", tmp_path / "stopped", "--num", 2)["num_rows"] == 2, (
             "the best so far can be used"
         )
-    _, err = whole.communicate()
-    assert whole.returncode == 0, err
     resumed = json_of(capsys, "fit", "--resume", tmp_path / "stopped")
-    expected = json.loads((tmp_path / "whole" / "evaluation.json").read_text())["valid"]
+    expected = json.loads((whole / "evaluation.json").read_text())["valid"]
     for record in (resumed, expected):
         del record["seconds"], record["run"]
     assert resumed == expected
     rows = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in read_json_lines(tmp_path / n / "metrics.jsonl")]
-        for n in ("whole", "stopped")
+        [{k: v for k, v in row.items() if k != "seconds"} for row in read_json_lines(folder / "metrics.jsonl")]
+        for folder in (whole, tmp_path / "stopped")
     ]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 40
-    weights = [read_tensors(tmp_path / n / "model.safetensors")[0] for n in ("whole", "stopped")]
+    weights = [read_tensors(folder / "model.safetensors")[0] for folder in (whole, tmp_path / "stopped")]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 

@@ -97,21 +97,21 @@ def test_comparisons_of_different_things_are_refused(tiny_vae):
 
 def test_two_samples_of_one_distribution_are_not_told_apart_and_others_are(double):
     program = LinearGaussian(2, 5)
-    same = pv.two_sample(program, program.rows(500, seed=8))
+    same = pv.diagnostics.two_sample(program, program.rows(500, seed=8))
     assert same.p_value > 0.01
     assert same.accuracy == pytest.approx(0.5, abs=0.06)
-    shifted = pv.two_sample(program, program.rows(500, seed=8) + 0.7)
+    shifted = pv.diagnostics.two_sample(program, program.rows(500, seed=8) + 0.7)
     assert shifted.p_value < 1e-4
     assert shifted.auc > 0.6
     assert len(shifted.real_score) == len(shifted.drawn_score) == 500
     with pytest.raises(pv.InputError, match="20 rows or more, got 5"):
-        pv.two_sample(program, program.rows(5))
+        pv.diagnostics.two_sample(program, program.rows(5))
 
 
 def test_nuts_finds_the_exact_posterior(double):
     program = LinearGaussian(3, 8, sites=1, inflate=2.0)
     x = program.rows(2)
-    found = pv.nuts(program, x, 300, warmup=100, num_chains=2)
+    found = pv.nuts(program, x, 200, warmup=100, num_chains=2)
     assert found.names == ("z[0]", "z[1]", "z[2]")
     assert found.rhat.max() < 1.05
     draws = found.draws.flatten(0, 1)
@@ -131,7 +131,7 @@ def test_nuts_gives_constrained_latents_in_their_own_units():
         with pyro.plate("data", len(x)):
             pyro.sample("s", dist.Gamma(3.5, 2 + x[:, 0] ** 2 / 2))
 
-    found = pv.nuts(pv.Program(model, guide), torch.tensor([[1.0], [3.0]]), 300, warmup=100, num_chains=2)
+    found = pv.nuts(pv.Program(model, guide), torch.tensor([[1.0], [3.0]]), 200, warmup=100, num_chains=2)
     exact = torch.tensor([3.5 / 2.5, 3.5 / 6.5])
     torch.testing.assert_close(found.draws.mean((0, 1))[:, 0], exact, rtol=0.12, atol=0)
     with pytest.raises(pv.InputError, match="64 at most; got 65"):
@@ -227,7 +227,7 @@ def test_gaps_and_labels_alone_do_not_tell_two_samples_apart():
     exact = LinearGaussian(1, 3)
     stored = exact.rows(400)
     stored[torch.rand(400, 3) < 0.3] = math.nan
-    found = pv.two_sample(exact, Split("test", stored, Measure()), 400)
+    found = pv.diagnostics.two_sample(exact, Split("test", stored, Measure()), 400)
     assert found.p_value > 0.01
     digits = pv.load_data("digits")
     vae = pv.ConditionalVAE(
@@ -236,4 +236,4 @@ def test_gaps_and_labels_alone_do_not_tell_two_samples_apart():
         pv.guides.MeanFieldNormal(pv.nets.mlp(74, 8, 4)),
         num_labels=10,
     )
-    assert pv.two_sample(vae, digits.test, 40).accuracy > 0.8
+    assert pv.diagnostics.two_sample(vae, digits.test, 40).accuracy > 0.8

@@ -106,10 +106,10 @@ def test_asked_for_a_density_they_say_why_there_is_none(binary):
             lambda m: pv.log_evidence(m, binary),
             lambda m: pv.exact_evidence(m, binary),
             lambda m: pv.annealed_evidence(m, binary),
-            lambda m: pv.laplace(m, binary),
+            lambda m: pv.laplace_approximation(m, binary),
             lambda m: pv.nuts(m, binary[:2]),
             lambda m: pv.score(m, binary, binary),
-            lambda m: pv.inference_gaps(m, binary),
+            lambda m: pv.diagnostics.inference_gaps(m, binary),
         ):
             with pytest.raises(InputError, match="no density"):
                 ask(model)

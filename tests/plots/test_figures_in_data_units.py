@@ -9,7 +9,7 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.data.reference_measure import Measure
-from pyro_vae.plots.latent_figures import latent_figures
+from pyro_vae.plots.latent_figures import draw_latent_figures
 from pyro_vae.plots.latent_traversals import interpolations, traversals
 from pyro_vae.plots.latent_view import LatentView
 from pyro_vae.plots.log_px_extremes import extremes, samples_by_log_px
@@ -118,6 +118,6 @@ def test_missing_values_stay_white():
     guide = pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)))
     vae = build_vae(2, 3, guide=guide, likelihood=pv.likelihoods.Normal)
     log_px = -torch.arange(30.0)
-    assert [picture.name for picture in latent_figures(vae, data, split, log_px)] == ALL
+    assert [picture.name for picture in draw_latent_figures(vae, data, split, log_px)] == ALL
     values = np.asarray(extremes(LatentView(vae, data, split), log_px).axes[0].images[0].get_array())
     assert np.ma.getmaskarray(np.ma.masked_invalid(values))[:, 1].tolist() == [i % 2 == 1 for i in range(10)]

@@ -145,7 +145,7 @@ def test_curves_mark_the_kept_epoch():
 def test_marginals_by_nuts_are_drawn_over_those_of_q(tiny_vae, tmp_path):
     vae, x = tiny_vae
     found = pv.nuts(vae, x[:2], 40, warmup=40, num_chains=2)
-    figure = pv.plot_posterior(found)
+    figure = pv.plots.plot_posterior(found)
     assert len(figure.axes) == 4
     assert "r-hat" in figure.axes[0].texts[0].get_text()
     figure.savefig(tmp_path / "posterior.png")

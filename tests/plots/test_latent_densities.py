@@ -8,7 +8,7 @@ import torch
 from figure_checks import Given, build_vae, look_at, words
 
 import pyro_vae as pv
-from pyro_vae.plots.latent_figures import aggregate, latent_figures
+from pyro_vae.plots.latent_figures import aggregate, draw_latent_figures
 from pyro_vae.plots.latent_traversals import interpolations
 
 
@@ -81,7 +81,7 @@ def test_densities_of_latents_of_any_shape(kind):
         prior, dist.Normal(torch.ones(2), 2.0).to_event(1).log_prob(points).exp().double(), rtol=1e-4, atol=1e-9
     )
     data, split = view.data, view.split
-    found = [picture.name for picture in latent_figures(view.program, data, split, torch.randn(len(split)))]
+    found = [picture.name for picture in draw_latent_figures(view.program, data, split, torch.randn(len(split)))]
     assert "aggregate" in found
 
 

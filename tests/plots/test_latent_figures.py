@@ -11,7 +11,7 @@ import pyro_vae as pv
 from pyro_vae.diagnostics.latent_usage import LatentUsage
 from pyro_vae.errors import InputError
 from pyro_vae.plots import style
-from pyro_vae.plots.latent_figures import latent_figures, latent_usage_bars
+from pyro_vae.plots.latent_figures import draw_latent_figures, latent_usage_bars
 from pyro_vae.plots.latent_traversals import interpolations, traversals
 from pyro_vae.plots.latent_view import LatentView
 from pyro_vae.plots.log_px_extremes import extremes
@@ -24,7 +24,7 @@ ALL = ["traversals", "interpolations", "usage", "aggregate", "ordered-samples", 
 def test_a_vae_of_pictures_gets_every_picture(K, tmp_path):
     data = pv.load_data("digits")
     vae, split = build_vae(K, 64), data.valid.head(30)
-    pictures = latent_figures(vae, data, split, pv.log_evidence(vae, split, 20).log_px)
+    pictures = draw_latent_figures(vae, data, split, pv.log_evidence(vae, split, 20).log_px)
     assert [picture.name for picture in pictures] == ALL
     for picture in pictures:
         check_drawn(picture.figure, tmp_path / f"{picture.name}.png")
@@ -35,7 +35,7 @@ def test_a_vae_of_pictures_gets_every_picture(K, tmp_path):
 def test_a_table_gets_every_picture(tmp_path):
     data = pv.load_data("swiss-roll")
     vae, split = build_vae(2, 3, likelihood=pv.likelihoods.Normal), data.valid.head(30)
-    pictures = latent_figures(vae, data, split, pv.log_evidence(vae, split, 20).log_px)
+    pictures = draw_latent_figures(vae, data, split, pv.log_evidence(vae, split, 20).log_px)
     assert [picture.name for picture in pictures] == ALL
     for picture in pictures:
         check_drawn(picture.figure, tmp_path / f"{picture.name}.png")
@@ -80,14 +80,14 @@ def test_other_programs_get_what_they_have(make, name, expected):
         log_px = pv.log_evidence(program, split, 10).log_px
     except InputError:
         log_px = None
-    assert [picture.name for picture in latent_figures(program, data, split, log_px)] == expected
+    assert [picture.name for picture in draw_latent_figures(program, data, split, log_px)] == expected
 
 
 def test_without_log_px_the_extremes_are_left_out_and_a_wrong_one_is_an_error():
     data, vae = pv.load_data("digits"), build_vae(2, 64)
-    assert [picture.name for picture in latent_figures(vae, data, data.valid.head(20), None)] == ALL[:-1]
+    assert [picture.name for picture in draw_latent_figures(vae, data, data.valid.head(20), None)] == ALL[:-1]
     with pytest.raises(InputError, match="there are 20 rows"):
-        latent_figures(vae, data, data.valid.head(20), torch.zeros(19))
+        draw_latent_figures(vae, data, data.valid.head(20), torch.zeros(19))
 
 
 def test_same_seed_same_picture_and_nothing_else_is_touched():
@@ -170,7 +170,7 @@ def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
     names = ("profit_$_per_$", "$x^$", r"a\$b$")
     data = pv.Dataset("a$b$", split, split, split, columns=names)
     vae = build_vae(2, 3, likelihood=pv.likelihoods.Normal)
-    pictures = latent_figures(vae, data, split, torch.randn(30))
+    pictures = draw_latent_figures(vae, data, split, torch.randn(30))
     assert [picture.name for picture in pictures] == ALL
     for picture in pictures:
         check_drawn(picture.figure, tmp_path / f"{picture.name}.png")
@@ -183,7 +183,7 @@ def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
 def test_principal_components_are_no_program():
     data = pv.load_data("digits")
     with pytest.raises(InputError, match=r"expected a program with a model and a guide, got a PCA"):
-        latent_figures(pv.PCA(2).fit(data), data, data.valid, None)
+        draw_latent_figures(pv.PCA(2).fit(data), data, data.valid, None)
 
 
 def test_names_of_pictures_lie_beside_them():

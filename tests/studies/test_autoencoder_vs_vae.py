@@ -1,5 +1,7 @@
 """`pyro-vae study autoencoder-vs-vae`, as a user would type it, and by its spelling of before."""
 
+import contextlib
+import io
 import json
 
 import pytest
@@ -9,6 +11,7 @@ from pyro_vae.cli.main import main
 STUDY = ["study", "autoencoder-vs-vae"]
 BEFORE = ["compare", "--preset", "ae-vs-vae"]
 SMALL = [*STUDY, "--data", "digits", "--latent-dim", "2", "--epochs", "2", "--hidden", "16"]
+FEW = [*SMALL, "--train-rows", "300", "--num-rows", "80"]
 
 
 def run(capsys, *words):
@@ -18,20 +21,36 @@ def run(capsys, *words):
     return stop.value.code, out.out, out.err
 
 
-def test_tables_pictures_and_one_json_object(capsys, tmp_path):
-    code, out, _ = run(capsys, *SMALL, "--seeds", "2", "--out", str(tmp_path / "c"))
+def study_once(folder, *words):
+    with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()) as out:
+        main([*FEW, *words, "--out", str(folder)])
+    return folder, stop.value.code, out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def one_seed(tmp_path_factory):
+    return study_once(tmp_path_factory.mktemp("one") / "c", "--seeds", "1", "--json")
+
+
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory):
+    return study_once(tmp_path_factory.mktemp("two") / "c", "--seeds", "2")
+
+
+def test_tables_pictures_and_one_json_object(capsys, two_seeds):
+    folder, code, out = two_seeds
     assert code in (0, None)
     assert "Reconstruction error" in out
     assert "nearest neighbours on x itself" in out
     assert "standard error over 2 fits" in out
-    kept = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    kept = json.loads((folder / "comparison.json").read_text())
     assert len(kept["rows"]) == 4 * 2
     assert {row["model"] for row in kept["rows"]} == {"pca:2", "kernel-pca:2", "ae:2", "vae:2"}
     assert all(row["log_px"] is None and row["reconstruction_error"] > 0 for row in kept["rows"])
-    assert {path.name for path in (tmp_path / "c" / "figures").iterdir()} == {
+    assert {path.name for path in (folder / "figures").iterdir()} == {
         "sizes.png", "codes.png", "draws.png", "lines.png",
     }  # fmt: skip
-    code, out, _ = run(capsys, *SMALL, "--seeds", "2", "--out", str(tmp_path / "c"), "--json")
+    code, out, _ = run(capsys, *FEW, "--seeds", "2", "--out", str(folder), "--json")
     assert json.loads(out)["rows"] == kept["rows"], "a comparison that is repeated finds what was done"
 
 
@@ -46,26 +65,26 @@ def test_a_table_without_labels_has_what_exists(capsys, tmp_path):
     assert {path.name for path in (tmp_path / "c" / "figures").iterdir()} == {"sizes.png", "codes.png"}
 
 
-def test_another_split_is_measured_anew_and_networks_are_not_fitted_again(capsys, tmp_path):
-    run(capsys, *SMALL, "--seeds", "1", "--out", str(tmp_path / "c"))
-    before = (tmp_path / "c" / "ae-2-0" / "model.safetensors").stat().st_mtime_ns
-    _, out, _ = run(capsys, *SMALL, "--seeds", "1", "--out", str(tmp_path / "c"), "--split", "test", "--json")
-    assert (tmp_path / "c" / "ae-2-0" / "model.safetensors").stat().st_mtime_ns == before
-    _, fresh, _ = run(capsys, *SMALL, "--seeds", "1", "--out", str(tmp_path / "d"), "--split", "test", "--json")
+def test_another_split_is_measured_anew_and_networks_are_not_fitted_again(capsys, tmp_path, one_seed):
+    folder, _, _ = one_seed
+    before = (folder / "ae-2-0" / "model.safetensors").stat().st_mtime_ns
+    _, out, _ = run(capsys, *FEW, "--seeds", "1", "--out", str(folder), "--split", "test", "--json")
+    assert (folder / "ae-2-0" / "model.safetensors").stat().st_mtime_ns == before
+    _, fresh, _ = run(capsys, *FEW, "--seeds", "1", "--out", str(tmp_path / "d"), "--split", "test", "--json")
     found, expected = (
         {row["model"]: row["reconstruction_error"] for row in json.loads(text)["rows"]} for text in (out, fresh)
     )
     assert found == pytest.approx(expected)
 
 
-def test_draws_follow_the_seed(capsys, tmp_path):
-    _, out, _ = run(capsys, *SMALL, "--seeds", "2", "--out", str(tmp_path / "c"), "--json")
-    first, second = (row["precision"] for row in json.loads(out)["rows"] if row["model"] == "pca:2")
+def test_draws_follow_the_seed(two_seeds):
+    rows = json.loads((two_seeds[0] / "comparison.json").read_text())["rows"]
+    first, second = (row["precision"] for row in rows if row["model"] == "pca:2")
     assert first != second
 
 
 def test_one_latent_has_its_pictures_too(capsys, tmp_path):
-    code, _, _ = run(capsys, *SMALL[:5], "1", *SMALL[6:], "--seeds", "1", "--out", str(tmp_path / "c"))
+    code, _, _ = run(capsys, *FEW[:5], "1", *FEW[6:], "--seeds", "1", "--out", str(tmp_path / "c"))
     assert code in (0, None)
     assert (tmp_path / "c" / "figures" / "codes.png").exists()
 
@@ -107,12 +126,9 @@ def test_wrong_words_are_errors_that_leave_nothing(capsys, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_the_spelling_of_before_is_the_same_study(capsys, tmp_path):
-    words = [*SMALL[2:], "--seeds", "1", "--json", "--out"]
-    found = [
-        json.loads(run(capsys, *start, *words, str(tmp_path / str(i)))[1])["rows"]
-        for i, start in enumerate((STUDY, BEFORE))
-    ]
+def test_the_spelling_of_before_is_the_same_study(capsys, tmp_path, one_seed):
+    _, out, _ = run(capsys, *BEFORE, *FEW[2:], "--seeds", "1", "--json", "--out", str(tmp_path / "c"))
+    found = [json.loads(text)["rows"] for text in (one_seed[2], out)]
     for row in (*found[0], *found[1]):
         row["seconds"] = 0.0
     assert found[0] == found[1]

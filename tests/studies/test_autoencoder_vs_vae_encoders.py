@@ -33,7 +33,7 @@ def test_reconstruction_error_of_pca_is_the_variance_left_over(digits):
     x = digits.train.x
     known = decomposition.PCA(10, svd_solver="full").fit(x.double().numpy())
     left = (x.double().var(0, correction=0).sum() - known.explained_variance_.sum() * (len(x) - 1) / len(x)) / 64
-    found = pv.reconstruction_error(pv.PCA(10).fit(digits), digits.train)
+    found = pv.studies.reconstruction_error(pv.PCA(10).fit(digits), digits.train)
     assert found.shape == (len(x),)
     assert float(found.mean()) == pytest.approx(float(left), rel=1e-4)
 
@@ -41,7 +41,7 @@ def test_reconstruction_error_of_pca_is_the_variance_left_over(digits):
 def test_reconstruction_error_takes_any_program(tiny_vae):
     vae, x = tiny_vae
     expected = (vae.reconstruct(x) - x).square().mean(1)
-    torch.testing.assert_close(pv.reconstruction_error(vae, x), expected.double())
+    torch.testing.assert_close(pv.studies.reconstruction_error(vae, x), expected.double())
 
 
 @pytest.mark.parametrize("kind", ["pca", "kernel-pca", "ae", "vae"])
@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_network(digits):
 def test_kernel_is_the_best_of_those_tried_on_validation_rows(digits):
     chosen, _ = fit_encoder("kernel-pca", 5, digits)
     other = pv.KernelPCA(5, chosen.gamma * 2, 1e-2).fit(digits)
-    error = [float(pv.reconstruction_error(m, digits.valid).mean()) for m in (chosen, other)]
+    error = [float(pv.studies.reconstruction_error(m, digits.valid).mean()) for m in (chosen, other)]
     assert error[0] <= error[1]
 
 
@@ -125,7 +125,7 @@ def test_missing_values_do_not_count_as_rebuilt():
 
     x = torch.tensor([[2.0, float("nan")], [1.0, 3.0]])
     rows = Split("given", x, Measure())
-    assert pv.reconstruction_error(Zero(), rows).tolist() == [4.0, 5.0]
+    assert pv.studies.reconstruction_error(Zero(), rows).tolist() == [4.0, 5.0]
     with pytest.raises(InputError, match="fill them first"):
         pv.PCA(1).fit(rows)
 

@@ -9,7 +9,7 @@ from example_programs import Hierarchical, global_mean, vamp_vae
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.diagnostics.latent_usage import latent_usage
+from pyro_vae.diagnostics.latent_usage import measure_latent_usage
 from pyro_vae.errors import InputError
 from pyro_vae.studies.posterior_collapse import compare_remedies, deep_vae, gain_over_baseline, remedies
 
@@ -33,7 +33,7 @@ def known():
 
 def test_kl_and_variance_of_each_latent_are_their_closed_forms():
     vae, x = known()
-    found = latent_usage(vae, x, num_samples=50)
+    found = measure_latent_usage(vae, x, num_samples=50)
     means = vae.posterior.a * x[:, [0, 1, 1]]
     torch.testing.assert_close(found.variance, means.double().var(0, correction=0), rtol=1e-5, atol=1e-6)
     s = vae.posterior.s
@@ -56,7 +56,7 @@ def test_means_from_draws_do_not_look_active():
     for parameter in flow.parameters():
         nn.init.zeros_(parameter)
     vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 6)), flow)
-    found = latent_usage(vae, torch.ones(2000, 6))
+    found = measure_latent_usage(vae, torch.ones(2000, 6))
     assert found.variance.abs().max() < 5 / 64 / math.sqrt(2000)
     assert found.kl_apart is None
     assert found.kl["z"].shape == (1,)
@@ -65,12 +65,12 @@ def test_means_from_draws_do_not_look_active():
 
 def test_sites_stand_side_by_side_and_their_kl_adds_up():
     program, x = Hierarchical(), (torch.rand(200, 6) < 0.5).float()
-    found = latent_usage(program, x, num_samples=50)
+    found = measure_latent_usage(program, x, num_samples=50)
     assert found.names == ("z1[0]", "z1[1]", "z1[2]", "z2[0]", "z2[1]")
     assert found.kl_apart.shape == (5,)
     evidence = pv.log_evidence(program, x, 200)
     assert float(found.kl_apart.sum()) == pytest.approx(float(evidence.kl.mean()), abs=0.05)
-    vamp = latent_usage(vamp_vae(), x)
+    vamp = measure_latent_usage(vamp_vae(), x)
     assert vamp.kl_apart is None
     assert vamp.variance.shape == (2,)
 
@@ -78,19 +78,19 @@ def test_sites_stand_side_by_side_and_their_kl_adds_up():
 def test_same_seed_same_bits_and_the_callers_numbers_are_left_alone():
     vae, x = known()
     torch.manual_seed(3)
-    first, after = latent_usage(vae, x, seed=1), torch.rand(1)
+    first, after = measure_latent_usage(vae, x, seed=1), torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(torch.rand(1), after)
-    assert torch.equal(latent_usage(vae, x, seed=1).kl["z"], first.kl["z"])
-    assert not torch.equal(latent_usage(vae, x, seed=2).kl["z"], first.kl["z"])
+    assert torch.equal(measure_latent_usage(vae, x, seed=1).kl["z"], first.kl["z"])
+    assert not torch.equal(measure_latent_usage(vae, x, seed=2).kl["z"], first.kl["z"])
 
 
 def test_programs_without_latents_for_each_row_are_told():
     with pytest.raises(InputError, match="no latent for each row"):
-        latent_usage(global_mean(), torch.randn(10, 1))
+        measure_latent_usage(global_mean(), torch.randn(10, 1))
     vae, x = known()
     with pytest.raises(InputError, match="num_samples"):
-        latent_usage(vae, x, num_samples=0)
+        measure_latent_usage(vae, x, num_samples=0)
 
 
 def test_where_the_scale_is_too_large_collapse_is_the_optimum():

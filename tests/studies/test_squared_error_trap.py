@@ -11,7 +11,7 @@ import pyro_vae as pv
 from pyro_vae.data import Measure, Split
 from pyro_vae.errors import InputError
 from pyro_vae.studies.picture_changes import cut, shift
-from pyro_vae.studies.squared_error_trap import squared_error_trap
+from pyro_vae.studies.squared_error_trap import measure_squared_error_trap
 
 
 def test_moving_is_what_a_loop_does():
@@ -64,7 +64,7 @@ def test_measures_of_a_linear_model_are_its_closed_forms():
     of one covariance Σ, Δᵀ Σ⁻¹ Δ in all."""
     exact = LinearGaussian(3, 12, inflate=1.0)
     x = exact.rows(40).abs()
-    found = squared_error_trap(exact, x, image_shape=(3, 4), shares=[0.2], num_samples=5)
+    found = measure_squared_error_trap(exact, x, image_shape=(3, 4), shares=[0.2], num_samples=5)
     assert torch.equal(found.cuts[0.2].x, cut(x, (3, 4), 0.2))
     torch.testing.assert_close(found.log_px.log_px, exact.exact(x).double(), atol=1e-3, rtol=0)
     for after, rows in ((found.shifted, shift(x, (3, 4))), (found.cuts[0.2], cut(x, (3, 4), 0.2))):
@@ -79,7 +79,7 @@ def test_latent_distance_has_the_aggregates_unit():
     """4,000 rows: z has covariance C = cov of means + Σ over rows, and distances are √(Δᵀ C⁻¹ Δ), within 5 %."""
     exact = LinearGaussian(2, 12, inflate=1.0)
     x = exact.rows(4000).abs()
-    found = squared_error_trap(exact, x, image_shape=(3, 4), shares=[0.2], num_samples=0)
+    found = measure_squared_error_trap(exact, x, image_shape=(3, 4), shares=[0.2], num_samples=0)
     means = exact.posterior_mean(x)
     spread = means.T.cov() + exact.posterior_cov
     moved = exact.posterior_mean(found.shifted.x) - means
@@ -92,7 +92,7 @@ def test_latent_distance_has_the_aggregates_unit():
 def test_shares_are_counted_by_hand():
     exact = LinearGaussian(2, 12)
     x = (torch.rand(50, 12) < 0.5).float()
-    found = squared_error_trap(exact, x, image_shape=(3, 4), shares=[0.1, 0.5], num_samples=50)
+    found = measure_squared_error_trap(exact, x, image_shape=(3, 4), shares=[0.1, 0.5], num_samples=50)
     for share, cut_ in found.cuts.items():
         nearer = found.nearer(share)
         assert list(nearer) == ["squared error", "latent distance", "divergence of q", "log p(x)"]
@@ -122,7 +122,7 @@ def test_programs_without_a_density_or_with_several_sites_have_what_they_have():
     plain = pv.Autoencoder(pv.nets.mlp(64, 8, 2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64)), num_latents=2)
     components = pv.PCA(3).fit(data)
     for program in (plain, components):
-        found = squared_error_trap(program, split, shares=[0.2])
+        found = measure_squared_error_trap(program, split, shares=[0.2])
         assert found.log_px is None
         assert set(found.nearer(0.2)) == {"squared error", "latent distance"}
     white = torch.from_numpy(components._fitted.transform(split.x.double().numpy()))
@@ -130,7 +130,7 @@ def test_programs_without_a_density_or_with_several_sites_have_what_they_have():
     scale = torch.linalg.inv(white.T.cov(correction=0))
     expected = ((white - other) @ scale * (white - other)).sum(1).sqrt()
     torch.testing.assert_close(found.shifted.distance, expected, rtol=1e-4, atol=1e-4)
-    deep = squared_error_trap(Hierarchical(D=64), split, shares=[0.2], num_samples=10)
+    deep = measure_squared_error_trap(Hierarchical(D=64), split, shares=[0.2], num_samples=10)
     assert set(deep.nearer(0.2)) == {"squared error", "latent distance", "log p(x)"}
 
 
@@ -139,14 +139,15 @@ def test_rows_that_are_no_pictures_are_refused():
     x = torch.rand(10, 12)
     for data in (x, Split("given", x, Measure(scale=(1.0,) * 12, shift=(0.0,) * 12), image_shape=(3, 4))):
         with pytest.raises(pv.InputError, match="expected whole pictures"):
-            squared_error_trap(exact, data)
+            measure_squared_error_trap(exact, data)
 
 
 def test_the_same_seed_gives_the_same_and_leaves_the_callers_numbers_alone():
     exact = LinearGaussian(2, 12)
     x = torch.rand(10, 12)
     state = torch.get_rng_state()
-    first, again = (squared_error_trap(exact, x, image_shape=(3, 4), shares=[0.2], num_samples=20) for _ in range(2))
+    settings = {"image_shape": (3, 4), "shares": [0.2], "num_samples": 20}
+    first, again = (measure_squared_error_trap(exact, x, **settings) for _ in range(2))
     assert torch.equal(first.shifted.log_px.log_px, again.shifted.log_px.log_px)
     assert torch.equal(first.cuts[0.2].distance, again.cuts[0.2].distance)
     assert torch.equal(state, torch.get_rng_state())
@@ -161,4 +162,4 @@ def test_moves_out_of_the_picture_and_empty_requests_are_errors(tiny_vae):
         ({"num_samples": -1}, "num_samples from 0"),
     ):
         with pytest.raises(InputError, match=says):
-            squared_error_trap(vae, x, image_shape=(2, 3), **given)
+            measure_squared_error_trap(vae, x, image_shape=(2, 3), **given)

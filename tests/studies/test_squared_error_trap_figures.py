@@ -8,14 +8,15 @@ import torch
 from oracles import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.studies.squared_error_trap import squared_error_trap
+from pyro_vae.studies.squared_error_trap import measure_squared_error_trap
 from pyro_vae.studies.squared_error_trap_figures import plot_squared_error_trap, typical_row
 
 
 @pytest.fixture
 def found():
     x = (torch.rand(40, 30) < 0.4).float()
-    return squared_error_trap(LinearGaussian(2, 30), x, image_shape=(5, 6), shares=[0.05, 0.2, 0.4], num_samples=20)
+    shares = [0.05, 0.2, 0.4]
+    return measure_squared_error_trap(LinearGaussian(2, 30), x, image_shape=(5, 6), shares=shares, num_samples=20)
 
 
 def test_pictures_and_numbers_are_those_of_the_row(found, tmp_path):

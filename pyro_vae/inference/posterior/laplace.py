@@ -4,7 +4,7 @@
 >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
 >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
 >>> x = torch.ones(3, 5)
->>> approximation, exact = laplace(vae, x), pv.exact_evidence(vae, x)
+>>> approximation, exact = laplace_approximation(vae, x), pv.exact_evidence(vae, x)
 >>> bool(approximation.converged.all()), bool((approximation.log_px - exact.log_px).abs().max() < 0.2)
 (True, True)
 >>> sampled = pv.log_evidence(approximation, x, rows=torch.arange(3))
@@ -44,7 +44,7 @@ MAX_ROUNDING_ERRORS = 10  # by so many, in units of machine epsilon, a value may
 MIN_CURVATURE = 1e-8  # eigenvalues of −H are raised to this
 
 
-class Laplace(PerRowProgram):
+class LaplaceApproximation(PerRowProgram):
     r"""A program whose guide is the Laplace approximation of each of N rows' posteriors, $q_i(u) = N(u^*_i, C_i)$.
 
     u (K) is all of a row's latents, concatenated, in the unconstrained space of `UnconstrainedJoint`: the q of a
@@ -111,7 +111,7 @@ def _is_not_latent(msg: Message) -> bool:
 class _SampleFromNormals(Messenger):
     """Draw the model's latents from the rows' normals: each site from its block, given the sites before it."""
 
-    def __init__(self, table: Laplace, rows: Tensor) -> None:
+    def __init__(self, table: LaplaceApproximation, rows: Tensor) -> None:
         super().__init__()
         index = (slice(None), *[None] * (-1 - table.row_dim))  # new axes for plates to the right of the rows'
         self.loc, self.tril = table.mode[rows][index], table.scale_tril[rows][index]
@@ -153,7 +153,7 @@ def _transform_from_flat(site: Site, event: torch.Size) -> Transform | None:
     return None if isinstance(inner, ComposeTransform) and not inner.parts else to_site
 
 
-def laplace(
+def laplace_approximation(
     program: Program,
     x: Dataset | Split | Tensor,
     *,
@@ -164,7 +164,7 @@ def laplace(
     mask: Tensor | None = None,
     batch_size: int = 1000,
     seed: int = 0,
-) -> Laplace:
+) -> LaplaceApproximation:
     r"""The Laplace approximation of each row's posterior, $N(u^*_i, (-H_i)^{-1})$, $u^*_i = \arg\max \log p(x_i, u)$.
 
     H is the Hessian at the mode (Laplace 1774; Tierney & Kadane 1986), by K passes of second derivatives through the
@@ -199,7 +199,7 @@ def laplace(
         modes, events, row_dim = _find_modes(program, full, steps, starts, batch_size)
     scale_tril, log_px, converged = _normal_at(modes)
     results = modes.u, scale_tril.to(modes.u), log_px + split.log_jacobian, converged
-    return Laplace(program, events, row_dim, full.rows, results)
+    return LaplaceApproximation(program, events, row_dim, full.rows, results)
 
 
 def _find_modes(

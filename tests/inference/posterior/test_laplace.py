@@ -11,7 +11,7 @@ from oracles import LinearGaussian
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.inference.posterior.laplace import laplace
+from pyro_vae.inference.posterior.laplace import laplace_approximation
 from pyro_vae.programs.model_and_guide import encode, sample
 from pyro_vae.programs.parameters import copy_state
 
@@ -27,7 +27,7 @@ def oracle_in(dtype, sites):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_a_normal_posterior_is_met_exactly(dtype, sites):
     oracle, x = oracle_in(dtype, sites)
-    found = laplace(oracle, x)
+    found = laplace_approximation(oracle, x)
     assert found.mode.dtype == dtype
     assert found.converged.all()
     torch.testing.assert_close(found.mode, oracle.posterior_mean(x), rtol=0, atol=1e-4)
@@ -57,7 +57,7 @@ def log_joint(vae, z, x):
 def test_modes_are_where_a_fine_grid_is_highest_and_the_normals_are_good_proposals(K, points):
     vae = bent_vae(K)
     x = vae.sample(30, seed=1)
-    found = laplace(vae, x, starts=8)
+    found = laplace_approximation(vae, x, starts=8)
     side = torch.linspace(-4, 4, points)
     grid = torch.cartesian_prod(*[side] * K).reshape(-1, K)
     with torch.no_grad():
@@ -92,7 +92,7 @@ class Squared(nn.Module):
 @pytest.mark.parametrize("start", [0.0, 0.05, 6.0])
 def test_a_start_on_a_saddle_where_it_is_hollow_or_far_away_reaches_a_mode(start):
     program, x = Squared(start=start), torch.tensor([[1.0], [2.0], [4.0]])
-    found = laplace(program, x, starts=1)
+    found = laplace_approximation(program, x, starts=1)
     assert found.converged.all()
     top = x[:, 0] - program.s**2 / 2  # z² there, by hand
     torch.testing.assert_close(found.mode[:, 0] ** 2, top, rtol=0, atol=1e-4)
@@ -101,8 +101,8 @@ def test_a_start_on_a_saddle_where_it_is_hollow_or_far_away_reaches_a_mode(start
 
 def test_of_two_modes_several_starts_find_the_higher():
     program, x = Squared(m=0.4, start=-1.0, spread=0.1), torch.linspace(1.0, 4.0, 20)[:, None]
-    assert (laplace(program, x, starts=1).mode < 0).all()
-    found = laplace(program, x, starts=16)
+    assert (laplace_approximation(program, x, starts=1).mode < 0).all()
+    found = laplace_approximation(program, x, starts=16)
     z = torch.linspace(-3, 3, 60_001)
     heights = dist.Normal(0.4, 1.0).log_prob(z) + dist.Normal(z**2, 0.5).log_prob(x)
     assert (found.mode[:, 0] - z[heights.argmax(1)]).abs().max() < 1e-3
@@ -119,7 +119,7 @@ def test_where_there_is_no_top_it_says_so():
         with pyro.plate("rows", len(x)):
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
-    found = laplace(pv.Program(model, guide), torch.ones(5, 2), steps=5)
+    found = laplace_approximation(pv.Program(model, guide), torch.ones(5, 2), steps=5)
     assert not found.converged.any()
     assert found.log_px.isnan().all()
     assert found.covariance.isfinite().all()
@@ -139,7 +139,7 @@ def test_a_constrained_latent_has_the_image_of_the_normal():
             pyro.sample("z", dist.LogNormal(torch.zeros(len(x)), 1.0))
 
     x = torch.poisson(torch.full((25, D), 1.5))
-    found = laplace(pv.Program(model, guide), x)
+    found = laplace_approximation(pv.Program(model, guide), x)
     a, b = shape + x.sum(1), rate + D
     torch.testing.assert_close(found.mode[:, 0], torch.log(a / b), rtol=0, atol=1e-4)
     torch.testing.assert_close(found.covariance[:, 0, 0], 1 / a, rtol=1e-4, atol=0)
@@ -167,7 +167,7 @@ def test_several_sites_with_bounds_that_depend_on_others_are_one_normal():
 
     program = pv.Program(model, guide)
     x = sample(program, 15, num_features=6, seed=2)
-    found = laplace(program, x)
+    found = laplace_approximation(program, x)
     assert found.mode.shape == (15, 6)
     assert found.converged.all()
     scored = pv.log_evidence(found, x, 4000, rows=torch.arange(15))
@@ -181,7 +181,7 @@ def test_several_sites_with_bounds_that_depend_on_others_are_one_normal():
 def test_rows_are_looked_up_and_the_program_keeps_its_own_places():
     table = example_programs.PerRowGuide(30, torch.randn(5, 2), 0.5)
     x, places = torch.randn(8, 5), torch.arange(20, 28)
-    found = laplace(table, x, rows=places)
+    found = laplace_approximation(table, x, rows=places)
     exact = pv.exact_evidence(table, x, rows=places).log_px
     torch.testing.assert_close(found.log_px, exact, rtol=0, atol=1e-4)
     some = torch.tensor([7, 0, 3])
@@ -197,12 +197,12 @@ def test_a_program_stays_as_it_was_and_bits_repeat(tiny_vae):
     vae, x = tiny_vae
     vae.train()
     before, numbers = copy_state(vae), torch.get_rng_state()
-    found = laplace(vae, x, batch_size=23)
+    found = laplace_approximation(vae, x, batch_size=23)
     assert torch.equal(torch.get_rng_state(), numbers)
     assert vae.training
     assert all(torch.equal(before[name], value) for name, value in copy_state(vae).items())
     assert all(p.grad is None and p.requires_grad for p in vae.parameters())
-    again, whole = laplace(vae, x, batch_size=23), laplace(vae, x)
+    again, whole = laplace_approximation(vae, x, batch_size=23), laplace_approximation(vae, x)
     assert torch.equal(found.mode, again.mode)
     assert torch.equal(found.log_px, again.log_px)
     torch.testing.assert_close(found.log_px, whole.log_px, rtol=0, atol=1e-4)
@@ -228,10 +228,10 @@ def test_what_has_no_mode_for_each_row_is_refused(tiny_vae):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
     with pytest.raises(pv.InputError, match="continuous latents"):
-        laplace(pv.Program(discrete, of_guide), torch.zeros(4, 1))
+        laplace_approximation(pv.Program(discrete, of_guide), torch.zeros(4, 1))
     with pytest.raises(pv.RowsError, match="mean lies outside"):
-        laplace(example_programs.global_mean(), torch.zeros(4, 1))
+        laplace_approximation(example_programs.global_mean(), torch.zeros(4, 1))
     with pytest.raises(pv.InputError, match="a plate other than"):
-        laplace(pv.Program(crossed, crossed_guide), torch.zeros(3, 4))
+        laplace_approximation(pv.Program(crossed, crossed_guide), torch.zeros(3, 4))
     with pytest.raises(pv.InputError, match="one or more"):
-        laplace(tiny_vae[0], tiny_vae[1], starts=0)
+        laplace_approximation(tiny_vae[0], tiny_vae[1], starts=0)

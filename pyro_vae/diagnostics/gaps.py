@@ -91,7 +91,7 @@ def inference_gaps(
     >>> import pyro_vae as pv
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
-    >>> gaps = pv.inference_gaps(vae, (torch.rand(4, 5) < 0.5).float(), steps=50)
+    >>> gaps = pv.diagnostics.inference_gaps(vae, (torch.rand(4, 5) < 0.5).float(), steps=50)
     >>> bool((gaps.amortization > 0).all()), bool((gaps.approximation > -0.1).all())
     (True, True)
     """

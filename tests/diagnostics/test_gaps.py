@@ -59,7 +59,7 @@ def test_gaps_of_a_linear_model_are_their_closed_forms(double, free):
     )
     inference = torch.distributions.kl_divergence(q, p)
     outputs_of = guide.net if free == "outputs" else None
-    gaps = pv.inference_gaps(vae, x, outputs_of=outputs_of, steps=600, num_samples=20_000)
+    gaps = pv.diagnostics.inference_gaps(vae, x, outputs_of=outputs_of, steps=600, num_samples=20_000)
     assert gaps.log_px.kind == "exact"
     assert approximation > 0.05
     torch.testing.assert_close(gaps.approximation, approximation.expand(10), rtol=0, atol=0.03)
@@ -77,8 +77,8 @@ def test_a_flow_guide_is_refined_within_its_family():
     before = {name: value.clone() for name, value in vae.state_dict().items()}
     x = data.valid[:30]
     with pytest.raises(pv.InputError, match=r"outputs_of=vae\.posterior\.net"):
-        pv.inference_gaps(vae, x)
-    gaps = pv.inference_gaps(vae, x, outputs_of=guide.net, steps=200)
+        pv.diagnostics.inference_gaps(vae, x)
+    gaps = pv.diagnostics.inference_gaps(vae, x, outputs_of=guide.net, steps=200)
     assert gaps.amortization.mean() > 0.03
     assert (gaps.amortization > -0.05).all()
     assert (gaps.approximation > -0.05).all()
@@ -91,7 +91,7 @@ def test_what_cannot_be_freed_is_said(tiny_vae):
     with pytest.raises(pv.InputError, match=r"a module that the guide calls once.*it gave nothing"):
         pv.refine(vae, x, outputs_of=vae.likelihood)
     with pytest.raises(pv.InputError, match="log_px is of 60 rows, and there are 10"):
-        pv.inference_gaps(vae, x[:10], pv.log_evidence(vae, x, 30))
+        pv.diagnostics.inference_gaps(vae, x[:10], pv.log_evidence(vae, x, 30))
 
 
 def test_labels_and_masks_reach_the_guide_whose_answers_are_freed():

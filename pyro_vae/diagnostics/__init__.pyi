@@ -1,0 +1,27 @@
+from .aggregate_posterior import AggregatePosterior as AggregatePosterior
+from .aggregate_posterior import aggregate as aggregate
+from .anomaly_scores import Scores as Scores
+from .anomaly_scores import score as score
+from .density_grid import density_on_grid as density_on_grid
+from .gaps import Gaps as Gaps
+from .gaps import inference_gaps as inference_gaps
+from .latent_interpolation import interpolate as interpolate
+from .latent_usage import LatentUsage as LatentUsage
+from .latent_usage import measure_latent_usage as measure_latent_usage
+from .two_sample_test import TwoSample as TwoSample
+from .two_sample_test import two_sample as two_sample
+
+__all__ = [
+    "AggregatePosterior",
+    "Gaps",
+    "LatentUsage",
+    "Scores",
+    "TwoSample",
+    "aggregate",
+    "density_on_grid",
+    "inference_gaps",
+    "interpolate",
+    "measure_latent_usage",
+    "score",
+    "two_sample",
+]
