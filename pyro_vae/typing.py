@@ -10,7 +10,7 @@ or attribute with a default on a base class (`pyro_vae.parts`, `pyro_vae.Program
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from jaxtyping import Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
@@ -35,6 +35,7 @@ __all__ = [
     "Program",
     "RowLatents",
     "Rows",
+    "is_program",
 ]
 
 
@@ -75,6 +76,14 @@ class Program(Protocol):
 
     @property
     def guide(self) -> Callable[..., object]: ...
+
+
+def is_program(thing: object) -> TypeGuard[Program]:
+    """Whether an object has the functions `model` and `guide`.
+
+    Use this and not `isinstance`, which from Python 3.12 on does not see the submodules of a `torch.nn.Module`.
+    """
+    return callable(getattr(thing, "model", None)) and callable(getattr(thing, "guide", None))
 
 
 @runtime_checkable

@@ -23,6 +23,7 @@ import pyro_vae as pv
 from pyro_vae.atomic_write import read_tensors
 from pyro_vae.context_managers import defer_signals
 from pyro_vae.distributed import SINGLE_PROCESS, GradientReducer, ProcessGroup
+from pyro_vae.inference.svi.callbacks import CallbackBase
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 
 SIZES = (2, 4)
@@ -159,10 +160,24 @@ def run_process(folder):
         own = vae(seed=group.rank)
         pv.fit(own, rows(60), epochs=2, batch_size=20, progress="none")
         found["same start"] = [state == state_lists(own) for state in group.all_gather(state_lists(own))]
+        found["stopped"] = stopped_by_rank_0()
         warnings.simplefilter("default")
         found |= commands(folder)
     (folder / f"{group.rank}.json").write_text(json.dumps(found))
     os._exit(0)  # Gloo's threads, torn down with the interpreter, now and then abort it
+
+
+def stopped_by_rank_0():
+    """A fit that a callback stops after two epochs: why and when it ended, and how often the callback was called."""
+    calls = []
+
+    class StopAtTwo(CallbackBase):
+        def on_epoch(self, fit):
+            calls.append(len(fit.history))
+            return len(fit.history) == 2
+
+    fitted = pv.fit(vae(), rows(60), epochs=5, batch_size=20, callbacks=[StopAtTwo()], progress="none")
+    return [fitted.stopped, len(fitted.history), len(calls)]
 
 
 def errors_of_bad_calls(group):
@@ -282,6 +297,10 @@ def test_scores_do_not_depend_on_how_many_processes_there_are(single, found):
 def test_a_fit_resumes_to_the_same_bits_and_with_another_number_of_processes(found):
     for one in found[2]:
         assert one["resumed"] == {"same": True, "epochs": [5, 5]}
+
+
+def test_a_callback_of_rank_0_stops_all_processes(found):
+    assert [one["stopped"] for one in found[2]] == [["callback", 2, 2], ["callback", 2, 0]]
 
 
 def test_errors_are_raised_in_every_process(found):

@@ -16,7 +16,7 @@ from pyro_vae.programs.program_defaults import no_density_reason
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import Site, UnconditionObserved, sample_sites
-from pyro_vae.typing import Program, RowLatents, Rows
+from pyro_vae.typing import Program, RowLatents, Rows, is_program
 
 SCORE_BATCH_SIZE = 4096
 
@@ -87,7 +87,7 @@ def sample_codes(program: Program | Encoder, data: Dataset | Split | Tensor, *, 
     tensor(True)
     """
     split, places = rows_to_score(data, None, None)
-    if not isinstance(program, Program) or no_density_reason(program):
+    if not is_program(program) or no_density_reason(program):
         return encode_rows(program, split.x, **split.row_inputs(slice(None)))
     with use_param_store(program), seeded(seed), evaluating(program):
         scored = ScoredRows(program, split, places)

@@ -3,14 +3,14 @@
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.distributions import ComposeTransform, Independent, TransformedDistribution
+from torch.distributions import ComposeTransform, Distribution, Independent, TransformedDistribution
 
 from pyro_vae.data import Dataset
-from pyro_vae.models.vae import VAE
 from pyro_vae.plots import draw_on_axes
 from pyro_vae.plots.display_units import to_grayscale
 from pyro_vae.plots.latent_view import decodes_z_alone
 from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.program_defaults import decoder_of, prior_of
 from pyro_vae.typing import Program
 
 GRID = 20
@@ -26,10 +26,10 @@ def manifold(program: Program, data: Dataset) -> Figure | None:
     Returns:
         The figure; None where there is no such grid, or no images.
     """
-    plane = prior_grid(program)
-    if not isinstance(program, VAE) or plane is None or data.image_shape is None:
+    plane, decode = prior_grid(program), decoder_of(program)
+    if decode is None or plane is None or data.image_shape is None:
         return None
-    decoded = to_grayscale(data.train, program.decode(plane.reshape(-1, 2))).numpy()
+    decoded = to_grayscale(data.train, decode(plane.reshape(-1, 2))).numpy()
     figure = Figure(figsize=(7, 7.4))
     title = "The manifold: E[x | z] at equal steps of prior probability"
     draw_on_axes.image_grid(figure.subplots(), decoded, data.image_shape, columns=GRID, title=title, gap=0)
@@ -42,16 +42,16 @@ def prior_grid(program: Program) -> Tensor | None:
 
     A flow prior's grid is that of its base, sent through the flow.
     """
-    if not isinstance(program, VAE) or not decodes_z_alone(program):
+    part = prior_of(program)
+    if part is None or not decodes_z_alone(program):
         return None
     with use_param_store(program):
-        prior = program.prior()
-    if prior.event_shape != (2,):
+        prior = part()
+    if not isinstance(prior, Distribution) or prior.event_shape != (2,):
         return None
     steps = (torch.arange(GRID) + 0.5) / GRID
     up, across = torch.meshgrid(steps.flip(0), steps, indexing="ij")
-    flow = isinstance(prior, TransformedDistribution)
-    base, layers = (prior.base_dist, prior.transforms) if flow else (prior, [])
+    base, layers = (prior.base_dist, prior.transforms) if isinstance(prior, TransformedDistribution) else (prior, [])
     base = base.base_dist if isinstance(base, Independent) else base
     try:
         with torch.no_grad(), use_param_store(program):
@@ -70,11 +70,13 @@ def reason_for_no_manifold(program: Program, data: Dataset) -> str:
     Returns:
         The reason, or an empty text.
     """
-    if data.image_shape is None or not isinstance(program, VAE) or prior_grid(program) is not None:
+    part = prior_of(program)
+    if data.image_shape is None or part is None or prior_grid(program) is not None:
         return ""
     if not decodes_z_alone(program):
         return "no manifold figure: this program's decoder needs more than z"
     with torch.no_grad(), use_param_store(program):
-        if program.prior().event_shape != (2,):
-            return ""
-    return f"no manifold figure: a {type(program.prior).__name__} has no inverse CDF to spread a grid with"
+        prior = part()
+    if isinstance(prior, Distribution) and prior.event_shape != (2,):
+        return ""
+    return f"no manifold figure: a {type(part).__name__} has no inverse CDF to spread a grid with"

@@ -27,7 +27,7 @@ from pyro_vae.programs.program_defaults import decoder_of, no_density_reason
 from pyro_vae.programs.row_batches import rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import Site, SubstituteLatents, sample_sites
-from pyro_vae.typing import Program, RowLatents
+from pyro_vae.typing import Program, RowLatents, is_program
 
 MAX_ROWS = 1000
 NUM_DRAWS = 4000
@@ -50,7 +50,7 @@ def none_if_unavailable(draw: Callable[P, Figure | None]) -> Callable[P, Figure 
 
 def require_program(program: object) -> Program:
     """The object as a program; `InputError` for what has no model and guide: principal components, a bare network."""
-    if not isinstance(program, Program):
+    if not is_program(program):
         reason = no_density_reason(program) or "both are needed to draw its latents"
         raise InputError(f"expected a program with a model and a guide, got a {type(program).__name__}: {reason}")
     return program

@@ -20,14 +20,6 @@ class Predictive(Protocol):
 
 
 @runtime_checkable
-class HasPrior(Protocol):
-    """A program whose prior p(z) is a part of its own."""
-
-    @property
-    def prior(self) -> Callable[..., object]: ...
-
-
-@runtime_checkable
 class _HasNoDensity(Protocol):
     @property
     def no_density(self) -> str: ...
@@ -51,12 +43,6 @@ class _InitializedFromData(Protocol):
 @runtime_checkable
 class _ChecksLabels(Protocol):
     def check_labels(self, labels: Tensor, /) -> None: ...
-
-
-@runtime_checkable
-class _Decodes(Protocol):
-    @property
-    def decode(self) -> Callable[..., Tensor]: ...
 
 
 def no_density_reason(program: object) -> str:
@@ -111,4 +97,11 @@ def check_labels(program: object, labels: Tensor) -> None:
 
 def decoder_of(program: object) -> Callable[..., Tensor] | None:
     """A program's own `decode`, from z (..., K) to E[x | z] (..., D); None where it has none."""
-    return program.decode if isinstance(program, _Decodes) else None
+    decode = getattr(program, "decode", None)  # may be a submodule, which `isinstance` does not see
+    return decode if callable(decode) else None
+
+
+def prior_of(program: object) -> Callable[..., object] | None:
+    """A program's own part p(z), its `prior`; None where it has none."""
+    prior = getattr(program, "prior", None)
+    return prior if callable(prior) else None

@@ -30,7 +30,7 @@ from pyro_vae.models.vae import VAE
 from pyro_vae.programs.parameters import named_parameters
 from pyro_vae.programs.program_defaults import no_density_reason
 from pyro_vae.studies.encoder_records import EncoderMetrics
-from pyro_vae.typing import PerRow, Program
+from pyro_vae.typing import PerRow, is_program
 
 T = TypeVar("T")
 KINDS = ("pca", "kernel-pca", "ae", "vae")
@@ -249,7 +249,7 @@ def new_codes(model: Encoder, rows: Split, num: int, seed: int = 0) -> Tensor:
     Returns:
         The codes (num, K).
     """
-    if isinstance(model, Program) and has_prior(model):
+    if has_prior(model) and is_program(model):
         return sample_prior_codes(model, num, like=rows, seed=seed)
     return draws_around(_codes(model, rows), num, seed=seed)
 

@@ -23,7 +23,7 @@ from pyro_vae.programs.row_inputs import bind_supported_kwargs
 from pyro_vae.programs.traces import sample_sites
 from pyro_vae.serialization import load
 from pyro_vae.studies.picture_changes import cut, shift
-from pyro_vae.typing import Distribution, PerRow, Program
+from pyro_vae.typing import Distribution, PerRow, Program, is_program
 
 SHARES = (0.05, 0.1, 0.2, 0.3)
 SQUARED_ERROR, LATENT_DISTANCE, DIVERGENCE, LOG_PX = "squared error", "latent distance", "divergence of q", "log p(x)"
@@ -174,7 +174,7 @@ class _Comparison:
         self.before = _Encoded(program, split, split.x, self.whitening, seed)
 
     def log_px(self, rows: Tensor) -> LogPx | None:
-        if self.num_samples == 0 or not isinstance(self.program, Program) or no_density_reason(self.program):
+        if self.num_samples == 0 or not is_program(self.program) or no_density_reason(self.program):
             return None
         return log_evidence(self.program, _with(self.split, rows), self.num_samples, seed=self.seed)
 
@@ -221,7 +221,7 @@ class _Encoded:
 @torch.no_grad()
 def _guide_of(program: Program | Encoder, split: Split) -> Distribution | None:
     """q(z|x) of all rows where it is one site and a density; else None."""
-    if not isinstance(program, Program) or no_density_reason(program):
+    if not is_program(program) or no_density_reason(program):
         return None
     with use_param_store(program), evaluating(program):
         scored = ScoredRows(program, split, None)

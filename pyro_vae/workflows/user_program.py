@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
-from pyro_vae.typing import Program
+from pyro_vae.typing import Program, is_program
 
 
 def load_builder(where: str) -> Callable[[Dataset], Program]:
@@ -32,7 +32,7 @@ def load_builder(where: str) -> Callable[[Dataset], Program]:
 
     def built(data: Dataset) -> Program:
         program: object = build(data) if takes_data else build()
-        if not isinstance(program, Program) or not callable(program.model) or not callable(program.guide):
+        if not is_program(program):
             raise InputError(
                 f"--program {where}: {function} returned {type(program).__name__}, which has no model and guide; "
                 "return a VAE, pyro_vae.Program(model, guide), or any object with both"

@@ -91,27 +91,27 @@ def test_missing_values_of_a_table_are_not_drawn():
 
 
 def test_the_grid_is_even_in_prior_probability_and_upright():
-    vae = pv.VAE(pv.priors.Normal([1.0, -2.0], [2.0, 0.5]), None, None)
+    vae = pv.VAE(pv.priors.Normal([1.0, -2.0], [2.0, 0.5]), lambda z: None, lambda x: None)
     grid = latent_manifold.prior_grid(vae)
     assert grid.shape == (20, 20, 2)
     share = torch.distributions.Normal(torch.tensor([1.0, -2.0]), torch.tensor([2.0, 0.5])).cdf(grid)
     steps = (torch.arange(20) + 0.5) / 20
     torch.testing.assert_close(share[0, :, 0], steps)
     torch.testing.assert_close(share[:, 0, 1], steps.flip(0))  # z_2 grows upwards
-    assert latent_manifold.prior_grid(pv.VAE(pv.priors.StandardNormal(3), None, None)) is None
+    assert latent_manifold.prior_grid(pv.VAE(pv.priors.StandardNormal(3), lambda z: None, lambda x: None)) is None
 
 
 def test_a_grid_goes_through_a_flow_and_a_mixture_says_that_it_has_none():
-    flow = pv.VAE(pv.priors.FlowPrior(2, layers=2, hidden=4), None, None)
+    flow = pv.VAE(pv.priors.FlowPrior(2, layers=2, hidden=4), lambda z: None, lambda x: None)
     with torch.no_grad():
         for parameter in flow.prior.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     grid = latent_manifold.prior_grid(flow)
-    plain = latent_manifold.prior_grid(pv.VAE(pv.priors.StandardNormal(2), None, None))
+    plain = latent_manifold.prior_grid(pv.VAE(pv.priors.StandardNormal(2), lambda z: None, lambda x: None))
     back = torch.distributions.ComposeTransform(flow.prior.flow()).inv(grid)
     torch.testing.assert_close(back, plain, atol=1e-3, rtol=0)
     data = pv.load_data("digits")
-    mixture = pv.VAE(pv.priors.MixtureOfNormals(2, 3), None, None)
+    mixture = pv.VAE(pv.priors.MixtureOfNormals(2, 3), lambda z: None, lambda x: None)
     assert latent_manifold.reason_for_no_manifold(mixture, data).startswith(
         "no manifold figure: a MixtureOfNormals has no inverse CDF"
     )
