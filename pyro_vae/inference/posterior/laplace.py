@@ -13,9 +13,7 @@ True
 """
 
 import itertools
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import pyro
 import pyro.poutine as poutine
@@ -29,19 +27,14 @@ from torch.distributions.transforms import ComposeTransform, IndependentTransfor
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
+from pyro_vae.inference.posterior.newton_modes import Expansion, highest_mode, normal_at
 from pyro_vae.inference.posterior.refined_guides import PerRowProgram, full_batch
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import find_plates, require_density
 from pyro_vae.programs.row_inputs import Batch, accepts_row_inputs
 from pyro_vae.programs.traces import Site
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint, transform_to_support
-from pyro_vae.typing import PerRow, Program, RowLatents
-
-CONVERGED = 1e-6  # nats that another Newton step would gain at most
-FIRST_DAMPING, MIN_DAMPING = 1e-3, 1e-9  # of the largest curvature
-START_DRAWS = 16  # draws whose mean is a start
-MAX_ROUNDING_ERRORS = 10  # by so many, in units of machine epsilon, a value may seem to fall
-MIN_CURVATURE = 1e-8  # eigenvalues of −H are raised to this
+from pyro_vae.typing import Program
 
 
 class LaplaceApproximation(PerRowProgram):
@@ -197,14 +190,14 @@ def laplace_approximation(
     full = full_batch(program, split, rows=rows, labels=labels, mask=mask)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
         modes, events, row_dim = _find_modes(program, full, steps, starts, batch_size)
-    scale_tril, log_px, converged = _normal_at(modes)
+    scale_tril, log_px, converged = normal_at(modes)
     results = modes.u, scale_tril.to(modes.u), log_px + split.log_jacobian, converged
     return LaplaceApproximation(program, events, row_dim, full.rows, results)
 
 
 def _find_modes(
     program: Program, full: Batch, steps: int, starts: int, batch_size: int
-) -> tuple["_Expansion", dict[str, torch.Size], int]:
+) -> tuple[Expansion, dict[str, torch.Size], int]:
     """The expansion at each row's mode, the event shapes of the latents, and the dimension of the row plate."""
     plates, modes = find_plates(program, full), []
     for index in torch.arange(len(full.x), device=full.x.device).split(batch_size):
@@ -213,9 +206,9 @@ def _find_modes(
         with torch.no_grad():
             joint = UnconstrainedJoint(program, plates, batch)
             events = _events(joint)
-            modes.append(_highest_mode(joint, steps, starts))
-    joined = (torch.cat([getattr(part, field.name) for part in modes]) for field in fields(_Expansion))
-    return _Expansion(*joined), events, joint.row_dim
+            modes.append(highest_mode(joint, steps, starts))
+    joined = (torch.cat([getattr(part, field.name) for part in modes]) for field in fields(Expansion))
+    return Expansion(*joined), events, joint.row_dim
 
 
 def _events(joint: UnconstrainedJoint) -> dict[str, torch.Size]:
@@ -229,112 +222,3 @@ def _events(joint: UnconstrainedJoint) -> dict[str, torch.Size]:
                 "elements here: make them one event (.to_event) instead of a plate"
             )
     return events
-
-
-@dataclass
-class _Expansion:
-    """log p(x, u) to second order at u (n, K): `value` (n,), `slope` (n, K) and `curvature` −H (n, K, K).
-
-    u is on the program's device, the rest float64 on the CPU, as not every accelerator has doubles.
-    """
-
-    u: RowLatents
-    value: PerRow
-    slope: RowLatents
-    curvature: Tensor
-
-    @property
-    def finite(self) -> Tensor:
-        return self.value.isfinite() & self.slope.isfinite().all(-1) & self.curvature.isfinite().all(-1).all(-1)
-
-    def take(self, index: Tensor) -> "_Expansion":
-        return _Expansion(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    def put(self, index: Tensor, other: "_Expansion") -> None:
-        for field in fields(self):
-            getattr(self, field.name)[index] = getattr(other, field.name)
-
-
-def _expand(joint: UnconstrainedJoint, u: RowLatents) -> _Expansion:
-    """The expansion at u, by automatic differentiation."""
-    with torch.enable_grad():
-        u = u.detach().requires_grad_()
-        value = joint.at(u).log_joint
-        slope = torch.autograd.grad(value.sum(), u, create_graph=True)[0] + 0 * u  # a constant slope has no graph
-        columns = [torch.autograd.grad(partial.sum(), u, retain_graph=True)[0] for partial in slope.unbind(-1)]
-    value, slope, hessian = (part.detach().cpu().double() for part in (value, slope, torch.stack(columns, -1)))
-    return _Expansion(u.detach(), value, slope, -(hessian + hessian.mT) / 2)
-
-
-def _highest_mode(joint: UnconstrainedJoint, steps: int, starts: int) -> _Expansion:
-    """The highest of the modes that are reached from several starts, for each row."""
-    modes = [_maximize(joint, start, steps) for start in _starts(joint, starts)]
-    values = torch.stack([mode.value.where(mode.finite, -math.inf) for mode in modes])
-    if num_failed := int((values == -math.inf).all(0).sum()):
-        raise InputError(
-            f"log p(x, z) or its derivatives are not finite at any of {starts} starts for {num_failed} of "
-            f"{values.shape[1]} rows; try more starts, or a likelihood with a larger scale"
-        )
-    best, row = values.argmax(0), torch.arange(values.shape[1])
-    stacked = (torch.stack([getattr(mode, field.name) for mode in modes]) for field in fields(_Expansion))
-    return _Expansion(*(values[best, row] for values in stacked))
-
-
-def _starts(joint: UnconstrainedJoint, number: int) -> Iterator[RowLatents]:
-    """The mean of the guide's draws, that of the prior's, then draws of each in turn."""
-    try:
-        joint.from_guide()
-        sources = joint.from_guide, joint.from_prior
-    except InputError:  # its draws lie outside the support of the model's latents
-        sources = joint.from_prior, joint.from_prior
-    for i in range(number):
-        draw = sources[i % 2]
-        yield draw() if i > 1 else torch.stack([draw() for _ in range(START_DRAWS)]).mean(0)
-
-
-def _maximize(joint: UnconstrainedJoint, u: RowLatents, steps: int) -> _Expansion:
-    """Newton's method from u: each row's damping falls after a step that gains, and grows after one that does not."""
-    current = _expand(joint, u)
-    damping, is_active = torch.full_like(current.value, FIRST_DAMPING), current.finite
-    for _ in range(steps):
-        active = is_active.nonzero()[:, 0]
-        if not len(active):
-            break
-        before = current.take(active)
-        step, gain = _newton_step(before, damping[active])
-        batch = joint.batch.take(active.to(u.device))
-        after = _expand(UnconstrainedJoint(joint.program, joint.plates, batch), before.u + step.to(u))
-        rounding = MAX_ROUNDING_ERRORS * torch.finfo(u.dtype).eps * (1 + before.value.abs())
-        better = after.finite & (after.value >= before.value - rounding)
-        current.put(active[better], after.take(better))
-        damping[active] = torch.where(better, (damping[active] / 10).clamp(min=MIN_DAMPING), damping[active] * 10)
-        is_active[active] = ~(better & (gain < CONVERGED))
-    return current
-
-
-def _newton_step(at: _Expansion, damping: PerRow) -> tuple[RowLatents, PerRow]:
-    """A damped ascent step, and the gain of an undamped one in nats, infinite where −H is not positive definite."""
-    eigenvalues, axes = torch.linalg.eigh(at.curvature)
-    components = torch.einsum("nkj,nk->nj", axes, at.slope)
-    damped = eigenvalues.abs() + (damping * eigenvalues.abs().amax(-1).clamp(min=1.0))[:, None]
-    gain = _gain(eigenvalues, components)
-    on_saddle = (eigenvalues[:, 0] < 0) & (gain < CONVERGED)  # leave it along the axis of greatest increase
-    move = components / damped
-    move[:, 0] += on_saddle * damped[:, 0].rsqrt()
-    return torch.einsum("nkj,nj->nk", axes, move), gain.where(eigenvalues[:, 0] > 0, math.inf)
-
-
-def _gain(eigenvalues: RowLatents, components: RowLatents) -> PerRow:
-    """The nats that an undamped Newton step gains, from the slope's components along the axes of −H."""
-    return (components.square() / eigenvalues.abs().clamp(min=MIN_CURVATURE)).sum(-1) / 2
-
-
-def _normal_at(mode: _Expansion) -> tuple[Tensor, PerRow, Tensor]:
-    """The normal's lower triangle (n, K, K), the estimate of log p(x) (n,), and whether it is a mode (n,)."""
-    eigenvalues, axes = torch.linalg.eigh(mode.curvature)
-    upper = torch.linalg.qr((axes * eigenvalues.abs().clamp(min=MIN_CURVATURE).rsqrt()[:, None]).mT).R
-    scale_tril = (upper * upper.diagonal(dim1=-2, dim2=-1).sign()[..., None]).mT
-    half_log_det = eigenvalues.where(eigenvalues > 0, math.nan).log().sum(-1) / 2
-    log_px = mode.value + eigenvalues.shape[-1] / 2 * math.log(2 * math.pi) - half_log_det
-    gain = _gain(eigenvalues, torch.einsum("nkj,nk->nj", axes, mode.slope))
-    return scale_tril, log_px, (eigenvalues[:, 0] > 0) & (gain < CONVERGED)
