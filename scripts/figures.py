@@ -116,7 +116,7 @@ def swap() -> None:
             style.title(axes, name, f"log p(x) {held_out} nats")
         bar = figure.colorbar(shades, ax=figure.axes, shrink=0.6, pad=0.02)
         bar.ax.set_title("nats", fontsize=9, fontweight="normal")
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.ax.spines["outline"].set_visible(False)
         for axes in (first, *others):
             axes.set_aspect("equal")
         figure.savefig(IMAGES / "swap.png", dpi=150)

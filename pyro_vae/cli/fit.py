@@ -117,8 +117,8 @@ def _settings(ctx: click.Context, program: str | None, config: Path | None, resu
 def _print(done: Any) -> None:
     """The record as a table, and where everything lies."""
     from pyro_vae.cli.print_tables import print_kl_by_latent, print_record
+    from pyro_vae.loggers.open_logger import TENSORBOARD
     from pyro_vae.plots.latent_manifold import reason_for_no_manifold
-    from pyro_vae.workflows.fit_run import TENSORBOARD
 
     folder, fitted, record = done.folder, done.fitted, done.record
     if done.unscored:

@@ -123,7 +123,7 @@ def plot_planes(
             style.title(axes, name, "" if found is None else f"log p(x) {found:.2f} nats".replace("-", "−"))
         bar = figure.colorbar(shades, ax=panels, shrink=0.8, pad=0.02)
         bar.ax.set_title("nats", fontsize=9, fontweight="normal")
-        bar.outline.set_visible(False)  # type: ignore[operator]  # the stubs take any attribute of it for a spine
+        bar.ax.spines["outline"].set_visible(False)
         for axes in figure.axes[:count]:
             axes.set_aspect("equal")
             axes.label_outer()

@@ -18,7 +18,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure, find_model_plates, find_plates
 from pyro_vae.programs.program_defaults import num_features_of
-from pyro_vae.programs.row_inputs import Batch, RowInputs, accepts_row_inputs, bind_supported_kwargs
+from pyro_vae.programs.row_inputs import Batch, RowInputs, accepts_row_inputs, bind_supported_kwargs, takes_row_input
 from pyro_vae.programs.traces import Site, UnconditionObserved, is_subsample, sample_sites, unwrap_independent
 from pyro_vae.typing import Distribution, RowLatents, Rows
 from pyro_vae.typing import Program as AnyProgram
@@ -74,6 +74,11 @@ class Program(nn.Module):
     def guide(self, x: Rows, *args: Any, **row_inputs: Any) -> object:
         """Run the guide with this program's parameters, on rows x (N, D) and those of their inputs that it takes."""
         return self._run(self._guide, x, args, row_inputs)
+
+    def takes_row_input(self, name: str) -> bool:
+        """Whether the model takes a row input: rows, labels, mask or num_rows."""
+        is_pair = type(self).model is Program.model
+        return takes_row_input(self._model if is_pair else self.model, name)
 
     def _run(self, function: Callable[..., object], x: Rows, args: tuple[object, ...], row_inputs: RowInputs) -> object:
         if args:

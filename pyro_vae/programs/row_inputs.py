@@ -101,6 +101,20 @@ def _keywords_of_forward(forward: Callable[..., object]) -> tuple[list[str], fro
     return _keywords(forward, before=2)  # self and x
 
 
+def takes_row_input(function: Callable[..., object], name: str) -> bool:
+    """Whether a model or guide takes a row input.
+
+    Args:
+        function: the function or module.
+        name: the row input: rows, labels, mask or num_rows.
+
+    Returns:
+        True also for a function that passes on whatever it is given.
+    """
+    plain = function.forward if isinstance(function, nn.Module) else function
+    return _accepts_row_inputs(function) or name in _keywords(plain)[1]
+
+
 def require_mask(program: Program, mask: Tensor | None) -> None:
     """`InputError` where values are missing and the model takes no mask.
 
@@ -110,11 +124,7 @@ def require_mask(program: Program, mask: Tensor | None) -> None:
     """
     if mask is None:
         return
-    model = program.model
-    takes_mask = (
-        _accepts_row_inputs(model) or "mask" in _keywords(model.forward if isinstance(model, nn.Module) else model)[1]
-    )
-    if not takes_mask:
+    if not takes_row_input(program.model, "mask"):
         raise InputError(
             "values are missing, and the program's model takes no mask: give model(x, mask=None) a likelihood of the "
             "observed values (likelihood.masked(z, mask)), or fill them first"

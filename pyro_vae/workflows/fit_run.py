@@ -2,11 +2,10 @@
 
 import json
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -19,12 +18,13 @@ from pyro_vae.distributed import process_group
 from pyro_vae.errors import DivergedError, InputError, RankLostError, RowsError
 from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.evidence_record import EvidenceRecord
-from pyro_vae.inference.fit_result import EpochRecord, FitResult
+from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.objectives.make_objective import make_objective
 from pyro_vae.inference.svi.callbacks import Callback, CallbackBase, RunningFit
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
 from pyro_vae.inference.svi.progress import Style
+from pyro_vae.loggers.open_logger import RunLogger, logger_opener
 from pyro_vae.options import Value
 from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.run_folder import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, require_unused, write_config
@@ -37,7 +37,6 @@ from pyro_vae.workflows.fit_settings import FitSettings, fit_options, flatten_co
 from pyro_vae.workflows.user_program import load_builder
 
 VALID_ESTIMATOR = Estimator(num_samples=200)
-TENSORBOARD = "tensorboard"
 Given = Mapping[str, Value | Path]  # settings by name
 
 
@@ -108,17 +107,6 @@ def _settings_of_run(folder: Path, given: Given, program: str | None) -> dict[st
     return {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
 
 
-class RunLogger(Callback, Protocol):
-    """A logger of a run: a callback that is called with the history too, and in the end with program and data."""
-
-    def __call__(self, history: list[EpochRecord]) -> None: ...
-
-    def finish(self, program: Program, data: Dataset) -> None: ...
-
-
-OpenLogger = Callable[[Path], AbstractContextManager[RunLogger | None]]  # in a run's folder
-
-
 class _MetricsFile(CallbackBase):
     """Writes each epoch's metrics as they come, a JSON object a line."""
 
@@ -174,7 +162,7 @@ class _Job:
 
     def run(self, logger: str | None, progress: Style) -> FitRun:
         group, made = self.group, _missing_folders(self.out)
-        open_logger = _logger_opener(logger, self.out if self.resuming else None)
+        open_logger = logger_opener(logger, self.out if self.resuming else None)
         new = new_run(Path("runs"), Path(self.data.name).stem) if self.out is None and group.is_main else self.out
         folder = group.broadcast(new)
         assert folder is not None  # the first process has named it
@@ -284,16 +272,6 @@ class _Job:
             f"{reason_of_interruption(error, self.group)} after {done} whole epochs, the best weights so far are kept; "
             f"--resume {self.folder} goes on from there"
         )
-
-
-def _logger_opener(logger: str | None, resumed: Path | None) -> OpenLogger:
-    """What opens the logger of a run's folder; a resumed run keeps the one it had. `InputError` without its package."""
-    if logger is None and (resumed is None or not (resumed / TENSORBOARD).exists()):
-        return lambda _: nullcontext()
-    from pyro_vae.loggers.tensorboard import TensorBoard, summary_writer
-
-    summary_writer()
-    return lambda folder: TensorBoard(folder / TENSORBOARD)
 
 
 def _missing_folders(out: Path | None) -> list[Path]:
