@@ -56,7 +56,10 @@ class Option:
             return
         names = tuple(self.choices)
         if names and value not in names:
-            raise InputError(f"no {self.name.replace('_', ' ')} called {value!r}; try one of {', '.join(names)}")
+            if isinstance(self.choices, Registry):
+                raise InputError(f"no {self.name} called {value!r}; try one of {', '.join(names)}")
+            shown = [repr(name) for name in names]
+            raise InputError(f"{self.name} must be {', '.join(shown[:-1])} or {shown[-1]}, got {value!r}")
         if self.type in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise InputError(f"{self.name} must be a number, got {value!r}")
         if self.type is int and isinstance(value, float) and not value.is_integer():

@@ -33,8 +33,8 @@ REGISTRIES = [*KINDS.values(), OPTIMIZERS, SCHEDULES, OBJECTIVES]
         (Option("rows", int, 1, ""), None, "rows must be a number, got None"),
         (Option("rate", float, 1.0, "", minimum=0), math.nan, "rate must be zero or more, got nan"),
         (Option("rate", float, 1.0, "", minimum=0, exclusive=True), -math.inf, "rate must be positive, got -inf"),
-        (Option("colour", str, "red", "", ("red", "blue")), "green", "no colour called 'green'; try one of red, blue"),
-        (Option("colour", str, "red", "", ("red", "blue")), None, "no colour called None"),
+        (Option("colour", str, "red", "", ("red", "blue")), "green", "colour must be 'red' or 'blue', got 'green'"),
+        (Option("colour", str, "red", "", ("red", "blue")), None, "colour must be 'red' or 'blue', got None"),
     ],
 )
 def test_a_value_that_a_setting_cannot_have_is_an_error(option, value, message):
@@ -131,7 +131,7 @@ def test_defaults_of_a_fit_are_those_of_its_configurations():
         ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
         ({"prior": "gamma"}, "no prior called 'gamma'"),
         ({"epochs": 0}, "epochs must be positive, got 0"),
-        ({"device": "tpu"}, "no device called 'tpu'"),
+        ({"device": "tpu"}, "device must be 'auto', 'cpu', 'cuda' or 'mps', got 'tpu'"),
         ({"latent_dims": 3}, "did you mean 'latent_dim'"),
     ],
 )

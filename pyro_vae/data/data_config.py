@@ -22,7 +22,7 @@ class DataConfig:
     >>> DataConfig(missing="keep")
     Traceback (most recent call last):
         ...
-    pyro_vae.errors.InputError: no missing called 'keep'; try one of refuse, mask
+    pyro_vae.errors.InputError: missing must be 'refuse' or 'mask', got 'keep'
     """
 
     data: str = setting(

@@ -195,7 +195,7 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
         (["fit", "--data", "reals.npy", "--binarize", "fixed"], "needs values in [0, 1]"),
         (["fit", "--data", "nan.npy", "--missing", "mask"], "has no value in any training row"),
         (["fit", "--rank", "2"], "--rank belongs to --guide low-rank"),
-        (["fit", "--prior", "mixture", "--components", "0"], "at least one component"),
+        (["fit", "--prior", "mixture", "--components", "0"], "components must be at least 1"),
         (["fit", "--data", "reals.npy", "--scale", "0"], "must be positive"),
         (["fit", "--data", "digits", "--image-shape", "4x16"], "the image shape of digits is known"),
         (["fit", "--components", "2"], "--components belongs to --prior mixture or --guide mixture"),
