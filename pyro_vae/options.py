@@ -7,9 +7,11 @@ options that it alone owns. A `Registry` holds the entries of one kind.
 
 import difflib
 import importlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from importlib.metadata import entry_points
+from numbers import Real
 from typing import Any, Generic, TypeVar
 
 from pyro_vae.errors import InputError
@@ -32,6 +34,7 @@ class Option:
         metavar: what `--help` shows in place of the type.
         group: the table of `config.toml` and of `--help`.
         is_flag: whether the flag takes no value; of a bool that may be None, `--name/--no-name`.
+        is_optional: whether the value may be None although the default is not.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Option:
     metavar: str | None = None
     group: str = ""
     is_flag: bool = False
+    is_optional: bool = False
 
     @property
     def flag(self) -> str:
@@ -52,7 +56,7 @@ class Option:
 
     def check(self, value: Any) -> None:
         """Raise `InputError` for a value that the setting cannot have; None passes where it is the default."""
-        if value is None and (self.default is None or self.default == 0):
+        if value is None and (self.default is None or self.is_optional):
             return
         names = tuple(self.choices)
         if names and value not in names:
@@ -60,8 +64,10 @@ class Option:
                 raise InputError(f"no {self.name} called {value!r}; try one of {', '.join(names)}")
             shown = [repr(name) for name in names]
             raise InputError(f"{self.name} must be {', '.join(shown[:-1])} or {shown[-1]}, got {value!r}")
-        if self.type in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        if self.type in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
             raise InputError(f"{self.name} must be a number, got {value!r}")
+        if self.type in (int, float) and not math.isfinite(value):
+            raise InputError(f"{self.name} must be finite, got {value}")
         if self.type is int and isinstance(value, float) and not value.is_integer():
             raise InputError(f"{self.name} must be a whole number, got {value!r}")
         if self.minimum is not None and not (value > self.minimum if self.exclusive else value >= self.minimum):

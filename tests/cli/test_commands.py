@@ -211,7 +211,7 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
             "needs pictures with whole grey levels",
         ),
         (["fit", "--data", "digits", "--likelihood", "poisson"], "is for tables"),
-        (["fit", "--dreg"], "add --loss iwae"),
+        (["fit", "--dreg"], "--dreg belongs to --loss iwae"),
         (["fit", "--free-bits", "0.1", "--loss", "iwae"], "leave out --loss iwae"),
         (["fit", "--loss", "analytic-elbo", "--guide", "full-rank"], "has no closed form"),
         (["fit", "--num-particles", "0"], "num_particles must be positive"),

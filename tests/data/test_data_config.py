@@ -12,8 +12,8 @@ from pyro_vae.errors import InputError
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"binarize": "sometimes"}, "no binarize called 'sometimes'; try one of stochastic, fixed, threshold, none"),
-        ({"missing": "keep"}, "no missing called 'keep'; try one of refuse, mask"),
+        ({"binarize": "sometimes"}, "binarize must be 'stochastic', 'fixed', 'threshold' or 'none', got 'sometimes'"),
+        ({"missing": "keep"}, "missing must be 'refuse' or 'mask', got 'keep'"),
     ],
 )
 def test_a_data_setting_that_cannot_be_used_is_refused(settings, message):

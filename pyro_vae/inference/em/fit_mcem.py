@@ -195,8 +195,7 @@ class MCEMMethod:
         self.optimizer.set_state(moments)
 
     def _set_up_optimizer(self, task: FitTask) -> None:
-        config = task.config
-        self.optimizer = FusedOptimizer(config.optimizer, config.learning_rate, config.clip)
+        self.optimizer = FusedOptimizer.from_config(task.config)
         with pyro.validation_enabled(False), evaluating(task.program):
             joint = self._joint(task.example)
             mean = joint.at(joint.from_prior()).log_joint.mean()
@@ -247,7 +246,7 @@ class MCEMMethod:
         parameters = list(self.optimizer.parameters.values())
         gradients = torch.autograd.grad(-mean, parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = None if gradient is None else gradient.clone()  # two parameters may share a gradient
         self.optimizer(parameters)
 
     def _validate(self) -> float | None:

@@ -108,7 +108,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         tensors, metadata = read_tensors(self.path)
-        old, new = metadata["settings"], self.settings
+        old, new = asdict(TrainConfig()) | metadata["settings"], self.settings  # a later setting had its default
         if different := [f"{name} was {old.get(name)}, is {new[name]}" for name in new if old.get(name) != new[name]]:
             raise InputError(
                 f"{self.path} is of a fit with other settings ({'; '.join(different)}); use the same ones, or another "

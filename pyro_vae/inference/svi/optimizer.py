@@ -8,7 +8,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.inference.svi.train_config import OPTIMIZERS
+from pyro_vae.inference.svi.train_config import OPTIMIZERS, TrainConfig
 
 
 class FusedOptimizer(PyroOptim):
@@ -34,6 +34,11 @@ class FusedOptimizer(PyroOptim):
         self.has_stepped = False
         self.penalty: Callable[[], Tensor] | None = None
         self.reduce: Callable[[list[Tensor]], None] | None = None
+
+    @classmethod
+    def from_config(cls, config: TrainConfig) -> "FusedOptimizer":
+        """The optimizer that the training settings describe."""
+        return cls(config.optimizer, config.learning_rate, config.clip)
 
     def add_parameters(self, parameters: dict[str, Tensor]) -> None:
         """Train these parameters too, by name; those that are known or frozen are left out."""

@@ -43,7 +43,7 @@ class SVIMethod:
         loss = self.loss or default_loss(task.guide_trace, plates, config.num_particles or 1)
         loss = vectorize_particles(loss, program, plates, task.example)
         self.name = loss_name(loss)
-        self.optimizer = FusedOptimizer(config.optimizer, config.learning_rate, config.clip)
+        self.optimizer = FusedOptimizer.from_config(config)
         self.optimizer.add_parameters(named_parameters(program))
         if log_prior_of(program) is not None:
             self.optimizer.penalty = self._penalty

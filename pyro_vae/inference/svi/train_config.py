@@ -83,6 +83,7 @@ class TrainConfig:
         metavar="EPOCHS",
         minimum=0,
         group=TRAINING,
+        is_optional=True,
     )
     seed: int = setting(0, int, "Same seed, same machine, same bits.", group=TRAINING)
     compile: bool | None = setting(
