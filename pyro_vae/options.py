@@ -8,10 +8,10 @@ options that it alone owns. A `Registry` holds the entries of one kind.
 import difflib
 import importlib
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from importlib.metadata import entry_points
-from numbers import Real
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from pyro_vae.errors import InputError
@@ -54,19 +54,35 @@ class Option:
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
-    def check(self, value: Any) -> None:
-        """Raise `InputError` for a value that the setting cannot have; None passes where it is the default."""
+    def check(self, value: Any) -> Any:
+        """The value as a plain Python one, NumPy's and torch's scalars too; `InputError` for one that it cannot have.
+
+        None passes where it is the default, or the setting is optional.
+        """
         if value is None and (self.default is None or self.is_optional):
-            return
+            return None
+        if not isinstance(value, type) and callable(getattr(value, "item", None)) and getattr(value, "ndim", 0) == 0:
+            value = value.item()
         names = tuple(self.choices)
         if names and value not in names:
             if isinstance(self.choices, Registry):
                 raise InputError(f"no {self.name} called {value!r}; try one of {', '.join(names)}")
             shown = [repr(name) for name in names]
             raise InputError(f"{self.name} must be {', '.join(shown[:-1])} or {shown[-1]}, got {value!r}")
-        if self.type in (int, float) and (isinstance(value, bool) or not isinstance(value, Real)):
+        if self.type in (int, float):
+            return self._check_number(value)
+        if self.type is bool and not isinstance(value, bool):
+            raise InputError(f"{self.name} must be true or false, got {value!r}")
+        if self.type == "widths":
+            if not isinstance(value, (list, tuple)) or not all(isinstance(each, int) and each > 0 for each in value):
+                raise InputError(f"{self.name} must be whole numbers of one or more, as in (500, 200), got {value!r}")
+            return tuple(value)
+        return value
+
+    def _check_number(self, value: Any) -> int | float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"{self.name} must be a number, got {value!r}")
-        if self.type in (int, float) and not math.isfinite(value):
+        if not math.isfinite(value):
             raise InputError(f"{self.name} must be finite, got {value}")
         if self.type is int and isinstance(value, float) and not value.is_integer():
             raise InputError(f"{self.name} must be a whole number, got {value!r}")
@@ -74,6 +90,7 @@ class Option:
             raise InputError(f"{self.name} must be {self._bound()}, got {value}")
         if self.maximum is not None and not value <= self.maximum:
             raise InputError(f"{self.name} must be at most {self.maximum:g}, got {value}")
+        return int(value) if self.type is int else float(value)
 
     def _bound(self) -> str:
         if self.minimum == 0:
@@ -105,6 +122,15 @@ def options_of(config: type) -> dict[str, Option]:
             default = None if each.default is MISSING else each.default
             found[each.name] = Option(each.name, kind, default, words, **more)
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A base class for frozen dataclasses of settings: each field made by `setting` is checked when it is made."""
+
+    def __post_init__(self) -> None:
+        for name, option in options_of(type(self)).items():
+            object.__setattr__(self, name, option.check(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -170,9 +196,14 @@ class Registry(Mapping[str, E_], Generic[E_]):
         self.kind, self.group, self._entries = kind, group, {entry.name: entry for entry in entries}
         self._has_plugins = group is None
 
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
     def register(self, entry: E_) -> None:
         """Add an entry; `InputError` for a name that is taken."""
-        if entry.name in self._entries:
+        if entry.name in self._all():
             raise InputError(f"there is a {self.kind} called {entry.name!r} already: choose another name")
         self._entries[entry.name] = entry
 
@@ -180,8 +211,25 @@ class Registry(Mapping[str, E_], Generic[E_]):
         if not self._has_plugins:
             self._has_plugins = True
             for point in entry_points(group=self.group or ""):
-                self.register(point.load())
+                self._add_plugin(point)
         return self._entries
+
+    def _add_plugin(self, point: EntryPoint) -> None:
+        """Add the entry of another package; where it cannot be imported, warn and do without it."""
+        try:
+            entry = point.load()
+        except Exception as error:
+            warnings.warn(f"{self.group} {point.value} was left out: {type(error).__name__}: {error}", stacklevel=4)
+            return
+        if not isinstance(entry, Entry) or entry.name in self._entries:
+            reason = "its name is taken" if isinstance(entry, Entry) else "it is no Entry"
+            warnings.warn(f"{self.group} {point.value} was left out: {reason}", stacklevel=4)
+            return
+        self._entries[entry.name] = entry  # type: ignore[assignment]  # a plug-in's entry is of the registry's kind
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The entry of a name, or the default where there is none."""
+        return self._all().get(name, default)
 
     def __getitem__(self, name: str) -> E_:
         if name not in self._all():

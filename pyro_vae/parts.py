@@ -5,7 +5,8 @@ module of one's own, has the defaults, and where it has a method or attribute of
 functions of this file ask any part.
 """
 
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -60,28 +61,6 @@ class GuideModule(nn.Module):
         return False
 
 
-@runtime_checkable
-class _InitializedFromData(Protocol):
-    def init_from_data(self, values: Tensor, /) -> None: ...
-
-
-@runtime_checkable
-class _Masked(Protocol):
-    def masked(self, z: Tensor, mask: Tensor, /) -> Distribution: ...
-
-
-@runtime_checkable
-class _PerRow(Protocol):
-    @property
-    def per_row(self) -> bool: ...
-
-
-@runtime_checkable
-class _ScoresOnlyOwnSamples(Protocol):
-    @property
-    def scores_only_own_samples(self) -> bool: ...
-
-
 def init_part_from_data(part: object, values: Tensor) -> None:
     """Set a part's initial values from data, if it supports that.
 
@@ -89,8 +68,9 @@ def init_part_from_data(part: object, values: Tensor) -> None:
         part: a likelihood or a prior.
         values: the mean (D,) of the training rows for a likelihood, some rows (n, D) for a prior.
     """
-    if isinstance(part, _InitializedFromData):
-        part.init_from_data(values)
+    initialize = getattr(part, "init_from_data", None)  # a compiled module offers it too
+    if callable(initialize):
+        initialize(values)
 
 
 def masked_likelihood(likelihood: Likelihood, z: Latents, mask: Tensor | None) -> Distribution:
@@ -106,14 +86,15 @@ def masked_likelihood(likelihood: Likelihood, z: Latents, mask: Tensor | None) -
     """
     if mask is None:
         return likelihood(z)
-    return likelihood.masked(z, mask) if isinstance(likelihood, _Masked) else Observed(likelihood(z), mask.bool())
+    masked: Callable[[Tensor, Tensor], Distribution] | None = getattr(likelihood, "masked", None)
+    return Observed(likelihood(z), mask.bool()) if masked is None else masked(z, mask)
 
 
 def is_per_row(guide: object) -> bool:
     """Whether a guide has parameters for each training row, and is defined for these rows only."""
-    return isinstance(guide, _PerRow) and guide.per_row
+    return bool(getattr(guide, "per_row", False))
 
 
 def scores_only_own_samples(guide: object) -> bool:
     """Whether a guide scores other points than its own samples one dimension at a time."""
-    return isinstance(guide, _ScoresOnlyOwnSamples) and guide.scores_only_own_samples
+    return bool(getattr(guide, "scores_only_own_samples", False))

@@ -11,6 +11,7 @@ Other packages add entries by the entry points `pyro_vae.priors`, `pyro_vae.like
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -143,7 +144,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name, option in options_of(type(self)).items():
             if (name, getattr(self, name)) != ("likelihood", "auto"):
-                option.check(getattr(self, name))
+                object.__setattr__(self, name, option.check(getattr(self, name)))
         given = {name: value for name, value in self.options.items() if (name, self.likelihood) != ("scale", "auto")}
         check_owned(given, self.parts(), KINDS)
 
@@ -165,8 +166,11 @@ def load_other_packages() -> None:
     """Import the parts that other packages have registered, so that a saved run may name them."""
     for registry in KINDS.values():
         for entry in registry.values():
-            if not entry.path.startswith("pyro_vae."):
-                entry.load()
+            paths = [entry.path, entry.decoder] if isinstance(entry, NetworkEntry) else [entry.path]
+            for path in paths:
+                if not path.startswith("pyro_vae."):
+                    with suppress(ImportError):  # of a part that the saved run may not have
+                        Entry(entry.name, path).load()
 
 
 def model_options() -> dict[str, Option]:

@@ -4,9 +4,11 @@ import math
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
+import torch
 
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
@@ -31,6 +33,9 @@ REGISTRIES = [*KINDS.values(), OPTIMIZERS, SCHEDULES, OBJECTIVES]
         (Option("rows", int, 1, ""), "ten", "rows must be a number, got 'ten'"),
         (Option("rows", int, 1, ""), True, "rows must be a number, got True"),
         (Option("rows", int, 1, ""), None, "rows must be a number, got None"),
+        (Option("rows", int, 0, ""), None, "rows must be a number, got None"),
+        (Option("compile", bool, None, ""), "no", "compile must be true or false, got 'no'"),
+        (Option("hidden", "widths", None, ""), 4, "hidden must be whole numbers of one or more"),
         (Option("rate", float, 1.0, "", minimum=0), math.nan, "rate must be finite, got nan"),
         (Option("rate", float, 1.0, "", minimum=0), math.inf, "rate must be finite, got inf"),
         (Option("rate", float, 1.0, "", minimum=0, exclusive=True), -math.inf, "rate must be finite, got -inf"),
@@ -82,14 +87,49 @@ def test_a_name_is_registered_once():
 
 
 def test_an_entry_point_of_another_package_is_an_entry(monkeypatch):
-    class Point:
-        def load(self):
-            return Entry("theirs", "builtins:dict")
-
-    monkeypatch.setattr("pyro_vae.options.entry_points", lambda group: [Point()] if group == "pyro_vae.colours" else [])
+    point = EntryPoint("theirs", "shifted_prior:ENTRY", "pyro_vae.colours")
+    monkeypatch.setattr("pyro_vae.options.entry_points", lambda group: [point] if group == "pyro_vae.colours" else [])
     registry = Registry("colour", [Entry("red", "builtins:list")], "pyro_vae.colours")
     assert list(registry) == ["red", "theirs"]
     assert registry["theirs"].load() is dict
+
+
+def test_a_broken_package_is_left_out_with_a_warning_and_the_others_stay(monkeypatch):
+    names = ["broken.module:ENTRY", "builtins:dict", "shifted_prior:ENTRY"]
+    points = [EntryPoint("any", name, "pyro_vae.colours") for name in names]
+    monkeypatch.setattr("pyro_vae.options.entry_points", lambda group: points)
+    registry = Registry("colour", [Entry("red", "builtins:list")], "pyro_vae.colours")
+    with pytest.warns(UserWarning, match="was left out") as caught:
+        assert list(registry) == ["red", "theirs"]
+    assert [str(each.message).split(": ", 1)[1] for each in caught] == [
+        "ModuleNotFoundError: No module named 'broken'",
+        "it is no Entry",
+    ]
+
+
+def test_a_registry_is_a_mapping():
+    registry = Registry("colour", [Entry("red", "builtins:list")])
+    assert registry.get("blue") is None
+    assert registry.get("red").path == "builtins:list"
+    assert len({registry, registry}) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "plain"),
+    [
+        (int, np.int64(3), 3),
+        (int, 10.0, 10),
+        (int, torch.tensor(4), 4),
+        (float, np.float32(0.5), 0.5),
+        (float, 2, 2.0),
+        (bool, np.True_, True),
+        ("widths", [5, 3], (5, 3)),
+    ],
+)
+def test_a_value_is_plain_after_the_check(kind, given, plain):
+    value = Option("value", kind, None, "").check(given)
+    assert value == plain
+    assert type(value) is type(plain)
 
 
 def test_the_nearest_setting_is_named():
@@ -128,7 +168,8 @@ def test_defaults_of_a_fit_are_those_of_its_configurations():
         ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
         ({"prior": "gamma"}, "no prior called 'gamma'"),
         ({"epochs": 0}, "epochs must be positive, got 0"),
-        ({"device": "tpu"}, "device must be 'auto', 'cpu', 'cuda' or 'mps', got 'tpu'"),
+        ({"dtype": "float16"}, "dtype must be 'float32' or 'float64', got 'float16'"),
+        ({"hidden": (0, -3)}, "hidden must be whole numbers of one or more"),
         ({"latent_dims": 3}, "did you mean 'latent_dim'"),
     ],
 )

@@ -42,8 +42,10 @@ class GroupedCommand(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         if self._settings is None:
             return super().get_params(ctx)
-        made: list[click.Parameter] = ctx.meta.setdefault(f"{__name__}.{self.name}", self._settings())
-        return [*made, *super().get_params(ctx)]
+        key = f"{__name__}.{self.name}"
+        if key not in ctx.meta:
+            ctx.meta[key] = self._settings()
+        return [*ctx.meta[key], *super().get_params(ctx)]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -216,6 +218,8 @@ def settings_with_config(ctx: click.Context, config: dict[str, Any] | None, sour
             given[name] = options[name].process_value(ctx, value)
         except click.ClickException as error:
             raise InputError(f"{source}: {name}: {error.format_message()}") from error
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
         except (TypeError, ValueError) as error:
             raise InputError(f"{source}: {name}: {value!r} is not a value it can have") from error
     return given | {name: value for name, value in given_options(ctx).items() if name in options}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pyro_vae.options import options_of, setting
+from pyro_vae.options import Settings, setting
 
 BINARIZE = ("stochastic", "fixed", "threshold", "none")
 MISSING = ("refuse", "mask")
@@ -10,7 +10,7 @@ DATA = "Data"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Settings):
     """The data settings of `pyro-vae fit`: options of the command line and keys of `config.toml`.
 
     `load_data` takes the same settings, `data` as its first argument and `data_root` as `root`. Each field's default is
@@ -71,7 +71,3 @@ class DataConfig:
         "Leave the training rows of a .npy or .parquet on disk; by default where they exceed 1 GiB.",
         group=DATA,
     )
-
-    def __post_init__(self) -> None:
-        for name, option in options_of(type(self)).items():
-            option.check(getattr(self, name))

@@ -7,7 +7,7 @@ entry here, with the options that it alone owns.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pyro_vae.options import Entry, Option, Registry, Value, check_owned, options_of, setting
+from pyro_vae.options import Entry, Option, Registry, Settings, Value, check_owned, setting
 
 GROUP = "Evidence"
 PRIOR_SHARE = Option("prior_share", float, 0.0, "share of draws from the prior.", minimum=0, maximum=1, group=GROUP)
@@ -57,7 +57,7 @@ EVIDENCE_METHODS = Registry(
 
 
 @dataclass(frozen=True)
-class Estimator:
+class Estimator(Settings):
     """How log p(x) is computed; the ELBO, its terms, the IWAE bounds and k-hat are importance sampling's in any case.
 
     Raises `InputError` for a value that cannot be used, and for options that belong to another method.
@@ -86,8 +86,7 @@ class Estimator:
     options: Mapping[str, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, option in options_of(type(self)).items():
-            option.check(getattr(self, name))
+        super().__post_init__()
         check_owned(self.options, {"method": EVIDENCE_METHODS[self.method]}, {"method": EVIDENCE_METHODS})
 
     @property

@@ -113,6 +113,8 @@ class FitResult:
         return cls(**dict(values) | {"history": [epoch_record(row) for row in values["history"]]})
 
     def __repr__(self) -> str:
+        if not self.history:
+            return f"FitResult(0 epochs; stopped by {self.stopped})"
         best = self.history[self.best_epoch - 1]
         value = best.elbo if best.valid_elbo is None else best.valid_elbo
         words = f"best {self.best_epoch}: ELBO {math.nan if value is None else value:.2f} nats per row"

@@ -5,7 +5,7 @@ counts.
 """
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -19,40 +19,25 @@ class Predictive(Protocol):
     def log_predictive(self, x: Tensor) -> PerRow: ...
 
 
-@runtime_checkable
-class _HasNoDensity(Protocol):
-    @property
-    def no_density(self) -> str: ...
+def _offered(program: object, name: str) -> Any:
+    """What a program has under a name, None where it has nothing.
 
-
-@runtime_checkable
-class _HasNumFeatures(Protocol):
-    num_features: int | None
-
-
-@runtime_checkable
-class _HasLogPrior(Protocol):
-    def log_prior(self) -> Tensor | None: ...
-
-
-@runtime_checkable
-class _InitializedFromData(Protocol):
-    def init_from_data(self, mean: Tensor, rows: Tensor, /) -> None: ...
-
-
-@runtime_checkable
-class _ChecksLabels(Protocol):
-    def check_labels(self, labels: Tensor, /) -> None: ...
+    Submodules, wrappers and compiled modules offer it too, which `isinstance` with a protocol does not see from Python
+    3.12 on.
+    """
+    return getattr(program, name, None)
 
 
 def no_density_reason(program: object) -> str:
     """Why a program has no p(x), its `no_density`; empty where it has one."""
-    return program.no_density if isinstance(program, _HasNoDensity) else ""
+    reason = _offered(program, "no_density")
+    return reason if isinstance(reason, str) else ""
 
 
 def num_features_of(program: object) -> int | None:
     """The number D of features that a program keeps, its `num_features`; None where it keeps none."""
-    return program.num_features if isinstance(program, _HasNumFeatures) else None
+    found = _offered(program, "num_features")
+    return found if isinstance(found, int) else None
 
 
 def set_num_features(program: object, num_features: int, *, replace: bool = False) -> None:
@@ -63,13 +48,15 @@ def set_num_features(program: object, num_features: int, *, replace: bool = Fals
         num_features: the number D of features of x.
         replace: whether a number that is kept already is replaced.
     """
-    if isinstance(program, _HasNumFeatures) and (replace or program.num_features is None):
+    if hasattr(program, "num_features") and (replace or program.num_features is None):
         program.num_features = num_features
 
 
 def log_prior_of(program: object) -> Tensor | None:
     """The log prior of a program's parameters, () nats, differentiable; None where it has none."""
-    return program.log_prior() if isinstance(program, _HasLogPrior) else None
+    log_prior = _offered(program, "log_prior")
+    value: Tensor | None = log_prior() if callable(log_prior) else None
+    return value
 
 
 def init_program_from_data(program: object, mean: Tensor, rows: Tensor) -> None:
@@ -80,8 +67,9 @@ def init_program_from_data(program: object, mean: Tensor, rows: Tensor) -> None:
         mean: the mean (D,) of the training rows.
         rows: some of them (n, D).
     """
-    if isinstance(program, _InitializedFromData):
-        program.init_from_data(mean, rows)
+    initialize = _offered(program, "init_from_data")
+    if callable(initialize):
+        initialize(mean, rows)
 
 
 def check_labels(program: object, labels: Tensor) -> None:
@@ -91,17 +79,18 @@ def check_labels(program: object, labels: Tensor) -> None:
         program: any program.
         labels: labels (N,).
     """
-    if isinstance(program, _ChecksLabels):
-        program.check_labels(labels)
+    check = _offered(program, "check_labels")
+    if callable(check):
+        check(labels)
 
 
 def decoder_of(program: object) -> Callable[..., Tensor] | None:
     """A program's own `decode`, from z (..., K) to E[x | z] (..., D); None where it has none."""
-    decode = getattr(program, "decode", None)  # may be a submodule, which `isinstance` does not see
+    decode = _offered(program, "decode")
     return decode if callable(decode) else None
 
 
 def prior_of(program: object) -> Callable[..., object] | None:
     """A program's own part p(z), its `prior`; None where it has none."""
-    prior = getattr(program, "prior", None)
+    prior = _offered(program, "prior")
     return prior if callable(prior) else None

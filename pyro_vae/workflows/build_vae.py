@@ -14,6 +14,7 @@ from pyro_vae.guides import MaskAwareGuide
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import log1p
 from pyro_vae.options import Entry, Value
+from pyro_vae.parts import LikelihoodModule
 from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, ModelConfig, NetworkEntry
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice
 
@@ -105,14 +106,16 @@ def _likelihood(choice: LikelihoodChoice, decoder: MakeNetwork, data: Dataset) -
         known["num_features"] = data.num_features
     options = {} if choice.scale is None else {"scale": choice.scale}
     keywords = _accepted(factory, known) | entry.keywords(options)
-    outputs = factory.outputs_per_value  # type: ignore[attr-defined]  # the base of likelihoods has it
+    outputs = getattr(factory, "outputs_per_value", LikelihoodModule.outputs_per_value)
     return _make(entry, options, _accepted(factory, known) | {"net": decoder(outputs(**_accepted(outputs, keywords)))})
 
 
 def _guide(config: ModelConfig, encoder: MakeNetwork) -> nn.Module:
     """The guide on an encoder with as many outputs as it needs."""
     entry = GUIDES[config.guide]
-    outputs = entry.load().outputs  # type: ignore[attr-defined]  # every guide with a network has it
+    outputs = getattr(entry.load(), "outputs", None)
+    if outputs is None:
+        raise InputError(f"the guide {entry.name} needs a static method outputs(num_latents, …), its network's outputs")
     keywords = {"num_latents": config.latent_dim} | entry.keywords(config.options)
     net = encoder(outputs(**_accepted(outputs, keywords)))
     return _make(entry, config.options, {"net": net, "num_latents": config.latent_dim})

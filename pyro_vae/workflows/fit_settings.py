@@ -72,8 +72,7 @@ class FitSettings:
         training = values["training"] | values["objective"]
         loss, owned = training.pop("loss"), {name: training.pop(name) for name in OBJECTIVES.owned_options()}
         device, dtype = training.pop("device"), training.pop("dtype")
-        for option, value in ((DEVICE, device), (DTYPE, dtype)):
-            option.check(value)
+        DTYPE.check(dtype)  # a device is checked where it is picked: it may have an index, as in cuda:1
         return cls(
             DataConfig(**values["data"]),
             ModelConfig.from_settings(values["model"]),

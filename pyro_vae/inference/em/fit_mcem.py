@@ -39,7 +39,13 @@ from pyro_vae.typing import Program, RowLatents
 INITIAL_STEP_SIZE = 0.1  # of the leapfrog integrator
 ADAPTATION_RATE = 0.5  # of the log step size, towards the target acceptance
 MCEM_CONFIG = TrainConfig(optimizer="adagrad", learning_rate=0.02, schedule="constant")
-WITHOUT_EFFECT = ("beta", "kl_warmup", "num_particles", "patience", "compile")  # there is no guide, and no bound
+WITHOUT_EFFECT = {  # settings that it does not read: the values they may have
+    "beta": (1.0,),
+    "kl_warmup": (0.0,),
+    "num_particles": (None, 1),
+    "patience": (None, 0),
+    "compile": (None, False),
+}
 
 
 def fit_mcem(
@@ -97,8 +103,6 @@ def fit_mcem(
     """
     method = MCEMMethod(leapfrog, target_accept, updates)
     settings = TrainConfig.with_overrides(config or MCEM_CONFIG, overrides, fit_mcem)
-    if odd := [name for name in WITHOUT_EFFECT if getattr(settings, name) not in (getattr(MCEM_CONFIG, name), None)]:
-        raise InputError(f"Monte-Carlo EM has no guide and no bound, so {odd[0]} has no effect: leave it out")
     shown = all_callbacks(callbacks, on_epoch, progress)
     return fit_with(method, program, data, settings, valid=valid, labels=labels, callbacks=shown, group=SINGLE_PROCESS)
 
@@ -150,6 +154,11 @@ class MCEMMethod:
 
     def prepare(self, task: FitTask) -> None:
         """Set up the optimizer of the parameters that log p(x, u) has a gradient in, and draw the chains' start."""
+        if not task.group.is_single:
+            raise InputError("Monte-Carlo EM runs as one process: start it without torchrun")
+        for name, allowed in WITHOUT_EFFECT.items():
+            if getattr(task.config, name) not in allowed:
+                raise InputError(f"Monte-Carlo EM has no guide and no bound, so {name} has no effect: leave it out")
         self.task = task
         self._set_up_optimizer(task)
         with torch.no_grad(), evaluating(task.program), pyro.validation_enabled(False):

@@ -12,7 +12,7 @@
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, Self, runtime_checkable
 
@@ -31,7 +31,7 @@ class RunningFit:
         epochs: the number of epochs after which the fit ends at the latest.
         steps_per_epoch: optimizer steps in an epoch.
         history: one record for each epoch so far; at the start those of a fit that is resumed.
-        stop: a callback sets it to end the fit after the present epoch.
+        stop: a callback sets it, in an epoch, to end the fit after that epoch.
         stopped: why the fit has ended, as in `FitResult`; empty while it runs, and where an error ended it.
     """
 
@@ -109,13 +109,12 @@ class Callbacks:
     @contextmanager
     def running(self) -> Iterator[Self]:
         """From the start of the fit to its end, whatever ends it."""
-        try:
+        with ExitStack() as started:
             for each in self.callbacks:
                 each.on_fit_start(self.fit)
+                started.callback(each.on_fit_end, self.fit)
+            self.fit.stop = False  # it ends the fit after an epoch
             yield self
-        finally:
-            for each in self.callbacks:
-                each.on_fit_end(self.fit)
 
     def step(self) -> None:
         """An optimizer step was taken."""
@@ -125,5 +124,5 @@ class Callbacks:
     def epoch(self) -> None:
         """An epoch was finished, and its record is in the history."""
         for each in self.callbacks:
-            if each.on_epoch(self.fit) is True:
+            if each.on_epoch(self.fit):  # the booleans of NumPy and torch too
                 self.fit.stop = True

@@ -98,10 +98,10 @@ def all_callbacks(callbacks: Sequence[object], on_epoch: OnEpoch | None, progres
     """
     found: list[Callback] = [Progress(progress)]
     for each in callbacks:
-        if not isinstance(each, Callback):
+        if isinstance(each, type) or not isinstance(each, Callback):
             raise InputError(
-                f"a callback has the methods on_fit_start, on_epoch and on_fit_end, and {each!r} does not: inherit "
-                "from CallbackBase, or give a plain function as on_epoch"
+                f"a callback has the methods on_fit_start, on_epoch and on_fit_end, and {each!r} does not: give an "
+                "object of a class that inherits from pv.CallbackBase, or a plain function as on_epoch"
             )
         found.append(each)
     return found if on_epoch is None else [*found, CallWithHistory(on_epoch)]

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from pyro_vae.options import Entry, Option, Registry, options_of, require_known, setting
+from pyro_vae.errors import InputError
+from pyro_vae.options import Entry, Option, Registry, Settings, options_of, require_known, setting
 
 OPTIMIZERS = Registry(
     "optimizer",
@@ -34,7 +35,7 @@ DTYPE = Option("dtype", str, "float32", "Floating type of weights and rows.", ("
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """The training settings of `fit`, which are its keywords, options of the command line and keys of `config.toml`.
 
     Each field's default is here; its unit and help are in its `Option` (`options_of(TrainConfig)`). Raises
@@ -94,10 +95,6 @@ class TrainConfig:
         group=TRAINING,
     )
 
-    def __post_init__(self) -> None:
-        for name, option in options_of(type(self)).items():
-            option.check(getattr(self, name))
-
     @classmethod
     def with_overrides(
         cls, config: "TrainConfig | None", overrides: Mapping[str, object], function: Callable[..., object]
@@ -112,10 +109,14 @@ class TrainConfig:
         Returns:
             The new settings, checked.
         """
-        keywords = inspect.signature(function).parameters
+        if config is not None and not isinstance(config, TrainConfig):
+            raise InputError(
+                f"config is a TrainConfig, got a {type(config).__name__}; validation rows are given as valid=…"
+            )
+        keywords = [name for name in inspect.signature(function).parameters if name != "overrides"]
         require_known(overrides, [*options_of(cls), *keywords], function.__name__)
         values: Mapping[str, Any] = overrides
-        return replace(config or cls(), **values)
+        return replace(cls() if config is None else config, **values)
 
     def rate(self, epoch: float) -> float:
         """The learning rate at a (fractional) epoch, counted from zero."""

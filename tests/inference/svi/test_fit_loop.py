@@ -3,6 +3,7 @@
 import dataclasses
 import typing
 
+import numpy as np
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
@@ -188,3 +189,32 @@ def test_a_fit_method_is_one_object_and_one_entry(monkeypatch):
     program, result = fit_by_name(pv.PPCA(1, 3), "mean", pv.load_data(x), Budget(TrainConfig(epochs=3)))
     assert len(result.history) == 3
     assert isinstance(program, pv.PPCA)
+
+
+@pytest.mark.parametrize("wrap", [np.bool_, torch.tensor])
+def test_a_boolean_of_numpy_or_torch_stops_a_fit(tiny_vae, wrap):
+    class Stop(CallbackBase):
+        def on_epoch(self, fit):
+            return wrap(True)
+
+    assert pv.fit(*tiny_vae, epochs=3, callbacks=[Stop()]).stopped == "callback"
+
+
+def test_every_callback_that_started_ends(tiny_vae):
+    ended = []
+
+    class Ends(CallbackBase):
+        def on_fit_end(self, fit):
+            ended.append(self)
+
+    class Raises(CallbackBase):
+        def on_fit_start(self, fit):
+            raise ValueError("no start")
+
+        def on_fit_end(self, fit):
+            raise ValueError("no end")
+
+    first = Ends()
+    with pytest.raises(ValueError, match="no start"):
+        pv.fit(*tiny_vae, epochs=1, callbacks=[first, Raises()])
+    assert ended == [first]

@@ -1,0 +1,39 @@
+"""The optimizer's step, where parameters share a gradient."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyro_vae as pv
+
+
+class TwoBiases(nn.Module):
+    """A model whose two biases are added, so that autograd returns one tensor as the gradient of both."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+
+    def model(self, x):
+        pyro.module("biases", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + self.first + self.second, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :1] / 2, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("fit", [pv.fit, pv.fit_mcem])
+def test_a_clip_is_the_joint_norm_of_the_step(fit):
+    """One step of plain gradient descent at rate one moves all parameters together by the clip, both alike."""
+    program, x = TwoBiases(), torch.randn(20, 3) + 5
+    more = {"updates": 1} if fit is pv.fit_mcem else {}
+    config = pv.TrainConfig(epochs=1, batch_size=20, learning_rate=1.0, optimizer="sgd", schedule="constant", clip=0.1)
+    fit(program, x, config, **more)
+    moved = torch.cat([program.first.detach(), program.second.detach()])
+    assert float(moved.norm()) == pytest.approx(0.1, rel=1e-4)
+    assert torch.equal(program.first, program.second)
