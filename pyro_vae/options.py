@@ -95,6 +95,8 @@ class Option:
     def _bound(self) -> str:
         if self.minimum == 0:
             return "positive" if self.exclusive else "zero or more"
+        if self.minimum == 1 and not self.exclusive:
+            return "one or more"
         return f"{'more than' if self.exclusive else 'at least'} {self.minimum:g}"
 
 
