@@ -13,7 +13,7 @@ from pyro_vae.constructor_args import part
 from pyro_vae.distributions import BernoulliVector, LogisticBins
 from pyro_vae.errors import InputError
 from pyro_vae.nets import init_output_bias, positive
-from pyro_vae.parts import LikelihoodModule
+from pyro_vae.part_bases import LikelihoodModule
 from pyro_vae.typing import Distribution, Latents
 
 SCALE_FLOOR = 0.01

@@ -230,7 +230,15 @@ class Registry(Mapping[str, E_], Generic[E_]):
         self._entries[entry.name] = entry  # type: ignore[assignment]  # a plug-in's entry is of the registry's kind
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The entry of a name, or the default where there is none."""
+        """The entry of a name, if there is one.
+
+        Args:
+            name: the name.
+            default: what is returned where there is no such entry.
+
+        Returns:
+            The entry, or the default.
+        """
         return self._all().get(name, default)
 
     def __getitem__(self, name: str) -> E_:

@@ -11,7 +11,7 @@ from pyro_vae.distributions import Mixture, NormalMixture
 from pyro_vae.errors import InputError
 from pyro_vae.flows import Couplings
 from pyro_vae.nets import positive
-from pyro_vae.parts import PriorModule, is_per_row, scores_only_own_samples
+from pyro_vae.part_bases import PriorModule, is_per_row, scores_only_own_samples
 from pyro_vae.typing import Distribution, Guide
 
 SCALE_FLOOR = 1e-4

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from pyro_vae.options import Entry, Option, Registry, Value, check_owned, options_of, setting
+from pyro_vae.option_registry import Entry, Option, Registry, Value, check_owned, options_of, setting
 
 MODEL = "Model"
 

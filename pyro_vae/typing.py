@@ -6,7 +6,7 @@ keep N. `*batch` is any number of leading axes.
 
 A **part** is called and returns a Pyro distribution; a **program** is any object with the Pyro functions `model(x)` and
 `guide(x)`. These are protocols: nothing has to be subclassed. What a part or program may offer beyond them is a method
-or attribute with a default on a base class (`pyro_vae.parts`, `pyro_vae.Program`).
+or attribute with a default on a base class (`pyro_vae.part_bases`, `pyro_vae.Program`).
 """
 
 from collections.abc import Callable

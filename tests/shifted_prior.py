@@ -4,8 +4,8 @@ import pyro.distributions as dist
 import torch
 
 from pyro_vae.constructor_args import part
-from pyro_vae.options import Entry
-from pyro_vae.parts import PriorModule
+from pyro_vae.option_registry import Entry
+from pyro_vae.part_bases import PriorModule
 
 ENTRY = Entry("theirs", "builtins:dict")  # what an entry point of another package leads to
 

@@ -14,7 +14,7 @@ from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.objectives_by_name import OBJECTIVES, ObjectiveConfig
 from pyro_vae.inference.svi.train_config import OPTIMIZERS, SCHEDULES, TrainConfig
-from pyro_vae.options import Entry, Option, Registry, options_of, require_known
+from pyro_vae.option_registry import Entry, Option, Registry, options_of, require_known
 from pyro_vae.registry import KINDS, ModelConfig
 from pyro_vae.workflows.fit_settings import FitSettings, fit_options
 
@@ -88,7 +88,9 @@ def test_a_name_is_registered_once():
 
 def test_an_entry_point_of_another_package_is_an_entry(monkeypatch):
     point = EntryPoint("theirs", "shifted_prior:ENTRY", "pyro_vae.colours")
-    monkeypatch.setattr("pyro_vae.options.entry_points", lambda group: [point] if group == "pyro_vae.colours" else [])
+    monkeypatch.setattr(
+        "pyro_vae.option_registry.entry_points", lambda group: [point] if group == "pyro_vae.colours" else []
+    )
     registry = Registry("colour", [Entry("red", "builtins:list")], "pyro_vae.colours")
     assert list(registry) == ["red", "theirs"]
     assert registry["theirs"].load() is dict
@@ -97,7 +99,7 @@ def test_an_entry_point_of_another_package_is_an_entry(monkeypatch):
 def test_a_broken_package_is_left_out_with_a_warning_and_the_others_stay(monkeypatch):
     names = ["broken.module:ENTRY", "builtins:dict", "shifted_prior:ENTRY"]
     points = [EntryPoint("any", name, "pyro_vae.colours") for name in names]
-    monkeypatch.setattr("pyro_vae.options.entry_points", lambda group: points)
+    monkeypatch.setattr("pyro_vae.option_registry.entry_points", lambda group: points)
     registry = Registry("colour", [Entry("red", "builtins:list")], "pyro_vae.colours")
     with pytest.warns(UserWarning, match="was left out") as caught:
         assert list(registry) == ["red", "theirs"]

@@ -19,7 +19,7 @@ from pyro_vae.cli.option_types import (
 from pyro_vae.cli.print_json import print_json
 from pyro_vae.cli.setting_options import setting_options
 from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, GROUP, Estimator
-from pyro_vae.options import Option, Value, options_of
+from pyro_vae.option_registry import Option, Value, options_of
 
 
 def evidence_option(of: Option) -> Decorator:

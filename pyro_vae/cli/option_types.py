@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from pyro_vae.errors import InputError
-from pyro_vae.options import Option
+from pyro_vae.option_registry import Option
 from pyro_vae.workflows.fit_settings import fit_options, flatten_config
 
 Decorator = Callable[[Any], Any]

@@ -10,7 +10,7 @@ from pyro_vae.cli.evaluate import COMMON, DRAW_SEED, MEMORY, evidence_option
 from pyro_vae.cli.option_types import PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, option, output_options
 from pyro_vae.cli.print_json import print_json
 from pyro_vae.evidence.evidence_methods import PRIOR_SHARE
-from pyro_vae.records import Record
+from pyro_vae.json_records import Record
 
 
 @click.command(cls=GroupedCommand)

@@ -25,7 +25,7 @@ from pyro_vae.inference.svi.svi_method import SVIMethod
 from pyro_vae.models.finite_mixture import Mixture
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import mlp
-from pyro_vae.options import Entry
+from pyro_vae.option_registry import Entry
 from pyro_vae.typing import Program
 
 OnEpoch = Callable[[Program, list[EpochRecord]], object]  # called with the program and the history

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pyro_vae.options import Entry, Registry
+from pyro_vae.option_registry import Entry, Registry
 
 
 @dataclass(frozen=True)

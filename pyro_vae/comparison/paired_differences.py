@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.log_px_result import LogPx
-from pyro_vae.records import Record
+from pyro_vae.json_records import Record
 
 
 @dataclass(frozen=True)

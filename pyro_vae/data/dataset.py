@@ -24,7 +24,7 @@ from pyro_vae.data.reference_measure import Measure, infer_levels, infer_measure
 from pyro_vae.data.split import Split
 from pyro_vae.data.table import DataFrame, Table, table_from_memory
 from pyro_vae.errors import InputError
-from pyro_vae.options import options_of
+from pyro_vae.option_registry import options_of
 
 MIN_ROWS = 10
 

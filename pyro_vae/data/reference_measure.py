@@ -12,7 +12,7 @@ from pyro_vae.data.ondisk.column_statistics import column_moments
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
-from pyro_vae.options import options_of
+from pyro_vae.option_registry import options_of
 
 MAX_COUNT = 1000  # years, codes and time stamps are whole numbers too
 

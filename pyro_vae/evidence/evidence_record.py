@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pyro_vae.records import Record
+from pyro_vae.json_records import Record
 
 
 @dataclass(frozen=True)

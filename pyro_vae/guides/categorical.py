@@ -4,7 +4,7 @@ import pyro.distributions as dist
 from torch import nn
 
 from pyro_vae.constructor_args import part
-from pyro_vae.parts import GuideModule
+from pyro_vae.part_bases import GuideModule
 from pyro_vae.typing import Distribution, Rows
 
 

@@ -9,7 +9,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.flows import Autoregressive, Couplings
 from pyro_vae.guides.normal import SCALE_FLOOR, check_num_outputs
 from pyro_vae.nets import positive
-from pyro_vae.parts import GuideModule
+from pyro_vae.part_bases import GuideModule
 from pyro_vae.typing import Distribution, Rows
 
 

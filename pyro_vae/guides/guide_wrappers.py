@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
-from pyro_vae.parts import GuideModule, masked_likelihood, scores_only_own_samples
+from pyro_vae.part_bases import GuideModule, masked_likelihood, scores_only_own_samples
 from pyro_vae.typing import Distribution, Guide, Likelihood, Prior, Rows
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
 from pyro_vae.nets import positive
-from pyro_vae.parts import GuideModule
+from pyro_vae.part_bases import GuideModule
 from pyro_vae.typing import Distribution, Rows
 
 SCALE_FLOOR = 1e-4

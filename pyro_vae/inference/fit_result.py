@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from pyro_vae.records import Record
+from pyro_vae.json_records import Record
 
 
 @dataclass(frozen=True)

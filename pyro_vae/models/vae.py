@@ -11,7 +11,7 @@ from pyro_vae.context_managers import evaluating, is_recording, seeded
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.flows import concat
-from pyro_vae.parts import init_part_from_data, masked_likelihood
+from pyro_vae.part_bases import init_part_from_data, masked_likelihood
 from pyro_vae.programs.model_and_guide import Program, distribution_mean, sample
 from pyro_vae.programs.parameters import device_and_dtype, register_parameters, use_param_store
 from pyro_vae.programs.row_inputs import accepts_row_inputs, bind_supported_kwargs

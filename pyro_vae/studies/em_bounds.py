@@ -10,8 +10,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pyro_vae.json_records import Record
 from pyro_vae.plots import style
-from pyro_vae.records import Record
 from pyro_vae.studies.coordinate_ascent import AscentPath, CoordinateAscentDemo, coordinate_ascent_demo
 
 MAX_BOUNDS = 4  # bounds in a panel

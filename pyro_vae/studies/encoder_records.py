@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
-from pyro_vae.records import Record
+from pyro_vae.json_records import Record
 
 T = TypeVar("T")
 MeanAndError = tuple[float, float | None]  # over seeds; the error is None for one seed

@@ -22,9 +22,9 @@ from pyro_vae.errors import CollapseWarning, InputError
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.inference.objectives.free_bits import FreeBits_ELBO
 from pyro_vae.inference.svi.fit_svi import fit
+from pyro_vae.json_records import Record
 from pyro_vae.models.vae import VAE
 from pyro_vae.plots import draw_on_axes, style
-from pyro_vae.records import Record
 from pyro_vae.typing import Program
 
 FitOptions = dict[str, Any]  # keywords of `fit`

@@ -14,8 +14,8 @@ from pyro_vae.atomic_write import read_tensors, write_tensors
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.diagnostics.latent_interpolation import whiten
 from pyro_vae.errors import InputError
+from pyro_vae.json_records import Record
 from pyro_vae.plots import style
-from pyro_vae.records import Record
 from pyro_vae.studies.autoencoder_vs_vae_encoders import KINDS, NAMES, Training, fit_encoder, reconstruction_error
 from pyro_vae.typing import RowLatents
 

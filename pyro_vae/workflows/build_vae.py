@@ -13,8 +13,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.guides import MaskAwareGuide
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import log1p
-from pyro_vae.options import Entry, Value
-from pyro_vae.parts import LikelihoodModule
+from pyro_vae.option_registry import Entry, Value
+from pyro_vae.part_bases import LikelihoodModule
 from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, ModelConfig, NetworkEntry
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice
 

@@ -8,7 +8,7 @@ from pyro_vae.data import Dataset, load_data
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.reference_measure import are_counts, observed_values
 from pyro_vae.errors import InputError
-from pyro_vae.options import Value
+from pyro_vae.option_registry import Value
 from pyro_vae.registry import LIKELIHOODS, ModelConfig
 
 Scale = float | str | None

@@ -25,7 +25,7 @@ from pyro_vae.inference.svi.checkpoint import CHECKPOINT
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
 from pyro_vae.inference.svi.progress import Style
 from pyro_vae.loggers.open_logger import RunLogger, logger_opener
-from pyro_vae.options import Value
+from pyro_vae.option_registry import Value
 from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.run_folder import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, require_unused, write_config
 from pyro_vae.serialization import recipe_of, save

@@ -9,7 +9,7 @@ from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.objectives_by_name import OBJECTIVES, ObjectiveConfig
 from pyro_vae.inference.svi.train_config import DEVICE, DTYPE, TrainConfig
-from pyro_vae.options import Option, Value, options_of, require_known
+from pyro_vae.option_registry import Option, Value, options_of, require_known
 from pyro_vae.registry import ModelConfig, model_options
 
 GROUPS = ("data", "model", "objective", "training")

@@ -14,7 +14,7 @@ from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
 from pyro_vae.data.reference_measure import observed_values
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
-from pyro_vae.options import options_of
+from pyro_vae.option_registry import options_of
 from pyro_vae.run_folder import WEIGHTS, read_config
 from pyro_vae.serialization import load
 from pyro_vae.typing import Program

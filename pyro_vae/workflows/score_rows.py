@@ -15,7 +15,7 @@ from pyro_vae.diagnostics.anomaly_scores import Scores, require_enough, score
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import log_evidence
-from pyro_vae.records import Record
+from pyro_vae.json_records import Record
 from pyro_vae.workflows.export_rows import open_row_writer
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from pyro_vae.errors import InputError
-from pyro_vae.options import Entry, Option, Registry, Settings, options_of, require_known, setting
+from pyro_vae.option_registry import Entry, Option, Registry, Settings, options_of, require_known, setting
 
 OPTIMIZERS = Registry(
     "optimizer",
