@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae import part_bases
+from pyro_vae import part_bases as bases
 from pyro_vae.programs import program_defaults
 from pyro_vae.programs.model_and_guide import sample
 from pyro_vae.programs.row_inputs import accepts_row_inputs, bind_supported_kwargs
@@ -53,9 +53,7 @@ WITHOUT_MORE = {  # how a part that offers nothing is written: part(kind)
     "module": lambda kind: module(kind, nn.Module),
     "with base": lambda kind: module(
         kind,
-        {"prior": part_bases.PriorModule, "likelihood": part_bases.LikelihoodModule, "guide": part_bases.GuideModule}[
-            kind
-        ],
+        {"prior": bases.PriorModule, "likelihood": bases.LikelihoodModule, "guide": bases.GuideModule}[kind],
     ),
 }
 
@@ -63,15 +61,15 @@ WITHOUT_MORE = {  # how a part that offers nothing is written: part(kind)
 @pytest.mark.parametrize("make", WITHOUT_MORE.values(), ids=WITHOUT_MORE)
 def test_a_part_that_offers_nothing_has_the_defaults(make):
     prior, likelihood, guide = make("prior"), make("likelihood"), make("guide")
-    part_bases.init_part_from_data(prior, torch.zeros(N, D))
-    part_bases.init_part_from_data(likelihood, torch.zeros(D))
-    assert not part_bases.is_per_row(guide)
-    assert not part_bases.scores_only_own_samples(guide)
+    bases.init_part_from_data(prior, torch.zeros(N, D))
+    bases.init_part_from_data(likelihood, torch.zeros(D))
+    assert not bases.is_per_row(guide)
+    assert not bases.scores_only_own_samples(guide)
     x, z, mask = torch.randn(N, D), torch.randn(N, K), torch.rand(N, D) < 0.5
-    seen = part_bases.masked_likelihood(likelihood, z, mask)
+    seen = bases.masked_likelihood(likelihood, z, mask)
     every = _Forward().likelihood(z).base_dist.log_prob(x)
     assert torch.equal(seen.log_prob(x), torch.where(mask, every, 0.0).sum(-1))
-    assert torch.equal(part_bases.masked_likelihood(likelihood, z, None).log_prob(x), every.sum(-1))
+    assert torch.equal(bases.masked_likelihood(likelihood, z, None).log_prob(x), every.sum(-1))
     vae = pv.VAE(prior, likelihood, guide)
     reference = pv.VAE(*(module(kind, nn.Module) for kind in ("prior", "likelihood", "guide")))
     assert torch.equal(pv.log_evidence(vae, x, 20).log_px, pv.log_evidence(reference, x, 20).log_px)
@@ -79,7 +77,7 @@ def test_a_part_that_offers_nothing_has_the_defaults(make):
 
 
 BASES = {
-    "with base": (part_bases.PriorModule, part_bases.LikelihoodModule, part_bases.GuideModule),
+    "with base": (bases.PriorModule, bases.LikelihoodModule, bases.GuideModule),
     "module": (nn.Module,) * 3,
 }
 
@@ -88,8 +86,8 @@ BASES = {
 def test_what_a_part_offers_counts(bases):
     prior = module("prior", bases[0], init_from_data=recording("init"))
     likelihood = module("likelihood", bases[1], init_from_data=recording("init"), masked=lambda self, z, mask: "masked")
-    part_bases.init_part_from_data(prior, torch.ones(N, D))
-    part_bases.init_part_from_data(likelihood, torch.ones(D))
+    bases.init_part_from_data(prior, torch.ones(N, D))
+    bases.init_part_from_data(likelihood, torch.ones(D))
     assert [call[1].shape for call in prior.calls + likelihood.calls] == [(N, D), (D,)]
     vae = pv.VAE(prior, likelihood, module("guide", bases[2]))
     vae.init_from_data(torch.ones(D), torch.ones(N, D))
@@ -97,25 +95,23 @@ def test_what_a_part_offers_counts(bases):
     assert len(prior.calls) == len(likelihood.calls) == 2
     own = dist.Normal(torch.zeros(N, D), 1.0).to_event(1)
     likelihood = module("likelihood", bases[1], masked=lambda self, z, mask: own)
-    assert part_bases.masked_likelihood(likelihood, torch.zeros(N, K), torch.ones(N, D)) is own
+    assert bases.masked_likelihood(likelihood, torch.zeros(N, K), torch.ones(N, D)) is own
 
 
-@pytest.mark.parametrize("base", [part_bases.GuideModule, nn.Module])
+@pytest.mark.parametrize("base", [bases.GuideModule, nn.Module])
 @pytest.mark.parametrize(
     ("name", "message"), [("per_row", "cannot take"), ("scores_only_own_samples", "kind='coupling'")]
 )
 def test_what_a_guide_says_of_itself_counts(base, name, message):
     guide = module("guide", base, **{name: True})
-    assert {"per_row": part_bases.is_per_row, "scores_only_own_samples": part_bases.scores_only_own_samples}[name](
-        guide
-    )
+    assert {"per_row": bases.is_per_row, "scores_only_own_samples": bases.scores_only_own_samples}[name](guide)
     with pytest.raises(pv.InputError, match=message):
         pv.priors.VampPrior(guide, 4, D)
 
 
 def test_values_that_are_not_independent_ask_for_a_masked_likelihood():
     normal = dist.MultivariateNormal(torch.zeros(D), torch.eye(D))
-    seen = part_bases.masked_likelihood(lambda z: normal, torch.zeros(N, K), torch.ones(N, D))
+    seen = bases.masked_likelihood(lambda z: normal, torch.zeros(N, K), torch.ones(N, D))
     with pytest.raises(pv.InputError, match=r"a method masked\(z, mask\)"):
         seen.log_prob(torch.zeros(N, D))
 
