@@ -56,6 +56,7 @@ def shift(x: Rows, shape: tuple[int, int], right: int = 1, down: int = 0) -> Row
     Returns:
         The images (N, D).
 
+    >>> import torch
     >>> shift(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), (2, 2)).tolist()
     [[0.0, 1.0, 0.0, 3.0]]
     """

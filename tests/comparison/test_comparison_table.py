@@ -8,7 +8,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.comparison.build_model import build_model
-from pyro_vae.comparison.comparison_table import common_level, score_held_out, seconds_to
+from pyro_vae.comparison.comparison_table import Fitted, common_level, score_held_out, seconds_to
 from pyro_vae.comparison.fit_by_name import fit_by_name, start_program, supports
 from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget
 from pyro_vae.comparison.learning_curves import first_rows, fit_with_curve
@@ -46,7 +46,7 @@ def test_every_fit_method_fits_what_it_supports_and_can_be_scored(fit_method, tm
         if not supports(make(), fit_method):
             continue
         program, result = fit_by_name(make(), fit_method, data, BUDGET)
-        found = score_held_out(pv.Fitted(name, fit_method, program, result), data.valid, num_samples=50)
+        found = score_held_out(Fitted(name, fit_method, program, result), data.valid, num_samples=50)
         assert torch.isfinite(found.log_px.log_px).all()
         assert len(result.history) >= 1
         if FIT_METHODS[fit_method].is_amortized and fit_method != "cavi":
@@ -92,7 +92,7 @@ def test_records_are_the_parts_own_numbers_best_first():
     vae = vae_for(data)
     fits = [pv.fit_em(gaussian, data), pv.fit_closed_form(ppca, data), pv.fit(vae, data, epochs=3)]
     contenders = [
-        pv.Fitted(name, fit_method, program, result)
+        Fitted(name, fit_method, program, result)
         for name, fit_method, program, result in zip(
             ("gaussian-mixture:2", "ppca:1", "vae:2"),
             ("em", "closed-form", "svi"),
@@ -123,7 +123,7 @@ def test_laplace_and_the_grid_agree_where_both_can_be_had():
     """The same VAE: importance sampling around modes within its own error of the exact value, row by row."""
     data, vae = table_data(400), vae_for(table_data())
     pv.fit(vae, data, epochs=5)
-    one = pv.Fitted("vae:2", "mcem", vae)
+    one = Fitted("vae:2", "mcem", vae)
     exact = score_held_out(one, data.valid, method="exact")
     around = score_held_out(one, data.valid, method="laplace", num_samples=2000)
     assert around.method == "laplace"
@@ -136,9 +136,9 @@ def test_measures_and_names_never_mix():
     data, bits = table_data(), bits_data()
     ppca, mixture = build_model("ppca:1", data), build_model("bernoulli-mixture:3", bits)
     with pytest.raises(InputError, match="twice"):
-        pv.compare([pv.Fitted("ppca", "em", ppca), pv.Fitted("ppca", "em", ppca)], data.valid)
+        pv.compare([Fitted("ppca", "em", ppca), Fitted("ppca", "em", ppca)], data.valid)
     with pytest.raises(InputError, match="try one of"):
-        pv.compare([pv.Fitted("ppca", "em", ppca)], data.valid, method="exactly")
+        pv.compare([Fitted("ppca", "em", ppca)], data.valid, method="exactly")
     pv.fit_em(mixture, bits)
     vae = pv.VAE(
         pv.priors.StandardNormal(2),
@@ -146,9 +146,7 @@ def test_measures_and_names_never_mix():
         pv.guides.MeanFieldNormal(pv.nets.mlp(64, 8, 4)),
     )
     with pytest.raises(InputError, match="cannot be ranked"):
-        pv.compare(
-            [pv.Fitted("bernoulli-mixture", "em", mixture), pv.Fitted("vae", "svi", vae)], bits.valid, num_samples=20
-        )
+        pv.compare([Fitted("bernoulli-mixture", "em", mixture), Fitted("vae", "svi", vae)], bits.valid, num_samples=20)
 
 
 def test_curves_see_the_fit_go_up_and_do_not_count_their_own_time():
@@ -167,7 +165,7 @@ def test_hard_ems_bound_is_of_its_own_q():
     """q is a point: the gap is −log of the largest responsibility."""
     data = table_data()
     program, result = fit_by_name(build_model("gaussian-mixture:3", data), "hard-em", data, BUDGET)
-    found = score_held_out(pv.Fitted("gaussian-mixture:3", "hard-em", program, result), data.valid)
+    found = score_held_out(Fitted("gaussian-mixture:3", "hard-em", program, result), data.valid)
     expected = -program.responsibilities(data.valid).amax(1).log()
     torch.testing.assert_close(found.log_px.log_px - found.bound, expected)
 
@@ -178,11 +176,11 @@ def test_levels():
     program = pv.PPCA(1, 2)
 
     def one(name, *reached):
-        return pv.Fitted(name, "em", program, reached=reached)
+        return Fitted(name, "em", program, reached=reached)
 
     slow, fast, low = one("a", (1.0, -5.0), (2.0, -3.0)), one("b", (0.5, -3.5), (0.7, -2.0)), one("c", (1.0, -9.0))
     assert common_level([slow, fast, low]) == -3.0
     assert seconds_to(fast, -3.0) == 0.7
     assert seconds_to(slow, -3.0) == 2.0
     assert seconds_to(low, -3.0) is None
-    assert common_level([pv.Fitted("d", "em", program)]) is None
+    assert common_level([Fitted("d", "em", program)]) is None
