@@ -25,6 +25,7 @@ def cut(x: Rows, shape: tuple[int, int], share: float = 0.1, side: str = "top") 
     Returns:
         The images (N, D).
 
+    >>> import torch
     >>> picture = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 0]]).float()
     >>> cut(picture, (4, 2), share=0.2).tolist()
     [[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]]
