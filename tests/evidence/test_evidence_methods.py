@@ -26,7 +26,7 @@ def test_options_belong_to_methods():
         Estimator("ais", options={"prior_share": 0.1})
     with pytest.raises(pv.InputError, match="no method called 'nested'"):
         Estimator("nested")
-    with pytest.raises(pv.InputError, match="chains must be at least 1"):
+    with pytest.raises(pv.InputError, match="chains must be one or more"):
         Estimator("ais", options={"chains": 0})
 
 
