@@ -196,7 +196,7 @@ class Registry(Mapping[str, E_], Generic[E_]):
 
     def __init__(self, kind: str, entries: "list[E_]", group: str | None = None) -> None:
         self.kind, self.group, self._entries = kind, group, {entry.name: entry for entry in entries}
-        self._has_plugins = group is None
+        self._plugins_loaded = group is None
 
     __hash__ = object.__hash__
 
@@ -210,8 +210,8 @@ class Registry(Mapping[str, E_], Generic[E_]):
         self._entries[entry.name] = entry
 
     def _all(self) -> dict[str, E_]:
-        if not self._has_plugins:
-            self._has_plugins = True
+        if not self._plugins_loaded:
+            self._plugins_loaded = True
             for point in entry_points(group=self.group or ""):
                 self._add_plugin(point)
         return self._entries
