@@ -82,19 +82,21 @@ BASES = {
 }
 
 
-@pytest.mark.parametrize("bases", BASES.values(), ids=BASES)
-def test_what_a_part_offers_counts(bases):
-    prior = module("prior", bases[0], init_from_data=recording("init"))
-    likelihood = module("likelihood", bases[1], init_from_data=recording("init"), masked=lambda self, z, mask: "masked")
+@pytest.mark.parametrize("bases_of_parts", BASES.values(), ids=BASES)
+def test_what_a_part_offers_counts(bases_of_parts):
+    prior = module("prior", bases_of_parts[0], init_from_data=recording("init"))
+    likelihood = module(
+        "likelihood", bases_of_parts[1], init_from_data=recording("init"), masked=lambda self, z, mask: "masked"
+    )
     bases.init_part_from_data(prior, torch.ones(N, D))
     bases.init_part_from_data(likelihood, torch.ones(D))
     assert [call[1].shape for call in prior.calls + likelihood.calls] == [(N, D), (D,)]
-    vae = pv.VAE(prior, likelihood, module("guide", bases[2]))
+    vae = pv.VAE(prior, likelihood, module("guide", bases_of_parts[2]))
     vae.init_from_data(torch.ones(D), torch.ones(N, D))
     vae.init_from_data(torch.ones(D), torch.ones(N, D))  # a second fit starts where the first one ended
     assert len(prior.calls) == len(likelihood.calls) == 2
     own = dist.Normal(torch.zeros(N, D), 1.0).to_event(1)
-    likelihood = module("likelihood", bases[1], masked=lambda self, z, mask: own)
+    likelihood = module("likelihood", bases_of_parts[1], masked=lambda self, z, mask: own)
     assert bases.masked_likelihood(likelihood, torch.zeros(N, K), torch.ones(N, D)) is own
 
 
