@@ -7,12 +7,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytes
 import pyro
 import pytest
 from jaxtyping import install_import_hook
+from typecheck import number_of_calls
 
 install_import_hook("pyro_vae", "typecheck.check").__enter__()
 
 
 @pytest.fixture(autouse=True)
 def hermetic():
+    number_of_calls.clear()
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
     with pyro.validation_enabled(True):
