@@ -17,6 +17,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from filelock import FileLock  # torch depends on it
 from torch import nn
 
 import pyro_vae as pv
@@ -206,18 +207,22 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("single") / "run"
-    assert command("fit", "--data", "digits", "--hidden", 10, "--epochs", 1, "--out", folder)[0] == 0
-    return folder
+def found(tmp_path_factory, worker_id):
+    """The results of processes, by their number and by rank; made once for all of pytest's workers."""
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+    with FileLock(base / "distributed.lock"):
+        if not (kept := base / "distributed.json").exists():
+            kept.write_text(json.dumps(results_by_size(base)))
+    return {int(size): results for size, results in json.loads(kept.read_text()).items()}
 
 
-@pytest.fixture(scope="module")
-def found(run, tmp_path_factory):
-    """The results of processes, by their number and by rank."""
+def results_by_size(base):
+    run = base / "distributed run"
+    assert command("fit", "--data", "digits", "--hidden", 10, "--epochs", 1, "--out", run)[0] == 0
     everything = {}
     for size in SIZES:
-        folder = tmp_path_factory.mktemp(f"by{size}")
+        folder = base / f"distributed by {size}"
         shutil.copytree(run, folder / "run")
         interrupt_at(folder / "from single", epochs=2)
         variables = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -230,7 +235,7 @@ def found(run, tmp_path_factory):
             for process in started:
                 process.kill()
         everything[size] = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
-        everything[size][0]["folder"] = folder
+        everything[size][0]["folder"] = str(folder)
     return everything
 
 
@@ -317,8 +322,8 @@ def test_commands_score_together_and_rank_0_prints(found):
     assert other["evaluate"] == other["score"] == [0, "", ""]
     record, summary = json.loads(main["evaluate"][1]), json.loads(main["score"][1])
     assert record["num_data"] == summary["num_data"] == 180
-    assert json.loads((main["folder"] / "run" / "evaluation.json").read_text())["test"] == record
-    assert len((main["folder"] / "scores.csv").read_text().splitlines()) == 181
+    assert json.loads((Path(main["folder"], "run") / "evaluation.json").read_text())["test"] == record
+    assert len(Path(main["folder"], "scores.csv").read_text().splitlines()) == 181
     assert main["sample"][0] == other["sample"][0] == 2
     assert "start it without torchrun" in main["sample"][2]
 
@@ -326,7 +331,7 @@ def test_commands_score_together_and_rank_0_prints(found):
 def test_processes_make_one_folder_for_a_run_without_a_name(found):
     main, other = found[2]
     assert [main["fit"][0], other["fit"]] == [0, [0, "", ""]]
-    (made,) = (main["folder"] / "runs").iterdir()
+    (made,) = Path(main["folder"], "runs").iterdir()
     assert json.loads(main["fit"][1])["run"] == f"runs/{made.name}"
     assert (made / "figures" / "samples.png").exists()
 
