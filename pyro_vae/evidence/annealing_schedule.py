@@ -41,12 +41,6 @@ class Plan:
         if self.start not in ("guide", "prior"):
             raise InputError(f"chains start from the guide or from the prior, not from {self.start!r}")
 
-    @property
-    def betas(self) -> Tensor:
-        """From 0 to 1 along a sigmoid: slow at both ends, (T + 1,) float64."""
-        rising = torch.sigmoid(STEEPNESS * torch.linspace(-1, 1, self.num_temperatures + 1, dtype=torch.float64))
-        return (rising - rising[0]) / (rising[-1] - rising[0])
-
     def batch_size(self, program: Program, plates: PlateStructure, first: Batch) -> int:
         """How many rows fit in memory with all their chains.
 
@@ -60,6 +54,12 @@ class Plan:
         """
         bytes_per_chain = GRADIENT_MEMORY * LogWeightSampler(program, plates, first).bytes_per_weight(first)
         return max(1, int(self.memory_mib * 2**20 // (bytes_per_chain * self.num_chains)))
+
+
+def sigmoid_betas(num_temperatures: int) -> Tensor:
+    """From 0 to 1 along a sigmoid: slow at both ends, (T + 1,) float64."""
+    rising = torch.sigmoid(STEEPNESS * torch.linspace(-1, 1, num_temperatures + 1, dtype=torch.float64))
+    return (rising - rising[0]) / (rising[-1] - rising[0])
 
 
 class Path:
@@ -76,7 +76,7 @@ class Path:
         self.program, self.plates, self.batch, self.plan = program, plates, batch, plan
         self.num_rows, self.from_guide = len(batch.x), plan.start == "guide"
         self.scales = self._scales()
-        self.betas, self.log_steps = plan.betas, torch.empty(0)
+        self.betas, self.log_steps = sigmoid_betas(plan.num_temperatures), torch.empty(0)
         self._tune()
 
     def _scales(self) -> tuple[Tensor, Tensor]:

@@ -99,6 +99,25 @@ class ScoredRows:
         results = {start: result for part in self.group.all_gather(own) for start, result in part.items()}
         return [results[start] for start in starts]
 
+    def map_blocks(self, size: int, of_block: Callable[[Batch, int], Result]) -> list[Result]:
+        """A function's results for blocks of fixed size, in order; several processes share the blocks.
+
+        Args:
+            size: the number of rows of a block.
+            of_block: the function, of a batch and the number of its first row; it seeds its own random numbers.
+
+        Returns:
+            A list with a result for each block.
+        """
+        starts = range(0, len(self.split), size)
+        own = {
+            start: of_block(self.batch(start, start + size), start)
+            for start in starts[self.group.rank :: self.group.size]
+        }
+        parts = [own] if self.group.is_single else self.group.all_gather(own)
+        results = {start: result for part in parts for start, result in part.items()}
+        return [results[start] for start in starts]
+
     @property
     def measure(self) -> str:
         return describe_measure(self.split, self.plates)

@@ -45,6 +45,7 @@ class Site(TypedDict, total=False):
     log_prob: Tensor
     log_prob_sum: Tensor
     done: bool
+    continuation: Callable[["Site"], None] | None
 
 
 def trace_program(program: Program, batch: Batch, around: Wrapper = lambda function: function) -> tuple[Trace, Trace]:

@@ -1,7 +1,10 @@
 """log p(x, z) and log q(z | x) at points of one unconstrained space, for annealing, quadrature and HMC."""
 
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
+import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.poutine import Trace
@@ -51,25 +54,35 @@ class UnconstrainedJoint:
     Site by site, $z = T(u)$ with T the map from the reals to the site's support (`biject_to`), so
     that $\int p(x, T(u)) |\det T'(u)| du = p(x)$. The program's sites must share one plate over rows.
 
+    With `draws` S, u holds several points of each row, (S, n, K), under a plate to the left of all of the program's
+    own, and log densities are (S, n); the program must support that (`LogWeightSampler.vectorized`).
+
     Args:
         program: any program that has a density.
         plates: its plates.
         batch: the rows (n, D) with their inputs.
+        draws: the number S of points of each row; None for one point, without an axis of draws.
     """
 
-    def __init__(self, program: Program, plates: PlateStructure, batch: Batch) -> None:
+    def __init__(self, program: Program, plates: PlateStructure, batch: Batch, draws: int | None = None) -> None:
         require_density(program)
-        self.program, self.plates, self.batch = program, plates, batch
+        self.program, self.plates, self.batch, self.draws = program, plates, batch, draws
         self.row_dim = require_rows(plates)
+        self.points = torch.Size([len(batch.x)] if draws is None else [draws, len(batch.x)])
         self.guide_site: Site | None = None  # the guide's site where it has only one, whose density is then reused
         drawn = poutine.trace(bind_supported_kwargs(program.model)).get_trace(batch.x, batch.row_inputs)
         self._set_shapes({name: site for name, site in sample_sites(drawn).items() if not site["is_observed"]})
+
+    def with_draws(self, draws: int) -> "UnconstrainedJoint":
+        """The same densities at S points of each row, u (S, n, K)."""
+        return UnconstrainedJoint(self.program, self.plates, self.batch, draws)
 
     def _set_shapes(self, sites: dict[str, Site]) -> None:
         if not sites:
             raise InputError("the model draws no latent, so log p(x) is its log-likelihood")
         self.shapes: dict[str, torch.Size] = {}
         self.axes: dict[str, int] = {}
+        self.batch_dims = {name: len(site["fn"].batch_shape) for name, site in sites.items()}
         for name, site in sites.items():
             u = transform_to_support(site).inv(site["value"])
             self.axes[name] = self.row_dim - site["fn"].event_dim
@@ -82,37 +95,47 @@ class UnconstrainedJoint:
         """The log densities at some points, differentiable in them.
 
         Args:
-            u: a point (K,) for each row, (n, K).
+            u: a point (K,) for each row, (n, K), or (S, n, K) with draws.
             guide: whether the guide's density is computed as well.
 
         Returns:
-            The log densities, (n,) nats each.
+            The log densities, (n,) or (S, n) nats each.
         """
         substitute = _SubstituteUnconstrained(self, u)
-        trace = poutine.trace(substitute(bind_supported_kwargs(self.program.model))).get_trace(
-            self.batch.x, self.batch.row_inputs
-        )
+        trace = self._trace(self.program.model, substitute)
         trace.compute_log_prob()
         sites = sample_sites(trace)
         likelihood = sum(self._per_row(site) for site in sites.values() if site["is_observed"])
-        jacobian = sum(substitute.jacobians, u.new_zeros(len(u)))
+        jacobian = sum(substitute.jacobians, u.new_zeros(self.points))
         prior = sum(self._per_row(site) for site in sites.values() if not site["is_observed"]) + jacobian
         values = {name: sites[name]["value"] for name in self.sizes}
-        return Point(
-            torch.as_tensor(likelihood).expand(len(u)), prior, self._guide_at(values) + jacobian if guide else None
-        )
+        log_q = self._guide_at(values) + jacobian if guide else None
+        return Point(torch.as_tensor(likelihood).expand(self.points), prior, log_q)
+
+    def _trace(self, function: Callable[..., object], *handlers: Messenger, latents_only: bool = False) -> Trace:
+        """A run of the model or the guide within handlers; of latents only, it ends with the last of them."""
+        call = bind_supported_kwargs(function)
+        for handler in handlers:
+            call = handler(call)
+        if latents_only:
+            call = _StopAfter(self.sizes)(call)
+        if self.draws is not None:
+            call = pyro.plate("_draws", self.draws, dim=-self.plates.nesting - 1)(call)
+        tracer = poutine.trace(call)
+        with suppress(_AllDrawn):
+            tracer(self.batch.x, self.batch.row_inputs)
+        found: Trace = tracer.trace
+        return found
 
     def _per_row(self, site: Site) -> Tensor:
-        return sum_over_plates(site, {self.row_dim}).expand(len(self.batch.x))
+        return sum_over_plates(site, {self.row_dim, -self.plates.nesting - 1}).expand(self.points)
 
     def _guide_at(self, values: dict[str, Tensor]) -> Tensor:
         if self.guide_site is not None:
             site = self.guide_site
             log_prob = site["fn"].log_prob(values[site["name"]])
             return self._per_row({"unscaled_log_prob": log_prob, "mask": site["mask"]})
-        trace = poutine.trace(SubstituteLatents(values)(bind_supported_kwargs(self.program.guide))).get_trace(
-            self.batch.x, self.batch.row_inputs
-        )
+        trace = self._trace(self.program.guide, SubstituteLatents(values))
         trace.compute_log_prob()
         sites = sample_sites(trace)
         if auxiliary := sites.keys() - values.keys():
@@ -125,22 +148,15 @@ class UnconstrainedJoint:
 
     def values(self, u: RowLatents) -> dict[str, Tensor]:
         """The latents' constrained values at u by site, rows first, (n, size) each, with sizes `value_sizes`."""
-        substitute = _SubstituteUnconstrained(self, u)
-        trace = poutine.trace(substitute(bind_supported_kwargs(self.program.model))).get_trace(
-            self.batch.x, self.batch.row_inputs
-        )
-        sites = sample_sites(trace)
+        sites = sample_sites(self._trace(self.program.model, _SubstituteUnconstrained(self, u), latents_only=True))
         return {name: sites[name]["value"].movedim(axis, 0).reshape(len(u), -1) for name, axis in self.axes.items()}
 
     @torch.no_grad()
     def from_guide(self) -> RowLatents:
-        """A draw of u from the guide for each row."""
-        guide = sample_sites(
-            poutine.trace(bind_supported_kwargs(self.program.guide)).get_trace(self.batch.x, self.batch.row_inputs)
-        )
+        """A draw of u from the guide for each point."""
+        guide = sample_sites(self._trace(self.program.guide))
         values = {name: site["value"] for name, site in guide.items() if name in self.sizes}
-        given = SubstituteLatents(values)(bind_supported_kwargs(self.program.model))
-        trace = poutine.trace(given).get_trace(self.batch.x, self.batch.row_inputs)
+        trace = self._trace(self.program.model, SubstituteLatents(values), latents_only=True)
         sites = sample_sites(trace)
         for name in values:
             support = sites[name]["fn"].support
@@ -154,23 +170,58 @@ class UnconstrainedJoint:
 
     @torch.no_grad()
     def from_prior(self) -> RowLatents:
-        """A draw of u from the prior for each row."""
-        return self._flatten(
-            poutine.trace(bind_supported_kwargs(self.program.model)).get_trace(self.batch.x, self.batch.row_inputs)
-        )
+        """A draw of u from the prior for each point."""
+        return self._flatten(self._trace(self.program.model, latents_only=True))
 
     def flat(self, values: dict[str, Tensor]) -> RowLatents:
         """The latents' values as u, by the transforms of the model's sites."""
-        given = SubstituteLatents(values)(bind_supported_kwargs(self.program.model))
-        return self._flatten(poutine.trace(given).get_trace(self.batch.x, self.batch.row_inputs))
+        return self._flatten(self._trace(self.program.model, SubstituteLatents(values), latents_only=True))
 
     def _flatten(self, trace: Trace) -> RowLatents:
-        parts, sites = [], sample_sites(trace)
+        parts, sites, rows_first = [], sample_sites(trace), [len(self.batch.x), *self.points[:-1], -1]
         for name, axis in self.axes.items():
             site = sites[name]
             u = transform_to_support(site).inv(site["value"])
-            parts.append(u.movedim(axis, 0).reshape(len(self.batch.x), -1))
-        return torch.cat(parts, -1)
+            parts.append(u.movedim(axis, 0).reshape(rows_first))
+        flat = torch.cat(parts, -1)
+        return flat if self.draws is None else flat.movedim(0, 1)
+
+    def in_site_shape(self, name: str, u: RowLatents) -> Tensor:
+        """A latent's part of u in the shape that its site has in a trace.
+
+        Args:
+            name: the latent.
+            u: its part, (n, k) or (S, n, k).
+
+        Returns:
+            The same numbers; rows and draws are at the dimensions of their plates.
+        """
+        lead = u.shape[:-1]
+        value = u.reshape(*lead, *self.shapes[name]).movedim(len(lead) - 1, self.axes[name])
+        if self.draws is None:
+            return value
+        return value.reshape(self.draws, *[1] * (self.plates.nesting - self.batch_dims[name]), *value.shape[1:])
+
+
+class _AllDrawn(Exception):
+    """All latents of a model have been drawn."""
+
+
+class _StopAfter(Messenger):
+    """End a run by `_AllDrawn` once all of some sites have values: what follows, the decoder for one, is not run."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.left = set(names)
+
+    def _pyro_post_sample(self, msg: Site) -> None:
+        self.left.discard(msg["name"])
+        if not self.left:
+            msg["continuation"] = _stop
+
+
+def _stop(msg: Site) -> None:
+    raise _AllDrawn
 
 
 def transform_to_support(site: Site) -> Transform:
@@ -203,14 +254,13 @@ class _SubstituteUnconstrained(Messenger):
         if msg["is_observed"] or is_subsample(msg) or msg["name"] not in self.parts:
             return
         name, joint = msg["name"], self.joint
-        part = self.parts[name]
-        u = part.reshape(len(part), *joint.shapes[name]).movedim(0, joint.axes[name])
+        u = joint.in_site_shape(name, self.parts[name])
         transform = transform_to_support(msg)
         msg["value"], msg["done"] = transform(u), True
         jacobian = transform.log_abs_det_jacobian(u, msg["value"])
-        row_axis = jacobian.dim() + joint.row_dim  # the axis of rows, from the left, if events were summed
-        row_axis -= max(0, msg["fn"].event_dim - transform.codomain.event_dim)
-        self.jacobians.append(jacobian.movedim(row_axis, 0).flatten(1).sum(-1) if jacobian.dim() > 1 else jacobian)
+        if (event_dim := msg["fn"].event_dim - transform.codomain.event_dim) > 0:  # what the transform has not summed
+            jacobian = jacobian.flatten(-event_dim).sum(-1)
+        self.jacobians.append(joint._per_row({"unscaled_log_prob": jacobian, "mask": None}))
 
 
 def simulate(program: Program, placeholder: Batch) -> tuple[Tensor, dict[str, Tensor]]:

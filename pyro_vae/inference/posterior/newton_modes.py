@@ -72,7 +72,7 @@ def highest_mode(joint: UnconstrainedJoint, steps: int, starts: int) -> Expansio
     Returns:
         The expansion at the modes.
     """
-    modes = [_maximize(joint, start, steps) for start in _starts(joint, starts)]
+    modes = [maximize(joint, start, steps) for start in _starts(joint, starts)]
     values = torch.stack([mode.value.where(mode.finite, -math.inf) for mode in modes])
     if num_failed := int((values == -math.inf).all(0).sum()):
         raise InputError(
@@ -96,8 +96,17 @@ def _starts(joint: UnconstrainedJoint, number: int) -> Iterator[RowLatents]:
         yield draw() if i > 1 else torch.stack([draw() for _ in range(START_DRAWS)]).mean(0)
 
 
-def _maximize(joint: UnconstrainedJoint, u: RowLatents, steps: int) -> Expansion:
-    """Newton's method from u: each row's damping falls after a step that gains, and grows after one that does not."""
+def maximize(joint: UnconstrainedJoint, u: RowLatents, steps: int) -> Expansion:
+    """Newton's method: each row's damping falls after a step that gains, and grows after one that does not.
+
+    Args:
+        joint: the program's log p(x, u) for n rows.
+        u: the start, (n, K).
+        steps: the number of steps, at most.
+
+    Returns:
+        The expansion where each row's steps ended; not finite where it is not at the start.
+    """
     current = _expand(joint, u)
     damping, is_active = torch.full_like(current.value, FIRST_DAMPING), current.finite
     for _ in range(steps):

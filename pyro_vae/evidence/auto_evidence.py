@@ -1,0 +1,139 @@
+"""log p(x) of each row by the cheapest method that can be believed: exactly, or by importance sampling step by step.
+
+>>> import pyro_vae as pv
+>>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(3, 8, 5))
+>>> guide = pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 6))
+>>> vae = pv.VAE(pv.priors.StandardNormal(3), likelihood, guide)
+>>> evidence = auto_evidence(vae, torch.ones(3, 5))
+>>> evidence.kind, evidence.stages
+('lower bound', {'modes': 3})
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.context_managers import evaluating
+from pyro_vae.data import Dataset, Split
+from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
+from pyro_vae.errors import InputError
+from pyro_vae.evidence.exact_log_px import Exact, exact_evidence
+from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
+from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit
+from pyro_vae.evidence.score_blocks import STAGES, BlockScorer
+from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
+from pyro_vae.typing import Program
+
+MIN_ANNEALING_ESS = 4.0
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class AutoEvidence(Evidence):
+    """The results of importance sampling from mixtures, in addition to those of `Evidence`.
+
+    `elbo`, its terms and `iwae` are those of the guide's share of the draws (NaN where the guide has no density of the
+    latents alone). `stage` names how each row was scored: `modes`, a Student-t at the mode of its posterior;
+    `more modes`, those of further starts as well; `annealing`, whose `ess` is that of its chains and whose `khat` is
+    NaN. `densities` is the number of log densities log p(x, z) computed for a row, in the mean.
+    """
+
+    stage: tuple[str, ...]
+    densities: float
+
+    @property
+    def stages(self) -> dict[str, int]:
+        """How many rows were scored at each stage."""
+        return dict(Counter(self.stage))
+
+    @property
+    def is_bad(self) -> Tensor:
+        """Where log p(x) is not to be trusted, (N,): a k-hat above its limit, or annealing with an ESS below 4."""
+        annealed = torch.tensor([stage == "annealing" for stage in self.stage])
+        return torch.where(annealed, self.ess < MIN_ANNEALING_ESS, ~(self.khat <= khat_limit(self.num_samples)))
+
+    @property
+    def khat_bad(self) -> float | None:
+        """The share of rows whose number is not to be trusted; None where S is too small to say."""
+        return None if self.num_samples < MIN_DRAWS else float(self.is_bad.double().mean())
+
+
+def auto_evidence(
+    program: Program,
+    data: Dataset | Split | Tensor,
+    num_samples: int = 1000,
+    *,
+    iwae: Iterable[int] = (),
+    rows: Tensor | None = None,
+    labels: Tensor | None = None,
+    memory_mib: float = 64,
+    seed: int | None = 0,
+    on_rows: Callable[[int], None] | None = None,
+    group: ProcessGroup = SINGLE_PROCESS,
+) -> Evidence | Exact:
+    r"""$\log p(x_i)$ of each row: exactly where that is possible, else by importance sampling with a better proposal.
+
+    Exact is what `exact_evidence` can do. Otherwise a row's S draws come from a mixture with fixed counts: a Student-t
+    with the curvature at the mode of its posterior, found by damped Newton steps from the guide's mean; the guide; and
+    the prior. Each draw is weighed against the mixture (the balance heuristic, Veach & Guibas 1995), so the mean weight
+    is unbiased for $p(x_i)$ and its log a lower bound in expectation. Where pilot draws, which are then thrown away,
+    have a k-hat above 0.7, modes are looked for from further starts, and where that does not mend it, the row is
+    annealed (`annealed_evidence`, 100 temperatures and 16 chains).
+
+    A row's random numbers depend on the seed and on its number among the rows given, not on the other rows, the
+    memory or the number of processes. Programs that have discrete latents, or more than 256 latents, are scored by
+    `log_evidence`.
+
+    Raises `RowsError` where a row has no weight of its own, `InputError` for rows outside the likelihood's support.
+
+    Args:
+        program: any program.
+        data: a tensor (N, D), a split, or a data set (its test split).
+        num_samples: draws S for each row.
+        iwae: numbers of draws of the guide at which the bound is wanted.
+        rows: the rows' indices (N,) in the training set, for programs that take them.
+        labels: their labels (N,), for programs that take them.
+        memory_mib: memory for the draws in progress, in MiB.
+        seed: seed of the draws; None is that of 0.
+        on_rows: called with the number of rows done.
+        group: the processes that share the rows; each gets every result.
+
+    Returns:
+        log p(x) (N,), nats per row: an `Exact`, an `AutoEvidence`, or the `Evidence` of `log_evidence`.
+    """
+    try:
+        return exact_evidence(program, data, rows=rows, labels=labels, memory_mib=memory_mib, seed=seed, group=group)
+    except InputError:
+        pass
+    split, rows = rows_to_score(data, rows, labels)
+    sizes = sorted({k for k in iwae if k >= 1})
+    with torch.no_grad(), use_param_store(program), evaluating(program), pyro.validation_enabled(False):
+        scored = ScoredRows(program, split, rows, group, seed)
+        try:
+            scorer = BlockScorer(program, scored, num_samples, sizes, memory_mib)
+        except InputError:  # no continuous latents with a transform from the real numbers, or too many
+            return log_evidence(
+                program, split, num_samples, iwae=sizes, rows=rows, memory_mib=memory_mib, seed=seed, group=group
+            )
+        results = scorer.score(on_rows)
+    columns = {name: torch.cat([part[name] for part in results]) for name in results[0]}
+    return AutoEvidence(
+        log_px=columns["log_px"] + split.log_jacobian,
+        mc_se=columns["mc_se"],
+        measure=scored.measure,
+        elbo=columns["elbo"] + split.log_jacobian,
+        reconstruction=columns["reconstruction"] + split.log_jacobian,
+        kl=columns["kl"],
+        ess=columns["ess"],
+        khat=columns["khat"],
+        smoothed=columns["smoothed"] + split.log_jacobian,
+        iwae={k: columns[f"iwae {k}"] + split.log_jacobian for k in scorer.sizes},
+        num_samples=num_samples,
+        prior_share=scorer.counts.prior / num_samples,
+        stage=tuple(STAGES[stage] for stage in columns["stage"].tolist()),
+        densities=float(columns["densities"].double().mean()),
+    )

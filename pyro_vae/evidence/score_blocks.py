@@ -1,0 +1,161 @@
+"""Rows scored by importance sampling from mixtures, from more modes and by annealing where that is not enough."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import InputError
+from pyro_vae.evidence.annealing_from_modes import NUM_DENSITIES, anneal_from_modes
+from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
+from pyro_vae.evidence.proposal_mixture import Counts, Proposal, StudentT, student_t_at
+from pyro_vae.evidence.row_blocks import RowBlock, summarize_mixture
+from pyro_vae.inference.posterior.newton_modes import maximize
+from pyro_vae.programs.log_weights import LogWeightSampler
+from pyro_vae.programs.row_batches import ScoredRows
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
+from pyro_vae.typing import LogWeights, Program, RowLatents
+
+STAGES = ("modes", "more modes", "annealing")
+BLOCK = 64  # rows that are worked on together; a row's random numbers depend on its place in its block
+NEWTON_STEPS = 12
+START_DRAWS = 16  # of the guide; a start is their mean
+PILOT_DRAWS = 150
+PILOT_KHAT = 0.7  # of a pilot's draws; above it a row goes to the next stage
+EXTRA_STARTS = 3  # of Newton's method for such rows: the pilot's best draw, then draws of the prior
+MAX_DIM = 256  # latents for which modes are looked for
+PRIOR_SCALE_DRAWS, PRIOR_SCALES = 64, 2.0  # a scale is at most so many standard deviations of the prior
+STARTS, PILOT, SECOND_PILOT, FINAL = range(0, 8, 2)  # streams of random numbers; a mixture takes two
+
+
+class BlockScorer:
+    """log p(x) of rows, block by block.
+
+    Raises `InputError` for latents that are not continuous, and for more than 256.
+
+    Args:
+        program: any program.
+        scored: the rows.
+        num_samples: draws S for each row.
+        sizes: numbers of draws at which IWAE bounds are wanted.
+        memory_mib: memory for the draws in progress, in MiB.
+    """
+
+    def __init__(
+        self, program: Program, scored: ScoredRows, num_samples: int, sizes: list[int], memory_mib: float
+    ) -> None:
+        self.program, self.scored, self.plates = program, scored, scored.plates
+        sampler = LogWeightSampler(program, scored.plates, scored.first)
+        joint = UnconstrainedJoint(program, scored.plates, scored.first)
+        if joint.dim > MAX_DIM:
+            raise InputError(f"{joint.dim} latents are too many for a Hessian of each row")
+        self.dim, self.vectorized, self.memory_mib = joint.dim, sampler.vectorized, memory_mib
+        self.chunk = max(BLOCK, int(memory_mib * 2**20 // sampler.bytes_per_weight(scored.first)))
+        self.has_guide = _has_density(joint)
+        self.counts, self.pilot_counts = (Counts.of(draws, self.has_guide) for draws in (num_samples, PILOT_DRAWS))
+        self.sizes = [k for k in sizes if k <= self.counts.guide]
+        self.one_call = True
+        self.one_call = all(self._rows_are_independent(name) for name in ("guide", "prior"))
+        self.largest_scale = PRIOR_SCALES * self._block(0).draw("prior", PRIOR_SCALE_DRAWS, STARTS).std((0, 1)).max()
+
+    def _block(self, first: int, batch: Batch | None = None) -> RowBlock:
+        return RowBlock(
+            self.program,
+            self.plates,
+            self._padded(first) if batch is None else batch,
+            first,
+            self.scored.seed,
+            vectorized=self.vectorized,
+            one_call=self.one_call,
+            chunk=self.chunk,
+        )
+
+    def _padded(self, first: int) -> Batch:
+        """The rows of a block, the last block's filled up with its first row."""
+        batch = self.scored.batch(first, first + BLOCK)
+        index = torch.arange(BLOCK, device=batch.x.device)
+        return batch if len(batch.x) == BLOCK else batch.take(torch.where(index < len(batch.x), index, 0))
+
+    def _rows_are_independent(self, component: str) -> bool:
+        """Whether a row's draws, made in one call with others, stay when the others change."""
+        if component == "guide" and not self.has_guide:
+            return True
+        one = self._padded(0)
+        last = one.take(torch.full((BLOCK,), BLOCK - 1, device=one.x.device))
+        other = Batch(last.x.flip(-1), last.rows, last.labels, last.mask, last.num_rows)
+        other.x[-1] = last.x[-1]
+        alone, among = (self._block(0, batch).draw(component, 4, STARTS)[:, -1] for batch in (last, other))
+        return torch.allclose(alone, among, rtol=1e-3, atol=1e-5)
+
+    def score(self, on_rows: Callable[[int], None] | None = None) -> list[dict[str, Tensor]]:
+        """The numbers of all rows, a dictionary of tensors (n,) for each block.
+
+        Args:
+            on_rows: called with the number of rows done.
+
+        Returns:
+            The blocks in order.
+        """
+        done = 0
+
+        def of_block(batch: Batch, first: int) -> dict[str, Tensor]:
+            nonlocal done
+            self.plates.check(batch.x)
+            found = {name: values[: len(batch.x)] for name, values in self._score(self._block(first)).items()}
+            done += len(batch.x)
+            if on_rows is not None:
+                on_rows(done)
+            return found
+
+        return self.scored.map_blocks(BLOCK, of_block)
+
+    def _score(self, block: RowBlock) -> dict[str, Tensor]:
+        everything = torch.arange(BLOCK)
+        proposal, stage = self._find_modes(block)
+        final = block.weigh(proposal, block.proposal_draws(proposal, FINAL), everything)
+        summary = summarize_mixture(final, self.counts, self.sizes)
+        if len(bad := (stage == STAGES.index("annealing")).nonzero()[:, 0]):
+            for name, values in anneal_from_modes(block, proposal, bad).items():
+                summary[name][bad] = values
+        spent = self.counts.total + torch.tensor([PILOT_DRAWS, 2 * PILOT_DRAWS, 2 * PILOT_DRAWS + NUM_DENSITIES])
+        return summary | {"stage": stage, "densities": spent[stage]}
+
+    def _find_modes(self, block: RowBlock) -> tuple[Proposal, Tensor]:
+        """Each row's mixture, and its stage (n,): pilot draws say where one mode, or several, are not enough."""
+        everything, stage = torch.arange(BLOCK), torch.zeros(BLOCK, dtype=torch.long)
+        start = block.draw("guide" if self.has_guide else "prior", START_DRAWS, STARTS).mean(0)
+        modes = [self._student_t(block, everything, start)]
+        proposal = Proposal(self.pilot_counts, modes, torch.ones_like(stage))
+        draws = block.proposal_draws(proposal, PILOT)
+        log_weights = block.weigh(proposal, draws, everything).log_weights
+        if len(bad := _is_bad(log_weights).nonzero()[:, 0]):
+            best = log_weights[:, bad].nan_to_num(-math.inf).argmax(0)
+            further = [draws[best, bad], *block.draw("prior", EXTRA_STARTS - 1, STARTS)[:, bad]]
+            modes += [modes[0].put(bad, self._student_t(block, bad, start)) for start in further]
+            stage[bad] = STAGES.index("more modes")
+            proposal = Proposal(self.pilot_counts, modes, torch.where(stage > 0, len(modes), 1))
+            again = block.weigh(proposal, block.proposal_draws(proposal, SECOND_PILOT), bad)
+            stage[bad[_is_bad(again.log_weights)]] = STAGES.index("annealing")
+        return Proposal(self.counts, modes, proposal.num_modes), stage
+
+    def _student_t(self, block: RowBlock, index: Tensor, start: RowLatents) -> StudentT:
+        """The Student-t at the modes that some rows (m,) reach from a start (m, K)."""
+        return student_t_at(maximize(block.joint(index), start, NEWTON_STEPS), self.largest_scale, otherwise=start)
+
+
+def _has_density(joint: UnconstrainedJoint) -> bool:
+    """Whether the guide has a density of the latents alone, within the model's support."""
+    try:
+        joint.at(joint.from_guide(), guide=True)
+    except InputError:
+        return False
+    return True
+
+
+def _is_bad(log_weights: LogWeights) -> Tensor:
+    """Where pilot draws (S, n) say that a proposal is not good enough, (n,)."""
+    khat, _ = pareto_smoothed(np.ascontiguousarray(log_weights.T.numpy()))
+    return torch.from_numpy(~(khat <= PILOT_KHAT))
