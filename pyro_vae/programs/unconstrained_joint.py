@@ -1,5 +1,6 @@
 """log p(x, z) and log q(z | x) at points of one unconstrained space, for annealing, quadrature and HMC."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import pyro.poutine as poutine
@@ -88,19 +89,42 @@ class UnconstrainedJoint:
         Returns:
             The log densities, (n,) nats each.
         """
-        substitute = _SubstituteUnconstrained(self, u)
-        trace = poutine.trace(substitute(bind_supported_kwargs(self.program.model))).get_trace(
-            self.batch.x, self.batch.row_inputs
-        )
+        trace, jacobian = self.trace(u)
         trace.compute_log_prob()
         sites = sample_sites(trace)
         likelihood = sum(self._per_row(site) for site in sites.values() if site["is_observed"])
-        jacobian = sum(substitute.jacobians, u.new_zeros(len(u)))
         prior = sum(self._per_row(site) for site in sites.values() if not site["is_observed"]) + jacobian
         values = {name: sites[name]["value"] for name in self.sizes}
         return Point(
             torch.as_tensor(likelihood).expand(len(u)), prior, self._guide_at(values) + jacobian if guide else None
         )
+
+    def trace(self, u: RowLatents) -> tuple[Trace, PerRow]:
+        """A run of the model at some points, without its log densities, and the log Jacobians.
+
+        Args:
+            u: a point (K,) for each row, (n, K).
+
+        Returns:
+            The trace, and log |det T'(u)| of each row, (n,).
+        """
+        substitute = _SubstituteUnconstrained(self, u)
+        trace = poutine.trace(substitute(bind_supported_kwargs(self.program.model))).get_trace(
+            self.batch.x, self.batch.row_inputs
+        )
+        return trace, sum(substitute.jacobians, u.new_zeros(len(u)))
+
+    def over(self, batch: Batch) -> "UnconstrainedJoint":
+        """The same space for other rows, without a run of the model to find its shape."""
+        other = copy(self)
+        other.batch, other.guide_site = batch, None
+        return other
+
+    def log_prior(self, trace: Trace, jacobian: PerRow) -> PerRow:
+        """log p(u) of each row from a run of `trace`, (n,) nats."""
+        sites = {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
+        trace.compute_log_prob(site_filter=lambda name, _: name in sites)
+        return sum((self._per_row(site) for site in sites.values()), jacobian)
 
     def _per_row(self, site: Site) -> Tensor:
         return sum_over_plates(site, {self.row_dim}).expand(len(self.batch.x))
@@ -125,11 +149,7 @@ class UnconstrainedJoint:
 
     def values(self, u: RowLatents) -> dict[str, Tensor]:
         """The latents' constrained values at u by site, rows first, (n, size) each, with sizes `value_sizes`."""
-        substitute = _SubstituteUnconstrained(self, u)
-        trace = poutine.trace(substitute(bind_supported_kwargs(self.program.model))).get_trace(
-            self.batch.x, self.batch.row_inputs
-        )
-        sites = sample_sites(trace)
+        sites = sample_sites(self.trace(u)[0])
         return {name: sites[name]["value"].movedim(axis, 0).reshape(len(u), -1) for name, axis in self.axes.items()}
 
     @torch.no_grad()
