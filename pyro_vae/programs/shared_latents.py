@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import MaskedDistribution
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent
 
 from pyro_vae.distributions import BernoulliVector, Observed
 from pyro_vae.distributions.exponential_families import Elements, exponential_form
@@ -172,10 +171,11 @@ class _ObservedSite:
         for mask in masks:
             mask = mask.expand(self.shape).movedim(self.axis, 0)
             self.mask = mask if self.mask is None else self.mask & mask
-        self.num_values = value.numel() // len(self.values)
+        self.num_elements = self.shape.numel() // len(self.values)
+        self.num_values = max(self.num_elements, value.numel() // len(self.values))
         self.is_exponential = exponential_form(base, self._elements(base, torch.zeros(1, dtype=torch.long))) is not None
 
-    def log_prob(self, fn: TorchDistribution, rows: Tensor | None, memory: float) -> Tensor:
+    def log_prob(self, fn: Distribution, rows: Tensor | None, memory: float) -> Tensor:
         """log p of rows (n,) under a distribution for S points, (n, S) nats."""
         base, _ = _unwrap(fn, [])
         if (form := exponential_form(base, self._elements(base, rows))) is not None:
@@ -184,14 +184,14 @@ class _ObservedSite:
         size = max(1, int(memory // (BYTES_PER_NUMBER * math.prod(self._shape_at(base)))))
         return torch.cat([self._of_each_value(base, part) for part in index.split(size)])
 
-    def paired(self, fn: TorchDistribution) -> PerRow:
+    def paired(self, fn: Distribution) -> PerRow:
         """log p of each row under a distribution for N points, a point for each, (N,) nats."""
         base, _ = _unwrap(fn, [])
         log_prob = base.log_prob(self.values.movedim(0, self.axis - self.element_dim)).expand(self.shape)
         log_prob = log_prob.double().movedim(self.axis, 0)
         return _masked(log_prob, self.mask).reshape(len(log_prob), -1).sum(-1)
 
-    def _of_each_value(self, base: TorchDistribution, rows: Tensor) -> Tensor:
+    def _of_each_value(self, base: Distribution, rows: Tensor) -> Tensor:
         value = self.values[rows].unsqueeze(self.axis - self.element_dim)
         shape = self._shape_at(base)
         log_prob = base.log_prob(value).double().expand(len(rows), *shape)
@@ -199,13 +199,13 @@ class _ObservedSite:
         by_point = _masked(log_prob, mask).movedim(self.axis, 1)
         return by_point.reshape(*by_point.shape[:2], -1).sum(-1)
 
-    def _shape_at(self, base: TorchDistribution) -> torch.Size:
+    def _shape_at(self, base: Distribution) -> torch.Size:
         """The shape of elements with as many points as the distribution has in place of the rows."""
         shape = list(self.shape)
         shape[self.axis] = _element_shape(base)[self.axis]
         return torch.Size(shape)
 
-    def _elements(self, base: TorchDistribution, rows: Tensor | None) -> Elements:
+    def _elements(self, base: Distribution, rows: Tensor | None) -> Elements:
         values, mask = (
             None if kept is None else (kept if rows is None else kept[rows]) for kept in (self.values, self.mask)
         )
@@ -217,11 +217,12 @@ class _ObservedSite:
             parameter = parameter.expand(shape + categories).movedim(self.axis - len(categories), 0)
             return parameter.reshape(num_points, -1, *categories).double()
 
-        flat = values.reshape(len(values), -1, *values.shape[values.dim() - self.element_dim :]).double()
+        event = values.shape[values.dim() - self.element_dim :]
+        flat = values.reshape(len(values), self.num_elements, *event).double()
         return Elements(flat, by_point, None if mask is None else mask.reshape(len(mask), -1))
 
 
-def _unwrap(fn: TorchDistribution, masks: list[Tensor]) -> tuple[TorchDistribution, list[Tensor]]:
+def _unwrap(fn: Distribution, masks: list[Tensor]) -> tuple[Distribution, list[Tensor]]:
     """A distribution of single elements, and the masks around it, aligned to elements."""
     if isinstance(fn, Independent):
         return _unwrap(fn.base_dist, masks)
@@ -230,7 +231,7 @@ def _unwrap(fn: TorchDistribution, masks: list[Tensor]) -> tuple[TorchDistributi
     if isinstance(fn, MaskedDistribution):
         base, inner = _unwrap(fn.base_dist, masks)
         mask = torch.as_tensor(fn._mask)
-        return base, [*inner, _over_events(mask, fn.event_dim - _element_dim(base))]
+        return base, [*inner, _over_events(mask, len(fn.event_shape) - _element_dim(base))]
     return fn, masks
 
 
@@ -238,11 +239,11 @@ def _over_events(mask: Tensor, dims: int) -> Tensor:
     return mask.reshape(mask.shape + (1,) * dims)
 
 
-def _element_dim(base: TorchDistribution) -> int:
-    return 0 if isinstance(base, BernoulliVector) else base.event_dim
+def _element_dim(base: Distribution) -> int:
+    return 0 if isinstance(base, BernoulliVector) else len(base.event_shape)
 
 
-def _element_shape(base: TorchDistribution) -> torch.Size:
+def _element_shape(base: Distribution) -> torch.Size:
     return base.logits.shape if isinstance(base, BernoulliVector) else base.batch_shape
 
 
