@@ -47,7 +47,8 @@ class Exact(LogPx):
     """log p(x) with no Monte-Carlo error: `mc_se` is zero, `method` says how it was computed.
 
     `the program's own`, `closed form` and `sum` are exact to rounding of the program's floating type (float32: seven
-    digits of log p(x)), `grid` also to `error` (N,) nats, by which the last halving of its cells changed each row.
+    digits of log p(x)), `grid` also to `error` (N,) nats, by which the last halving of its cells changed each row,
+    whether rows shared the cells or not.
     """
 
     error: Tensor
@@ -74,9 +75,10 @@ def exact_evidence(
     do. *Closed form*: log p(x, z) is quadratic in z, as in linear-Gaussian models of any depth and dimension; its
     Hessian H (from K gradients, checked at further points) gives
     $\log p(x, z^*) + \frac K2 \log 2\pi - \frac12 \log\det(-H)$. *Sum*: every latent takes finitely many values.
-    *Grid*: one or two continuous dimensions, over cells that are halved where the posterior has mass until no row
-    changes by more than 1e-4. The grid's value is compared with the guide's draws; it is an error if they find more
-    mass.
+    *Grid*: one or two continuous dimensions, over cells that are halved where posteriors have mass until no row changes
+    by more than 1e-4. Where likelihood and prior do not depend on the row, as is tested, all rows share the cells, and
+    each is decoded once; else, and for rows that they do not resolve, each row has its own. The grid's value is
+    compared with the guide's draws; it is an error if they find more mass.
 
     Raises `InputError` where none of the four applies or the grid does not converge, `RowsError` where a row has no
     weight of its own.

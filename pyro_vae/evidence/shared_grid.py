@@ -29,6 +29,7 @@ MAX_ROWS_PER_ADAPTIVE_GRID = 64
 PRIOR_DRAWS, BOX_QUANTILES = 1024, (0.01, 0.99)
 MAX_BOX_DOUBLINGS = 8
 MAX_CELL_SHARE = {1: 0.3, 2: 0.1}  # of a row's mass in one cell where its sum counts as converged, by dimensions
+MIN_CELLS = {1: 8, 2: 64}  # of a row that are divided however far below the highest: it may not be next to the mode
 NEARLY_CONVERGED = 0.1  # nats of change below which only cells with mass are divided
 BYTES_PER_ENTRY = 16  # a row's log density in a cell, and a copy
 SHARE_OF_POINTS = 0.25  # of the memory, for the densities' work in progress; the rest is for the densities
@@ -218,13 +219,20 @@ class SharedGrid:
         converged = resolved & (change < TOLERANCE)
         rows = cells.rows[converged]
         self.log_px[rows], self.error[rows] = total[converged], change[converged]
-        last = len(MAX_DROP) - 1
-        near = resolved & (change < NEARLY_CONVERGED) if cells.level < last else torch.ones_like(resolved)
-        with_mass = total + math.log(MIN_SHARE) - cells.log_volume - math.log(len(cells.centres))
-        high = top - MAX_DROP[min(cells.level, last)]
-        divide = log_joint > torch.where(near, torch.maximum(with_mass, top - MAX_DROP[last]), high)[:, None]
+        least = torch.where(
+            resolved & ((change < NEARLY_CONVERGED) | (cells.level >= len(MAX_DROP) - 1)),
+            torch.maximum(total + math.log(MIN_SHARE / len(cells.centres)) - cells.log_volume, top - MAX_DROP[-1]),
+            torch.minimum(top - MAX_DROP[min(cells.level, len(MAX_DROP) - 1)], self._high(log_joint)),
+        )
+        divide = log_joint > least[:, None]
         open_rows = (~converged).nonzero()[:, 0]
         return self._split(cells.take(open_rows, previous=total), log_joint, divide, open_rows)
+
+    def _high(self, log_joint: Tensor) -> PerRow:
+        """The log density below each row's highest cells, which are divided however narrow its posterior is, (R,)."""
+        number = min(MIN_CELLS[self.dim], log_joint.shape[1] - 1) + 1
+        parts = [part.topk(number, 1).values[:, -1] for part in log_joint.split(ROWS_PER_SUM)]
+        return torch.cat(parts)
 
     def _split(self, cells: _Cells, log_joint: Tensor, divide: Tensor, index: Tensor) -> list[_Cells]:
         """The halved cells of a group of rows, or of two parts of the rows where these are too many.

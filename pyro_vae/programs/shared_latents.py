@@ -17,7 +17,8 @@ from pyro_vae.programs.traces import Site, sample_sites
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import PerRow, Program, RowLatents
 
-MAX_ROUNDING_ERRORS = 50  # by which the matrix may differ from the program, in units of machine epsilon for each value
+MAX_PRODUCT_ERROR = 1e-6  # nats by which the matrix may differ from the program by the product's own rounding
+MAX_ROUNDING_ERRORS = 50  # and by the program's, in units of its machine epsilon for each value
 BYTES_PER_NUMBER = 48  # of work in progress: six numbers in float64 for each parameter, and for each entry
 NUM_TRIED_ROWS = 8  # whose entries are computed value by value where the likelihood is no exponential family
 
@@ -116,7 +117,7 @@ class SharedLatents:
     def _close(self, found: Tensor, expected: Tensor) -> bool:
         epsilon = torch.finfo(self.joint.batch.x.dtype).eps
         num_values = 1 + sum(site.num_values for site in self.sites.values())
-        allowed = MAX_ROUNDING_ERRORS * epsilon * (num_values + expected.abs())
+        allowed = MAX_PRODUCT_ERROR + MAX_ROUNDING_ERRORS * epsilon * (num_values + expected.abs())
         return bool((((found - expected).abs() <= allowed) | (found == expected)).all())
 
     def at(self, u: Float[Tensor, "S K"], rows: Tensor | None = None) -> SharedPoints:
