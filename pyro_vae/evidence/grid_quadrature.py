@@ -146,7 +146,15 @@ def cell_centres(dim: int) -> tuple[Tensor, Tensor]:
 
 
 def halves_of_cells(centres: Tensor, level: int) -> Tensor:
-    """The centres of cells (S, K), which were halved `level` times, halved along each side, (2^K S, K)."""
+    """The centres of cells that are halved along each side.
+
+    Args:
+        centres: the centres of the cells, (S, K).
+        level: how often the first cells were halved before.
+
+    Returns:
+        The centres of the smaller cells, (2^K S, K).
+    """
     dim = centres.shape[-1]
     quarter = 0.25 / (INITIAL_CELLS[dim] * 2**level)
     ends = torch.tensor([-quarter, quarter], dtype=centres.dtype)

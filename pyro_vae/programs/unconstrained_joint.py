@@ -121,7 +121,15 @@ class UnconstrainedJoint:
         return other
 
     def log_prior(self, trace: Trace, jacobian: PerRow) -> PerRow:
-        """log p(u) of each row from a run of `trace`, (n,) nats."""
+        """log p(u) of each row from a run of the model.
+
+        Args:
+            trace: a run by the method `trace`.
+            jacobian: its log Jacobians, (n,).
+
+        Returns:
+            log p over the unconstrained space, (n,) nats.
+        """
         sites = {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
         trace.compute_log_prob(site_filter=lambda name, _: name in sites)
         return sum((self._per_row(site) for site in sites.values()), jacobian)
