@@ -23,8 +23,9 @@ from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, RowsError
-from pyro_vae.evidence.grid_quadrature import INITIAL_CELLS, AdaptiveGrid
+from pyro_vae.evidence.grid_quadrature import INITIAL_CELLS
 from pyro_vae.evidence.log_px_result import LogPx
+from pyro_vae.evidence.shared_grid import integrate_by_grid
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_rows
@@ -38,7 +39,7 @@ MAX_COMBINATIONS = 100_000  # of the values of discrete latents in a sum
 MAX_HESSIAN_DIM = 512  # latents for which a Hessian is computed
 NUM_PROBES = 4  # points of each kind at which a quadratic is compared with log p(x, z)
 MAX_ROUNDING_ERRORS = 300  # by which the two may differ, in units of machine epsilon
-MAX_ROWS_PER_SUM, MAX_ROWS_PER_GRID = 1000, 64
+MAX_ROWS_PER_SUM, MAX_ROWS_PER_GRID = 1000, 512
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -46,7 +47,8 @@ class Exact(LogPx):
     """log p(x) with no Monte-Carlo error: `mc_se` is zero, `method` says how it was computed.
 
     `the program's own`, `closed form` and `sum` are exact to rounding of the program's floating type (float32: seven
-    digits of log p(x)), `grid` also to `error` (N,) nats, by which the last halving of its cells changed each row.
+    digits of log p(x)), `grid` also to `error` (N,) nats, by which the last halving of its cells changed each row,
+    whether rows shared the cells or not.
     """
 
     error: Tensor
@@ -73,9 +75,10 @@ def exact_evidence(
     do. *Closed form*: log p(x, z) is quadratic in z, as in linear-Gaussian models of any depth and dimension; its
     Hessian H (from K gradients, checked at further points) gives
     $\log p(x, z^*) + \frac K2 \log 2\pi - \frac12 \log\det(-H)$. *Sum*: every latent takes finitely many values.
-    *Grid*: one or two continuous dimensions, over cells that are halved where the posterior has mass until no row
-    changes by more than 1e-4. The grid's value is compared with the guide's draws; it is an error if they find more
-    mass.
+    *Grid*: one or two continuous dimensions, over cells that are halved where posteriors have mass until no row changes
+    by more than 1e-4. Where likelihood and prior do not depend on the row, as is tested, all rows share the cells, and
+    each is decoded once; else, and for rows that they do not resolve, each row has its own. The grid's value is
+    compared with the guide's draws; it is an error if they find more mass.
 
     Raises `InputError` where none of the four applies or the grid does not converge, `RowsError` where a row has no
     weight of its own.
@@ -128,8 +131,8 @@ def _choose_method(program: Program, scored: ScoredRows, memory_mib: float) -> t
         size = max(1, int(budget // (3 * bytes_per_row + 8 * joint.dim**2)))
         return "closed form", lambda batch: _closed_form(program, plates, batch), size
     if joint.dim in INITIAL_CELLS:
-        chunk_size = max(1, int(budget // bytes_per_row))
-        return "grid", lambda batch: AdaptiveGrid(program, plates, batch, chunk_size).integrate(), MAX_ROWS_PER_GRID
+        integrate = lambda batch: integrate_by_grid(program, plates, batch, budget, bytes_per_row)  # noqa: E731
+        return "grid", integrate, MAX_ROWS_PER_GRID
     raise InputError(
         f"no exact log p(x) for this program: its {joint.dim} latent dimensions are continuous, more than two, and "
         "log p(x, z) is not quadratic in them; use importance sampling or annealing"

@@ -55,10 +55,8 @@ class AdaptiveGrid:
             ends.append((by_row.mean(0) - half_width, by_row.mean(0) + half_width))
         self.low = torch.minimum(ends[0][0], ends[1][0])
         self.width = torch.maximum(ends[0][1], ends[1][1]) - self.low
-        cells = INITIAL_CELLS[self.dim]
-        side = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
-        self.centres = torch.cartesian_prod(*[side] * self.dim).reshape(-1, self.dim)
-        self.is_edge = ((self.centres < 1 / cells) | (self.centres > 1 - 1 / cells)).any(-1)
+        self.centres, self.is_edge = cell_centres(self.dim)
+        self.joint = joint
 
     def _enclose(self) -> None:
         """Double a row's box until its edge has negligible mass; `InputError` where no box has."""
@@ -88,8 +86,6 @@ class AdaptiveGrid:
         done = torch.full((self.num_rows,), -math.inf, dtype=torch.float64)
         previous, change = done, torch.full_like(done, math.inf)
         result = torch.full_like(done, math.nan)
-        halves = torch.cartesian_prod(*[torch.tensor([-0.25, 0.25], dtype=torch.float64)] * self.dim)
-        halves = halves.reshape(-1, self.dim)
         for level in range(MAX_LEVELS):
             log_joint = self._log_joint(row, position)
             mass = log_joint + self.dim * math.log(size) + self.width.log().sum(-1)[row]
@@ -99,12 +95,12 @@ class AdaptiveGrid:
             result = torch.where(is_open & (change < TOLERANCE), total, result)
             divide = self._cells_to_divide(result.isnan(), row, log_joint, mass, total, level)
             keep = result.isnan()[row] & ~divide
-            if not divide.any() or int(divide.sum()) * len(halves) > MAX_CELLS:
+            if not divide.any() or int(divide.sum()) * 2**self.dim > MAX_CELLS:
                 break
             done = torch.logaddexp(done, _log_sum(mass[keep], row[keep], self.num_rows))
             previous = total
-            position = (position[divide][:, None] + size * halves).flatten(0, 1)
-            row, size = row[divide].repeat_interleave(len(halves)), size / 2
+            position = halves_of_cells(position[divide], level)
+            row, size = row[divide].repeat_interleave(2**self.dim), size / 2
         self._check(result)
         return result, change
 
@@ -125,7 +121,7 @@ class AdaptiveGrid:
         for index, within in zip(row.split(self.chunk_size), position.split(self.chunk_size), strict=True):
             u = (self.low[index] + within * self.width[index]).to(self.batch.x)
             batch = self.batch.take(index.to(self.batch.x.device))
-            parts.append(UnconstrainedJoint(self.program, self.plates, batch).at(u).log_joint.cpu().double())
+            parts.append(self.joint.over(batch).at(u).log_joint.cpu().double())
         return torch.cat(parts).nan_to_num(nan=-math.inf)
 
     def _check(self, result: PerRow) -> None:
@@ -134,13 +130,50 @@ class AdaptiveGrid:
                 f"the grid did not converge for {int(result.isnan().sum())} of {self.num_rows} rows: their posteriors "
                 "are too narrow or too rough; use importance sampling or annealing"
             )
-        sampled = torch.logsumexp(self.log_weights, 0) - math.log(BOX_DRAWS)
-        standard_error = torch.exp(self.log_weights - sampled).std(0) / math.sqrt(BOX_DRAWS)
-        if (more := sampled - result > MAX_EXCESS + 5 * standard_error).any():
+        if (more := is_exceeded(result, self.log_weights)).any():
             raise InputError(
                 f"the guide's draws find more probability than the grid in {int(more.sum())} rows, so the grid has "
                 "missed part of their posteriors; use importance sampling or annealing"
             )
+
+
+def cell_centres(dim: int) -> tuple[Tensor, Tensor]:
+    """The centres (S, K) of the first cells, from 0 to 1 along each side, and which of them lie at the edge (S,)."""
+    cells = INITIAL_CELLS[dim]
+    side = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
+    centres = torch.cartesian_prod(*[side] * dim).reshape(-1, dim)
+    return centres, ((centres < 1 / cells) | (centres > 1 - 1 / cells)).any(-1)
+
+
+def halves_of_cells(centres: Tensor, level: int) -> Tensor:
+    """The centres of cells that are halved along each side.
+
+    Args:
+        centres: the centres of the cells, (S, K).
+        level: how often the first cells were halved before.
+
+    Returns:
+        The centres of the smaller cells, (2^K S, K).
+    """
+    dim = centres.shape[-1]
+    quarter = 0.25 / (INITIAL_CELLS[dim] * 2**level)
+    ends = torch.tensor([-quarter, quarter], dtype=centres.dtype)
+    return (centres[:, None] + torch.cartesian_prod(*[ends] * dim).reshape(-1, dim)).flatten(0, 1)
+
+
+def is_exceeded(log_px: PerRow, log_weights: Tensor) -> Tensor:
+    """Where the guide's draws find more mass than a grid did, (N,).
+
+    Args:
+        log_px: the grid's log p(x), (N,).
+        log_weights: log p(x, u) − log q(u | x) of S draws for each row, (S, N).
+
+    Returns:
+        True where they exceed the grid by more than `MAX_EXCESS` and five standard errors.
+    """
+    sampled = torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+    standard_error = torch.exp(log_weights - sampled).std(0) / math.sqrt(len(log_weights))
+    return sampled - log_px > MAX_EXCESS + 5 * standard_error
 
 
 def _log_sum(values: Tensor, row: Tensor, num_rows: int) -> PerRow:

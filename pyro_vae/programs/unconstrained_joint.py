@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 
 import pyro
@@ -73,10 +74,6 @@ class UnconstrainedJoint:
         drawn = poutine.trace(bind_supported_kwargs(program.model)).get_trace(batch.x, batch.row_inputs)
         self._set_shapes({name: site for name, site in sample_sites(drawn).items() if not site["is_observed"]})
 
-    def with_draws(self, draws: int) -> "UnconstrainedJoint":
-        """The same densities at S points of each row, u (S, n, K)."""
-        return UnconstrainedJoint(self.program, self.plates, self.batch, draws)
-
     def _set_shapes(self, sites: dict[str, Site]) -> None:
         if not sites:
             raise InputError("the model draws no latent, so log p(x) is its log-likelihood")
@@ -101,12 +98,10 @@ class UnconstrainedJoint:
         Returns:
             The log densities, (n,) or (S, n) nats each.
         """
-        substitute = _SubstituteUnconstrained(self, u)
-        trace = self._trace(self.program.model, substitute)
+        trace, jacobian = self.trace(u)
         trace.compute_log_prob()
         sites = sample_sites(trace)
         likelihood = sum(self._per_row(site) for site in sites.values() if site["is_observed"])
-        jacobian = sum(substitute.jacobians, u.new_zeros(self.points))
         prior = sum(self._per_row(site) for site in sites.values() if not site["is_observed"]) + jacobian
         values = {name: sites[name]["value"] for name in self.sizes}
         log_q = self._guide_at(values) + jacobian if guide else None
@@ -126,6 +121,39 @@ class UnconstrainedJoint:
             tracer(self.batch.x, self.batch.row_inputs)
         found: Trace = tracer.trace
         return found
+
+    def trace(self, u: RowLatents) -> tuple[Trace, PerRow]:
+        """A run of the model at some points, without its log densities, and the log Jacobians.
+
+        Args:
+            u: a point (K,) for each row, (n, K), or (S, n, K) with draws.
+
+        Returns:
+            The trace, and log |det T'(u)| at each point, (n,) or (S, n).
+        """
+        substitute = _SubstituteUnconstrained(self, u)
+        return self._trace(self.program.model, substitute), sum(substitute.jacobians, u.new_zeros(self.points))
+
+    def over(self, batch: Batch) -> "UnconstrainedJoint":
+        """The same space for other rows, without a run of the model to find its shape."""
+        other = copy(self)
+        other.batch, other.guide_site = batch, None
+        other.points = torch.Size([*self.points[:-1], len(batch.x)])
+        return other
+
+    def log_prior(self, trace: Trace, jacobian: PerRow) -> PerRow:
+        """log p(u) of each row from a run of the model.
+
+        Args:
+            trace: a run by the method `trace`.
+            jacobian: its log Jacobians, (n,).
+
+        Returns:
+            log p over the unconstrained space, (n,) nats.
+        """
+        sites = {name: site for name, site in sample_sites(trace).items() if not site["is_observed"]}
+        trace.compute_log_prob(site_filter=lambda name, _: name in sites)
+        return sum((self._per_row(site) for site in sites.values()), jacobian)
 
     def _per_row(self, site: Site) -> Tensor:
         return sum_over_plates(site, {self.row_dim, -self.plates.nesting - 1}).expand(self.points)

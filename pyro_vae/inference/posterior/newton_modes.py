@@ -116,7 +116,7 @@ def maximize(joint: UnconstrainedJoint, u: RowLatents, steps: int) -> Expansion:
         before = current.take(active)
         step, gain = _newton_step(before, damping[active])
         batch = joint.batch.take(active.to(u.device))
-        after = _expand(UnconstrainedJoint(joint.program, joint.plates, batch), before.u + step.to(u))
+        after = _expand(joint.over(batch), before.u + step.to(u))
         rounding = MAX_ROUNDING_ERRORS * torch.finfo(u.dtype).eps * (1 + before.value.abs())
         better = after.finite & (after.value >= before.value - rounding)
         current.put(active[better], after.take(better))
