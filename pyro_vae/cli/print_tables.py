@@ -48,7 +48,7 @@ def print_record(record: EvidenceRecord, title: str) -> None:
     bounds = [f"{_number(bound)} at S = {k}" for k, bound in iwae.items() if int(k) not in (1, record.num_samples)]
     errors = f"± {_number(record.log_px_se)} (rows) ± {_number(record.log_px_mc_se, 3)} (Monte Carlo)"
     rows = [
-        ("log p(x)", _number(record.log_px), errors),
+        ("log p(x) at least" if _is_loose(record) else "log p(x)", _number(record.log_px), errors),
         ("", "", f"{record.log_px_kind}, {_method(record)}"),
         ("ELBO", _number(record.elbo), f"{_number(record.gap)} below log p(x)"),
         ("  reconstruction", _number(record.reconstruction), "E[log p(x|z)]"),
@@ -56,7 +56,11 @@ def print_record(record: EvidenceRecord, title: str) -> None:
     ]
     if bounds:
         rows.append(("IWAE bounds", "", ", ".join(bounds)))
-    rows.append(("k-hat", *_khat(record)))
+    if record.stages:
+        numbers = ", ".join(f"{name} {number}" for name, number in record.stages.items())
+        rows.append(("rows scored by", "", f"{numbers}; {record.densities:,.0f} densities a row"))
+    if record.log_px_kind != "exact":
+        rows.append(("k-hat", *_khat(record)))
     if record.active_units is not None:
         rows.append(
             ("active units", str(record.active_units), "latent dimensions whose posterior mean varies over rows")
@@ -75,6 +79,8 @@ def _method(record: EvidenceRecord) -> str:
         draws += f", {record.prior_share:.0%} of them from the prior"
     if method == "ais":
         return f"by annealing; what follows is from {draws}"
+    if method == "auto":
+        return f"S = {record.num_samples} draws: around each row's modes, of the guide and the prior"
     return draws if method == "is" else f"by {method.removeprefix('exact: ')}; what follows is from {draws}"
 
 
@@ -87,13 +93,25 @@ def print_kl_by_latent(kl_by_site: Mapping[str, float | list[float]] | None) -> 
             click.echo(f"  KL of {name:<11}          {shown}")
 
 
+MAX_BAD_SHARE = 0.1  # of rows with a bad k-hat, above which a mean is a loose bound
+
+
+def _is_loose(record: EvidenceRecord) -> bool:
+    """Whether log p(x) is a bound that its own k-hat calls loose."""
+    drawn = record.method in (None, "is", "auto") and record.log_px_kind != "exact"
+    return drawn and record.khat_bad is not None and record.khat_bad > MAX_BAD_SHARE
+
+
 def _khat(record: EvidenceRecord) -> tuple[str, str]:
     bad, num_samples = record.khat_bad, record.num_samples
     if bad is None or num_samples is None:
         return "–", "too few draws for a k-hat"
-    many = record.method in (None, "is") and bad >= 0.1
-    advice = ": a loose bound; more draws, a richer guide or --method ais tighten it" if many else ""
-    return f"{bad:.0%}", f"of rows above {khat_limit(num_samples):.2f}{advice}"
+    limit = f"of rows above {khat_limit(num_samples):.2f}"
+    if not _is_loose(record):
+        return f"{bad:.0%}", limit
+    options = {"train": " --split train", "valid": " --split valid"}.get(record.split or "", "")
+    method = "auto" if record.method != "auto" else "ais"
+    return f"{bad:.0%}", f"{limit}: a loose bound, tighter by pyro-vae evaluate {record.run}{options} --method {method}"
 
 
 def print_comparison(table: Sequence[Mapping[str, Any]], rows: ScoredRows) -> None:

@@ -115,14 +115,16 @@ def _is_count(x: Tensor) -> Tensor:
 @exponential_form.register(td.Bernoulli)
 def _(fn: td.Bernoulli, elements: Elements) -> ExponentialForm:
     x, logits = elements.x, elements.parameter(fn.logits)
-    return ExponentialForm((x,), (logits,), F.softplus(logits), _log_base((x == 0) | (x == 1)).double(), elements.mask)
+    normalizer = elements.parameter(F.softplus(fn.logits))  # in the program's own dtype, twice as fast as in float64
+    return ExponentialForm((x,), (logits,), normalizer, _log_base((x == 0) | (x == 1)).double(), elements.mask)
 
 
 @exponential_form.register(BernoulliVector)
 def _(fn: BernoulliVector, elements: Elements) -> ExponentialForm:
     x, logits = elements.x, elements.parameter(fn.logits)
     inside = (x >= 0) & (x <= 1) if fn.relaxed else (x == 0) | (x == 1)
-    return ExponentialForm((x,), (logits,), F.softplus(logits), _log_base(inside).double(), elements.mask)
+    normalizer = elements.parameter(F.softplus(fn.logits))
+    return ExponentialForm((x,), (logits,), normalizer, _log_base(inside).double(), elements.mask)
 
 
 @exponential_form.register(td.ContinuousBernoulli)

@@ -11,7 +11,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyro
 import torch
@@ -21,8 +21,10 @@ from pyro_vae.context_managers import evaluating
 from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
+from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.exact_log_px import Exact, exact_evidence
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
+from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit
 from pyro_vae.evidence.score_blocks import STAGES, BlockScorer
 from pyro_vae.programs.parameters import use_param_store
@@ -30,6 +32,7 @@ from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.typing import Program
 
 MIN_ANNEALING_ESS = 4.0
+EXACT_MEMORY = 4  # times the memory for draws
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -60,6 +63,9 @@ class AutoEvidence(Evidence):
     def khat_bad(self) -> float | None:
         """The share of rows whose number is not to be trusted; None where S is too small to say."""
         return None if self.num_samples < MIN_DRAWS else float(self.is_bad.double().mean())
+
+    def to_record(self, about: EvidenceRecord, better: LogPx | None = None) -> EvidenceRecord:
+        return replace(super().to_record(about, better), stages=self.stages, densities=self.densities)
 
 
 def auto_evidence(
@@ -97,7 +103,7 @@ def auto_evidence(
         iwae: numbers of draws of the guide at which the bound is wanted.
         rows: the rows' indices (N,) in the training set, for programs that take them.
         labels: their labels (N,), for programs that take them.
-        memory_mib: memory for the draws in progress, in MiB.
+        memory_mib: memory for the draws in progress, in MiB; a grid takes up to four times as much.
         seed: seed of the draws; None is that of 0.
         on_rows: called with the number of rows done.
         group: the processes that share the rows; each gets every result.
@@ -106,7 +112,8 @@ def auto_evidence(
         log p(x) (N,), nats per row: an `Exact`, an `AutoEvidence`, or the `Evidence` of `log_evidence`.
     """
     try:
-        return exact_evidence(program, data, rows=rows, labels=labels, memory_mib=memory_mib, seed=seed, group=group)
+        memory = EXACT_MEMORY * memory_mib  # with less, points are decoded more than once
+        return exact_evidence(program, data, rows=rows, labels=labels, memory_mib=memory, seed=seed, group=group)
     except InputError:
         pass
     split, rows = rows_to_score(data, rows, labels)

@@ -20,19 +20,28 @@ class EvidenceMethod(Entry):
     Attributes:
         progress: what has been done to rows that are finished, as in "annealed 3 of 10 rows"; empty where the function
             takes no `on_rows`.
+        takes_draws: whether the function takes `num_samples` and `iwae`, and returns an `Evidence` where it draws.
     """
 
     progress: str = ""
+    takes_draws: bool = False
 
 
 EVIDENCE_METHODS = Registry(
     "evidence method",
     [
         EvidenceMethod(
+            "auto",
+            "pyro_vae.evidence.auto_evidence:auto_evidence",
+            "exactly where possible, else by importance sampling around each row's modes",
+            takes_draws=True,
+        ),
+        EvidenceMethod(
             "is",
             "pyro_vae.evidence.importance_sampling:log_evidence",
             "by importance sampling from the guide",
             (PRIOR_SHARE,),
+            takes_draws=True,
         ),
         EvidenceMethod(
             "ais",
@@ -77,7 +86,7 @@ class Estimator(Settings):
     pyro_vae.errors.InputError: --temperatures belongs to --method ais; leave it out, or choose that
     """
 
-    method: str = setting("is", str, "log p(x)", choices=EVIDENCE_METHODS, group=GROUP)
+    method: str = setting("auto", str, "log p(x)", choices=EVIDENCE_METHODS, group=GROUP)
     num_samples: int = setting(1000, int, "Draws S from the guide for each row.", minimum=1, group=GROUP)
     memory_mib: float = setting(
         64.0, float, "Memory for the draws in progress; results need a few numbers for each row.", group=GROUP
@@ -96,8 +105,8 @@ class Estimator(Settings):
 
     @property
     def label(self) -> str:
-        """What the name of the split is followed by in `evaluation.json`; empty for plain importance sampling."""
-        if self.method != "is":
-            return f" {self.method}"
+        """What the name of the split is followed by in `evaluation.json`; empty for the default method."""
+        if self.method == "auto":
+            return ""
         share = self.options.get("prior_share")
-        return f" prior-share {share:g}" if share else ""
+        return f" prior-share {share:g}" if share else f" {self.method}"

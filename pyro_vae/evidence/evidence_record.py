@@ -40,6 +40,8 @@ class EvidenceRecord(Record):
         num_samples: draws S for each row.
         num_parameters: parameters of model and guide.
         seconds: what the fit or the estimate took.
+        stages: how many rows were scored at each stage of the method `auto`.
+        densities: log densities log p(x, z) that `auto` computed for a row, in the mean.
     """
 
     run: str | None = None
@@ -67,6 +69,8 @@ class EvidenceRecord(Record):
     num_samples: int | None = None
     num_parameters: int | None = None
     seconds: float | None = None
+    stages: Mapping[str, int] | None = None
+    densities: float | None = None
 
     def __post_init__(self) -> None:
         fit_method = self.way if self.fit_method is None else self.fit_method

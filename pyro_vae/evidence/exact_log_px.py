@@ -76,9 +76,9 @@ def exact_evidence(
     Hessian H (from K gradients, checked at further points) gives
     $\log p(x, z^*) + \frac K2 \log 2\pi - \frac12 \log\det(-H)$. *Sum*: every latent takes finitely many values.
     *Grid*: one or two continuous dimensions, over cells that are halved where posteriors have mass until no row changes
-    by more than 1e-4. Where likelihood and prior do not depend on the row, as is tested, all rows share the cells, and
-    each is decoded once; else, and for rows that they do not resolve, each row has its own. The grid's value is
-    compared with the guide's draws; it is an error if they find more mass.
+    by more than 1e-3; the error of the sum is then far smaller. Where likelihood and prior do not depend on the row,
+    as is tested, all rows share the cells, and each is decoded once; else, and for rows that they do not resolve, each
+    row has its own. The grid's value is compared with the guide's draws; it is an error if they find more mass.
 
     Raises `InputError` where none of the four applies or the grid does not converge, `RowsError` where a row has no
     weight of its own.

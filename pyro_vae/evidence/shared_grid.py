@@ -28,6 +28,7 @@ from pyro_vae.typing import PerRow, Program
 MAX_ROWS_PER_ADAPTIVE_GRID = 64
 PRIOR_DRAWS, BOX_QUANTILES = 1024, (0.01, 0.99)
 MAX_BOX_DOUBLINGS = 8
+MAX_CHANGE = 1e-3  # nats by the last halving; a midpoint sum's error is then far smaller, as it falls exponentially
 MAX_CELL_SHARE = {1: 0.3, 2: 0.1}  # of a row's mass in one cell where its sum counts as converged, by dimensions
 MIN_CELLS = {1: 8, 2: 64}  # of a row that are divided however far below the highest: it may not be next to the mode
 NEARLY_CONVERGED = 0.1  # nats of change below which only cells with mass are divided
@@ -139,7 +140,7 @@ class SharedGrid:
 
     A box around draws of prior and guide is doubled for the rows that have mass at its edge or beyond. Cells of equal
     size are a midpoint sum, whose error falls exponentially once cells are narrower than a posterior, so the change by
-    the last halving is an upper limit of a row's error. Rows leave once it is below `TOLERANCE`; cells in which no
+    the last halving is an upper limit of a row's error. Rows leave once it is below `MAX_CHANGE`; cells in which no
     remaining row has mass are not divided. Groups that need too much memory are split, by where their modes are.
 
     Args:
@@ -216,7 +217,7 @@ class SharedGrid:
         total = torch.logaddexp(cells.done, _log_sum(log_joint) + cells.log_volume)
         change, top = (total - cells.previous).abs(), log_joint.amax(1)
         resolved = top + cells.log_volume - total < math.log(MAX_CELL_SHARE[self.dim])
-        converged = resolved & (change < TOLERANCE)
+        converged = resolved & (change < MAX_CHANGE)
         rows = cells.rows[converged]
         self.log_px[rows], self.error[rows] = total[converged], change[converged]
         least = torch.where(

@@ -13,7 +13,7 @@ from pyro_vae.data import Split
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.arviz_export import to_inference_data
-from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, Estimator
+from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, Estimator, EvidenceMethod
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.exact_log_px import Exact
 from pyro_vae.evidence.importance_sampling import Evidence
@@ -30,7 +30,7 @@ ACTIVE_UNITS_ROWS = 5000
 NETCDF_ROWS = 100
 
 
-IMPORTANCE_SAMPLING = Estimator()
+DEFAULT = Estimator()
 
 
 def evaluate_run(
@@ -38,7 +38,7 @@ def evaluate_run(
     *,
     split: str = "test",
     num_rows: int | None = None,
-    estimator: Estimator = IMPORTANCE_SAMPLING,
+    estimator: Estimator = DEFAULT,
     device: str = "auto",
     netcdf: str | Path | None = None,
     program: str | None = None,
@@ -83,10 +83,8 @@ def _keep(path: Path, name: str, record: EvidenceRecord) -> None:
     write_json(path, known | {name: dict(record)})
 
 
-def _other_estimate(program: Program, rows: Split, estimator: Estimator, log: Callable[[str], None]) -> LogPx | None:
-    """log p(x) by another method than importance sampling, where one is asked for."""
-    if estimator.method == "is":
-        return None
+def _estimates(program: Program, rows: Split, estimator: Estimator, log: Callable[[str], None]) -> list[LogPx]:
+    """log p(x) by the method, and by importance sampling too where the method gives no ELBO."""
     method, group, began = EVIDENCE_METHODS[estimator.method], process_group(), time.perf_counter()
 
     def log_rows(done: int) -> None:
@@ -94,24 +92,29 @@ def _other_estimate(program: Program, rows: Split, estimator: Estimator, log: Ca
         of = f"{len(rows)} rows" + ("" if group.is_single else f" by {group.size} processes, this one")
         log(f"{method.progress} {done} of {of}, {each:.2f} s a row")
 
-    progress = {"on_rows": log_rows if group.is_main else None} if method.progress else {}
-    found: LogPx = method.load()(
-        program,
-        rows,
-        memory_mib=estimator.memory_mib,
-        seed=estimator.seed,
-        group=group,
-        **progress,
-        **estimator.keywords,
-    )
-    return found
+    def estimate(method: EvidenceMethod) -> LogPx:
+        progress = {"on_rows": log_rows if group.is_main else None} if method.progress else {}
+        draws = {"num_samples": estimator.num_samples, "iwae": IWAE_SIZES} if method.takes_draws else {}
+        common = {"memory_mib": estimator.memory_mib, "seed": estimator.seed, "group": group}
+        found: LogPx = method.load()(program, rows, **common, **draws, **progress, **method.keywords(estimator.options))
+        return found
+
+    best = estimate(method)
+    return [best] if isinstance(best, Evidence) else [best, estimate(EVIDENCE_METHODS["is"])]
+
+
+def _method(best: LogPx, estimator: Estimator) -> str:
+    """The method that gave log p(x), by name."""
+    if isinstance(best, Exact):
+        return f"exact: {best.method}"
+    return "is" if type(best) is Evidence else estimator.method
 
 
 def evaluate_split(
     program: Program,
     rows: Split,
     folder: Path,
-    estimator: Estimator = IMPORTANCE_SAMPLING,
+    estimator: Estimator = DEFAULT,
     *,
     log: Callable[[str], None] = lambda line: None,
 ) -> EvidenceRecord:
@@ -127,18 +130,10 @@ def evaluate_split(
     Returns:
         The record, nats per row.
     """
-    began, log_px = time.perf_counter(), _other_estimate(program, rows, estimator, log)
-    sampling = EVIDENCE_METHODS["is"]
-    found: Evidence = sampling.load()(
-        program,
-        rows,
-        estimator.num_samples,
-        iwae=IWAE_SIZES,
-        memory_mib=estimator.memory_mib,
-        seed=estimator.seed,
-        group=process_group(),
-        **sampling.keywords(estimator.options),
-    )
+    began = time.perf_counter()
+    best, *others = _estimates(program, rows, estimator, log)
+    found = others[0] if others else best
+    assert isinstance(found, Evidence)
     try:
         with seeded(estimator.seed):
             some = slice(ACTIVE_UNITS_ROWS)
@@ -150,9 +145,9 @@ def evaluate_split(
         model="vae",
         fit_method="svi",
         split=rows.name,
-        method=f"exact: {log_px.method}" if isinstance(log_px, Exact) else estimator.method,
+        method=_method(best, estimator),
         active_units=active,
         num_parameters=sum(parameter.numel() for parameter in named_parameters(program).values()),
         seconds=time.perf_counter() - began,
     )
-    return found.to_record(about, log_px)
+    return found.to_record(about, best)
