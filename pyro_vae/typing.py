@@ -2,7 +2,8 @@
 
 N rows, D features, K latent dimensions, S particles. In the tests every annotation built from these names is enforced;
 in production they cost nothing. A name stands for one size throughout a call: a function from `Rows` to `PerRow` must
-keep N. `*batch` is any number of leading axes.
+keep N. `*batch` is any number of leading axes, `*points` is (N,) or
+(S, N).
 
 A **part** is called and returns a Pyro distribution; a **program** is any object with the Pyro functions `model(x)` and
 `guide(x)`. These are protocols: nothing has to be subclassed. What a part or program may offer beyond them is a method
@@ -21,6 +22,8 @@ Latents = Float[Tensor, "*batch K"]
 RowLatents = Float[Tensor, "N K"]
 PerRow = Float[Tensor, " N"]
 LogWeights = Float[Tensor, "S N"]
+Points = Float[Tensor, "*points K"]
+PerPoint = Float[Tensor, "*points"]
 
 __all__ = [
     "Conjugate",
@@ -30,7 +33,9 @@ __all__ = [
     "Latents",
     "Likelihood",
     "LogWeights",
+    "PerPoint",
     "PerRow",
+    "Points",
     "Prior",
     "Program",
     "RowLatents",

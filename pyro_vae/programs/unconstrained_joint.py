@@ -26,26 +26,26 @@ from pyro_vae.programs.traces import (
     sample_sites,
     sum_over_plates,
 )
-from pyro_vae.typing import PerRow, Program, RowLatents
+from pyro_vae.typing import PerPoint, Points, Program, RowLatents
 
 
 @dataclass(frozen=True)
 class Point:
-    """Log densities of n rows at one point each, nats.
+    """Log densities of n rows at one point each, or at S points, nats.
 
     Attributes:
-        likelihood: log p(x | z), (n,).
-        prior: log p over the unconstrained space, the Jacobian counted, (n,).
+        likelihood: log p(x | z), (n,) or (S, n).
+        prior: log p over the unconstrained space, the Jacobian counted, (n,) or (S, n).
         guide: log q over the unconstrained space, likewise; None where it was not requested.
     """
 
-    likelihood: PerRow
-    prior: PerRow
-    guide: PerRow | None = None
+    likelihood: PerPoint
+    prior: PerPoint
+    guide: PerPoint | None = None
 
     @property
-    def log_joint(self) -> PerRow:
-        """log p(x, u), (n,)."""
+    def log_joint(self) -> PerPoint:
+        """log p(x, u), (n,) or (S, n)."""
         return self.likelihood + self.prior
 
 
@@ -88,7 +88,7 @@ class UnconstrainedJoint:
         self.value_sizes = {name: site["value"].numel() // len(self.batch.x) for name, site in sites.items()}
         self.dim = sum(self.sizes.values())
 
-    def at(self, u: RowLatents, *, guide: bool = False) -> Point:
+    def at(self, u: Points, *, guide: bool = False) -> Point:
         """The log densities at some points, differentiable in them.
 
         Args:
@@ -122,7 +122,7 @@ class UnconstrainedJoint:
         found: Trace = tracer.trace
         return found
 
-    def trace(self, u: RowLatents) -> tuple[Trace, PerRow]:
+    def trace(self, u: Points) -> tuple[Trace, PerPoint]:
         """A run of the model at some points, without its log densities, and the log Jacobians.
 
         Args:
@@ -141,7 +141,7 @@ class UnconstrainedJoint:
         other.points = torch.Size([*self.points[:-1], len(batch.x)])
         return other
 
-    def log_prior(self, trace: Trace, jacobian: PerRow) -> PerRow:
+    def log_prior(self, trace: Trace, jacobian: PerPoint) -> PerPoint:
         """log p(u) of each row from a run of the model.
 
         Args:
@@ -180,7 +180,7 @@ class UnconstrainedJoint:
         return {name: sites[name]["value"].movedim(axis, 0).reshape(len(u), -1) for name, axis in self.axes.items()}
 
     @torch.no_grad()
-    def from_guide(self) -> RowLatents:
+    def from_guide(self) -> Points:
         """A draw of u from the guide for each point."""
         guide = sample_sites(self._trace(self.program.guide))
         values = {name: site["value"] for name, site in guide.items() if name in self.sizes}
@@ -197,15 +197,15 @@ class UnconstrainedJoint:
         return self._flatten(trace)
 
     @torch.no_grad()
-    def from_prior(self) -> RowLatents:
+    def from_prior(self) -> Points:
         """A draw of u from the prior for each point."""
         return self._flatten(self._trace(self.program.model, latents_only=True))
 
-    def flat(self, values: dict[str, Tensor]) -> RowLatents:
+    def flat(self, values: dict[str, Tensor]) -> Points:
         """The latents' values as u, by the transforms of the model's sites."""
         return self._flatten(self._trace(self.program.model, SubstituteLatents(values), latents_only=True))
 
-    def _flatten(self, trace: Trace) -> RowLatents:
+    def _flatten(self, trace: Trace) -> Points:
         parts, sites, rows_first = [], sample_sites(trace), [len(self.batch.x), *self.points[:-1], -1]
         for name, axis in self.axes.items():
             site = sites[name]
@@ -214,7 +214,7 @@ class UnconstrainedJoint:
         flat = torch.cat(parts, -1)
         return flat if self.draws is None else flat.movedim(0, 1)
 
-    def in_site_shape(self, name: str, u: RowLatents) -> Tensor:
+    def in_site_shape(self, name: str, u: Points) -> Tensor:
         """A latent's part of u in the shape that its site has in a trace.
 
         Args:

@@ -20,7 +20,7 @@ def constant(program, data, *, memory_mib, seed, group, level):
 
 def test_options_belong_to_methods():
     assert set(EVIDENCE_METHODS.owned_options()) == {"prior_share", "temperatures", "chains", "start"}
-    assert Estimator(options={"prior_share": 0.1}).label == " prior-share 0.1"
+    assert Estimator("is", options={"prior_share": 0.1}).label == " prior-share 0.1"
     assert Estimator("ais").label == " ais"
     with pytest.raises(pv.InputError, match="--prior-share belongs to --method is"):
         Estimator("ais", options={"prior_share": 0.1})

@@ -59,7 +59,7 @@ def test_linear_gaussian_of_any_width(double, rows_of_their_own, K, sites, noise
     found = pv.exact_evidence(program, x)
     assert (found.method, rows_of_their_own) == ("grid", [])
     torch.testing.assert_close(found.log_px, program.exact(x), rtol=0, atol=1e-4)
-    assert (found.error < 1e-4).all()
+    assert (found.error < shared_grid.MAX_CHANGE).all()  # by the last halving: far above the error itself
 
 
 def test_batches_and_memory_do_not_matter(double, rows_of_their_own, monkeypatch):
