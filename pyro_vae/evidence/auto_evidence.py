@@ -74,6 +74,7 @@ def auto_evidence(
     num_samples: int = 1000,
     *,
     iwae: Iterable[int] = (),
+    exact: bool = True,
     rows: Tensor | None = None,
     labels: Tensor | None = None,
     memory_mib: float = 64,
@@ -101,6 +102,7 @@ def auto_evidence(
         data: a tensor (N, D), a split, or a data set (its test split).
         num_samples: draws S for each row.
         iwae: numbers of draws of the guide at which the bound is wanted.
+        exact: whether the exact methods are tried first.
         rows: the rows' indices (N,) in the training set, for programs that take them.
         labels: their labels (N,), for programs that take them.
         memory_mib: memory for the draws in progress, in MiB; a grid takes up to four times as much.
@@ -111,11 +113,8 @@ def auto_evidence(
     Returns:
         log p(x) (N,), nats per row: an `Exact`, an `AutoEvidence`, or the `Evidence` of `log_evidence`.
     """
-    try:
-        memory = EXACT_MEMORY * memory_mib  # with less, points are decoded more than once
-        return exact_evidence(program, data, rows=rows, labels=labels, memory_mib=memory, seed=seed, group=group)
-    except InputError:
-        pass
+    if exact and (found := _exact(program, data, rows, labels, memory_mib, seed, group)) is not None:
+        return found
     split, rows = rows_to_score(data, rows, labels)
     sizes = sorted({k for k in iwae if k >= 1})
     with torch.no_grad(), use_param_store(program), evaluating(program), pyro.validation_enabled(False):
@@ -144,3 +143,20 @@ def auto_evidence(
         stage=tuple(STAGES[stage] for stage in columns["stage"].tolist()),
         densities=float(columns["densities"].double().mean()),
     )
+
+
+def _exact(
+    program: Program,
+    data: Dataset | Split | Tensor,
+    rows: Tensor | None,
+    labels: Tensor | None,
+    memory_mib: float,
+    seed: int | None,
+    group: ProcessGroup,
+) -> Exact | None:
+    """`exact_evidence` where it applies."""
+    memory = EXACT_MEMORY * memory_mib  # with less, points are decoded more than once
+    try:
+        return exact_evidence(program, data, rows=rows, labels=labels, memory_mib=memory, seed=seed, group=group)
+    except InputError:
+        return None

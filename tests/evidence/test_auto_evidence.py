@@ -1,0 +1,177 @@
+"""log p(x) exactly or by mixtures around each row's modes: closed forms, coverage, rows alone and in company."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from oracles import LinearGaussian
+
+import pyro_vae as pv
+from pyro_vae.evidence import score_blocks
+from pyro_vae.evidence.auto_evidence import AutoEvidence, auto_evidence
+from pyro_vae.evidence.exact_log_px import Exact
+
+
+class WrongGuide(LinearGaussian):
+    """A linear-Gaussian model whose guide has another width and place than the posterior."""
+
+    def __init__(self, K, width, shift, **more):
+        super().__init__(K, 12, **more)
+        self.width, self.shift = width, shift
+
+    def guide(self, x):
+        sd = self.posterior_cov.diagonal().sqrt()
+        loc = self.posterior_mean(x) + self.shift * sd
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(loc, self.width * sd).to_event(1))
+
+
+GUIDES = {"too wide": (3.0, 0.0), "too narrow": (0.3, 0.0), "shifted": (0.7, 2.0)}
+
+
+def coverage(found, exact):
+    """The share of rows whose 95 % interval holds the exact value."""
+    return float(((found.log_px - exact).abs() <= 1.96 * found.mc_se).double().mean())
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("K", [1, 5, 20])
+def test_intervals_cover_whatever_the_guide_is(K, guide):
+    """Copies of a row have draws of their own. A posterior that is normal leaves the Student-t nothing to miss."""
+    program = WrongGuide(K, *GUIDES[guide])
+    x = program.rows(3).repeat_interleave(100, 0)
+    found = auto_evidence(program, x, 400, exact=False)
+    exact = program.exact(x).double()
+    assert isinstance(found, AutoEvidence)
+    assert found.kind == "lower bound"
+    assert coverage(found, exact) > 0.9  # 0.95 ± 0.013
+    assert (found.log_px - exact).abs().max() < 0.5
+    assert abs(float((found.log_px - exact).mean())) < 0.03
+    assert found.khat_bad < 0.05
+
+
+def test_it_is_exact_where_that_is_possible():
+    program = LinearGaussian(20, 12)
+    found = auto_evidence(program, program.rows(5))
+    assert isinstance(found, Exact)
+    torch.testing.assert_close(found.log_px, program.exact(program.rows(5)).double(), rtol=0, atol=1e-4)
+
+
+class Banana:
+    """z ~ N(0, I₂), x | z ~ N(z₂ + z₁² − 1, 0.3²): a bent posterior, with a guide that looks at half of it."""
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mean = z[..., 1] + z[..., 0].square() - 1
+            pyro.sample("x", dist.Normal(mean[..., None], 0.3).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(torch.tensor([1.0, 0.0]), 0.4).to_event(1).expand([len(x)]))
+
+
+class TwoModes:
+    """z ~ N(0, I₃), x | z ~ N((|z₁|, z₂), 0.1²): two equal modes, of which the guide knows one."""
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            mean = torch.stack([z[..., 0].abs(), z[..., 1]], -1)
+            pyro.sample("x", dist.Normal(mean, 0.1).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x)):
+            loc = torch.stack([x[:, 0], x[:, 1], torch.zeros(len(x))], -1)
+            pyro.sample("z", dist.Normal(loc, torch.tensor([0.1, 0.1, 1.0])).to_event(1))
+
+
+def test_a_bent_posterior_by_the_grid_and_by_draws():
+    program, x = pv.Program(Banana().model, Banana().guide), torch.tensor([[0.0], [1.5]]).repeat_interleave(150, 0)
+    exact = pv.exact_evidence(program, x[::150]).log_px.repeat_interleave(150)
+    found = auto_evidence(program, x, 1000, exact=False)
+    assert coverage(found, exact) > 0.9
+    assert abs(float((found.log_px - exact).mean())) < 0.02
+
+
+def test_the_mode_that_the_guide_does_not_know():
+    program, x = pv.Program(TwoModes().model, TwoModes().guide), torch.tensor([[1.5, 0.3]]).repeat(100, 1)
+    found = auto_evidence(program, x, 1000, exact=False)
+    folded = torch.distributions.Normal(0.0, math.sqrt(1.01)).log_prob(torch.tensor(1.5)) + math.log(2)  # both modes
+    exact = float(folded + torch.distributions.Normal(0.0, math.sqrt(1.01)).log_prob(torch.tensor(0.3)))
+    missed = (found.log_px - exact < -0.4).double().mean()  # by log 2: the other mode is not found
+    assert missed < 0.5  # a third: the prior's pilot draws are few, and the mode is narrow
+    assert found.log_px.median() == pytest.approx(exact, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(4, 16, 30))
+    return pv.VAE(pv.priors.StandardNormal(4), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(30, 16, 8)))
+
+
+def test_a_row_has_the_same_number_alone_and_in_company(vae):
+    x = (torch.rand(150, 30, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+    every = auto_evidence(vae, x, 200)
+    first = auto_evidence(vae, x[:7], 200)
+    little = auto_evidence(vae, x, 200, memory_mib=0.2)
+    changed = x.clone()
+    changed[1:] = 1 - x[1:]
+    others = auto_evidence(vae, changed, 200)
+    torch.testing.assert_close(first.log_px, every.log_px[:7], rtol=0, atol=1e-3)
+    torch.testing.assert_close(little.log_px, every.log_px, rtol=0, atol=1e-3)
+    torch.testing.assert_close(others.log_px[:1], every.log_px[:1], rtol=0, atol=1e-3)
+    assert (auto_evidence(vae, x, 200, seed=1).log_px != every.log_px).all()
+
+
+def test_a_guide_by_rejection_is_drawn_one_row_a_call():
+    """The numbers that a Gamma sampler takes from the stream depend on its parameters."""
+
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Gamma(2.0, 1.0).expand([3]).to_event(1))
+            pyro.sample("x", dist.Poisson(z).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Gamma(0.3 + x, 2.0).to_event(1))
+
+    program, x = pv.Program(model, guide), torch.tensor([[0.0, 1.0, 4.0], [2.0, 0.0, 0.0], [9.0, 1.0, 3.0]])
+    found = auto_evidence(program, x, 2000, exact=False)
+    alone = auto_evidence(program, x[:1], 2000, exact=False)
+    torch.testing.assert_close(alone.log_px, found.log_px[:1], rtol=0, atol=1e-3)
+    negative_binomial = torch.distributions.NegativeBinomial(2.0, probs=torch.tensor(0.5))  # Gamma(2, 1) rates
+    exact = negative_binomial.log_prob(x).sum(-1).double()
+    assert ((found.log_px - exact).abs() < 4 * found.mc_se + 1e-4).all()
+
+
+def test_rows_that_the_first_mode_does_not_hold_are_annealed(vae, monkeypatch):
+    """Every row is sent on: annealing agrees with the draws of the mixture."""
+    x = (torch.rand(20, 30, generator=torch.Generator().manual_seed(2)) < 0.4).float()
+    drawn = auto_evidence(vae, x, 2000)
+    monkeypatch.setattr(score_blocks, "_is_bad", lambda log_weights: torch.ones(log_weights.shape[1], dtype=torch.bool))
+    annealed = auto_evidence(vae, x, 200)
+    assert annealed.stages == {"annealing": 20}
+    assert annealed.khat.isnan().all()
+    assert annealed.khat_bad == 0
+    difference = annealed.log_px - drawn.log_px
+    assert (difference.abs() < 4 * annealed.mc_se.hypot(drawn.mc_se) + 1e-3).all()
+
+
+def test_discrete_latents_fall_back_to_the_guides_draws():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.ones(3)))
+            z = pyro.sample("z", dist.Normal(k.float(), 1.0))
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("k", dist.Categorical(torch.ones(len(x), 3)))
+            pyro.sample("z", dist.Normal(x[:, 0], 1.0))
+
+    program, x = pv.Program(model, guide), torch.randn(4, 1)
+    torch.testing.assert_close(auto_evidence(program, x).log_px, pv.log_evidence(program, x).log_px)
