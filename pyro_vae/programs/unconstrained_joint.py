@@ -108,8 +108,11 @@ class UnconstrainedJoint:
     def _guide_at(self, values: dict[str, Tensor]) -> Tensor:
         if self.guide_site is not None:
             site = self.guide_site
-            log_prob = site["fn"].log_prob(values[site["name"]])
-            return self._per_row({"unscaled_log_prob": log_prob, "mask": site["mask"]})
+            value = values[site["name"]]
+            log_prob = site["fn"].log_prob(value)
+            return self._per_row(
+                {"fn": site["fn"], "value": value, "unscaled_log_prob": log_prob, "mask": site["mask"]}
+            )
         trace = poutine.trace(SubstituteLatents(values)(bind_supported_kwargs(self.program.guide))).get_trace(
             self.batch.x, self.batch.row_inputs
         )
