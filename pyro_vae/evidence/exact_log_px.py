@@ -30,7 +30,7 @@ from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_rows
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import SubstituteLatents, sample_sites, sum_over_plates, unwrap_independent
+from pyro_vae.programs.traces import SubstituteLatents, sample_sites, sum_sites, unwrap_independent
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import Density, PerRow, Program, RowLatents
 
@@ -94,16 +94,19 @@ def exact_evidence(
     """
     split, rows = rows_to_score(data, rows, labels)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False), torch.no_grad():
-        scored = ScoredRows(program, split, rows, group, seed)
+        scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
         method, of_batch, size = _choose_method(program, scored, memory_mib)
         results = scored.map_batches(size, of_batch)
     log_px, error = (torch.cat(parts).cpu().double() for parts in zip(*results, strict=True))
+    log_px, error = scored.restore(log_px), scored.restore(error, 0.0)
+    no_number = {int(row): "its log density is NaN" for row in log_px.isnan().nonzero()}
     return Exact(
         log_px=log_px + split.log_jacobian,
-        mc_se=torch.zeros(len(log_px), dtype=torch.float64),
+        mc_se=torch.where(log_px.isnan(), log_px, 0.0),
         error=error,
         method=method,
         measure=scored.measure,
+        reasons=no_number | scored.reasons,
     )
 
 
@@ -129,7 +132,7 @@ def _choose_method(program: Program, scored: ScoredRows, memory_mib: float) -> t
         return "closed form", lambda batch: _closed_form(program, plates, batch), size
     if joint.dim in INITIAL_CELLS:
         chunk_size = max(1, int(budget // bytes_per_row))
-        return "grid", lambda batch: AdaptiveGrid(program, plates, batch, chunk_size).integrate(), MAX_ROWS_PER_GRID
+        return "grid", lambda batch: _grid(program, plates, batch, chunk_size), MAX_ROWS_PER_GRID
     raise InputError(
         f"no exact log p(x) for this program: its {joint.dim} latent dimensions are continuous, more than two, and "
         "log p(x, z) is not quadratic in them; use importance sampling or annealing"
@@ -139,6 +142,18 @@ def _choose_method(program: Program, scored: ScoredRows, memory_mib: float) -> t
 def _program_log_prob(program: Density, batch: Batch) -> tuple[PerRow, PerRow]:
     log_px = program.log_prob(batch.x).cpu().double()
     return log_px, torch.zeros_like(log_px)
+
+
+def _grid(program: Program, plates: PlateStructure, batch: Batch, chunk_size: int) -> tuple[PerRow, PerRow]:
+    """log p(x) by an adaptive grid, NaN for rows whose density is NaN at draws of the guide."""
+    grid = AdaptiveGrid(program, plates, batch, chunk_size)
+    if not (has_nan := grid.log_weights.isnan().any(0)).any():
+        return grid.integrate()
+    log_px, change = torch.full((2, len(has_nan)), math.nan, dtype=torch.float64)
+    if len(index := (~has_nan).nonzero()[:, 0]):
+        part = batch.take(index.to(batch.x.device))
+        log_px[index], change[index] = AdaptiveGrid(program, plates, part, chunk_size).integrate()
+    return log_px, change
 
 
 @dataclass(frozen=True)
@@ -191,8 +206,8 @@ def _sum(program: Program, plates: PlateStructure, batch: Batch, choices: dict[s
         )
         trace.compute_log_prob()
         assert plates.row_dim is not None
-        log_joint = sum(sum_over_plates(site, {plates.row_dim}) for site in sample_sites(trace).values())
-        total = torch.logaddexp(total, torch.as_tensor(log_joint).cpu().double())
+        log_joint = sum_sites(sample_sites(trace).values(), {plates.row_dim})
+        total = torch.logaddexp(total, log_joint.cpu().double())
     return total, torch.zeros_like(total)
 
 
@@ -219,7 +234,7 @@ def _quadratic(joint: UnconstrainedJoint) -> tuple[Tensor, Tensor] | None:
     mode = start + torch.cholesky_solve(gradient.cpu().double()[..., None], factor)[..., 0].to(start)
     maximum = joint.at(mode).log_joint.cpu().double()
     probes = [scale * joint.from_prior() for scale in (1.0, 3.0) for _ in range(NUM_PROBES)]
-    for u in probes + [joint.from_guide() for _ in range(NUM_PROBES)]:
+    for u in probes + [joint.proposal().u for _ in range(NUM_PROBES)]:
         difference = (u - mode).cpu().double()
         expected = maximum - 0.5 * torch.einsum("nj,njk,nk->n", difference, precision, difference)
         value = joint.at(u).log_joint.cpu().double()

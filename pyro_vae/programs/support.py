@@ -185,9 +185,7 @@ def _bounds(support: Constraint) -> tuple[float, float]:
         return float(support.lower_bound), math.inf
     if isinstance(support, constraints.less_than):
         return -math.inf, float(support.upper_bound)
-    if isinstance(
-        support, constraints.interval | constraints.half_open_interval | constraints.integer_interval
-    ):
+    if isinstance(support, constraints.interval | constraints.half_open_interval | constraints.integer_interval):
         return float(support.lower_bound), float(support.upper_bound)
     return math.nan, math.nan
 

@@ -154,9 +154,7 @@ def sum_sites(sites: Iterable[Site], keep: set[int], *, on_support: bool = True)
     return total
 
 
-def log_weight_terms(
-    model: Trace, guide: Trace, keep: set[int], *, on_support: bool = True
-) -> tuple[Tensor, Tensor]:
+def log_weight_terms(model: Trace, guide: Trace, keep: set[int], *, on_support: bool = True) -> tuple[Tensor, Tensor]:
     """The two terms of the log weights, nats, each summed over its sites.
 
     Args:

@@ -11,8 +11,9 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
 from pyro_vae.errors import InputError
-from pyro_vae.programs.plates import PlateStructure, require_density, require_rows
+from pyro_vae.programs.plates import PlateStructure, require_density, require_guide_density, require_rows
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.support import inside_support, support_of
 from pyro_vae.programs.traces import (
     Site,
     SubstituteLatents,
@@ -23,6 +24,14 @@ from pyro_vae.programs.traces import (
     sum_over_plates,
 )
 from pyro_vae.typing import PerRow, Program, RowLatents
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A draw u (n, K) for each row, from the guide, or from the prior where the guide has no density on u."""
+
+    u: RowLatents
+    is_guide: bool
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,7 @@ class UnconstrainedJoint:
         return sum_over_plates(site, {self.row_dim}).expand(len(self.batch.x))
 
     def _guide_at(self, values: dict[str, Tensor]) -> Tensor:
+        require_guide_density(self.plates)
         if self.guide_site is not None:
             site = self.guide_site
             value = values[site["name"]]
@@ -146,14 +156,24 @@ class UnconstrainedJoint:
         trace = poutine.trace(given).get_trace(self.batch.x, self.batch.row_inputs)
         sites = sample_sites(trace)
         for name in values:
-            support = sites[name]["fn"].support
-            if support is not None and not support.check(values[name]).all():
+            inside = inside_support(sites[name]["fn"], values[name])
+            if inside is not None and not inside[1].all():
                 raise InputError(
                     f"the guide draws {name} outside the model's support for it, "
-                    f"{support}: give it a distribution with that support, or start from the "
+                    f"{support_of(sites[name]['fn'])}: give it a distribution with that support, or start from the "
                     "prior (annealing: start='prior')"
                 )
         return self._flatten(trace)
+
+    @torch.no_grad()
+    def proposal(self) -> Proposal:
+        """A draw from the guide, or from the prior where the guide draws outside the support or has a point mass."""
+        if not self.plates.point_masses:
+            try:
+                return Proposal(self.from_guide(), is_guide=True)
+            except InputError:
+                pass
+        return Proposal(self.from_prior(), is_guide=False)
 
     @torch.no_grad()
     def from_prior(self) -> RowLatents:

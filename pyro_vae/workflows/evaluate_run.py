@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pyro_vae.atomic_write import write_json
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.distributed import process_group
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, PointMassError, ZeroDensityWarning
 from pyro_vae.evidence.arviz_export import to_inference_data
 from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, Estimator
 from pyro_vae.evidence.evidence_record import EvidenceRecord
@@ -127,18 +128,15 @@ def evaluate_split(
     Returns:
         The record, nats per row.
     """
-    began, log_px = time.perf_counter(), _other_estimate(program, rows, estimator, log)
-    sampling = EVIDENCE_METHODS["is"]
-    found: Evidence = sampling.load()(
-        program,
-        rows,
-        estimator.num_samples,
-        iwae=IWAE_SIZES,
-        memory_mib=estimator.memory_mib,
-        seed=estimator.seed,
-        group=process_group(),
-        **sampling.keywords(estimator.options),
-    )
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZeroDensityWarning)  # it is logged
+        log_px = _other_estimate(program, rows, estimator, log)
+        found = _importance_sampling(program, rows, estimator, optional=log_px is not None)
+    best = log_px or found
+    assert best is not None
+    if best.without_number:
+        log(best.without_number)
     try:
         with seeded(estimator.seed):
             some = slice(ACTIVE_UNITS_ROWS)
@@ -155,4 +153,25 @@ def evaluate_split(
         num_parameters=sum(parameter.numel() for parameter in named_parameters(program).values()),
         seconds=time.perf_counter() - began,
     )
-    return found.to_record(about, log_px)
+    return best.to_record(about) if found is None else found.to_record(about, log_px)
+
+
+def _importance_sampling(program: Program, rows: Split, estimator: Estimator, optional: bool) -> Evidence | None:
+    """The ELBO, its terms, the bounds and k-hat; None where the guide has no density and they are `optional`."""
+    sampling = EVIDENCE_METHODS["is"]
+    try:
+        found: Evidence = sampling.load()(
+            program,
+            rows,
+            estimator.num_samples,
+            iwae=IWAE_SIZES,
+            memory_mib=estimator.memory_mib,
+            seed=estimator.seed,
+            group=process_group(),
+            **sampling.keywords(estimator.options),
+        )
+    except PointMassError:
+        if optional:
+            return None
+        raise
+    return found
