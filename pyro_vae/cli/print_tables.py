@@ -57,6 +57,8 @@ def print_record(record: EvidenceRecord, title: str) -> None:
     if bounds:
         rows.append(("IWAE bounds", "", ", ".join(bounds)))
     rows.append(("k-hat", *_khat(record)))
+    if record.log_px and record.log_px > 0 and (record.measure or "").startswith("counting"):
+        rows.insert(2, ("", "", "above 0 by its Monte-Carlo error: no log-probability is above 0"))
     if record.outside_share:
         rows.append(("outside", f"{record.outside_share:.1%}", "of the guide's draws outside the prior's support"))
     if record.active_units is not None:

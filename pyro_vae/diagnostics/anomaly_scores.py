@@ -18,8 +18,9 @@ class Scores:
     """N rows compared with reference rows that the program was not fitted to.
 
     `found` is the evidence of the rows, `reference` that of the reference rows. `percentile` (N,) is the share of
-    reference rows with a lower log p(x), times 100, NaN where a row has no number. `p_value` (N,) is conformal, (1 + number of reference rows that are
-    as low or lower) / (1 + number of all), and `anomaly` (N,) says where it is at most `false_alarms`.
+    reference rows with a lower log p(x), times 100. `p_value` (N,) is conformal, (1 + number of reference rows that are
+    as low or lower) / (1 + number of all), and `anomaly` (N,) says where it is at most `false_alarms`. A row whose
+    log p(x) is NaN has neither, and reference rows without a number do not count.
     """
 
     found: Evidence

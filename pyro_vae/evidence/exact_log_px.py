@@ -24,7 +24,7 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, RowsError
 from pyro_vae.evidence.grid_quadrature import INITIAL_CELLS, AdaptiveGrid
-from pyro_vae.evidence.log_px_result import LogPx
+from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_rows
@@ -98,6 +98,7 @@ def exact_evidence(
         method, of_batch, size = _choose_method(program, scored, memory_mib)
         results = scored.map_batches(size, of_batch)
     log_px, error = (torch.cat(parts).cpu().double() for parts in zip(*results, strict=True))
+    log_px = require_log_probabilities(log_px, "log p(x)", scored.plates)
     log_px, error = scored.restore(log_px), scored.restore(error, 0.0)
     no_number = {int(row): "its log density is NaN" for row in log_px.isnan().nonzero()}
     return Exact(

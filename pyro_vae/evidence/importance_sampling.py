@@ -22,7 +22,7 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.evidence_record import EvidenceRecord, mean_or_none
-from pyro_vae.evidence.log_px_result import LogPx
+from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit, pareto_smoothed
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
@@ -156,6 +156,7 @@ def log_evidence(
         scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
         require_guide_density(scored.plates)
         columns = _summarize_rows(program, scored, num_samples, from_prior, sizes, memory_mib)
+    require_log_probabilities(columns["highest likelihood"], "log p(x|z)", scored.plates)
     columns = {name: scored.restore(column, _at_zero(name)) for name, column in columns.items()}
     bounds = {k: columns[f"iwae {k}"] + split.log_jacobian for k in sizes}
     for name in ("log_px", "elbo", "reconstruction", "smoothed"):
@@ -300,6 +301,7 @@ def summarize(
         "smoothed": torch.where(log_px == -math.inf, log_px, torch.from_numpy(smoothed)),
         "outside_share": (log_ratio[:num_guided] == -math.inf).double().mean(0),
     }
+    summary["highest likelihood"] = log_likelihood.nan_to_num(nan=-math.inf).amax(0)
     for name, term, counted in zip(TERMS, (log_likelihood, log_ratio), (num_samples, num_guided), strict=True):
         is_infinite = term[:counted] == math.inf  # a draw of the prior may lie outside the guide's support
         summary[f"not finite: {name}"] = (term.isnan().sum(0) + is_infinite.sum(0)).double()

@@ -4,9 +4,37 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
+from pyro_vae.errors import InputError
 from pyro_vae.evidence.evidence_record import EvidenceRecord, finite_or_none
+from pyro_vae.programs.plates import PlateStructure
+
+ROUNDING, ROUNDING_OF_VALUE = 1e-3, 1e-5  # nats above 0 that a log-probability of a row, and of each value, may have
+
+
+def require_log_probabilities(values: Tensor, what: str, plates: PlateStructure) -> Tensor:
+    """Logarithms of probabilities, those that rounding brought above 0 as 0; others than probabilities as they are.
+
+    Args:
+        values: the largest of each row (N,), nats.
+        what: what they are, in words.
+        plates: the program's plates, which say whether all it observes are counted values.
+
+    Returns:
+        The values; `InputError` where a log-probability is above 0 by more than rounding.
+    """
+    if not plates.is_counting:
+        return values
+    allowed = ROUNDING + ROUNDING_OF_VALUE * sum(size for _, size in plates.values)
+    if (wrong := values > allowed).any():
+        row = int(wrong.nonzero()[0])
+        raise InputError(
+            f"{what} is {float(values[row]):.4g} in row {row}, and the logarithm of a probability is at most 0: what "
+            "the model observes is discrete, so check that its distributions sum to one"
+        )
+    return torch.where(values > 0, 0.0, values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     is_number = (log_weights < np.inf).all(axis=1)  # NaN is not
     whole = is_number & positive.all(axis=1)
     khat[whole], smoothed[whole] = _of_positive(log_weights[whole])
-    for row in (is_number & ~positive.all(axis=1)).nonzero()[0]:
+    for row in np.flatnonzero(is_number & ~positive.all(axis=1)):
         count = int(positive[row].sum())
         if count >= MIN_DRAWS:
             found = _of_positive(log_weights[row, positive[row]][None])

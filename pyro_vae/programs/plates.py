@@ -18,7 +18,7 @@ from pyro_vae.errors import InputError, PointMassError, RowsError
 from pyro_vae.programs.point_masses import find_point_masses
 from pyro_vae.programs.program_defaults import no_density_reason
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.support import innermost, is_constrained, is_static, support_of
+from pyro_vae.programs.support import discrete_values, innermost, is_constrained, is_static, support_of
 from pyro_vae.programs.traces import Site, UnconditionObserved, base_constraint, sample_sites, trace_program
 from pyro_vae.typing import Program
 
@@ -35,6 +35,8 @@ class PlateStructure:
         relaxed: whether the likelihood is marked as no density.
         enumerated: the model's sites that training sums out.
         constrained: the support of each other observed site that has one, the same for every row and draw.
+        values: the values of each observed site that counts them, in words, empty for one with a density; and how many
+            of a row's values it has. Of a `pyro.factor` it has none.
         point_masses: the continuous latents at which the guide has a point mass and no density.
     """
 
@@ -45,7 +47,13 @@ class PlateStructure:
     relaxed: bool
     enumerated: tuple[str, ...]
     constrained: Mapping[str, str] = field(default_factory=dict)
+    values: tuple[tuple[str, int], ...] = ()
     point_masses: tuple[str, ...] = ()
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether what the model observes has probabilities only, no densities: their logarithms are at most 0."""
+        return bool(self.values) and all(words for words, _ in self.values) and not self.relaxed
 
     def row_plate_frame(self, site: Site) -> CondIndepStackFrame | None:
         """The site's frame of the plate over rows, or None where it lies outside.
@@ -118,7 +126,7 @@ def find_plates(program: Program, batch: Batch) -> PlateStructure:
         def draw_again() -> Mapping[str, Site]:
             return sample_sites(trace_program(program, batch.take(_probe_indices(batch)[1]))[1])
 
-        return replace(plates, point_masses=find_point_masses(*three, draw_again))
+        return replace(plates, point_masses=find_point_masses(three[0], three[1], draw_again))
 
 
 @torch.no_grad()
@@ -166,6 +174,11 @@ def _plate_structure(
         support=x_sites[0]["fn"].support if len(x_sites) == 1 else None,
         relaxed=any(is_relaxed(site["fn"]) for site in observed),
         enumerated=enumerated,
+        values=tuple(
+            (discrete_values(support_of(site["fn"])), site["value"].numel() // 3)
+            for site in observed
+            if site["name"] not in outside
+        ),
         constrained=dict(_static_support(site) for site in others if _has_static_support(site)),
     )
 

@@ -9,18 +9,14 @@ from typing import TypeVar
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions import constraints
-from torch.distributions.constraints import Constraint
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
-from pyro_vae.distributions import GreyLevels
 from pyro_vae.errors import InputError, ZeroDensityWarning
 from pyro_vae.programs.observed_support import outside_reason, rows_outside_support
 from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import PlateStructure, find_plates, require_density
 from pyro_vae.programs.row_inputs import Batch, require_mask
-from pyro_vae.programs.traces import base_constraint
 from pyro_vae.typing import PerRow, Program
 
 Result = TypeVar("Result")
@@ -201,19 +197,16 @@ def describe_measure(split: Split, plates: PlateStructure) -> str:
         return "relaxed Bernoulli on grey levels: not a density"
     if split.measure.binarize != "none" and plates.support is not None and not plates.support.is_discrete:
         return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
-    if split.measure.binarize == "none" and not split.measure.given and plates.support is not None:
-        values = _integer_values(base_constraint(plates.support))
-        suffix = "" if split.mask is None else ", observed values only"
-        return f"counting measure on {{{values}}}^{split.shape[1]}{suffix}" if values else split.measure_name
-    return split.measure_name
-
-
-def _integer_values(support: Constraint) -> str:
-    """The values of a discrete support in words, empty for a continuous one."""
-    if isinstance(support, GreyLevels):
-        return f"0, …, {support.levels}"
-    if support is constraints.nonnegative_integer:
-        return "0, 1, 2, …"
-    if isinstance(support, constraints.integer_interval):
-        return f"{support.lower_bound}, …, {support.upper_bound}"
-    return ""
+    if split.measure.binarize != "none" or split.measure.scale:
+        return split.measure_name
+    suffix = "" if split.mask is None else ", observed values only"
+    counted = [(words, size) for words, size in plates.values if words and size]
+    num_continuous = sum(size for words, size in plates.values if not words)
+    if not counted:
+        return split.measure_name
+    sizes: dict[str, int] = {}
+    for words, size in counted:
+        sizes[words] = sizes.get(words, 0) + size
+    named = " × ".join(f"{{{words}}}^{size}" for words, size in sizes.items())
+    real = f" and Lebesgue measure on R^{num_continuous}" if num_continuous else ""
+    return f"{'product of ' if real else ''}counting measure on {named}{real}{suffix}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, TransformedDistribution, constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_vae.distributions import Observed
+from pyro_vae.distributions import BernoulliVector, GreyLevels, Observed
 
 Inside = tuple[Tensor, Tensor]  # booleans: in the support, and in its closure
 PLAIN_TRANSFORMED = (TransformedDistribution, PyroTransformed)  # a subclass knows its own support
@@ -41,6 +41,8 @@ def zero_outside_support(fn: object, value: Tensor, log_prob: Tensor) -> Tensor:
         base = fn.base_dist
         each = zero_outside_support(base, value, base.log_prob(value))
         return each.flatten(-fn.reinterpreted_batch_ndims).sum(-1) if fn.reinterpreted_batch_ndims else each
+    if _rounds_above_zero(fn):
+        log_prob = log_prob.clamp(max=0.0)
     inside = inside_support(fn, value)
     if inside is None:
         return log_prob
@@ -158,6 +160,23 @@ def never_leaves(outer: object, inner: object) -> bool:
     return low <= inner_low and inner_high <= high
 
 
+def discrete_values(support: Constraint | None) -> str:
+    """The values of a discrete support in words, empty for a continuous one."""
+    if support is None or not support.is_discrete:
+        return ""
+    support = innermost(support)
+    if isinstance(support, GreyLevels):
+        return f"0, …, {support.levels}"
+    if isinstance(support, type(constraints.boolean)):
+        return "0, 1"
+    if isinstance(support, type(constraints.nonnegative_integer)) and not isinstance(support.lower_bound, Tensor):
+        first = int(support.lower_bound)
+        return f"{first}, {first + 1}, {first + 2}, …"
+    if isinstance(support, constraints.integer_interval) and not _has_tensor(vars(support)):
+        return f"{support.lower_bound}, …, {support.upper_bound}"
+    return "discrete values"
+
+
 def is_point_mass(fn: object) -> bool:
     """Whether a distribution has its mass at single points: `Delta` or `Empirical`, also inside others."""
     if isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution | TransformedDistribution):
@@ -171,6 +190,13 @@ def _has_constrained_base(fn: object) -> bool:
     if isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
         return _has_constrained_base(fn.base_dist)
     return isinstance(fn, TransformedDistribution) and type(fn) in PLAIN_TRANSFORMED and is_constrained(fn.base_dist)
+
+
+def _rounds_above_zero(fn: object) -> bool:
+    """Whether log p is a difference of large sums, which rounding may bring above 0, where p is a probability."""
+    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+        fn = fn.base_dist
+    return isinstance(fn, BernoulliVector) and not fn.relaxed
 
 
 def _bounds(support: Constraint) -> tuple[float, float]:

@@ -171,10 +171,13 @@ def score_rows(
 
 def _columns(scores: Scores) -> dict[str, np.ndarray]:
     """The columns of the file; the cells of a row that has no number are empty."""
-    has_number, anomaly = scores.found.has_number.numpy(), scores.anomaly.numpy().astype(int)
+    anomaly = scores.anomaly.numpy().astype(int)
+    if not scores.found.has_number.all():
+        anomaly = anomaly.astype(object)
+        anomaly[~scores.found.has_number.numpy()] = None
     return {
         "log_px": scores.found.log_px.numpy(),
         "khat": scores.found.khat.numpy(),
         "percentile": scores.percentile.numpy(),
-        "anomaly": anomaly if has_number.all() else np.where(has_number, anomaly.astype(object), None),
+        "anomaly": anomaly,
     }
