@@ -17,7 +17,7 @@ from pyro_vae.programs.observed_support import outside_reason, rows_outside_supp
 from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import PlateStructure, find_plates, require_density
 from pyro_vae.programs.row_inputs import Batch, require_mask
-from pyro_vae.typing import PerRow, Program
+from pyro_vae.typing import Program
 
 Result = TypeVar("Result")
 MAX_SHARED_BATCH_SIZE = 128  # of the batches that several processes share
@@ -91,11 +91,11 @@ class ScoredRows:
         self.rows = None if self.rows is None else self.rows[self.kept]
         self.first = self.batch(0, 8)
 
-    def restore(self, values: PerRow, zero: float = -math.inf) -> PerRow:
+    def restore(self, values: Tensor, zero: float = -math.inf) -> Tensor:
         """A number for each of the N rows, from those of the rows that were scored.
 
         Args:
-            values: their numbers.
+            values: their numbers (n,).
             zero: the number of rows of density zero.
 
         Returns:

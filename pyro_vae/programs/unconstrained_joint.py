@@ -157,7 +157,7 @@ class UnconstrainedJoint:
         sites = sample_sites(trace)
         for name in values:
             inside = inside_support(sites[name]["fn"], values[name])
-            if inside is not None and not inside[1].all():
+            if inside is not None and not inside[0].all():
                 raise InputError(
                     f"the guide draws {name} outside the model's support for it, "
                     f"{support_of(sites[name]['fn'])}: give it a distribution with that support, or start from the "

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -88,12 +89,20 @@ def _starts(joint: UnconstrainedJoint, number: int) -> Iterator[RowLatents]:
     """The mean of the guide's draws, that of the prior's, then draws of each in turn."""
     try:
         joint.from_guide()
-        sources = joint.from_guide, joint.from_prior
+        sources = partial(_from_guide_if_inside, joint), joint.from_prior
     except InputError:  # its draws lie outside the support of the model's latents
         sources = joint.from_prior, joint.from_prior
     for i in range(number):
         draw = sources[i % 2]
         yield draw() if i > 1 else torch.stack([draw() for _ in range(START_DRAWS)]).mean(0)
+
+
+def _from_guide_if_inside(joint: UnconstrainedJoint) -> RowLatents:
+    """A draw of the guide; of the prior where one row's lies outside the support of the model's latents."""
+    try:
+        return joint.from_guide()
+    except InputError:
+        return joint.from_prior()
 
 
 def _maximize(joint: UnconstrainedJoint, u: RowLatents, steps: int) -> Expansion:
