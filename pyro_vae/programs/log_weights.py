@@ -93,7 +93,8 @@ class LogWeightSampler:
     def _draw_from_prior(self, batch: Batch, draws_plate: Wrapper) -> dict[str, Tensor]:
         """The latents' values in a run of the model alone."""
         model = draws_plate(lambda: bind_supported_kwargs(self.program.model)(batch.x, batch.row_inputs))
-        sites = sample_sites(poutine.trace(model).get_trace())
+        with pyro.validation_enabled(False):  # a row without a number must not stop the others
+            sites = sample_sites(poutine.trace(model).get_trace())
         return {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
 
     def _draws_plate(self, draws: int) -> Wrapper:
