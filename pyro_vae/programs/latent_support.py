@@ -68,7 +68,7 @@ def _has_draw_outside(site: Site) -> bool:
 
 def _describe(model: Site, guide: Site) -> str:
     named = [_named(site) for site in (guide, model)]
-    return f"the guide draws {model['name']} from a {named[0]}, outside the support of its prior, a {named[1]}"
+    return f"the guide draws {model['name']} from {named[0]}, outside the support of its prior, {named[1]}"
 
 
 def _named(site: Site) -> str:
