@@ -9,6 +9,18 @@ class RowsError(InputError):
     """A program has no log weight for each row, because a site lies outside the one plate over rows."""
 
 
+class PointMassError(InputError):
+    """A guide has a point mass at a continuous latent, so it has no density, no ELBO and no importance weights."""
+
+
+class OutsideSupportError(InputError):
+    """A guide draws latents outside the support that the model has for them."""
+
+
+class ZeroDensityWarning(UserWarning):
+    """Some rows have a density of zero, or none that can be computed; the message says which, and why."""
+
+
 class CollapseWarning(UserWarning):
     """Most latent dimensions are inactive: their posterior has collapsed onto the prior."""
 

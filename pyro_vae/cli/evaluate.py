@@ -111,6 +111,9 @@ def evaluate(
         return
     if as_json:
         print_json(record)
+    if record.num_with_number == 0:
+        ctx.exit(1)
+    if as_json:
         return
     print_record(record, f"{run} · {name} rows · {record.seconds:.0f} s")
     if netcdf is not None:

@@ -122,8 +122,11 @@ def _print(done: Any) -> None:
 
     folder, fitted, record = done.folder, done.fitted, done.record
     if done.unscored:
+        best = fitted.history[fitted.best_epoch - 1]
+        name = "ELBO" if best.valid_elbo is not None else "log joint"
         click.echo(
-            f"validation ELBO {record['elbo']:.2f} nats per row; no more numbers, since {done.unscored}", err=True
+            f"validation {name} {best.selection_value:.2f} nats per row; no more numbers, since {done.unscored}",
+            err=True,
         )
         click.echo(f"Written to {folder}/")
         return

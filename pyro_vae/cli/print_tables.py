@@ -48,7 +48,11 @@ def print_record(record: EvidenceRecord, title: str) -> None:
     bounds = [f"{_number(bound)} at S = {k}" for k, bound in iwae.items() if int(k) not in (1, record.num_samples)]
     errors = f"± {_number(record.log_px_se)} (rows) ± {_number(record.log_px_mc_se, 3)} (Monte Carlo)"
     rows = [
-        ("log p(x) at least" if _is_loose(record) else "log p(x)", _number(record.log_px), errors),
+        (
+            "log p(x) at least" if _is_loose(record) else "log p(x)",
+            "−∞" if record.num_zero else _number(record.log_px),
+            errors,
+        ),
         ("", "", f"{record.log_px_kind}, {_method(record)}"),
         ("ELBO", _number(record.elbo), f"{_number(record.gap)} below log p(x)"),
         ("  reconstruction", _number(record.reconstruction), "E[log p(x|z)]"),
@@ -61,6 +65,10 @@ def print_record(record: EvidenceRecord, title: str) -> None:
         rows.append(("rows scored by", "", f"{numbers}; {record.densities:,.0f} densities a row"))
     if record.log_px_kind != "exact":
         rows.append(("k-hat", *_khat(record)))
+    if record.log_px and record.log_px > 0 and (record.measure or "").startswith("counting"):
+        rows.insert(2, ("", "", "above 0 by its Monte-Carlo error: no log-probability is above 0"))
+    if record.outside_share:
+        rows.append(("outside", f"{record.outside_share:.1%}", "of the guide's draws outside the prior's support"))
     if record.active_units is not None:
         rows.append(
             ("active units", str(record.active_units), "latent dimensions whose posterior mean varies over rows")
@@ -68,7 +76,9 @@ def print_record(record: EvidenceRecord, title: str) -> None:
     click.secho(f"\n{title}", bold=True)
     for name, value, note in rows:
         click.echo(f"  {name:<17}{value:>10}  {note}".rstrip())
-    click.echo(f"  nats per row over {record.num_data} rows; {record.measure}")
+    known, zero = record.num_with_number, record.num_zero
+    many = f"{record.num_data} rows" if known is None else f"the {known} of {record.num_data} rows with a number"
+    click.echo(f"  nats per row over {many}{f', {zero} of density zero' if zero else ''}; {record.measure}")
 
 
 def _method(record: EvidenceRecord) -> str:

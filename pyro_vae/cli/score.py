@@ -51,16 +51,34 @@ def score(run: Path, data: str | None, as_json: bool, debug: bool, **options: An
     summary, totals = score_rows(run, data, **options)
     if not process_group().is_main:
         return
+    if summary.reason:
+        click.echo(_without_number(summary), err=True)
     if as_json:
         print_json(summary)
     else:
         _print(summary, totals.lowest)
+    if summary.num_with_number == 0:
+        click.get_current_context().exit(1)
+
+
+def _without_number(summary: Record) -> str:
+    """How many rows have no number or density zero, and the first reason."""
+    count, known, zero = summary["num_data"], summary["num_with_number"], summary["num_zero"]
+    parts = [] if known is None else [f"{count - known} of {count} rows have no log p(x), and an empty cell"]
+    parts += [f"{zero} of {count} rows have density zero, log p(x) = −∞"] if zero else []
+    return f"{', '.join(parts)}; {summary['reason']}"
+
+
+def _number(summary: Record) -> str:
+    if summary["num_with_number"] == 0:
+        return "–"
+    return "−∞" if summary["log_px"] is None else f"{summary['log_px']:.2f}"
 
 
 def _print(summary: Record, lowest: list[tuple[float, int]]) -> None:
     count, flagged = summary["num_data"], summary["num_anomalies"]
     click.echo(
-        f"{summary['path']}: {count} rows, mean log p(x) {summary['log_px']:.2f} nats ({summary['log_px_kind']}); "
+        f"{summary['path']}: {count} rows, mean log p(x) {_number(summary)} nats ({summary['log_px_kind']}); "
         f"{summary['measure']}"
     )
     click.echo(

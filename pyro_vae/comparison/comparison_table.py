@@ -11,8 +11,8 @@ from pyro_vae.comparison.fit_methods import FIT_METHODS
 from pyro_vae.comparison.paired_differences import EvidenceDifference, compare_evidence, difference_to
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
-from pyro_vae.errors import InputError, RowsError
-from pyro_vae.evidence.evidence_record import EvidenceRecord, finite_or_none
+from pyro_vae.errors import InputError, PointMassError, RowsError
+from pyro_vae.evidence.evidence_record import EvidenceRecord, mean_or_none
 from pyro_vae.evidence.exact_log_px import exact_evidence
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.evidence.log_px_result import LogPx
@@ -184,7 +184,7 @@ def score_held_out(
         exact = exact_evidence(without_guide(program), rows, seed=seed)
         return HeldOutScore(exact, _bound_of(one, rows, exact.log_px), f"exact: {exact.method}")
     known = program if one.has_guide else without_guide(program)
-    evidence = log_evidence(known, rows, num_samples, seed=seed) if one.has_guide else None
+    evidence = _own_evidence(known, rows, num_samples, seed, required=method == "is") if one.has_guide else None
     bound = None if evidence is None else evidence.elbo
     if method == "exact" or (method == "auto" and rows.shape[1] <= MAX_GRID_FEATURES):
         try:
@@ -200,6 +200,16 @@ def score_held_out(
     at_modes = laplace_approximation(known, rows, seed=seed)
     found = log_evidence(at_modes, rows, num_samples, rows=torch.arange(len(rows)), prior_share=PRIOR_SHARE, seed=seed)
     return HeldOutScore(found, bound, "laplace", evidence)
+
+
+def _own_evidence(program: Program, rows: Split, num_samples: int, seed: int, required: bool) -> Evidence | None:
+    """Importance sampling from a program's own guide; None where that has no density and is not `required`."""
+    try:
+        return log_evidence(program, rows, num_samples, seed=seed)
+    except PointMassError:
+        if required:
+            raise
+        return None
 
 
 def _bound_of(one: Fitted, rows: Split, log_px: Tensor) -> Tensor | None:
@@ -230,7 +240,7 @@ def _with_final_score(one: Fitted, scored: HeldOutScore) -> Fitted:
     """The program with the final score of its fit among those it reached."""
     if one.result is None:
         return one
-    end = one.result.seconds, float(scored.log_px.log_px.mean())
+    end = one.result.seconds, scored.log_px.log_px_mean
     return replace(one, reached=(*one.reached, end))
 
 
@@ -257,7 +267,8 @@ def _row(
     one: Fitted, scored: HeldOutScore, ranked: EvidenceDifference, rows: Split, level: float | None, seed: int
 ) -> ComparisonRow:
     found, evidence, result = scored.log_px, scored.evidence, one.result
-    bound = None if scored.bound is None else float(scored.bound.mean())
+    bound = None if scored.bound is None else mean_or_none(scored.bound)
+    known = found.to_record(EvidenceRecord())
     return ComparisonRow(
         run=one.run,
         model=one.model,
@@ -266,22 +277,25 @@ def _row(
         split=rows.name,
         measure=found.measure,
         elbo=bound,
-        reconstruction=None if evidence is None else float(evidence.reconstruction.mean()),
-        kl=None if evidence is None else float(evidence.kl.mean()),
-        log_px=float(found.log_px.mean()),
+        reconstruction=None if evidence is None else mean_or_none(evidence.reconstruction),
+        kl=None if evidence is None else mean_or_none(evidence.kl),
+        log_px=known.log_px,
         log_px_kind=found.kind,
-        log_px_se=finite_or_none(found.log_px_se),
-        log_px_mc_se=finite_or_none(found.log_px_mc_se),
+        log_px_se=known.log_px_se,
+        log_px_mc_se=known.log_px_mc_se,
         method=scored.method,
         iwae={},
         bound=bound,
-        gap=None if bound is None else float(found.log_px.mean()) - bound,
+        gap=None if bound is None or known.log_px is None else known.log_px - bound,
         khat_bad=scored.khat_bad,
         active_units=_num_active_units(one.program, rows, seed) if evidence is not None else None,
         num_data=len(rows),
         num_samples=found.num_samples if isinstance(found, Evidence) else None,
         num_parameters=sum(value.numel() for value in named_parameters(one.program).values()),
         seconds=None if result is None else result.seconds,
+        outside_share=None if evidence is None else mean_or_none(evidence.outside_share) or None,
+        num_with_number=known.num_with_number,
+        num_zero=known.num_zero,
         name=one.name,
         behind=ranked.behind,
         behind_se=ranked.behind_se,

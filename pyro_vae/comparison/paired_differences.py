@@ -61,13 +61,17 @@ def compare_evidence(found: Mapping[str, LogPx]) -> list[EvidenceDifference]:
         raise InputError(f"these are of different rows: {', '.join(f'{n} has {len(one)}' for n, one in found.items())}")
     if len(measures := {one.measure for one in found.values()}) > 1:
         raise InputError(f"densities against different measures cannot be ranked: {'; '.join(sorted(measures))}")
-    ranked = sorted(found.items(), key=lambda pair: -float(pair[1].log_px.mean()))
+    ranked = sorted(found.items(), key=lambda pair: _worse(pair[1]))
     best = ranked[0][1]
     return [difference_to(best, name, one) for name, one in ranked]
 
 
+def _worse(one: LogPx) -> float:
+    return math.inf if math.isnan(one.log_px_mean) else -one.log_px_mean
+
+
 def difference_to(best: LogPx, name: str, one: LogPx) -> EvidenceDifference:
-    """What a program lacks on another one, row by row.
+    """What a program lacks on another one, row by row, over the rows at which both have a number.
 
     Args:
         best: log p(x) of the rows under the other program.
@@ -78,9 +82,10 @@ def difference_to(best: LogPx, name: str, one: LogPx) -> EvidenceDifference:
         Its record, nats per row.
     """
     behind, is_best = best.log_px - one.log_px, one is best
+    behind = behind[~behind.isnan()]
     return EvidenceDifference(
         name=name,
-        log_px=float(one.log_px.mean()),
+        log_px=one.log_px_mean,
         log_px_kind=one.kind,
         log_px_se=one.log_px_se,
         log_px_mc_se=one.log_px_mc_se,

@@ -150,7 +150,11 @@ class Split:
         for start in range(0, len(self), num_rows):
             yield self._chunk(slice(start, min(len(self), start + num_rows)))
 
-    def _chunk(self, rows: slice) -> "Split":
+    def take(self, index: Tensor) -> "Split":
+        """The rows at some indices (n,), with the same fixed draw."""
+        return self._chunk(index)
+
+    def _chunk(self, rows: slice | Tensor) -> "Split":
         labels = None if self.labels is None else self.labels[rows]
         split = Split(self.name, self.stored[rows], self.measure, labels, self.image_shape, self.source_index(rows))
         split.__dict__["_fixed_draw"] = self._fixed_draw[rows]

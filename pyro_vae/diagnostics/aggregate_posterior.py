@@ -14,7 +14,7 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
-from pyro_vae.programs.plates import require_density, require_rows
+from pyro_vae.programs.plates import require_density, require_guide_density, require_rows
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import Site, SubstituteLatents, sample_sites, sum_over_plates, trace_program
@@ -148,6 +148,7 @@ class _Mixture:
     def __init__(self, program: Program, scored: ScoredRows) -> None:
         self.program, self.scored, self.plates = program, scored, scored.plates
         self.row_dim = require_rows(self.plates)
+        require_guide_density(self.plates)
         self.vectorized = LogWeightSampler(program, self.plates, scored.first).vectorized
         model, guide = (sample_sites(trace) for trace in trace_program(program, scored.first))
         latent = {name for name, site in model.items() if not site["is_observed"]}

@@ -19,7 +19,8 @@ class Scores:
 
     `found` is the evidence of the rows, `reference` that of the reference rows. `percentile` (N,) is the share of
     reference rows with a lower log p(x), times 100. `p_value` (N,) is conformal, (1 + number of reference rows that are
-    as low or lower) / (1 + number of all), and `anomaly` (N,) says where it is at most `false_alarms`.
+    as low or lower) / (1 + number of all), and `anomaly` (N,) says where it is at most `false_alarms`. A row whose
+    log p(x) is NaN has neither, and reference rows without a number do not count.
     """
 
     found: Evidence
@@ -35,9 +36,10 @@ class Scores:
     @property
     def threshold(self) -> float:
         """The log p(x) below which a row is an anomaly, nats."""
-        shares = torch.arange(1, len(self.reference) + 1, dtype=torch.float64) / (1 + len(self.reference))
+        ordered = _ordered(self.reference)
+        shares = torch.arange(1, len(ordered) + 1, dtype=torch.float64) / (1 + len(ordered))
         allowed = int((shares <= self.false_alarms).sum())
-        return float(self.reference.log_px.sort().values[allowed - 1])
+        return float(ordered[allowed - 1])
 
     def __repr__(self) -> str:
         return (
@@ -102,17 +104,17 @@ def score(
         held_out = as_split(reference, "valid")
         require_enough(len(held_out), false_alarms)
         reference = evidence(held_out, num_samples)
-    require_enough(len(reference), false_alarms)
+    require_enough(int(reference.has_number.sum()), false_alarms)
     found = evidence(data, num_samples, rows=rows)
     _require_comparable(found, reference)
-    ordered = reference.log_px.sort().values
+    ordered, unknown = _ordered(reference), torch.where(found.has_number, 0.0, torch.nan)
     lower = torch.searchsorted(ordered, found.log_px, right=False)
     as_low = torch.searchsorted(ordered, found.log_px, right=True)
     return Scores(
         found=found,
         reference=reference,
-        percentile=100.0 * lower / len(ordered),
-        p_value=(1.0 + as_low) / (1 + len(ordered)),
+        percentile=100.0 * lower / len(ordered) + unknown,
+        p_value=(1.0 + as_low) / (1 + len(ordered)) + unknown,
         false_alarms=false_alarms,
     )
 
@@ -121,9 +123,11 @@ def _require_comparable(found: Evidence, reference: Evidence) -> None:
     given = "as given"
     if found.measure != reference.measure and not any(m.startswith(given) for m in (found.measure, reference.measure)):
         raise InputError(f"these rows are measured by {found.measure}, the reference rows by {reference.measure}")
-    for name, of in {"row": found, "reference row": reference}.items():
-        if of.log_px.isnan().any():
-            raise InputError(f"log p(x) of {name} {int(of.log_px.isnan().nonzero()[0])} is not a number")
+
+
+def _ordered(reference: Evidence) -> Tensor:
+    """log p(x) of the reference rows that have a number, in rising order."""
+    return reference.log_px[reference.has_number].sort().values
 
 
 def require_enough(num_rows: int, false_alarms: float) -> None:

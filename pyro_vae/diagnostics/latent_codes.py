@@ -137,7 +137,8 @@ def sample_prior_codes(
     with poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
         order = list(sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(few.x, few.row_inputs)))
         plates = find_model_plates(program, placeholder)
-        trace = poutine.trace(UnconditionObserved()(bind_supported_kwargs(program.model))).get_trace(placeholder.x, {})
+        model = UnconditionObserved()(bind_supported_kwargs(program.model))
+        trace = poutine.trace(model).get_trace(placeholder.x, placeholder.row_inputs)
     sites = [site for site in sample_sites(trace).values() if not site["infer"].get("was_observed")]
     kept = sorted((s for s in sites if plates.row_plate_frame(s)), key=lambda s: _position(order, s["name"]))
     if not kept:

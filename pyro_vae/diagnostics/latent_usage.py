@@ -12,7 +12,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.elbo_terms import Terms
 from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE, encode
 from pyro_vae.programs.parameters import use_param_store
-from pyro_vae.programs.plates import PlateStructure
+from pyro_vae.programs.plates import PlateStructure, require_guide_density
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.traces import Site, sample_sites, trace_program
 from pyro_vae.typing import Program
@@ -84,6 +84,7 @@ def measure_latent_usage(
     split, indices = rows_to_score(data, None, None)
     with torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program):
         scored = ScoredRows(program, split, indices)
+        require_guide_density(scored.plates)
         terms = Terms(scored.plates, len(split))
         terms.reset(by_site=True)
         encoded: list[tuple[Tensor, Tensor]] = []

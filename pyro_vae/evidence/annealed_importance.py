@@ -30,7 +30,8 @@ from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.program_defaults import num_features_of
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint, simulate
+from pyro_vae.programs.simulate_rows import simulate
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import Program
 
 
@@ -132,7 +133,7 @@ def annealed_evidence(
     plan = Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
     split, rows = rows_to_score(data, rows, labels)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        scored = ScoredRows(program, split, rows, group, seed)
+        scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
         done = 0
 
         def of_batch(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -143,7 +144,7 @@ def annealed_evidence(
             return result
 
         results = scored.map_batches(plan.batch_size(program, scored.plates, scored.first), of_batch)
-    return _annealed(results, split.log_jacobian, plan, scored.measure)
+    return _annealed(results, split.log_jacobian, plan, scored)
 
 
 def bidirectional(
@@ -194,7 +195,7 @@ def bidirectional(
             path = Path(program, scored.plates, batch, plan)
             lower.append(path.forward())
             upper.append(path.backward(exact))
-    lower_bound = _annealed(lower, split.log_jacobian, plan, scored.measure)
+    lower_bound = _annealed(lower, split.log_jacobian, plan, scored)
     log_inverse, _, _ = _mean_weight(-torch.cat(upper, -1))
     unknown = torch.full_like(log_inverse, math.nan)  # chains from one draw do not show the variance over draws
     upper_bound = LogPx(log_px=-log_inverse, mc_se=unknown, measure=scored.measure, kind="upper bound")
@@ -219,15 +220,21 @@ def _simulated_split(
     return Split("simulated", x.cpu(), Measure(given=True), labels), latents
 
 
-def _annealed(results: list[tuple[Tensor, Tensor]], log_jacobian: Tensor, plan: Plan, measure: str) -> Annealed:
+def _annealed(results: list[tuple[Tensor, Tensor]], log_jacobian: Tensor, plan: Plan, scored: ScoredRows) -> Annealed:
     log_weights, acceptance = (torch.cat(parts, -1) for parts in zip(*results, strict=True))
     log_px, mc_se, ess = _mean_weight(log_weights)
+    wrong = scored.restore((log_weights.isnan() | (log_weights == math.inf)).double().sum(0), 0.0)
+    rows = wrong.nonzero()[:, 0].tolist()
+    reasons = {
+        row: f"the log weight is NaN or infinite in {int(wrong[row])} of {plan.num_chains} chains" for row in rows
+    }
     return Annealed(
-        log_px=log_px + log_jacobian,
-        mc_se=mc_se,
-        measure=measure,
-        ess=ess,
-        acceptance=acceptance,
+        log_px=scored.restore(log_px) + log_jacobian,
+        mc_se=scored.restore(mc_se, 0.0),
+        measure=scored.measure,
+        reasons=reasons | scored.reasons,
+        ess=scored.restore(ess, math.nan),
+        acceptance=scored.restore(acceptance, math.nan),
         num_chains=plan.num_chains,
         num_temperatures=plan.num_temperatures,
         start=plan.start,
@@ -237,6 +244,7 @@ def _annealed(results: list[tuple[Tensor, Tensor]], log_jacobian: Tensor, plan: 
 def _mean_weight(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log of the mean weight (N,), its standard error over chains, and the effective number of chains."""
     chains = len(log_weights)
+    log_weights = torch.where(log_weights == math.inf, math.nan, log_weights)
     mean = torch.logsumexp(log_weights, 0) - math.log(chains)
     weights = torch.exp(log_weights - mean)
     mc_se = weights.std(0) / math.sqrt(chains) if chains > 1 else mean * math.nan

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.hmc import State, state_at, transition
 from pyro_vae.programs.log_weights import LogWeightSampler
-from pyro_vae.programs.plates import PlateStructure
+from pyro_vae.programs.plates import PlateStructure, require_guide_density
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import Program
@@ -75,6 +75,8 @@ class Path:
     def __init__(self, program: Program, plates: PlateStructure, batch: Batch, plan: Plan) -> None:
         self.program, self.plates, self.batch, self.plan = program, plates, batch, plan
         self.num_rows, self.from_guide = len(batch.x), plan.start == "guide"
+        if self.from_guide:
+            require_guide_density(plates)
         self.scales = self._scales()
         self.betas, self.log_steps = sigmoid_betas(plan.num_temperatures), torch.empty(0)
         self._tune()
@@ -82,16 +84,9 @@ class Path:
     def _scales(self) -> tuple[Tensor, Tensor]:
         """Standard deviations, for each row, of the guide's draws and of the chains' start, (n, K) each."""
         joint = self._joint(SCALE_DRAWS)
-        draws = [joint.from_guide()] * 2 if self.from_guide else [self._guide_or_prior(joint), joint.from_prior()]
+        draws = [joint.from_guide()] * 2 if self.from_guide else [joint.proposal().u, joint.from_prior()]
         guide, first = (u.unflatten(0, (SCALE_DRAWS, -1)).std(0).clamp(min=1e-6) for u in draws)
         return guide, first
-
-    def _guide_or_prior(self, joint: UnconstrainedJoint) -> Tensor:
-        """Draws of the guide, or of the prior where the guide's lie outside the model's support."""
-        try:
-            return joint.from_guide()
-        except InputError:
-            return joint.from_prior()
 
     def _scale(self, beta: float) -> Tensor:
         """The standard deviation to expect at β: precisions are interpolated as between normals."""

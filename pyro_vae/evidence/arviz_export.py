@@ -24,7 +24,7 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
 from pyro_vae.programs.parameters import use_param_store
-from pyro_vae.programs.plates import PlateStructure, require_rows
+from pyro_vae.programs.plates import PlateStructure, require_guide_density, require_rows
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import (
@@ -87,6 +87,7 @@ def to_inference_data(
         scored = ScoredRows(program, split, rows)
         (batch,) = scored.batches(len(split))
         require_rows(scored.plates)
+        require_guide_density(scored.plates)
         guided = _stack([_draw_from_guide(program, scored.plates, batch) for _ in range(num_samples)])
         prior = _stack([_draw_from_model(program, scored.plates, batch) for _ in range(num_samples)])
     groups = _groups(split, guided, prior)

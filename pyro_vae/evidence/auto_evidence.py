@@ -9,6 +9,7 @@
 ('lower bound', {'modes': 3})
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -20,11 +21,11 @@ from torch import Tensor
 from pyro_vae.context_managers import evaluating
 from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, OutsideSupportError
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.exact_log_px import Exact, exact_evidence
-from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
-from pyro_vae.evidence.log_px_result import LogPx
+from pyro_vae.evidence.importance_sampling import Evidence, at_zero, log_evidence
+from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit
 from pyro_vae.evidence.score_blocks import STAGES, BlockScorer
 from pyro_vae.programs.parameters import use_param_store
@@ -118,15 +119,23 @@ def auto_evidence(
     split, rows = rows_to_score(data, rows, labels)
     sizes = sorted({k for k in iwae if k >= 1})
     with torch.no_grad(), use_param_store(program), evaluating(program), pyro.validation_enabled(False):
-        scored = ScoredRows(program, split, rows, group, seed)
+        scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
         try:
             scorer = BlockScorer(program, scored, num_samples, sizes, memory_mib)
         except InputError:  # no continuous latents with a transform from the real numbers, or too many
             return log_evidence(
                 program, split, num_samples, iwae=sizes, rows=rows, memory_mib=memory_mib, seed=seed, group=group
             )
-        results = scorer.score(on_rows)
+        try:
+            results = scorer.score(on_rows)
+        except OutsideSupportError:  # some draws of the guide
+            scorer = BlockScorer(program, scored, num_samples, sizes, memory_mib, use_guide=False)
+            results = scorer.score(on_rows)
     columns = {name: torch.cat([part[name] for part in results]) for name in results[0]}
+    require_log_probabilities(columns["highest likelihood"], "log p(x|z)", scored.plates)
+    stages = [STAGES[stage] for stage in scored.restore(columns["stage"], -1).tolist()]
+    columns = {name: scored.restore(column, at_zero(name)) for name, column in columns.items() if name != "stage"}
+    unknown = torch.full_like(columns["log_px"], math.nan)
     return AutoEvidence(
         log_px=columns["log_px"] + split.log_jacobian,
         mc_se=columns["mc_se"],
@@ -139,10 +148,20 @@ def auto_evidence(
         smoothed=columns["smoothed"] + split.log_jacobian,
         iwae={k: columns[f"iwae {k}"] + split.log_jacobian for k in scorer.sizes},
         num_samples=num_samples,
+        outside_share=torch.zeros_like(unknown) if scorer.has_guide else unknown,
         prior_share=scorer.counts.prior / num_samples,
-        stage=tuple(STAGES[stage] for stage in columns["stage"].tolist()),
-        densities=float(columns["densities"].double().mean()),
+        reasons=_reasons(columns["no number"], num_samples) | scored.reasons,
+        stage=tuple(stages),
+        densities=float(columns["densities"].nan_to_num().double().mean()),
     )
+
+
+def _reasons(no_number: Tensor, num_samples: int) -> dict[int, str]:
+    """Why each row without a number has none, from how many of its weights are NaN or infinite (N,)."""
+    return {
+        row: f"log p(x, z) is NaN or infinite in {int(no_number[row])} of {num_samples} draws"
+        for row in (no_number > 0).nonzero()[:, 0].tolist()
+    }
 
 
 def _exact(

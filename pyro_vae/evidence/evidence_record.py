@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from pyro_vae.json_records import Record
 
 
@@ -42,6 +45,9 @@ class EvidenceRecord(Record):
         seconds: what the fit or the estimate took.
         stages: how many rows were scored at each stage of the method `auto`.
         densities: log densities log p(x, z) that `auto` computed for a row, in the mean.
+        outside_share: the share of the guide's draws outside the prior's support; None where there is none.
+        num_with_number: how many rows the means are over; None where all have a number.
+        num_zero: rows whose density is zero, so that the mean of log p(x) is −∞; None where there is none.
     """
 
     run: str | None = None
@@ -71,11 +77,20 @@ class EvidenceRecord(Record):
     seconds: float | None = None
     stages: Mapping[str, int] | None = None
     densities: float | None = None
+    outside_share: float | None = None
+    num_with_number: int | None = None
+    num_zero: int | None = None
 
     def __post_init__(self) -> None:
         fit_method = self.way if self.fit_method is None else self.fit_method
         object.__setattr__(self, "fit_method", fit_method)
         object.__setattr__(self, "way", fit_method)
+
+
+def mean_or_none(values: Tensor) -> float | None:
+    """The mean (float64) over the rows that have a number, which NaN is not; None where it is infinite or none has."""
+    values = values.to(torch.float64)
+    return finite_or_none(float(values[~values.isnan()].mean()))
 
 
 def finite_or_none(value: float) -> float | None:

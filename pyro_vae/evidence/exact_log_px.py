@@ -24,14 +24,14 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, RowsError
 from pyro_vae.evidence.grid_quadrature import INITIAL_CELLS
-from pyro_vae.evidence.log_px_result import LogPx
+from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.shared_grid import integrate_by_grid
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_rows
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import SubstituteLatents, sample_sites, sum_over_plates, unwrap_independent
+from pyro_vae.programs.traces import SubstituteLatents, sample_sites, sum_sites, unwrap_independent
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import Density, PerRow, Program, RowLatents
 
@@ -97,16 +97,20 @@ def exact_evidence(
     """
     split, rows = rows_to_score(data, rows, labels)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False), torch.no_grad():
-        scored = ScoredRows(program, split, rows, group, seed)
+        scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
         method, of_batch, size = _choose_method(program, scored, memory_mib)
         results = scored.map_batches(size, of_batch)
     log_px, error = (torch.cat(parts).cpu().double() for parts in zip(*results, strict=True))
+    log_px = require_log_probabilities(log_px, "log p(x)", scored.plates)
+    log_px, error = scored.restore(log_px), scored.restore(error, 0.0)
+    no_number = {int(row): "its log density is NaN" for row in log_px.isnan().nonzero()}
     return Exact(
         log_px=log_px + split.log_jacobian,
-        mc_se=torch.zeros(len(log_px), dtype=torch.float64),
+        mc_se=torch.where(log_px.isnan(), log_px, 0.0),
         error=error,
         method=method,
         measure=scored.measure,
+        reasons=no_number | scored.reasons,
     )
 
 
@@ -194,8 +198,8 @@ def _sum(program: Program, plates: PlateStructure, batch: Batch, choices: dict[s
         )
         trace.compute_log_prob()
         assert plates.row_dim is not None
-        log_joint = sum(sum_over_plates(site, {plates.row_dim}) for site in sample_sites(trace).values())
-        total = torch.logaddexp(total, torch.as_tensor(log_joint).cpu().double())
+        log_joint = sum_sites(sample_sites(trace).values(), {plates.row_dim})
+        total = torch.logaddexp(total, log_joint.cpu().double())
     return total, torch.zeros_like(total)
 
 
@@ -222,7 +226,7 @@ def _quadratic(joint: UnconstrainedJoint) -> tuple[Tensor, Tensor] | None:
     mode = start + torch.cholesky_solve(gradient.cpu().double()[..., None], factor)[..., 0].to(start)
     maximum = joint.at(mode).log_joint.cpu().double()
     probes = [scale * joint.from_prior() for scale in (1.0, 3.0) for _ in range(NUM_PROBES)]
-    for u in probes + [joint.from_guide() for _ in range(NUM_PROBES)]:
+    for u in probes + [joint.proposal().u for _ in range(NUM_PROBES)]:
         difference = (u - mode).cpu().double()
         expected = maximum - 0.5 * torch.einsum("nj,njk,nk->n", difference, precision, difference)
         value = joint.at(u).log_joint.cpu().double()

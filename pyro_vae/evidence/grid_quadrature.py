@@ -43,10 +43,11 @@ class AdaptiveGrid:
         repeated = batch.take(torch.arange(self.num_rows, device=batch.x.device).repeat(BOX_DRAWS))
         joint = UnconstrainedJoint(program, plates, repeated)
         self.dim = joint.dim
-        guide, prior = joint.from_guide(), joint.from_prior()
-        point = joint.at(guide, guide=True)
-        assert point.guide is not None
-        log_weights = (point.likelihood + point.prior - point.guide).cpu().double()
+        proposal, prior = joint.proposal(), joint.from_prior()
+        guide = proposal.u
+        point = joint.at(guide, guide=proposal.is_guide)
+        log_weights = (point.likelihood + point.prior - (point.prior if point.guide is None else point.guide)).cpu()
+        log_weights = log_weights.double()
         self.log_weights = log_weights.unflatten(0, (BOX_DRAWS, -1))
         ends = []
         for draws in (guide, prior):

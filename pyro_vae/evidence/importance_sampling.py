@@ -21,16 +21,18 @@ from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.evidence_record import EvidenceRecord, finite_or_none
-from pyro_vae.evidence.log_px_result import LogPx
+from pyro_vae.evidence.evidence_record import EvidenceRecord, mean_or_none
+from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit, pareto_smoothed
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.plates import require_guide_density
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.typing import LogWeights, PerRow, Program
 
 MAX_BATCH_SIZE = 128
+TERMS = ("log p(x|z)", "log p(z) − log q(z|x)")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -42,7 +44,8 @@ class Evidence(LogPx):
     of draws k to the bound (N,) at k. `smoothed` (N,) is log of the mean weight with its largest weights
     Pareto-smoothed, an estimate and no bound (NaN where S < 25). `ess` (N,) is the effective number of the S draws,
     `khat` (N,) the Pareto shape of their tail (NaN where S < 25). `prior_share` is the share of the draws that came
-    from the prior.
+    from the prior. `outside_share` (N,) is the share of the guide's draws at which the prior's density is zero, as
+    outside its support: their weights are zero, and count in the mean, and the tail of k-hat is that of the others.
     """
 
     elbo: Tensor
@@ -53,15 +56,17 @@ class Evidence(LogPx):
     smoothed: Tensor
     iwae: dict[int, Tensor]
     num_samples: int
+    outside_share: Tensor
     prior_share: float = 0.0
     kind: str = "lower bound"
 
     @property
     def khat_bad(self) -> float | None:
-        """The share of rows whose k-hat is above the limit for S; None where S is too small to say."""
-        if self.num_samples < MIN_DRAWS:
+        """The share of rows with a finite log p(x) whose k-hat is above the limit for S; None where S is too small."""
+        is_finite = self.log_px.isfinite()
+        if self.num_samples < MIN_DRAWS or not is_finite.any():
             return None
-        return float((~(self.khat <= khat_limit(self.num_samples))).double().mean())
+        return float((~(self.khat[is_finite] <= khat_limit(self.num_samples))).double().mean())
 
     def to_record(self, about: EvidenceRecord, better: LogPx | None = None) -> EvidenceRecord:
         """The means over rows as the record of a program on a split.
@@ -73,35 +78,27 @@ class Evidence(LogPx):
         Returns:
             `about` with all numbers of this estimate, nats per row; log p(x) and its errors are those of `better`.
         """
-        best = self if better is None else better
-        elbo, log_px = _mean(self.elbo), _mean(best.log_px)
+        known = LogPx.to_record(self if better is None else better, about)
+        elbo, log_px = mean_or_none(self.elbo), known.log_px
+        outside = mean_or_none(self.outside_share)
         return replace(
-            about,
-            measure=self.measure,
+            known,
             elbo=elbo,
-            reconstruction=_mean(self.reconstruction),
-            kl=_mean(self.kl),
-            log_px=log_px,
-            log_px_kind=best.kind,
-            log_px_se=finite_or_none(best.log_px_se),
-            log_px_mc_se=finite_or_none(best.log_px_mc_se),
+            reconstruction=mean_or_none(self.reconstruction),
+            kl=mean_or_none(self.kl),
             prior_share=self.prior_share,
-            smoothed=_mean(self.smoothed),
-            iwae={str(k): _mean(bound) for k, bound in self.iwae.items()},
+            smoothed=mean_or_none(self.smoothed),
+            iwae={str(k): mean_or_none(bound) for k, bound in self.iwae.items()},
             bound=elbo,
             gap=None if log_px is None or elbo is None else log_px - elbo,
             khat_bad=self.khat_bad,
-            num_data=len(self),
             num_samples=self.num_samples,
+            outside_share=outside or None,
         )
 
     def __repr__(self) -> str:
-        elbo = f"ELBO {self.elbo.mean():.2f}, " if self.prior_share < 1 else ""
+        elbo = f"ELBO {self.elbo[~self.elbo.isnan()].mean():.2f}, " if self.prior_share < 1 else ""
         return self._describe(f"{elbo}S = {self.num_samples}")
-
-
-def _mean(values: Tensor) -> float | None:
-    return finite_or_none(float(values.to(torch.float64).mean()))
 
 
 def log_evidence(
@@ -156,8 +153,11 @@ def log_evidence(
     split, rows = rows_to_score(data, rows, labels)
     sizes = sorted({k for k in iwae if 1 <= k < num_samples and k <= num_samples - from_prior})
     with torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program):
-        scored = ScoredRows(program, split, rows, group, seed)
+        scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
+        require_guide_density(scored.plates)
         columns = _summarize_rows(program, scored, num_samples, from_prior, sizes, memory_mib)
+    require_log_probabilities(columns["highest likelihood"], "log p(x|z)", scored.plates)
+    columns = {name: scored.restore(column, at_zero(name)) for name, column in columns.items()}
     bounds = {k: columns[f"iwae {k}"] + split.log_jacobian for k in sizes}
     for name in ("log_px", "elbo", "reconstruction", "smoothed"):
         columns[name] = columns[name] + split.log_jacobian
@@ -176,8 +176,32 @@ def log_evidence(
         smoothed=columns["smoothed"],
         iwae=bounds,
         num_samples=num_samples,
+        outside_share=columns["outside_share"],
         prior_share=share,
+        reasons=_reasons(columns, num_samples, num_samples - from_prior) | scored.reasons,
     )
+
+
+def at_zero(column: str) -> float:
+    """The number of a row of density zero: −∞ for bounds and estimates, no error, and no diagnostics."""
+    if column == "mc_se":
+        return 0.0
+    is_bound = column in ("log_px", "elbo", "reconstruction", "smoothed") or column.startswith("iwae")
+    return -math.inf if is_bound else math.nan
+
+
+def _reasons(columns: dict[str, PerRow], num_samples: int, num_guided: int) -> dict[int, str]:
+    """Why each row whose log p(x) is not finite has none."""
+    reasons = {}
+    for row in (~columns["log_px"].isfinite()).nonzero()[:, 0].tolist():
+        counts = {term: int(columns[f"not finite: {term}"][row].nan_to_num()) for term in TERMS}
+        wrong = [
+            f"{term} is NaN or infinite in {count} of {num_samples} draws" for term, count in counts.items() if count
+        ]
+        outside = int((columns["outside_share"][row].nan_to_num() * num_guided).round())
+        zero = f"all weights are zero, {outside} of {num_guided} draws of the guide outside the prior's support"
+        reasons[row] = "; ".join(wrong) or zero
+    return reasons
 
 
 def _prior_draws(num_samples: int, share: float) -> int:
@@ -259,6 +283,7 @@ def summarize(
     guided = log_weights[:num_guided]
     if from_prior:
         log_weights = log_likelihood - _log_mixture(share, log_ratio)
+    log_weights = torch.where(log_weights == math.inf, math.nan, log_weights)  # no density is infinite
     log_sum = torch.logsumexp(log_weights, 0)
     log_px = log_sum - math.log(num_samples)
     weights = torch.exp(log_weights - log_px)  # their mean is one
@@ -273,8 +298,13 @@ def summarize(
         "mc_se": variance.sqrt() / num_samples if num_samples > 1 else log_px * math.nan,
         "ess": num_samples / weights.square().mean(0),
         "khat": torch.from_numpy(khat),
-        "smoothed": torch.from_numpy(smoothed),
+        "smoothed": torch.where(log_px == -math.inf, log_px, torch.from_numpy(smoothed)),
+        "outside_share": (log_ratio[:num_guided] == -math.inf).double().mean(0),
     }
+    summary["highest likelihood"] = log_likelihood.nan_to_num(nan=-math.inf).amax(0)
+    for name, term, counted in zip(TERMS, (log_likelihood, log_ratio), (num_samples, num_guided), strict=True):
+        is_infinite = term[:counted] == math.inf  # a draw of the prior may lie outside the guide's support
+        summary[f"not finite: {name}"] = (term.isnan().sum(0) + is_infinite.sum(0)).double()
     for k in sizes:
         groups = num_guided // k
         grouped = guided[: groups * k].reshape(groups, k, -1)

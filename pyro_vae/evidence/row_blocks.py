@@ -163,7 +163,8 @@ def summarize_mixture(draws: WeightedDraws, counts: Counts, sizes: list[int]) ->
     Returns:
         Tensors (n,) by the name of the field, and each bound as `iwae k`.
     """
-    total, log_weights = counts.total, draws.log_weights
+    total = counts.total
+    log_weights = torch.where(draws.log_weights == math.inf, math.nan, draws.log_weights)  # no density is infinite
     log_px = torch.logsumexp(log_weights, 0) - math.log(total)
     weights = torch.exp(log_weights - log_px)  # their mean is one
     strata = [stratum for stratum in weights.split(counts.strata) if len(stratum) > 1]
@@ -179,6 +180,8 @@ def summarize_mixture(draws: WeightedDraws, counts: Counts, sizes: list[int]) ->
         "ess": total / weights.square().mean(0),
         "khat": torch.from_numpy(khat),
         "smoothed": torch.from_numpy(smoothed),
+        "highest likelihood": draws.likelihood.nan_to_num(nan=-math.inf).amax(0),
+        "no number": log_weights.isnan().double().sum(0),
     }
     if draws.guide is not None and counts.guide:
         likelihood, ratio = (values[: counts.guide] for values in (draws.likelihood, draws.prior - draws.guide))

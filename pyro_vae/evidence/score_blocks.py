@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -42,10 +43,18 @@ class BlockScorer:
         num_samples: draws S for each row.
         sizes: numbers of draws at which IWAE bounds are wanted.
         memory_mib: memory for the draws in progress, in MiB.
+        use_guide: whether the guide is a component, where it has a density.
     """
 
     def __init__(
-        self, program: Program, scored: ScoredRows, num_samples: int, sizes: list[int], memory_mib: float
+        self,
+        program: Program,
+        scored: ScoredRows,
+        num_samples: int,
+        sizes: list[int],
+        memory_mib: float,
+        *,
+        use_guide: bool = True,
     ) -> None:
         self.program, self.scored, self.plates = program, scored, scored.plates
         sampler = LogWeightSampler(program, scored.plates, scored.first)
@@ -54,18 +63,19 @@ class BlockScorer:
             raise InputError(f"{joint.dim} latents are too many for a Hessian of each row")
         self.dim, self.vectorized, self.memory_mib = joint.dim, sampler.vectorized, memory_mib
         self.chunk = max(BLOCK, int(memory_mib * 2**20 // sampler.bytes_per_weight(scored.first)))
-        self.has_guide = _has_density(joint)
+        self.has_guide = use_guide and _has_density(joint)
         self.counts, self.pilot_counts = (Counts.of(draws, self.has_guide) for draws in (num_samples, PILOT_DRAWS))
         self.sizes = [k for k in sizes if k <= self.counts.guide]
-        self.one_call = True
-        self.one_call = all(self._rows_are_independent(name) for name in ("guide", "prior"))
-        self.largest_scale = PRIOR_SCALES * self._block(0).draw("prior", PRIOR_SCALE_DRAWS, STARTS).std((0, 1)).max()
+        first, self.one_call = _filled(scored.first, torch.arange(len(scored.first.x))), True
+        self.one_call = all(self._rows_are_independent(name, first) for name in ("guide", "prior"))
+        prior = self._block(0, first).draw("prior", PRIOR_SCALE_DRAWS, STARTS)
+        self.largest_scale = PRIOR_SCALES * prior.std((0, 1)).max()
 
-    def _block(self, first: int, batch: Batch | None = None) -> RowBlock:
+    def _block(self, first: int, batch: Batch) -> RowBlock:
         return RowBlock(
             self.program,
             self.plates,
-            self._padded(first) if batch is None else batch,
+            batch,
             first,
             self.scored.seed,
             vectorized=self.vectorized,
@@ -73,21 +83,14 @@ class BlockScorer:
             chunk=self.chunk,
         )
 
-    def _padded(self, first: int) -> Batch:
-        """The rows of a block, the last block's filled up with its first row."""
-        batch = self.scored.batch(first, first + BLOCK)
-        index = torch.arange(BLOCK, device=batch.x.device)
-        return batch if len(batch.x) == BLOCK else batch.take(torch.where(index < len(batch.x), index, 0))
-
-    def _rows_are_independent(self, component: str) -> bool:
+    def _rows_are_independent(self, component: str, batch: Batch) -> bool:
         """Whether a row's draws, made in one call with others, stay when the others change."""
         if component == "guide" and not self.has_guide:
             return True
-        one = self._padded(0)
-        last = one.take(torch.full((BLOCK,), BLOCK - 1, device=one.x.device))
-        other = Batch(last.x.flip(-1), last.rows, last.labels, last.mask, last.num_rows)
-        other.x[-1] = last.x[-1]
-        alone, among = (self._block(0, batch).draw(component, 4, STARTS)[:, -1] for batch in (last, other))
+        same = batch.take(torch.zeros(BLOCK, dtype=torch.long, device=batch.x.device))
+        x = same.x.flip(-1)
+        x[-1] = same.x[-1]
+        alone, among = (self._block(0, rows).draw(component, 4, STARTS)[:, -1] for rows in (same, replace(same, x=x)))
         return torch.allclose(alone, among, rtol=1e-3, atol=1e-5)
 
     def score(self, on_rows: Callable[[int], None] | None = None) -> list[dict[str, Tensor]]:
@@ -101,10 +104,10 @@ class BlockScorer:
         """
         done = 0
 
-        def of_block(batch: Batch, first: int) -> dict[str, Tensor]:
+        def of_block(first: int, batch: Batch, places: Tensor) -> dict[str, Tensor]:
             nonlocal done
-            self.plates.check(batch.x)
-            found = {name: values[: len(batch.x)] for name, values in self._score(self._block(first)).items()}
+            block = self._block(first, _filled(batch, places))
+            found = {name: values[places] for name, values in self._score(block).items()}
             done += len(batch.x)
             if on_rows is not None:
                 on_rows(done)
@@ -144,6 +147,12 @@ class BlockScorer:
     def _student_t(self, block: RowBlock, index: Tensor, start: RowLatents) -> StudentT:
         """The Student-t at the modes that some rows (m,) reach from a start (m, K)."""
         return student_t_at(maximize(block.joint(index), start, NEWTON_STEPS), self.largest_scale, otherwise=start)
+
+
+def _filled(batch: Batch, places: Tensor) -> Batch:
+    """A whole block with rows at their places, and copies of the first of them at the others."""
+    index = torch.zeros(BLOCK, dtype=torch.long).index_copy_(0, places, torch.arange(len(places)))
+    return batch.take(index.to(batch.x.device))
 
 
 def _has_density(joint: UnconstrainedJoint) -> bool:

@@ -62,10 +62,15 @@ def integrate_by_grid(
     for rows, shared in _rows_that_share(program, plates, batch, SHARE_OF_POINTS * memory, bytes_per_row):
         log_px[rows], error[rows] = SharedGrid(shared, (1 - SHARE_OF_POINTS) * memory).integrate()
     chunk_size = max(1, int(memory // bytes_per_row))
-    for rows in log_px.isnan().nonzero()[:, 0].split(MAX_ROWS_PER_ADAPTIVE_GRID):
-        if len(rows):
+    unresolved = log_px.isnan().nonzero()[:, 0]
+    for rows in unresolved.split(MAX_ROWS_PER_ADAPTIVE_GRID) if len(unresolved) else ():
+        own = AdaptiveGrid(program, plates, batch.take(rows.to(batch.x.device)), chunk_size)
+        if (has_nan := own.log_weights.isnan().any(0)).all():
+            continue
+        if has_nan.any():  # these rows have no number
+            rows = rows[~has_nan]
             own = AdaptiveGrid(program, plates, batch.take(rows.to(batch.x.device)), chunk_size)
-            log_px[rows], error[rows] = own.integrate()
+        log_px[rows], error[rows] = own.integrate()
     return log_px, error
 
 
@@ -178,10 +183,10 @@ class SharedGrid:
         log_weights = []
         for rows in torch.arange(self.shared.num_rows).split(MAX_ROWS_PER_ADAPTIVE_GRID):
             draws = self.shared.joint.over(self.shared.joint.batch.take(rows.repeat(BOX_DRAWS).to(self._device)))
-            u = draws.from_guide()
-            point = draws.at(u, guide=True)
-            assert point.guide is not None
-            log_weights.append((point.log_joint - point.guide).cpu().double().unflatten(0, (BOX_DRAWS, -1)))
+            proposal = draws.proposal()
+            u, point = proposal.u, draws.at(proposal.u, guide=proposal.is_guide)
+            log_q = point.prior if point.guide is None else point.guide
+            log_weights.append((point.log_joint - log_q).cpu().double().unflatten(0, (BOX_DRAWS, -1)))
             by_row = u.cpu().double().unflatten(0, (BOX_DRAWS, -1))
             margin, reach = BOX_SCALES * by_row.std(0), 2 * (high - low)
             low = torch.minimum(low, (by_row.mean(0) - margin).amin(0).clamp(min=low - reach))

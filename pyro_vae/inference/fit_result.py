@@ -7,6 +7,8 @@ from typing import Any, Self
 
 from pyro_vae.json_records import Record
 
+ELBO_FIELDS = ("elbo", "reconstruction", "kl", "valid_elbo", "valid_reconstruction", "valid_kl", "valid_kl_apart")
+
 
 @dataclass(frozen=True)
 class EpochRecord(Record):
@@ -41,6 +43,17 @@ class EpochRecord(Record):
     learning_rate: float | None = None
     beta: float | None = None
     seconds: float = 0.0
+
+    @property
+    def selection_value(self) -> float | None:
+        """What the best epoch has the highest of; None where the last epoch is kept."""
+        return self.valid_elbo
+
+    @property
+    def words(self) -> list[str]:
+        """The objective on training and validation rows, in words."""
+        found = {"ELBO": self.elbo, "validation": self.valid_elbo}
+        return [f"{name} {value:.2f}" for name, value in found.items() if value is not None]
 
 
 @dataclass(frozen=True)
@@ -79,9 +92,45 @@ class MCEMEpoch(EpochRecord):
     step_size: float | None = None
 
 
+@dataclass(frozen=True)
+class MAPEpoch(EpochRecord):
+    """The metrics of one epoch with a guide that has point masses (MAP), whose objective is no bound on log p(x).
+
+    Attributes:
+        log_joint: log p(x, z) at the guide's points, seen during the epoch, nats per row; less log q of latents that
+            the guide has a density for.
+        valid_log_joint: the same of the validation rows, after the epoch.
+    """
+
+    log_joint: float | None = None
+    valid_log_joint: float | None = None
+
+    @property
+    def selection_value(self) -> float | None:
+        return self.valid_log_joint
+
+    @property
+    def words(self) -> list[str]:
+        found = {"log joint": self.log_joint, "validation": self.valid_log_joint}
+        return [f"{name} {value:.2f}" for name, value in found.items() if value is not None]
+
+
+def map_record(record: EpochRecord) -> MAPEpoch:
+    """An epoch's record with the objective under its name for point masses, and no ELBO.
+
+    Args:
+        record: the record that calls the objective an ELBO.
+
+    Returns:
+        The same epoch.
+    """
+    kept = {name: value for name, value in record.items() if name not in ELBO_FIELDS}
+    return MAPEpoch(**kept, log_joint=record.elbo, valid_log_joint=record.valid_elbo)
+
+
 def epoch_record(values: Mapping[str, Any]) -> EpochRecord:
     """The record of an epoch from the values in a file, of the class whose fields they are."""
-    kinds: dict[str, type[EpochRecord]] = {"objective": EMEpoch, "log_joint": MCEMEpoch}
+    kinds: dict[str, type[EpochRecord]] = {"objective": EMEpoch, "acceptance": MCEMEpoch, "log_joint": MAPEpoch}
     return next((kind for name, kind in kinds.items() if name in values), EpochRecord).from_dict(values)
 
 
@@ -116,6 +165,8 @@ class FitResult:
         if not self.history:
             return f"FitResult(0 epochs; stopped by {self.stopped})"
         best = self.history[self.best_epoch - 1]
-        value = best.elbo if best.valid_elbo is None else best.valid_elbo
-        words = f"best {self.best_epoch}: ELBO {math.nan if value is None else value:.2f} nats per row"
+        value = best.elbo if best.selection_value is None else best.selection_value
+        name = "log joint" if isinstance(best, MAPEpoch) else "ELBO"
+        value = best.log_joint if value is None and isinstance(best, MAPEpoch) else value
+        words = f"best {self.best_epoch}: {name} {math.nan if value is None else value:.2f} nats per row"
         return f"FitResult({len(self.history)} epochs, {words}; stopped by {self.stopped}; {self.seconds:.1f} s)"

@@ -57,13 +57,16 @@ class LogWeightSampler:
         with torch.no_grad(), seeded(0), evaluating(program):
             self.vectorized = self._supports_vectorized_draws(rows, draws=3)
 
-    def __call__(self, batch: Batch, draws: int, *, from_prior: bool = False) -> LogWeightTerms:
+    def __call__(
+        self, batch: Batch, draws: int, *, from_prior: bool = False, on_support: bool = True
+    ) -> LogWeightTerms:
         """Log weights of draws from the guide, or the same two terms for draws from the prior.
 
         Args:
             batch: rows (N, D) with their inputs.
             draws: the number S of draws for each row.
             from_prior: whether the latents are drawn from the prior.
+            on_support: whether supports are checked; False to measure what the program alone writes.
 
         Returns:
             The terms, (S, N) nats each.
@@ -84,13 +87,14 @@ class LogWeightSampler:
                 f"draws of the prior have no weight under this guide: its auxiliary {', '.join(sorted(auxiliary))} "
                 "leave it without a density of z alone; take prior_share=0"
             )
-        likelihood, ratio = log_weight_terms(model, guide, keep)
+        likelihood, ratio = log_weight_terms(model, guide, keep, on_support=on_support)
         return LogWeightTerms(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
 
     def _draw_from_prior(self, batch: Batch, draws_plate: Wrapper) -> dict[str, Tensor]:
         """The latents' values in a run of the model alone."""
         model = draws_plate(lambda: bind_supported_kwargs(self.program.model)(batch.x, batch.row_inputs))
-        sites = sample_sites(poutine.trace(model).get_trace())
+        with pyro.validation_enabled(False):  # a row without a number must not stop the others
+            sites = sample_sites(poutine.trace(model).get_trace())
         return {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
 
     def _draws_plate(self, draws: int) -> Wrapper:
@@ -107,7 +111,7 @@ class LogWeightSampler:
                 values = {name: site["value"][draw] for name, site in sample_sites(guide).items()}
                 traces = trace_program(self.program, rows, around=SubstituteLatents(values))
                 pairs = zip(vectorized, log_weight_terms(*traces, {self.row_dim}), strict=True)
-                if not all(torch.allclose(terms[draw], term, rtol=1e-5, atol=1e-3) for terms, term in pairs):
+                if not all(_are_close(terms[draw], term) for terms, term in pairs):
                     return False
         except Exception:  # any error of the program's own code on a second batch axis
             return False
@@ -118,7 +122,7 @@ class LogWeightSampler:
         rows, draws = 8, 4
         trial = example.take(torch.arange(rows, device=example.x.device) % len(example.x))
         with torch.no_grad(), seeded(0), _CountWrittenBytes() as counter:
-            self(trial, draws)
+            self(trial, draws, on_support=False)
         return max(64, int(counter.bytes) // (rows * draws))
 
 
@@ -142,6 +146,10 @@ class _CountWrittenBytes(TorchDispatchMode):
                 if isinstance(value, Tensor):
                     self.bytes += value.numel() * value.element_size()
         return result
+
+
+def _are_close(first: Tensor, second: Tensor) -> bool:
+    return torch.allclose(first, second, rtol=1e-5, atol=1e-3, equal_nan=True)
 
 
 def _identity(function: Callable[[], object]) -> Callable[[], object]:

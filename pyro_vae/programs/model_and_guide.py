@@ -171,17 +171,17 @@ def encode(program: AnyProgram, x: Rows, **row_inputs: object) -> RowLatents:
     Returns:
         The means (N, K); from 64 draws where a site has no mean in closed form.
     """
-    x = x.to(*device_and_dtype(program, like=x))
-    return _means(program, _plates_at(program, x, row_inputs), x, row_inputs)
+    batch = Batch.of(x.to(*device_and_dtype(program, like=x)), row_inputs)
+    return _means(program, _plates_at(program, batch), batch)
 
 
-def _means(program: AnyProgram, plates: PlateStructure, x: Tensor, row_inputs: RowInputs) -> RowLatents:
-    sites = sample_sites(_guide_at_means(program, x, row_inputs)).values()
+def _means(program: AnyProgram, plates: PlateStructure, batch: Batch) -> RowLatents:
+    sites = sample_sites(_guide_at_means(program, batch)).values()
     latents = [site for site in sites if plates.row_plate_frame(site) and not site["infer"].get("is_auxiliary")]
     if not latents:
         raise InputError("the guide draws no latent for each row, so rows cannot be encoded")
     return torch.cat(
-        [plates.rows_to_front(site, site["value"]).to(*device_and_dtype(program, like=x)) for site in latents], -1
+        [plates.rows_to_front(site, site["value"]).to(*device_and_dtype(program, like=batch.x)) for site in latents], -1
     )
 
 
@@ -203,11 +203,11 @@ def active_units(
     Returns:
         The number of active latents, and the number K of all.
     """
-    x = x.to(*device_and_dtype(program, like=x))
-    plates, before = plates or _plates_at(program, x, row_inputs), torch.get_rng_state()
-    first = second = _means(program, plates, x, row_inputs)
-    if x.device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):  # random numbers were drawn
-        second = _means(program, plates, x, row_inputs)
+    batch = Batch.of(x.to(*device_and_dtype(program, like=x)), row_inputs)
+    plates, before = plates or _plates_at(program, batch), torch.get_rng_state()
+    first = second = _means(program, plates, batch)
+    if batch.x.device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):  # random numbers were drawn
+        second = _means(program, plates, batch)
     variance = ((first - first.mean(0)) * (second - second.mean(0))).mean(0)
     return int((variance > ACTIVE_VARIANCE).sum()), first.shape[1]
 
@@ -224,25 +224,26 @@ def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
     Returns:
         Rows (N, D).
     """
-    x = x.to(*device_and_dtype(program, like=x))
-    plates, guide = _plates_at(program, x, row_inputs), _guide_at_means(program, x, row_inputs)
+    batch = Batch.of(x.to(*device_and_dtype(program, like=x)), row_inputs)
+    plates, guide = _plates_at(program, batch), _guide_at_means(program, batch)
     with poutine.block(), use_param_store(program), evaluating(program):
         model = poutine.trace(poutine.replay(bind_supported_kwargs(program.model), trace=guide)).get_trace(
-            x, row_inputs
+            batch.x, batch.row_inputs
         )
     observed = [site for site in sample_sites(model).values() if site["is_observed"]]
     return _concatenate(plates, observed, lambda site: distribution_mean(site["fn"]))
 
 
-def _plates_at(program: AnyProgram, x: Tensor, row_inputs: RowInputs) -> PlateStructure:
+def _plates_at(program: AnyProgram, batch: Batch) -> PlateStructure:
     with poutine.block(), use_param_store(program), evaluating(program):
-        return find_plates(program, Batch(x, **row_inputs))  # type: ignore[arg-type]  # Batch has a field for each name
+        return find_plates(program, batch)
 
 
-def _guide_at_means(program: AnyProgram, x: Tensor, row_inputs: RowInputs) -> Trace:
+def _guide_at_means(program: AnyProgram, batch: Batch) -> Trace:
     """The guide's trace with every latent at its mean."""
+    guide = _SetLatentsToMean()(bind_supported_kwargs(program.guide))
     with poutine.block(), use_param_store(program), evaluating(program):
-        return poutine.trace(_SetLatentsToMean()(bind_supported_kwargs(program.guide))).get_trace(x, row_inputs)
+        return poutine.trace(guide).get_trace(batch.x, batch.row_inputs)
 
 
 def _concatenate(plates: PlateStructure, sites: Sequence[Site], value: Callable[[Site], Tensor]) -> Tensor:
@@ -310,8 +311,8 @@ def _placeholder(program: AnyProgram, n: int, num_features: int | None) -> Tenso
 def _draw(program: AnyProgram, batch: Batch, seed: int | None, value: Callable[[Site], Tensor]) -> Tensor:
     with poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
         plates = find_model_plates(program, batch)
-        given = {} if batch.labels is None else {"labels": batch.labels}
-        trace = poutine.trace(UnconditionObserved()(bind_supported_kwargs(program.model))).get_trace(batch.x, given)
+        model = UnconditionObserved()(bind_supported_kwargs(program.model))
+        trace = poutine.trace(model).get_trace(batch.x, batch.row_inputs)
     return _concatenate(
         plates, [site for site in sample_sites(trace).values() if site["infer"].get("was_observed")], value
     )

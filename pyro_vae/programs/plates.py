@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pyro
 import pyro.poutine as poutine
@@ -14,9 +14,11 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.distributions import is_relaxed
-from pyro_vae.errors import InputError, RowsError
+from pyro_vae.errors import InputError, PointMassError, RowsError
+from pyro_vae.programs.point_masses import find_point_masses
 from pyro_vae.programs.program_defaults import no_density_reason
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.support import discrete_values, innermost, is_constrained, is_static, support_of
 from pyro_vae.programs.traces import Site, UnconditionObserved, base_constraint, sample_sites, trace_program
 from pyro_vae.typing import Program
 
@@ -32,6 +34,10 @@ class PlateStructure:
         support: the support of x, if the model observes it at one site.
         relaxed: whether the likelihood is marked as no density.
         enumerated: the model's sites that training sums out.
+        constrained: the support of each other observed site that has one, the same for every row and draw.
+        values: the values of each observed site that counts them, in words, empty for one with a density; and how many
+            of a row's values it has. Of a `pyro.factor` it has none.
+        point_masses: the continuous latents at which the guide has a point mass and no density.
     """
 
     row_dim: int | None
@@ -40,6 +46,14 @@ class PlateStructure:
     support: Constraint | None
     relaxed: bool
     enumerated: tuple[str, ...]
+    constrained: Mapping[str, str] = field(default_factory=dict)
+    values: tuple[tuple[str, int], ...] = ()
+    point_masses: tuple[str, ...] = ()
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether what the model observes has probabilities only, no densities: their logarithms are at most 0."""
+        return bool(self.values) and all(words for words, _ in self.values) and not self.relaxed
 
     def row_plate_frame(self, site: Site) -> CondIndepStackFrame | None:
         """The site's frame of the plate over rows, or None where it lies outside.
@@ -107,7 +121,12 @@ def find_plates(program: Program, batch: Batch) -> PlateStructure:
             [sample_sites(trace) for trace in trace_program(program, batch.take(index))]
             for index in _probe_indices(batch)
         )
-    return _plate_structure(two, three, batch, enumerated=_check_pair(*three))
+        plates = _plate_structure(two, three, batch, enumerated=_check_pair(*three))
+
+        def draw_again() -> Mapping[str, Site]:
+            return sample_sites(trace_program(program, batch.take(_probe_indices(batch)[1]))[1])
+
+        return replace(plates, point_masses=find_point_masses(three[0], three[1], draw_again))
 
 
 @torch.no_grad()
@@ -144,15 +163,33 @@ def _plate_structure(
     row_dim = max(counts, key=lambda dim: (counts[dim], dim), default=None)
     outside = [site["name"] for (_, site), dims in zip(sites, resized, strict=True) if row_dim not in dims]
     observed = [site for _, site in sites if site["is_observed"]]
-    x_sites = [site["fn"] for site in observed if site["value"].shape == (3, *batch.x.shape[1:])]
+    x = batch.x[_probe_indices(batch)[1]]
+    x_sites = [site for site in observed if site["value"].shape == x.shape and bool((site["value"] == x).all())]
+    is_checked = len(x_sites) == 1 and x_sites[0]["fn"].support is not None
+    others = [site for site in observed if not (is_checked and site is x_sites[0]) and site["name"] not in outside]
     return PlateStructure(
         row_dim=row_dim,
         nesting=max((-dim for _, site in sites for dim in _plate_sizes(site)), default=0),
         outside=tuple(dict.fromkeys(outside)),
-        support=x_sites[0].support if len(x_sites) == 1 else None,
+        support=x_sites[0]["fn"].support if len(x_sites) == 1 else None,
         relaxed=any(is_relaxed(site["fn"]) for site in observed),
         enumerated=enumerated,
+        values=tuple(
+            (discrete_values(support_of(site["fn"])), site["value"].numel() // 3)
+            for site in observed
+            if site["name"] not in outside
+        ),
+        constrained=dict(_static_support(site) for site in others if _has_static_support(site)),
     )
+
+
+def _has_static_support(site: Site) -> bool:
+    return is_constrained(site["fn"]) and is_static(support_of(site["fn"]))
+
+
+def _static_support(site: Site) -> tuple[str, str]:
+    support = support_of(site["fn"])
+    return site["name"], "" if support is None else str(innermost(support))
 
 
 def _check_pair(model: Mapping[str, Site], guide: Mapping[str, Site]) -> tuple[str, ...]:
@@ -210,3 +247,15 @@ def require_rows(plates: PlateStructure) -> int:
             "a global latent couples the rows, and then log p(x) exists only for all of them together"
         )
     return plates.row_dim
+
+
+def require_guide_density(plates: PlateStructure) -> None:
+    """`PointMassError` with what works instead where the guide has a point mass at a continuous latent."""
+    if plates.point_masses:
+        raise PointMassError(
+            f"the guide puts all of q at one point of the continuous {', '.join(plates.point_masses)} (a Delta, as for "
+            "MAP), so it has no density: there is no ELBO, no KL and no importance weight. Without the guide work the "
+            "Laplace approximation (pv.laplace_approximation; compare --method laplace), annealing from the prior "
+            "(pv.annealed_evidence with start='prior'; evaluate --method ais --start prior), and pv.exact_evidence "
+            "(evaluate --method exact) where the program allows it"
+        )

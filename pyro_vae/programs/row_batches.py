@@ -1,5 +1,7 @@
 """Rows to be scored by a program: checked batches on its device, and the measure of their density."""
 
+import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
@@ -7,27 +9,28 @@ from typing import TypeVar
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions import constraints
-from torch.distributions.constraints import Constraint
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
-from pyro_vae.distributions import GreyLevels
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, ZeroDensityWarning
+from pyro_vae.programs.observed_support import outside_reason, rows_outside_support
 from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import PlateStructure, find_plates, require_density
 from pyro_vae.programs.row_inputs import Batch, require_mask
-from pyro_vae.programs.traces import base_constraint
 from pyro_vae.typing import Program
 
 Result = TypeVar("Result")
 MAX_SHARED_BATCH_SIZE = 128  # of the batches that several processes share
+SUPPORT_BATCH_SIZE = 1000  # rows whose observed values are compared with their supports in one call
+NAMED_ROWS = 5  # in a message
 
 
 class ScoredRows:
     """Rows to be scored by a program: checked batches, with their inputs, on the program's device.
 
-    To be created and used within `use_param_store(program)` and `evaluating(program)`.
+    To be created and used within `use_param_store(program)` and `evaluating(program)`. Rows with an observed value
+    outside the support of its site are refused; with `allow_zero` they are left out of `split`, a warning names them,
+    and `restore` puts −∞ in their place.
 
     Args:
         program: any program that has a density.
@@ -35,6 +38,7 @@ class ScoredRows:
         rows: their indices in the training set (N,); None for rows held out.
         group: the processes that share the rows.
         seed: a seed of the random numbers of the batches that several processes share.
+        allow_zero: whether rows of density zero are left out instead of refused.
     """
 
     def __init__(
@@ -44,13 +48,64 @@ class ScoredRows:
         rows: Tensor | None,
         group: ProcessGroup = SINGLE_PROCESS,
         seed: int | None = None,
+        *,
+        allow_zero: bool = False,
     ) -> None:
         require_density(program)
+        self.num_rows, self.reasons, self.kept = len(split), dict[int, str](), torch.arange(len(split))
         self.split, self.rows, self.group, self.seed = split, rows, group, seed or 0
         self.device, self.dtype = device_and_dtype(program, like=split[:1])
         require_mask(program, split.mask)
         self.first = self.batch(0, 8)
         self.plates: PlateStructure = find_plates(program, self.first)
+        self._set_reasons(program)
+        if self.reasons:
+            self._leave_out(allow_zero)
+
+    def _set_reasons(self, program: Program) -> None:
+        """Why each row of density zero has it; `InputError` where all rows have."""
+        counts: dict[str, int] = {}
+        for start in range(0, len(self.split), SUPPORT_BATCH_SIZE if self.plates.constrained else len(self.split) + 1):
+            batch = self.batch(start, start + SUPPORT_BATCH_SIZE)
+            for name, outside in rows_outside_support(program, self.plates, batch).items():
+                reason = outside_reason(name, self.plates.constrained[name])
+                self.reasons |= {start + int(row): reason for row in outside.nonzero()}
+                counts[name] = counts.get(name, 0) + int(outside.sum())
+        if whole := [name for name, count in counts.items() if count == self.num_rows]:
+            raise InputError(
+                f"{outside_reason(whole[0], self.plates.constrained[whole[0]])} in all {self.num_rows} rows: give the "
+                "site a distribution with that support, or check the column"
+            )
+
+    def _leave_out(self, allow_zero: bool) -> None:
+        rows = sorted(self.reasons)
+        named = ", ".join(str(row) for row in rows[:NAMED_ROWS]) + (", …" if len(rows) > NAMED_ROWS else "")
+        message = f"{len(rows)} of {self.num_rows} rows have density zero (rows {named}): {self.reasons[rows[0]]}"
+        if not allow_zero or len(rows) == self.num_rows:
+            raise InputError(f"{message}; remove these rows")
+        warnings.warn(f"{message}; their log p(x) is −∞", ZeroDensityWarning, stacklevel=4)
+        is_kept = torch.ones(self.num_rows, dtype=torch.bool)
+        is_kept[rows] = False
+        self.kept = is_kept.nonzero()[:, 0]
+        self.split = self.split.take(self.kept)
+        self.rows = None if self.rows is None else self.rows[self.kept]
+        self.first = self.batch(0, 8)
+
+    def restore(self, values: Tensor, zero: float = -math.inf) -> Tensor:
+        """A number for each of the N rows, from those of the rows that were scored.
+
+        Args:
+            values: their numbers (n,).
+            zero: the number of rows of density zero.
+
+        Returns:
+            The numbers (N,).
+        """
+        if not self.reasons:
+            return values
+        whole = torch.full((self.num_rows,), zero, dtype=values.dtype)
+        whole[self.kept] = values
+        return whole
 
     def batch(self, start: int, end: int) -> Batch:
         """Some of the rows, with their inputs.
@@ -67,7 +122,7 @@ class ScoredRows:
         rows, labels, mask = (
             None if given.get(name) is None else given[name].to(self.device) for name in ("rows", "labels", "mask")
         )
-        return Batch(self.split[start:end].to(self.device, self.dtype), rows, labels, mask, len(self.split))
+        return Batch(self.split[start:end].to(self.device, self.dtype), rows, labels, mask, self.num_rows)
 
     def batches(self, size: int) -> Iterator[Batch]:
         for start in range(0, len(self.split), size):
@@ -99,24 +154,33 @@ class ScoredRows:
         results = {start: result for part in self.group.all_gather(own) for start, result in part.items()}
         return [results[start] for start in starts]
 
-    def map_blocks(self, size: int, of_block: Callable[[Batch, int], Result]) -> list[Result]:
+    def map_blocks(self, size: int, of_block: Callable[[int, Batch, Tensor], Result]) -> list[Result]:
         """A function's results for blocks of fixed size, in order; several processes share the blocks.
+
+        A row is always at the same place of the same block, by its number among all N rows.
 
         Args:
             size: the number of rows of a block.
-            of_block: the function, of a batch and the number of its first row; it seeds its own random numbers.
+            of_block: the function, of the number of the block's first row, the rows that are to be scored, and their
+                places in the block (n,); it seeds its own random numbers.
 
         Returns:
             A list with a result for each block.
         """
-        starts = range(0, len(self.split), size)
-        own = {
-            start: of_block(self.batch(start, start + size), start)
-            for start in starts[self.group.rank :: self.group.size]
-        }
+        starts = [start for start in range(0, self.num_rows, size) if len(self._in_block(start, size))]
+        own = {}
+        for start in starts[self.group.rank :: self.group.size]:
+            index = self._in_block(start, size)
+            batch = self.batch(int(index[0]), int(index[-1]) + 1)
+            self.plates.check(batch.x)
+            own[start] = of_block(start, batch, self.kept[index] - start)
         parts = [own] if self.group.is_single else self.group.all_gather(own)
         results = {start: result for part in parts for start, result in part.items()}
         return [results[start] for start in starts]
+
+    def _in_block(self, start: int, size: int) -> Tensor:
+        """The indices in `split` of the rows of a block."""
+        return ((self.kept >= start) & (self.kept < start + size)).nonzero()[:, 0]
 
     @property
     def measure(self) -> str:
@@ -161,19 +225,16 @@ def describe_measure(split: Split, plates: PlateStructure) -> str:
         return "relaxed Bernoulli on grey levels: not a density"
     if split.measure.binarize != "none" and plates.support is not None and not plates.support.is_discrete:
         return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
-    if split.measure.binarize == "none" and not split.measure.given and plates.support is not None:
-        values = _integer_values(base_constraint(plates.support))
-        suffix = "" if split.mask is None else ", observed values only"
-        return f"counting measure on {{{values}}}^{split.shape[1]}{suffix}" if values else split.measure_name
-    return split.measure_name
-
-
-def _integer_values(support: Constraint) -> str:
-    """The values of a discrete support in words, empty for a continuous one."""
-    if isinstance(support, GreyLevels):
-        return f"0, …, {support.levels}"
-    if support is constraints.nonnegative_integer:
-        return "0, 1, 2, …"
-    if isinstance(support, constraints.integer_interval):
-        return f"{support.lower_bound}, …, {support.upper_bound}"
-    return ""
+    if split.measure.binarize != "none" or split.measure.scale:
+        return split.measure_name
+    suffix = "" if split.mask is None else ", observed values only"
+    counted = [(words, size) for words, size in plates.values if words and size]
+    num_continuous = sum(size for words, size in plates.values if not words)
+    if not counted:
+        return split.measure_name
+    sizes: dict[str, int] = {}
+    for words, size in counted:
+        sizes[words] = sizes.get(words, 0) + size
+    named = " × ".join(f"{{{words}}}^{size}" for words, size in sizes.items())
+    real = f" and Lebesgue measure on R^{num_continuous}" if num_continuous else ""
+    return f"{'product of ' if real else ''}counting measure on {named}{real}{suffix}"

@@ -48,6 +48,23 @@ class Batch:
         }
         return {key: value for key, value in given.items() if value is not None}
 
+    @classmethod
+    def of(cls, x: Tensor, row_inputs: RowInputs) -> "Batch":
+        """Rows with the inputs that are given by name: so every verb gives a program the same, `num_rows` included.
+
+        Args:
+            x: the rows (n, D).
+            row_inputs: any of `rows`, `labels`, `mask` and `num_rows`; by default `num_rows` is n.
+
+        Returns:
+            The batch.
+        """
+        if unknown := [name for name in row_inputs if name not in ("rows", "labels", "mask", "num_rows")]:
+            raise InputError(
+                f"no row input called {', '.join(unknown)}: rows, labels, mask and num_rows are what a program may take"
+            )
+        return cls(x, **row_inputs)  # type: ignore[arg-type]  # a field for each name
+
     def take(self, index: Tensor) -> "Batch":
         """The rows at some indices (m,), with their inputs."""
         rows, labels, mask = (None if value is None else value[index] for value in (self.rows, self.labels, self.mask))

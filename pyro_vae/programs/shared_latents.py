@@ -90,7 +90,7 @@ class SharedLatents:
             None where the likelihood or the prior depends on the row.
         """
         joint = UnconstrainedJoint(program, plates, batch)
-        draws = [joint.from_guide(), joint.from_prior(), joint.from_prior()]
+        draws = [joint.proposal().u, joint.from_prior(), joint.from_prior()]
         try:
             shared = cls(joint, memory, bytes_per_point)
             return shared if all(shared.agrees(u) for u in draws) else None

@@ -14,19 +14,27 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
-from pyro_vae.errors import InputError
-from pyro_vae.programs.plates import PlateStructure, require_density, require_rows
+from pyro_vae.errors import InputError, OutsideSupportError
+from pyro_vae.programs.plates import PlateStructure, require_density, require_guide_density, require_rows
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.support import inside_support, support_of
 from pyro_vae.programs.traces import (
     Site,
     SubstituteLatents,
-    UnconditionObserved,
     base_constraint,
     is_subsample,
     sample_sites,
     sum_over_plates,
 )
 from pyro_vae.typing import PerPoint, Points, Program, RowLatents
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A draw u (n, K) or (S, n, K), from the guide, or from the prior where the guide has no density on u."""
+
+    u: Points
+    is_guide: bool
 
 
 @dataclass(frozen=True)
@@ -155,14 +163,19 @@ class UnconstrainedJoint:
         trace.compute_log_prob(site_filter=lambda name, _: name in sites)
         return sum((self._per_row(site) for site in sites.values()), jacobian)
 
-    def _per_row(self, site: Site) -> Tensor:
-        return sum_over_plates(site, {self.row_dim, -self.plates.nesting - 1}).expand(self.points)
+    def _per_row(self, site: Site, *, on_support: bool = True) -> Tensor:
+        keep = {self.row_dim, -self.plates.nesting - 1}
+        return sum_over_plates(site, keep, on_support=on_support).expand(self.points)
 
     def _guide_at(self, values: dict[str, Tensor]) -> Tensor:
+        require_guide_density(self.plates)
         if self.guide_site is not None:
             site = self.guide_site
-            log_prob = site["fn"].log_prob(values[site["name"]])
-            return self._per_row({"unscaled_log_prob": log_prob, "mask": site["mask"]})
+            value = values[site["name"]]
+            log_prob = site["fn"].log_prob(value)
+            return self._per_row(
+                {"fn": site["fn"], "value": value, "unscaled_log_prob": log_prob, "mask": site["mask"]}
+            )
         trace = self._trace(self.program.guide, SubstituteLatents(values))
         trace.compute_log_prob()
         sites = sample_sites(trace)
@@ -187,14 +200,24 @@ class UnconstrainedJoint:
         trace = self._trace(self.program.model, SubstituteLatents(values), latents_only=True)
         sites = sample_sites(trace)
         for name in values:
-            support = sites[name]["fn"].support
-            if support is not None and not support.check(values[name]).all():
-                raise InputError(
+            inside = inside_support(sites[name]["fn"], values[name])
+            if inside is not None and not inside[0].all():
+                raise OutsideSupportError(
                     f"the guide draws {name} outside the model's support for it, "
-                    f"{support}: give it a distribution with that support, or start from the "
+                    f"{support_of(sites[name]['fn'])}: give it a distribution with that support, or start from the "
                     "prior (annealing: start='prior')"
                 )
         return self._flatten(trace)
+
+    @torch.no_grad()
+    def proposal(self) -> Proposal:
+        """A draw from the guide, or from the prior where the guide draws outside the support or has a point mass."""
+        if not self.plates.point_masses:
+            try:
+                return Proposal(self.from_guide(), is_guide=True)
+            except InputError:
+                pass
+        return Proposal(self.from_prior(), is_guide=False)
 
     @torch.no_grad()
     def from_prior(self) -> Points:
@@ -288,23 +311,4 @@ class _SubstituteUnconstrained(Messenger):
         jacobian = transform.log_abs_det_jacobian(u, msg["value"])
         if (event_dim := msg["fn"].event_dim - transform.codomain.event_dim) > 0:  # what the transform has not summed
             jacobian = jacobian.flatten(-event_dim).sum(-1)
-        self.jacobians.append(joint._per_row({"unscaled_log_prob": jacobian, "mask": None}))
-
-
-def simulate(program: Program, placeholder: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rows and their latents, drawn from the model together; `InputError` for several x-sites.
-
-    Args:
-        program: any program.
-        placeholder: a batch of n rows whose x is not read, with their inputs.
-
-    Returns:
-        Rows x (n, D), and the latents' values by site.
-    """
-    model = UnconditionObserved()(bind_supported_kwargs(program.model))
-    sites = sample_sites(poutine.trace(model).get_trace(placeholder.x, placeholder.row_inputs))
-    observed = [site for site in sites.values() if site["infer"].get("was_observed")]
-    if len(observed) != 1 or observed[0]["value"].shape != placeholder.x.shape:
-        raise InputError("simulating rows needs a model that observes x, the whole of it, at one site")
-    latents = {name: site["value"] for name, site in sites.items() if site is not observed[0]}
-    return observed[0]["value"], latents
+        self.jacobians.append(joint._per_row({"unscaled_log_prob": jacobian, "mask": None}, on_support=False))

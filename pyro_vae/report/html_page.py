@@ -94,7 +94,7 @@ class _Run:
     @property
     def best_epoch(self) -> int:
         """The epoch with the highest validation ELBO, whose weights were kept; the last one without such rows."""
-        values = [row.epoch if row.valid_elbo is None else row.valid_elbo for row in self.history]
+        values = [row.epoch if row.selection_value is None else row.selection_value for row in self.history]
         return values.index(max(values)) + 1 if values else 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pyro_vae.atomic_write import write_json
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.distributed import process_group
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, PointMassError, ZeroDensityWarning
 from pyro_vae.evidence.arviz_export import to_inference_data
 from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, Estimator, EvidenceMethod
 from pyro_vae.evidence.evidence_record import EvidenceRecord
@@ -83,8 +84,10 @@ def _keep(path: Path, name: str, record: EvidenceRecord) -> None:
     write_json(path, known | {name: dict(record)})
 
 
-def _estimates(program: Program, rows: Split, estimator: Estimator, log: Callable[[str], None]) -> list[LogPx]:
-    """log p(x) by the method, and by importance sampling too where the method gives no ELBO."""
+def _estimates(
+    program: Program, rows: Split, estimator: Estimator, log: Callable[[str], None]
+) -> tuple[LogPx, Evidence | None]:
+    """log p(x) by the method, and the estimate that has an ELBO: the same, importance sampling's, or none."""
     method, group, began = EVIDENCE_METHODS[estimator.method], process_group(), time.perf_counter()
 
     def log_rows(done: int) -> None:
@@ -100,7 +103,14 @@ def _estimates(program: Program, rows: Split, estimator: Estimator, log: Callabl
         return found
 
     best = estimate(method)
-    return [best] if isinstance(best, Evidence) else [best, estimate(EVIDENCE_METHODS["is"])]
+    if isinstance(best, Evidence):
+        return best, best
+    try:
+        found = estimate(EVIDENCE_METHODS["is"])
+    except PointMassError:
+        return best, None
+    assert isinstance(found, Evidence)
+    return best, found
 
 
 def _method(best: LogPx, estimator: Estimator) -> str:
@@ -131,9 +141,11 @@ def evaluate_split(
         The record, nats per row.
     """
     began = time.perf_counter()
-    best, *others = _estimates(program, rows, estimator, log)
-    found = others[0] if others else best
-    assert isinstance(found, Evidence)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZeroDensityWarning)  # it is logged
+        best, found = _estimates(program, rows, estimator, log)
+    if best.without_number:
+        log(best.without_number)
     try:
         with seeded(estimator.seed):
             some = slice(ACTIVE_UNITS_ROWS)
@@ -150,4 +162,4 @@ def evaluate_split(
         num_parameters=sum(parameter.numel() for parameter in named_parameters(program).values()),
         seconds=time.perf_counter() - began,
     )
-    return found.to_record(about, best)
+    return best.to_record(about) if found is None else found.to_record(about, best)

@@ -15,7 +15,7 @@ from pyro_vae.atomic_write import read_json_lines, read_tensors, write_json, wri
 from pyro_vae.context_managers import defer_signals, seeded
 from pyro_vae.data import Dataset
 from pyro_vae.distributed import process_group
-from pyro_vae.errors import DivergedError, InputError, RankLostError, RowsError
+from pyro_vae.errors import DivergedError, InputError, PointMassError, RankLostError, RowsError
 from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.inference.fit_result import FitResult
@@ -221,7 +221,7 @@ class _Job:
 
         fitted = self._fit_program()
         _to_cpu(self.program)
-        with suppress(RowsError):  # the first process reports it
+        with suppress(RowsError, PointMassError):  # the first process reports it
             evaluate_split(self.program, self.data.valid, self.folder, VALID_ESTIMATOR)
         return FitRun(self.folder, self.program, self.data, fitted, EvidenceRecord())
 
@@ -236,8 +236,8 @@ class _Job:
             with self._continue_on_error("TensorBoard figures"):
                 board.finish(program, data)
         try:
-            record = evaluate_split(program, data.valid, folder, VALID_ESTIMATOR)
-        except RowsError as error:  # a user's program whose rows have no weights of their own
+            record = evaluate_split(program, data.valid, folder, VALID_ESTIMATOR, log=self.log)
+        except (RowsError, PointMassError) as error:  # a user's program whose rows have no weights of their own
             best = fitted.history[fitted.best_epoch - 1]
             elbo = best["valid_elbo"]
             about = EvidenceRecord(run=str(folder), model="program", fit_method="svi", split="valid")

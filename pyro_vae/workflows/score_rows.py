@@ -1,6 +1,8 @@
 """log p(x) of each row of a file or split under a run's program, and which rows are anomalous."""
 
+import math
 import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,8 +15,10 @@ from torch import Tensor
 from pyro_vae.context_managers import seeded
 from pyro_vae.diagnostics.anomaly_scores import Scores, require_enough, score
 from pyro_vae.distributed import process_group
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, ZeroDensityWarning
+from pyro_vae.evidence.evidence_record import finite_or_none
 from pyro_vae.evidence.importance_sampling import log_evidence
+from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS
 from pyro_vae.json_records import Record
 from pyro_vae.workflows.export_rows import open_row_writer
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
@@ -29,6 +33,10 @@ class ScoreTotals:
     num_anomalies: int = 0
     log_px: float = 0.0
     khat_bad: float = 0.0
+    num_finite: int = 0
+    num_with_number: int = 0
+    num_zero: int = 0
+    reason: str = ""
     lowest: list[tuple[float, int]] = field(default_factory=list)
 
     def add(self, scores: Scores, index: Tensor) -> None:
@@ -38,11 +46,19 @@ class ScoreTotals:
             scores: the chunk's scores.
             index: the rows' numbers (n,) in their source.
         """
-        log_px = scores.found.log_px
+        found, log_px = scores.found, scores.found.log_px
+        num_finite = int(log_px.isfinite().sum())
         self.num_anomalies += int(scores.anomaly.sum())
-        self.log_px += float(log_px.sum())
-        self.khat_bad += (scores.found.khat_bad or 0.0) * len(log_px)
+        self.log_px += float(log_px[found.has_number].sum())
+        self.khat_bad += (found.khat_bad or 0.0) * num_finite
+        self.num_finite += num_finite
+        self.num_with_number += int(found.has_number.sum())
+        self.num_zero += int((log_px == -math.inf).sum())
+        if found.reasons and not self.reason:
+            row = min(found.reasons)
+            self.reason = f"row {int(index[row])}: {found.reasons[row]}"
         few = log_px.argsort()[:NUM_LOWEST]
+        few = few[found.has_number[few]]
         lowest = [*self.lowest, *zip(log_px[few].tolist(), index[few].tolist(), strict=True)]
         self.lowest = sorted(lowest)[:NUM_LOWEST]
 
@@ -51,6 +67,9 @@ class ScoreTotals:
 class ScoreSummary(Record):
     """What is reported of all rows that were scored: the JSON that `score` prints, nats per row.
 
+    `log_px` is the mean over the rows that have a number, None where it is −∞; `num_with_number` how many these are,
+    None where all are; `num_zero` the rows of density zero, None where there is none; `reason` why the first row of
+    either kind is one.
     `threshold` is the log p(x) below which rows are flagged, by `num_reference` validation rows at a rate of
     `false_alarms`; `khat_bad` the share of rows whose k-hat is above its limit, None for few draws.
     """
@@ -62,12 +81,15 @@ class ScoreSummary(Record):
     false_alarms: float
     threshold: float
     num_reference: int
-    log_px: float
+    log_px: float | None
     log_px_kind: str
     khat_bad: float | None
     measure: str
     num_samples: int
     seconds: float
+    num_with_number: int | None = None
+    num_zero: int | None = None
+    reason: str | None = None
 
 
 def score_rows(
@@ -109,13 +131,16 @@ def score_rows(
     run = Run(folder, program)
     rows, held_out, scored = run.rows(data, split), run.data().valid, run.program()
     require_enough(len(held_out), false_alarms)
-    reference = log_evidence(
-        scored, held_out, num_samples, seed=seed, prior_share=prior_share, memory_mib=memory_mib, group=group
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZeroDensityWarning)
+        reference = log_evidence(
+            scored, held_out, num_samples, seed=seed, prior_share=prior_share, memory_mib=memory_mib, group=group
+        )
     score_part = partial(score, scored, false_alarms=false_alarms, memory_mib=memory_mib, group=group)
     totals, places = ScoreTotals(), torch.arange(len(rows)) if rows.name == "train" else None
     output = open_row_writer(path, len(rows), []) if group.is_main else nullcontext()
-    with output as writer, seeded(seed):  # one stream of random numbers for all chunks
+    with output as writer, seeded(seed), warnings.catch_warnings():  # one stream of random numbers for all chunks
+        warnings.simplefilter("ignore", ZeroDensityWarning)  # the summary says it
         for number, part in enumerate(rows.chunks(CHUNK_ROWS)):
             own = None if places is None else places[number * CHUNK_ROWS :][: len(part)]
             found = score_part(part, reference, seed=None if group.is_single else seed + number, rows=own)
@@ -130,21 +155,29 @@ def score_rows(
         num_anomalies=totals.num_anomalies,
         false_alarms=false_alarms,
         threshold=found.threshold,
-        num_reference=len(reference),
-        log_px=totals.log_px / len(rows),
+        num_reference=int(reference.has_number.sum()),
+        log_px=finite_or_none(totals.log_px / max(totals.num_with_number, 1)) if totals.num_with_number else None,
         log_px_kind=reference.kind,
-        khat_bad=None if found.found.khat_bad is None else totals.khat_bad / len(rows),
+        khat_bad=totals.khat_bad / totals.num_finite if num_samples >= MIN_DRAWS and totals.num_finite else None,
         measure=found.found.measure,
         num_samples=num_samples,
         seconds=time.perf_counter() - began,
+        num_with_number=totals.num_with_number if totals.num_with_number < len(rows) else None,
+        num_zero=totals.num_zero or None,
+        reason=totals.reason or None,
     )
     return summary, totals
 
 
 def _columns(scores: Scores) -> dict[str, np.ndarray]:
+    """The columns of the file; the cells of a row that has no number are empty."""
+    anomaly = scores.anomaly.numpy().astype(int)
+    if not scores.found.has_number.all():
+        anomaly = anomaly.astype(object)
+        anomaly[~scores.found.has_number.numpy()] = None
     return {
         "log_px": scores.found.log_px.numpy(),
         "khat": scores.found.khat.numpy(),
         "percentile": scores.percentile.numpy(),
-        "anomaly": scores.anomaly.numpy().astype(int),
+        "anomaly": anomaly,
     }

@@ -193,7 +193,7 @@ def test_reference_evidence_sets_how_rows_are_scored(tiny_vae):
     found = pv.score(vae, x[:5], reference, num_samples=500)
     assert (found.found.num_samples, found.found.prior_share) == (40, 0.0)
     broken = replace(reference, log_px=reference.log_px.clone().fill_(math.nan))
-    with pytest.raises(pv.InputError, match="of reference row 0 is not a number"):
+    with pytest.raises(pv.InputError, match="0 reference rows cannot tell one in 20"):
         pv.score(vae, x, broken)
 
 

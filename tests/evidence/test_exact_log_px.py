@@ -234,9 +234,10 @@ def test_guides_outside_of_the_prior_are_said():
             pyro.sample("z", dist.Normal(0.5, 0.5))
 
     program, x = pv.Program(model, guide), torch.tensor([[0.5], [1.0]])
-    for estimate in (pv.exact_evidence, pv.annealed_evidence, pv.nuts):
+    for estimate in (pv.annealed_evidence, pv.nuts):
         with pytest.raises(pv.InputError, match="the guide draws z outside the model's support for it"):
             estimate(program, x)
     known = dist.Normal(0.0, 0.5).cdf(x[:, 0]) - dist.Normal(1.0, 0.5).cdf(x[:, 0])
     found = pv.annealed_evidence(program, x, 50, start="prior")
     torch.testing.assert_close(found.log_px.float(), known.log(), rtol=0, atol=0.03)
+    torch.testing.assert_close(pv.exact_evidence(program, x).log_px.float(), known.log(), rtol=0, atol=1e-3)

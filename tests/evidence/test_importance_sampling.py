@@ -298,7 +298,8 @@ def test_rows_and_labels_are_one_for_each_row(tiny_vae):
             estimate(vae, x, labels=torch.zeros(3))
 
 
-def test_rows_without_weight_have_no_good_khat():
+def test_khat_is_that_of_the_positive_weights():
+    """Zeros count in the mean alone; a row with too few positive weights, or with NaN, has no k-hat."""
     from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
 
     log_weights = np.random.default_rng(0).standard_normal((4, 100))
@@ -306,6 +307,10 @@ def test_rows_without_weight_have_no_good_khat():
     log_weights[1, 3] = np.nan
     log_weights[2, 5] = -np.inf
     khat, smoothed = pareto_smoothed(log_weights)
-    assert np.isinf(khat[:3]).all()
-    assert np.isnan(smoothed[:3]).all()
+    assert np.isnan(khat[:2]).all()
+    assert np.isnan(smoothed[:2]).all()
+    positive = np.delete(log_weights[2], 5)
+    alone_khat, alone_smoothed = pareto_smoothed(positive[None])
+    assert khat[2] == alone_khat[0]
+    assert smoothed[2] == pytest.approx(alone_smoothed[0] + np.log(99 / 100), abs=1e-12)
     assert np.isfinite([khat[3], smoothed[3]]).all()

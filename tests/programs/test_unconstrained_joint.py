@@ -15,7 +15,8 @@ from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint, simulate
+from pyro_vae.programs.simulate_rows import simulate
+from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 
 
 def joint_of(program, x):

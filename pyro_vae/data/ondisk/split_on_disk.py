@@ -75,7 +75,7 @@ class SplitOnDisk(Split):
     def source_index(self, rows: slice | Tensor) -> Tensor:
         return self.stored.source_index(as_index(rows, len(self)))
 
-    def _chunk(self, rows: slice) -> Split:
+    def _chunk(self, rows: slice | Tensor) -> Split:
         stored, labels = self.stored[rows], None if self.labels is None else self.labels[rows]
         split = Split(self.name, stored, self.measure, labels, self.image_shape, self.source_index(rows))
         split.__dict__["_fixed_draw"] = self._fixed_x(stored, as_index(rows, len(self)))

@@ -1,6 +1,7 @@
 """The ELBO per row: the scale of each site in the objective, and the sums of its two terms over rows."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,7 +17,9 @@ from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.free_bits import independent_dimensions
 from pyro_vae.inference.objectives.importance_weighted import PARTICLES
+from pyro_vae.programs.latent_support import latents_outside
 from pyro_vae.programs.plates import PlateStructure
+from pyro_vae.programs.support import zero_outside_support
 from pyro_vae.programs.traces import Site, sample_sites
 
 LINEAR_ELBOS = (Trace_ELBO, TraceGraph_ELBO, TraceEnum_ELBO)  # scaling every site by c scales the loss by c
@@ -71,10 +74,11 @@ class Terms:
     Args:
         plates: the program's plates.
         num_rows: the number N of training rows.
+        uncertain: latents whose draws may lie outside the support of their prior: the KL is then infinite.
     """
 
-    def __init__(self, plates: PlateStructure, num_rows: int) -> None:
-        self.plates, self.num_rows = plates, num_rows
+    def __init__(self, plates: PlateStructure, num_rows: int, uncertain: Iterable[str] = ()) -> None:
+        self.plates, self.num_rows, self.uncertain = plates, num_rows, tuple(uncertain)
         self.reset()
 
     def reset(self, by_site: bool = False) -> None:
@@ -146,6 +150,8 @@ class Terms:
         sites = [*model.values(), *guide.values()]
         if any(site["infer"].get("_enumerate_dim") is not None for site in sites):
             self.exact = False
+            if latents_outside(model, self.uncertain):
+                self.kl = math.inf
             return
         batch = next((frame.size for site in sites if (frame := self.plates.row_plate_frame(site))), self.num_rows)
         vectorized = any(frame.name == PARTICLES for site in sites for frame in site["cond_indep_stack"])
@@ -188,7 +194,10 @@ class Terms:
         return reconstruction - kl, reconstruction, kl
 
     def _sum(self, site: Site, batch: int) -> Tensor:
-        total = _wide(scale_and_mask(site["unscaled_log_prob"], mask=site["mask"]).sum())
+        log_prob = site["unscaled_log_prob"]
+        if site["name"] in self.uncertain:
+            log_prob = zero_outside_support(site["fn"], site["value"], log_prob)
+        total = _wide(scale_and_mask(log_prob, mask=site["mask"]).sum())
         return total * (batch / self.num_rows) if self.plates.row_plate_frame(site) is None else total
 
     def _site_kl(self, model: Site, guide: Site, batch: int) -> Tensor:

@@ -13,7 +13,7 @@ True
 """
 
 import itertools
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pyro
 import pyro.poutine as poutine
@@ -29,6 +29,7 @@ from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.newton_modes import Expansion, highest_mode, normal_at
 from pyro_vae.inference.posterior.refined_guides import PerRowProgram, full_batch
+from pyro_vae.programs.observed_support import require_inside
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import find_plates, require_density
 from pyro_vae.programs.row_inputs import Batch, accepts_row_inputs
@@ -203,6 +204,7 @@ def _find_modes(
     for index in torch.arange(len(full.x), device=full.x.device).split(batch_size):
         batch = full.take(index)
         plates.check(batch.x)
+        require_inside(program, plates, replace(batch, rows=index))
         with torch.no_grad():
             joint = UnconstrainedJoint(program, plates, batch)
             events = _events(joint)

@@ -1,8 +1,9 @@
 """The modes of each row's log p(x, u) by Newton's method with Levenberg damping, and the normals around them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -86,14 +87,23 @@ def highest_mode(joint: UnconstrainedJoint, steps: int, starts: int) -> Expansio
 
 def _starts(joint: UnconstrainedJoint, number: int) -> Iterator[RowLatents]:
     """The mean of the guide's draws, that of the prior's, then draws of each in turn."""
+    guide: Callable[[], RowLatents] = partial(_from_guide_if_inside, joint)
     try:
         joint.from_guide()
-        sources = joint.from_guide, joint.from_prior
     except InputError:  # its draws lie outside the support of the model's latents
-        sources = joint.from_prior, joint.from_prior
+        guide = joint.from_prior
+    sources = guide, joint.from_prior
     for i in range(number):
         draw = sources[i % 2]
         yield draw() if i > 1 else torch.stack([draw() for _ in range(START_DRAWS)]).mean(0)
+
+
+def _from_guide_if_inside(joint: UnconstrainedJoint) -> RowLatents:
+    """A draw of the guide; of the prior where one row's lies outside the support of the model's latents."""
+    try:
+        return joint.from_guide()
+    except InputError:
+        return joint.from_prior()
 
 
 def maximize(joint: UnconstrainedJoint, u: RowLatents, steps: int) -> Expansion:

@@ -116,7 +116,7 @@ def _run_chains(joint: UnconstrainedJoint, num_samples: int, warmup: int, num_ch
 
     chains, divergences = [], 0
     for _ in range(num_chains):
-        start = {"u": joint.from_guide()}
+        start = {"u": joint.proposal().u}
         mcmc = MCMC(
             NUTS(potential_fn=potential_energy), num_samples, warmup, initial_params=start, disable_progbar=True
         )

@@ -168,7 +168,7 @@ class FitLoop:
         state = self.state
         state.epoch += 1
         state.history.append(record)
-        value = float(state.epoch) if record.valid_elbo is None else record.valid_elbo
+        value = float(state.epoch) if record.selection_value is None else record.selection_value
         if value > state.best_value:
             state.best_epoch, state.best_value, state.best_weights = state.epoch, value, copy_state(self.task.program)
 

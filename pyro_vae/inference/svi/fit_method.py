@@ -18,11 +18,13 @@ from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.svi.prepare_fit import check_batches
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.validation_elbo import HeldOutRows
+from pyro_vae.programs.latent_support import latents_outside, uncertain_latents
+from pyro_vae.programs.observed_support import require_inside
 from pyro_vae.programs.parameters import DeviceAndDtype
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.program_defaults import check_labels, init_program_from_data, set_num_features
 from pyro_vae.programs.row_inputs import Batch, require_mask
-from pyro_vae.programs.traces import trace_program
+from pyro_vae.programs.traces import sample_sites, trace_program
 from pyro_vae.typing import Program
 
 START_ROWS = 1000  # shown to a program's `init_from_data`
@@ -89,10 +91,12 @@ class FitTask:
         self.example = self.batch(train[first], first)
         counter = FlopCounterMode(display=False)  # it hooks into gradients, so they have to be enabled
         with torch.enable_grad(), seeded(config.epoch_seed(-2)), evaluating(program), counter:
-            _, self.guide_trace = trace_program(program, self.example)  # functions make their parameters, on real rows
+            model, self.guide_trace = trace_program(program, self.example)  # functions make their parameters, on rows
+        self.uncertain_latents = uncertain_latents(sample_sites(model), sample_sites(self.guide_trace))
+        self.latents_outside = latents_outside(sample_sites(model), self.uncertain_latents)
         self.flops_per_step = 3 * counter.get_total_flops()  # the backward pass takes twice those of the forward pass
         self.plates = find_plates(program, self.example)
-        self.plates.check(self.example.x)
+        self.check(self.example)
         check_batches(self.plates, config, self.num_rows, has_valid=valid is not None, num_processes=group.size)
         rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
         init_program_from_data(program, train.mean.to(*target), train[rows].to(*target))
@@ -117,6 +121,11 @@ class FitTask:
         if self.labels is not None:
             row_inputs["labels"] = self.labels[index].to(self.target.device)
         return Batch(x.to(*self.target), index.to(self.target.device), num_rows=self.num_rows, **row_inputs)
+
+    def check(self, batch: Batch) -> None:
+        """`InputError` where an observed value of a batch is not finite or outside the support of its site."""
+        self.plates.check(batch.x)
+        require_inside(self.program, self.plates, batch)
 
     def train_epoch(self, epoch: int, take_step: Callable[[Step], Loss], on_step: Callable[[], None]) -> Loss:
         """Take a step on each batch, in an order and with random numbers that depend on seed and epoch only.
@@ -151,7 +160,7 @@ class FitTask:
             index = self.group.shard(rows)
             batch = self.batch(self.train.batch(index, pixels), index)
             if epoch == 0 and len(index):
-                self.plates.check(batch.x)
+                self.check(batch)
             yield Step(batch, len(rows), epoch + number * self.batch_size / self.num_rows)
 
     def _epoch_generators(self, epoch: int) -> tuple[torch.Generator, torch.Generator]:

@@ -73,13 +73,9 @@ def _make_bar() -> Any:  # rich's `Progress`
 
 def _summary(row: EpochRecord, epochs: int, short: bool = False) -> str:
     """An epoch's metrics in one line; without the ELBO's terms and the learning rate where `short`."""
-    parts = [f"epoch {row.epoch}/{epochs}"]
-    if row.elbo is not None:
-        parts.append(f"ELBO {row.elbo:.2f}")
+    parts = [f"epoch {row.epoch}/{epochs}", *row.words]
     if row.reconstruction is not None and not short:
-        parts.append(f"= {row.reconstruction:.2f} − KL {row.kl:.2f}")
-    if row.valid_elbo is not None:
-        parts.append(f"validation {row.valid_elbo:.2f}")
+        parts.insert(2, f"= {row.reconstruction:.2f} − KL {row.kl:.2f}")
     if row.learning_rate is not None and not short:
         parts.append(f"rate {row.learning_rate:.1e}")
     return "  ".join(parts)

@@ -14,15 +14,19 @@ from pyro_vae.data import Split
 from pyro_vae.distributed import GradientReducer
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.compile.compiled_elbo import Compiled_ELBO, is_recorded
-from pyro_vae.inference.fit_result import EpochRecord
+from pyro_vae.inference.fit_result import EpochRecord, map_record
 from pyro_vae.inference.objectives.elbo_terms import RowWeighted, Terms
 from pyro_vae.inference.svi.fit_method import FitTask, Loss, Step
 from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.prepare_fit import default_loss, loss_name, vectorize_particles
+from pyro_vae.inference.svi.validation_elbo import VALID_BATCH_SIZE
+from pyro_vae.programs.latent_support import latents_outside, outside_error
 from pyro_vae.programs.parameters import named_parameters
-from pyro_vae.programs.program_defaults import log_prior_of
-from pyro_vae.programs.row_inputs import bind_supported_kwargs
+from pyro_vae.programs.program_defaults import log_prior_of, no_density_reason
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.traces import sample_sites, trace_program
 
+SEARCH_DRAWS = 20  # of the guide, to name the latent that it drew outside the prior's support
 GRAPH_CHECK_STEPS = (1, 1, 1, 100)  # steps between checks of a graph at the start of the first epochs, and of others
 
 
@@ -40,6 +44,9 @@ class SVIMethod:
         """Set up the optimizer, the terms and `SVI` on the program with scaled sites; all its parameters exist."""
         config, program, plates = task.config, task.program, task.plates
         self.task, self.reducer = task, GradientReducer(task.group)
+        self.is_map = bool(plates.point_masses) and not no_density_reason(program)
+        if task.latents_outside:
+            raise outside_error(task.latents_outside, task.uncertain_latents)
         loss = self.loss or default_loss(task.guide_trace, plates, config.num_particles or 1)
         loss = vectorize_particles(loss, program, plates, task.example)
         self.name = loss_name(loss)
@@ -47,7 +54,10 @@ class SVIMethod:
         self.optimizer.add_parameters(named_parameters(program))
         if log_prior_of(program) is not None:
             self.optimizer.penalty = self._penalty
-        self.weigh, self.terms = RowWeighted(plates, task.num_rows), Terms(plates, task.num_rows)
+        self.weigh, self.terms = (
+            RowWeighted(plates, task.num_rows),
+            Terms(plates, task.num_rows, task.uncertain_latents),
+        )
         if config.beta != 1 or config.kl_warmup:  # a tensor may change between calls of a graph, a number may not
             self.weigh.beta = torch.ones((), dtype=task.target.dtype, device=task.target.device)
         elbo = self.terms.attach(loss)
@@ -91,7 +101,8 @@ class SVIMethod:
             learning_rate=self.optimizer.learning_rate,
             beta=beta,
         )
-        return self._validate(record)
+        record = self._validate(record)
+        return map_record(record) if self.is_map else record
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's moments and step counts."""
@@ -123,8 +134,14 @@ class SVIMethod:
             loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, batch.x, batch.row_inputs)
             self.optimizer(self.optimizer.parameters.values())
         else:
-            with pyro.validation_enabled(step.is_first):
-                loss = self.svi.step(batch.x, batch.row_inputs)
+            try:
+                with pyro.validation_enabled(step.is_first):
+                    loss = self.svi.step(batch.x, batch.row_inputs)
+            except ValueError:  # torch's, of a value outside its support
+                self._require_latents_inside(batch)
+                raise
+        if self.task.uncertain_latents and not math.isfinite(self.terms.kl):
+            self._require_latents_inside(batch)
         if step.is_first and self.optimizer.parameters and not self.optimizer.has_stepped:
             raise InputError(
                 "no parameter took part in the first step: tell Pyro of a module's parameters in model or guide "
@@ -145,6 +162,8 @@ class SVIMethod:
         loss = task.held_out.mean_loss(self.svi.evaluate_loss, task.plates, task.group, seed, check=is_first)
         self._set_kl_weight(beta)
         self.terms.all_reduce(task.group)
+        if task.uncertain_latents and not math.isfinite(self.terms.kl):
+            self._require_latents_inside(task.held_out.batch(0, VALID_BATCH_SIZE))
         elbo, reconstruction, kl = self._terms(-loss, task.valid)
         if elbo is None or not math.isfinite(elbo):
             raise DivergedError(f"the validation ELBO became {elbo}")
@@ -162,6 +181,18 @@ class SVIMethod:
         elbo, reconstruction, kl = self.terms.means() or (elbo, None, None)
         jacobian = float(split.log_jacobian.mean())
         return _add(elbo, jacobian), _add(reconstruction, jacobian), kl
+
+    @torch.no_grad()
+    def _require_latents_inside(self, batch: Batch) -> None:
+        """`InputError` where the guide has drawn outside the prior's support: it is run again to name the latents."""
+        uncertain = self.task.uncertain_latents
+        for _ in range(SEARCH_DRAWS if uncertain else 0):
+            with pyro.validation_enabled(False):
+                model, _ = trace_program(self.task.program, batch)
+            if outside := latents_outside(sample_sites(model), uncertain):
+                raise outside_error(outside, uncertain)
+        if self.terms.kl == math.inf:
+            raise outside_error(uncertain, uncertain)
 
     def _set_kl_weight(self, beta: float) -> None:
         if isinstance(self.weigh.beta, Tensor):
