@@ -88,10 +88,10 @@ def evaluate(
     Choices are made on the validation rows; score the test rows once, at the end. The numbers are kept in
     RUN/evaluation.json.
     """
-    given, owned = given_options(ctx), EVIDENCE_METHODS.owned_options()
-    own = {name: value for name, value in given.items() if name in owned}
-    if own and "method" not in given:  # an option of one method alone asks for that method
-        method = owned[next(iter(own))][0][0]
+    given = given_options(ctx)
+    own = {name: value for name, value in given.items() if name in EVIDENCE_METHODS.owned_options()}
+    if "prior_share" in own and "method" not in given:  # as before there was another default
+        method = "is"
     estimator = Estimator(method, num_samples, memory_mib, seed, own)
     from pyro_vae.cli.print_tables import print_record
     from pyro_vae.distributed import process_group

@@ -19,7 +19,8 @@ from pyro_vae.cli.main import _run
 KEYS = {
     "run", "model", "way", "fit_method", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind",
     "log_px_se", "log_px_mc_se", "method", "prior_share", "smoothed", "iwae", "bound", "gap", "khat_bad",
-    "active_units", "num_data", "num_samples", "num_parameters", "seconds",
+    "active_units", "num_data", "num_samples", "num_parameters", "seconds", "stages", "densities", "outside_share",
+    "num_with_number", "num_zero",
 }  # fmt: skip
 SMALL = ["--data", "digits", "--epochs", "4", "--hidden", "30"]
 
@@ -77,10 +78,13 @@ def test_every_command_prints_one_json_object(run, capsys, tmp_path):
 
 
 def test_evaluate_agrees_with_python(run, capsys):
-    found = json_of(capsys, "evaluate", run, "--num-samples", 40, "--split", "valid")
-    data = pv.load_data("digits")
+    words = ["evaluate", run, "--num-samples", 40, "--split", "valid"]
+    found, data = json_of(capsys, *words, "--method", "is"), pv.load_data("digits")
     evidence = pv.log_evidence(pv.load(run), data.valid, num_samples=40)
     assert found["log_px"] == pytest.approx(evidence.log_px.mean().item(), abs=1e-9)
+    by_default = json_of(capsys, *words)
+    assert by_default["log_px"] == pytest.approx(pv.exact_evidence(pv.load(run), data.valid).log_px_mean, abs=1e-6)
+    assert (by_default["log_px_kind"], by_default["elbo"]) == ("exact", found["elbo"])
     assert found["log_px_mc_se"] == pytest.approx(evidence.log_px_mc_se)
     assert found["num_parameters"] == sum(p.numel() for p in pv.load(run).parameters())
 
@@ -105,7 +109,10 @@ def test_files_of_rows(run, capsys, tmp_path):
 
 
 def test_people_see_tables(run, capsys):
-    code, out, _ = command(capsys, "evaluate", run, "--num-samples", 40)
+    out = command(capsys, "evaluate", run)[1]
+    assert "exact, by grid" in out
+    assert "k-hat" not in out  # of draws that the number does not rest on
+    code, out, _ = command(capsys, "evaluate", run, "--num-samples", 40, "--method", "is")
     assert code == 0
     for words in (
         "log p(x)",
