@@ -1,6 +1,7 @@
 """Models and fit methods compared on the same rows and measure: a table of records."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -204,12 +205,9 @@ def score_held_out(
 
 def _own_evidence(program: Program, rows: Split, num_samples: int, seed: int, required: bool) -> Evidence | None:
     """Importance sampling from a program's own guide; None where that has no density and is not `required`."""
-    try:
+    with nullcontext() if required else suppress(PointMassError):
         return log_evidence(program, rows, num_samples, seed=seed)
-    except PointMassError:
-        if required:
-            raise
-        return None
+    return None
 
 
 def _bound_of(one: Fitted, rows: Split, log_px: Tensor) -> Tensor | None:
@@ -227,11 +225,10 @@ def _predictive(program: Program, log_predictive: Callable[[Tensor], Tensor], ro
     """The density of new rows under a global posterior q, as an estimate of log p(x | training rows)."""
     target = device_and_dtype(program)
     log_px = log_predictive(rows.x.to(*target)).detach().cpu().double() + rows.log_jacobian
-    batch = Batch(rows[:3].to(*target), num_rows=len(rows))
     return LogPx(
         log_px=log_px,
         mc_se=torch.zeros_like(log_px),
-        measure=describe_measure(rows, find_plates(program, batch)),
+        measure=describe_measure(rows, find_plates(program, Batch(rows[:3].to(*target), num_rows=len(rows)))),
         kind="estimate",
     )
 
@@ -240,8 +237,7 @@ def _with_final_score(one: Fitted, scored: HeldOutScore) -> Fitted:
     """The program with the final score of its fit among those it reached."""
     if one.result is None:
         return one
-    end = one.result.seconds, scored.log_px.log_px_mean
-    return replace(one, reached=(*one.reached, end))
+    return replace(one, reached=(*one.reached, (one.result.seconds, scored.log_px.log_px_mean)))
 
 
 def common_level(programs: Sequence[Fitted]) -> float | None:

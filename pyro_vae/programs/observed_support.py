@@ -9,7 +9,7 @@ from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.errors import InputError
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.support import innermost, inside_support, support_of
+from pyro_vae.programs.support import inside_support
 from pyro_vae.programs.traces import Site, sample_sites
 from pyro_vae.typing import Program
 
@@ -57,7 +57,15 @@ def require_inside(program: Program, plates: PlateStructure, batch: Batch) -> No
 
 
 def outside_reason(site: str, support: str) -> str:
-    """What is wrong with a row's value, in words."""
+    """What is wrong with a row's value, in words.
+
+    Args:
+        site: the name of the site.
+        support: the support of its distribution, in words.
+
+    Returns:
+        A clause.
+    """
     return f"the value observed at site {site!r} lies outside the support of its distribution, {support}"
 
 
@@ -71,9 +79,3 @@ def _outside(site: Site, row_dim: int, num_rows: int) -> Tensor:
         outside = outside & torch.as_tensor(site["mask"], device=outside.device)
     by_row = outside.movedim(row_dim, 0).flatten(1).any(-1) if outside.dim() > 1 else outside
     return by_row.expand(num_rows).cpu()
-
-
-def describe_support(site: Site) -> str:
-    """The support of a site's distribution, of one element of it, in words."""
-    support = support_of(site["fn"])
-    return "every real value" if support is None else str(innermost(support))

@@ -14,6 +14,7 @@ from pyro_vae.typing import PerRow, RowLatents
 
 CONVERGED = 1e-6  # nats that another Newton step would gain at most
 FIRST_DAMPING, MIN_DAMPING = 1e-3, 1e-9  # of the largest curvature
+Draw = Callable[[], RowLatents]
 START_DRAWS = 16  # draws whose mean is a start
 MAX_ROUNDING_ERRORS = 10  # by so many, in units of machine epsilon, a value may seem to fall
 MIN_CURVATURE = 1e-8  # eigenvalues of −H are raised to this
@@ -87,7 +88,7 @@ def highest_mode(joint: UnconstrainedJoint, steps: int, starts: int) -> Expansio
 
 def _starts(joint: UnconstrainedJoint, number: int) -> Iterator[RowLatents]:
     """The mean of the guide's draws, that of the prior's, then draws of each in turn."""
-    guide: Callable[[], RowLatents] = partial(_from_guide_if_inside, joint)
+    guide: Draw = partial(_from_guide_if_inside, joint)
     try:
         joint.from_guide()
     except InputError:  # its draws lie outside the support of the model's latents
