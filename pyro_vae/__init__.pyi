@@ -16,7 +16,6 @@ from .data import Dataset as Dataset
 from .data import Split as Split
 from .data import load_data as load_data
 from .diagnostics.anomaly_scores import score as score
-from .errors import CollapseWarning as CollapseWarning
 from .errors import DivergedError as DivergedError
 from .errors import InputError as InputError
 from .errors import RowsError as RowsError
@@ -71,7 +70,6 @@ __all__ = [
     "BernoulliMixture",
     "Callback",
     "CallbackBase",
-    "CollapseWarning",
     "ConditionalVAE",
     "Dataset",
     "Density",

@@ -152,7 +152,11 @@ def print_comparison(table: Sequence[Mapping[str, Any]], rows: ScoredRows) -> No
     _print_columns([head, *body])
     click.echo(f"\nNats per row over {len(rows)} {rows.name} rows; {table[0]['measure']}.")
     for kind, method in sorted({(row["log_px_kind"], row["method"]) for row in table if row["log_px_kind"] != "exact"}):
-        words = {"laplace": "importance sampling around each row's mode", "is": "importance sampling from the guide"}
+        words = {
+            "auto": "importance sampling around each row's modes, from the guide and the prior",
+            "laplace": "importance sampling around each row's mode",
+            "is": "importance sampling from the guide",
+        }
         named = words.get(method, method)
         bad = max((row["khat_bad"] or 0.0 for row in table if row["method"] == method), default=0.0)
         click.echo(f"* {kind}, by {named}" + (f"; k-hat above its limit in up to {bad:.0%} of rows" if bad else ""))

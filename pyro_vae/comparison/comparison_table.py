@@ -12,9 +12,10 @@ from pyro_vae.comparison.fit_methods import FIT_METHODS
 from pyro_vae.comparison.paired_differences import EvidenceDifference, compare_evidence, difference_to
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
-from pyro_vae.errors import InputError, PointMassError, RowsError
+from pyro_vae.errors import InputError, PointMassError
+from pyro_vae.evidence.auto_evidence import auto_evidence
 from pyro_vae.evidence.evidence_record import EvidenceRecord, mean_or_none
-from pyro_vae.evidence.exact_log_px import exact_evidence
+from pyro_vae.evidence.exact_log_px import Exact, exact_evidence
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.inference.fit_result import FitResult
@@ -32,7 +33,6 @@ from pyro_vae.typing import Program
 
 METHODS = ("auto", "exact", "laplace", "is")
 PRIOR_SHARE = 0.1  # of the draws around modes: a normal at one mode may be too narrow, or miss another mode
-MAX_GRID_FEATURES = 16  # of x, up to which a grid over two latents is cheap
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def compare(
         programs: `Fitted` programs, or programs by name.
         rows: the held-out rows.
         method: the estimator of log p(x): `exact`, `laplace` (importance sampling around each row's mode, without the
-            guide), `is` (from the guide), or `auto`, the first of the three that applies: exact where the program knows
-            its density, or rows are narrow and latents one or two.
+            guide), `is` (from the guide), or `auto`, as `auto_evidence`: exact where that is possible, else from
+            mixtures around each row's modes.
         num_samples: draws for each row.
         level: the log p(x) of `seconds_to_level`; by default one that half of the programs reach.
         seed: of the draws.
@@ -187,15 +187,10 @@ def score_held_out(
     known = program if one.has_guide else without_guide(program)
     evidence = _own_evidence(known, rows, num_samples, seed, required=method == "is") if one.has_guide else None
     bound = None if evidence is None else evidence.elbo
-    if method == "exact" or (method == "auto" and rows.shape[1] <= MAX_GRID_FEATURES):
-        try:
-            exact = exact_evidence(known, rows, seed=seed)
-            return HeldOutScore(exact, bound, f"exact: {exact.method}", evidence)
-        except RowsError:
-            raise
-        except InputError:
-            if method == "exact":
-                raise
+    if method in ("auto", "exact"):
+        exactly = method == "exact"
+        best = exact_evidence(known, rows, seed=seed) if exactly else auto_evidence(known, rows, num_samples, seed=seed)
+        return HeldOutScore(best, bound, f"exact: {best.method}" if isinstance(best, Exact) else "auto", evidence)
     if method == "is" and evidence is not None:
         return HeldOutScore(evidence, bound, "is", evidence)
     at_modes = laplace_approximation(known, rows, seed=seed)

@@ -34,7 +34,15 @@ class StudentT:
     scale_tril: Tensor
 
     def draw(self, normal: Tensor, chi_square: Tensor) -> Tensor:
-        """The points (S, n, K) that standard normal numbers (S, n, K) and χ² numbers (S, n) become."""
+        """Draws from random numbers.
+
+        Args:
+            normal: standard normal numbers, (S, n, K).
+            chi_square: χ² numbers with as many degrees of freedom as the distribution, (S, n).
+
+        Returns:
+            The points, (S, n, K).
+        """
         noise = normal * (DEGREES_OF_FREEDOM / chi_square).sqrt()[..., None]
         return self.loc + torch.einsum("nij,snj->sni", self.scale_tril, noise)
 
@@ -95,7 +103,15 @@ class Counts:
 
     @classmethod
     def of(cls, num_samples: int, has_guide: bool) -> "Counts":
-        """The counts of S draws, the Student-t distributions' never zero."""
+        """The counts of S draws, the Student-t distributions' never zero.
+
+        Args:
+            num_samples: S.
+            has_guide: whether the guide is a component.
+
+        Returns:
+            The counts, S together.
+        """
         guide = int(GUIDE_SHARE * num_samples) if has_guide else 0
         prior = int(PRIOR_SHARE * num_samples)
         return cls(guide, num_samples - guide - prior, prior)
@@ -151,7 +167,15 @@ class Proposal:
         return torch.where(number < self.num_modes, draws.clamp(min=0), 0)
 
     def student_t_draws(self, normal: Tensor, chi_square: Tensor) -> Tensor:
-        """The draws (S, n, K) of the modes from their noise, as `StudentT.draw`."""
+        """The draws from each row's modes in turn.
+
+        Args:
+            normal: standard normal numbers, (S, n, K).
+            chi_square: χ² numbers, (S, n).
+
+        Returns:
+            The points, (S, n, K).
+        """
         chosen = torch.arange(len(normal), device=normal.device)[:, None] % self.num_modes.to(normal.device)
         u = self.modes[0].draw(normal, chi_square)
         for number, mode in enumerate(self.modes[1:], start=1):

@@ -73,7 +73,15 @@ class RowBlock:
         return UnconstrainedJoint(self.program, self.plates, self.batch if index is None else self.batch.take(index))
 
     def at_draws(self, draws: int, batch: Batch) -> UnconstrainedJoint | RepeatedRows:
-        """log p(x, u) of a batch at S points of each row."""
+        """log p(x, u) at several points of each row.
+
+        Args:
+            draws: the number S of points.
+            batch: the rows.
+
+        Returns:
+            The densities at u (S, n, K).
+        """
         return joint_at_draws(self.program, self.plates, batch, draws, vectorized=self.vectorized)
 
     def draw(self, component: str, draws: int, stream: int) -> Tensor:
@@ -104,7 +112,15 @@ class RowBlock:
             return joint.from_guide() if component == "guide" else joint.from_prior()
 
     def proposal_draws(self, proposal: Proposal, stream: int) -> Tensor:
-        """Draws (S, n, K) of all rows' mixtures: the guide's first, then the modes', then the prior's."""
+        """Draws from all rows' mixtures: the guide's first, then the modes', then the prior's.
+
+        Args:
+            proposal: the mixtures.
+            stream: a number of the stream of random numbers; the next one is used as well.
+
+        Returns:
+            Points u, (S, n, K).
+        """
         counts, like, dim = proposal.counts, self.batch.x, proposal.modes[0].loc.shape[-1]
         normal, chi_square = (
             torch.from_numpy(np.stack(noise, 1)).to(like)

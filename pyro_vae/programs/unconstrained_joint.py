@@ -229,11 +229,11 @@ class UnconstrainedJoint:
         return self._flatten(self._trace(self.program.model, SubstituteLatents(values), latents_only=True))
 
     def _flatten(self, trace: Trace) -> Points:
-        parts, sites, rows_first = [], sample_sites(trace), [len(self.batch.x), *self.points[:-1], -1]
+        parts, sites, leading = [], sample_sites(trace), [len(self.batch.x), *self.points[:-1], -1]
         for name, axis in self.axes.items():
             site = sites[name]
             u = transform_to_support(site).inv(site["value"])
-            parts.append(u.movedim(axis, 0).reshape(rows_first))
+            parts.append(u.movedim(axis, 0).reshape(leading))
         flat = torch.cat(parts, -1)
         return flat if self.draws is None else flat.movedim(0, 1)
 

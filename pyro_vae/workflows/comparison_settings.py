@@ -16,7 +16,7 @@ VAE_SETTINGS = ("likelihood", "scale", "network", "hidden")
 TRAIN_SETTINGS = ("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "seed")
 METHOD_HELP = (
     "How log p(x) is found where a model has no closed form: exactly (one or two latents), by importance sampling "
-    "around each row's mode or from the guide; auto: exactly where rows are narrow, else around the modes."
+    "around each row's mode or from the guide; auto: exactly where possible, else from a mixture of these."
 )
 
 

@@ -531,7 +531,7 @@ def test_collapse_is_said_with_what_to_try(capsys, tmp_path):
     assert "8 of 8 latent dimensions are inactive" in err
     assert "KL of z" in out
     vae = pv.load(tmp_path / "run")
-    with pytest.warns(pv.CollapseWarning, match="KL warm-up"):
+    with pytest.warns(pv.errors.CollapseWarning, match="KL warm-up"):
         pv.fit(vae, pv.load_data("digits"), epochs=3, batch_size=20, learning_rate=1e-3, beta=1000)
 
 
