@@ -29,6 +29,7 @@ from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit
 from pyro_vae.evidence.score_blocks import STAGES, BlockScorer
 from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.plates import require_guide_density
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.typing import Program
 
@@ -85,12 +86,12 @@ def auto_evidence(
 ) -> Evidence | Exact:
     r"""$\log p(x_i)$ of each row: exactly where that is possible, else by importance sampling with a better proposal.
 
-    Exact is what `exact_evidence` can do. Otherwise a row's S draws come from a mixture with fixed counts: a Student-t
-    with the curvature at the mode of its posterior, found by damped Newton steps from the guide's mean; the guide; and
-    the prior. Each draw is weighed against the mixture (the balance heuristic, Veach & Guibas 1995), so the mean weight
-    is unbiased for $p(x_i)$ and its log a lower bound in expectation. Where pilot draws, which are then thrown away,
-    have a k-hat above 0.7, modes are looked for from further starts, and where that does not mend it, the row is
-    annealed (`annealed_evidence`, 100 temperatures and 16 chains).
+    Exact is what `exact_evidence` can do, but for grids that are expensive. Otherwise a row's S draws come from a
+    mixture with fixed counts: a Student-t with the curvature at the mode of its posterior, found by damped Newton steps
+    from the guide's mean; the guide; and the prior. Each draw is weighed against the mixture (the balance heuristic,
+    Veach & Guibas 1995), so the mean weight is unbiased for $p(x_i)$ and its log a lower bound in expectation. Where
+    pilot draws, which are then thrown away, have a k-hat above 0.7, modes are looked for from further starts, and where
+    that does not mend it, the row is annealed from its modes (40 temperatures and 16 chains).
 
     A row's random numbers depend on the seed and on its number among the rows given, not on the other rows, the
     memory or the number of processes. Programs that have discrete latents, or more than 256 latents, are scored by
@@ -114,9 +115,12 @@ def auto_evidence(
     Returns:
         log p(x) (N,), nats per row: an `Exact`, an `AutoEvidence`, or the `Evidence` of `log_evidence`.
     """
-    if exact and (found := _exact(program, data, rows, labels, memory_mib, seed, group)) is not None:
-        return found
     split, rows = rows_to_score(data, rows, labels)
+    first = None if rows is None else rows[:8]
+    with use_param_store(program), evaluating(program):
+        require_guide_density(ScoredRows(program, split.head(8), first).plates)
+    if exact and (found := _exact(program, split, rows, None, memory_mib, seed, group)) is not None:
+        return found
     sizes = sorted({k for k in iwae if k >= 1})
     with torch.no_grad(), use_param_store(program), evaluating(program), pyro.validation_enabled(False):
         scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
@@ -173,9 +177,11 @@ def _exact(
     seed: int | None,
     group: ProcessGroup,
 ) -> Exact | None:
-    """`exact_evidence` where it applies."""
+    """`exact_evidence` where it applies and is cheap."""
     memory = EXACT_MEMORY * memory_mib  # with less, points are decoded more than once
     try:
-        return exact_evidence(program, data, rows=rows, labels=labels, memory_mib=memory, seed=seed, group=group)
+        return exact_evidence(
+            program, data, rows=rows, labels=labels, memory_mib=memory, seed=seed, cheap=True, group=group
+        )
     except InputError:
         return None

@@ -39,6 +39,7 @@ MAX_COMBINATIONS = 100_000  # of the values of discrete latents in a sum
 MAX_HESSIAN_DIM = 512  # latents for which a Hessian is computed
 NUM_PROBES = 4  # points of each kind at which a quadratic is compared with log p(x, z)
 MAX_ROUNDING_ERRORS = 300  # by which the two may differ, in units of machine epsilon
+MAX_CHEAP_BYTES = 65_536  # that a decoder writes for a point of a grid of some 300,000
 MAX_ROWS_PER_SUM, MAX_ROWS_PER_GRID = 1000, 512
 
 
@@ -67,6 +68,7 @@ def exact_evidence(
     labels: Tensor | None = None,
     memory_mib: float = 128,
     seed: int | None = 0,
+    cheap: bool = False,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> Exact:
     r"""$\log p(x_i) = \log \int p(x_i, z) dz$ of each row, where it can be computed without sampling.
@@ -90,6 +92,8 @@ def exact_evidence(
         labels: their labels (N,), for programs that take them.
         memory_mib: memory for the work in progress, in MiB.
         seed: seed of the draws that the methods are checked with; None leaves the random state as it is.
+        cheap: whether a grid that costs more than many draws of each row is refused: where the decoder is large, or
+            each row needs a grid of its own.
         group: the processes that share the rows; each gets every result.
 
     Returns:
@@ -98,7 +102,7 @@ def exact_evidence(
     split, rows = rows_to_score(data, rows, labels)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False), torch.no_grad():
         scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
-        method, of_batch, size = _choose_method(program, scored, memory_mib)
+        method, of_batch, size = _choose_method(program, scored, memory_mib, cheap)
         results = scored.map_batches(size, of_batch)
     log_px, error = (torch.cat(parts).cpu().double() for parts in zip(*results, strict=True))
     log_px = require_log_probabilities(log_px, "log p(x)", scored.plates)
@@ -117,7 +121,7 @@ def exact_evidence(
 OfBatch = Callable[[Batch], tuple[PerRow, PerRow]]
 
 
-def _choose_method(program: Program, scored: ScoredRows, memory_mib: float) -> tuple[str, OfBatch, int]:
+def _choose_method(program: Program, scored: ScoredRows, memory_mib: float, cheap: bool) -> tuple[str, OfBatch, int]:
     """The first method that applies, its function of a batch, and the batch size."""
     plates, example = scored.plates, scored.first
     budget = memory_mib * 2**20
@@ -135,7 +139,11 @@ def _choose_method(program: Program, scored: ScoredRows, memory_mib: float) -> t
         size = max(1, int(budget // (3 * bytes_per_row + 8 * joint.dim**2)))
         return "closed form", lambda batch: _closed_form(program, plates, batch), size
     if joint.dim in INITIAL_CELLS:
-        integrate = lambda batch: integrate_by_grid(program, plates, batch, budget, bytes_per_row)  # noqa: E731
+        if cheap and bytes_per_row > MAX_CHEAP_BYTES:
+            raise InputError(f"a grid of a decoder that writes {bytes_per_row:,} bytes for each point is expensive")
+        integrate = lambda batch: integrate_by_grid(  # noqa: E731
+            program, plates, batch, budget, bytes_per_row, cheap=cheap
+        )
         return "grid", integrate, MAX_ROWS_PER_GRID
     raise InputError(
         f"no exact log p(x) for this program: its {joint.dim} latent dimensions are continuous, more than two, and "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pyro_vae.errors import InputError
 from pyro_vae.evidence.grid_quadrature import (
     BOX_DRAWS,
     BOX_SCALES,
@@ -36,10 +37,11 @@ BYTES_PER_ENTRY = 16  # a row's log density in a cell, and a copy
 SHARE_OF_POINTS = 0.25  # of the memory, for the densities' work in progress; the rest is for the densities
 ROWS_PER_SUM = 32  # whose log densities are exponentiated in one call
 MIN_ROWS_PER_LABEL = 4
+MAX_CHEAP_GRIDS = 8  # of single rows, where a cheap integral is asked for
 
 
 def integrate_by_grid(
-    program: Program, plates: PlateStructure, batch: Batch, memory: float, bytes_per_row: int
+    program: Program, plates: PlateStructure, batch: Batch, memory: float, bytes_per_row: int, *, cheap: bool = False
 ) -> tuple[PerRow, PerRow]:
     """log p(x) of some rows, by a grid that they share where that is possible, else by a grid for each row.
 
@@ -53,6 +55,7 @@ def integrate_by_grid(
         batch: the N rows.
         memory: for the work in progress, bytes.
         bytes_per_row: what a run of the program writes for one row.
+        cheap: whether more than a few rows that need a grid of their own are refused.
 
     Returns:
         log p(x) (N,), nats, and by how much the last halving of cells changed it; `InputError` where no grid converges.
@@ -63,6 +66,8 @@ def integrate_by_grid(
         log_px[rows], error[rows] = SharedGrid(shared, (1 - SHARE_OF_POINTS) * memory).integrate()
     chunk_size = max(1, int(memory // bytes_per_row))
     unresolved = log_px.isnan().nonzero()[:, 0]
+    if cheap and len(unresolved) > MAX_CHEAP_GRIDS:
+        raise InputError(f"{len(unresolved)} of {len(log_px)} rows need a grid of their own, which is expensive")
     for rows in unresolved.split(MAX_ROWS_PER_ADAPTIVE_GRID) if len(unresolved) else ():
         own = AdaptiveGrid(program, plates, batch.take(rows.to(batch.x.device)), chunk_size)
         if (has_nan := own.log_weights.isnan().any(0)).all():
