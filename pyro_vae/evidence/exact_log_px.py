@@ -39,7 +39,7 @@ MAX_COMBINATIONS = 100_000  # of the values of discrete latents in a sum
 MAX_HESSIAN_DIM = 512  # latents for which a Hessian is computed
 NUM_PROBES = 4  # points of each kind at which a quadratic is compared with log p(x, z)
 MAX_ROUNDING_ERRORS = 300  # by which the two may differ, in units of machine epsilon
-MAX_CHEAP_BYTES = 65_536  # that a decoder writes for a point of a grid of some 300,000
+MAX_CHEAP_BYTES = 24_576  # that a decoder writes for a point of a grid of some 300,000
 MAX_ROWS_PER_SUM, MAX_ROWS_PER_GRID = 1000, 512
 
 

@@ -180,7 +180,7 @@ def test_evaluate_says_how_many_and_fails_where_all_have_none(run, capsys):
         warnings.simplefilter("error")
         code, _, err = command(capsys, "evaluate", run / "run", "--program", f"{run / 'broken.py'}:build", "--json")
     assert code == 1
-    assert "20 of 20 rows have no number; row 0: its log density is NaN" in err
+    assert "20 of 20 rows have no number; row 0: log p(x, z) is NaN or infinite in 1000 of 1000 draws" in err
     code, out, err = command(capsys, "evaluate", run / "run", "--program", f"{run / 'program.py'}:build", "--json")
     assert (code, err) == (0, "")
     assert '"num_with_number": null' in out
