@@ -26,7 +26,7 @@ from pyro_vae.errors import InputError, RowsError
 from pyro_vae.evidence.grid_quadrature import INITIAL_CELLS
 from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.shared_grid import integrate_by_grid
-from pyro_vae.programs.log_weights import LogWeightSampler
+from pyro_vae.programs.log_weights import CountOperations, LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_rows
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
@@ -139,8 +139,8 @@ def _choose_method(program: Program, scored: ScoredRows, memory_mib: float, chea
         size = max(1, int(budget // (3 * bytes_per_row + 8 * joint.dim**2)))
         return "closed form", lambda batch: _closed_form(program, plates, batch), size
     if joint.dim in INITIAL_CELLS:
-        if cheap and bytes_per_row > MAX_CHEAP_BYTES:
-            raise InputError(f"a grid of a decoder that writes {bytes_per_row:,} bytes for each point is expensive")
+        if cheap and (bytes_per_row > MAX_CHEAP_BYTES or _convolves(joint)):
+            raise InputError("a grid of a large or convolutional decoder is expensive")
         integrate = lambda batch: integrate_by_grid(  # noqa: E731
             program, plates, batch, budget, bytes_per_row, cheap=cheap
         )
@@ -149,6 +149,13 @@ def _choose_method(program: Program, scored: ScoredRows, memory_mib: float, chea
         f"no exact log p(x) for this program: its {joint.dim} latent dimensions are continuous, more than two, and "
         "log p(x, z) is not quadratic in them; use importance sampling or annealing"
     )
+
+
+def _convolves(joint: UnconstrainedJoint) -> bool:
+    """Whether the model runs convolutions, which take more time than the bytes that they write show."""
+    with CountOperations() as counter:
+        joint.at(joint.from_prior())
+    return counter.convolutions > 0
 
 
 def _program_log_prob(program: Density, batch: Batch) -> tuple[PerRow, PerRow]:

@@ -121,17 +121,17 @@ class LogWeightSampler:
         """Bytes that one draw of one row makes the program write: what a memory budget is divided by."""
         rows, draws = 8, 4
         trial = example.take(torch.arange(rows, device=example.x.device) % len(example.x))
-        with torch.no_grad(), seeded(0), _CountWrittenBytes() as counter:
+        with torch.no_grad(), seeded(0), CountOperations() as counter:
             self(trial, draws, on_support=False)
         return max(64, int(counter.bytes) // (rows * draws))
 
 
-class _CountWrittenBytes(TorchDispatchMode):
-    """Counts the bytes of every tensor that operations write, views left out."""
+class CountOperations(TorchDispatchMode):
+    """Counts the bytes of every tensor that operations write, views left out, and the convolutions among them."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
-        self.bytes = 0
+        self.bytes = self.convolutions = 0
 
     def __torch_dispatch__(
         self,
@@ -141,6 +141,7 @@ class _CountWrittenBytes(TorchDispatchMode):
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
         result = func(*args, **(kwargs or {}))
+        self.convolutions += int("convolution" in str(func))
         if not (isinstance(func, OpOverload) and func.is_view):
             for value in result if isinstance(result, (tuple, list)) else (result,):
                 if isinstance(value, Tensor):
