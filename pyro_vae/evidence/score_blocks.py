@@ -27,7 +27,6 @@ START_DRAWS = 16  # of the guide; a start is their mean
 PILOT_DRAWS = 150
 PILOT_KHAT = 0.7  # of a pilot's draws; above it a row goes to the next stage
 EXTRA_STARTS = 3  # of Newton's method for such rows: the pilot's best draw, then draws of the prior
-MAX_DRAWS_WITHOUT_ANNEALING = 200  # as a fit's last table asks for: annealing costs ten times as much
 MAX_DIM = 256  # latents for which modes are looked for
 PRIOR_SCALE_DRAWS, PRIOR_SCALES = 64, 2.0  # a scale is at most so many standard deviations of the prior
 STARTS, PILOT, SECOND_PILOT, FINAL = range(0, 8, 2)  # streams of random numbers; a mixture takes two
@@ -142,8 +141,7 @@ class BlockScorer:
             stage[bad] = STAGES.index("more modes")
             proposal = Proposal(self.pilot_counts, modes, torch.where(stage > 0, len(modes), 1))
             again = block.weigh(proposal, block.proposal_draws(proposal, SECOND_PILOT), bad)
-            if self.counts.total > MAX_DRAWS_WITHOUT_ANNEALING:
-                stage[bad[_is_bad(again.log_weights)]] = STAGES.index("annealing")
+            stage[bad[_is_bad(again.log_weights)]] = STAGES.index("annealing")
         return Proposal(self.counts, modes, proposal.num_modes), stage
 
     def _student_t(self, block: RowBlock, index: Tensor, start: RowLatents) -> StudentT:

@@ -159,7 +159,7 @@ def test_rows_that_the_first_mode_does_not_hold_are_annealed(vae, monkeypatch):
     x = (torch.rand(20, 30, generator=torch.Generator().manual_seed(2)) < 0.4).float()
     drawn = auto_evidence(vae, x, 2000)
     monkeypatch.setattr(score_blocks, "_is_bad", lambda log_weights: torch.ones(log_weights.shape[1], dtype=torch.bool))
-    annealed = auto_evidence(vae, x, 300)
+    annealed = auto_evidence(vae, x, 200)
     assert annealed.stages == {"annealing": 20}
     assert annealed.khat.isnan().all()
     assert annealed.khat_bad == 0
