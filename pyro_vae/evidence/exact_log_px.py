@@ -155,7 +155,7 @@ def _convolves(joint: UnconstrainedJoint) -> bool:
     """Whether the model runs convolutions, which take more time than the bytes that they write show."""
     with CountOperations() as counter:
         joint.at(joint.from_prior())
-    return counter.convolutions > 0
+    return bool(counter.convolutions)
 
 
 def _program_log_prob(program: Density, batch: Batch) -> tuple[PerRow, PerRow]:

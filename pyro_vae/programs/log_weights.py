@@ -131,7 +131,8 @@ class CountOperations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
-        self.bytes = self.convolutions = 0
+        self.bytes: int = 0
+        self.convolutions: int = 0
 
     def __torch_dispatch__(
         self,
