@@ -10,8 +10,10 @@
 """
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pyro
@@ -21,7 +23,7 @@ from torch import Tensor
 from pyro_vae.context_managers import evaluating
 from pyro_vae.data import Dataset, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
-from pyro_vae.errors import InputError, OutsideSupportError
+from pyro_vae.errors import InputError, OutsideSupportError, ZeroDensityWarning
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.exact_log_px import Exact, exact_evidence
 from pyro_vae.evidence.importance_sampling import Evidence, at_zero, log_evidence
@@ -34,6 +36,7 @@ from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.typing import Program
 
 MIN_ANNEALING_ESS = 4.0
+ZERO_DENSITY = "density zero"  # in place of a stage
 EXACT_MEMORY = 4  # times the memory for draws
 
 
@@ -63,8 +66,11 @@ class AutoEvidence(Evidence):
 
     @property
     def khat_bad(self) -> float | None:
-        """The share of rows whose number is not to be trusted; None where S is too small to say."""
-        return None if self.num_samples < MIN_DRAWS else float(self.is_bad.double().mean())
+        """The share of rows with a finite log p(x) that is not to be trusted; None where S is too small to say."""
+        is_finite = self.log_px.isfinite()
+        if self.num_samples < MIN_DRAWS or not is_finite.any():
+            return None
+        return float(self.is_bad[is_finite].double().mean())
 
     def to_record(self, about: EvidenceRecord, better: LogPx | None = None) -> EvidenceRecord:
         return replace(super().to_record(about, better), stages=self.stages, densities=self.densities)
@@ -116,14 +122,12 @@ def auto_evidence(
         log p(x) (N,), nats per row: an `Exact`, an `AutoEvidence`, or the `Evidence` of `log_evidence`.
     """
     split, rows = rows_to_score(data, rows, labels)
-    first = None if rows is None else rows[:8]
-    with use_param_store(program), evaluating(program):
-        require_guide_density(ScoredRows(program, split.head(8), first).plates)
-    if exact and (found := _exact(program, split, rows, None, memory_mib, seed, group)) is not None:
-        return found
     sizes = sorted({k for k in iwae if k >= 1})
     with torch.no_grad(), use_param_store(program), evaluating(program), pyro.validation_enabled(False):
         scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
+        require_guide_density(scored.plates)
+        if exact and (found := _exact(program, split, rows, memory_mib, seed, group)) is not None:
+            return found
         try:
             scorer = BlockScorer(program, scored, num_samples, sizes, memory_mib)
         except InputError:  # no continuous latents with a transform from the real numbers, or too many
@@ -137,8 +141,8 @@ def auto_evidence(
             results = scorer.score(on_rows)
     columns = {name: torch.cat([part[name] for part in results]) for name in results[0]}
     require_log_probabilities(columns["highest likelihood"], "log p(x|z)", scored.plates)
-    stages = [STAGES[stage] for stage in scored.restore(columns["stage"], -1).tolist()]
-    columns = {name: scored.restore(column, at_zero(name)) for name, column in columns.items() if name != "stage"}
+    stages = scored.restore(columns.pop("stage"), len(STAGES)).tolist()
+    columns = {name: scored.restore(column, at_zero(name)) for name, column in columns.items()}
     unknown = torch.full_like(columns["log_px"], math.nan)
     return AutoEvidence(
         log_px=columns["log_px"] + split.log_jacobian,
@@ -155,8 +159,8 @@ def auto_evidence(
         outside_share=torch.zeros_like(unknown) if scorer.has_guide else unknown,
         prior_share=scorer.counts.prior / num_samples,
         reasons=_reasons(columns["no number"], num_samples) | scored.reasons,
-        stage=tuple(stages),
-        densities=float(columns["densities"].nan_to_num().double().mean()),
+        stage=tuple([*STAGES, ZERO_DENSITY][stage] for stage in stages),
+        densities=float(columns["densities"].nanmean()),
     )
 
 
@@ -169,19 +173,11 @@ def _reasons(no_number: Tensor, num_samples: int) -> dict[int, str]:
 
 
 def _exact(
-    program: Program,
-    data: Dataset | Split | Tensor,
-    rows: Tensor | None,
-    labels: Tensor | None,
-    memory_mib: float,
-    seed: int | None,
-    group: ProcessGroup,
+    program: Program, split: Split, rows: Tensor | None, memory_mib: float, seed: int | None, group: ProcessGroup
 ) -> Exact | None:
     """`exact_evidence` where it applies and is cheap."""
     memory = EXACT_MEMORY * memory_mib  # with less, points are decoded more than once
-    try:
-        return exact_evidence(
-            program, data, rows=rows, labels=labels, memory_mib=memory, seed=seed, cheap=True, group=group
-        )
-    except InputError:
-        return None
+    with warnings.catch_warnings(), suppress(InputError):
+        warnings.simplefilter("ignore", ZeroDensityWarning)  # it has been given
+        return exact_evidence(program, split, rows=rows, memory_mib=memory, seed=seed, cheap=True, group=group)
+    return None

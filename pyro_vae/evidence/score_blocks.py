@@ -61,7 +61,7 @@ class BlockScorer:
         joint = UnconstrainedJoint(program, scored.plates, scored.first)
         if joint.dim > MAX_DIM:
             raise InputError(f"{joint.dim} latents are too many for a Hessian of each row")
-        self.dim, self.vectorized, self.memory_mib = joint.dim, sampler.vectorized, memory_mib
+        self.vectorized = sampler.vectorized
         self.chunk = max(BLOCK, int(memory_mib * 2**20 // sampler.bytes_per_weight(scored.first)))
         self.has_guide = use_guide and _has_density(joint)
         self.counts, self.pilot_counts = (Counts.of(draws, self.has_guide) for draws in (num_samples, PILOT_DRAWS))
@@ -88,8 +88,8 @@ class BlockScorer:
         if component == "guide" and not self.has_guide:
             return True
         same = batch.take(torch.zeros(BLOCK, dtype=torch.long, device=batch.x.device))
-        x = same.x.flip(-1)
-        x[-1] = same.x[-1]
+        x = torch.zeros_like(same.x)
+        x[::2], x[-1] = 1.0, same.x[-1]
         alone, among = (self._block(0, rows).draw(component, 4, STARTS)[:, -1] for rows in (same, replace(same, x=x)))
         return torch.allclose(alone, among, rtol=1e-3, atol=1e-5)
 
@@ -124,7 +124,7 @@ class BlockScorer:
             for name, values in anneal_from_modes(block, proposal, bad).items():
                 summary[name][bad] = values
         spent = self.counts.total + torch.tensor([PILOT_DRAWS, 2 * PILOT_DRAWS, 2 * PILOT_DRAWS + NUM_DENSITIES])
-        return summary | {"stage": stage, "densities": spent[stage]}
+        return summary | {"stage": stage, "densities": spent[stage].double()}
 
     def _find_modes(self, block: RowBlock) -> tuple[Proposal, Tensor]:
         """Each row's mixture, and its stage (n,): pilot draws say where one mode, or several, are not enough."""

@@ -52,8 +52,7 @@ class EpochRecord(Record):
     @property
     def words(self) -> list[str]:
         """The objective on training and validation rows, in words."""
-        found = {"ELBO": self.elbo, "validation": self.valid_elbo}
-        return [f"{name} {value:.2f}" for name, value in found.items() if value is not None]
+        return _in_words({"ELBO": self.elbo, "validation": self.valid_elbo})
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,11 @@ class MAPEpoch(EpochRecord):
 
     @property
     def words(self) -> list[str]:
-        found = {"log joint": self.log_joint, "validation": self.valid_log_joint}
-        return [f"{name} {value:.2f}" for name, value in found.items() if value is not None]
+        return _in_words({"log joint": self.log_joint, "validation": self.valid_log_joint})
+
+
+def _in_words(found: Mapping[str, float | None]) -> list[str]:
+    return [f"{name} {value:.2f}" for name, value in found.items() if value is not None]
 
 
 def map_record(record: EpochRecord) -> MAPEpoch:

@@ -181,3 +181,26 @@ def test_discrete_latents_fall_back_to_the_guides_draws():
 
     program, x = pv.Program(model, guide), torch.randn(4, 1)
     torch.testing.assert_close(auto_evidence(program, x).log_px, pv.log_evidence(program, x).log_px)
+
+
+def test_a_row_of_density_zero_is_said_and_the_others_stay():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.tanh(), 1.0).to_event(1), obs=x[:, :3])
+            pyro.sample("waiting", dist.Exponential(1.0), obs=x[:, 3])
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :3] / 2, 0.8).to_event(1))
+
+    program, x = pv.Program(model, guide), torch.rand(12, 4)
+    every = auto_evidence(program, x, 300)
+    x[5, 3] = -3.0
+    with pytest.warns(pv.errors.ZeroDensityWarning, match=r"rows 5\b.*waiting"):
+        found = auto_evidence(program, x, 300)
+    others = torch.arange(12) != 5
+    assert found.log_px[5] == -math.inf
+    torch.testing.assert_close(found.log_px[others], every.log_px[others], rtol=0, atol=1e-3)
+    assert found.stages == {"modes": 11, "density zero": 1}
+    assert found.khat_bad == every.khat_bad == 0
