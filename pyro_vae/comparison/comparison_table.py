@@ -188,8 +188,10 @@ def score_held_out(
     evidence = _own_evidence(known, rows, num_samples, seed, required=method == "is") if one.has_guide else None
     bound = None if evidence is None else evidence.elbo
     if method in ("auto", "exact"):
-        exactly = method == "exact"
-        best = exact_evidence(known, rows, seed=seed) if exactly else auto_evidence(known, rows, num_samples, seed=seed)
+        if method == "exact":
+            best: LogPx = exact_evidence(known, rows, seed=seed)
+        else:
+            best = auto_evidence(known, rows, num_samples, use_guide=evidence is not None, seed=seed)
         return HeldOutScore(best, bound, f"exact: {best.method}" if isinstance(best, Exact) else "auto", evidence)
     if method == "is" and evidence is not None:
         return HeldOutScore(evidence, bound, "is", evidence)

@@ -83,6 +83,7 @@ def auto_evidence(
     *,
     iwae: Iterable[int] = (),
     exact: bool = True,
+    use_guide: bool = True,
     rows: Tensor | None = None,
     labels: Tensor | None = None,
     memory_mib: float = 64,
@@ -111,6 +112,8 @@ def auto_evidence(
         num_samples: draws S for each row.
         iwae: numbers of draws of the guide at which the bound is wanted.
         exact: whether the exact methods are tried first.
+        use_guide: whether draws come from the guide too; without them there is no ELBO, and a guide that is a point
+            mass (MAP) is no obstacle.
         rows: the rows' indices (N,) in the training set, for programs that take them.
         labels: their labels (N,), for programs that take them.
         memory_mib: memory for the draws in progress, in MiB; a grid takes up to four times as much.
@@ -125,11 +128,12 @@ def auto_evidence(
     sizes = sorted({k for k in iwae if k >= 1})
     with torch.no_grad(), use_param_store(program), evaluating(program), pyro.validation_enabled(False):
         scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
-        require_guide_density(scored.plates)
+        if use_guide:
+            require_guide_density(scored.plates)
         if exact and (found := _exact(program, split, rows, memory_mib, seed, group)) is not None:
             return found
         try:
-            scorer = BlockScorer(program, scored, num_samples, sizes, memory_mib)
+            scorer = BlockScorer(program, scored, num_samples, sizes, memory_mib, use_guide=use_guide)
         except InputError:  # no continuous latents with a transform from the real numbers, or too many
             return log_evidence(
                 program, split, num_samples, iwae=sizes, rows=rows, memory_mib=memory_mib, seed=seed, group=group

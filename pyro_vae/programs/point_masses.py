@@ -16,8 +16,7 @@ def find_point_masses(model: Sites, guide: Sites, draw_again: Callable[[], Sites
     """The continuous latents at which a guide has a point mass instead of a density.
 
     A `Delta` whose value varies from draw to draw, because auxiliary draws of as many dimensions feed it (as in Pyro's
-    `AutoMultivariateNormal`), has the density of those draws, and is none; neither is one whose `log_density` the guide
-    states.
+    `AutoMultivariateNormal`), has the density of those draws, and is none.
 
     Args:
         model: the model's sites.
@@ -42,9 +41,7 @@ def _is_point(model: Site, guide: Site) -> bool:
     support = support_of(model["fn"])
     is_discrete = support is not None and support.is_discrete
     is_latent = not model["is_observed"] and not is_discrete
-    if not is_latent or not is_point_mass(guide["fn"]) or is_point_mass(model["fn"]):
-        return False
-    return bool((guide["fn"].log_prob(guide["value"]) == 0).all())  # otherwise the guide states a density
+    return is_latent and is_point_mass(guide["fn"]) and not is_point_mass(model["fn"])
 
 
 def _num_dimensions(site: Site) -> int:
