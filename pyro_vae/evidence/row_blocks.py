@@ -10,11 +10,10 @@ from torch import Tensor
 from pyro_vae.context_managers import seeded
 from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
 from pyro_vae.evidence.proposal_mixture import DEGREES_OF_FREEDOM, Counts, Proposal
-from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.repeated_rows import RepeatedRows, joint_at_draws
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
-from pyro_vae.typing import LogWeights, PerRow, Program
+from pyro_vae.typing import LogWeights, PerRow
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ class RowBlock:
     random numbers for some rows than for others (rejection, as for Gamma). Then they are drawn one row a call.
 
     Args:
-        program: any program.
-        plates: its plates.
+        joint: the program's log p(x, u) for some rows.
         batch: the n rows of a whole block, with their inputs.
         first: the number of the first row.
         seed: the seed.
@@ -55,8 +53,7 @@ class RowBlock:
 
     def __init__(
         self,
-        program: Program,
-        plates: PlateStructure,
+        joint: UnconstrainedJoint,
         batch: Batch,
         first: int,
         seed: int,
@@ -65,12 +62,12 @@ class RowBlock:
         one_call: bool,
         chunk: int,
     ) -> None:
-        self.program, self.plates, self.batch, self.first, self.seed = program, plates, batch, first, seed
+        self._joint, self.batch, self.first, self.seed = joint, batch, first, seed
         self.vectorized, self.one_call, self.chunk = vectorized, one_call, chunk
 
     def joint(self, index: Tensor | None = None) -> UnconstrainedJoint:
         """log p(x, u) of some rows, or all, at one point of each."""
-        return UnconstrainedJoint(self.program, self.plates, self.batch if index is None else self.batch.take(index))
+        return self._joint.over(self.batch if index is None else self.batch.take(index))
 
     def at_draws(self, draws: int, batch: Batch) -> UnconstrainedJoint | RepeatedRows:
         """log p(x, u) at several points of each row.
@@ -82,7 +79,7 @@ class RowBlock:
         Returns:
             The densities at u (S, n, K).
         """
-        return joint_at_draws(self.program, self.plates, batch, draws, vectorized=self.vectorized)
+        return joint_at_draws(self._joint, batch, draws, vectorized=self.vectorized)
 
     def draw(self, component: str, draws: int, stream: int) -> Tensor:
         """Draws (S, n, K) from the guide or the prior.
@@ -139,6 +136,11 @@ class RowBlock:
         """A row's standard normal numbers (S, K) and χ² numbers (S,)."""
         generator = np.random.default_rng([self.seed, stream, self.first + row])
         return generator.standard_normal((draws, dim)), generator.chisquare(DEGREES_OF_FREEDOM, draws)
+
+    def log_joint(self, u: Tensor) -> LogWeights:
+        """log p(x, u) (S, n) at points (S, n, K), nats, on their device."""
+        points = u.split(max(1, self.chunk // len(self.batch.x)))
+        return torch.cat([self.at_draws(len(some), self.batch).at(some).log_joint for some in points])
 
     def weigh(self, proposal: Proposal, u: Tensor, index: Tensor) -> WeightedDraws:
         """The log weights of draws for some rows.

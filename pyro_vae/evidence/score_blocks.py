@@ -18,15 +18,17 @@ from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.row_batches import ScoredRows
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
-from pyro_vae.typing import LogWeights, Program, RowLatents
+from pyro_vae.typing import LogWeights, PerRow, Program, RowLatents
 
 STAGES = ("modes", "more modes", "annealing")
 BLOCK = 64  # rows that are worked on together; a row's random numbers depend on its place in its block
 NEWTON_STEPS = 12
 START_DRAWS = 16  # of the guide; a start is their mean
+OTHER_START_DRAWS = 64  # of the prior; another start is the one that the first mode's Student-t accounts for least
+MIN_MASS = -4.0  # log of the mass around the mode found from there, relative to that of the first, to be kept
 PILOT_DRAWS = 150
 PILOT_KHAT = 0.7  # of a pilot's draws; above it a row goes to the next stage
-EXTRA_STARTS = 3  # of Newton's method for such rows: the pilot's best draw, then draws of the prior
+EXTRA_STARTS = 2  # of Newton's method for such rows: the pilot's best draw, then draws of the prior
 MAX_DIM = 256  # latents for which modes are looked for
 PRIOR_SCALE_DRAWS, PRIOR_SCALES = 64, 2.0  # a scale is at most so many standard deviations of the prior
 STARTS, PILOT, SECOND_PILOT, FINAL = range(0, 8, 2)  # streams of random numbers; a mixture takes two
@@ -56,14 +58,14 @@ class BlockScorer:
         *,
         use_guide: bool = True,
     ) -> None:
-        self.program, self.scored, self.plates = program, scored, scored.plates
+        self.scored = scored
         sampler = LogWeightSampler(program, scored.plates, scored.first)
-        joint = UnconstrainedJoint(program, scored.plates, scored.first)
-        if joint.dim > MAX_DIM:
-            raise InputError(f"{joint.dim} latents are too many for a Hessian of each row")
+        self.joint = UnconstrainedJoint(program, scored.plates, scored.first)
+        if self.joint.dim > MAX_DIM:
+            raise InputError(f"{self.joint.dim} latents are too many for a Hessian of each row")
         self.vectorized = sampler.vectorized
         self.chunk = max(BLOCK, int(memory_mib * 2**20 // sampler.bytes_per_weight(scored.first)))
-        self.has_guide = use_guide and _has_density(joint)
+        self.has_guide = use_guide and _has_density(self.joint)
         self.counts, self.pilot_counts = (Counts.of(draws, self.has_guide) for draws in (num_samples, PILOT_DRAWS))
         self.sizes = [k for k in sizes if k <= self.counts.guide]
         first, self.one_call = _filled(scored.first, torch.arange(len(scored.first.x))), True
@@ -73,8 +75,7 @@ class BlockScorer:
 
     def _block(self, first: int, batch: Batch) -> RowBlock:
         return RowBlock(
-            self.program,
-            self.plates,
+            self.joint,
             batch,
             first,
             self.scored.seed,
@@ -123,30 +124,43 @@ class BlockScorer:
         if len(bad := (stage == STAGES.index("annealing")).nonzero()[:, 0]):
             for name, values in anneal_from_modes(block, proposal, bad).items():
                 summary[name][bad] = values
-        spent = self.counts.total + torch.tensor([PILOT_DRAWS, 2 * PILOT_DRAWS, 2 * PILOT_DRAWS + NUM_DENSITIES])
+        spent = torch.tensor([0, PILOT_DRAWS, PILOT_DRAWS + NUM_DENSITIES])
+        spent += START_DRAWS + OTHER_START_DRAWS + PILOT_DRAWS + self.counts.total
         return summary | {"stage": stage, "densities": spent[stage].double()}
 
     def _find_modes(self, block: RowBlock) -> tuple[Proposal, Tensor]:
         """Each row's mixture, and its stage (n,): pilot draws say where one mode, or several, are not enough."""
         everything, stage = torch.arange(BLOCK), torch.zeros(BLOCK, dtype=torch.long)
-        start = block.draw("guide" if self.has_guide else "prior", START_DRAWS, STARTS).mean(0)
-        modes = [self._student_t(block, everything, start)]
-        proposal = Proposal(self.pilot_counts, modes, torch.ones_like(stage))
+        drawn = block.draw("guide" if self.has_guide else "prior", START_DRAWS, STARTS)
+        modes, num_modes = self._two_modes(block, everything, drawn)
+        proposal = Proposal(self.pilot_counts, modes, num_modes)
         draws = block.proposal_draws(proposal, PILOT)
         log_weights = block.weigh(proposal, draws, everything).log_weights
         if len(bad := _is_bad(log_weights).nonzero()[:, 0]):
             best = log_weights[:, bad].nan_to_num(-math.inf).argmax(0)
             further = [draws[best, bad], *block.draw("prior", EXTRA_STARTS - 1, STARTS)[:, bad]]
-            modes += [modes[0].put(bad, self._student_t(block, bad, start)) for start in further]
+            modes += [modes[0].put(bad, self._mode(block, bad, start)[0]) for start in further]
             stage[bad] = STAGES.index("more modes")
-            proposal = Proposal(self.pilot_counts, modes, torch.where(stage > 0, len(modes), 1))
+            proposal = Proposal(self.pilot_counts, modes, torch.where(stage > 0, len(modes), num_modes))
             again = block.weigh(proposal, block.proposal_draws(proposal, SECOND_PILOT), bad)
             stage[bad[_is_bad(again.log_weights)]] = STAGES.index("annealing")
         return Proposal(self.counts, modes, proposal.num_modes), stage
 
-    def _student_t(self, block: RowBlock, index: Tensor, start: RowLatents) -> StudentT:
-        """The Student-t at the modes that some rows (m,) reach from a start (m, K)."""
-        return student_t_at(maximize(block.joint(index), start, NEWTON_STEPS), self.largest_scale, otherwise=start)
+    def _two_modes(self, block: RowBlock, everything: Tensor, drawn: Tensor) -> tuple[list[StudentT], Tensor]:
+        """The Student-t at the mode near draws (S, n, K), at one far from it, and how many of them count (n,)."""
+        first, first_mass = self._mode(block, everything, drawn.mean(0))
+        elsewhere = torch.cat([drawn, block.draw("prior", OTHER_START_DRAWS, STARTS)])
+        unexplained = (block.log_joint(elsewhere) - first.log_prob(elsewhere)).nan_to_num(-math.inf)
+        start = elsewhere[unexplained.argmax(0), everything.to(elsewhere.device)]
+        second, second_mass = self._mode(block, everything, start)
+        return [first, second], 1 + (second_mass - first_mass > MIN_MASS).long()
+
+    def _mode(self, block: RowBlock, index: Tensor, start: RowLatents) -> tuple[StudentT, PerRow]:
+        """The Student-t at the modes that some rows (m,) reach from a start (m, K), and log of the mass there."""
+        mode = maximize(block.joint(index), start, NEWTON_STEPS)
+        student_t = student_t_at(mode, self.largest_scale, otherwise=start)
+        log_det = student_t.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1).cpu().double()
+        return student_t, torch.where(mode.finite, mode.value + log_det, -math.inf)
 
 
 def _filled(batch: Batch, places: Tensor) -> Batch:

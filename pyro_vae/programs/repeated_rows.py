@@ -5,25 +5,22 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import Point, UnconstrainedJoint
-from pyro_vae.typing import Program
 
 
 class RepeatedRows:
     """log p(x, u) at S points of each row for a program that does not support several: its rows are repeated.
 
     Args:
-        program: any program.
-        plates: its plates.
+        joint: the program's log p(x, u) for some rows.
         batch: the n rows.
         draws: S.
     """
 
-    def __init__(self, program: Program, plates: PlateStructure, batch: Batch, draws: int) -> None:
+    def __init__(self, joint: UnconstrainedJoint, batch: Batch, draws: int) -> None:
         index = torch.arange(len(batch.x), device=batch.x.device).repeat(draws)
-        self.joint, self.draws = UnconstrainedJoint(program, plates, batch.take(index)), draws
+        self.joint, self.draws = joint.over(batch.take(index)), draws
 
     def at(self, u: Tensor, *, guide: bool = False) -> Point:
         point = self.joint.at(u.flatten(0, 1), guide=guide)
@@ -41,13 +38,12 @@ class RepeatedRows:
 
 
 def joint_at_draws(
-    program: Program, plates: PlateStructure, batch: Batch, draws: int, *, vectorized: bool
+    joint: UnconstrainedJoint, batch: Batch, draws: int, *, vectorized: bool
 ) -> UnconstrainedJoint | RepeatedRows:
     """log p(x, u) at S points of each row, u (S, n, K).
 
     Args:
-        program: any program.
-        plates: its plates.
+        joint: the program's log p(x, u) for some rows.
         batch: the n rows.
         draws: S.
         vectorized: whether the program supports a plate over draws (`LogWeightSampler.vectorized`).
@@ -56,5 +52,5 @@ def joint_at_draws(
         The densities; rows are repeated where draws are not vectorized.
     """
     if vectorized:
-        return UnconstrainedJoint(program, plates, batch, draws)
-    return RepeatedRows(program, plates, batch, draws)
+        return joint.over(batch, draws)
+    return RepeatedRows(joint, batch, draws)

@@ -142,11 +142,19 @@ class UnconstrainedJoint:
         substitute = _SubstituteUnconstrained(self, u)
         return self._trace(self.program.model, substitute), sum(substitute.jacobians, u.new_zeros(self.points))
 
-    def over(self, batch: Batch) -> "UnconstrainedJoint":
-        """The same space for other rows, without a run of the model to find its shape."""
+    def over(self, batch: Batch, draws: int | None = None) -> "UnconstrainedJoint":
+        """The same space for other rows, without a run of the model to find its shape.
+
+        Args:
+            batch: the rows.
+            draws: the number S of points of each row; None for one point.
+
+        Returns:
+            Their densities.
+        """
         other = copy(self)
-        other.batch, other.guide_site = batch, None
-        other.points = torch.Size([*self.points[:-1], len(batch.x)])
+        other.batch, other.draws, other.guide_site = batch, draws, None
+        other.points = torch.Size([len(batch.x)] if draws is None else [draws, len(batch.x)])
         return other
 
     def log_prior(self, trace: Trace, jacobian: PerPoint) -> PerPoint:

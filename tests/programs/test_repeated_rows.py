@@ -58,7 +58,7 @@ def test_several_points_have_the_densities_of_one_at_a_time(make, vectorized):
         plates = find_plates(program, batch)
         one, several = (
             UnconstrainedJoint(program, plates, batch),
-            joint_at_draws(program, plates, batch, S, vectorized=vectorized),
+            joint_at_draws(UnconstrainedJoint(program, plates, batch), batch, S, vectorized=vectorized),
         )
         for u in (several.from_guide(), several.from_prior()):
             assert u.shape == (S, N, one.dim)

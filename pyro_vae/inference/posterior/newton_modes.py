@@ -13,6 +13,7 @@ from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import PerRow, RowLatents
 
 CONVERGED = 1e-6  # nats that another Newton step would gain at most
+COLUMNS = 32  # of a Hessian that are computed in one pass
 FIRST_DAMPING, MIN_DAMPING = 1e-3, 1e-9  # of the largest curvature
 Draw = Callable[[], RowLatents]
 START_DRAWS = 16  # draws whose mean is a start
@@ -58,9 +59,23 @@ def _expand(joint: UnconstrainedJoint, u: RowLatents) -> Expansion:
         u = u.detach().requires_grad_()
         value = joint.at(u).log_joint
         slope = torch.autograd.grad(value.sum(), u, create_graph=True)[0] + 0 * u  # a constant slope has no graph
-        columns = [torch.autograd.grad(partial.sum(), u, retain_graph=True)[0] for partial in slope.unbind(-1)]
-    value, slope, hessian = (part.detach().cpu().double() for part in (value, slope, torch.stack(columns, -1)))
+        hessian = _jacobian(slope, u)
+    value, slope, hessian = (part.detach().cpu().double() for part in (value, slope, hessian))
     return Expansion(u.detach(), value, slope, -(hessian + hessian.mT) / 2)
+
+
+def _jacobian(slope: RowLatents, u: RowLatents) -> Tensor:
+    """The derivatives of a row's slope (n, K) by its u (n, K), (n, K, K), several columns in one pass."""
+    units = torch.eye(u.shape[-1]).to(u)[:, None].expand(-1, *u.shape)
+    try:
+        passes = [
+            torch.autograd.grad(slope, u, some, retain_graph=True, is_grads_batched=True)[0]
+            for some in units.split(COLUMNS)
+        ]
+        return torch.cat(passes).movedim(0, -1)
+    except RuntimeError:  # an operation that has no rule for several gradients
+        columns = [torch.autograd.grad(slope, u, unit, retain_graph=True)[0] for unit in units]
+        return torch.stack(columns, -1)
 
 
 def highest_mode(joint: UnconstrainedJoint, steps: int, starts: int) -> Expansion:
