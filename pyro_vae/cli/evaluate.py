@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,7 +20,7 @@ from pyro_vae.cli.option_types import (
 from pyro_vae.cli.print_json import print_json
 from pyro_vae.cli.setting_options import setting_options
 from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, GROUP, Estimator
-from pyro_vae.option_registry import Option, Value, options_of
+from pyro_vae.option_registry import Option, options_of
 
 
 def evidence_option(of: Option) -> Decorator:
@@ -47,15 +48,39 @@ def _describe_methods() -> str:
     return f"log p(x) {'; '.join(others)}; or {last}."
 
 
+def evidence_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options from which `given_estimator` makes an estimator of log p(x)."""
+    method, draws = replace(COMMON["method"], help=_describe_methods()), COMMON["num_samples"]
+    for decorator in (DRAW_SEED, MEMORY, _method_options, evidence_option(draws), evidence_option(method)):
+        command = decorator(command)
+    return command
+
+
+def given_estimator(ctx: click.Context, options: dict[str, Any]) -> Estimator:
+    """The estimator that the command line asks for.
+
+    Args:
+        ctx: the command's context.
+        options: the command's options; those of `evidence_options` are taken out.
+
+    Returns:
+        The estimator.
+    """
+    given = given_options(ctx)
+    common = {name: options.pop(name) for name in COMMON}
+    own = {name: given[name] for name in EVIDENCE_METHODS.owned_options() if name in given}
+    for name in EVIDENCE_METHODS.owned_options():
+        options.pop(name)
+    if "prior_share" in own and "method" not in given:  # as before there was another default
+        common["method"] = "is"
+    return Estimator(**common, options=own)
+
+
 @click.command(cls=GroupedCommand)
 @RUN
 @option(GROUP, "--split", type=click.Choice(["train", "valid", "test"]), default="test", help="Which rows to score.")
 @option(GROUP, "--num-rows", type=click.IntRange(1), help="The first so many rows of the split; all by default.")
-@evidence_option(replace(COMMON["method"], help=_describe_methods()))
-@evidence_option(COMMON["num_samples"])
-@_method_options
-@MEMORY
-@DRAW_SEED
+@evidence_options
 @setting_options("device", group=GROUP)
 @option(
     "Output",
@@ -70,42 +95,23 @@ def _describe_methods() -> str:
 def evaluate(
     ctx: click.Context,
     run: Path,
-    program: str | None,
-    split: str,
-    num_rows: int | None,
-    device: str,
     netcdf: Path | None,
-    method: str,
-    num_samples: int,
-    memory_mib: float,
-    seed: int,
     as_json: bool,
     debug: bool,
-    **_: Value,
+    **options: Any,
 ) -> None:
     """Score a run: ELBO, its two terms, log p(x) with both errors, k-hat, active units.
 
     Choices are made on the validation rows; score the test rows once, at the end. The numbers are kept in
     RUN/evaluation.json.
     """
-    given = given_options(ctx)
-    own = {name: value for name, value in given.items() if name in EVIDENCE_METHODS.owned_options()}
-    if "prior_share" in own and "method" not in given:  # as before there was another default
-        method = "is"
-    estimator = Estimator(method, num_samples, memory_mib, seed, own)
+    estimator = given_estimator(ctx, options)
     from pyro_vae.cli.print_tables import print_record
     from pyro_vae.distributed import process_group
     from pyro_vae.workflows.evaluate_run import evaluate_run
 
     name, record = evaluate_run(
-        run,
-        split=split,
-        num_rows=num_rows,
-        estimator=estimator,
-        device=device,
-        netcdf=netcdf,
-        program=program,
-        log=lambda line: click.echo(line, err=True),
+        run, estimator=estimator, netcdf=netcdf, log=lambda line: click.echo(line, err=True), **options
     )
     if not process_group().is_main:
         return

@@ -1,15 +1,13 @@
 """`pyro-vae score`: log p(x) of each row of a file, compared with the run's validation rows."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pyro_vae.cli.evaluate import COMMON, DRAW_SEED, MEMORY, evidence_option
+from pyro_vae.cli.evaluate import evidence_options, given_estimator
 from pyro_vae.cli.option_types import PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, option, output_options
 from pyro_vae.cli.print_json import print_json
-from pyro_vae.evidence.evidence_methods import PRIOR_SHARE
 from pyro_vae.json_records import Record
 
 
@@ -31,24 +29,21 @@ from pyro_vae.json_records import Record
     default=0.05,
     help="The share of usual rows that may be flagged.",
 )
-@evidence_option(replace(COMMON["num_samples"], help="Draws S for each row."))
-@evidence_option(
-    replace(PRIOR_SHARE, default=0.1, help="Share of draws from the prior, for rows unlike the training rows.")
-)
-@MEMORY
-@DRAW_SEED
+@evidence_options
 @PROGRAM
 @output_options
-def score(run: Path, data: str | None, as_json: bool, debug: bool, **options: Any) -> None:
+@click.pass_context
+def score(ctx: click.Context, run: Path, data: str | None, as_json: bool, debug: bool, **options: Any) -> None:
     """Score rows: log p(x) of each, its percentile among the run's validation rows, and which rows are anomalous.
 
     DATA is a file, whose rows keep their order, or a named data set; without it, the run's own. A row is flagged where
     fewer validation rows are as improbable as --false-alarms allows. High log p(x) does not make a row typical.
     """
+    estimator = given_estimator(ctx, options)
     from pyro_vae.distributed import process_group
     from pyro_vae.workflows.score_rows import score_rows
 
-    summary, totals = score_rows(run, data, **options)
+    summary, totals = score_rows(run, data, estimator=estimator, **options)
     if not process_group().is_main:
         return
     if summary.reason:
@@ -88,6 +83,7 @@ def _print(summary: Record, lowest: list[tuple[float, int]]) -> None:
     click.echo(f"least probable rows: {', '.join(f'{index} ({log_px:.1f})' for log_px, index in lowest)}")
     if (bad := summary["khat_bad"]) is not None and bad >= 0.1:
         click.echo(
-            f"k-hat is bad for {bad:.0%} of rows: their log p(x) is likely too low, as that of validation rows; more "
-            "draws or a richer guide would tighten both"
+            f"k-hat is bad for {bad:.0%} of the rows: their log p(x) is likely too low, as that of validation rows; "
+            f"{'--method auto' if summary['method'] == 'is' else '--method ais, more draws'} or a richer guide would "
+            "tighten both"
         )

@@ -9,7 +9,10 @@ from torch import Tensor
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
+from pyro_vae.evidence.auto_evidence import AutoEvidence, auto_evidence
+from pyro_vae.evidence.exact_log_px import Exact
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
+from pyro_vae.evidence.log_px_result import LogPx, weakest_kind
 from pyro_vae.typing import Program
 
 
@@ -23,8 +26,8 @@ class Scores:
     log p(x) is NaN has neither, and reference rows without a number do not count.
     """
 
-    found: Evidence
-    reference: Evidence
+    found: LogPx
+    reference: LogPx
     percentile: Tensor
     p_value: Tensor
     false_alarms: float
@@ -32,6 +35,11 @@ class Scores:
     @property
     def anomaly(self) -> Tensor:
         return self.p_value <= self.false_alarms
+
+    @property
+    def kind(self) -> str:
+        """The kind of log p(x), the weaker one where rows and reference rows differ in it."""
+        return weakest_kind([self.found.kind, self.reference.kind])
 
     @property
     def threshold(self) -> float:
@@ -51,11 +59,11 @@ class Scores:
 def score(
     program: Program,
     data: Dataset | Split | Tensor,
-    reference: Dataset | Split | Tensor | Evidence,
+    reference: Dataset | Split | Tensor | LogPx,
     *,
     false_alarms: float = 0.05,
     num_samples: int = 1000,
-    prior_share: float = 0.1,
+    prior_share: float | None = None,
     memory_mib: float = 64,
     seed: int | None = 0,
     rows: Tensor | None = None,
@@ -73,11 +81,12 @@ def score(
         program: the fitted program.
         data: rows x (N, D), a split or a data set (its test split).
         reference: rows held out, a split or a data set (its validation split), since training rows have a higher log
-            p(x); or what `log_evidence` returned, whose draws and prior share then hold for both.
+            p(x); or what `auto_evidence`, `exact_evidence` or `log_evidence` returned for them, and then rows are
+            scored likewise.
         false_alarms: the share of usual rows that may be flagged, between 0 and 1.
         num_samples: draws for each row.
-        prior_share: the share of them that comes from the prior, so that a row far from the training rows is not scored
-            by a few lucky draws.
+        prior_share: where it is given, log p(x) is by `log_evidence`, with this share of draws from the prior; else by
+            `auto_evidence`.
         memory_mib: of the draws' values, MiB.
         seed: of the draws.
         rows: the indices (N,) of `data` in the training set, for programs that take them.
@@ -95,17 +104,38 @@ def score(
     >>> bool(pv.score(vae, noise, data.valid, num_samples=100).anomaly.all())
     True
     """
-    if not 0 < false_alarms < 1:
-        raise InputError(f"false_alarms is a share of usual rows, between 0 and 1, got {false_alarms}")
+    _require_rate(false_alarms)
     if isinstance(reference, Evidence):  # the same estimator for both, or the p-values would compare two estimators
-        num_samples, prior_share = reference.num_samples, reference.prior_share
-    evidence = partial(log_evidence, program, prior_share=prior_share, memory_mib=memory_mib, seed=seed, group=group)
-    if not isinstance(reference, Evidence):
+        num_samples = reference.num_samples
+        prior_share = None if isinstance(reference, AutoEvidence) else reference.prior_share
+
+    def evidence(some: Dataset | Split | Tensor, rows: Tensor | None = None) -> LogPx:
+        estimate = auto_evidence if prior_share is None else partial(log_evidence, prior_share=prior_share)
+        return estimate(program, some, num_samples, rows=rows, memory_mib=memory_mib, seed=seed, group=group)
+
+    if not isinstance(reference, LogPx):
         held_out = as_split(reference, "valid")
         require_enough(len(held_out), false_alarms)
-        reference = evidence(held_out, num_samples)
+        reference = evidence(held_out)
+    elif not isinstance(reference, Evidence | Exact):
+        raise InputError(f"rows are not scored as {type(reference).__name__} was; give the reference rows themselves")
     require_enough(int(reference.has_number.sum()), false_alarms)
-    found = evidence(data, num_samples, rows=rows)
+    return compare_with_reference(evidence(data, rows), reference, false_alarms)
+
+
+def compare_with_reference(found: LogPx, reference: LogPx, false_alarms: float) -> Scores:
+    """Percentiles and p-values of rows among reference rows, from log p(x) of both by the same method.
+
+    Args:
+        found: log p(x) of the rows.
+        reference: that of the reference rows.
+        false_alarms: the share of usual rows that may be flagged.
+
+    Returns:
+        The rows' percentiles, p-values and flags.
+    """
+    _require_rate(false_alarms)
+    require_enough(int(reference.has_number.sum()), false_alarms)
     _require_comparable(found, reference)
     ordered, unknown = _ordered(reference), torch.where(found.has_number, 0.0, torch.nan)
     lower = torch.searchsorted(ordered, found.log_px, right=False)
@@ -119,13 +149,18 @@ def score(
     )
 
 
-def _require_comparable(found: Evidence, reference: Evidence) -> None:
+def _require_rate(false_alarms: float) -> None:
+    if not 0 < false_alarms < 1:
+        raise InputError(f"false_alarms is a share of usual rows, between 0 and 1, got {false_alarms}")
+
+
+def _require_comparable(found: LogPx, reference: LogPx) -> None:
     given = "as given"
     if found.measure != reference.measure and not any(m.startswith(given) for m in (found.measure, reference.measure)):
         raise InputError(f"these rows are measured by {found.measure}, the reference rows by {reference.measure}")
 
 
-def _ordered(reference: Evidence) -> Tensor:
+def _ordered(reference: LogPx) -> Tensor:
     """log p(x) of the reference rows that have a number, in rising order."""
     return reference.log_px[reference.has_number].sort().values
 

@@ -36,7 +36,7 @@ from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.typing import Program
 
 MIN_ANNEALING_ESS = 4.0
-ZERO_DENSITY = "density zero"  # in place of a stage
+ZERO_DENSITY, EXACT = "density zero", "exact"  # in place of a stage
 EXACT_MEMORY = 4  # times the memory for draws
 
 
@@ -45,9 +45,10 @@ class AutoEvidence(Evidence):
     """The results of importance sampling from mixtures, in addition to those of `Evidence`.
 
     `elbo`, its terms and `iwae` are those of the guide's share of the draws (NaN where the guide has no density of the
-    latents alone). `stage` names how each row was scored: `modes`, a Student-t at the mode of its posterior;
-    `more modes`, those of further starts as well; `annealing`, whose `ess` is that of its chains and whose `khat` is
-    NaN. `densities` is the number of log densities log p(x, z) computed for a row, in the mean.
+    latents alone). `stage` names how each row was scored: `modes`, Student-t distributions at a mode or two of its
+    posterior; `more modes`, at those of further starts as well; `annealing`, whose `ess` is that of its chains and
+    whose `khat` is NaN; `exact`, by a grid that does not resolve some of the other rows. `densities` is the number of
+    log densities log p(x, z) computed for a row, in the mean.
     """
 
     stage: tuple[str, ...]
@@ -61,8 +62,12 @@ class AutoEvidence(Evidence):
     @property
     def is_bad(self) -> Tensor:
         """Where log p(x) is not to be trusted, (N,): a k-hat above its limit, or annealing with an ESS below 4."""
-        annealed = torch.tensor([stage == "annealing" for stage in self.stage])
-        return torch.where(annealed, self.ess < MIN_ANNEALING_ESS, ~(self.khat <= khat_limit(self.num_samples)))
+        is_bad = ~(self.khat <= khat_limit(self.num_samples))
+        is_bad = torch.where(self._is_at("annealing"), self.ess < MIN_ANNEALING_ESS, is_bad)
+        return is_bad & ~self._is_at(EXACT)
+
+    def _is_at(self, name: str) -> Tensor:
+        return torch.tensor([stage == name for stage in self.stage])
 
     @property
     def khat_bad(self) -> float | None:
@@ -93,7 +98,8 @@ def auto_evidence(
 ) -> Evidence | Exact:
     r"""$\log p(x_i)$ of each row: exactly where that is possible, else by importance sampling with a better proposal.
 
-    Exact is what `exact_evidence` can do, but for grids that are expensive. Otherwise a row's S draws come from a
+    Exact is what `exact_evidence` can do, but for grids that are expensive; rows that a shared grid does not resolve
+    are sampled, and the result is then a lower bound. Otherwise a row's S draws come from a
     mixture with fixed counts: a Student-t with the curvature at the mode of its posterior, found by damped Newton steps
     from the guide's mean; the guide; and the prior. Each draw is weighed against the mixture (the balance heuristic,
     Veach & Guibas 1995), so the mean weight is unbiased for $p(x_i)$ and its log a lower bound in expectation. Where
@@ -130,8 +136,9 @@ def auto_evidence(
         scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
         if use_guide:
             require_guide_density(scored.plates)
-        if exact and (found := _exact(program, split, rows, memory_mib, seed, group)) is not None:
-            return found
+        known = _exact(program, split, rows, memory_mib, seed, group) if exact else None
+        if known is not None and not (known.error == math.inf).any():
+            return known
         try:
             scorer = BlockScorer(program, scored, num_samples, sizes, memory_mib, use_guide=use_guide)
         except InputError:  # no continuous latents with a transform from the real numbers, or too many
@@ -148,7 +155,7 @@ def auto_evidence(
     stages = scored.restore(columns.pop("stage"), len(STAGES)).tolist()
     columns = {name: scored.restore(column, at_zero(name)) for name, column in columns.items()}
     unknown = torch.full_like(columns["log_px"], math.nan)
-    return AutoEvidence(
+    found = AutoEvidence(
         log_px=columns["log_px"] + split.log_jacobian,
         mc_se=columns["mc_se"],
         measure=scored.measure,
@@ -165,6 +172,23 @@ def auto_evidence(
         reasons=_reasons(columns["no number"], num_samples) | scored.reasons,
         stage=tuple([*STAGES, ZERO_DENSITY][stage] for stage in stages),
         densities=float(columns["densities"].nanmean()),
+    )
+    return found if known is None else _with_exact(found, known)
+
+
+def _with_exact(found: AutoEvidence, known: Exact) -> AutoEvidence:
+    """The same with the exact values of the rows that have one."""
+    is_known = known.error != math.inf
+    return replace(
+        found,
+        log_px=torch.where(is_known, known.log_px, found.log_px),
+        mc_se=torch.where(is_known, known.mc_se, found.mc_se),
+        smoothed=torch.where(is_known, known.log_px, found.smoothed),
+        reasons={row: reason for row, reason in found.reasons.items() if not is_known[row]}
+        | {row: reason for row, reason in known.reasons.items() if is_known[row]},
+        stage=tuple(
+            EXACT if is_known[row] and known.log_px[row].isfinite() else stage for row, stage in enumerate(found.stage)
+        ),
     )
 
 

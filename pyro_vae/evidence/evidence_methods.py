@@ -34,6 +34,7 @@ EVIDENCE_METHODS = Registry(
             "auto",
             "pyro_vae.evidence.auto_evidence:auto_evidence",
             "exactly where possible, else by importance sampling around each row's modes",
+            progress="scored",
             takes_draws=True,
         ),
         EvidenceMethod(

@@ -92,8 +92,8 @@ def exact_evidence(
         labels: their labels (N,), for programs that take them.
         memory_mib: memory for the work in progress, in MiB.
         seed: seed of the draws that the methods are checked with; None leaves the random state as it is.
-        cheap: whether a grid that costs more than many draws of each row is refused: where the decoder is large, or
-            each row needs a grid of its own.
+        cheap: whether grids that cost more than many draws of each row are left out: a large decoder is refused, and
+            where more than a few rows need a grid of their own, these have NaN and an infinite `error`.
         group: the processes that share the rows; each gets every result.
 
     Returns:

@@ -1,7 +1,7 @@
 """log p(x) of rows: the number, its kind, its errors and its measure."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -37,6 +37,18 @@ def require_log_probabilities(values: Tensor, what: str, plates: PlateStructure)
     return torch.where(values > 0, 0.0, values)
 
 
+def weakest_kind(kinds: Iterable[str]) -> str:
+    """The kind of a mean over numbers of several kinds.
+
+    >>> weakest_kind(["exact", "lower bound"]), weakest_kind(["lower bound", "upper bound"])
+    ('lower bound', 'estimate')
+    """
+    others = set(kinds) - {"exact"}
+    if len(others) > 1:
+        return "estimate"
+    return others.pop() if others else "exact"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogPx:
     """log p(x) of N rows, what kind of number it is, and its errors.
@@ -58,6 +70,11 @@ class LogPx:
     def has_number(self) -> Tensor:
         """Which rows have a number, −∞ included, (N,)."""
         return ~self.log_px.isnan()
+
+    @property
+    def khat_bad(self) -> float | None:
+        """The share of rows whose number a diagnostic calls bad; None where the method has no such diagnostic."""
+        return None
 
     @property
     def log_px_mean(self) -> float:

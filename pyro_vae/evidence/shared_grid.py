@@ -55,22 +55,26 @@ def integrate_by_grid(
         batch: the N rows.
         memory: for the work in progress, bytes.
         bytes_per_row: what a run of the program writes for one row.
-        cheap: whether more than a few rows that need a grid of their own are refused.
+        cheap: whether more than a few rows that need a grid of their own are left out.
 
     Returns:
-        log p(x) (N,), nats, and by how much the last halving of cells changed it; `InputError` where no grid converges.
+        log p(x) (N,), nats, and by how much the last halving of cells changed it: NaN and infinite for rows that are
+        left out, NaN both where the density is NaN; `InputError` where no grid converges.
     """
     log_px = torch.full((len(batch.x),), math.nan, dtype=torch.float64)
-    error = log_px.clone()
+    error = torch.full_like(log_px, math.inf)
     for rows, shared in _rows_that_share(program, plates, batch, SHARE_OF_POINTS * memory, bytes_per_row):
         log_px[rows], error[rows] = SharedGrid(shared, (1 - SHARE_OF_POINTS) * memory).integrate()
     chunk_size = max(1, int(memory // bytes_per_row))
     unresolved = log_px.isnan().nonzero()[:, 0]
     if cheap and len(unresolved) > MAX_CHEAP_GRIDS:
-        raise InputError(f"{len(unresolved)} of {len(log_px)} rows need a grid of their own, which is expensive")
+        if len(unresolved) == len(log_px):
+            raise InputError("each row needs a grid of its own, which is expensive")
+        return log_px, error
     for rows in unresolved.split(MAX_ROWS_PER_ADAPTIVE_GRID) if len(unresolved) else ():
         own = AdaptiveGrid(program, plates, batch.take(rows.to(batch.x.device)), chunk_size)
-        if (has_nan := own.log_weights.isnan().any(0)).all():
+        error[rows[has_nan := own.log_weights.isnan().any(0)]] = math.nan
+        if has_nan.all():
             continue
         if has_nan.any():  # these rows have no number
             rows = rows[~has_nan]

@@ -4,9 +4,10 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.atomic_write import write_json
 from pyro_vae.context_managers import seeded
@@ -14,7 +15,7 @@ from pyro_vae.data import Split
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError, PointMassError, ZeroDensityWarning
 from pyro_vae.evidence.arviz_export import to_inference_data
-from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, Estimator, EvidenceMethod
+from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, Estimator
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.exact_log_px import Exact
 from pyro_vae.evidence.importance_sampling import Evidence
@@ -29,6 +30,7 @@ from pyro_vae.workflows.read_run import Run
 IWAE_SIZES = (1, 5, 50, 500)  # those below the number of draws are reported
 ACTIVE_UNITS_ROWS = 5000
 NETCDF_ROWS = 100
+SECONDS_BETWEEN_LINES = 10.0  # about the progress of slow methods
 
 
 DEFAULT = Estimator()
@@ -84,29 +86,56 @@ def _keep(path: Path, name: str, record: EvidenceRecord) -> None:
     write_json(path, known | {name: dict(record)})
 
 
+def estimate_log_px(
+    estimator: Estimator,
+    program: Program,
+    data: Split,
+    *,
+    rows: Tensor | None = None,
+    seed: int | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> LogPx:
+    """log p(x) of each row by an estimator's method; several processes share the rows.
+
+    Args:
+        estimator: how log p(x) is computed.
+        program: any program.
+        data: the rows.
+        rows: their indices (N,) in the training set, for programs that take them.
+        seed: a seed in place of the estimator's own.
+        log: called with lines about the progress of slow methods.
+
+    Returns:
+        log p(x) (N,), nats per row.
+    """
+    method, group, began = EVIDENCE_METHODS[estimator.method], process_group(), time.perf_counter()
+    last = began
+
+    def log_rows(done: int) -> None:
+        nonlocal last
+        if (now := time.perf_counter()) < last + SECONDS_BETWEEN_LINES:
+            return
+        last, each = now, (now - began) / done
+        of = f"{len(data)} rows" + ("" if group.is_single else f" by {group.size} processes, this one")
+        log(f"{method.progress} {done} of {of}, {each:.2f} s a row")
+
+    common = {"memory_mib": estimator.memory_mib, "seed": estimator.seed if seed is None else seed, "group": group}
+    progress = {"on_rows": log_rows if group.is_main else None} if method.progress else {}
+    draws = {"num_samples": estimator.num_samples, "iwae": IWAE_SIZES} if method.takes_draws else {}
+    places = {} if rows is None else {"rows": rows}
+    found: LogPx = method.load()(program, data, **places, **common, **draws, **progress, **estimator.keywords)
+    return found
+
+
 def _estimates(
     program: Program, rows: Split, estimator: Estimator, log: Callable[[str], None]
 ) -> tuple[LogPx, Evidence | None]:
     """log p(x) by the method, and the estimate that has an ELBO: the same, importance sampling's, or none."""
-    method, group, began = EVIDENCE_METHODS[estimator.method], process_group(), time.perf_counter()
-
-    def log_rows(done: int) -> None:
-        each = (time.perf_counter() - began) / done
-        of = f"{len(rows)} rows" + ("" if group.is_single else f" by {group.size} processes, this one")
-        log(f"{method.progress} {done} of {of}, {each:.2f} s a row")
-
-    def estimate(method: EvidenceMethod) -> LogPx:
-        progress = {"on_rows": log_rows if group.is_main else None} if method.progress else {}
-        draws = {"num_samples": estimator.num_samples, "iwae": IWAE_SIZES} if method.takes_draws else {}
-        common = {"memory_mib": estimator.memory_mib, "seed": estimator.seed, "group": group}
-        found: LogPx = method.load()(program, rows, **common, **draws, **progress, **method.keywords(estimator.options))
-        return found
-
-    best = estimate(method)
+    best = estimate_log_px(estimator, program, rows, log=log)
     if isinstance(best, Evidence):
         return best, best
     try:
-        found = estimate(EVIDENCE_METHODS["is"])
+        found = estimate_log_px(replace(estimator, method="is", options={}), program, rows)
     except PointMassError:
         return best, None
     assert isinstance(found, Evidence)

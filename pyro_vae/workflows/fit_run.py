@@ -36,7 +36,7 @@ from pyro_vae.workflows.fit_messages import Log, describe_fit, reason_of_interru
 from pyro_vae.workflows.fit_settings import FitSettings, fit_options, flatten_config, require_program
 from pyro_vae.workflows.user_program import load_builder
 
-VALID_ESTIMATOR = Estimator(num_samples=200)
+VALID_ESTIMATOR, SCORED_ROWS = Estimator(num_samples=200), 1000  # of the validation rows, the first
 Given = Mapping[str, Value | Path]  # settings by name
 
 
@@ -222,7 +222,7 @@ class _Job:
         fitted = self._fit_program()
         _to_cpu(self.program)
         with suppress(RowsError, PointMassError):  # the first process reports it
-            evaluate_split(self.program, self.data.valid, self.folder, VALID_ESTIMATOR)
+            evaluate_split(self.program, self.data.valid.head(SCORED_ROWS), self.folder, VALID_ESTIMATOR)
         return FitRun(self.folder, self.program, self.data, fitted, EvidenceRecord())
 
     def _finish(self, fitted: FitResult, board: RunLogger | None) -> FitRun:
@@ -235,8 +235,12 @@ class _Job:
         if board is not None:
             with self._continue_on_error("TensorBoard figures"):
                 board.finish(program, data)
+        scored = data.valid.head(SCORED_ROWS)
+        if len(scored) < len(data.valid):
+            more = f"pyro-vae evaluate {folder} --split valid scores all"
+            self.log(f"scoring the first {len(scored):,} of {len(data.valid):,} validation rows; {more}")
         try:
-            record = evaluate_split(program, data.valid, folder, VALID_ESTIMATOR, log=self.log)
+            record = evaluate_split(program, scored, folder, VALID_ESTIMATOR, log=self.log)
         except (RowsError, PointMassError) as error:  # a user's program whose rows have no weights of their own
             best = fitted.history[fitted.best_epoch - 1]
             elbo = best["valid_elbo"]

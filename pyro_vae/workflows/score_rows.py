@@ -5,25 +5,26 @@ import time
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.context_managers import seeded
-from pyro_vae.diagnostics.anomaly_scores import Scores, require_enough, score
+from pyro_vae.diagnostics.anomaly_scores import Scores, compare_with_reference, require_enough
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError, ZeroDensityWarning
+from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.evidence_record import finite_or_none
-from pyro_vae.evidence.importance_sampling import log_evidence
-from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS
+from pyro_vae.evidence.importance_sampling import Evidence
+from pyro_vae.evidence.log_px_result import weakest_kind
 from pyro_vae.json_records import Record
+from pyro_vae.workflows.evaluate_run import estimate_log_px
 from pyro_vae.workflows.export_rows import open_row_writer
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
 
 NUM_LOWEST = 5
+DEFAULT = Estimator()
 
 
 @dataclass
@@ -33,10 +34,11 @@ class ScoreTotals:
     num_anomalies: int = 0
     log_px: float = 0.0
     khat_bad: float = 0.0
-    num_finite: int = 0
+    num_with_khat: int = 0
     num_with_number: int = 0
     num_zero: int = 0
     reason: str = ""
+    kinds: set[str] = field(default_factory=set)
     lowest: list[tuple[float, int]] = field(default_factory=list)
 
     def add(self, scores: Scores, index: Tensor) -> None:
@@ -47,11 +49,13 @@ class ScoreTotals:
             index: the rows' numbers (n,) in their source.
         """
         found, log_px = scores.found, scores.found.log_px
-        num_finite = int(log_px.isfinite().sum())
+        self.kinds.add(scores.kind)
         self.num_anomalies += int(scores.anomaly.sum())
         self.log_px += float(log_px[found.has_number].sum())
-        self.khat_bad += (found.khat_bad or 0.0) * num_finite
-        self.num_finite += num_finite
+        if found.khat_bad is not None:
+            num_finite = int(log_px.isfinite().sum())
+            self.khat_bad += found.khat_bad * num_finite
+            self.num_with_khat += num_finite
         self.num_with_number += int(found.has_number.sum())
         self.num_zero += int((log_px == -math.inf).sum())
         if found.reasons and not self.reason:
@@ -71,7 +75,8 @@ class ScoreSummary(Record):
     None where all are; `num_zero` the rows of density zero, None where there is none; `reason` why the first row of
     either kind is one.
     `threshold` is the log p(x) below which rows are flagged, by `num_reference` validation rows at a rate of
-    `false_alarms`; `khat_bad` the share of rows whose k-hat is above its limit, None for few draws.
+    `false_alarms`; `khat_bad` the share of rows that were sampled whose k-hat is above its limit, None for few draws
+    and where all are exact. `method` is the evidence method.
     """
 
     run: str
@@ -87,6 +92,7 @@ class ScoreSummary(Record):
     measure: str
     num_samples: int
     seconds: float
+    method: str
     num_with_number: int | None = None
     num_zero: int | None = None
     reason: str | None = None
@@ -99,10 +105,7 @@ def score_rows(
     split: str = "test",
     out: str | Path | None = None,
     false_alarms: float = 0.05,
-    num_samples: int = 1000,
-    prior_share: float = 0.1,
-    memory_mib: float = 64.0,
-    seed: int = 0,
+    estimator: Estimator = DEFAULT,
     program: str | None = None,
 ) -> tuple[ScoreSummary, ScoreTotals]:
     """Write log p(x), k-hat, percentile and an anomaly flag of each row to a `.csv`.
@@ -115,10 +118,7 @@ def score_rows(
         split: which rows of a named data set.
         out: the `.csv`; by default `scores.csv` in the run's folder.
         false_alarms: the share of usual rows that may be flagged, between 0 and 1.
-        num_samples: draws S for each row.
-        prior_share: the share of them that come from the prior.
-        memory_mib: memory for the draws in progress, in MiB.
-        seed: seed of the draws.
+        estimator: how log p(x) is computed.
         program: `FILE.py:FUNCTION` of a program of one's own.
 
     Returns:
@@ -133,17 +133,15 @@ def score_rows(
     require_enough(len(held_out), false_alarms)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroDensityWarning)
-        reference = log_evidence(
-            scored, held_out, num_samples, seed=seed, prior_share=prior_share, memory_mib=memory_mib, group=group
-        )
-    score_part = partial(score, scored, false_alarms=false_alarms, memory_mib=memory_mib, group=group)
+        reference = estimate_log_px(estimator, scored, held_out)
     totals, places = ScoreTotals(), torch.arange(len(rows)) if rows.name == "train" else None
     output = open_row_writer(path, len(rows), []) if group.is_main else nullcontext()
-    with output as writer, seeded(seed), warnings.catch_warnings():  # one stream of random numbers for all chunks
+    with output as writer, warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroDensityWarning)  # the summary says it
         for number, part in enumerate(rows.chunks(CHUNK_ROWS)):
             own = None if places is None else places[number * CHUNK_ROWS :][: len(part)]
-            found = score_part(part, reference, seed=None if group.is_single else seed + number, rows=own)
+            log_px = estimate_log_px(estimator, scored, part, rows=own, seed=estimator.seed + number)
+            found = compare_with_reference(log_px, reference, false_alarms)
             index = part.source_index(slice(None))
             if writer is not None:
                 writer.write_columns(_columns(found), index, part.labels)
@@ -157,10 +155,11 @@ def score_rows(
         threshold=found.threshold,
         num_reference=int(reference.has_number.sum()),
         log_px=finite_or_none(totals.log_px / max(totals.num_with_number, 1)) if totals.num_with_number else None,
-        log_px_kind=reference.kind,
-        khat_bad=totals.khat_bad / totals.num_finite if num_samples >= MIN_DRAWS and totals.num_finite else None,
+        log_px_kind=weakest_kind(totals.kinds),
+        khat_bad=totals.khat_bad / totals.num_with_khat if totals.num_with_khat else None,
         measure=found.found.measure,
-        num_samples=num_samples,
+        num_samples=estimator.num_samples,
+        method=estimator.method,
         seconds=time.perf_counter() - began,
         num_with_number=totals.num_with_number if totals.num_with_number < len(rows) else None,
         num_zero=totals.num_zero or None,
@@ -171,13 +170,13 @@ def score_rows(
 
 def _columns(scores: Scores) -> dict[str, np.ndarray]:
     """The columns of the file; the cells of a row that has no number are empty."""
-    anomaly = scores.anomaly.numpy().astype(int)
-    if not scores.found.has_number.all():
+    found, anomaly = scores.found, scores.anomaly.numpy().astype(int)
+    if not found.has_number.all():
         anomaly = anomaly.astype(object)
-        anomaly[~scores.found.has_number.numpy()] = None
+        anomaly[~found.has_number.numpy()] = None
     return {
-        "log_px": scores.found.log_px.numpy(),
-        "khat": scores.found.khat.numpy(),
+        "log_px": found.log_px.numpy(),
+        "khat": found.khat.numpy() if isinstance(found, Evidence) else np.full(len(found), np.nan),
         "percentile": scores.percentile.numpy(),
         "anomaly": anomaly,
     }

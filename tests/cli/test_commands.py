@@ -584,8 +584,11 @@ def test_score_flags_what_is_strange(run, capsys, tmp_path):
     assert (found["num_data"], found["path"]) == (33, str(tmp_path / "scores.csv"))
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert lines[0] == "index,log_px,khat,percentile,anomaly"
-    table = np.array([[float(value) for value in line.split(",")] for line in lines[1:]])
+    table = np.array([[float(value or "nan") for value in line.split(",")] for line in lines[1:]])
     assert table[:, 0].tolist() == list(range(33))
+    assert found["log_px_kind"] == "exact"  # two latents
+    assert found["khat_bad"] is None
+    assert np.isnan(table[:, 2]).all()
     assert (table[30:, 4] == 1).all()  # pictures all black
     assert table[:30, 4].mean() < 0.2
     assert found["num_anomalies"] == table[:, 4].sum()

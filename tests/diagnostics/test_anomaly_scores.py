@@ -197,6 +197,19 @@ def test_reference_evidence_sets_how_rows_are_scored(tiny_vae):
         pv.score(vae, x, broken)
 
 
+def test_rows_and_reference_are_scored_alike_and_the_weaker_kind_is_said(tiny_vae):
+    vae, x = tiny_vae
+    sampled, exact = pv.auto_evidence(vae, x, 50, exact=False), pv.exact_evidence(vae, x)
+    by_default = pv.score(vae, x, x, num_samples=50)
+    for reference in (sampled, exact):
+        found = pv.score(vae, x, reference, num_samples=500)
+        assert type(found.found) is type(by_default.found)
+        assert found.kind == reference.kind
+    assert pv.score(vae, x, x, prior_share=0.1, num_samples=50).kind == "lower bound"
+    with pytest.raises(pv.InputError, match="not scored as Annealed was; give the reference rows"):
+        pv.score(vae, x, pv.annealed_evidence(vae, x, 2, num_chains=2))
+
+
 def table_with_gaps():
     rows = 3 + 50 * torch.randn(120, 3)
     rows[torch.rand(120, 3) < 0.2] = math.nan

@@ -9,7 +9,7 @@ import torch
 from oracles import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae.evidence import score_blocks
+from pyro_vae.evidence import score_blocks, shared_grid
 from pyro_vae.evidence.auto_evidence import AutoEvidence, auto_evidence
 from pyro_vae.evidence.exact_log_px import Exact
 
@@ -100,6 +100,27 @@ def test_a_bent_posterior_by_the_grid_and_by_draws():
     found = auto_evidence(program, x, 1000, exact=False)
     assert coverage(found, exact) > 0.9
     assert_unbiased(found, exact)
+
+
+def test_rows_that_a_shared_grid_leaves_out_are_sampled_and_the_others_stay_exact(monkeypatch):
+    """Whether a row is exact depends on its own grid alone, and a mean over both kinds is a lower bound."""
+    integrate = shared_grid.SharedGrid.integrate
+
+    def integrate_some(grid):
+        log_px, error = integrate(grid)
+        log_px[:3], error[:3] = math.nan, math.inf
+        return log_px, error
+
+    program, x = pv.Program(Banana().model, Banana().guide), torch.linspace(-1.0, 2.0, 12)[:, None]
+    exact = pv.exact_evidence(program, x).log_px
+    monkeypatch.setattr(shared_grid.SharedGrid, "integrate", integrate_some)
+    monkeypatch.setattr(shared_grid, "MAX_CHEAP_GRIDS", 2)
+    found = auto_evidence(program, x, 2000)
+    assert (found.kind, found.stages["exact"]) == ("lower bound", 9)
+    assert torch.equal(found.log_px[3:], exact[3:])
+    assert (found.mc_se[3:] == 0).all()
+    assert not found.is_bad[3:].any()
+    assert ((found.log_px - exact)[:3].abs() < 5 * found.mc_se[:3]).all()
 
 
 def test_the_mode_that_the_guide_does_not_know():

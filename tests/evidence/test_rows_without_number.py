@@ -165,7 +165,7 @@ def test_score_leaves_the_cells_empty_and_says_so(run, capsys):
     own = ["--program", f"{run / 'program.py'}:build"]
     code, out, err = command(capsys, "score", run / "run", run / "new.npy", *own, "--json", "--false-alarms", 0.2)
     assert code == 0, err
-    assert "1 of 3 rows have no log p(x), and an empty cell; row 1: log p(x|z) is NaN" in err
+    assert "1 of 3 rows have no log p(x), and an empty cell; row 1: its log density is NaN" in err
     assert '"num_with_number": 2' in out
     table = pandas.read_csv(run / "run" / "scores.csv", dtype=str, keep_default_na=False)
     assert table.loc[1, ["log_px", "percentile", "anomaly"]].tolist() == ["", "", ""]
