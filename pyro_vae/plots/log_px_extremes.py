@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.importance_sampling import log_evidence
+from pyro_vae.evidence.auto_evidence import auto_evidence
 from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.display_units import escaped_column_names, spread
 from pyro_vae.plots.latent_view import LatentView, none_if_unavailable
@@ -19,7 +19,6 @@ from pyro_vae.programs.model_and_guide import reconstruct, sample
 
 MODEL_DRAWS = 200
 EVIDENCE_DRAWS = 200
-PRIOR_SHARE = 0.1  # the encoder was not fitted to draws of the model
 EXTREMES = 10
 MAX_COLUMNS, MAX_WRITTEN_COLUMNS = 40, 8
 
@@ -41,9 +40,8 @@ def samples_by_log_px(view: LatentView, log_px: Tensor | None = None) -> Figure 
     drawn = sample(view.program, MODEL_DRAWS, num_features=data.num_features, seed=view.seed, labels=labels).cpu()
     if drawn.shape[1] != data.num_features:
         raise InputError("the model observes more than x, or less")
-    found = log_evidence(
-        view.program, drawn, EVIDENCE_DRAWS, prior_share=PRIOR_SHARE, labels=labels, seed=view.seed
-    ).log_px + float(measure.log_jacobian.sum())
+    found = auto_evidence(view.program, drawn, EVIDENCE_DRAWS, labels=labels, seed=view.seed).log_px
+    found = found + float(measure.log_jacobian.sum())
     order = found.argsort(descending=True)
     best, worst = order[:EXTREMES], order[-EXTREMES:]
     known = None if log_px is None or view.split.mask is not None else log_px.double().cpu().numpy()

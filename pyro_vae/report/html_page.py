@@ -18,8 +18,11 @@ from PIL import Image
 from pyro_vae.atomic_write import write_atomic
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
+from pyro_vae.evidence.auto_evidence import AutoEvidence, auto_evidence
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
+from pyro_vae.evidence.log_px_result import LogPx
+from pyro_vae.evidence.pareto_smoothing import khat_limit
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import write_figures
@@ -107,7 +110,7 @@ class PageContent:
     trained: str
     split: str
     num_rows: int
-    num_samples: int
+    log_px_words: str
     numbers: list[Number]
     measure: str
     recorded: bool
@@ -151,7 +154,7 @@ def write_report(
         history: what its `metrics.jsonl` holds: the epochs of the fit.
         split: the split whose rows can be clicked on.
         num_rows: so many of them at most.
-        num_samples: draws from the guide for log p(x) of each of them, by importance sampling.
+        num_samples: draws for log p(x) of each of them, where it is not exact.
         out: the file to write, `folder/report.html` by default.
         seed: of all draws.
 
@@ -187,8 +190,13 @@ def _content(run: _Run) -> PageContent:
     main = next((run.records[name] for name in names if run.records[name].split == run.split), None)
     shown = main or EvidenceRecord()
     if main is None and found is not None:
-        about = EvidenceRecord(run=str(run.folder), model="vae", fit_method="svi", split=run.split, method="is")
-        shown = found.to_record(about)
+        about = EvidenceRecord(run=str(run.folder), model="vae", fit_method="svi", split=run.split, method="auto")
+        drawn = (
+            found
+            if isinstance(found, Evidence)
+            else log_evidence(run.program, run.rows, run.num_samples, seed=run.seed)
+        )
+        shown = drawn.to_record(about, found)
     left_out, config = reason_for_no_explorer(run.program, run.rows), run.config
     return PageContent(
         title=run.folder.resolve().name,
@@ -196,7 +204,7 @@ def _content(run: _Run) -> PageContent:
         trained=_trained(run),
         split=SPLITS[run.split],
         num_rows=len(run.rows),
-        num_samples=run.num_samples,
+        log_px_words="" if found is None else _log_px_words(found),
         numbers=numbers(shown),
         measure=shown.measure or run.rows.measure_name,
         recorded=main is not None,
@@ -221,11 +229,22 @@ def _require_writable(path: Path) -> None:
         raise InputError(f"{path} cannot be written: {taken} is a file, not a folder; try another path")
 
 
-def _scored(program: Program, rows: Split, num_samples: int, seed: int) -> tuple[Evidence | None, str]:
+def _scored(program: Program, rows: Split, num_samples: int, seed: int) -> tuple[LogPx | None, str]:
     try:
-        return log_evidence(program, rows, num_samples, seed=seed), ""
+        return auto_evidence(program, rows, num_samples, seed=seed), ""
     except InputError as error:
         return None, str(error)
+
+
+def _log_px_words(found: LogPx) -> str:
+    """What log p(x) of a single row on the page is."""
+    if not isinstance(found, Evidence):
+        return "is exact"
+    where = "around the modes of the row's posterior" if isinstance(found, AutoEvidence) else "of the guide"
+    return (
+        f"is importance sampling's with {found.num_samples} draws {where}, a lower bound on average; above its limit "
+        f"of {khat_limit(found.num_samples):.2f}, k-hat means that it is likely too low"
+    )
 
 
 def page(content: PageContent) -> str:
@@ -243,7 +262,7 @@ def _trained(run: _Run) -> str:
     return f"Trained for {len(run.history)} epochs; the weights of epoch {run.best_epoch} were kept."
 
 
-def _page_figures(run: _Run, found: Evidence | None) -> list[PageFigure]:
+def _page_figures(run: _Run, found: LogPx | None) -> list[PageFigure]:
     """The figures that the fit wrote, drawn again where they are gone, and the latent figures."""
     shown = {}
     with tempfile.TemporaryDirectory() as drawn:

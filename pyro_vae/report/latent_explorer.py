@@ -18,6 +18,7 @@ from pyro_vae.data import Dataset, Split
 from pyro_vae.diagnostics.latent_codes import encode_rows, reconstruct_rows
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import Evidence
+from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 from pyro_vae.plots import style
 from pyro_vae.plots.display_units import column_names, observed, stored_to_grayscale, to_grayscale
@@ -191,7 +192,7 @@ def fitting_rows(split: Split, num_rows: int) -> Split:
 
 
 @torch.no_grad()
-def explorer(program: Program, data: Dataset, split: Split, found: Evidence | None = None, seed: int = 0) -> Explorer:
+def explorer(program: Program, data: Dataset, split: Split, found: LogPx | None = None, seed: int = 0) -> Explorer:
     """All that the page's script needs, as plain values: planes, base points, decoded grids, and the rows.
 
     Grids are as fine as `PICTURE_VALUES` or `TABLE_VALUES` allow; between grid points the page interpolates, and
@@ -294,15 +295,16 @@ def _finite(values: Tensor) -> list[float | None]:
     return [value if np.isfinite(value) else None for value in values.tolist()]
 
 
-def _rows(split: Split, encoder: RowEncoder, again: Rows, found: Evidence | None) -> ExplorerRows:
+def _rows(split: Split, encoder: RowEncoder, again: Rows, found: LogPx | None) -> ExplorerRows:
+    sampled = found if isinstance(found, Evidence) else None
     index = torch.arange(len(split)) if split.index is None else split.index
     drawn = split.image_shape is not None and split.measure.binarize != "none"
     return {
         "index": index.tolist(),
         "labels": None if split.labels is None else split.labels.tolist(),
         "log_px": None if found is None else _finite(found.log_px),
-        "khat": None if found is None else _finite(found.khat),
-        "khat_limit": None if found is None else khat_limit(found.num_samples),
+        "khat": None if sampled is None else _finite(sampled.khat),
+        "khat_limit": None if sampled is None else khat_limit(sampled.num_samples),
         "stored": encoder.text(encoder.stored),
         "scored": encoder.text(to_grayscale(split, split.x, split.mask)) if drawn else None,
         "again": encoder.text(encoder.values(again)),

@@ -220,10 +220,10 @@ function explore(data) {
     if (rows.labels) $("label").textContent = rows.labels[row];
     let words = "";
     if (rows.log_px) {
-      const [log_px, khat] = [rows.log_px[row], rows.khat[row]];
+      const [log_px, khat] = [rows.log_px[row], rows.khat ? rows.khat[row] : null];
       const below = Math.round(100 * rank.get(row));
       $("log-px").textContent = written(log_px);
-      $("khat").textContent = written(khat);
+      if (rows.khat) $("khat").textContent = written(khat);
       $("verdict").textContent = !scored(row) ? "This row has no log p(x): no finite number was found."
         : `More probable than ${below} % of these rows.` + (khat === null ? ""
         : khat > rows.khat_limit ? " k-hat is above its limit: log p(x) is likely too low." : " k-hat is below its limit.");
