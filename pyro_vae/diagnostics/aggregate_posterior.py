@@ -12,12 +12,13 @@ from torch import Tensor
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
+from pyro_vae.programs.log_densities import sum_over_plates
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import require_density, require_guide_density, require_rows
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import Site, SubstituteLatents, sample_sites, sum_over_plates, trace_program
+from pyro_vae.programs.traces import Site, SubstituteLatents, sample_sites, trace_program
 from pyro_vae.typing import PerRow, Program, RowLatents
 
 DRAWS_PER_BLOCK = 256

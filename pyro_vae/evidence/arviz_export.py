@@ -23,6 +23,7 @@ from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
+from pyro_vae.programs.log_densities import log_weight_terms, sum_over_plates
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_guide_density, require_rows
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
@@ -30,9 +31,7 @@ from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import (
     Site,
     UnconditionObserved,
-    log_weight_terms,
     sample_sites,
-    sum_over_plates,
     trace_program,
 )
 from pyro_vae.typing import Program

@@ -26,12 +26,13 @@ from pyro_vae.errors import InputError, RowsError
 from pyro_vae.evidence.grid_quadrature import INITIAL_CELLS
 from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.shared_grid import integrate_by_grid
+from pyro_vae.programs.log_densities import sum_sites
 from pyro_vae.programs.log_weights import CountOperations, LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
-from pyro_vae.programs.plates import PlateStructure, require_rows
+from pyro_vae.programs.plates import PlateStructure, require_row_plate
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import SubstituteLatents, sample_sites, sum_sites, unwrap_independent
+from pyro_vae.programs.traces import SubstituteLatents, sample_sites, unwrap_independent
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import Density, PerRow, Program, RowLatents
 
@@ -126,7 +127,7 @@ def _choose_method(program: Program, scored: ScoredRows, memory_mib: float, chea
     plates, example = scored.plates, scored.first
     budget = memory_mib * 2**20
     if isinstance(program, Density):
-        require_rows(plates)
+        require_row_plate(plates)
         return "the program's own", lambda batch: _program_log_prob(program, batch), MAX_ROWS_PER_SUM
     if choices := _finite_values(program, plates, example):
         count = math.prod(len(site.values) ** site.elements for site in choices.values())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyro
 import pyro.poutine as poutine
@@ -12,9 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.errors import InputError
-from pyro_vae.programs.plates import PlateStructure, require_rows
+from pyro_vae.programs.enumeration import enumerate_sites
+from pyro_vae.programs.log_densities import log_weight_terms
+from pyro_vae.programs.plates import PlateStructure, require_row_plate
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import SubstituteLatents, Wrapper, log_weight_terms, sample_sites, trace_program
+from pyro_vae.programs.traces import SubstituteLatents, Wrapper, sample_sites, trace_program, unchanged
 from pyro_vae.typing import LogWeights, Program
 
 
@@ -41,7 +44,8 @@ class LogWeightSampler:
     If the program gives the same weights for vectorized draws (a plate to the left of all its own) as for one draw at a
     time, draws are vectorized, and the guide's network runs once for all of them. Otherwise rows are repeated, once for
     each draw, which any program with a row plate supports. Scales (`poutine.scale`, a subsampling plate) belong to an
-    objective and are ignored; masks belong to the model and are applied. Raises `RowsError` where rows have no weight
+    objective and are ignored; masks belong to the model and are applied. Discrete latents that the guide leaves out are
+    summed inside each weight. Raises `RowsError` where rows have no weight
     of their own.
 
     Args:
@@ -52,7 +56,8 @@ class LogWeightSampler:
 
     def __init__(self, program: Program, plates: PlateStructure, example: Batch) -> None:
         self.program, self.plates = program, plates
-        self.row_dim = require_rows(plates)
+        self.row_dim = require_row_plate(plates)
+        self._enumerate: Wrapper = partial(enumerate_sites, plates=plates)
         rows = example.take(torch.arange(2, device=example.x.device) % len(example.x))
         with torch.no_grad(), seeded(0), evaluating(program):
             self.vectorized = self._supports_vectorized_draws(rows, draws=3)
@@ -74,14 +79,14 @@ class LogWeightSampler:
         if self.vectorized:
             keep, draws_plate = {self.row_dim, -self.plates.nesting - 1}, self._draws_plate(draws)
         else:
-            keep, draws_plate = {self.row_dim}, _identity
+            keep, draws_plate = {self.row_dim}, unchanged
             batch = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(draws))
         around: Wrapper = draws_plate
         values: dict[str, Tensor] = {}
         if from_prior:
             values = self._draw_from_prior(batch, draws_plate)
             around = lambda function: draws_plate(SubstituteLatents(values)(function))  # noqa: E731
-        model, guide = trace_program(self.program, batch, around=around)
+        model, guide = trace_program(self.program, batch, around, self._enumerate)
         if from_prior and (auxiliary := sample_sites(guide).keys() - values.keys()):
             raise InputError(
                 f"draws of the prior have no weight under this guide: its auxiliary {', '.join(sorted(auxiliary))} "
@@ -91,11 +96,12 @@ class LogWeightSampler:
         return LogWeightTerms(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
 
     def _draw_from_prior(self, batch: Batch, draws_plate: Wrapper) -> dict[str, Tensor]:
-        """The latents' values in a run of the model alone."""
+        """The values of the latents, but for those that are summed out, in a run of the model alone."""
         model = draws_plate(lambda: bind_supported_kwargs(self.program.model)(batch.x, batch.row_inputs))
         with pyro.validation_enabled(False):  # a row without a number must not stop the others
             sites = sample_sites(poutine.trace(model).get_trace())
-        return {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
+        latents = {name: site for name, site in sites.items() if not site["is_observed"]}
+        return {name: site["value"] for name, site in latents.items() if name not in self.plates.enumerated}
 
     def _draws_plate(self, draws: int) -> Wrapper:
         plate: Wrapper = pyro.plate("_draws", draws, dim=-self.plates.nesting - 1)
@@ -105,11 +111,11 @@ class LogWeightSampler:
         """Whether vectorized draws have the same weights as one draw at a time."""
         try:
             keep = {self.row_dim, -self.plates.nesting - 1}
-            model, guide = trace_program(self.program, rows, around=self._draws_plate(draws))
+            model, guide = trace_program(self.program, rows, self._draws_plate(draws), self._enumerate)
             vectorized = log_weight_terms(model, guide, keep)
             for draw in range(draws):
                 values = {name: site["value"][draw] for name, site in sample_sites(guide).items()}
-                traces = trace_program(self.program, rows, around=SubstituteLatents(values))
+                traces = trace_program(self.program, rows, SubstituteLatents(values), self._enumerate)
                 pairs = zip(vectorized, log_weight_terms(*traces, {self.row_dim}), strict=True)
                 if not all(_are_close(terms[draw], term) for terms, term in pairs):
                     return False
@@ -152,7 +158,3 @@ class CountOperations(TorchDispatchMode):
 
 def _are_close(first: Tensor, second: Tensor) -> bool:
     return torch.allclose(first, second, rtol=1e-5, atol=1e-3, equal_nan=True)
-
-
-def _identity(function: Callable[[], object]) -> Callable[[], object]:
-    return function

@@ -234,11 +234,17 @@ def require_density(program: object) -> None:
 
 
 def require_rows(plates: PlateStructure) -> int:
-    """The row plate's dimension; `RowsError` with the remedy where a row has no weight of its own."""
+    """The row plate's dimension; `RowsError` where a row has no weight of its own, or a latent is not drawn."""
     if plates.enumerated:
         raise RowsError(
-            f"the guide must draw {', '.join(plates.enumerated)} for a row to have a weight; training sums it out"
+            f"the guide must draw {', '.join(plates.enumerated)} for a row to have codes of its own; training and "
+            "log p(x) sum it out"
         )
+    return require_row_plate(plates)
+
+
+def require_row_plate(plates: PlateStructure) -> int:
+    """The row plate's dimension; `RowsError` with the remedy where a row has no weight of its own."""
     if plates.row_dim is None or plates.outside:
         sites = ", ".join(plates.outside) or "every site"
         raise RowsError(

@@ -89,6 +89,8 @@ class SharedLatents:
         Returns:
             None where the likelihood or the prior depends on the row.
         """
+        if plates.enumerated:  # what a row's sum is over depends on its x
+            return None
         joint = UnconstrainedJoint(program, plates, batch)
         draws = [joint.proposal().u, joint.from_prior(), joint.from_prior()]
         try:

@@ -1,14 +1,10 @@
-"""Traces of a program's model and guide, their sample sites, and the log weights' terms."""
+"""Traces of a program's model and guide, and their sample sites."""
 
-import math
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, Protocol, TypedDict, cast, runtime_checkable
 
 import pyro
-import torch
 from pyro.distributions import TorchDistribution
-from pyro.distributions.util import scale_and_mask
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
@@ -21,7 +17,6 @@ from torch.distributions import Independent
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.support import zero_outside_support
 from pyro_vae.typing import Program
 
 Wrapper = Callable[[Callable[[], object]], Callable[[], object]]  # a Pyro handler, or a plate, around a function
@@ -51,19 +46,28 @@ class Site(TypedDict, total=False):
     continuation: Callable[["Site"], None] | None
 
 
-def trace_program(program: Program, batch: Batch, around: Wrapper = lambda function: function) -> tuple[Trace, Trace]:
+def unchanged(function: Callable[[], object]) -> Callable[[], object]:
+    """The function itself, where no handler or plate is wanted."""
+    return function
+
+
+def trace_program(
+    program: Program, batch: Batch, around: Wrapper = unchanged, around_model: Wrapper = unchanged
+) -> tuple[Trace, Trace]:
     """A run of the guide, and of the model with the guide's draws.
 
     Args:
         program: any program.
         batch: the rows and their inputs.
         around: a handler or a plate that wraps both functions.
+        around_model: one that wraps the model alone, inside of it.
 
     Returns:
         The model's trace, replayed against the guide's, and the guide's, both with their log densities.
     """
     model, guide = bind_supported_kwargs(program.model), bind_supported_kwargs(program.guide)
-    wrapped = around(lambda: model(batch.x, batch.row_inputs)), around(lambda: guide(batch.x, batch.row_inputs))
+    run_model = around_model(lambda: model(batch.x, batch.row_inputs))
+    wrapped = around(run_model), around(lambda: guide(batch.x, batch.row_inputs))
     with pyro.validation_enabled(False):
         traces: tuple[Trace, Trace] = get_importance_trace("flat", float("inf"), *wrapped, (), {})
     return traces
@@ -117,63 +121,22 @@ class SubstituteLatents(Messenger):
             msg["value"], msg["done"] = self.values[msg["name"]], True
 
 
-def sum_over_plates(site: Site, keep: set[int], *, on_support: bool = True) -> Tensor:
-    """A site's log-probability with its mask and without its scale, nats; −∞ outside the support of its distribution.
-
-    Args:
-        site: a site whose log density was computed.
-        keep: the dimensions of the plates that are kept, counted from the right (−1, −2, …).
-        on_support: whether the support is checked; False where the numbers are not used.
-
-    Returns:
-        The sum over all other plates, with one axis for each plate kept.
-    """
-    unmasked = site["unscaled_log_prob"]
-    if on_support:
-        unmasked = zero_outside_support(site["fn"], site["value"], unmasked)
-    log_prob: Tensor = scale_and_mask(unmasked, mask=site["mask"])
-    summed = [dim for dim in range(-log_prob.dim(), 0) if dim not in keep]
-    return log_prob.sum(summed) if summed else log_prob
+class AllDrawn(Exception):
+    """All latents of a model have been drawn."""
 
 
-def sum_sites(sites: Iterable[Site], keep: set[int], *, on_support: bool = True) -> Tensor:
-    """The log-probability of several sites together, nats: −∞ where that of one of them is, whatever the others are.
+class StopAfter(Messenger):
+    """End a run by `AllDrawn` once all of some sites have values: what follows, the decoder for one, is not run."""
 
-    Args:
-        sites: sites whose log density was computed.
-        keep: the dimensions of the plates that are kept.
-        on_support: whether supports are checked.
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.left = set(names)
 
-    Returns:
-        The sum over sites and all other plates, with one axis for each plate kept.
-    """
-    parts = [sum_over_plates(site, keep, on_support=on_support) for site in sites]
-    total = sum(parts, torch.zeros(()))
-    if on_support and len(parts) > 1:
-        for part in parts:
-            total = torch.where(part == -math.inf, -math.inf, total)
-    return total
+    def _pyro_post_sample(self, msg: Site) -> None:
+        self.left.discard(msg["name"])
+        if not self.left:
+            msg["continuation"] = _stop
 
 
-def log_weight_terms(model: Trace, guide: Trace, keep: set[int], *, on_support: bool = True) -> tuple[Tensor, Tensor]:
-    """The two terms of the log weights, nats, each summed over its sites.
-
-    Args:
-        model: the model's trace, replayed against the guide's.
-        guide: the guide's trace.
-        keep: the dimensions of the plates that are kept; the terms are summed over all others.
-        on_support: whether supports are checked.
-
-    Returns:
-        log p(x | z) and log p(z) − log q(z | x), with one axis for each plate kept. The second is −∞ where the prior's
-        density is zero, and there the first is not NaN.
-    """
-    sites, drawn = sample_sites(model).values(), sample_sites(guide).values()
-    sum_some = partial(sum_sites, keep=keep, on_support=on_support)
-    likelihood = sum_some(site for site in sites if site["is_observed"])
-    prior = sum_some(site for site in sites if not site["is_observed"])
-    ratio = prior - sum_some(drawn)
-    if not on_support:
-        return likelihood, ratio
-    is_zero = prior == -math.inf
-    return torch.where(is_zero & likelihood.isnan(), -math.inf, likelihood), torch.where(is_zero, -math.inf, ratio)
+def _stop(msg: Site) -> None:
+    raise AllDrawn

@@ -1,9 +1,11 @@
 """log p(x, z) and log q(z | x) at points of one unconstrained space, for annealing, quadrature and HMC."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import pyro
 import pyro.poutine as poutine
@@ -15,16 +17,19 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import Transform
 
 from pyro_vae.errors import InputError, OutsideSupportError
-from pyro_vae.programs.plates import PlateStructure, require_density, require_guide_density, require_rows
+from pyro_vae.programs.enumeration import enumerate_sites, log_joint_and_prior, require_own_support
+from pyro_vae.programs.log_densities import sum_over_plates
+from pyro_vae.programs.plates import PlateStructure, require_density, require_guide_density, require_row_plate
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.support import inside_support, support_of
 from pyro_vae.programs.traces import (
+    AllDrawn,
     Site,
+    StopAfter,
     SubstituteLatents,
     base_constraint,
     is_subsample,
     sample_sites,
-    sum_over_plates,
 )
 from pyro_vae.typing import PerPoint, Points, Program, RowLatents
 
@@ -76,11 +81,12 @@ class UnconstrainedJoint:
     def __init__(self, program: Program, plates: PlateStructure, batch: Batch, draws: int | None = None) -> None:
         require_density(program)
         self.program, self.plates, self.batch, self.draws = program, plates, batch, draws
-        self.row_dim = require_rows(plates)
+        self.row_dim = require_row_plate(plates)
         self.points = torch.Size([len(batch.x)] if draws is None else [draws, len(batch.x)])
         self.guide_site: Site | None = None  # the guide's site where it has only one, whose density is then reused
         drawn = poutine.trace(bind_supported_kwargs(program.model)).get_trace(batch.x, batch.row_inputs)
-        self._set_shapes({name: site for name, site in sample_sites(drawn).items() if not site["is_observed"]})
+        latents = {name: site for name, site in sample_sites(drawn).items() if not site["is_observed"]}
+        self._set_shapes({name: site for name, site in latents.items() if name not in plates.enumerated})
 
     def _set_shapes(self, sites: dict[str, Site]) -> None:
         if not sites:
@@ -109,23 +115,30 @@ class UnconstrainedJoint:
         trace, jacobian = self.trace(u)
         trace.compute_log_prob()
         sites = sample_sites(trace)
-        likelihood = sum(self._per_row(site) for site in sites.values() if site["is_observed"])
-        prior = sum(self._per_row(site) for site in sites.values() if not site["is_observed"]) + jacobian
+        if self.plates.enumerated:
+            joint, prior = (term.expand(self.points) for term in log_joint_and_prior(trace, self._kept))
+            likelihood: Tensor | int = torch.where(joint == -torch.inf, joint, joint - prior)
+        else:
+            likelihood = sum(self._per_row(site) for site in sites.values() if site["is_observed"])
+            prior = torch.as_tensor(sum(self._per_row(site) for site in sites.values() if not site["is_observed"]))
+        prior = prior + jacobian
         values = {name: sites[name]["value"] for name in self.sizes}
         log_q = self._guide_at(values) + jacobian if guide else None
         return Point(torch.as_tensor(likelihood).expand(self.points), prior, log_q)
 
-    def _trace(self, function: Callable[..., object], *handlers: Messenger, latents_only: bool = False) -> Trace:
+    def _trace(
+        self, function: Callable[..., object], *handlers: Callable[..., Any], latents_only: bool = False
+    ) -> Trace:
         """A run of the model or the guide within handlers; of latents only, it ends with the last of them."""
         call = bind_supported_kwargs(function)
         for handler in handlers:
             call = handler(call)
         if latents_only:
-            call = _StopAfter(self.sizes)(call)
+            call = StopAfter(self.sizes)(call)
         if self.draws is not None:
             call = pyro.plate("_draws", self.draws, dim=-self.plates.nesting - 1)(call)
         tracer = poutine.trace(call)
-        with suppress(_AllDrawn):
+        with suppress(AllDrawn):
             tracer(self.batch.x, self.batch.row_inputs)
         found: Trace = tracer.trace
         return found
@@ -140,7 +153,8 @@ class UnconstrainedJoint:
             The trace, and log |det T'(u)| at each point, (n,) or (S, n).
         """
         substitute = _SubstituteUnconstrained(self, u)
-        return self._trace(self.program.model, substitute), sum(substitute.jacobians, u.new_zeros(self.points))
+        trace = self._trace(self.program.model, partial(enumerate_sites, plates=self.plates), substitute)
+        return trace, sum(substitute.jacobians, u.new_zeros(self.points))
 
     def over(self, batch: Batch, draws: int | None = None) -> "UnconstrainedJoint":
         """The same space for other rows, without a run of the model to find its shape.
@@ -171,9 +185,13 @@ class UnconstrainedJoint:
         trace.compute_log_prob(site_filter=lambda name, _: name in sites)
         return sum((self._per_row(site) for site in sites.values()), jacobian)
 
+    @property
+    def _kept(self) -> set[int]:
+        """The dimensions of rows and draws."""
+        return {self.row_dim, -self.plates.nesting - 1}
+
     def _per_row(self, site: Site, *, on_support: bool = True) -> Tensor:
-        keep = {self.row_dim, -self.plates.nesting - 1}
-        return sum_over_plates(site, keep, on_support=on_support).expand(self.points)
+        return sum_over_plates(site, self._kept, on_support=on_support).expand(self.points)
 
     def _guide_at(self, values: dict[str, Tensor]) -> Tensor:
         require_guide_density(self.plates)
@@ -262,27 +280,6 @@ class UnconstrainedJoint:
         return value.reshape(self.draws, *[1] * (self.plates.nesting - self.batch_dims[name]), *value.shape[1:])
 
 
-class _AllDrawn(Exception):
-    """All latents of a model have been drawn."""
-
-
-class _StopAfter(Messenger):
-    """End a run by `_AllDrawn` once all of some sites have values: what follows, the decoder for one, is not run."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        super().__init__()
-        self.left = set(names)
-
-    def _pyro_post_sample(self, msg: Site) -> None:
-        self.left.discard(msg["name"])
-        if not self.left:
-            msg["continuation"] = _stop
-
-
-def _stop(msg: Site) -> None:
-    raise _AllDrawn
-
-
 def transform_to_support(site: Site) -> Transform:
     """The transform from the reals to a site's support; `InputError` where there is none."""
     support = site["fn"].support
@@ -315,7 +312,8 @@ class _SubstituteUnconstrained(Messenger):
         name, joint = msg["name"], self.joint
         u = joint.in_site_shape(name, self.parts[name])
         transform = transform_to_support(msg)
-        msg["value"], msg["done"] = transform(u), True
+        num_dims = u.dim() + transform.codomain.event_dim - transform.domain.event_dim
+        msg["value"], msg["done"] = require_own_support(transform(u), num_dims, name), True
         jacobian = transform.log_abs_det_jacobian(u, msg["value"])
         if (event_dim := msg["fn"].event_dim - transform.codomain.event_dim) > 0:  # what the transform has not summed
             jacobian = jacobian.flatten(-event_dim).sum(-1)

@@ -63,9 +63,9 @@ def default_loss(guide: Trace, plates: PlateStructure, num_particles: int) -> EL
         num_particles: draws for each row and step.
 
     Returns:
-        `Trace_ELBO`, or `TraceEnum_ELBO` where the guide marks a site to be enumerated.
+        `Trace_ELBO`, or `TraceEnum_ELBO` where the guide marks a site to be enumerated, or leaves out one of the model.
     """
-    if any(site["infer"].get("enumerate") for site in sample_sites(guide).values()):
+    if plates.enumerated or any(site["infer"].get("enumerate") for site in sample_sites(guide).values()):
         return TraceEnum_ELBO(num_particles, plates.nesting)
     return Trace_ELBO(num_particles)
 
