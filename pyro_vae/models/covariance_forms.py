@@ -1,7 +1,11 @@
 """Covariances of a mixture of normals in their four forms: full, tied, diagonal and spherical."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from pyro_vae.errors import InputError
 
 COVARIANCES = ("full", "tied", "diagonal", "spherical")
 
@@ -32,26 +36,122 @@ def scatter_about_means(covariance: str, second: Tensor, counts: Tensor, mean: T
     return second - squared_means if covariance == "diagonal" else second.reshape(-1) - squared_means.sum(1)
 
 
-def posterior_mode(
-    covariance: str, scatter: Tensor, counts: Tensor, prior_rows: float, prior_variance: Tensor
-) -> Tensor:
-    """Covariances at their posterior mode: `prior_rows` rows of the prior's covariance are added.
+@dataclass(frozen=True)
+class CovariancePrior:
+    r"""A prior on the covariances of a mixture, in numbers of rows.
+
+    The log prior is $-\frac{n_1}2 \sum_c (\log|\Sigma_c| + \mathrm{tr}\, V \Sigma_c^{-1}) - n_0 \sum_c
+    KL(N(0, \Psi) \| N(0, \Sigma_c))$ with V diagonal and $\Psi = (\frac1C \sum_c \Sigma_c^{-1})^{-1}$, the common
+    covariance that makes the second sum largest. So each covariance is that of its rows, of $n_1$ rows of V and of
+    $n_0$ rows of Ψ: with $n_0 = 0$ it is an inverse-Wishart prior (for a tied covariance, one for all components
+    together), and as $n_0$ grows the covariances become equal.
+
+    Args:
+        covariance: one of `COVARIANCES`.
+        prior_rows: $n_1$.
+        pooled_rows: $n_0$; a tied covariance has none.
+    """
+
+    covariance: str
+    prior_rows: float
+    pooled_rows: float = 0.0
+
+    def mode(self, scatter: Tensor, counts: Tensor, variance: Tensor, precision: Tensor) -> Tensor:
+        """Covariances that raise the posterior, to its mode where `pooled_rows` is 0.
+
+        Args:
+            scatter: what `scatter_about_means` gives.
+            counts: sums of the weights (C,).
+            variance: the diagonal of V, (D,).
+            precision: the inverses of the covariances before, in the same shape as these.
+
+        Returns:
+            Full (C, D, D), tied (D, D), diagonal (C, D), spherical (C,).
+        """
+        own, pooled = self.prior_rows, self.pooled_rows
+        total = counts + own + pooled
+        if self.covariance == "tied":
+            return (scatter + own * variance.diag()) / (counts.sum() + own)
+        if self.covariance == "full":
+            common = torch.cholesky_inverse(torch.linalg.cholesky(precision.mean(0)))
+            return (scatter + own * variance.diag() + pooled * common) / total[:, None, None]
+        common = 1 / precision.mean(0)
+        if self.covariance == "diagonal":
+            return (scatter + own * variance + pooled * common) / total[:, None]
+        return (scatter + own * variance.sum() + pooled * len(variance) * common) / total / len(variance)
+
+    def log_prob(self, variance: Tensor, precision: Tensor) -> Tensor:
+        """The log prior without constants, (), nats.
+
+        Args:
+            variance: the diagonal of V, (D,).
+            precision: the inverses of the covariances, full (C, D, D), tied (D, D), diagonal (C, D), spherical (C,).
+
+        Returns:
+            The sum over components.
+        """
+        if self.covariance in ("full", "tied"):
+            log_det = _log_det(precision)
+            trace = (precision.diagonal(dim1=-2, dim2=-1) * variance).sum(-1)
+        else:
+            per_column = precision if self.covariance == "diagonal" else precision[:, None].expand(-1, len(variance))
+            log_det, trace = per_column.log().sum(-1), (per_column * variance).sum(-1)
+        total = self.prior_rows / 2 * (log_det - trace).sum()
+        if self.pooled_rows and self.covariance != "tied":
+            common = precision.mean(0)
+            if self.covariance == "full":
+                of_common = _log_det(common)
+            else:
+                of_common = common.log().sum() * (1 if self.covariance == "diagonal" else len(variance))
+            total = total + self.pooled_rows / 2 * (log_det - of_common).sum()
+        return total
+
+
+def _log_det(matrix: Tensor) -> Tensor:
+    log_det: Tensor = 2 * torch.linalg.cholesky(matrix).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return log_det
+
+
+def with_ridge(covariance: str, scatter: Tensor, counts: Tensor, reg_covar: float, num_features: int) -> Tensor:
+    """Covariances of maximum likelihood with a number added to their diagonals, as in scikit-learn.
 
     Args:
         covariance: one of `COVARIANCES`.
         scatter: what `scatter_about_means` gives.
         counts: sums of the weights (C,).
-        prior_rows: the weight n₀ of the prior.
-        prior_variance: the diagonal of Ψ, (D,).
+        reg_covar: the number that is added.
+        num_features: D.
 
     Returns:
         Full (C, D, D), tied (D, D), diagonal (C, D), spherical (C,).
     """
-    n0, prior = prior_rows, prior_variance
+    used = counts.clamp(min=torch.finfo(counts.dtype).tiny)
     if covariance == "tied":
-        return (scatter + n0 * prior.diag()) / (counts.sum() + n0)
+        return scatter / counts.sum() + reg_covar * torch.eye(num_features).to(scatter)
     if covariance == "full":
-        return (scatter + n0 * prior.diag()) / (counts + n0)[:, None, None]
+        return scatter / used[:, None, None] + reg_covar * torch.eye(num_features).to(scatter)
     if covariance == "diagonal":
-        return (scatter + n0 * prior) / (counts + n0)[:, None]
-    return (scatter + n0 * prior.sum()) / (counts + n0) / len(prior)
+        return scatter / used[:, None] + reg_covar
+    return scatter / used / num_features + reg_covar
+
+
+def log_cholesky(covariances: Tensor) -> Tensor:
+    """Cholesky factors with the logarithm of their diagonals (…, D, D); `InputError` where a covariance is singular."""
+    factor, failed = torch.linalg.cholesky_ex(covariances)
+    if failed.any() or not torch.isfinite(factor).all():
+        raise singular("a covariance is singular")
+    return factor.tril(-1) + factor.diagonal(dim1=-2, dim2=-1).log().diag_embed()
+
+
+def log_scales(variances: Tensor) -> Tensor:
+    """Logarithms of standard deviations; `InputError` where a variance is zero."""
+    if not bool((variances > 0).all()):
+        raise singular("a variance is zero")
+    return variances.log() / 2
+
+
+def singular(what: str) -> InputError:
+    """An error that says what can be done about a singular covariance."""
+    return InputError(
+        f"{what}: give the covariances a prior (prior_rows above 0), take fewer components, or a simpler covariance"
+    )

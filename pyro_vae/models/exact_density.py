@@ -76,6 +76,9 @@ class Density(Program):
         """What MAP adds to the sum over rows of log p(x), (), nats, without constants; differentiable."""
         return torch.zeros(())
 
+    def choose_regularization(self, rows: Rows) -> None:
+        """Before a fit, set the strength of regularization by its rows (n, D): nothing, but for models that say so."""
+
     def start_em(self, mean: Tensor, rows: Rows, kind: str, seed: int) -> None:
         """Set the parameters to a start.
 
@@ -95,6 +98,7 @@ class Density(Program):
             rows: some of them (n, D).
         """
         if not self.started:
+            self.choose_regularization(rows)
             self.start_em(mean, rows, "k-means++", 0)
 
     def revive(self, statistics: Statistics, rows: Rows) -> int:

@@ -8,9 +8,17 @@ from torch.distributions import constraints
 
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
-from pyro_vae.models.covariance_forms import COVARIANCES, posterior_mode, scatter_about_means
+from pyro_vae.models.covariance_forms import (
+    COVARIANCES,
+    CovariancePrior,
+    log_cholesky,
+    log_scales,
+    scatter_about_means,
+    singular,
+    with_ridge,
+)
 from pyro_vae.models.exact_density import Statistics, column_scales
-from pyro_vae.models.finite_mixture import Mixture
+from pyro_vae.models.regularization import RegularizedMixture
 from pyro_vae.typing import Guide, Rows
 
 MAX_BLOCK_FEATURES = 2**22  # numbers in the feature matrix of a block of rows
@@ -18,21 +26,25 @@ MAX_ERROR, MAX_ROUNDING_ERRORS = 1e-8, 1e3  # in nats, or units of machine epsil
 
 
 @part
-class GaussianMixture(Mixture):
+class GaussianMixture(RegularizedMixture):
     r"""A mixture of normals, $p(x) = \sum_c \pi_c N(x; \mu_c, \Sigma_c)$, with exact density and posterior.
 
-    `fit_em` maximizes the likelihood with an inverse-Wishart prior on each Σ: as if each component (for tied: all
-    together) held $n_0$ more rows of covariance $\Psi = C^{-2/D} \mathrm{diag}(\mathrm{var}(x))$ around its mean,
-    $-\frac{n_0}2 (\log|\Sigma| + \mathrm{tr}\, \Psi \Sigma^{-1})$. Parameters are in the units of the model's x,
-    standardized where the data set is; `data.train.measure.to_original_units` converts means and draws back. Raises
-    `InputError` for settings that contradict.
+    `fit_em` maximizes the likelihood with a `CovariancePrior` on the Σs: as if each component held $n_1$ more rows of
+    covariance $V = C^{-2/D} \mathrm{diag}(\mathrm{var}(x))$ around its mean, and $n_0$ more of a covariance that all
+    share. By default both numbers are chosen by cross-validation on the training rows. Parameters are in the units of
+    the model's x, standardized where the data set is; `data.train.measure.to_original_units` converts means and draws
+    back. Raises `InputError` for settings that contradict.
 
     Args:
         num_components: the number C of components.
         num_features: the number D of features.
         covariance: full, tied (one Σ for all), diagonal or spherical.
-        prior_rows: $n_0$; by default 2d + 3, d = D or 1 the size of a block, the least whole number of degrees of
-            freedom with a mean (Fraley & Raftery 2007); 0 is maximum likelihood.
+        regularization: "auto", both numbers by cross-validation (`models.regularization`); "inverse-wishart", $n_1$ =
+            2d + 3, d = D or 1 the size of a block, the least whole number of degrees of freedom with a mean (Fraley &
+            Raftery 2007), and $n_0$ = 0; or "reg_covar", scikit-learn's rule.
+        prior_rows: $n_1$, and pooled_rows $n_0$, fixed: without the other one it is 0; 0 is maximum likelihood.
+        pooled_rows: $n_0$.
+        reg_covar: what "reg_covar" adds to the variances, 1e-6 by default.
         scale: fixes every covariance to scale² I and the weights to 1/C: the model whose limit is k-means.
         guide: a part q(c|x) instead of the exact posterior.
 
@@ -56,7 +68,10 @@ class GaussianMixture(Mixture):
         num_features: int,
         covariance: str = "full",
         *,
+        regularization: str = "auto",
         prior_rows: float | None = None,
+        pooled_rows: float | None = None,
+        reg_covar: float | None = None,
         scale: float | None = None,
         guide: Guide | None = None,
     ) -> None:
@@ -65,17 +80,17 @@ class GaussianMixture(Mixture):
             raise InputError(f"no covariance called {covariance!r}; try one of {', '.join(COVARIANCES)}")
         if scale is not None and (covariance != "spherical" or not scale > 0):
             raise InputError(f"scale is a positive number that goes with covariance='spherical', got {scale}")
-        if prior_rows is not None and prior_rows < 0:
-            raise InputError(f"prior_rows must not be negative, got {prior_rows}")
         C, D, blocks = num_components, num_features, covariance in ("full", "tied")
         self.covariance, self.scale = covariance, scale
-        self.prior_rows = (2.0 * (D if blocks else 1) + 3) if prior_rows is None else float(prior_rows)
+        usual_rows = 2.0 * (D if blocks else 1) + 3
+        self.set_regularization(regularization, usual_rows, prior_rows, pooled_rows, reg_covar)
         self.loc = nn.Parameter(torch.randn(C, D, dtype=torch.float64))
         shape = {"full": (C, D, D), "tied": (D, D), "diagonal": (C, D), "spherical": (C,)}[covariance]
         self.raw_scale = nn.Parameter(torch.full(shape, math.log(scale or 1.0), dtype=torch.float64))
         if blocks:  # a Cholesky factor with the logarithm of its diagonal
             self.raw_scale.data.zero_()
         if scale is not None:
+            self.regularization = "fixed"
             self.raw_scale.requires_grad_(False)
             self.logits.requires_grad_(False)
             self.held = ("logits", "raw_scale")
@@ -83,7 +98,10 @@ class GaussianMixture(Mixture):
         self.register_buffer("prior_variance", torch.ones(D, dtype=torch.float64))
 
     def extra_repr(self) -> str:
-        return f"{Mixture.extra_repr(self)}, covariance={self.covariance!r}, prior_rows={self.prior_rows:g}"
+        strength = f"prior_rows={self.prior_rows:g}, pooled_rows={self.pooled_rows:g}"
+        if self.regularization == "reg_covar":
+            strength = f"reg_covar={self.reg_covar:g}"
+        return f"{super().extra_repr()}, covariance={self.covariance!r}, {strength}"
 
     @property
     def num_free(self) -> int:
@@ -132,16 +150,7 @@ class GaussianMixture(Mixture):
     @torch.no_grad()
     def set_covariances(self, covariances: Tensor) -> None:
         """Set covariances in the shape of the property `covariances`; `InputError` where one is singular."""
-        if not self._blocks:
-            if not bool((covariances > 0).all()):
-                raise InputError(_singular("a variance is zero"))
-            self.raw_scale.copy_(covariances.log() / 2)
-            return
-        factor, failed = torch.linalg.cholesky_ex(covariances)
-        if failed.any() or not torch.isfinite(factor).all():
-            raise InputError(_singular("a covariance is singular"))
-        diagonal = factor.diagonal(dim1=-2, dim2=-1)
-        self.raw_scale.copy_(factor.tril(-1) + diagonal.log().diag_embed())
+        self.raw_scale.copy_(log_cholesky(covariances) if self._blocks else log_scales(covariances))
 
     # log p(x | c) is linear in the features [x_j x_k, x_j, 1] of centred rows: one product gives all components', and
     # another what the M-step needs, with no (n, C, D) array. If terms would cancel, components are solved for.
@@ -272,24 +281,30 @@ class GaussianMixture(Mixture):
         )
         self.loc.copy_(mean + (self.loc if is_about_loc else self.center))
         if self.scale is None:
-            n0, prior = self.prior_rows, self.prior_variance
-            if n0 == 0 and bool((counts <= 0).any()) and self.covariance != "tied":
-                raise InputError(_singular("a component has no row"))
             scatter = scatter_about_means(self.covariance, second, counts, mean)
-            self.set_covariances(posterior_mode(self.covariance, scatter, counts, n0, prior))
+            self.set_covariances(self._regularized(scatter, counts))
+
+    @property
+    def _prior(self) -> CovariancePrior:
+        return CovariancePrior(self.covariance, self.prior_rows, self.pooled_rows)
+
+    @property
+    def precisions(self) -> Tensor:
+        """The inverses of the covariances, in their shape; differentiable."""
+        return torch.cholesky_inverse(self.scale_tril) if self._blocks else (-2 * self.raw_scale).exp()
+
+    def _regularized(self, scatter: Tensor, counts: Tensor) -> Tensor:
+        if self.regularization == "reg_covar":
+            return with_ridge(self.covariance, scatter, counts, self.reg_covar, self.num_features)
+        no_prior = self.prior_rows == self.pooled_rows == 0
+        if no_prior and bool((counts <= 0).any()) and self.covariance != "tied":
+            raise singular("a component has no row")
+        return self._prior.mode(scatter, counts, self.prior_variance, self.precisions)
 
     def log_prior(self) -> Tensor:
-        if self.scale is not None or self.prior_rows == 0:
+        if self.scale is not None or self.regularization == "reg_covar":
             return self.loc.new_zeros(())
-        if not self._blocks:
-            precision = self._precision
-            return -self.prior_rows / 2 * (self.prior_variance * precision - precision.log()).sum()
-        factor = self.scale_tril
-        log_det = 2 * self.raw_scale.diagonal(dim1=-2, dim2=-1).sum()
-        root: Tensor = torch.linalg.solve_triangular(
-            factor, self.prior_variance.sqrt().diag().expand_as(factor), upper=False
-        )
-        return -self.prior_rows / 2 * (log_det + root.square().sum())
+        return self._prior.log_prob(self.prior_variance, self.precisions)
 
     @torch.no_grad()
     def describe_rows(self, mean: Tensor, rows: Rows) -> None:
@@ -313,7 +328,3 @@ class GaussianMixture(Mixture):
             return self.loc[c] + (factor @ noise[..., None])[..., 0]
         scale = self.raw_scale.exp()[c]
         return self.loc[c] + (scale if self.covariance == "diagonal" else scale[..., None]) * noise
-
-
-def _singular(what: str) -> str:
-    return f"{what}: give the covariances a prior (prior_rows above 0), take fewer components, or a simpler covariance"

@@ -99,6 +99,8 @@ def fit_em(
     fit = RunningFit(model, epochs * num_starts)
     with seeded(seed), torch.no_grad():
         run = _EMRun(density, train, held_out, memory_mib * 2**20, hard, fit)
+        if start != "current" or not density.started:
+            density.choose_regularization(run.start_rows)
         with Callbacks(fit, all_callbacks(callbacks, on_epoch, progress)).running() as run.callbacks:
             for number in range(num_starts):
                 density.start_em(run.mean, run.start_rows, start, seed + number)

@@ -21,15 +21,19 @@ def falls(fitted):
     return max((a["objective"] - b["objective"]) / max(1.0, abs(a["objective"])) for a, b in same)
 
 
-@pytest.mark.parametrize("prior_rows", [None, 0.5])
+USUAL = {"regularization": "inverse-wishart"}
+PRIORS = [USUAL, {"prior_rows": 0.5}, {"prior_rows": 0.1, "pooled_rows": 4.0}]
+
+
+@pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("covariance", COVARIANCES)
-def test_the_penalized_likelihood_never_falls(covariance, prior_rows):
+def test_the_penalized_likelihood_never_falls(covariance, prior):
     """Random data, random starts, far too many components for some: hundreds of iterations for each setting here,
     thousands over all of them."""
     iterations = 0
     for seed in range(4):
         x = gaussian_clusters(n=120 + 40 * seed, D=1 + seed, C=3, seed=seed, spread=[0.5, 3.0, 50.0, 1e4][seed])
-        mixture = pv.GaussianMixture(3 + 4 * seed, 1 + seed, covariance, prior_rows=prior_rows)
+        mixture = pv.GaussianMixture(3 + 4 * seed, 1 + seed, covariance, **prior)
         fitted = pv.fit_em(
             mixture, x, start=["random", "k-means++"][seed % 2], num_starts=3, tolerance=1e-12, epochs=60
         )
@@ -85,16 +89,43 @@ def test_without_a_prior_each_step_is_scikit_learns(covariance, steps):
     assert fitted.history[-1]["elbo"] == pytest.approx(theirs.score(x.numpy()), abs=1e-9)
 
 
+def pooled_penalty(mixture):
+    """−n₀ Σ_c KL(N(0, Ψ) ‖ N(0, Σ_c)) at the Ψ that makes it largest, from torch's divergences."""
+    scale = mixture.covariances
+    if mixture.covariance == "diagonal":
+        scale = scale.diag_embed()
+    if mixture.covariance == "spherical":
+        scale = scale[:, None, None] * torch.eye(mixture.num_features, dtype=torch.float64)
+    normal = torch.distributions.MultivariateNormal
+    zero = torch.zeros(mixture.num_features, dtype=torch.float64)
+    common = normal(zero, torch.linalg.inv(torch.linalg.inv(scale).mean(0)))
+    return -mixture.pooled_rows * sum(torch.distributions.kl_divergence(common, normal(zero, one)) for one in scale)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_reg_covar_is_scikit_learns_rule(covariance):
+    x = gaussian_clusters(n=300)
+    mixture = pv.GaussianMixture(4, 3, covariance, regularization="reg_covar", reg_covar=0.05)
+    pv.fit_em(mixture, x, epochs=1)
+    theirs = theirs_from(mixture, x, max_iter=3, tol=0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs.set_params(reg_covar=0.05).fit(x.numpy())
+    pv.fit_em(mixture, x, epochs=4, start="current", tolerance=-0.0)
+    np.testing.assert_allclose(mixture.covariances, theirs.covariances_, atol=1e-6)
+    np.testing.assert_allclose(mixture.means, theirs.means_, atol=1e-6)
+
+
 @pytest.mark.parametrize("covariance", COVARIANCES)
 @pytest.mark.parametrize("distance", [3.0, 1e6])
-def test_the_end_is_a_stationary_point_of_the_penalized_likelihood(covariance, distance):
+@pytest.mark.parametrize("prior", PRIORS[::2])
+def test_the_end_is_a_stationary_point_of_the_penalized_likelihood(covariance, distance, prior):
     """By autograd, in every parameter, with the prior written down anew from its formula."""
     x = gaussian_clusters(n=200, spread=distance)
-    mixture = pv.GaussianMixture(3, 3, covariance)
+    mixture = pv.GaussianMixture(3, 3, covariance, **prior)
     pv.fit_em(mixture, x, tolerance=0, epochs=3000)
     n0, variance = mixture.prior_rows, mixture.prior_variance
     C = mixture.num_components
-    prior = torch.distributions.MultivariateNormal(torch.zeros(3, dtype=torch.float64), variance.diag())
     if mixture._blocks:
         factor = mixture.scale_tril if covariance == "full" else mixture.scale_tril[None]
         expected = torch.cholesky_inverse(factor) @ variance.diag()
@@ -102,20 +133,21 @@ def test_the_end_is_a_stationary_point_of_the_penalized_likelihood(covariance, d
     else:
         wide = (2 * mixture.raw_scale).exp().reshape(C, -1).expand(C, 3)
         penalty = -n0 / 2 * (wide.log() + variance / wide).sum()
-    assert prior.event_shape == (3,)
-    assert mixture.log_prior().item() == pytest.approx(penalty.item(), rel=1e-9)
-    objective = (mixture.log_density(x).sum() + penalty) / len(x)
+    if covariance != "tied":
+        penalty = penalty + pooled_penalty(mixture)
+    assert mixture.log_prior().item() == pytest.approx(float(penalty.detach()), rel=1e-9, abs=1e-9)
+    objective = (mixture.log_density(x).sum() + mixture.log_prior()) / len(x)
     gradients = torch.autograd.grad(objective, [mixture.logits, mixture.loc, mixture.raw_scale])
     scales = [1.0, mixture.covariances.abs().max().sqrt().item(), 1.0]
     for gradient, unit in zip(gradients, scales, strict=True):
         assert gradient.abs().max() * unit < 2e-4
 
 
-def test_the_default_prior_is_an_inverse_wishart():
+def test_the_prior_toward_a_diagonal_is_an_inverse_wishart():
     """−n₀/2 (log|Σ| + tr ΨΣ⁻¹) is scipy's log-density with ν = n₀ − D − 1 and scale n₀Ψ, but for a constant."""
     from scipy.stats import invwishart
 
-    mixture = pv.GaussianMixture(1, 3)
+    mixture = pv.GaussianMixture(1, 3, **USUAL)
     pv.fit_em(mixture, gaussian_clusters(), epochs=1)
     found = []
     for seed in range(2):
@@ -130,7 +162,7 @@ def test_the_default_prior_is_an_inverse_wishart():
 def test_an_empty_component_is_moved_in_a_new_segment():
     """Two components at the same far place: one is moved, the history says so, and the end is as good as without."""
     x = gaussian_clusters(n=400, C=3, spread=10.0)
-    mixture = pv.GaussianMixture(3, 3)
+    mixture = pv.GaussianMixture(3, 3, **USUAL)
     pv.fit_em(mixture, x, epochs=1)
     with torch.no_grad():
         mixture.loc[2] = 1e4
@@ -138,20 +170,20 @@ def test_an_empty_component_is_moved_in_a_new_segment():
     assert [row["revived"] for row in fitted.history if row["revived"]] == [1]
     assert fitted.history[-1]["segment"] == 1
     assert falls(fitted) < 1e-9
-    other = pv.GaussianMixture(3, 3)
+    other = pv.GaussianMixture(3, 3, **USUAL)
     best = pv.fit_em(other, x, num_starts=3, tolerance=1e-10).history
     assert fitted.history[-1]["elbo"] == pytest.approx(max(row["elbo"] for row in best), abs=1e-3)
 
 
 def test_the_best_start_is_kept_and_its_last_numbers_are_its_own():
     x = gaussian_clusters(n=200, C=6)
-    mixture = pv.GaussianMixture(6, 3)
+    mixture = pv.GaussianMixture(6, 3, **USUAL)
     fitted = pv.fit_em(mixture, x, num_starts=5, start="random", seed=3)
     best = fitted.history[fitted.best_epoch - 1]
     assert best["objective"] == max(row["objective"] for row in fitted.history)
     assert best["elbo"] == pytest.approx(mixture.log_prob(x).mean().item(), rel=1e-12)
     assert {row["start"] for row in fitted.history} == set(range(5))
-    again = pv.GaussianMixture(6, 3)
+    again = pv.GaussianMixture(6, 3, **USUAL)
     torch.manual_seed(99)
     pv.fit_em(again, x, num_starts=5, start="random", seed=3)
     torch.testing.assert_close(copy_state(again), copy_state(mixture), rtol=0, atol=0)
@@ -161,7 +193,7 @@ def test_kept_and_fresh_features_give_the_same():
     """With no memory for prepared rows they are made anew in every iteration."""
     x, histories = gaussian_clusters(n=5000), []
     for memory in (1024.0, 0.0):
-        mixture = pv.GaussianMixture(4, 3)
+        mixture = pv.GaussianMixture(4, 3, **USUAL)
         fitted = pv.fit_em(mixture, x, epochs=5, memory_mib=memory)
         histories.append([row["objective"] for row in fitted.history])
     assert histories[0] == histories[1]
@@ -206,7 +238,7 @@ def test_k_means_is_the_limit_of_soft_em():
 def test_online_em_comes_close_to_em():
     """Held-out log p(x) of lumps that lie apart, within 0.02 nats after four passes in small batches."""
     x = gaussian_clusters(n=6000, spread=6.0)
-    batch, online = pv.GaussianMixture(4, 3), pv.GaussianMixture(4, 3)
+    batch, online = pv.GaussianMixture(4, 3, **USUAL), pv.GaussianMixture(4, 3, **USUAL)
     pv.fit_em(batch, x[:3000], num_starts=3)
     fitted = pv.fit_em(online, x[:3000], epochs=4, batch_size=50, num_starts=3)
     assert online.log_prob(x[3000:]).mean() > batch.log_prob(x[3000:]).mean() - 0.02
@@ -222,9 +254,9 @@ def test_random_numbers_of_the_caller_are_untouched():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    pv.fit_em(pv.GaussianMixture(2, 3), gaussian_clusters(), epochs=2)
+    pv.fit_em(pv.GaussianMixture(2, 3, **USUAL), gaussian_clusters(), epochs=2)
     torch.manual_seed(5)
-    mixture = pv.GaussianMixture(2, 3)
+    mixture = pv.GaussianMixture(2, 3, **USUAL)
     torch.manual_seed(5)
     pv.fit_em(mixture, gaussian_clusters(), epochs=2, seed=1)
     assert torch.equal(torch.rand(3), expected)
@@ -235,22 +267,22 @@ def test_what_em_cannot_do():
     with pytest.raises(InputError, match="no exact posterior"):
         pv.fit_em(pv.VAE(print, print, print), x)
     with pytest.raises(InputError, match="3 features"):
-        pv.fit_em(pv.GaussianMixture(2, 3), x[:, :2])
+        pv.fit_em(pv.GaussianMixture(2, 3, **USUAL), x[:, :2])
     with pytest.raises(InputError, match="NaN"):
-        pv.fit_em(pv.GaussianMixture(2, 3), torch.where(x > 3, torch.nan, x))
+        pv.fit_em(pv.GaussianMixture(2, 3, **USUAL), torch.where(x > 3, torch.nan, x))
     with pytest.raises(InputError, match="0 or 1"):
         pv.fit_em(pv.BernoulliMixture(2, 3), x)
     with pytest.raises(InputError, match="as many rows"):
-        pv.fit_em(pv.GaussianMixture(400, 3), x)
+        pv.fit_em(pv.GaussianMixture(400, 3, **USUAL), x)
     with pytest.raises(InputError, match="try one of"):
-        pv.fit_em(pv.GaussianMixture(2, 3), x, start="kmeans")
+        pv.fit_em(pv.GaussianMixture(2, 3, **USUAL), x, start="kmeans")
     with pytest.raises(InputError, match="prior_rows above 0"):
         pv.fit_em(pv.GaussianMixture(2, 3, prior_rows=0), torch.ones(50, 3))
     with pytest.raises(InputError, match="one or more"):
-        pv.fit_em(pv.GaussianMixture(2, 3), x, epochs=0)
+        pv.fit_em(pv.GaussianMixture(2, 3, **USUAL), x, epochs=0)
     with pytest.raises(InputError, match="is one start"):
-        pv.fit_em(pv.GaussianMixture(2, 3), x, start="current", num_starts=2)
-    frozen = pv.GaussianMixture(2, 3)
+        pv.fit_em(pv.GaussianMixture(2, 3, **USUAL), x, start="current", num_starts=2)
+    frozen = pv.GaussianMixture(2, 3, **USUAL)
     frozen.loc.requires_grad_(False)
     with pytest.raises(InputError, match="loc is frozen"):
         pv.fit_em(frozen, x)
@@ -263,13 +295,13 @@ def test_what_em_cannot_do():
 def test_single_precision_goes_the_same_way():
     """Features, online EM and a network q(c|x) in float32."""
     x = gaussian_clusters(n=500).float()
-    mixture = pv.GaussianMixture(3, 3).float()
+    mixture = pv.GaussianMixture(3, 3, **USUAL).float()
     fitted = pv.fit_em(mixture, x, epochs=20)
     assert mixture.table() is not None
-    double = pv.GaussianMixture(3, 3)
+    double = pv.GaussianMixture(3, 3, **USUAL)
     pv.fit_em(double, x, epochs=20)
     assert fitted.history[-1]["elbo"] == pytest.approx(double.log_prob(x).mean().item(), abs=1e-3)
-    pv.fit_em(pv.GaussianMixture(3, 3).float(), x, epochs=2, batch_size=100)
+    pv.fit_em(pv.GaussianMixture(3, 3, **USUAL).float(), x, epochs=2, batch_size=100)
     guided = pv.GaussianMixture(3, 3, guide=pv.guides.CategoricalGuide(pv.nets.mlp(3, 8, 3)))
     assert torch.isfinite(torch.tensor(pv.fit(guided, x, epochs=2).history[-1]["elbo"]))
 

@@ -1,0 +1,222 @@
+"""Mixtures whose covariances are regularized, as strongly as log p(x) of held-out rows says."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import InputError
+from pyro_vae.models.finite_mixture import Mixture
+from pyro_vae.typing import Rows
+
+REGULARIZATIONS = ("auto", "inverse-wishart", "reg_covar")
+FOLDS = 5
+MAX_ROWS, MIN_ROWS_PER_COMPONENT = 5000, 4  # that are used, the first after shuffling
+MAX_OPERATIONS = 2e12  # of all products, some minute of two cores
+PASSES_OF_A_PATH = 200  # over the rows
+PRIOR_SHARES = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6)  # prior rows, relative to the rows of a component
+POOLED_ROWS = (8.0, 2.0, 0.5, 0.0)  # relative to the number of features
+STARTS, EPOCHS, TOLERANCE = 4, 30, 3e-4  # of EM in each fold
+Pair = tuple[float, float]  # prior_rows and pooled_rows
+
+
+class RegularizedMixture(Mixture):
+    """A mixture whose covariances are regularized in two strengths, both in rows.
+
+    Attributes:
+        covariance: the form of the covariances.
+        regularization: a name of `REGULARIZATIONS`, or "fixed" where a strength was given.
+        prior_rows: the strength toward a diagonal covariance.
+        pooled_rows: the strength toward one that all components share.
+        reg_covar: what scikit-learn's rule adds to the variances.
+    """
+
+    covariance: str
+    regularization: str
+    prior_rows: float
+    pooled_rows: float
+    reg_covar: float
+
+    def set_regularization(
+        self, name: str, usual_rows: float, prior_rows: float | None, pooled_rows: float | None, reg_covar: float | None
+    ) -> None:
+        """Set how covariances are regularized; `InputError` for settings that contradict.
+
+        Args:
+            name: one of `REGULARIZATIONS`.
+            usual_rows: `prior_rows` where none is given.
+            prior_rows: the strength toward a diagonal covariance, where it is given.
+            pooled_rows: the strength toward a common one, where it is given.
+            reg_covar: what scikit-learn's rule adds, where it is given.
+        """
+        if name not in REGULARIZATIONS:
+            raise InputError(f"no regularization called {name!r}; try one of {', '.join(REGULARIZATIONS)}")
+        given = {"prior_rows": prior_rows, "pooled_rows": pooled_rows, "reg_covar": reg_covar}
+        for what, value in given.items():
+            if value is not None and not value >= 0:
+                raise InputError(f"{what} must not be negative, got {value}")
+        is_given = prior_rows is not None or pooled_rows is not None
+        if reg_covar is not None and name != "reg_covar":
+            raise InputError("reg_covar goes with regularization='reg_covar'")
+        if is_given and name != "auto":
+            raise InputError(f"prior_rows and pooled_rows do not go with regularization={name!r}: leave one out")
+        self.regularization = "fixed" if is_given else name
+        self.reg_covar = 1e-6 if reg_covar is None else float(reg_covar)
+        self.prior_rows = float(prior_rows or 0.0) if is_given else usual_rows
+        self.pooled_rows = float(pooled_rows or 0.0)
+
+    @torch.no_grad()
+    def choose_regularization(self, rows: Rows) -> None:
+        if self.regularization == "auto" and (found := cross_validate(self, rows)) is not None:
+            self.prior_rows, self.pooled_rows = found.best
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Strengths that were tried, and what they scored.
+
+    Attributes:
+        tried: pairs of (prior_rows, pooled_rows).
+        scores: the mean log p(x) of held-out rows with each pair, nats a row.
+    """
+
+    tried: tuple[Pair, ...]
+    scores: tuple[float, ...]
+
+    @property
+    def best(self) -> Pair:
+        """The pair with the highest score."""
+        return self.tried[max(range(len(self.scores)), key=self.scores.__getitem__)]
+
+
+def cross_validate(mixture: RegularizedMixture, rows: Rows) -> CrossValidation | None:
+    """Score strengths of regularization on held-out rows.
+
+    In each of five folds EM goes from strong to weak regularization toward the diagonal and back, each fit starting
+    where the last one ended, and the fit with the higher objective counts. From the best of these fits it goes along
+    strengths toward a common covariance, and from the best of those to the two neighbors of the former strength. Where
+    that would take more than `MAX_OPERATIONS`, there is one fold, one way, and fewer rows.
+
+    Args:
+        mixture: a mixture; copies of it are fitted.
+        rows: the training rows (N, D).
+
+    Returns:
+        The strengths and their scores; None where there are too few rows, or rows can be afforded.
+    """
+    C, D = mixture.num_components, mixture.num_features
+    plan = _Plan.of(mixture, len(rows))
+    if plan is None:
+        return None
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    rows = rows[order[: plan.num_rows].to(rows.device)].to(mixture.logits)
+    folds = [_Fold(copy.deepcopy(mixture), *parts, plan.both_ways) for parts in _split(rows, plan.num_folds)]
+    shares = [share * len(rows) / C for share in PRIOR_SHARES]
+    pooled = [share * D for share in POOLED_ROWS] if C > 1 and mixture.covariance != "tied" else [0.0]
+    middle = len(pooled) // 2
+    for fold in folds:
+        fold.sweep([(share, pooled[middle]) for share in shares])
+    best = _best(folds)
+    for fold in folds:
+        fold.follow(best, [(best[0], share) for share in pooled[middle + 1 :]])
+        fold.follow(best, [(best[0], share) for share in pooled[:middle][::-1]])
+    best, place = _best(folds), shares.index(best[0])
+    for fold in folds if best[1] != pooled[middle] else ():
+        for share in (*shares[max(place - 1, 0) : place], *shares[place + 1 : place + 2]):
+            fold.follow(best, [(share, best[1])])
+    return CrossValidation(*zip(*_scores(folds).items(), strict=True))
+
+
+def _scores(folds: Sequence["_Fold"]) -> dict[Pair, float]:
+    """The mean held-out log p(x) of each pair that was tried, nats a row."""
+    return {pair: sum(fold.ended[pair].held_out for fold in folds) / len(folds) for pair in folds[0].ended}
+
+
+def _best(folds: Sequence["_Fold"]) -> Pair:
+    scores = _scores(folds)
+    return max(scores, key=scores.__getitem__)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How many rows and folds are used, and whether fits go along strengths both ways."""
+
+    num_rows: int
+    num_folds: int
+    both_ways: bool
+
+    @classmethod
+    def of(cls, mixture: RegularizedMixture, num_rows: int) -> "_Plan | None":
+        """The plan for N rows; None where they are too few, or too few can be afforded."""
+        C, D = mixture.num_components, mixture.num_features
+        per_row = 4 * C * (D**2 if mixture.covariance in ("full", "tied") else D) * PASSES_OF_A_PATH
+        wanted = min(num_rows, MAX_ROWS)
+        if wanted < MIN_ROWS_PER_COMPONENT * C:
+            return None
+        if 2 * FOLDS * wanted * per_row <= MAX_OPERATIONS:
+            return cls(wanted, FOLDS, both_ways=True)
+        affordable = min(wanted, int(MAX_OPERATIONS // per_row))
+        return cls(affordable, 1, both_ways=False) if affordable >= C * D else None
+
+
+def _split(rows: Tensor, num_folds: int) -> Iterator[tuple[Tensor, Tensor]]:
+    parts = rows.tensor_split(FOLDS)
+    for number, held_out in enumerate(parts[:num_folds]):
+        yield torch.cat([part for other, part in enumerate(parts) if other != number]), held_out
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """Where a fit ended: its objective and held-out log p(x), nats a row, and the parameters."""
+
+    objective: float
+    held_out: float
+    state: Mapping[str, Tensor]
+
+
+class _Fold:
+    """A copy of a mixture, rows it is fitted to and rows it is scored on."""
+
+    def __init__(self, mixture: RegularizedMixture, train: Tensor, held_out: Tensor, both_ways: bool) -> None:
+        self.mixture, self.train, self.held_out, self.both_ways = mixture, train, held_out, both_ways
+        self.ended: dict[Pair, _Ended] = {}
+
+    def sweep(self, pairs: Sequence[Pair]) -> None:
+        """Fit along strengths, from the first to the last and back, and keep the fit with the higher objective."""
+        for path in (pairs, pairs[::-1])[: 1 + self.both_ways]:
+            self._start(path[0])
+            for pair in path:
+                ended = self._fit(pair)
+                if pair not in self.ended or ended.objective > self.ended[pair].objective:
+                    self.ended[pair] = ended
+
+    def follow(self, start: Pair, pairs: Sequence[Pair]) -> None:
+        """Fit along strengths from where the fit with others ended."""
+        self.mixture.load_state_dict(self.ended[start].state)
+        for pair in pairs:
+            self.ended[pair] = self._fit(pair)
+
+    def _start(self, pair: Pair) -> None:
+        """The best of a few starts."""
+        ended = []
+        for number in range(STARTS):
+            self.mixture.start_em(self.train.mean(0), self.train, "k-means++", number)
+            ended.append(self._fit(pair))
+        self.mixture.load_state_dict(max(ended, key=lambda one: one.objective).state)
+
+    @torch.no_grad()
+    def _fit(self, pair: Pair) -> _Ended:
+        """EM from the current parameters until it gains little."""
+        self.mixture.prior_rows, self.mixture.pooled_rows = pair
+        blocks, objective = self.train.split(self.mixture.block_rows), -math.inf
+        for _ in range(EPOCHS):
+            statistics, log_px = self.mixture.e_step(self.mixture.prepare(block) for block in blocks)
+            before, objective = objective, float(log_px.mean() + self.mixture.log_prior() / len(self.train))
+            if objective - before < TOLERANCE:
+                break
+            self.mixture.m_step(statistics)
+        held_out = float(self.mixture.log_prob(self.held_out).mean())
+        return _Ended(objective, held_out, copy.deepcopy(self.mixture.state_dict()))
