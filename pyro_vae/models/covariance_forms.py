@@ -44,17 +44,21 @@ class CovariancePrior:
     KL(N(0, \Psi) \| N(0, \Sigma_c))$ with V diagonal and $\Psi = (\frac1C \sum_c \Sigma_c^{-1})^{-1}$, the common
     covariance that makes the second sum largest. So each covariance is that of its rows, of $n_1$ rows of V and of
     $n_0$ rows of Ψ: with $n_0 = 0$ it is an inverse-Wishart prior (for a tied covariance, one for all components
-    together), and as $n_0$ grows the covariances become equal.
+    together), and as $n_0$ grows the covariances become equal. $\frac\kappa2 \sum_c \log|\Sigma_c|$ is added, so that κ
+    of all these rows are not counted: with κ = d + 1 the inverse of a sample covariance is unbiased, which held-out
+    rows are more probable under.
 
     Args:
         covariance: one of `COVARIANCES`.
         prior_rows: $n_1$.
         pooled_rows: $n_0$; a tied covariance has none.
+        uncounted_rows: κ.
     """
 
     covariance: str
     prior_rows: float
     pooled_rows: float = 0.0
+    uncounted_rows: float = 0.0
 
     def mode(self, scatter: Tensor, counts: Tensor, variance: Tensor, precision: Tensor) -> Tensor:
         """Covariances that raise the posterior, to its mode where `pooled_rows` is 0.
@@ -69,9 +73,9 @@ class CovariancePrior:
             Full (C, D, D), tied (D, D), diagonal (C, D), spherical (C,).
         """
         own, pooled = self.prior_rows, self.pooled_rows
-        total = counts + own + pooled
+        total = counts + own + pooled - self.uncounted_rows
         if self.covariance == "tied":
-            return (scatter + own * variance.diag()) / (counts.sum() + own)
+            return (scatter + own * variance.diag()) / (counts.sum() + own - self.uncounted_rows)
         if self.covariance == "full":
             common = torch.cholesky_inverse(torch.linalg.cholesky(precision.mean(0)))
             return (scatter + own * variance.diag() + pooled * common) / total[:, None, None]
@@ -96,7 +100,7 @@ class CovariancePrior:
         else:
             per_column = precision if self.covariance == "diagonal" else precision[:, None].expand(-1, len(variance))
             log_det, trace = per_column.log().sum(-1), (per_column * variance).sum(-1)
-        total = self.prior_rows / 2 * (log_det - trace).sum()
+        total = (self.prior_rows * (log_det - trace) - self.uncounted_rows * log_det).sum() / 2
         if self.pooled_rows and self.covariance != "tied":
             common = precision.mean(0)
             if self.covariance == "full":

@@ -286,7 +286,7 @@ class GaussianMixture(RegularizedMixture):
 
     @property
     def _prior(self) -> CovariancePrior:
-        return CovariancePrior(self.covariance, self.prior_rows, self.pooled_rows)
+        return CovariancePrior(self.covariance, self.prior_rows, self.pooled_rows, self.uncounted_rows)
 
     @property
     def precisions(self) -> Tensor:

@@ -17,10 +17,10 @@ FOLDS = 5
 MAX_ROWS, MIN_ROWS_PER_COMPONENT = 5000, 4  # that are used, the first after shuffling
 MAX_OPERATIONS = 2e12  # of all products, some minute of two cores
 PASSES_OF_A_PATH = 200  # over the rows
-PRIOR_SHARES = (0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6)  # prior rows, relative to the rows of a component
+PRIOR_SHARES = (0.5, 0.25, 0.12, 0.06, 0.03, 0.01, 1e-3, 1e-4, 1e-6)  # prior rows, relative to the rows of a component
 POOLED_ROWS = (8.0, 2.0, 0.5, 0.0)  # relative to the number of features
 STARTS, EPOCHS, TOLERANCE = 4, 30, 3e-4  # of EM in each fold
-Pair = tuple[float, float]  # prior_rows and pooled_rows
+Pair = tuple[float, float]  # `prior_rows` and `pooled_rows`
 
 
 class RegularizedMixture(Mixture):
@@ -31,6 +31,7 @@ class RegularizedMixture(Mixture):
         regularization: a name of `REGULARIZATIONS`, or "fixed" where a strength was given.
         prior_rows: the strength toward a diagonal covariance.
         pooled_rows: the strength toward one that all components share.
+        uncounted_rows: rows that are not counted, so that inverses of covariances are unbiased.
         reg_covar: what scikit-learn's rule adds to the variances.
     """
 
@@ -38,6 +39,7 @@ class RegularizedMixture(Mixture):
     regularization: str
     prior_rows: float
     pooled_rows: float
+    uncounted_rows: float
     reg_covar: float
 
     def set_regularization(
@@ -66,12 +68,24 @@ class RegularizedMixture(Mixture):
         self.regularization = "fixed" if is_given else name
         self.reg_covar = 1e-6 if reg_covar is None else float(reg_covar)
         self.prior_rows = float(prior_rows or 0.0) if is_given else usual_rows
-        self.pooled_rows = float(pooled_rows or 0.0)
+        self.pooled_rows, self.uncounted_rows = float(pooled_rows or 0.0), 0.0
+
+    def set_strengths(self, strengths: Pair, num_rows: int) -> None:
+        """Set both strengths, and as many uncounted rows as leave every component the weight of its own rows.
+
+        Args:
+            strengths: `prior_rows` and `pooled_rows`.
+            num_rows: the number N of training rows.
+        """
+        self.prior_rows, self.pooled_rows = strengths
+        is_one = self.num_components == 1 or self.covariance == "tied"
+        size = self.num_features if self.covariance in ("full", "tied") else 1
+        self.uncounted_rows = min(size + 1.0, sum(strengths) + (num_rows / 2 if is_one else 0.0))
 
     @torch.no_grad()
     def choose_regularization(self, rows: Rows) -> None:
         if self.regularization == "auto" and (found := cross_validate(self, rows)) is not None:
-            self.prior_rows, self.pooled_rows = found.best
+            self.set_strengths(found.best, len(rows))
 
 
 @dataclass(frozen=True)
@@ -210,7 +224,7 @@ class _Fold:
     @torch.no_grad()
     def _fit(self, pair: Pair) -> _Ended:
         """EM from the current parameters until it gains little."""
-        self.mixture.prior_rows, self.mixture.pooled_rows = pair
+        self.mixture.set_strengths(pair, len(self.train))
         blocks, objective = self.train.split(self.mixture.block_rows), -math.inf
         for _ in range(EPOCHS):
             statistics, log_px = self.mixture.e_step(self.mixture.prepare(block) for block in blocks)
