@@ -34,7 +34,7 @@ class BernoulliMixture(Mixture):
     True
     """
 
-    support = constraints.independent(constraints.boolean, 1)
+    support, supports_missing = constraints.independent(constraints.boolean, 1), True
     prior_mean: Tensor
 
     def __init__(
@@ -66,10 +66,13 @@ class BernoulliMixture(Mixture):
 
     def log_probs(self, prepared: Tensor, table: Tensor | None) -> Tensor:
         assert table is not None
+        if prepared.isnan().any():
+            observed = (~prepared.isnan()).to(prepared)
+            return self.logits_of_bits @ prepared.nan_to_num().T - softplus(self.logits_of_bits) @ observed.T
         return table[:, :-1] @ prepared.T + table[:, -1:]
 
     def statistics(self, prepared: Tensor, shares: Tensor, table: Tensor | None) -> Statistics:
-        """How many rows have a one.
+        """How many rows have a one, in expectation where the value is missing.
 
         Args:
             prepared: rows (n, D).
@@ -79,7 +82,10 @@ class BernoulliMixture(Mixture):
         Returns:
             `counts` (C,) of rows, and `ones` (C, D).
         """
-        return {"counts": shares.sum(1), "ones": shares @ prepared}
+        ones = shares @ prepared.nan_to_num()
+        if prepared.isnan().any():
+            ones = ones + (shares @ prepared.isnan().to(prepared)) * self.means
+        return {"counts": shares.sum(1), "ones": ones}
 
     @torch.no_grad()
     def maximize(self, statistics: Statistics) -> None:
@@ -100,6 +106,7 @@ class BernoulliMixture(Mixture):
         self.prior_mean.copy_((len(rows) * mean + 0.5) / (len(rows) + 1))
 
     def move_components(self, components: Tensor, rows: Rows) -> None:
+        rows = torch.where(rows.isnan(), self.prior_mean, rows)
         mean = (rows.to(self.prior_mean) + self.prior_rows * self.prior_mean) / (1 + self.prior_rows)
         self.logits_of_bits[components] = mean.clamp(1e-3, 1 - 1e-3).logit()
 

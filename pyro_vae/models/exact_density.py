@@ -30,6 +30,7 @@ class Density(Program):
 
     started: Tensor
     held: tuple[str, ...] = ()  # parameters that EM does not change
+    supports_missing = False  # whether rows may hold NaN, where a value is missing
 
     def __init__(self, num_features: int) -> None:
         nn.Module.__init__(self)
@@ -118,17 +119,17 @@ class Density(Program):
         """log p(x) of each row (N,), float64 on the CPU, nats; a split counts the Jacobian of standardization."""
         split, target = self.rows_of(x), device_and_dtype(self)
         blocks = [
-            self.log_density(split[start : start + self.block_rows].to(*target)).cpu().double()
+            self.log_density(rows_with_nan(split, slice(start, start + self.block_rows)).to(*target)).cpu().double()
             for start in range(0, len(split), self.block_rows)
         ]
         return torch.cat(blocks) + split.log_jacobian
 
     def rows_of(self, x: Dataset | Split | Tensor) -> Split:
-        """The rows as a split; `InputError` for another width or missing values."""
+        """The rows as a split; `InputError` for another width, and for missing values that are not supported."""
         split = as_split(x, "test")
         if split.shape[1] != self.num_features:
             raise InputError(f"the model has {self.num_features} features, and the rows have {split.shape[1]}")
-        if split.mask is not None:
+        if split.mask is not None and not self.supports_missing:
             raise InputError("values are missing, and this model's density needs complete rows: fill them first")
         return split
 
@@ -144,6 +145,12 @@ class Density(Program):
     def aic(self, x: Dataset | Split | Tensor) -> float:
         """Akaike's criterion, −2 Σ log p(x) + 2p; lower is better, as in scikit-learn."""
         return float(-2 * self.log_prob(x).sum() + 2 * self.num_free)
+
+
+def rows_with_nan(split: Split, rows: slice | Tensor) -> Tensor:
+    """Some rows x (n, D) of a split, NaN where a value is missing."""
+    x = split[rows]
+    return x if split.mask is None else torch.where(split.mask[rows], x, math.nan)
 
 
 def add_statistics(total: Statistics | None, more: Statistics) -> Statistics:
@@ -166,6 +173,7 @@ def check_start(kind: str) -> None:
 
 
 def column_scales(rows: Tensor) -> Tensor:
-    """The standard deviation of each column (D,), one where it is zero."""
-    scale = rows.std(0, correction=0)
+    """The standard deviation of each column's observed values (D,), one where it is zero."""
+    mean = rows.nanmean(0)
+    scale = (rows - mean).square().nanmean(0).sqrt() if rows.isnan().any() else rows.std(0, correction=0)
     return torch.where(scale > 0, scale, torch.ones_like(scale))

@@ -14,7 +14,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start
+from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start, rows_with_nan
 from pyro_vae.programs.parameters import register_parameters
 from pyro_vae.programs.row_inputs import RowInputs, accepts_row_inputs, bind_supported_kwargs
 from pyro_vae.typing import Guide, PerRow, Rows
@@ -118,7 +118,7 @@ class Mixture(Density):
     @torch.no_grad()
     def responsibilities(self, x: Dataset | Split | Tensor) -> Tensor:
         r"""$p(c | x_i) = \pi_c p(x_i | c) / p(x_i)$, (N, C)."""
-        x, table = self.rows_of(x).x.to(self.logits), self.table()
+        x, table = rows_with_nan(self.rows_of(x), slice(None)).to(self.logits), self.table()
         return torch.cat([self._log_joint(self.prepare(rows), table).softmax(0).T for rows in x.split(self.block_rows)])
 
     def predict(self, x: Dataset | Split | Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class Mixture(Density):
         """
         split, blocks, table = self.rows_of(x), [], self.table()
         for start in range(0, len(split), self.block_rows):
-            rows = split[start : start + self.block_rows].to(self.logits)
+            rows = rows_with_nan(split, slice(start, start + self.block_rows)).to(self.logits)
             log_joint = self._log_joint(self.prepare(rows), table).T
             if hard:
                 blocks.append(log_joint.amax(1))
@@ -201,7 +201,7 @@ class Mixture(Density):
         if len(rows) < self.num_components:
             raise InputError(f"{self.num_components} components need as many rows to start at, got {len(rows)}")
         self.describe_rows(mean, rows)
-        rows, total = rows.to(self.logits), None
+        rows, total = torch.where(rows.isnan(), mean, rows).to(self.logits), None
         centres = _centres(rows, self.num_components, kind, seed)
         self.move_components(torch.arange(self.num_components), centres)
         for block in rows.split(self.block_rows):

@@ -18,6 +18,8 @@ from pyro_vae.models.covariance_forms import (
     with_ridge,
 )
 from pyro_vae.models.exact_density import Statistics, column_scales
+from pyro_vae.models.missing_values import expected_statistics, observed_log_probs
+from pyro_vae.models.mixture_features import coefficients_of, features_of
 from pyro_vae.models.regularization import RegularizedMixture
 from pyro_vae.typing import Guide, Rows
 
@@ -58,7 +60,7 @@ class GaussianMixture(RegularizedMixture):
     True
     """
 
-    support = constraints.real_vector
+    support, supports_missing = constraints.real_vector, True
     center: Tensor
     prior_variance: Tensor
 
@@ -156,36 +158,19 @@ class GaussianMixture(RegularizedMixture):
     # another what the M-step needs, with no (n, C, D) array. If terms would cancel, components are solved for.
 
     def prepare(self, x: Rows) -> Tensor:
-        """The features of centred rows, (F, n); the last are x and 1."""
+        """The features of centred rows, (F, n); the last are x and 1. Rows with NaN stay as they are, (D, n)."""
+        if x.isnan().any():
+            return x.T.contiguous()
         x = (x - self.center).T.contiguous()
-        D, n = x.shape
-        if self.covariance != "full":
-            square = {"diagonal": x.square(), "spherical": x.square().sum(0, keepdim=True), "tied": x[:0]}
-            return torch.cat([square[self.covariance], x, torch.ones_like(x[:1])])
-        out, start = x.new_empty(D * (D + 1) // 2 + D + 1, n), 0
-        for j in range(D):
-            torch.mul(x[j], x[j:], out=out[start : start + D - j])
-            start += D - j
-        out[-1 - D : -1], out[-1] = x, 1.0
-        return out
+        return features_of(x, self.covariance)
 
     def table(self) -> Tensor | None:
         """The features' coefficients (C, F); None where features lose too many digits."""
         with torch.no_grad():
             if self._loses_digits():
                 return None
-        D, loc = self.num_features, self.loc - self.center
-        if self._blocks:
-            precision = torch.cholesky_inverse(self.scale_tril)
-            first, second = torch.triu_indices(D, D, device=loc.device)
-            factor = torch.where(first == second, -0.5, -1.0).to(loc)
-            square = precision[:, first, second] * factor if self.covariance == "full" else loc[:, :0]
-            linear = (precision @ loc[..., None])[..., 0]
-        else:
-            precision = (-2 * self.raw_scale).exp()[:, None] if self.covariance == "spherical" else self._precision
-            square, linear = -0.5 * precision, precision * loc
-        constant = -self._log_scale - 0.5 * (linear * loc).sum(-1) - D / 2 * math.log(2 * math.pi)
-        return torch.cat([square, linear, constant[:, None]], 1)
+        precision = self.precisions if self.covariance != "spherical" else self._precision
+        return coefficients_of(self.covariance, precision, self.loc - self.center, self._log_scale)
 
     @property
     def _blocks(self) -> bool:
@@ -216,6 +201,8 @@ class GaussianMixture(RegularizedMixture):
         return not bool(terms * eps < max(MAX_ERROR, MAX_ROUNDING_ERRORS * eps))
 
     def log_probs(self, prepared: Tensor, table: Tensor | None) -> Tensor:
+        if len(prepared) == self.num_features:
+            return observed_log_probs(prepared, self.loc, self._each_covariance)
         x = prepared[-1 - self.num_features : -1]
         if table is None:
             whitened = (self._whiten(x - (loc - self.center)[:, None], c) for c, loc in enumerate(self.loc))
@@ -244,7 +231,11 @@ class GaussianMixture(RegularizedMixture):
         Returns:
             `counts` (C,), `first` (C, D) and `second`, the last two with `_about_loc` in their names without a table.
         """
-        D, x = self.num_features, prepared[-1 - self.num_features : -1]
+        D = self.num_features
+        if len(prepared) == D:
+            about = None if table is None else self.center
+            return expected_statistics(prepared, shares, self.loc, self._each_covariance, self.covariance, about)
+        x = prepared[-1 - D : -1]
         if table is None:
             return self._statistics_about_loc(x, shares)
         sums = shares @ prepared.T
@@ -263,6 +254,14 @@ class GaussianMixture(RegularizedMixture):
             else:
                 second[c] = outer.sum() if self.covariance == "spherical" else outer
         return {"counts": shares.sum(1), "first_about_loc": first, "second_about_loc": second}
+
+    @property
+    def _each_covariance(self) -> Tensor:
+        """Full (C, D, D) or diagonal (C, D), whatever the form; differentiable."""
+        C, D = self.num_components, self.num_features
+        if self._blocks:
+            return (self.scale_tril @ self.scale_tril.mT).expand(C, D, D)
+        return (1 / self._precision).expand(C, D)
 
     @torch.no_grad()
     def m_step(self, statistics: Statistics) -> None:
@@ -313,7 +312,7 @@ class GaussianMixture(RegularizedMixture):
         self.prior_variance.copy_(column_scales(rows).square() * self.num_components ** (-2 / self.num_features))
 
     def move_components(self, components: Tensor, rows: Rows) -> None:
-        self.loc[components] = rows.to(self.loc)
+        self.loc[components] = torch.where(rows.isnan(), self.center.to(rows), rows).to(self.loc)
         if self.covariance == "full":
             self.raw_scale[components] = (self.prior_variance.log() / 2).diag()
         elif self.covariance == "diagonal":

@@ -71,7 +71,7 @@ class RegularizedMixture(Mixture):
         self.pooled_rows, self.uncounted_rows = float(pooled_rows or 0.0), 0.0
 
     def set_strengths(self, strengths: Pair, num_rows: int) -> None:
-        """Set both strengths, and as many uncounted rows as leave every component the weight of its own rows.
+        """Set both strengths, and as many uncounted rows as leave a component without rows half of its prior.
 
         Args:
             strengths: `prior_rows` and `pooled_rows`.
@@ -80,7 +80,7 @@ class RegularizedMixture(Mixture):
         self.prior_rows, self.pooled_rows = strengths
         is_one = self.num_components == 1 or self.covariance == "tied"
         size = self.num_features if self.covariance in ("full", "tied") else 1
-        self.uncounted_rows = min(size + 1.0, sum(strengths) + (num_rows / 2 if is_one else 0.0))
+        self.uncounted_rows = min(size + 1.0, num_rows / 2 if is_one else sum(strengths) / 2)
 
     @torch.no_grad()
     def choose_regularization(self, rows: Rows) -> None:
@@ -217,7 +217,7 @@ class _Fold:
         """The best of a few starts."""
         ended = []
         for number in range(STARTS):
-            self.mixture.start_em(self.train.mean(0), self.train, "k-means++", number)
+            self.mixture.start_em(self.train.nanmean(0), self.train, "k-means++", number)
             ended.append(self._fit(pair))
         self.mixture.load_state_dict(max(ended, key=lambda one: one.objective).state)
 
@@ -232,5 +232,5 @@ class _Fold:
             if objective - before < TOLERANCE:
                 break
             self.mixture.m_step(statistics)
-        held_out = float(self.mixture.log_prob(self.held_out).mean())
+        held_out = float(self.mixture.log_density(self.held_out).mean())
         return _Ended(objective, held_out, copy.deepcopy(self.mixture.state_dict()))

@@ -24,7 +24,7 @@ from pyro_vae.inference.fit_result import EMEpoch, FitResult
 from pyro_vae.inference.svi.callbacks import Callback, Callbacks, OnEpoch, RunningFit
 from pyro_vae.inference.svi.progress import Style, all_callbacks
 from pyro_vae.inference.svi.train_config import TrainConfig
-from pyro_vae.models.exact_density import Density, Statistics
+from pyro_vae.models.exact_density import Density, Statistics, rows_with_nan
 from pyro_vae.programs.parameters import copy_state, device_and_dtype, load_state
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
@@ -159,18 +159,22 @@ class _EMRun:
         self.stopped: dict[int, str] = {}  # why each start stopped
 
     def _rows(self, index: slice | Tensor) -> Tensor:
-        return self.train[index].to(*self.target)
+        return rows_with_nan(self.train, index).to(*self.target)
 
     def _check(self) -> Tensor:
         """Check all rows against the model's support; their mean (D,)."""
         placeholders = torch.zeros_like(self.start_rows[:3])  # to find the plates: real rows may be invalid
         plates = find_plates(self.model, Batch(placeholders, rows=torch.arange(len(placeholders))))
-        total = torch.zeros_like(self.start_rows[0])
+        total, counts = torch.zeros_like(self.start_rows[0]), torch.zeros_like(self.start_rows[0])
         for start in range(0, self.num_rows, CHECK_BATCH_SIZE):
-            rows = self._rows(slice(start, start + CHECK_BATCH_SIZE))
-            plates.check(rows)
-            total += rows.sum(0)
-        return total / self.num_rows
+            part = slice(start, start + CHECK_BATCH_SIZE)
+            plates.check(self.train[part].to(*self.target))  # 0 where a value is missing
+            rows = self._rows(part)
+            total += rows.nansum(0)
+            counts += (~rows.isnan()).sum(0)
+        if not counts.all():
+            raise InputError(f"column {int((counts == 0).nonzero()[0])} has no value in any row: leave it out")
+        return total / counts
 
     def _prepared(self) -> list[Tensor] | None:
         """All rows as the E-step takes them, None where they do not fit in memory."""
@@ -216,7 +220,7 @@ class _EMRun:
             order, total = torch.randperm(self.num_rows, generator=generator), 0.0
             for index in order.split(batch_size):
                 step += 1
-                statistics, log_px = self.model.e_step(self._prepare(self.train.batch(index, generator)), self.hard)
+                statistics, log_px = self.model.e_step(self._prepare(self._batch(index, generator)), self.hard)
                 new, step_size = _per_row(statistics, log_px), (step + 2) ** -STEP_SIZE_DECAY
                 average = {name: value.lerp(new[name], step_size) for name, value in average.items()}
                 self.model.m_step({name: self.num_rows * value for name, value in average.items()})
@@ -227,6 +231,9 @@ class _EMRun:
                 break
         _, log_px = self.model.e_step(self._prepare_blocks(), self.hard)
         self._record(number, 0, float(log_px.double().mean()))
+
+    def _batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        return self.train.batch(index, generator) if self.train.mask is None else self._rows(index)
 
     def _prepare(self, rows: Tensor) -> Iterator[Tensor]:
         return (self.model.prepare(block) for block in rows.to(*self.target).split(self.model.block_rows))
