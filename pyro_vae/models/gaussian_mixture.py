@@ -19,12 +19,11 @@ from pyro_vae.models.covariance_forms import (
 )
 from pyro_vae.models.exact_density import Statistics, column_scales
 from pyro_vae.models.missing_values import expected_statistics, observed_log_probs
-from pyro_vae.models.mixture_features import coefficients_of, features_of
+from pyro_vae.models.mixture_features import coefficients_of, features_of, loses_digits
 from pyro_vae.models.regularization import RegularizedMixture
 from pyro_vae.typing import Guide, Rows
 
 MAX_BLOCK_FEATURES = 2**22  # numbers in the feature matrix of a block of rows
-MAX_ERROR, MAX_ROUNDING_ERRORS = 1e-8, 1e3  # in nats, or units of machine epsilon, of log p(x) by features
 
 
 @part
@@ -192,13 +191,7 @@ class GaussianMixture(RegularizedMixture):
     def _loses_digits(self) -> bool:
         """Whether the terms of log p(x | c) are so large compared with their sum that features lose too many digits."""
         distance = (self.loc - self.center).abs() + self.prior_variance.sqrt()
-        if self._blocks:
-            precision = torch.cholesky_inverse(self.scale_tril).abs()
-            terms = (distance[:, None] @ precision @ distance[..., None]).max()
-        else:
-            terms = (self._precision * distance.square()).sum(1).max()
-        eps = torch.finfo(self.loc.dtype).eps
-        return not bool(terms * eps < max(MAX_ERROR, MAX_ROUNDING_ERRORS * eps))
+        return loses_digits(self.covariance, self.precisions if self._blocks else self._precision, distance)
 
     def log_probs(self, prepared: Tensor, table: Tensor | None) -> Tensor:
         if len(prepared) == self.num_features:

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+MAX_ERROR, MAX_ROUNDING_ERRORS = 1e-8, 1e3  # in nats, or units of machine epsilon, of log p(x) by features
+
 
 def features_of(x: Tensor, covariance: str) -> Tensor:
     """The products x_j x_k, j ≤ k (full), the squares (diagonal), their sum (spherical) or nothing (tied), x and 1.
@@ -52,3 +54,22 @@ def coefficients_of(covariance: str, precision: Tensor, loc: Tensor, log_scale: 
             square = square[:, :1]
     constant = -log_scale - 0.5 * (linear * loc).sum(-1) - D / 2 * math.log(2 * math.pi)
     return torch.cat([square, linear, constant[:, None]], 1)
+
+
+def loses_digits(covariance: str, precision: Tensor, distance: Tensor) -> bool:
+    """Whether terms of log p(x | c) are so large compared with their sum that features lose too many digits.
+
+    Args:
+        covariance: the form of the covariances.
+        precision: their inverses, full (C, D, D), tied (D, D), diagonal and spherical (C, D).
+        distance: a typical distance of rows from the centre along each axis, (C, D).
+
+    Returns:
+        Whether rows have to be compared with each component's mean instead.
+    """
+    if covariance in ("full", "tied"):
+        terms = (distance[:, None] @ precision.abs() @ distance[..., None]).max()
+    else:
+        terms = (precision * distance.square()).sum(1).max()
+    eps = torch.finfo(distance.dtype).eps
+    return not bool(terms * eps < max(MAX_ERROR, MAX_ROUNDING_ERRORS * eps))
