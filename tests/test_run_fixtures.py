@@ -82,12 +82,16 @@ def assert_json(folder, path, found, stored):
     assert found == (pytest.approx(stored, rel=1e-5, abs=1e-5) if near else stored), path
 
 
+ADDED_BUFFERS = {"strengths"}  # of a mixture's prior, which were fixed before
+
+
 @pytest.mark.parametrize("name", [*VAES, "mixture"])
 def test_a_program_has_the_weights_that_were_saved(name):
     """To the bit everywhere, since loading computes nothing."""
     program, facts = pv.load(FOLDER / name), json.loads((FOLDER / name / "expected.json").read_text())
     weights, stored = program.state_dict(), load_file(FOLDER / name / "model.safetensors")
-    assert weights.keys() == stored.keys()
+    assert weights.keys() - stored.keys() <= ADDED_BUFFERS
+    assert stored.keys() <= weights.keys()
     assert all(torch.equal(weights[key], value) and weights[key].dtype == value.dtype for key, value in stored.items())
     assert facts["pyro_vae"] == "0.1.0"
     assert sum(parameter.numel() for parameter in program.parameters()) == facts["num_parameters"]

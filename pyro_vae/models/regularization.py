@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,10 +38,20 @@ class RegularizedMixture(Mixture):
 
     covariance: str
     regularization: str
-    prior_rows: float
-    pooled_rows: float
-    uncounted_rows: float
     reg_covar: float
+    strengths: Tensor  # the three numbers of rows: a state of the fit, not a setting
+
+    @property
+    def prior_rows(self) -> float:
+        return float(self.strengths[0])
+
+    @property
+    def pooled_rows(self) -> float:
+        return float(self.strengths[1])
+
+    @property
+    def uncounted_rows(self) -> float:
+        return float(self.strengths[2])
 
     def set_regularization(
         self, name: str, usual_rows: float, prior_rows: float | None, pooled_rows: float | None, reg_covar: float | None
@@ -67,8 +78,9 @@ class RegularizedMixture(Mixture):
             raise InputError(f"prior_rows and pooled_rows do not go with regularization={name!r}: leave one out")
         self.regularization = "fixed" if is_given else name
         self.reg_covar = 1e-6 if reg_covar is None else float(reg_covar)
-        self.prior_rows = float(prior_rows or 0.0) if is_given else usual_rows
-        self.pooled_rows, self.uncounted_rows = float(pooled_rows or 0.0), 0.0
+        first = prior_rows or 0.0 if is_given else usual_rows
+        strengths = torch.tensor([first, pooled_rows or 0.0, 0.0], dtype=torch.float64)
+        self.register_buffer("strengths", strengths)
 
     def set_strengths(self, strengths: Pair, num_rows: int) -> None:
         """Set both strengths, and as many uncounted rows as leave a component without rows half of its prior.
@@ -77,10 +89,15 @@ class RegularizedMixture(Mixture):
             strengths: `prior_rows` and `pooled_rows`.
             num_rows: the number N of training rows.
         """
-        self.prior_rows, self.pooled_rows = strengths
         is_one = self.num_components == 1 or self.covariance == "tied"
         size = self.num_features if self.covariance in ("full", "tied") else 1
-        self.uncounted_rows = min(size + 1.0, num_rows / 2 if is_one else sum(strengths) / 2)
+        uncounted = min(size + 1.0, num_rows / 2 if is_one else sum(strengths) / 2)
+        self.strengths.copy_(torch.tensor([*strengths, uncounted]))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Files of 0.1.0 have no strengths: these stay as they are."""
+        state_dict.setdefault(f"{prefix}strengths", self.strengths)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def choose_regularization(self, rows: Rows) -> None:

@@ -33,9 +33,9 @@ def test_variational_inference_with_the_exact_posterior_has_ems_bound_at_every_s
 def test_a_free_table_of_q_converges_to_ems_bound():
     """With θ at EM's end the best table is the responsibilities; with θ free from EM's start, so is its end EM's."""
     x = gaussian_clusters(n=200, spread=1.0)  # lumps that overlap: a softmax takes forever to say zero
-    by_em = pv.GaussianMixture(3, 3)
+    by_em = pv.GaussianMixture(3, 3, regularization="inverse-wishart")
     pv.fit_em(by_em, x, tolerance=1e-12, epochs=2000)
-    held = pv.GaussianMixture(3, 3, guide=pv.guides.PerRowCategorical(200, 3))
+    held = pv.GaussianMixture(3, 3, guide=pv.guides.PerRowCategorical(200, 3), regularization="inverse-wishart")
     held.load_state_dict(by_em.state_dict(), strict=False)
     for name in ("logits", "loc", "raw_scale"):
         getattr(held, name).requires_grad_(False)
@@ -45,8 +45,8 @@ def test_a_free_table_of_q_converges_to_ems_bound():
     assert best - 1e-3 < found <= best + 1e-12
     table = held.posterior(x.double(), rows=torch.arange(200)).probs
     assert (table - by_em.responsibilities(x)).abs().max() < 0.02
-    free = pv.GaussianMixture(3, 3, guide=pv.guides.PerRowCategorical(200, 3))
-    start = pv.GaussianMixture(3, 3)
+    free = pv.GaussianMixture(3, 3, guide=pv.guides.PerRowCategorical(200, 3), regularization="inverse-wishart")
+    start = pv.GaussianMixture(3, 3, regularization="inverse-wishart")
     pv.fit_em(start, x, epochs=1)
     free.load_state_dict(start.state_dict(), strict=False)
     with torch.no_grad():
