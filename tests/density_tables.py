@@ -1,188 +1,51 @@
-"""Every likelihood, prior and guide of the registry against its density in 60 digits, over the range that it reaches.
+"""Every likelihood, prior and guide of the registry against its density in 120 digits, over the range that it reaches.
 
 `python tests/density_tables.py` prints the table of docs/densities.md. The oracles take the inputs as they are rounded
-to the dtype: data, outputs of a network and parameters.
+to the dtype: data, outputs of a network and parameters. Flows are compared with themselves in float64, where
+tests/test_flows.py compares them with Pyro's.
 """
 
-import math
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import density_oracles as oracles
+import density_rows as rows
 import mpmath as mp
 import torch
-from torch import Tensor, nn
+from density_oracles import softplus
+from density_rows import Row
+from torch import nn
 
-from pyro_vae import likelihoods
+from pyro_vae import guides, likelihoods, priors
+from pyro_vae.part_bases import scores_only_own_samples
 
-mp.mp.dps = 60
-MAX = {torch.float32: 3e38, torch.float64: 1e308}
-LEVELS = 255
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: outputs of a network (O,) or nothing, values (D,), and numbers that set the part's parameters."""
-
-    values: Tensor
-    outputs: Tensor = field(default_factory=lambda: torch.zeros(0))
-    settings: dict[str, float] = field(default_factory=dict)
+K = 2
+Settings = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A part over a range: `make(settings)` builds it, `rows(dtype)` are its inputs, `log_prob(row)` is its oracle."""
+    """A part over a range.
+
+    Attributes:
+        covers: the part, and which of its options.
+        in_words: the range.
+        make: a function of a row's settings that makes the part.
+        rows: a function of the dtype that gives the inputs.
+        log_prob: the oracle, of values, outputs, settings and the part; None for the part itself in float64.
+    """
 
     covers: str
-    make: Callable[[dict[str, float]], nn.Module]
-    rows: Callable[[torch.dtype], list[Row]]
-    log_prob: Callable[[list, list, dict], mp.mpf]
     in_words: str
+    make: Callable[[Settings], nn.Module]
+    rows: Callable[[torch.dtype], list[Row]]
+    log_prob: Callable[..., mp.mpf] | None
 
 
-def softplus(raw):
-    return mp.log1p(mp.exp(raw)) if raw < 200 else raw + mp.exp(-raw)
-
-
-def log_sigmoid(a):
-    return -softplus(-a)
-
-
-def rounded(value: float, dtype: torch.dtype) -> float:
-    return float(torch.tensor(value, dtype=dtype))
-
-
-def bernoulli(x, logit):
-    return x * logit - softplus(logit)
-
-
-def continuous_bernoulli(x, logit):
-    return x * logit - (mp.log(mp.expm1(logit) / logit) if logit else mp.mpf(0))
-
-
-def normal(x, loc, scale):
-    return -(((x - loc) / scale) ** 2) / 2 - mp.log(scale) - mp.log(2 * mp.pi) / 2
-
-
-def laplace(x, loc, scale):
-    return -abs(x - loc) / scale - mp.log(2 * scale)
-
-
-def student_t(x, loc, scale, df):
-    constant = mp.loggamma((df + 1) / 2) - mp.loggamma(df / 2) - mp.log(df * mp.pi) / 2 - mp.log(scale)
-    return constant - (df + 1) / 2 * mp.log1p(((x - loc) / scale) ** 2 / df)
-
-
-def logistic_bin(x, loc, scale):
-    half = mp.mpf(1) / (2 * LEVELS)
-    above, below = (x - loc + half) / scale, (x - loc - half) / scale
-    if x < half:
-        return log_sigmoid(above)
-    if x > 1 - half:
-        return log_sigmoid(-below)
-    return log_sigmoid(above) + log_sigmoid(-below) + mp.log(-mp.expm1(below - above))
-
-
-def poisson(x, log_rate):
-    return x * log_rate - mp.exp(log_rate) - mp.loggamma(x + 1)
-
-
-def negative_binomial(x, log_mean, log_count):
-    count = mp.exp(log_count)
-    logit = log_mean - log_count
-    choices = mp.loggamma(count + x) - mp.loggamma(x + 1) - mp.loggamma(count)
-    return count * log_sigmoid(-logit) + x * log_sigmoid(logit) + choices
-
-
-def log_sum_exp(terms):
-    top = max(terms)
-    return top + mp.log(sum(mp.exp(term - top) for term in terms))
-
-
-def log_softmax(logits):
-    total = log_sum_exp(logits)
-    return [logit - total for logit in logits]
-
-
-LOGITS = [0.0, 1e-30, 1e-4, 1e-3, 0.01, 0.2, 0.3, 1.0, 6.0, 15.0, 16.7, 20.0, 80.0, 88.0, 104.0, 1e3, 1e4]
-SIGNED = [sign * logit for logit in LOGITS for sign in (1.0, -1.0)]
-COUNTS = [0.0, 1.0, 7.0, 300.0, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9]
-
-
-def matched_bits(dtype):
-    """Single logits with both values, and rows of 784 logits whose values are the likely ones."""
-    singles = [Row(torch.tensor([x]), torch.tensor([logit])) for logit in SIGNED for x in (0.0, 1.0)]
-    torch.manual_seed(0)
-    sure = torch.cat([torch.randn(700).clamp(min=0.5), torch.full((84,), 0.5)]) * 3e3
-    return [*singles, Row(torch.ones(784), sure), Row(torch.cat([torch.zeros(1), torch.ones(783)]), sure)]
-
-
-def grey_levels(dtype):
-    eps = torch.finfo(dtype).eps
-    values = [0.0, 1e-30, 0.2, 0.5, 0.7, 1 - eps, 1.0]
-    singles = [Row(torch.tensor([x], dtype=dtype), torch.tensor([logit])) for logit in SIGNED for x in values]
-    return [*singles, Row(torch.ones(784), torch.full((784,), 20.0)), Row(torch.zeros(784), torch.full((784,), -90.0))]
-
-
-def reals(dtype):
-    """Distances and scales over the range in which the density itself is a number of the dtype."""
-    rows = []
-    for scale in (1e-8, 1e-4, 0.3, 1.0, 1e4, 1e8):
-        for distance in (0.0, 1e-30, 1e-6, 0.5, 3.0, 1e3, 1e7, 1e12, 1e18, 1e25, 1e30):
-            for loc in (0.0, -1e3, 1e9):
-                if (distance / scale) ** 2 < MAX[dtype] / 10:
-                    rows.append(Row(torch.tensor([loc + distance, loc]), torch.tensor([loc, loc]), {"scale": scale}))
-    return rows
-
-
-def raw_scales(dtype):
-    raws = (-1e4, -90.0, -20.0, -3.0, 0.0, 4.0, 30.0, 1e4)
-    return [
-        Row(torch.tensor([loc + distance]), torch.tensor([loc, raw]))
-        for raw in raws
-        for loc in (0.0, 17.0)
-        for distance in (0.0, 0.1, -3.0, 1e3, 1e5)
-    ]
-
-
-def with_df(dtype):
-    rows = raw_scales(dtype)
-    return [Row(r.values, r.outputs, {"raw_df": raw}) for r in rows for raw in (-30.0, 2.0, 20.0, 1e3, 1e6)]
-
-
-def stored_levels(dtype):
-    levels = torch.tensor([0.0, 1.0, 17.0, 128.0, 254.0, 255.0], dtype=dtype) / LEVELS
-    return [
-        Row(levels[i : i + 1], torch.tensor([loc, raw]))
-        for i in range(len(levels))
-        for loc in (0.0, 0.1, 0.5, 0.999, 1.5, -40.0, 1e3, -1e4)
-        for raw in (-90.0, -6.0, -2.0, 0.0, 10.0, 1e4)
-    ]
-
-
-def categories(dtype):
-    spread = [torch.tensor([0.0, a, b, -a]) for a in (1e-3, 5.0, 100.0, 1e4) for b in (0.0, 4.9999, 1e4)]
-    singles = [Row(torch.tensor([float(c)]), logits) for logits in spread for c in range(4)]
-    torch.manual_seed(0)
-    many = 9.99e3 + torch.rand(50, 4)
-    return [*singles, Row(torch.arange(50.0) % 4, many.flatten())]
-
-
-def near_counts(dtype):
-    """Counts at their rate, a few standard deviations off, and far off; a row of 100 columns near each size."""
-    rows = []
-    for count in COUNTS:
-        for off in (0.0, 1.0, -3.0, 30.0):
-            rate = max(count + off * math.sqrt(count), 1e-30)
-            rows.append(Row(torch.tensor([count]), torch.tensor([math.log(rate)])))
-        rows += [Row(torch.tensor([count]), torch.tensor([log_rate])) for log_rate in (-69.0, 0.0, 12.0, 23.0)]
-        columns = count + math.sqrt(count) * torch.linspace(-2, 2, 100, dtype=torch.float64)
-        if count:
-            rows.append(Row(columns.clamp(min=0).round(), torch.full((100,), math.log(count))))
-    return rows
-
-
-def dispersed_counts(dtype):
-    return [Row(r.values, r.outputs, {"log_count": log}) for r in near_counts(dtype) for log in (-7.0, -1.0, 2.0, 9.0)]
+def exactly(tensor: torch.Tensor) -> list:
+    """Nested lists of the exact values of a tensor."""
+    return [exactly(part) for part in tensor] if tensor.dim() else mp.mpf(float(tensor.detach()))
 
 
 def normal_with(**options):
@@ -202,125 +65,283 @@ def make_negative_binomial(settings):
 
 
 def make_logistic(settings):
-    return likelihoods.DiscretizedLogistic(nn.Identity(), scale="network", levels=LEVELS)
+    return likelihoods.DiscretizedLogistic(nn.Identity(), scale="network", levels=oracles.LEVELS)
+
+
+def make_mixture(settings):
+    torch.manual_seed(settings["seed"])
+    prior = priors.MixtureOfNormals(K, 3)
+    prior.logits.data.copy_(10.0 ** settings["seed"] * torch.randn(3))
+    prior.raw_scale.data.copy_(4 * torch.randn(3, K))
+    return prior
+
+
+def make_vamp(settings):
+    torch.manual_seed(settings["seed"])
+    prior = priors.VampPrior(guides.MeanFieldNormal(nn.Identity()), 3, 2 * K)
+    prior.pseudo.data.copy_(4 * torch.randn(3, 2 * K))
+    return prior
+
+
+def make_flow_prior(settings):
+    torch.manual_seed(settings["seed"])
+    return with_weights(priors.FlowPrior(K, layers=2, hidden=8))
+
+
+def with_weights(part):
+    """The part with weights that are not near the identity."""
+    torch.manual_seed(3)
+    for parameter in part.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    return part
+
+
+def make_mixture_guide(settings):
+    torch.manual_seed(0)
+    return guides.MixtureGuide(nn.Identity(), K, 3)
 
 
 def each(function):
     """The sum over values of a function of (value, output)."""
-    return lambda x, out, settings: mp.fsum(function(a, b) for a, b in zip(x, out, strict=True))
+    return lambda x, out, settings, part: mp.fsum(map(function, x, out))
+
+
+def with_setting(function):
+    """The same with the row's one setting as third argument."""
+    return lambda x, out, settings, part: mp.fsum(
+        function(a, b, *settings.values()) for a, b in zip(x, out, strict=True)
+    )
 
 
 def with_scale(function, floor):
     """The sum over values with locations in the first half of the outputs and raw scales in the second."""
-    floor = mp.mpf(floor)
 
-    def log_prob(x, out, settings):
-        D = len(x)
-        pairs = zip(x, out[:D], out[D:], strict=True)
-        return mp.fsum(function(a, loc, softplus(raw) + floor, settings) for a, loc, raw in pairs)
+    def log_prob(x, out, settings, part):
+        pairs = zip(x, out[: len(x)], out[len(x) :], strict=True)
+        return mp.fsum(function(a, loc, softplus(raw) + mp.mpf(floor), *settings.values()) for a, loc, raw in pairs)
 
     return log_prob
 
 
-def categorical(x, out, settings):
+def at_zero(function):
+    """A prior of two latents of location zero, the first with the row's scale, the second with scale one."""
+    return lambda x, out, settings, part: mp.fsum(
+        function(a, 0, b) for a, b in zip(x, exactly(part.scale), strict=True)
+    )
+
+
+def categorical(x, out, settings, part):
     C = len(out) // len(x)
-    return mp.fsum(log_softmax(out[C * d : C * d + C])[int(value)] for d, value in enumerate(x))
+    return mp.fsum(oracles.log_softmax(out[C * d : C * d + C])[int(value)] for d, value in enumerate(x))
 
 
-LIKELIHOODS: dict[str, list[Case]] = {
+def mixture_prior(x, out, settings, part):
+    scales = [[softplus(raw) + mp.mpf(priors.SCALE_FLOOR) for raw in row] for row in exactly(part.raw_scale)]
+    return oracles.mixture_of_normals(x, exactly(part.logits), exactly(part.loc), scales)
+
+
+def vamp_prior(x, out, settings, part):
+    locs, raws = ([row[:K] for row in exactly(part.pseudo)], [row[K:] for row in exactly(part.pseudo)])
+    scales = [[softplus(raw) + mp.mpf(guides.normal.SCALE_FLOOR) for raw in row] for row in raws]
+    return oracles.mixture_of_normals(x, [mp.mpf(0)] * len(locs), locs, scales)
+
+
+def mixture_guide(x, out, settings, part):
+    apart, C = exactly(part.apart), part.num_components
+    locs = [[out[C + K * c + k] + apart[c][k] for k in range(K)] for c in range(C)]
+    raws = [out[C + K * (C + c) : C + K * (C + c + 1)] for c in range(C)]
+    scales = [[softplus(raw) + mp.mpf(guides.normal.SCALE_FLOOR) for raw in row] for row in raws]
+    return oracles.mixture_of_normals(x, out[:C], locs, scales)
+
+
+def full_rank(x, out, settings, part):
+    loc, raw, below = out[:3], out[3:6], out[6:]
+    diagonal = [softplus(each) + mp.mpf(guides.normal.SCALE_FLOOR) for each in raw]
+    tril = mp.matrix([[diagonal[0], 0, 0], [below[0], diagonal[1], 0], [below[1], below[2], diagonal[2]]])
+    return oracles.multivariate_normal(x, loc, tril * tril.T)
+
+
+def low_rank(x, out, settings, part):
+    loc, raw, rank = out[:3], out[3:6], 2
+    factor = mp.matrix([[out[6 + rank * i + j] for j in range(rank)] for i in range(3)])
+    diagonal = mp.diag([(softplus(each) + mp.mpf(guides.normal.SCALE_FLOOR)) ** 2 for each in raw])
+    return oracles.multivariate_normal(x, loc, diagonal + factor * factor.T / rank)
+
+
+STUDENT_T_4 = lambda x, loc, scale: oracles.student_t(x, loc, scale, mp.mpf(4))  # noqa: E731
+STUDENT_T = lambda x, loc, scale, raw: oracles.student_t(x, loc, scale, softplus(raw) + mp.mpf(2.01))  # noqa: E731
+WIDE = "scales 1e-8 to 1e8, values to 1e30"
+NETWORK = "outputs of the network to ±1,000, points to 30 from the location"
+LIKELIHOODS = {
     "bernoulli": [
         Case(
-            "bernoulli", lambda s: likelihoods.Bernoulli(nn.Identity()), matched_bits, each(bernoulli), "logits to ±1e4"
+            "bernoulli",
+            "logits to ±1e4",
+            lambda s: likelihoods.Bernoulli(nn.Identity()),
+            rows.bits,
+            each(oracles.bernoulli),
         )
     ],
     "continuous-bernoulli": [
         Case(
             "continuous-bernoulli",
-            lambda s: likelihoods.ContinuousBernoulli(nn.Identity()),
-            grey_levels,
-            each(continuous_bernoulli),
             "logits to ±1e4",
+            lambda s: likelihoods.ContinuousBernoulli(nn.Identity()),
+            rows.grey_levels,
+            each(oracles.continuous_bernoulli),
         )
     ],
     "normal": [
         Case(
-            "normal, fixed scale",
-            normal_with(),
-            reals,
-            lambda x, out, s: mp.fsum(normal(a, b, s["scale"]) for a, b in zip(x, out, strict=True)),
-            "scales 1e-8 to 1e8, values to 1e30",
+            "normal", WIDE, lambda s: likelihoods.Normal(nn.Identity(), **s), rows.reals, with_setting(oracles.normal)
         ),
         Case(
             "normal, scale of the network",
-            normal_with(scale="network"),
-            raw_scales,
-            with_scale(lambda a, loc, scale, s: normal(a, loc, scale), likelihoods.SCALE_FLOOR),
             "raw scales ±1e4",
+            lambda s: likelihoods.Normal(nn.Identity(), scale="network"),
+            rows.raw_scales,
+            with_scale(oracles.normal, likelihoods.SCALE_FLOOR),
         ),
     ],
     "student-t": [
         Case(
-            "student-t, fixed scale",
-            lambda s: likelihoods.StudentT(nn.Identity(), **s),
-            reals,
-            lambda x, out, s: mp.fsum(student_t(a, b, s["scale"], mp.mpf(4)) for a, b in zip(x, out, strict=True)),
-            "scales 1e-8 to 1e8, values to 1e30",
+            "student-t", WIDE, lambda s: likelihoods.StudentT(nn.Identity(), **s), rows.reals, with_setting(STUDENT_T_4)
         ),
         Case(
-            "student-t, scale of the network, learned df",
-            make_student,
-            with_df,
-            with_scale(
-                lambda a, loc, scale, s: student_t(a, loc, scale, softplus(s["raw_df"]) + mp.mpf(2.01)),
-                likelihoods.SCALE_FLOOR,
-            ),
+            "student-t, learned df",
             "raw scales ±1e4, df 2 to 1e6",
+            make_student,
+            rows.with_df,
+            with_scale(STUDENT_T, likelihoods.SCALE_FLOOR),
         ),
     ],
     "discretized-logistic": [
         Case(
             "discretized-logistic",
-            make_logistic,
-            stored_levels,
-            with_scale(lambda a, loc, scale, s: logistic_bin(a, loc, scale), 1e-3),
             "locations and raw scales to ±1e4",
+            make_logistic,
+            rows.stored_levels,
+            with_scale(oracles.logistic_bin, 1e-3),
         )
     ],
     "categorical": [
         Case(
             "categorical",
-            lambda s: likelihoods.Categorical(nn.Identity(), 4),
-            categories,
-            categorical,
             "logits to ±1e4",
+            lambda s: likelihoods.Categorical(nn.Identity(), 4),
+            rows.categories,
+            categorical,
         )
     ],
     "poisson": [
         Case(
             "poisson",
-            lambda s: likelihoods.Poisson(nn.Identity()),
-            near_counts,
-            each(poisson),
             "counts to 1e9, rates 1e-30 to 1e10",
+            lambda s: likelihoods.Poisson(nn.Identity()),
+            rows.near_counts,
+            each(oracles.poisson),
         )
     ],
     "negative-binomial": [
         Case(
             "negative-binomial",
-            make_negative_binomial,
-            dispersed_counts,
-            lambda x, out, s: mp.fsum(negative_binomial(a, b, s["log_count"]) for a, b in zip(x, out, strict=True)),
             "counts to 1e9, total counts 1e-3 to 8,000",
+            make_negative_binomial,
+            rows.dispersed_counts,
+            with_setting(oracles.negative_binomial),
         )
     ],
 }
+PRIORS = {
+    "standard-normal": [
+        Case(
+            "standard-normal",
+            "latents to 1e18",
+            lambda s: priors.StandardNormal(2),
+            lambda dtype: [row for row in rows.latents(dtype) if row.settings["scale"] == 1],
+            at_zero(oracles.normal),
+        )
+    ],
+    "normal": [
+        Case(
+            "normal",
+            "scales 1e-8 to 1e8, latents to 1e25",
+            lambda s: priors.Normal([0.0, 0.0], [s["scale"], 1.0]),
+            rows.latents,
+            at_zero(oracles.normal),
+        )
+    ],
+    "laplace": [
+        Case(
+            "laplace",
+            "scales 1e-8 to 1e8, latents to 1e25",
+            lambda s: priors.Laplace([0.0, 0.0], [s["scale"], 1.0]),
+            rows.latents,
+            at_zero(oracles.laplace),
+        )
+    ],
+    "mixture": [Case("mixture", "latents to 1e4, logits to 1e3", make_mixture, rows.spread_latents, mixture_prior)],
+    "vamp": [Case("vamp", "latents to 1e4", make_vamp, rows.spread_latents, vamp_prior)],
+    "flow": [Case("flow", "latents to 1e4", make_flow_prior, rows.spread_latents, None)],
+}
+GUIDES = {
+    "mean-field": [
+        Case(
+            "mean-field",
+            NETWORK,
+            lambda s: guides.MeanFieldNormal(nn.Identity()),
+            rows.own_and_other_latents(2 * K, K),
+            with_scale(oracles.normal, guides.normal.SCALE_FLOOR),
+        )
+    ],
+    "full-rank": [
+        Case(
+            "full-rank",
+            NETWORK,
+            lambda s: guides.FullRankNormal(nn.Identity(), 3),
+            rows.own_and_other_latents(9, 3),
+            full_rank,
+        )
+    ],
+    "low-rank": [
+        Case(
+            "low-rank",
+            NETWORK,
+            lambda s: guides.LowRankNormal(nn.Identity(), 3, 2),
+            rows.own_and_other_latents(12, 3),
+            low_rank,
+        )
+    ],
+    "flow": [
+        Case(
+            "flow",
+            NETWORK,
+            lambda s: with_weights(guides.FlowGuide(nn.Identity(), K, layers=2, hidden=8)),
+            rows.own_and_other_latents(4 * K, K),
+            None,
+        )
+    ],
+    "iaf": [
+        Case(
+            "iaf",
+            NETWORK,
+            lambda s: with_weights(guides.FlowGuide(nn.Identity(), K, layers=2, hidden=8, kind="autoregressive")),
+            rows.noise(4 * K, K),
+            None,
+        )
+    ],
+    "mixture": [
+        Case("mixture", NETWORK, make_mixture_guide, rows.own_and_other_latents(3 * (2 * K + 1), K), mixture_guide)
+    ],
+}
+KINDS = {"likelihood": LIKELIHOODS, "prior": PRIORS, "guide": GUIDES}
 
 
 @dataclass(frozen=True)
 class Found:
-    """The worst error of a case, in units of the bar and in nats, and the row where it is."""
+    """The worst row of a case: share of the bar, error and true value in nats, the worst gradient's share, where."""
 
-    share_of_bar: float
+    share: float
     error: float
     true: float
     gradient: float
@@ -328,56 +349,85 @@ class Found:
 
 
 def bar(true) -> float:
+    """1e-4 of a number, or 1e-3 where that is more."""
     return max(1e-3, 1e-4 * abs(float(true)))
 
 
-def evaluate(case: Case, dtype: torch.dtype, *, gradients: bool = True) -> Found:
-    """The worst row of a case: its error in nats against the bar, and the worst gradient's, in units of its bar."""
-    worst, worst_gradient = Found(0.0, 0.0, 0.0, 0.0, ""), 0.0
+def log_prob_of(part, values, outputs):
+    """log p of values given outputs; the values are noise for a guide that scores only its own samples."""
+    if not len(outputs):
+        return part().log_prob(values)
+    fn, values = part(outputs[None]), values[None]
+    if scores_only_own_samples(part):
+        values = torch.distributions.ComposeTransform(fn.transforms)(values)
+    return fn.log_prob(values)[0]
+
+
+def evaluate(case: Case, dtype: torch.dtype) -> Found:
+    """The worst row of a case, and the worst element of a gradient, in units of the bar."""
+    worst, gradient = Found(-1.0, 0.0, 0.0, 0.0, ""), 0.0
     for row in case.rows(dtype):
         part = case.make(row.settings).to(dtype)
+        if isinstance(part, priors.VampPrior):
+            part.shared_parts[0].to(dtype)
         values, outputs = row.values.to(dtype), row.outputs.to(dtype)
-        settings = {name: mp.mpf(rounded(value, dtype)) for name, value in row.settings.items()}
-        exact = [list(map(mp.mpf, tensor.double().tolist())) for tensor in (values, outputs)]
-        true = case.log_prob(*exact, settings)
+        true, slope = truth(case, part, values, outputs, row.settings)
         with torch.no_grad():
-            found = part(outputs).log_prob(values)
-        error = abs(mp.mpf(float(found)) - true) if found.isfinite() else mp.inf
-        share = float(error) / bar(true)
-        if gradients and len(outputs) <= 4:
-            worst_gradient = max(worst_gradient, gradient_share(case, part, values, outputs, exact, settings))
-        if share > worst.share_of_bar or not worst.where:
-            where = f"x {values[:2].tolist()}, outputs {outputs[:3].tolist()}, {row.settings}, {len(values)} values"
-            worst = Found(share, float(error), float(true), 0.0, where)
-    return Found(worst.share_of_bar, worst.error, worst.true, worst_gradient, worst.where)
+            found = float(log_prob_of(part, values, outputs))
+        error = float(abs(mp.mpf(found) - true)) if abs(found) < float("inf") else float("inf")
+        if len(values) + len(outputs) < 20:
+            gradient = max(gradient, gradient_share(part, values, outputs, slope))
+        if error / bar(true) > worst.share:
+            where = f"x {values[:3].tolist()}, outputs {outputs[:3].tolist()}, {row.settings}, {len(values)} values"
+            worst = Found(error / bar(true), error, float(true), 0.0, where)
+    return Found(worst.share, worst.error, worst.true, gradient, worst.where)
 
 
-def gradient_share(case, part, values, outputs, exact, settings) -> float:
-    """The worst error of the gradient with respect to the outputs, in units of 1e-4 of it or 1e-3."""
-    leaf = outputs.clone().requires_grad_()
-    (found,) = torch.autograd.grad(part(leaf).log_prob(values), leaf)
-    shares = []
-    for i, output in enumerate(exact[1]):
-        others = lambda new, i=i: [*exact[1][:i], new, *exact[1][i + 1 :]]  # noqa: E731
-        step = mp.mpf(10) ** -20 * max(1, abs(output))
-        high, low = (case.log_prob(exact[0], others(output + sign * step), settings) for sign in (1, -1))
-        true = (high - low) / (2 * step)
-        if abs(true) > 3e38:
-            continue
-        shares.append(float(abs(mp.mpf(float(found[i])) - true) / max(1e-3, 1e-4 * abs(true))))
-    return max(shares, default=0.0)
+def truth(case, part, values, outputs, settings):
+    """The true log density, and a function that gives its true derivative by the i-th number of values and outputs."""
+    if case.log_prob is None:
+        wide = copy.deepcopy(part).double()
+        leaves = [values.double().requires_grad_(), outputs.double().requires_grad_()]
+        log_prob = log_prob_of(wide, *leaves)
+        gradients = torch.autograd.grad(log_prob, leaves, allow_unused=True)
+        flat = torch.cat([part for part in gradients if part is not None])
+        return mp.mpf(log_prob.item()), lambda i: mp.mpf(float(flat[i]))
+    exact = {name: exactly(torch.tensor(value, dtype=values.dtype)) for name, value in settings.items()}
+    inputs, D = exactly(values) + exactly(outputs), len(values)
+    log_prob = lambda inputs: case.log_prob(inputs[:D], inputs[D:], exact, part)  # noqa: E731
+
+    def slope(i):
+        step = mp.mpf(10) ** -20 * max(mp.mpf(10) ** -10, abs(inputs[i]))
+        high, low = (log_prob([*inputs[:i], inputs[i] + sign * step, *inputs[i + 1 :]]) for sign in (1, -1))
+        return (high - low) / (2 * step)
+
+    return log_prob(inputs), slope
+
+
+def gradient_share(part, values, outputs, slope) -> float:
+    """The largest error in the gradient by outputs, or by latents where there are none, against its largest element."""
+    leaves = [values.clone().requires_grad_(not len(outputs)), outputs.clone().requires_grad_(len(outputs) > 0)]
+    log_prob = log_prob_of(part, *leaves)
+    (found,) = torch.autograd.grad(log_prob, [leaf for leaf in leaves if leaf.requires_grad])
+    first = len(values) if len(outputs) else 0
+    true = [slope(first + i) for i in range(len(found))]
+    pairs = [(mp.mpf(float(a)), b) for a, b in zip(found, true, strict=True) if abs(b) < rows.MAX[values.dtype]]
+    largest = max((abs(b) for _, b in pairs), default=0)
+    return max((float(abs(a - b)) / bar(largest) for a, b in pairs), default=0.0)
 
 
 def main() -> None:
     for dtype in (torch.float32, torch.float64):
-        for cases in LIKELIHOODS.values():
-            for case in cases:
-                found = evaluate(case, dtype)
-                print(
-                    f"| {case.covers} | {dtype} | {case.in_words} | {found.error:.2g} of {found.true:.6g} | "
-                    f"{found.share_of_bar:.2g} | {found.gradient:.2g} | {found.where}",
-                    flush=True,
-                )
+        for kind, table in KINDS.items():
+            for case in (case for cases in table.values() for case in cases):
+                if case.log_prob is None and dtype == torch.float64:
+                    continue
+                try:
+                    found = evaluate(case, dtype)
+                except Exception as error:  # of a version that cannot make the distribution
+                    found = Found(float("inf"), float("inf"), 0.0, 0.0, str(error))
+                numbers = f"{found.error:.2g} | {found.true:.6g} | {found.share:.2g} | {found.gradient:.2g}"
+                print(f"| {kind} {case.covers} | {dtype} | {case.in_words} | {numbers} | {found.where} |", flush=True)
 
 
 if __name__ == "__main__":

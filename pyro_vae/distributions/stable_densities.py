@@ -42,6 +42,12 @@ class StudentT(dist.StudentT):  # type: ignore[misc]  # Pyro makes this class at
 
     Above $t = 10^8$ the logarithm is $2 \log t$, and log B, a difference of log-gamma functions, is taken in float64.
 
+    Args:
+        df: ν, one or for each value.
+        loc: μ, (...).
+        scale: σ, one or for each value.
+        validate_args: whether arguments and values are checked, as in torch.
+
     >>> StudentT(torch.tensor(4.0), torch.tensor(0.0), torch.tensor(1.0)).log_prob(torch.tensor(1e20))
     tensor(-227.7736)
     """
@@ -153,7 +159,7 @@ def _log_sinh_ratio(logits: Tensor) -> Tensor:
     return square * (1 / 6 - square * (1 / 180 - square * (1 / 2835 - square / 37800)))
 
 
-class LogRatePoisson(dist.Poisson):  # type: ignore[misc]
+class LogRatePoisson(dist.Poisson):
     r"""Counts with rates $e^r$, $\log p(x) = x r - e^r - \log x!$ in float64.
 
     In float32 the three terms lose what is left of them: 0.1 nats for a count of a million.
@@ -168,7 +174,7 @@ class LogRatePoisson(dist.Poisson):  # type: ignore[misc]
 
     def __init__(self, log_rate: Tensor, validate_args: bool | None = None) -> None:
         self.log_rate = log_rate
-        super().__init__(log_rate.exp(), validate_args=validate_args)
+        super().__init__(log_rate.exp(), validate_args=validate_args)  # type: ignore[no-untyped-call]
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "LogRatePoisson":
         return LogRatePoisson(self.log_rate.expand(torch.Size(batch_shape)), validate_args=False)
@@ -180,7 +186,7 @@ class LogRatePoisson(dist.Poisson):  # type: ignore[misc]
         return (x * log_rate - log_rate.exp() - torch.lgamma(x + 1)).to(self.log_rate.dtype)
 
 
-class NegativeBinomial(dist.NegativeBinomial):
+class NegativeBinomial(dist.NegativeBinomial):  # type: ignore[misc]
     """Pyro's negative binomial with a positive total count, its density in float64.
 
     Args:
@@ -193,7 +199,7 @@ class NegativeBinomial(dist.NegativeBinomial):
     """
 
     def __init__(self, total_count: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
-        super().__init__(total_count, logits=logits, validate_args=validate_args)  # type: ignore[no-untyped-call]  # torch's
+        super().__init__(total_count, logits=logits, validate_args=validate_args)
         self._own_count = total_count  # not broadcast: that of a column has one log-gamma function
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "NegativeBinomial":
@@ -208,28 +214,71 @@ class NegativeBinomial(dist.NegativeBinomial):
         return log_prob.to(self.logits.dtype)
 
 
+class MultivariateNormal(dist.MultivariateNormal):
+    """Pyro's multivariate normal with a `scale_tril`, whose triangular system is solved in float64.
+
+    In float32 the solution has no correct digit where the rows of L are 10⁷ times its diagonal.
+
+    >>> MultivariateNormal(torch.zeros(2), scale_tril=torch.eye(2)).log_prob(torch.zeros(2))
+    tensor(-1.8379)
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        loc, tril = in_float64(self.loc), in_float64(self._unbroadcasted_scale_tril)
+        wide = dist.MultivariateNormal(loc, scale_tril=tril, validate_args=False)
+        log_prob: Tensor = wide.log_prob(in_float64(value))
+        return log_prob.to(self.loc.dtype)
+
+
 class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
     r"""Normals with covariance $D + W W^T$; the squared distance is $\min_a |D^{-1/2} (d - W a)|^2 + |a|^2$.
 
-    Woodbury's formula subtracts two squares, which are large where W is large against D; here they are added, with
-    $a = (I + W^T D^{-1} W)^{-1} W^T D^{-1} d$ in float64.
+    Woodbury's formula subtracts two squares, which are large where W is large against D; here they are added. The least
+    squares problem is solved in float64 by $QR = (D^{-1/2} W; I)$, with $I + W^T D^{-1} W = R^T R$, whose Cholesky
+    factor torch takes in the dtype, with an error where W is a thousand times $D^{1/2}$.
+
+    Args:
+        loc: the mean (..., K).
+        cov_factor: W, (..., K, r).
+        cov_diag: the diagonal of D, (..., K).
+        validate_args: whether values are checked, as in torch.
 
     >>> factor, diagonal = torch.tensor([[30.0], [30.0]]), torch.tensor([1e-6, 1e-6])
     >>> LowRankMultivariateNormal(torch.zeros(2), factor, diagonal).log_prob(torch.tensor([30.0, 30.0]))
     tensor(0.8221)
     """
 
+    def __init__(self, loc: Tensor, cov_factor: Tensor, cov_diag: Tensor, validate_args: bool | None = None) -> None:
+        batch_shape = torch.broadcast_shapes(loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1])
+        self.loc, self.cov_diag = (value.expand(batch_shape + loc.shape[-1:]) for value in (loc, cov_diag))
+        self.cov_factor = cov_factor.expand(batch_shape + cov_factor.shape[-2:])
+        self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag = cov_factor, cov_diag
+        scale = in_float64(cov_diag).sqrt()
+        factor = in_float64(cov_factor) / scale.unsqueeze(-1)
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        q, r = torch.linalg.qr(torch.cat([factor, identity.expand(*factor.shape[:-2], -1, -1)], -2))
+        self._scale, self._factor, self._solve = scale, factor, (q, r)
+        sign = r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-1)
+        self._capacitance_tril = (r * sign).mT.to(loc.dtype)  # torch's, for entropies and divergences
+        torch.distributions.Distribution.__init__(self, batch_shape, loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "LowRankMultivariateNormal":
+        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
+        return LowRankMultivariateNormal(
+            loc, self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag, validate_args=False
+        )
+
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        scale = in_float64(self._unbroadcasted_cov_diag).sqrt()
-        factor = in_float64(self._unbroadcasted_cov_factor) / scale.unsqueeze(-1)
-        standard = (in_float64(value) - in_float64(self.loc)) / scale
-        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        tril = torch.linalg.cholesky(identity + factor.mT @ factor)
-        weights = torch.cholesky_solve(factor.mT @ standard.unsqueeze(-1), tril)
-        rest = standard - (factor @ weights).squeeze(-1)
-        log_det = 2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) + 2 * scale.log().sum(-1)
+        (q, r), K = self._solve, self.event_shape[0]
+        standard = (in_float64(value) - in_float64(self.loc)) / self._scale
+        projected = (q[..., :K, :].mT @ standard.unsqueeze(-1)).squeeze(-1)
+        weights = torch.linalg.solve_triangular(r, projected.unsqueeze(-1), upper=True)
+        rest = standard - (self._factor @ weights).squeeze(-1)
+        half_log_det = r.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1) + self._scale.log().sum(-1)
         distance = rest.square().sum(-1) + weights.square().sum((-2, -1))
-        log_prob: Tensor = -0.5 * (self._event_shape[0] * math.log(2 * math.pi) + log_det + distance)
+        log_prob: Tensor = -0.5 * (K * math.log(2 * math.pi) + distance) - half_log_det
         return log_prob.to(self.loc.dtype)

@@ -84,7 +84,7 @@ class FullRankNormal(GuideModule):
         loc, raw, off_diagonal = out.split([K, K, out.shape[-1] - 2 * K], -1)
         tril = torch.diag_embed(positive(raw, SCALE_FLOOR))
         tril[..., self.below_diagonal[0], self.below_diagonal[1]] = off_diagonal
-        return dist.MultivariateNormal(loc, scale_tril=tril)
+        return stable_densities.MultivariateNormal(loc, scale_tril=tril)
 
 
 @part
