@@ -85,6 +85,17 @@ def test_bernoulli_gradients_and_values_agree_with_and_without_gradients(dtype, 
         torch.testing.assert_close(wide.log_prob(x.expand(3, 40, 7)), without.expand(3, 40), rtol=1e-6, atol=1e-6)
 
 
+def test_several_draws_of_a_row_at_large_logits():
+    """As two sums 0.75 nats off, or above 0."""
+    torch.manual_seed(0)
+    x = (torch.rand(8, 784) < 0.5).float()
+    logits = 1e4 * torch.randn(50, 8, 784).abs() * (2 * x - 1)
+    with torch.no_grad():
+        found, true = (BernoulliVector(values).log_prob(x.to(values.dtype)) for values in (logits, logits.double()))
+    torch.testing.assert_close(found.double(), true, rtol=1e-4, atol=1e-3)
+    assert (found <= 0).all()
+
+
 def test_grey_levels_far_from_their_location_keep_the_width_of_a_level():
     found = LogisticBins(torch.tensor(-1e4), torch.tensor(1e4), 255).log_prob(torch.tensor(17 / 255))
     a = (mp.mpf(17) / 255 + mp.mpf(10) ** 4) / mp.mpf(10) ** 4
