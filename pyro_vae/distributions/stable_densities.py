@@ -162,7 +162,7 @@ def _log_sinh_ratio(logits: Tensor) -> Tensor:
 class LogRatePoisson(dist.Poisson):
     r"""Counts with rates $e^r$, $\log p(x) = x r - e^r - \log x!$ in float64.
 
-    In float32 the three terms lose what is left of them: 0.1 nats for a count of a million.
+    In float32 the three terms lose what is left of them: a nat for a count of a million.
 
     Args:
         log_rate: r, (...).
