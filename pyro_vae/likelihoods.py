@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
-from pyro_vae.distributions import BernoulliVector, LogisticBins
+from pyro_vae.distributions import BernoulliVector, LogisticBins, stable_densities
 from pyro_vae.errors import InputError
 from pyro_vae.nets import init_output_bias, positive
 from pyro_vae.part_bases import LikelihoodModule
@@ -18,6 +18,7 @@ from pyro_vae.typing import Distribution, Latents
 
 SCALE_FLOOR = 0.01
 INITIAL_SCALE = 0.5
+LARGEST_LOG_RATE = 30.0  # counts beyond 10¹³ are no counts; without a bound the first steps may overflow
 
 
 @part
@@ -64,7 +65,7 @@ class ContinuousBernoulli(LikelihoodModule):
         self.net = net
 
     def forward(self, z: Latents) -> Distribution:
-        p: Distribution = dist.ContinuousBernoulli(logits=self.net(z)).to_event(1)
+        p: Distribution = stable_densities.ContinuousBernoulli(logits=self.net(z)).to_event(1)
         return p
 
     def init_from_data(self, mean: Tensor) -> None:
@@ -144,7 +145,8 @@ class Normal(_LocScale):
         super().__init__(net, scale, num_features, floor)
 
     def forward(self, z: Latents) -> Distribution:
-        p: Distribution = dist.Normal(*self.loc_and_scale(z)).to_event(1)
+        values: Distribution = stable_densities.Normal(*self.loc_and_scale(z))
+        p: Distribution = values.to_event(1)
         return p
 
 
@@ -184,7 +186,7 @@ class StudentT(_LocScale):
     def forward(self, z: Latents) -> Distribution:
         loc, scale = self.loc_and_scale(z)
         df = positive(self.raw_df, 2.01) if isinstance(self.df, str) else loc.new_tensor(self.df)
-        p: Distribution = dist.StudentT(df, loc, scale).to_event(1)
+        p: Distribution = stable_densities.StudentT(df, loc, scale).to_event(1)
         return p
 
 
@@ -258,7 +260,8 @@ class Categorical(LikelihoodModule):
             raise InputError(
                 f"expected D·{self.num_categories} outputs, {self.num_categories} for each value; got {out.shape[-1]}"
             )
-        p: Distribution = dist.Categorical(logits=out.unflatten(-1, (-1, self.num_categories))).to_event(1)
+        logits = out.unflatten(-1, (-1, self.num_categories))
+        p: Distribution = dist.Categorical(logits=logits - logits.detach().amax(-1, keepdim=True)).to_event(1)
         return p
 
 
@@ -276,7 +279,8 @@ class Poisson(LikelihoodModule):
         self.net = net
 
     def forward(self, z: Latents) -> Distribution:
-        p: Distribution = dist.Poisson(self.net(z).clamp(max=20.0).exp()).to_event(1)
+        counts: Distribution = stable_densities.LogRatePoisson(self.net(z).clamp(max=LARGEST_LOG_RATE))
+        p: Distribution = counts.to_event(1)
         return p
 
     def init_from_data(self, mean: Tensor) -> None:
@@ -305,8 +309,8 @@ class NegativeBinomial(LikelihoodModule):
 
     def forward(self, z: Latents) -> Distribution:
         total_count = self.log_total_count.clamp(-7.0, 9.0).exp()
-        logits = self.net(z).clamp(max=20.0) - total_count.log()
-        p: Distribution = dist.NegativeBinomial(total_count, logits=logits).to_event(1)
+        logits = self.net(z).clamp(max=LARGEST_LOG_RATE) - total_count.log()
+        p: Distribution = stable_densities.NegativeBinomial(total_count, logits).to_event(1)
         return p
 
     def init_from_data(self, mean: Tensor) -> None:

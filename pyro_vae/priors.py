@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
-from pyro_vae.distributions import Mixture, NormalMixture
+from pyro_vae.distributions import Mixture, NormalMixture, stable_densities
 from pyro_vae.errors import InputError
 from pyro_vae.flows import Couplings
 from pyro_vae.nets import positive
@@ -86,7 +86,7 @@ class Normal(_LocScale):
     torch.Size([2])
     """
 
-    family = dist.Normal
+    family = stable_densities.Normal
 
     @classmethod
     def standard(cls, num_latents: int) -> "Normal":

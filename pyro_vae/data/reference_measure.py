@@ -45,15 +45,16 @@ class Measure:
         """Whether training draws x again at each use."""
         return self.binarize == "stochastic" or self.dequantize
 
-    def draw(self, stored: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, stored: Tensor, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         """One draw of x from stored values.
 
         Args:
             stored: the values (n, D).
             generator: of the draw.
+            dtype: the floating type of x, of values that are not binarized.
 
         Returns:
-            x (n, D), float32.
+            x (n, D).
         """
         if self.binarize in ("stochastic", "fixed"):
             return self._bernoulli(stored, generator)
@@ -68,9 +69,9 @@ class Measure:
         elif self.levels:
             x = x / self.levels
         if self.scale:
-            dtype = torch.float32 if x.device.type == "mps" else torch.float64
-            x = (x.to(dtype) - x.new_tensor(self.shift, dtype=dtype)) / x.new_tensor(self.scale)
-        return x.to(torch.float32).nan_to_num(nan=0.0)  # missing values, which the mask excludes
+            wide = torch.float32 if x.device.type == "mps" else torch.float64
+            x = (x.to(wide) - x.new_tensor(self.shift, dtype=wide)) / x.new_tensor(self.scale)
+        return x.to(dtype).nan_to_num(nan=0.0)  # missing values, which the mask excludes
 
     def _bernoulli(self, stored: Tensor, generator: torch.Generator) -> Tensor:
         if stored.dtype == torch.uint8:  # P(r < v) = v / levels exactly, for r uniform on 0 … levels − 1

@@ -19,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_vae.distributions.discrete_values import BernoulliVector
+from pyro_vae.distributions.stable_densities import LogRatePoisson, continuous_bernoulli_log_normalizer
 
 LARGE = 1e100  # in place of an infinite η, whose product with x = 0 would be NaN
-SMALL_LOGIT = 1e-3  # below which the normalizer of the continuous Bernoulli is a series
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,8 @@ def _(fn: BernoulliVector, elements: Elements) -> ExponentialForm:
 
 @exponential_form.register(td.ContinuousBernoulli)
 def _(fn: td.ContinuousBernoulli, elements: Elements) -> ExponentialForm:
-    """A = log ∫₀¹ exp(l x) dx = max(l, 0) + log((1 − exp(−|l|)) / |l|)."""
     x, logits = elements.x, elements.parameter(fn.logits)
-    size = logits.abs().clamp(min=SMALL_LOGIT)
-    exact = F.relu(logits) + torch.log(-torch.expm1(-size) / size)
-    normalizer = torch.where(logits.abs() < SMALL_LOGIT, logits / 2 + logits.square() / 24, exact)
+    normalizer = continuous_bernoulli_log_normalizer(logits)
     return ExponentialForm((x,), (logits,), normalizer, _log_base((x >= 0) & (x <= 1)).double(), elements.mask)
 
 
@@ -159,9 +156,19 @@ def _normal(loc: Tensor, scale: Tensor, elements: Elements, log_base: Tensor) ->
 
 @exponential_form.register(td.Poisson)
 def _(fn: td.Poisson, elements: Elements) -> ExponentialForm:
-    x, rate = elements.x, elements.parameter(fn.rate)
-    log_base = _log_base(_is_count(x), -torch.lgamma(x.clamp(min=0) + 1))
-    return ExponentialForm((x,), (rate.log(),), rate, log_base, elements.mask)
+    rate = elements.parameter(fn.rate)
+    return _poisson(rate.log(), rate, elements)
+
+
+@exponential_form.register(LogRatePoisson)
+def _(fn: LogRatePoisson, elements: Elements) -> ExponentialForm:
+    log_rate = elements.parameter(fn.log_rate)
+    return _poisson(log_rate, log_rate.exp(), elements)
+
+
+def _poisson(log_rate: Tensor, rate: Tensor, elements: Elements) -> ExponentialForm:
+    log_base = _log_base(_is_count(elements.x), -torch.lgamma(elements.x.clamp(min=0) + 1))
+    return ExponentialForm((elements.x,), (log_rate,), rate, log_base, elements.mask)
 
 
 @exponential_form.register(td.Geometric)

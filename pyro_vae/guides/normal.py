@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
+from pyro_vae.distributions import stable_densities
 from pyro_vae.errors import InputError
 from pyro_vae.nets import positive
 from pyro_vae.part_bases import GuideModule
@@ -83,7 +84,7 @@ class FullRankNormal(GuideModule):
         loc, raw, off_diagonal = out.split([K, K, out.shape[-1] - 2 * K], -1)
         tril = torch.diag_embed(positive(raw, SCALE_FLOOR))
         tril[..., self.below_diagonal[0], self.below_diagonal[1]] = off_diagonal
-        return dist.MultivariateNormal(loc, scale_tril=tril)
+        return stable_densities.MultivariateNormal(loc, scale_tril=tril)
 
 
 @part
@@ -126,7 +127,7 @@ class LowRankNormal(GuideModule):
         out = check_num_outputs(self.net(x), self.outputs(K, rank), f"LowRankNormal.outputs({K}, rank={rank})")
         loc, raw, factor = out.split([K, K, K * rank], -1)
         factor = factor.unflatten(-1, (K, rank)) / rank**0.5
-        return dist.LowRankMultivariateNormal(loc, factor, positive(raw, SCALE_FLOOR).square())
+        return stable_densities.LowRankMultivariateNormal(loc, factor, positive(raw, SCALE_FLOOR).square())
 
 
 def check_num_outputs(out: Tensor, expected: int, call: str) -> Tensor:

@@ -18,7 +18,14 @@ from pyro_vae.errors import InputError, PointMassError, RowsError
 from pyro_vae.programs.point_masses import find_point_masses
 from pyro_vae.programs.program_defaults import no_density_reason
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.support import discrete_values, innermost, is_constrained, is_static, support_of
+from pyro_vae.programs.support import (
+    discrete_values,
+    innermost,
+    is_constrained,
+    is_static,
+    support_of,
+    with_scalar_bounds,
+)
 from pyro_vae.programs.traces import Site, UnconditionObserved, base_constraint, sample_sites, trace_program
 from pyro_vae.typing import Program
 
@@ -84,7 +91,9 @@ class PlateStructure:
             raise InputError(
                 f"x holds NaN or infinity, first in row {row}, column {column} of a batch; remove or fill such values"
             )
-        if self.support is not None and not (inside := self.support.check(x)).all():
+        if self.support is None or not is_static(self.support):  # bounds of single rows are compared by the densities
+            return
+        if not (inside := self.support.check(x)).all():
             wrong = x[~inside].flatten() if inside.shape == x.shape[: inside.dim()] else x.flatten()
             low, high = wrong.min().item(), wrong.max().item()
             raise InputError(
@@ -171,7 +180,7 @@ def _plate_structure(
         row_dim=row_dim,
         nesting=max((-dim for _, site in sites for dim in _plate_sizes(site)), default=0),
         outside=tuple(dict.fromkeys(outside)),
-        support=x_sites[0]["fn"].support if len(x_sites) == 1 else None,
+        support=with_scalar_bounds(x_sites[0]["fn"].support) if len(x_sites) == 1 else None,
         relaxed=any(is_relaxed(site["fn"]) for site in observed),
         enumerated=enumerated,
         values=tuple(

@@ -1,5 +1,6 @@
 """Where the density of a site is zero: outside the support of its distribution, whatever its formula gives there."""
 
+import copy
 import math
 from collections.abc import Mapping
 
@@ -121,6 +122,27 @@ def is_constrained(fn: object) -> bool:
 def is_static(support: Constraint | None) -> bool:
     """Whether a constraint is the same for every row and draw: no tensor is one of its bounds."""
     return support is not None and not _has_tensor(vars(innermost(support)))
+
+
+def with_scalar_bounds(support: Constraint | None) -> Constraint | None:
+    """A constraint whose bounds are tensors of one value, as a count broadcast over rows, with numbers instead.
+
+    Args:
+        support: the support of a distribution.
+
+    Returns:
+        A constraint that holds for any number of rows; the given one where bounds differ, or there are none.
+    """
+    if isinstance(support, constraints.independent):
+        base = with_scalar_bounds(support.base_constraint)
+        return constraints.independent(base, support.reinterpreted_batch_ndims)
+    if support is None or not _has_tensor(vars(support)):
+        return support
+    single = copy.copy(support)
+    for name, bound in vars(support).items():
+        if isinstance(bound, Tensor) and bound.numel() and bool((bound == bound.flatten()[0]).all()):
+            vars(single)[name] = bound.flatten()[0].item()
+    return single
 
 
 def _has_tensor(values: Mapping[str, object]) -> bool:

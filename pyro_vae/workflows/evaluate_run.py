@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from pyro_vae.atomic_write import write_json
-from pyro_vae.context_managers import seeded
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Split
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError, PointMassError, ZeroDensityWarning
@@ -22,7 +22,9 @@ from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.inference.svi.fit_svi import pick_device
 from pyro_vae.programs.model_and_guide import active_units
-from pyro_vae.programs.parameters import named_parameters
+from pyro_vae.programs.parameters import named_parameters, use_param_store
+from pyro_vae.programs.precision_check import CHECKED_ROWS, check_precision
+from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.run_folder import EVALUATION
 from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import Run
@@ -142,6 +144,17 @@ def _estimates(
     return best, found
 
 
+def _precision_message(program: Program, rows: Split) -> str:
+    """What rounding costs the first rows, in words; empty where it is little."""
+    _, index = rows_to_score(rows, None, None)
+    with use_param_store(program), evaluating(program):
+        try:
+            scored = ScoredRows(program, rows.head(CHECKED_ROWS), None if index is None else index[:CHECKED_ROWS])
+        except InputError:  # rows of density zero, which are named elsewhere
+            return ""
+        return check_precision(program, scored.plates, scored.first, rows[: len(scored.first.x)]).message
+
+
 def _method(best: LogPx, estimator: Estimator) -> str:
     """The method that gave log p(x), by name."""
     if isinstance(best, Exact):
@@ -173,6 +186,8 @@ def evaluate_split(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroDensityWarning)  # it is logged
         best, found = _estimates(program, rows, estimator, log)
+    if lost := _precision_message(program, rows):
+        log(f"note: {lost}")
     if best.without_number:
         log(best.without_number)
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyro_vae.data import Dataset
 from pyro_vae.distributed import ProcessGroup
-from pyro_vae.errors import CollapseWarning, HandlersWarning
+from pyro_vae.errors import CollapseWarning, HandlersWarning, PrecisionWarning
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import probe_batch
@@ -50,11 +50,13 @@ def warnings_to_log(log: Log) -> Iterator[None]:
     """Inside, this package's warnings are single lines of the log; its advice on collapse is in the result."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CollapseWarning)
-        warnings.filterwarnings("always", category=HandlersWarning)
+        notes = (HandlersWarning, PrecisionWarning)
+        for category in notes:
+            warnings.filterwarnings("always", category=category)
         show_others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-            if issubclass(category, HandlersWarning):
+            if issubclass(category, notes):
                 log(f"note: {message}")
             else:
                 show_others(message, category, *where, **options)

@@ -1,6 +1,7 @@
 """What a fit method is to the training loop, and what it is given: a program, its rows and the settings."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyro_vae.context_managers import evaluating, seeded, set_training
 from pyro_vae.data import Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
-from pyro_vae.errors import DivergedError
+from pyro_vae.errors import DivergedError, PrecisionWarning
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.svi.prepare_fit import check_batches
 from pyro_vae.inference.svi.train_config import TrainConfig
@@ -22,6 +23,7 @@ from pyro_vae.programs.latent_support import latents_outside, uncertain_latents
 from pyro_vae.programs.observed_support import require_inside
 from pyro_vae.programs.parameters import DeviceAndDtype
 from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.precision_check import check_precision
 from pyro_vae.programs.program_defaults import check_labels, init_program_from_data, set_num_features
 from pyro_vae.programs.row_inputs import Batch, require_mask
 from pyro_vae.programs.traces import sample_sites, trace_program
@@ -101,6 +103,14 @@ class FitTask:
         rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
         init_program_from_data(program, train.mean.to(*target), train[rows].to(*target))
         set_num_features(program, train.shape[1])
+        self._warn_of_rounding(train[first])
+
+    def _warn_of_rounding(self, exact_rows: Tensor) -> None:
+        """Warn where the program's dtype costs the first rows more than a thousandth of a nat."""
+        with evaluating(self.program):
+            message = check_precision(self.program, self.plates, self.example, exact_rows).message
+        if message and self.group.is_main:
+            warnings.warn(message, PrecisionWarning, stacklevel=2)
 
     @property
     def steps_per_epoch(self) -> int:
