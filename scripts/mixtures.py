@@ -59,7 +59,7 @@ TABLES: dict[str, Callable[[], np.ndarray]] = {
 }
 
 
-def split_of(table: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def random_split(table: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Standardized training and test rows; columns that are constant among the training rows are dropped."""
     order = np.random.default_rng(seed).permutation(len(table))
     first = int(TRAINING_SHARE * len(table))
@@ -122,7 +122,7 @@ def heldout(tables: list[str], splits: int, out: Path) -> None:
         for components in COMPONENTS:
             cells = []
             for seed in range(splits):
-                train, test = split_of(table, seed)
+                train, test = random_split(table, seed)
                 cell = out / name.replace(" ", "-") / f"{components}-{seed}"
                 reference = stored(cell.with_suffix(".sklearn.json"), lambda: theirs(train, test, components))  # noqa: B023
                 found = stored(cell.with_suffix(".json"), lambda: ours(train, test, components))  # noqa: B023
@@ -142,7 +142,7 @@ def gaps(tables: list[str], splits: int, share: float, components: int) -> None:
     for name in tables:
         scores = []
         for seed in range(splits):
-            train, test = (torch.from_numpy(rows) for rows in split_of(TABLES[name](), seed))
+            train, test = (torch.from_numpy(rows) for rows in random_split(TABLES[name](), seed))
             missing = torch.rand(train.shape, generator=torch.Generator().manual_seed(seed)) < share
             empty = torch.where(missing, torch.nan, train)
             kinds = [train, empty, torch.where(missing, empty.nanmean(0), train)]

@@ -148,7 +148,15 @@ class Density(Program):
 
 
 def rows_with_nan(split: Split, rows: slice | Tensor) -> Tensor:
-    """Some rows x (n, D) of a split, NaN where a value is missing."""
+    """Some rows of a split, NaN where a value is missing.
+
+    Args:
+        split: the split.
+        rows: which.
+
+    Returns:
+        x (n, D).
+    """
     x = split[rows]
     return x if split.mask is None else torch.where(split.mask[rows], x, math.nan)
 

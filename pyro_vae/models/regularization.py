@@ -144,7 +144,7 @@ def cross_validate(mixture: RegularizedMixture, rows: Rows) -> CrossValidation |
         return None
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     rows = rows[order[: plan.num_rows].to(rows.device)].to(mixture.logits)
-    folds = [_Fold(copy.deepcopy(mixture), *parts, plan.both_ways) for parts in _split(rows, plan.num_folds)]
+    folds = [_Fold(copy.deepcopy(mixture), *parts, plan.there_and_back) for parts in _split(rows, plan.num_folds)]
     shares = [share * len(rows) / C for share in PRIOR_SHARES]
     pooled = [share * D for share in POOLED_ROWS] if C > 1 and mixture.covariance != "tied" else [0.0]
     middle = len(pooled) // 2
@@ -173,11 +173,11 @@ def _best(folds: Sequence["_Fold"]) -> Pair:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How many rows and folds are used, and whether fits go along strengths both ways."""
+    """How many rows and folds are used, and whether fits go along strengths there and back."""
 
     num_rows: int
     num_folds: int
-    both_ways: bool
+    there_and_back: bool
 
     @classmethod
     def of(cls, mixture: RegularizedMixture, num_rows: int) -> "_Plan | None":
@@ -188,9 +188,9 @@ class _Plan:
         if wanted < MIN_ROWS_PER_COMPONENT * C:
             return None
         if 2 * FOLDS * wanted * per_row <= MAX_OPERATIONS:
-            return cls(wanted, FOLDS, both_ways=True)
+            return cls(wanted, FOLDS, there_and_back=True)
         affordable = min(wanted, int(MAX_OPERATIONS // per_row))
-        return cls(affordable, 1, both_ways=False) if affordable >= C * D else None
+        return cls(affordable, 1, there_and_back=False) if affordable >= C * D else None
 
 
 def _split(rows: Tensor, num_folds: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -211,13 +211,13 @@ class _Ended:
 class _Fold:
     """A copy of a mixture, rows it is fitted to and rows it is scored on."""
 
-    def __init__(self, mixture: RegularizedMixture, train: Tensor, held_out: Tensor, both_ways: bool) -> None:
-        self.mixture, self.train, self.held_out, self.both_ways = mixture, train, held_out, both_ways
+    def __init__(self, mixture: RegularizedMixture, train: Tensor, held_out: Tensor, there_and_back: bool) -> None:
+        self.mixture, self.train, self.held_out, self.there_and_back = mixture, train, held_out, there_and_back
         self.ended: dict[Pair, _Ended] = {}
 
     def sweep(self, pairs: Sequence[Pair]) -> None:
         """Fit along strengths, from the first to the last and back, and keep the fit with the higher objective."""
-        for path in (pairs, pairs[::-1])[: 1 + self.both_ways]:
+        for path in (pairs, pairs[::-1])[: 1 + self.there_and_back]:
             self._start(path[0])
             for pair in path:
                 ended = self._fit(pair)

@@ -23,7 +23,7 @@ def with_gaps(x, share=0.2, seed=0):
     return torch.where(missing, math.nan, x.float().double())  # a split holds float32
 
 
-def split_of(x):
+def masked_split(x):
     """Rows whose NaN are missing values; in a plain tensor they are an error."""
     return Split("train", x, Measure())
 
@@ -54,17 +54,17 @@ def test_the_density_is_that_of_the_observed_values(covariance):
     x = with_gaps(gaussian_clusters(n=60), 0.4)
     x[0] = math.nan  # a row without any value
     mixture = pv.GaussianMixture(3, 3, covariance, **GIVEN)
-    pv.fit_em(mixture, split_of(x), epochs=3)
+    pv.fit_em(mixture, masked_split(x), epochs=3)
     expected = torch.tensor([marginal(mixture, row) for row in x.numpy()])
-    torch.testing.assert_close(mixture.log_prob(split_of(x)), expected, rtol=0, atol=1e-9)
-    torch.testing.assert_close(mixture.responsibilities(split_of(x))[0], mixture.weights)
+    torch.testing.assert_close(mixture.log_prob(masked_split(x)), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(mixture.responsibilities(masked_split(x))[0], mixture.weights)
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
 def test_the_objective_never_falls_and_ends_at_a_maximum(covariance):
     x = with_gaps(gaussian_clusters(n=150, spread=3.0), 0.3)
     mixture = pv.GaussianMixture(3, 3, covariance, **GIVEN)
-    fitted = pv.fit_em(mixture, split_of(x), tolerance=0, epochs=3000)
+    fitted = pv.fit_em(mixture, masked_split(x), tolerance=0, epochs=3000)
     rows = [row for row in fitted.history if row["segment"] == fitted.history[-1]["segment"]]
     assert max(a["objective"] - b["objective"] for a, b in itertools.pairwise(rows)) < 1e-9
     objective = (mixture.log_density(x).sum() + mixture.log_prior()) / len(x)
@@ -82,7 +82,7 @@ def test_blocks_with_and_without_gaps_add_up(covariance, monkeypatch):
         for size in (50, 1000):
             monkeypatch.setattr(pv.GaussianMixture, "block_rows", size)
             mixture = pv.GaussianMixture(3, 3, covariance, **GIVEN)
-            pv.fit_em(mixture, split_of(distance * x), epochs=5)
+            pv.fit_em(mixture, masked_split(distance * x), epochs=5)
             found.append(mixture)
         torch.testing.assert_close(found[0].covariances, found[1].covariances, rtol=1e-5, atol=0)
         torch.testing.assert_close(found[0].means, found[1].means, rtol=1e-5, atol=1e-5 * distance)
@@ -91,14 +91,14 @@ def test_blocks_with_and_without_gaps_add_up(covariance, monkeypatch):
 def test_bits_with_gaps():
     x = with_gaps(bernoulli_clusters(), 0.3)
     mixture = pv.BernoulliMixture(3, x.shape[1])
-    fitted = pv.fit_em(mixture, split_of(x), tolerance=0, epochs=500)
+    fitted = pv.fit_em(mixture, masked_split(x), tolerance=0, epochs=500)
     assert max(a["objective"] - b["objective"] for a, b in itertools.pairwise(fitted.history)) < 1e-9
     values = x.numpy()
     each = [
         math.log(weight) + np.nansum(bernoulli(mean).logpmf(np.nan_to_num(values)) + 0 * values, 1)
         for weight, mean in zip(mixture.weights.numpy(), mixture.means.numpy(), strict=True)
     ]
-    np.testing.assert_allclose(mixture.log_prob(split_of(x)).numpy(), logsumexp(each, axis=0), atol=1e-9)
+    np.testing.assert_allclose(mixture.log_prob(masked_split(x)).numpy(), logsumexp(each, axis=0), atol=1e-9)
     objective = (mixture.log_density(x).sum() + mixture.log_prior()) / len(x)
     gradients = torch.autograd.grad(objective, [mixture.logits, mixture.logits_of_bits])
     assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-4
@@ -112,7 +112,7 @@ def test_gaps_cost_less_than_imputed_means():
     filled = torch.where(gaps.isnan(), gaps.nanmean(0), gaps)
     for name, rows in {"complete": x, "gaps": gaps, "filled": filled}.items():
         mixture = pv.GaussianMixture(4, 3, regularization="inverse-wishart")
-        pv.fit_em(mixture, split_of(rows), num_starts=3)
+        pv.fit_em(mixture, masked_split(rows), num_starts=3)
         scores[name] = float(mixture.log_prob(rest).mean())
     assert scores["complete"] - scores["gaps"] < 0.6 * (scores["complete"] - scores["filled"])
 
@@ -121,6 +121,6 @@ def test_a_column_without_values_and_models_that_need_complete_rows():
     x = gaussian_clusters(n=50)
     x[:, 1] = math.nan
     with pytest.raises(InputError, match="column 1 has no value in any row"):
-        pv.fit_em(pv.GaussianMixture(2, 3), split_of(x))
+        pv.fit_em(pv.GaussianMixture(2, 3), masked_split(x))
     with pytest.raises(InputError, match="needs complete rows"):
-        pv.fit_em(pv.PPCA(1, 3), split_of(with_gaps(gaussian_clusters(n=50))))
+        pv.fit_em(pv.PPCA(1, 3), masked_split(with_gaps(gaussian_clusters(n=50))))

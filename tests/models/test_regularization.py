@@ -102,7 +102,7 @@ def test_scores_are_of_rows_that_were_held_out():
 def test_where_it_would_take_too_long_fewer_rows_or_the_usual_strengths_are_taken(monkeypatch):
     x = gaussian_clusters(n=400)
     monkeypatch.setattr(regularization, "MAX_OPERATIONS", 4 * 3 * 9 * regularization.PASSES_OF_A_PATH * 100)
-    assert regularization._Plan.of(pv.GaussianMixture(3, 3), 400) == regularization._Plan(100, 1, both_ways=False)
+    assert regularization._Plan.of(pv.GaussianMixture(3, 3), 400) == regularization._Plan(100, 1, there_and_back=False)
     assert cross_validate(pv.GaussianMixture(3, 3), x) is not None
     monkeypatch.setattr(regularization, "MAX_OPERATIONS", 0)
     mixture = pv.GaussianMixture(3, 3)
