@@ -50,7 +50,7 @@ def inside(run: Path, names: tuple[str, ...]) -> None:
     opened = Run(run)
     program, data = opened.program(), opened.data()
     rows = data.valid.head(500)
-    log_px = pv.log_evidence(program, rows, num_samples=200).log_px
+    log_px = pv.auto_evidence(program, rows, num_samples=200).log_px
     for one in pv.plots.draw_latent_figures(program, data, rows, log_px):
         if one.name in names:
             one.figure.savefig(IMAGES / f"{one.name}.png", dpi=110, bbox_inches="tight")
@@ -76,7 +76,7 @@ def your_data() -> None:
     column = data.columns.index("worst perimeter")
     shades = {
         "Worst perimeter": torch.cat([split.stored[:, column] for split in splits]),
-        "log p(x), nats": torch.cat([pv.log_evidence(vae, split).log_px for split in splits]),
+        "log p(x), nats": torch.cat([pv.auto_evidence(vae, split).log_px for split in splits]),
     }
     with style.figure_style():
         figure = Figure(figsize=(12, 3.9))

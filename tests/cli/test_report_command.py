@@ -46,7 +46,7 @@ def test_report_of_a_run(capsys, tmp_path):
     assert (found["path"], found["split"], found["bytes"]) == (
         str(tmp_path / "t.html"), "test", (tmp_path / "t.html").stat().st_size,
     )  # fmt: skip
-    found = pv.log_evidence(pv.load(run), pv.load_data("digits").test.head(9), num_samples=200)
+    found = pv.auto_evidence(pv.load(run), pv.load_data("digits").test.head(9), num_samples=200)
     text = (tmp_path / "t.html").read_text()
     assert "9 test rows" in text
     assert json.dumps(found.log_px[3].item()) in text

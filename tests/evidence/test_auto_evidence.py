@@ -1,5 +1,6 @@
 """log p(x) exactly or by mixtures around each row's modes: closed forms, coverage, rows alone and in company."""
 
+import copy
 import math
 
 import pyro
@@ -153,6 +154,19 @@ def test_a_row_has_the_same_number_alone_and_in_company(vae):
     torch.testing.assert_close(little.log_px, every.log_px, rtol=0, atol=1e-3)
     torch.testing.assert_close(others.log_px[:1], every.log_px[:1], rtol=0, atol=1e-3)
     assert (auto_evidence(vae, x, 200, seed=1).log_px != every.log_px).all()
+
+
+def test_in_float64_a_row_has_the_same_number_to_1e_8_and_the_same_stage(vae):
+    double = copy.deepcopy(vae).double()
+    x = (torch.rand(150, 30, generator=torch.Generator().manual_seed(1)) < 0.4).double()
+    every = auto_evidence(double, x, 200)
+    for found, rows in (
+        (auto_evidence(double, x[:7], 200), slice(7)),
+        (auto_evidence(double, x, 200, memory_mib=0.2), slice(None)),
+        (auto_evidence(double, x[:100], 200, memory_mib=1.0), slice(100)),
+    ):
+        torch.testing.assert_close(found.log_px, every.log_px[rows], rtol=0, atol=1e-8)
+        assert found.stage == every.stage[rows]
 
 
 def test_a_guide_by_rejection_is_drawn_one_row_a_call():
