@@ -99,8 +99,8 @@ def nuts(
         scored = ScoredRows(program, split, rows)
         (batch,) = scored.batches(len(split))
         joint = UnconstrainedJoint(program, scored.plates, batch)
+        guide_u = torch.stack([joint.from_guide() for _ in range(num_chains * num_samples)])  # first: it may fail
         u, divergences = _run_chains(joint, num_samples, warmup, num_chains)
-        guide_u = torch.stack([joint.from_guide() for _ in range(num_chains * num_samples)])
         draws = _constrained(joint, u.flatten(0, 1)).unflatten(0, (num_chains, num_samples))
         guide = _constrained(joint, guide_u)
     names = tuple(f"{name}[{i}]" if size > 1 else name for name, size in joint.value_sizes.items() for i in range(size))
