@@ -28,7 +28,7 @@ from pyro_vae.evidence.auto_evidence import AutoEvidence
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 from pyro_vae.typing import Program
 
-ANNEALING = {"num_chains": 16, "num_leapfrog": 5}
+CHAINS, LEAPFROG = 16, 5
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
@@ -61,7 +61,7 @@ def annealed_rows(folder: Path, x: Tensor, split: str, temperatures: int) -> dic
 
     def compute() -> dict[str, Any]:
         began = time.perf_counter()
-        found = pv.annealed_evidence(pv.load(folder), x, temperatures, **ANNEALING)
+        found = pv.annealed_evidence(pv.load(folder), x, temperatures, num_chains=CHAINS, num_leapfrog=LEAPFROG)
         seconds = time.perf_counter() - began
         return {"log_px": found.log_px.tolist(), "mc_se": found.mc_se.tolist(), "seconds": seconds}
 
@@ -72,7 +72,14 @@ def two_bounds(folder: Path, simulated: int, num_features: int, temperatures: in
     """By how much the two bounds of annealing differ on rows of the model."""
 
     def compute() -> dict[str, Any]:
-        found = pv.bidirectional(pv.load(folder), simulated, temperatures, num_features=num_features, **ANNEALING)
+        found = pv.bidirectional(
+            pv.load(folder),
+            simulated,
+            temperatures,
+            num_features=num_features,
+            num_chains=CHAINS,
+            num_leapfrog=LEAPFROG,
+        )
         return {"gap": found.gap, "gap_se": found.gap_se}
 
     return stored(folder / f"two-bounds-{simulated}-{temperatures}.json", compute)
