@@ -99,16 +99,17 @@ def auto_evidence(
     r"""$\log p(x_i)$ of each row: exactly where that is possible, else by importance sampling with a better proposal.
 
     Exact is what `exact_evidence` can do, but for grids that are expensive; rows that a shared grid does not resolve
-    are sampled, and the result is then a lower bound. Otherwise a row's S draws come from a
-    mixture with fixed counts: a Student-t with the curvature at the mode of its posterior, found by damped Newton steps
-    from the guide's mean; the guide; and the prior. Each draw is weighed against the mixture (the balance heuristic,
-    Veach & Guibas 1995), so the mean weight is unbiased for $p(x_i)$ and its log a lower bound in expectation. Where
-    pilot draws, which are then thrown away, have a k-hat above 0.7, modes are looked for from further starts, and where
-    that does not mend it, the row is annealed from its modes (40 temperatures and 16 chains).
+    are sampled, and the result is then a lower bound. Otherwise a row's S draws come from a mixture with fixed counts:
+    Student-t distributions with the curvature at a mode or two of its posterior, found by damped Newton steps from the
+    guide's mean and from where draws of the prior have mass that the first does not explain; the guide; and the prior.
+    Each draw is weighed against the mixture (the balance heuristic, Veach & Guibas 1995), so the mean weight is
+    unbiased for $p(x_i)$ and its log a lower bound in expectation. Where pilot draws, which are then thrown away, have
+    a k-hat above 0.7, modes are looked for from further starts, and where that does not mend it, the row is annealed
+    from its modes (40 temperatures and 16 chains). Discrete latents that the guide leaves out are summed.
 
     A row's random numbers depend on the seed and on its number among the rows given, not on the other rows, the
-    memory or the number of processes. Programs that have discrete latents, or more than 256 latents, are scored by
-    `log_evidence`.
+    memory or the number of processes. Programs whose guide draws discrete latents, or that have more than
+    256 latents, are scored by `log_evidence`.
 
     Raises `RowsError` where a row has no weight of its own, `InputError` for rows outside the likelihood's support.
 

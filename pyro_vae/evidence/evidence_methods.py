@@ -74,7 +74,7 @@ class Estimator(Settings):
 
     Attributes:
         method: a name of `EVIDENCE_METHODS`.
-        num_samples: draws S from the guide for each row.
+        num_samples: draws S for each row.
         memory_mib: memory for the draws in progress, in MiB.
         seed: seed of the draws.
         options: the method's own options by name; what is left out has its default.
@@ -88,7 +88,7 @@ class Estimator(Settings):
     """
 
     method: str = setting("auto", str, "log p(x)", choices=EVIDENCE_METHODS, group=GROUP)
-    num_samples: int = setting(1000, int, "Draws S from the guide for each row.", minimum=1, group=GROUP)
+    num_samples: int = setting(1000, int, "Draws S for each row.", minimum=1, group=GROUP)
     memory_mib: float = setting(
         64.0, float, "Memory for the draws in progress; results need a few numbers for each row.", group=GROUP
     )

@@ -83,8 +83,8 @@ class GaussianMixture(RegularizedMixture):
             raise InputError(f"scale is a positive number that goes with covariance='spherical', got {scale}")
         C, D, blocks = num_components, num_features, covariance in ("full", "tied")
         self.covariance, self.scale = covariance, scale
-        usual_rows = 2.0 * (D if blocks else 1) + 3
-        self.set_regularization(regularization, usual_rows, prior_rows, pooled_rows, reg_covar)
+        usual = 2.0 * (D if blocks else 1) + 3
+        self.set_regularization(regularization, usual, prior_rows, pooled_rows, reg_covar)
         self.loc = nn.Parameter(torch.randn(C, D, dtype=torch.float64))
         shape = {"full": (C, D, D), "tied": (D, D), "diagonal": (C, D), "spherical": (C,)}[covariance]
         self.raw_scale = nn.Parameter(torch.full(shape, math.log(scale or 1.0), dtype=torch.float64))
@@ -99,9 +99,9 @@ class GaussianMixture(RegularizedMixture):
         self.register_buffer("prior_variance", torch.ones(D, dtype=torch.float64))
 
     def extra_repr(self) -> str:
-        strength = f"prior_rows={self.prior_rows:g}, pooled_rows={self.pooled_rows:g}"
-        if self.regularization == "reg_covar":
-            strength = f"reg_covar={self.reg_covar:g}"
+        is_ridge = self.regularization == "reg_covar"
+        rows = f"prior_rows={self.prior_rows:g}, pooled_rows={self.pooled_rows:g}"
+        strength = f"reg_covar={self.reg_covar:g}" if is_ridge else rows
         return f"{super().extra_repr()}, covariance={self.covariance!r}, {strength}"
 
     @property
@@ -224,9 +224,8 @@ class GaussianMixture(RegularizedMixture):
         Returns:
             `counts` (C,), `first` (C, D) and `second`, the last two with `_about_loc` in their names without a table.
         """
-        D = self.num_features
+        D, about = self.num_features, None if table is None else self.center
         if len(prepared) == D:
-            about = None if table is None else self.center
             return expected_statistics(prepared, shares, self.loc, self._each_covariance, self.covariance, about)
         x = prepared[-1 - D : -1]
         if table is None:
@@ -251,10 +250,9 @@ class GaussianMixture(RegularizedMixture):
     @property
     def _each_covariance(self) -> Tensor:
         """Full (C, D, D) or diagonal (C, D), whatever the form; differentiable."""
-        C, D = self.num_components, self.num_features
         if self._blocks:
-            return (self.scale_tril @ self.scale_tril.mT).expand(C, D, D)
-        return (1 / self._precision).expand(C, D)
+            return (self.scale_tril @ self.scale_tril.mT).expand(self.num_components, -1, -1)
+        return 1 / self._precision.expand(self.num_components, -1)
 
     @torch.no_grad()
     def m_step(self, statistics: Statistics) -> None:

@@ -16,7 +16,7 @@ from pyro_vae.typing import Rows
 REGULARIZATIONS = ("auto", "inverse-wishart", "reg_covar")
 FOLDS = 5
 MAX_ROWS, MIN_ROWS_PER_COMPONENT = 5000, 4  # that are used, the first after shuffling
-MAX_OPERATIONS = 2e12  # of all products, some minute of two cores
+MAX_OPERATIONS = 2e12  # of all products, about a minute of two cores
 PASSES_OF_A_PATH = 200  # over the rows
 PRIOR_SHARES = (0.5, 0.25, 0.12, 0.06, 0.03, 0.01, 1e-3, 1e-4, 1e-6)  # prior rows, relative to the rows of a component
 POOLED_ROWS = (8.0, 2.0, 0.5, 0.0)  # relative to the number of features
@@ -136,7 +136,7 @@ def cross_validate(mixture: RegularizedMixture, rows: Rows) -> CrossValidation |
         rows: the training rows (N, D).
 
     Returns:
-        The strengths and their scores; None where there are too few rows, or rows can be afforded.
+        The strengths and their scores; None where there are too few rows, or too few can be afforded.
     """
     C, D = mixture.num_components, mixture.num_features
     plan = _Plan.of(mixture, len(rows))
