@@ -31,6 +31,7 @@ class Density(Program):
     started: Tensor
     held: tuple[str, ...] = ()  # parameters that EM does not change
     supports_missing = False  # whether rows may hold NaN, where a value is missing
+    accelerated = False  # whether `fit_em` extrapolates its steps by default
 
     def __init__(self, num_features: int) -> None:
         nn.Module.__init__(self)
@@ -57,12 +58,15 @@ class Density(Program):
         """Rows in the form that `e_step` takes: quantities that are computed once and can be kept."""
         return x
 
-    def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:
+    def e_step(
+        self, blocks: Iterable[Tensor], hard: bool = False, weights: Tensor | None = None
+    ) -> tuple[Statistics, PerRow]:
         """Expected statistics of rows under the exact posterior.
 
         Args:
             blocks: blocks of prepared rows.
             hard: whether the posterior's mode replaces the posterior.
+            weights: how often each row counts in the statistics (N,).
 
         Returns:
             The statistics, added up over rows, and log p(x) of each row (N,), nats; with `hard` log p(x, mode).
@@ -72,6 +76,9 @@ class Density(Program):
     def m_step(self, statistics: Statistics) -> None:
         """Set the parameters to those that maximize the expected log p(x, z) plus the log prior."""
         raise NotImplementedError
+
+    def clamp_parameters(self) -> None:
+        """Move parameters that were extrapolated into the range that the M-step keeps: nothing, by default."""
 
     def log_prior(self) -> Tensor:
         """What MAP adds to the sum over rows of log p(x), (), nats, without constants; differentiable."""

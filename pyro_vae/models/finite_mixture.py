@@ -150,8 +150,10 @@ class Mixture(Density):
         return torch.cat(blocks).cpu().double() + split.log_jacobian
 
     @torch.no_grad()
-    def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:
-        table, log_px_blocks, total = self.table(), [], None
+    def e_step(
+        self, blocks: Iterable[Tensor], hard: bool = False, weights: Tensor | None = None
+    ) -> tuple[Statistics, PerRow]:
+        table, log_px_blocks, total, done = self.table(), [], None, 0
         for prepared in blocks:
             log_joint = self._log_joint(prepared, table)
             if hard:
@@ -160,6 +162,9 @@ class Mixture(Density):
             else:
                 log_px = log_joint.logsumexp(0)
                 shares = log_joint.sub_(log_px).exp_()
+            if weights is not None:
+                shares *= weights[done : done + len(log_px)]
+                done += len(log_px)
             total = add_statistics(total, self.statistics(prepared, shares, table))
             log_px_blocks.append(log_px)
         return total or {}, torch.cat(log_px_blocks)

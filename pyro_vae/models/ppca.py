@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from pyro_vae.constructor_args import part
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
-from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start, column_scales
+from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start, column_scales, rows_with_nan
 from pyro_vae.programs.parameters import register_parameters
 from pyro_vae.typing import PerRow, RowLatents, Rows
 
 SCALE_FLOOR = 1e-3  # of the noise, in units of the data's scale: a column that is fitted exactly has no maximum
+MAX_BLOCK_NUMBERS = 2**22  # in the posterior covariances of a block of rows with missing values
 
 
 class _LinearGaussian(Density):
@@ -23,6 +24,8 @@ class _LinearGaussian(Density):
 
     center: Tensor
     floor: Tensor
+    supports_missing, accelerated = True, True
+    start_noise = 1.0  # the noise's scale at EM's start, in units of the data's scale
 
     def __init__(self, num_latents: int, num_features: int, num_scales: int) -> None:
         super().__init__(num_features)
@@ -59,13 +62,22 @@ class _LinearGaussian(Density):
         K, D = self.num_latents, self.num_features
         return D + D * K - K * (K - 1) // 2 + len(self.log_scale)  # W is known up to a rotation
 
+    @property
+    def block_rows(self) -> int:
+        return max(64, min(4096, MAX_BLOCK_NUMBERS // (self.num_latents + 1) ** 2))
+
     def posterior(self, x: Rows) -> dist.MultivariateNormal:
-        r"""$p(z|x) = N(M^{-1} W^T \Psi^{-1} (x - \mu), M^{-1})$ with $M = I + W^T \Psi^{-1} W$, Ψ = diag(σ²)."""
+        r"""$p(z|x) = N(M^{-1} W^T \Psi^{-1} (x - \mu), M^{-1})$ with $M = I + W^T \Psi^{-1} W$, Ψ = diag(σ²).
+
+        Of a row with NaN, where a value is missing, x, W and Ψ are those of its other columns.
+        """
         factor, mean, _ = self._solve(x)
         return dist.MultivariateNormal(mean, covariance_matrix=torch.cholesky_inverse(factor))
 
     def _solve(self, x: Rows) -> tuple[Tensor, RowLatents, PerRow]:
-        """The Cholesky factor of M (K, K), posterior means (n, K), and log p(x) (n,)."""
+        """The Cholesky factor of M, (K, K) or of each row (n, K, K), posterior means (n, K), and log p(x) (n,)."""
+        if x.isnan().any():
+            return self._solve_observed(x)
         D, scale = self.num_features, self.scale
         weight, residual = self.weight / scale[:, None], (x - self.loc) / scale
         factor = torch.linalg.cholesky(torch.eye(self.num_latents).to(weight) + weight.T @ weight)
@@ -74,38 +86,91 @@ class _LinearGaussian(Density):
         log_det = scale.log().sum() + factor.diagonal().log().sum()
         return factor, mean, -0.5 * distance - log_det - D / 2 * math.log(2 * math.pi)
 
+    def _solve_observed(self, x: Rows) -> tuple[Tensor, RowLatents, PerRow]:
+        """The same of rows with missing values: each row has an M of its own."""
+        is_observed, scale, K = ~x.isnan(), self.scale, self.num_latents
+        observed, weight = is_observed.to(scale), self.weight / scale[:, None]
+        residual = torch.where(is_observed, (x - self.loc) / scale, 0.0)
+        products = (weight[:, :, None] * weight[:, None]).reshape(-1, K * K)
+        factor = torch.linalg.cholesky(torch.eye(K).to(weight) + (observed @ products).reshape(-1, K, K))
+        mean = torch.cholesky_solve((residual @ weight)[..., None], factor)[..., 0]
+        distance = (residual - observed * (mean @ weight.T)).square().sum(1) + mean.square().sum(1)
+        log_det = observed @ scale.log() + factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        return factor, mean, -0.5 * distance - log_det - 0.5 * math.log(2 * math.pi) * observed.sum(1)
+
     def log_density(self, x: Rows) -> PerRow:
         return self._solve(x)[2]
 
     @torch.no_grad()
     def transform(self, x: Dataset | Split | Tensor) -> RowLatents:
         """Posterior means of z (N, K)."""
-        return self._solve(self.rows_of(x).x.to(self.loc))[1]
+        split, blocks = self.rows_of(x), torch.arange(len(self.rows_of(x))).split(self.block_rows)
+        return torch.cat([self._solve(rows_with_nan(split, rows).to(self.loc))[1] for rows in blocks])
 
     @torch.no_grad()
-    def e_step(self, blocks: Iterable[Tensor], hard: bool = False) -> tuple[Statistics, PerRow]:
+    def e_step(
+        self, blocks: Iterable[Tensor], hard: bool = False, weights: Tensor | None = None
+    ) -> tuple[Statistics, PerRow]:
+        """Sums of products of z and 1 (`zz`), of these with x (`xz`), and of x² (`xx`); z in expectation.
+
+        With missing values the sums of each column go over the rows that have it, so `zz` is (D, K + 1, K + 1).
+
+        Args:
+            blocks: blocks of rows (n, D), NaN where a value is missing.
+            hard: `InputError` where it is set.
+            weights: how often each row counts (N,).
+
+        Returns:
+            The statistics and log p(x) of each row (N,), nats.
+        """
         if hard:
             raise InputError("hard EM is for latents with finitely many values, not for a linear-Gaussian model")
-        total, log_px_blocks = None, []
+        total, log_px_blocks, done = None, [], 0
         for x in blocks:
             factor, mean, log_px = self._solve(x)
-            centered, z = x - self.center, torch.cat([mean, torch.ones_like(mean[:, :1])], 1)
-            zz = z.T @ z
-            zz[:-1, :-1] += len(x) * torch.cholesky_inverse(factor)
-            total = add_statistics(total, {"xz": centered.T @ z, "zz": zz, "xx": centered.square().sum(0)})
+            counts = torch.ones_like(log_px) if weights is None else weights[done : done + len(x)]
+            done += len(x)
+            total = add_statistics(total, self._statistics(x, factor, mean, counts))
             log_px_blocks.append(log_px)
         return total or {}, torch.cat(log_px_blocks)
 
+    def _statistics(self, x: Rows, factor: Tensor, mean: RowLatents, counts: PerRow) -> Statistics:
+        z = torch.cat([mean, torch.ones_like(mean[:, :1])], 1)
+        centered, weighted = (x - self.center).nan_to_num(), z * counts[:, None]
+        if factor.dim() == 2:
+            zz = weighted.T @ z
+            zz[:-1, :-1] += counts.sum() * torch.cholesky_inverse(factor)
+        else:
+            each = z[:, :, None] * z[:, None]
+            each[:, :-1, :-1] += torch.cholesky_inverse(factor)
+            observed = (~x.isnan()).to(z) * counts[:, None]
+            zz = (observed.T @ each.flatten(1)).reshape(-1, *each.shape[1:])
+            latent = (counts @ each.flatten(1)).reshape(each.shape[1:])
+            return {"latent": latent, "zz": zz, "xz": centered.T @ weighted, "xx": counts @ centered.square()}
+        return {"latent": zz, "zz": zz, "xz": centered.T @ weighted, "xx": counts @ centered.square()}
+
     @torch.no_grad()
     def m_step(self, statistics: Statistics) -> None:
-        """W and μ by least squares of x on [z, 1], then the residual noise."""
-        xz, zz = statistics["xz"], statistics["zz"]
-        solution = torch.linalg.solve(zz, xz.T).T
-        self.weight.copy_(solution[:, :-1])
-        self.loc.copy_(self.center + solution[:, -1])
-        self._set_scale((statistics["xx"] - (solution * xz).sum(1)) / zz[-1, -1])
+        """W and μ by least squares of x on [z, 1], then the residual noise, and W in units in which z ~ N(0, I).
 
-    def _set_scale(self, variance: Tensor) -> None:
+        The last is parameter-expanded EM (Liu, Rubin & Wu 1998): of z ~ N(m, R) the maximum is the posterior's mean
+        and covariance over rows, and Wm + μ and W chol(R) give the same density of x. Without it W grows or shrinks by
+        a share of σ² / |W|² in each step.
+        """
+        xz, zz, latent = statistics["xz"], statistics["zz"], statistics["latent"]
+        solution = torch.linalg.solve(zz, xz.T).T if zz.dim() == 2 else torch.linalg.solve(zz, xz)
+        mean = latent[:-1, -1] / latent[-1, -1]
+        factor = torch.linalg.cholesky(latent[:-1, :-1] / latent[-1, -1] - torch.outer(mean, mean))
+        self.weight.copy_(solution[:, :-1] @ factor)
+        self.loc.copy_(self.center + solution[:, -1] + solution[:, :-1] @ mean)
+        self._set_scale(statistics["xx"] - (solution * xz).sum(1), zz[..., -1, -1].expand(self.num_features))
+
+    @torch.no_grad()
+    def clamp_parameters(self) -> None:
+        self._set_scale(self.scale.square(), torch.ones_like(self.floor))
+
+    def _set_scale(self, squares: Tensor, counts: Tensor) -> None:
+        """Set the noise's scale, above its floor, to sums of squared residuals (D,) over numbers of values (D,)."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -121,7 +186,7 @@ class _LinearGaussian(Density):
             )
             self.loc.copy_(mean)
             self.weight.copy_(column_scales(rows)[:, None] * noise.to(self.weight) / math.sqrt(self.num_latents))
-            self._set_scale(column_scales(rows).square())
+            self._set_scale((self.start_noise * column_scales(rows)).square(), torch.ones_like(self.floor))
         self.started.fill_(True)
 
 
@@ -145,12 +210,14 @@ class PPCA(_LinearGaussian):
     (torch.Size([500, 2]), torch.Size([4, 3]))
     """
 
+    start_noise = 0.0  # so the floor: a direction whose variance is below that of the noise fades
+
     def __init__(self, num_latents: int, num_features: int) -> None:
         super().__init__(num_latents, num_features, 1)
 
-    def _set_scale(self, variance: Tensor) -> None:
-        floor = self.floor.square().mean()
-        self.log_scale.copy_(variance.mean().clamp(min=floor).log()[None] / 2)
+    def _set_scale(self, squares: Tensor, counts: Tensor) -> None:
+        variance, floor = squares.sum() / counts.sum(), self.floor.square().mean()
+        self.log_scale.copy_(variance.clamp(min=floor).log()[None] / 2)
 
     @torch.no_grad()
     def maximize_exactly(self, mean: Tensor, covariance: Tensor) -> None:
@@ -191,5 +258,5 @@ class FactorAnalysis(_LinearGaussian):
     def __init__(self, num_latents: int, num_features: int) -> None:
         super().__init__(num_latents, num_features, num_features)
 
-    def _set_scale(self, variance: Tensor) -> None:
-        self.log_scale.copy_(torch.maximum(variance, self.floor.square()).log() / 2)
+    def _set_scale(self, squares: Tensor, counts: Tensor) -> None:
+        self.log_scale.copy_(torch.maximum(squares / counts, self.floor.square()).log() / 2)

@@ -65,6 +65,12 @@ class Program(nn.Module):
         self.owners = nn.ModuleList(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
         self.num_features = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle stores: without the weak references that Pyro leaves on the parameters that it has seen."""
+        for parameter in self.parameters():
+            vars(parameter).pop("unconstrained", None)
+        return self.__dict__.copy()
+
     @accepts_row_inputs
     def model(self, x: Rows, *args: Any, **row_inputs: Any) -> object:  # Any: a subclass names those that it takes
         """Run the model with this program's parameters, on rows x (N, D) and those of their inputs that it takes."""

@@ -36,6 +36,8 @@ def fit_closed_form(model: Program, data: Dataset | Split | Tensor) -> FitResult
     if not isinstance(model, PPCA):
         raise InputError(f"a {type(model).__name__} has no closed form: use fit_em or fit")
     began, train = time.perf_counter(), model.rows_of(as_split(data, "train"))
+    if train.mask is not None:
+        raise InputError("values are missing, and the closed form needs complete rows: use fit_em")
     target, rows = device_and_dtype(model), [slice(start, start + 10_000) for start in range(0, len(train), 10_000)]
     mean = torch.stack([train[block].to(*target).sum(0) for block in rows]).sum(0) / len(train)
     centered = (train[block].to(*target) - mean for block in rows)
