@@ -30,6 +30,7 @@ from .inference.em.fit_cavi import fit_cavi as fit_cavi
 from .inference.em.fit_closed_form import fit_closed_form as fit_closed_form
 from .inference.em.fit_em import fit_em as fit_em
 from .inference.em.fit_mcem import fit_mcem as fit_mcem
+from .inference.em.select_mixture import select_mixture as select_mixture
 from .inference.fit_result import FitResult as FitResult
 from .inference.objectives.free_bits import FreeBits_ELBO as FreeBits_ELBO
 from .inference.objectives.importance_weighted import ImportanceWeighted_ELBO as ImportanceWeighted_ELBO
@@ -118,6 +119,7 @@ __all__ = [
     "refine",
     "save",
     "score",
+    "select_mixture",
     "studies",
     "to_inference_data",
     "typing",

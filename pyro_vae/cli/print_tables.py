@@ -124,21 +124,25 @@ def _khat(record: EvidenceRecord) -> tuple[str, str]:
     return f"{bad:.0%}", f"{limit}: a loose bound, tighter by pyro-vae evaluate {record.run}{options} --method {method}"
 
 
-def print_comparison(table: Sequence[Mapping[str, Any]], rows: ScoredRows) -> None:
+def print_comparison(
+    table: Sequence[Mapping[str, Any]], rows: ScoredRows, chosen: Mapping[str, str] | None = None
+) -> None:
     """Print the records of `comparison.comparison_table`, best first.
 
     Args:
         table: a record for each program.
         rows: the rows that they were scored on.
+        chosen: what cross-validation chose, by the name of the model, in words.
     """
     level = next((row["level"] for row in table if row["level"] is not None), None)
-    head = ["", "log p(x)", "behind the best", "bound", "KL(q ‖ p(z|x))", "parameters", "seconds", ""]
+    head = ["", "log p(x)", "found by", "behind the best", "bound", "KL(q ‖ p(z|x))", "parameters", "seconds", ""]
     if level is not None:
-        head[7] = f"to {level:.2f}"
+        head[-1] = f"to {level:.2f}"
     body = [
         [
-            row["name"] + ("" if row["log_px_kind"] == "exact" else " *"),
+            row["name"],
             _number(row["log_px"]),
+            _found_by(row),
             "" if not row["behind"] else f"{_number(row['behind'])} ± {_number(row['behind_se'])}",
             _number(row["bound"]),
             _number(row["gap"], 3),
@@ -151,19 +155,29 @@ def print_comparison(table: Sequence[Mapping[str, Any]], rows: ScoredRows) -> No
     click.echo()
     _print_columns([head, *body])
     click.echo(f"\nNats per row over {len(rows)} {rows.name} rows; {table[0]['measure']}.")
-    for kind, method in sorted({(row["log_px_kind"], row["method"]) for row in table if row["log_px_kind"] != "exact"}):
-        words = {
-            "auto": "importance sampling around each row's modes, from the guide and the prior",
-            "laplace": "importance sampling around each row's mode",
-            "is": "importance sampling from the guide",
-        }
-        named = words.get(method, method)
+    for method in sorted({row["method"] for row in table} & set(ESTIMATORS)):
         bad = max((row["khat_bad"] or 0.0 for row in table if row["method"] == method), default=0.0)
-        click.echo(f"* {kind}, by {named}" + (f"; k-hat above its limit in up to {bad:.0%} of rows" if bad else ""))
+        words = f"; k-hat above its limit in up to {bad:.0%} of rows" if bad else ""
+        click.echo(f"{method}: {ESTIMATORS[method]}{words}")
+    for name, words in (chosen or {}).items():
+        click.echo(f"{name}: {words}, chosen by five-fold cross-validation on training rows")
     if level is not None:
         click.echo(
             f"The last column: seconds of the fit until held-out rows reached {level:.2f}; – never, or not measured."
         )
+
+
+ESTIMATORS = {
+    "auto": "importance sampling around each row's modes, from the guide and the prior",
+    "laplace": "importance sampling around each row's mode",
+    "is": "importance sampling from the guide",
+}
+
+
+def _found_by(row: Mapping[str, Any]) -> str:
+    """How log p(x) was found: its kind, and the closed form, grid or estimator."""
+    method = str(row["method"])
+    return method if method.startswith("exact") else f"{row['log_px_kind']}, {method}"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

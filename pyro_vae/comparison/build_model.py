@@ -1,11 +1,14 @@
 """A new model by its name and size, and the same model without a guide of its own."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from pyro_vae.comparison.models_by_name import MODEL_NAMES, MODELS
+from pyro_vae.comparison.models_by_name import AUTO, MODEL_NAMES, MODELS, ModelEntry
 from pyro_vae.constructor_args import rebuild_with
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
+from pyro_vae.inference.em.select_mixture import MixtureScore, best_score, score_mixtures
 from pyro_vae.models.finite_mixture import Mixture
 from pyro_vae.models.vae import VAE
 from pyro_vae.typing import Distribution, Prior, Program
@@ -15,21 +18,54 @@ def build_model(spec: str, data: Dataset) -> Program:
     """A new model.
 
     Args:
-        spec: `NAME` or `NAME:SIZE`, components or latents; `InputError` for a name that is not known.
+        spec: `NAME` or `NAME:SIZE`, components or latents; `InputError` for a name that is not known. Where the size
+            or the form is "auto" the usual one is built.
         data: the data set that it is for.
 
     Returns:
         The model, not fitted.
     """
+    entry, size = _entry(spec)
+    rows = {"num_rows": len(data.train)} if entry.for_num_rows else {}
+    number = int(size) if size.isdigit() else entry.size
+    model: Program = entry.load()(number, data.num_features, **rows, **entry.fixed)
+    return model
+
+
+def choose_model(
+    spec: str, data: Dataset, on_scored: Callable[[MixtureScore], object] | None = None
+) -> tuple[str, tuple[MixtureScore, ...]]:
+    """The name of a model with its size, chosen by cross-validation on training rows where it says "auto".
+
+    Args:
+        spec: `NAME`, `NAME:SIZE` or `NAME:auto`.
+        data: the data set that it is for.
+        on_scored: called with each score, as they come.
+
+    Returns:
+        `NAME:SIZE` of the best, or `spec` where nothing is to be chosen, and the scores.
+    """
+    entry, size = _entry(spec)
+    if not entry.is_chosen(size):
+        return spec, ()
+    components: str | int = AUTO if size == AUTO else int(size or entry.size)
+    scores = score_mixtures(data.train, components, entry.covariances, on_scored=on_scored)
+    best = best_score(scores)
+    form = "" if best.covariance in ("", "full") else f"-{best.covariance}"
+    kind = "gaussian-mixture" if best.covariance else "bernoulli-mixture"
+    return f"{kind}{form}:{best.num_components}", tuple(scores)
+
+
+def _entry(spec: str) -> tuple[ModelEntry, str]:
+    """The entry of a model and what stands after the colon; `InputError` for names and sizes that there are not."""
     name, _, size = spec.partition(":")
     if name not in MODELS:
         raise InputError(f"no model called {name!r}; try one of {', '.join(MODEL_NAMES)}")
     entry = MODELS[name]
-    if ":" in spec and not size.isdigit():
-        raise InputError(f"{spec!r}: the size after the colon must be a whole number, as in {name}:{entry.size}")
-    rows = {"num_rows": len(data.train)} if entry.for_num_rows else {}
-    model: Program = entry.load()(int(size) if size else entry.size, data.num_features, **rows, **entry.fixed)
-    return model
+    if ":" in spec and not size.isdigit() and not (size == AUTO and entry.covariances):
+        automatic = f" or {name}:{AUTO}" if entry.covariances else ""
+        raise InputError(f"{spec!r}: after the colon comes a whole number, as in {name}:{entry.size}{automatic}")
+    return entry, size
 
 
 class FromPrior(nn.Module):

@@ -12,12 +12,23 @@ class ModelEntry(Entry):
     Attributes:
         size: components or latents where no size is given.
         for_num_rows: whether the class takes the number of training rows too.
+        covariances: for a mixture, the forms of covariances that cross-validation chooses from.
     """
 
     size: int = 10
     for_num_rows: bool = False
+    covariances: tuple[str, ...] = ()
+
+    def is_chosen(self, size: str) -> bool:
+        """Whether cross-validation chooses the model's size or form.
+
+        Args:
+            size: what stands after the colon, empty where nothing does.
+        """
+        return size == AUTO or len(self.covariances) > 1
 
 
+AUTO = "auto"
 MIXTURE, COVARIANCES = "pyro_vae.models.gaussian_mixture:GaussianMixture", ("full", "tied", "diagonal", "spherical")
 MODELS = Registry(
     "model",
@@ -28,10 +39,19 @@ MODELS = Registry(
                 MIXTURE,
                 f"a mixture of normals with {kind} covariances",
                 fixed={"covariance": kind},
+                covariances=(kind,),
             )
             for kind in COVARIANCES
         ),
-        ModelEntry("bernoulli-mixture", "pyro_vae.models.bernoulli_mixture:BernoulliMixture", "for bits"),
+        ModelEntry(
+            f"gaussian-mixture-{AUTO}",
+            MIXTURE,
+            "a mixture of normals whose covariances have the form that cross-validation chooses",
+            covariances=COVARIANCES,
+        ),
+        ModelEntry(
+            "bernoulli-mixture", "pyro_vae.models.bernoulli_mixture:BernoulliMixture", "for bits", covariances=("",)
+        ),
         ModelEntry(
             "bayesian-mixture",
             "pyro_vae.models.bayesian_mixture:BayesianGaussianMixture",

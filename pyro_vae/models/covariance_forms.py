@@ -60,29 +60,34 @@ class CovariancePrior:
     pooled_rows: float = 0.0
     uncounted_rows: float = 0.0
 
-    def mode(self, scatter: Tensor, counts: Tensor, variance: Tensor, precision: Tensor) -> Tensor:
+    def mode(self, scatter: Tensor, counts: Tensor, variance: Tensor, precision: Tensor | None) -> Tensor:
         """Covariances that raise the posterior, to its mode where `pooled_rows` is 0.
 
         Args:
             scatter: what `scatter_about_means` gives.
             counts: sums of the weights (C,).
             variance: the diagonal of V, (D,).
-            precision: the inverses of the covariances before, in the same shape as these.
+            precision: the inverses of the covariances before, in the same shape as these; where `pooled_rows` is 0
+                they are not used and may be None.
 
         Returns:
             Full (C, D, D), tied (D, D), diagonal (C, D), spherical (C,).
         """
-        own, pooled = self.prior_rows, self.pooled_rows
+        own, pooled = self.prior_rows, 0.0 if precision is None else self.pooled_rows
         total = counts + own + pooled - self.uncounted_rows
         if self.covariance == "tied":
             return (scatter + own * variance.diag()) / (counts.sum() + own - self.uncounted_rows)
+        common = scatter.new_zeros(()) if precision is None else self._common(precision)
         if self.covariance == "full":
-            common = torch.cholesky_inverse(torch.linalg.cholesky(precision.mean(0)))
             return (scatter + own * variance.diag() + pooled * common) / total[:, None, None]
-        common = 1 / precision.mean(0)
         if self.covariance == "diagonal":
             return (scatter + own * variance + pooled * common) / total[:, None]
         return (scatter + own * variance.sum() + pooled * len(variance) * common) / total / len(variance)
+
+    def _common(self, precision: Tensor) -> Tensor:
+        """The covariance Ψ that all components share, from the inverses of theirs."""
+        mean = precision.mean(0)
+        return torch.cholesky_inverse(torch.linalg.cholesky(mean)) if self.covariance == "full" else 1 / mean
 
     def log_prob(self, variance: Tensor, precision: Tensor) -> Tensor:
         """The log prior without constants, (), nats.

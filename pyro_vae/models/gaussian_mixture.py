@@ -166,9 +166,11 @@ class GaussianMixture(RegularizedMixture):
     def table(self) -> Tensor | None:
         """The features' coefficients (C, F); None where features lose too many digits."""
         with torch.no_grad():
-            if self._loses_digits():
+            precision = self.precisions if self._blocks else self._precision
+            if self._loses_digits(precision):
                 return None
-        precision = self.precisions if self.covariance != "spherical" else self._precision
+        if torch.is_grad_enabled():
+            precision = self.precisions if self._blocks else self._precision
         return coefficients_of(self.covariance, precision, self.loc - self.center, self._log_scale)
 
     @property
@@ -188,10 +190,10 @@ class GaussianMixture(RegularizedMixture):
             return self.raw_scale.diagonal(dim1=-2, dim2=-1).sum(-1)
         return self.raw_scale.sum(1) if self.covariance == "diagonal" else self.num_features * self.raw_scale
 
-    def _loses_digits(self) -> bool:
+    def _loses_digits(self, precision: Tensor) -> bool:
         """Whether the terms of log p(x | c) are so large compared with their sum that features lose too many digits."""
         distance = (self.loc - self.center).abs() + self.prior_variance.sqrt()
-        return loses_digits(self.covariance, self.precisions if self._blocks else self._precision, distance)
+        return loses_digits(self.covariance, precision, distance)
 
     def log_probs(self, prepared: Tensor, table: Tensor | None) -> Tensor:
         if len(prepared) == self.num_features:
@@ -289,7 +291,7 @@ class GaussianMixture(RegularizedMixture):
         no_prior = self.prior_rows == self.pooled_rows == 0
         if no_prior and bool((counts <= 0).any()) and self.covariance != "tied":
             raise singular("a component has no row")
-        return self._prior.mode(scatter, counts, self.prior_variance, self.precisions)
+        return self._prior.mode(scatter, counts, self.prior_variance, self.precisions if self.pooled_rows else None)
 
     def log_prior(self) -> Tensor:
         if self.scale is not None or self.regularization == "reg_covar":

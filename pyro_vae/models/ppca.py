@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
+from pyro_vae.context_managers import is_recording
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start, column_scales, rows_with_nan
@@ -76,7 +77,7 @@ class _LinearGaussian(Density):
 
     def _solve(self, x: Rows) -> tuple[Tensor, RowLatents, PerRow]:
         """The Cholesky factor of M, (K, K) or of each row (n, K, K), posterior means (n, K), and log p(x) (n,)."""
-        if x.isnan().any():
+        if not is_recording() and x.isnan().any():  # model and guide get rows without NaN
             return self._solve_observed(x)
         D, scale = self.num_features, self.scale
         weight, residual = self.weight / scale[:, None], (x - self.loc) / scale

@@ -111,16 +111,26 @@ class CrossValidation:
 
     Attributes:
         tried: pairs of (prior_rows, pooled_rows).
-        scores: the mean log p(x) of held-out rows with each pair, nats a row.
+        fold_scores: for each pair the mean log p(x) of each fold's held-out rows, nats a row.
     """
 
     tried: tuple[Pair, ...]
-    scores: tuple[float, ...]
+    fold_scores: tuple[tuple[float, ...], ...]
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """The mean over folds for each pair, nats a row."""
+        return tuple(sum(folds) / len(folds) for folds in self.fold_scores)
+
+    @property
+    def best_index(self) -> int:
+        """The number of the pair with the highest score."""
+        return max(range(len(self.scores)), key=self.scores.__getitem__)
 
     @property
     def best(self) -> Pair:
-        """The pair with the highest score."""
-        return self.tried[max(range(len(self.scores)), key=self.scores.__getitem__)]
+        """That pair."""
+        return self.tried[self.best_index]
 
 
 def cross_validate(mixture: RegularizedMixture, rows: Rows) -> CrossValidation | None:
@@ -144,31 +154,27 @@ def cross_validate(mixture: RegularizedMixture, rows: Rows) -> CrossValidation |
         return None
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     rows = rows[order[: plan.num_rows].to(rows.device)].to(mixture.logits)
-    folds = [_Fold(copy.deepcopy(mixture), *parts, plan.there_and_back) for parts in _split(rows, plan.num_folds)]
+    folds = [_Fold(copy.deepcopy(mixture), *parts, plan.there_and_back) for parts in split_rows(rows, plan.num_folds)]
     shares = [share * len(rows) / C for share in PRIOR_SHARES]
     pooled = [share * D for share in POOLED_ROWS] if C > 1 and mixture.covariance != "tied" else [0.0]
     middle = len(pooled) // 2
     for fold in folds:
         fold.sweep([(share, pooled[middle]) for share in shares])
-    best = _best(folds)
+    best = _result(folds).best
     for fold in folds:
         fold.follow(best, [(best[0], share) for share in pooled[middle + 1 :]])
         fold.follow(best, [(best[0], share) for share in pooled[:middle][::-1]])
-    best, place = _best(folds), shares.index(best[0])
+    best = _result(folds).best
+    place = shares.index(best[0])
     for fold in folds if best[1] != pooled[middle] else ():
         for share in (*shares[max(place - 1, 0) : place], *shares[place + 1 : place + 2]):
             fold.follow(best, [(share, best[1])])
-    return CrossValidation(*zip(*_scores(folds).items(), strict=True))
+    return _result(folds)
 
 
-def _scores(folds: Sequence["_Fold"]) -> dict[Pair, float]:
-    """The mean held-out log p(x) of each pair that was tried, nats a row."""
-    return {pair: sum(fold.ended[pair].held_out for fold in folds) / len(folds) for pair in folds[0].ended}
-
-
-def _best(folds: Sequence["_Fold"]) -> Pair:
-    scores = _scores(folds)
-    return max(scores, key=scores.__getitem__)
+def _result(folds: Sequence["_Fold"]) -> CrossValidation:
+    tried = tuple(folds[0].ended)
+    return CrossValidation(tried, tuple(tuple(fold.ended[pair].held_out for fold in folds) for pair in tried))
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,8 @@ class _Plan:
         return cls(affordable, 1, there_and_back=False) if affordable >= C * D else None
 
 
-def _split(rows: Tensor, num_folds: int) -> Iterator[tuple[Tensor, Tensor]]:
+def split_rows(rows: Tensor, num_folds: int = FOLDS) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first of five folds of rows that are shuffled: those that are fitted, and those held out."""
     parts = rows.tensor_split(FOLDS)
     for number, held_out in enumerate(parts[:num_folds]):
         yield torch.cat([part for other, part in enumerate(parts) if other != number]), held_out
@@ -242,9 +249,10 @@ class _Fold:
     def _fit(self, pair: Pair) -> _Ended:
         """EM from the current parameters until it gains little."""
         self.mixture.set_strengths(pair, len(self.train))
-        blocks, objective = self.train.split(self.mixture.block_rows), -math.inf
+        prepared = [self.mixture.prepare(block) for block in self.train.split(self.mixture.block_rows)]
+        objective = -math.inf
         for _ in range(EPOCHS):
-            statistics, log_px = self.mixture.e_step(self.mixture.prepare(block) for block in blocks)
+            statistics, log_px = self.mixture.e_step(prepared)
             before, objective = objective, float(log_px.mean() + self.mixture.log_prior() / len(self.train))
             if objective - before < TOLERANCE:
                 break

@@ -5,6 +5,7 @@ from .learning_curve_figures import plot_curves as plot_curves
 from .learning_curve_figures import plot_gap as plot_gap
 from .mixture_densities import plot_components as plot_components
 from .mixture_densities import plot_planes as plot_planes
+from .mixture_selection import plot_selection as plot_selection
 
 __all__ = [
     "LatentFigure",
@@ -14,4 +15,5 @@ __all__ = [
     "plot_gap",
     "plot_planes",
     "plot_posterior",
+    "plot_selection",
 ]

@@ -1,5 +1,6 @@
 """The figures of a comparison, as its data and programs allow."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from pyro_vae.comparison.learning_curves import Point
 from pyro_vae.data import Dataset
 from pyro_vae.data.synthetic import SEVEN_MEANS, SEVEN_SCALES, SEVEN_WEIGHTS
 from pyro_vae.diagnostics.density_grid import Plane, density_on_grid
+from pyro_vae.inference.em.select_mixture import MixtureScore
 from pyro_vae.models.gaussian_mixture import GaussianMixture
 from pyro_vae.plots import style
 from pyro_vae.plots.draw_on_axes import OptionalPoints, Points
 from pyro_vae.plots.learning_curve_figures import plot_curves, plot_gap
 from pyro_vae.plots.mixture_densities import plot_components, plot_planes
+from pyro_vae.plots.mixture_selection import plot_selection
 from pyro_vae.programs.program_defaults import Predictive
 from pyro_vae.typing import Density
 
@@ -55,6 +58,29 @@ def draw_comparison(
         "components": lambda: _components(best, data),
         "planes": lambda: _planes(best, table, data),
     }
+    return _write(folder, drawings)
+
+
+def draw_selections(folder: Path, scores: Mapping[str, Sequence[MixtureScore]]) -> list[Path]:
+    """Write the curves of mixtures that were chosen by cross-validation.
+
+    Args:
+        folder: where the PNG files are written.
+        scores: what each was chosen by, by the name of the model.
+
+    Returns:
+        The files.
+    """
+    return _write(
+        folder,
+        {
+            f"{name.replace(':', '-')}-selection": functools.partial(plot_selection, found)
+            for name, found in scores.items()
+        },
+    )
+
+
+def _write(folder: Path, drawings: Mapping[str, Callable[[], Figure | None]]) -> list[Path]:
     written = []
     with style.figure_style(), mpl.rc_context({"backend": "agg"}):
         for name, draw in drawings.items():

@@ -1,13 +1,13 @@
 """Models and fit methods, or saved runs, compared on the same rows: fits, one table, the figures."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pyro_vae.atomic_write import write_json
-from pyro_vae.comparison.build_model import build_model
+from pyro_vae.comparison.build_model import build_model, choose_model
 from pyro_vae.comparison.comparison_table import ComparisonRow, Fitted, compare
 from pyro_vae.comparison.fit_by_name import fit_by_name, supports
 from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget
@@ -15,9 +15,10 @@ from pyro_vae.comparison.learning_curves import Point, first_rows, fit_with_curv
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
+from pyro_vae.inference.em.select_mixture import MixtureScore, best_score
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.svi.train_config import TrainConfig
-from pyro_vae.plots.comparison_figures import draw_comparison
+from pyro_vae.plots.comparison_figures import draw_comparison, draw_selections
 from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import probe_batch
@@ -36,7 +37,7 @@ from pyro_vae.workflows.comparison_settings import (
 )
 from pyro_vae.workflows.read_run import Run
 
-TABLE, RESULT = "comparison.json", "fit.json"
+TABLE, RESULT, CHOICE = "comparison.json", "fit.json", "choice.json"
 Log = Callable[[str], None]
 
 
@@ -55,13 +56,36 @@ class PlannedFit:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The model that cross-validation chose where a name or a size says "auto", and the scores it was chosen by."""
+
+    model: str
+    scores: tuple[MixtureScore, ...] = ()
+
+    @property
+    def best(self) -> MixtureScore:
+        """The score of the model that was chosen."""
+        return best_score(self.scores)
+
+    @classmethod
+    def read(cls, path: Path) -> "Choice":
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        scores = [MixtureScore(**score | {"folds": tuple(score["folds"])}) for score in kept["scores"]]
+        return cls(kept["model"], tuple(scores))
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """A comparison that was made: its folder, its table with the best first, the rows scored and the figures."""
+    """A comparison that was made: its folder, its table with the best first, the rows scored and the figures.
+
+    `chosen` holds the models that cross-validation chose, by the name that was asked for.
+    """
 
     folder: Path
     table: list[ComparisonRow]
     rows: Split
     figures: list[Path]
+    chosen: Mapping[str, Choice]
 
 
 def compare_models(
@@ -123,9 +147,13 @@ def _compare(
     log(f"results go to {folder}; Ctrl-C keeps what is fitted, and the same command with --out {folder} resumes it")
     fitted = [Fitted("vae", "svi", run.program(), run=str(run.folder)) for run in opened]
     curves: dict[str, list[Point]] = {}
+    chosen: dict[str, Choice] = {}
     for number, entry in enumerate(entries):
         label = f"{number + 1}/{len(entries)} {entry.model}{entry.suffix} by {entry.fit_method}"
-        one, points = _fit_or_load(folder / entry.folder, entry, settings, rows, label, log)
+        name = entry.model + entry.suffix
+        if name not in chosen:
+            chosen[name] = _choose(folder / f"{name.replace(':', '-')}-{CHOICE}", entry, log)
+        one, points = _fit_or_load(folder / entry.folder, entry, chosen[name].model, settings, rows, label, log)
         fitted.append(one)
         if points:
             curves[one.name] = points
@@ -135,9 +163,11 @@ def _compare(
     write_json(folder / TABLE, {"rows": [dict(row) for row in table]})
     several_sizes = len(settings["train_rows"]) > 1
     figures = draw_comparison(folder / "figures", fitted, table, data, curves, by_train_rows=several_sizes)
+    chosen = {name: choice for name, choice in chosen.items() if choice.scores}
+    figures += draw_selections(folder / "figures", {name: choice.scores for name, choice in chosen.items()})
     if extra_figures is not None:
         figures += extra_figures(folder / "figures")
-    return Comparison(folder, table, rows, figures)
+    return Comparison(folder, table, rows, figures, chosen)
 
 
 def _repeated_settings(settings: Settings) -> Settings:
@@ -236,14 +266,31 @@ def _program(model: str, settings: Settings, data: Dataset) -> Program:
     if name != "vae":
         return build_model(model, data)
     if ":" in model and not size.isdigit():
-        raise InputError(f"{model!r}: the size after the colon must be a whole number, as in vae:2")
+        raise InputError(f"{model!r}: after the colon comes a whole number, as in vae:2")
     own = {name: settings[name] for name in VAE_SETTINGS}
     chosen = ModelConfig.from_settings(own | {"latent_dim": int(size or 2)})
     return build_vae(chosen, choose_likelihood(chosen, data), data, settings["seed"])
 
 
+def _choose(path: Path, entry: PlannedFit, log: Log) -> Choice:
+    """The model of an entry, by cross-validation where its name or size says so, now or when it was interrupted."""
+    if path.exists():
+        return Choice.read(path)
+    if entry.model.partition(":")[0] == "vae":
+        return Choice(entry.model)
+
+    def on_scored(score: MixtureScore) -> None:
+        log(f"  {score}: {score.mean:.2f} by cross-validation")
+
+    choice = Choice(*choose_model(entry.model, entry.data, on_scored))
+    if choice.scores:
+        log(f"{entry.model}{entry.suffix}: {choice.best}")
+        write_json(path, {"model": choice.model, "scores": [asdict(score) for score in choice.scores]})
+    return choice
+
+
 def _fit_or_load(
-    folder: Path, entry: PlannedFit, settings: Settings, rows: Split, label: str, log: Log
+    folder: Path, entry: PlannedFit, model: str, settings: Settings, rows: Split, label: str, log: Log
 ) -> tuple[Fitted, list[Point]]:
     """One entry, fitted now or loaded where an interrupted comparison has fitted it."""
     if (folder / RESULT).exists():
@@ -251,17 +298,19 @@ def _fit_or_load(
         result, points = FitResult.from_dict(kept["result"]), [Point(**point) for point in kept["curve"]]
         return _fitted(entry, load(folder), result, points), points
     log(f"{label}: {FIT_METHODS[entry.fit_method].help}")
-    program, result, points = _fit(entry, settings, rows, log)
+    program, result, points = _fit(entry, model, settings, rows, log)
     save(program, folder)
     write_json(folder / RESULT, {"result": result.to_dict(), "curve": [asdict(point) for point in points]})
     return _fitted(entry, program, result, points), points
 
 
-def _fit(entry: PlannedFit, settings: Settings, rows: Split, log: Log) -> tuple[Program, FitResult, list[Point]]:
+def _fit(
+    entry: PlannedFit, model: str, settings: Settings, rows: Split, log: Log
+) -> tuple[Program, FitResult, list[Point]]:
     rate = settings.get("learning_rates", {}).get(entry.fit_method, settings["learning_rate"])
     config = TrainConfig(**{name: settings[name] for name in TRAIN_SETTINGS} | {"learning_rate": rate})
     budget = Budget(config, settings["iterations"], settings["starts"], settings["width"])
-    program = _program(entry.model, settings, entry.data)
+    program = _program(model, settings, entry.data)
     if not settings["curve"]:
         return *fit_by_name(program, entry.fit_method, entry.data, budget), []
     most_rows = max([*settings["train_rows"], len(entry.data.train)])  # each entry goes through as many rows

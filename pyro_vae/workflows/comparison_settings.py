@@ -27,7 +27,8 @@ class ComparisonConfig:
     models: tuple[str, ...] = setting(
         (),
         str,
-        f"{', '.join(MODEL_NAMES)}, with its components or latents; again for more.",
+        f"{', '.join(MODEL_NAMES)}, with its components or latents; a mixture's components may be auto, chosen by "
+        "cross-validation; again for more.",
         metavar="NAME[:SIZE]",
         group=COMPARISON,
     )

@@ -6,6 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from pyro_vae.cli.main import _run
+from pyro_vae.inference.em import select_mixture
+from pyro_vae.models import regularization
 
 SMALL = ["--data", "two-moons", "--train-rows", "200", "--num-rows", "50", "--epochs", "2", "--iterations", "5"]
 QUICK = [*SMALL, "--hidden", "8", "--num-samples", "50"]
@@ -54,6 +56,37 @@ def test_json_is_one_object_with_rows(tmp_path, capsys):
     assert row["way"] == row["fit_method"] == "em"
     assert row["measure"] == "Lebesgue measure on R^2 (original units)"
     assert row["log_px_kind"] == "exact"
+
+
+def test_the_size_and_form_of_a_mixture_by_cross_validation(tmp_path, capsys, monkeypatch):
+    """What was chosen is printed, drawn, kept, and not chosen again; its table says how each number was found."""
+    monkeypatch.setattr(regularization, "PRIOR_SHARES", (0.03, 1e-3))
+    monkeypatch.setattr(select_mixture, "NUM_COMPONENTS", (1, 4))
+    out, words = tmp_path / "c", ["--model", "gaussian-mixture-auto:auto", "--model", "vae:2", *QUICK]
+    code, printed, log = run(capsys, "compare", *words, "--out", out)
+    assert code == 0
+    assert "spherical, 4 components: " in log
+    assert "4 components, chosen by five-fold cross-validation on training rows" in printed
+    assert "exact: the program's own" in printed
+    kept = json.loads((out / "gaussian-mixture-auto-auto-choice.json").read_text())
+    assert len(kept["scores"]) == 8
+    assert kept["model"].endswith(":4")
+    assert (out / "figures" / "gaussian-mixture-auto-auto-selection.png").exists()
+    (out / "comparison.json").unlink()
+    monkeypatch.setattr(select_mixture, "_fold_scores", None)
+    again, printed_again, _ = run(capsys, "compare", *words, "--out", out)
+    assert again == 0
+    assert printed_again.splitlines()[:4] == printed.splitlines()[:4]
+
+
+def test_sizes_that_cannot_be(capsys):
+    for name, words in {
+        "ppca:auto": "whole number, as in ppca:2",
+        "gaussian-mixture:many": "gaussian-mixture:auto",
+    }.items():
+        code, _, error = run(capsys, "compare", "--model", name, *QUICK)
+        assert code == 2
+        assert words in error
 
 
 def test_an_interrupted_comparison_goes_on(tmp_path, capsys):
