@@ -52,16 +52,18 @@ class CovariancePrior:
         covariance: one of `COVARIANCES`.
         prior_rows: $n_1$.
         pooled_rows: $n_0$; a tied covariance has none.
-        uncounted_rows: κ.
+        uncounted_rows: κ; all three numbers or tensors.
     """
 
     covariance: str
-    prior_rows: float
-    pooled_rows: float = 0.0
-    uncounted_rows: float = 0.0
+    prior_rows: float | Tensor
+    pooled_rows: float | Tensor = 0.0
+    uncounted_rows: float | Tensor = 0.0
 
     def mode(self, scatter: Tensor, counts: Tensor, variance: Tensor, precision: Tensor | None) -> Tensor:
         """Covariances that raise the posterior, to its mode where `pooled_rows` is 0.
+
+        All may have dimensions in front, of mixtures whose priors are independent; the numbers of rows too.
 
         Args:
             scatter: what `scatter_about_means` gives.
@@ -73,24 +75,42 @@ class CovariancePrior:
         Returns:
             Full (C, D, D), tied (D, D), diagonal (C, D), spherical (C,).
         """
-        own, pooled = self.prior_rows, 0.0 if precision is None else self.pooled_rows
-        total = counts + own + pooled - self.uncounted_rows
-        if self.covariance == "tied":
-            return (scatter + own * variance.diag()) / (counts.sum() + own - self.uncounted_rows)
-        common = scatter.new_zeros(()) if precision is None else self._common(precision)
-        if self.covariance == "full":
-            return (scatter + own * variance.diag() + pooled * common) / total[:, None, None]
-        if self.covariance == "diagonal":
-            return (scatter + own * variance + pooled * common) / total[:, None]
-        return (scatter + own * variance.sum() + pooled * len(variance) * common) / total / len(variance)
+        form, D = self.covariance, variance.shape[-1]
+        own, pooled, uncounted = (
+            torch.as_tensor(rows).to(counts)[..., None]
+            for rows in (self.prior_rows, self.pooled_rows, self.uncounted_rows)
+        )
+        if form == "tied":
+            total = counts.sum(-1, keepdim=True) + own - uncounted
+            return (scatter + (own * variance).diag_embed()) / total[..., None]
+        total = counts + own + (0.0 if precision is None else pooled) - uncounted
+        if form == "full":
+            summed = scatter + (own * variance).diag_embed()[..., None, :, :]
+            if precision is not None:
+                summed = summed + (pooled[..., None] * self._common(precision))[..., None, :, :]
+            return summed / total[..., None, None]
+        if form == "diagonal":
+            summed = scatter + (own * variance)[..., None, :]
+            if precision is not None:
+                summed = summed + (pooled * self._common(precision))[..., None, :]
+            return summed / total[..., None]
+        summed = scatter + own * variance.sum(-1, keepdim=True)
+        if precision is not None:
+            summed = summed + pooled * D * self._common(precision)[..., None]
+        return summed / total / D
+
+    def _numbers(self, like: Tensor) -> list[Tensor]:
+        numbers = self.prior_rows, self.pooled_rows, self.uncounted_rows
+        return [torch.as_tensor(rows, dtype=like.dtype, device=like.device) for rows in numbers]
 
     def _common(self, precision: Tensor) -> Tensor:
         """The covariance Ψ that all components share, from the inverses of theirs."""
-        mean = precision.mean(0)
-        return torch.cholesky_inverse(torch.linalg.cholesky(mean)) if self.covariance == "full" else 1 / mean
+        if self.covariance == "full":
+            return torch.cholesky_inverse(torch.linalg.cholesky(precision.mean(-3)))
+        return 1 / precision.mean(-2 if self.covariance == "diagonal" else -1)
 
     def log_prob(self, variance: Tensor, precision: Tensor) -> Tensor:
-        """The log prior without constants, (), nats.
+        """The log prior without constants, (), nats; with the dimensions in front that the arguments have.
 
         Args:
             variance: the diagonal of V, (D,).
@@ -99,21 +119,26 @@ class CovariancePrior:
         Returns:
             The sum over components.
         """
-        if self.covariance in ("full", "tied"):
+        form, D = self.covariance, variance.shape[-1]
+        own, pooled, uncounted = self._numbers(variance)
+        if form in ("full", "tied"):
+            own_variance = variance if form == "tied" else variance[..., None, :]
             log_det = _log_det(precision)
-            trace = (precision.diagonal(dim1=-2, dim2=-1) * variance).sum(-1)
+            trace = (precision.diagonal(dim1=-2, dim2=-1) * own_variance).sum(-1)
         else:
-            per_column = precision if self.covariance == "diagonal" else precision[:, None].expand(-1, len(variance))
-            log_det, trace = per_column.log().sum(-1), (per_column * variance).sum(-1)
-        total = (self.prior_rows * (log_det - trace) - self.uncounted_rows * log_det).sum() / 2
-        if self.pooled_rows and self.covariance != "tied":
-            common = precision.mean(0)
-            if self.covariance == "full":
-                of_common = _log_det(common)
-            else:
-                of_common = common.log().sum() * (1 if self.covariance == "diagonal" else len(variance))
-            total = total + self.pooled_rows / 2 * (log_det - of_common).sum()
-        return total
+            per_column = precision if form == "diagonal" else precision[..., None].expand(*precision.shape, D)
+            log_det, trace = per_column.log().sum(-1), (per_column * variance[..., None, :]).sum(-1)
+        if form == "tied":
+            return (own * (log_det - trace) - uncounted * log_det) / 2
+        total = (own * (log_det - trace).sum(-1) - uncounted * log_det.sum(-1)) / 2
+        if not bool((pooled > 0).any()):
+            return total
+        if form == "full":
+            of_common = _log_det(precision.mean(-3))
+        else:
+            logs = precision.mean(-2 if form == "diagonal" else -1).log()
+            of_common = logs.sum(-1) if form == "diagonal" else D * logs
+        return total + pooled / 2 * (log_det - of_common[..., None]).sum(-1)
 
 
 def _log_det(matrix: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from pyro_vae.models.covariance_forms import (
 from pyro_vae.models.exact_density import Statistics, column_scales
 from pyro_vae.models.missing_values import expected_statistics, observed_log_probs
 from pyro_vae.models.mixture_features import coefficients_of, features_of, loses_digits
-from pyro_vae.models.regularization import RegularizedMixture
+from pyro_vae.models.regularization import cross_validate
+from pyro_vae.models.regularized_mixture import RegularizedMixture
 from pyro_vae.typing import Guide, Rows
 
 MAX_BLOCK_FEATURES = 2**22  # numbers in the feature matrix of a block of rows
@@ -127,7 +128,6 @@ class GaussianMixture(RegularizedMixture):
 
     @property
     def covariances(self) -> Tensor:
-        """Full (C, D, D), tied (D, D), diagonal (C, D), spherical (C,), as in scikit-learn."""
         with torch.no_grad():
             if not self._blocks:
                 return (2 * self.raw_scale).exp()
@@ -150,7 +150,6 @@ class GaussianMixture(RegularizedMixture):
 
     @torch.no_grad()
     def set_covariances(self, covariances: Tensor) -> None:
-        """Set covariances in the shape of the property `covariances`; `InputError` where one is singular."""
         self.raw_scale.copy_(log_cholesky(covariances) if self._blocks else log_scales(covariances))
 
     # log p(x | c) is linear in the features [x_j x_k, x_j, 1] of centred rows: one product gives all components', and
@@ -265,6 +264,12 @@ class GaussianMixture(RegularizedMixture):
 
     @torch.no_grad()
     def maximize(self, statistics: Statistics) -> None:
+        scatter = self.set_means(statistics)
+        if self.scale is None:
+            self.set_covariances(self._regularized(scatter, statistics["counts"]))
+
+    @torch.no_grad()
+    def set_means(self, statistics: Statistics) -> Tensor:
         counts, is_about_loc = statistics["counts"], "first_about_loc" in statistics
         first, second = (statistics[name + "_about_loc" * is_about_loc] for name in ("first", "second"))
         is_used = counts[:, None] > 0
@@ -272,17 +277,23 @@ class GaussianMixture(RegularizedMixture):
             is_used, first / torch.where(is_used, counts[:, None], 1.0), 0.0 if is_about_loc else self.loc - self.center
         )
         self.loc.copy_(mean + (self.loc if is_about_loc else self.center))
-        if self.scale is None:
-            scatter = scatter_about_means(self.covariance, second, counts, mean)
-            self.set_covariances(self._regularized(scatter, counts))
+        return scatter_about_means(self.covariance, second, counts, mean)
+
+    def repeated(self, times: int) -> "GaussianMixture":
+        form = "full" if self.covariance == "tied" else self.covariance
+        return GaussianMixture(times * self.num_components, self.num_features, form, prior_rows=0.0).to(self.loc)
+
+    @torch.no_grad()
+    def choose_regularization(self, rows: Rows) -> None:
+        if self.regularization == "auto" and (found := cross_validate(self, rows)) is not None:
+            self.set_strengths(found.best, len(rows))
 
     @property
     def _prior(self) -> CovariancePrior:
         return CovariancePrior(self.covariance, self.prior_rows, self.pooled_rows, self.uncounted_rows)
 
     @property
-    def precisions(self) -> Tensor:
-        """The inverses of the covariances, in their shape; differentiable."""
+    def precisions(self) -> Tensor:  # differentiable
         return torch.cholesky_inverse(self.scale_tril) if self._blocks else (-2 * self.raw_scale).exp()
 
     def _regularized(self, scatter: Tensor, counts: Tensor) -> Tensor:

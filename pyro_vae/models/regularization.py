@@ -1,19 +1,15 @@
-"""Mixtures whose covariances are regularized, as strongly as log p(x) of held-out rows says."""
+"""How strongly covariances of a mixture are regularized: as log p(x) of held-out rows says."""
 
-import copy
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.errors import InputError
-from pyro_vae.models.finite_mixture import Mixture
+from pyro_vae.models.fold_mixtures import FoldMixtures, MixtureState, start_state
+from pyro_vae.models.regularized_mixture import Pair, RegularizedMixture
 from pyro_vae.typing import Rows
 
-REGULARIZATIONS = ("auto", "inverse-wishart", "reg_covar")
 FOLDS = 5
 MAX_ROWS, MIN_ROWS_PER_COMPONENT = 5000, 4  # that are used, the first after shuffling
 MAX_OPERATIONS = 2e12  # of all products, about a minute of two cores
@@ -21,88 +17,6 @@ PASSES_OF_A_PATH = 200  # over the rows
 PRIOR_SHARES = (0.5, 0.25, 0.12, 0.06, 0.03, 0.01, 1e-3, 1e-4, 1e-6)  # prior rows, relative to the rows of a component
 POOLED_ROWS = (8.0, 2.0, 0.5, 0.0)  # relative to the number of features
 STARTS, EPOCHS, TOLERANCE = 4, 30, 3e-4  # of EM in each fold
-Pair = tuple[float, float]  # `prior_rows` and `pooled_rows`
-
-
-class RegularizedMixture(Mixture):
-    """A mixture whose covariances are regularized in two strengths, both in rows.
-
-    Attributes:
-        covariance: the form of the covariances.
-        regularization: a name of `REGULARIZATIONS`, or "fixed" where a strength was given.
-        prior_rows: the strength toward a diagonal covariance.
-        pooled_rows: the strength toward one that all components share.
-        uncounted_rows: rows that are not counted, so that inverses of covariances are unbiased.
-        reg_covar: what scikit-learn's rule adds to the variances.
-    """
-
-    covariance: str
-    regularization: str
-    reg_covar: float
-    strengths: Tensor  # the three numbers of rows: a state of the fit, not a setting
-
-    @property
-    def prior_rows(self) -> float:
-        return float(self.strengths[0])
-
-    @property
-    def pooled_rows(self) -> float:
-        return float(self.strengths[1])
-
-    @property
-    def uncounted_rows(self) -> float:
-        return float(self.strengths[2])
-
-    def set_regularization(
-        self, name: str, usual_rows: float, prior_rows: float | None, pooled_rows: float | None, reg_covar: float | None
-    ) -> None:
-        """Set how covariances are regularized; `InputError` for settings that contradict.
-
-        Args:
-            name: one of `REGULARIZATIONS`.
-            usual_rows: `prior_rows` where none is given.
-            prior_rows: the strength toward a diagonal covariance, where it is given.
-            pooled_rows: the strength toward a common one, where it is given.
-            reg_covar: what scikit-learn's rule adds, where it is given.
-        """
-        if name not in REGULARIZATIONS:
-            raise InputError(f"no regularization called {name!r}; try one of {', '.join(REGULARIZATIONS)}")
-        given = {"prior_rows": prior_rows, "pooled_rows": pooled_rows, "reg_covar": reg_covar}
-        for what, value in given.items():
-            if value is not None and not value >= 0:
-                raise InputError(f"{what} must not be negative, got {value}")
-        is_given = prior_rows is not None or pooled_rows is not None
-        if reg_covar is not None and name != "reg_covar":
-            raise InputError("reg_covar goes with regularization='reg_covar'")
-        if is_given and name != "auto":
-            raise InputError(f"prior_rows and pooled_rows do not go with regularization={name!r}: leave one out")
-        self.regularization = "fixed" if is_given else name
-        self.reg_covar = 1e-6 if reg_covar is None else float(reg_covar)
-        first = prior_rows or 0.0 if is_given else usual_rows
-        strengths = torch.tensor([first, pooled_rows or 0.0, 0.0], dtype=torch.float64)
-        self.register_buffer("strengths", strengths)
-
-    def set_strengths(self, strengths: Pair, num_rows: int) -> None:
-        """Set both strengths, and as many uncounted rows as leave a component without rows half of its prior.
-
-        Args:
-            strengths: `prior_rows` and `pooled_rows`.
-            num_rows: the number N of training rows.
-        """
-        is_one = self.num_components == 1 or self.covariance == "tied"
-        size = self.num_features if self.covariance in ("full", "tied") else 1
-        uncounted = min(size + 1.0, num_rows / 2 if is_one else sum(strengths) / 2)
-        self.strengths.copy_(torch.tensor([*strengths, uncounted]))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """Files of 0.1.0 have no strengths: these stay as they are."""
-        state_dict.setdefault(f"{prefix}strengths", self.strengths)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    @torch.no_grad()
-    def choose_regularization(self, rows: Rows) -> None:
-        if self.regularization == "auto" and (found := cross_validate(self, rows)) is not None:
-            self.set_strengths(found.best, len(rows))
 
 
 @dataclass(frozen=True)
@@ -153,28 +67,21 @@ def cross_validate(mixture: RegularizedMixture, rows: Rows) -> CrossValidation |
     if plan is None:
         return None
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    rows = rows[order[: plan.num_rows].to(rows.device)].to(mixture.logits)
-    folds = [_Fold(copy.deepcopy(mixture), *parts, plan.there_and_back) for parts in split_rows(rows, plan.num_folds)]
+    folds = _Folds(mixture, rows[order[: plan.num_rows].to(rows.device)].to(mixture.logits), plan.num_folds)
     shares = [share * len(rows) / C for share in PRIOR_SHARES]
     pooled = [share * D for share in POOLED_ROWS] if C > 1 and mixture.covariance != "tied" else [0.0]
     middle = len(pooled) // 2
-    for fold in folds:
-        fold.sweep([(share, pooled[middle]) for share in shares])
-    best = _result(folds).best
-    for fold in folds:
-        fold.follow(best, [(best[0], share) for share in pooled[middle + 1 :]])
-        fold.follow(best, [(best[0], share) for share in pooled[:middle][::-1]])
-    best = _result(folds).best
+    folds.sweep([(share, pooled[middle]) for share in shares], plan.there_and_back)
+    best = folds.result().best
+    folds.follow(best, [(best[0], share) for share in pooled[middle + 1 :]])
+    folds.follow(best, [(best[0], share) for share in pooled[:middle][::-1]])
+    best = folds.result().best
     place = shares.index(best[0])
-    for fold in folds if best[1] != pooled[middle] else ():
-        for share in (*shares[max(place - 1, 0) : place], *shares[place + 1 : place + 2]):
-            fold.follow(best, [(share, best[1])])
-    return _result(folds)
-
-
-def _result(folds: Sequence["_Fold"]) -> CrossValidation:
-    tried = tuple(folds[0].ended)
-    return CrossValidation(tried, tuple(tuple(fold.ended[pair].held_out for fold in folds) for pair in tried))
+    for share in (
+        (*shares[max(place - 1, 0) : place], *shares[place + 1 : place + 2]) if best[1] != pooled[middle] else ()
+    ):
+        folds.follow(best, [(share, best[1])])
+    return folds.result()
 
 
 @dataclass(frozen=True)
@@ -212,50 +119,63 @@ class _Ended:
 
     objective: float
     held_out: float
-    state: Mapping[str, Tensor]
+    state: MixtureState
 
 
-class _Fold:
-    """A copy of a mixture, rows it is fitted to and rows it is scored on."""
+class _Folds:
+    """The folds of some rows, and for each pair of strengths where the fits of all folds ended."""
 
-    def __init__(self, mixture: RegularizedMixture, train: Tensor, held_out: Tensor, there_and_back: bool) -> None:
-        self.mixture, self.train, self.held_out, self.there_and_back = mixture, train, held_out, there_and_back
-        self.ended: dict[Pair, _Ended] = {}
+    def __init__(self, mixture: RegularizedMixture, rows: Tensor, num_folds: int) -> None:
+        self.mixture, self.rows, self.num_folds = mixture, rows, num_folds
+        number = torch.cat([torch.full((len(part),), i) for i, part in enumerate(rows.tensor_split(FOLDS))])
+        self.is_fitted = (number != torch.arange(num_folds)[:, None]).to(rows.device)  # (folds, N)
+        self.ended: dict[Pair, list[_Ended]] = {}
 
-    def sweep(self, pairs: Sequence[Pair]) -> None:
-        """Fit along strengths, from the first to the last and back, and keep the fit with the higher objective."""
-        for path in (pairs, pairs[::-1])[: 1 + self.there_and_back]:
-            self._start(path[0])
-            for pair in path:
-                ended = self._fit(pair)
-                if pair not in self.ended or ended.objective > self.ended[pair].objective:
-                    self.ended[pair] = ended
+    def result(self) -> CrossValidation:
+        tried = tuple(self.ended)
+        return CrossValidation(tried, tuple(tuple(one.held_out for one in self.ended[pair]) for pair in tried))
+
+    def sweep(self, pairs: Sequence[Pair], there_and_back: bool) -> None:
+        """Fit along strengths, from the first to the last and back, and keep the fits with the higher objective."""
+        paths = [pairs, pairs[::-1]][: 1 + there_and_back]
+        states = [state for path in paths for state in self._best_starts(path[0])]
+        mixtures = FoldMixtures(self.mixture, self.rows, self.is_fitted.repeat(len(paths), 1))
+        for step in zip(*paths, strict=True):
+            found = self._fit(mixtures, step, states)
+            for pair, part in zip(step, _parts(found, self.num_folds), strict=True):
+                before = self.ended.get(pair, part)
+                self.ended[pair] = [max(each, key=lambda one: one.objective) for each in zip(before, part, strict=True)]
+            states = [one.state for one in found]
 
     def follow(self, start: Pair, pairs: Sequence[Pair]) -> None:
-        """Fit along strengths from where the fit with others ended."""
-        self.mixture.load_state_dict(self.ended[start].state)
+        """Fit along strengths from where the fits with others ended."""
+        mixtures, states = (
+            FoldMixtures(self.mixture, self.rows, self.is_fitted),
+            [one.state for one in self.ended[start]],
+        )
         for pair in pairs:
-            self.ended[pair] = self._fit(pair)
+            self.ended[pair] = self._fit(mixtures, [pair], states)
+            states = [one.state for one in self.ended[pair]]
 
-    def _start(self, pair: Pair) -> None:
-        """The best of a few starts."""
-        ended = []
-        for number in range(STARTS):
-            self.mixture.start_em(self.train.nanmean(0), self.train, "k-means++", number)
-            ended.append(self._fit(pair))
-        self.mixture.load_state_dict(max(ended, key=lambda one: one.objective).state)
+    def _best_starts(self, pair: Pair) -> list[MixtureState]:
+        """The best of a few starts in each fold."""
+        mixtures = FoldMixtures(self.mixture, self.rows, self.is_fitted.repeat(STARTS, 1))
+        states = [
+            start_state(self.mixture, self.rows[is_fitted], pair, number)
+            for number in range(STARTS)
+            for is_fitted in self.is_fitted
+        ]
+        found = _parts(self._fit(mixtures, [pair] * STARTS, states), self.num_folds)
+        return [max(each, key=lambda one: one.objective).state for each in zip(*found, strict=True)]
 
-    @torch.no_grad()
-    def _fit(self, pair: Pair) -> _Ended:
-        """EM from the current parameters until it gains little."""
-        self.mixture.set_strengths(pair, len(self.train))
-        prepared = [self.mixture.prepare(block) for block in self.train.split(self.mixture.block_rows)]
-        objective = -math.inf
-        for _ in range(EPOCHS):
-            statistics, log_px = self.mixture.e_step(prepared)
-            before, objective = objective, float(log_px.mean() + self.mixture.log_prior() / len(self.train))
-            if objective - before < TOLERANCE:
-                break
-            self.mixture.m_step(statistics)
-        held_out = float(self.mixture.log_density(self.held_out).mean())
-        return _Ended(objective, held_out, copy.deepcopy(self.mixture.state_dict()))
+    def _fit(self, mixtures: FoldMixtures, pairs: Sequence[Pair], states: Sequence[MixtureState]) -> list[_Ended]:
+        """EM of all folds with each pair, until it gains little."""
+        counts = self.is_fitted.sum(1).tolist()
+        strengths = torch.stack([self.mixture.strengths_of(pair, count) for pair in pairs for count in counts])
+        objective, held_out = mixtures.fit(strengths, states, EPOCHS, TOLERANCE)
+        ended = zip(objective.tolist(), held_out.tolist(), mixtures.states(), strict=True)
+        return [_Ended(*each) for each in ended]
+
+
+def _parts(found: Sequence[_Ended], size: int) -> list[Sequence[_Ended]]:
+    return [found[start : start + size] for start in range(0, len(found), size)]

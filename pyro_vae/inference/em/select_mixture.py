@@ -22,7 +22,8 @@ from pyro_vae.models.covariance_forms import COVARIANCES
 from pyro_vae.models.exact_density import rows_with_nan
 from pyro_vae.models.finite_mixture import Mixture
 from pyro_vae.models.gaussian_mixture import GaussianMixture
-from pyro_vae.models.regularization import MAX_ROWS, RegularizedMixture, cross_validate, split_rows
+from pyro_vae.models.regularization import MAX_ROWS, cross_validate, split_rows
+from pyro_vae.models.regularized_mixture import RegularizedMixture
 from pyro_vae.typing import Rows
 
 AUTO = "auto"
