@@ -10,12 +10,9 @@ from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
 from pyro_vae.models.covariance_forms import (
     COVARIANCES,
-    CovariancePrior,
     log_cholesky,
     log_scales,
     scatter_about_means,
-    singular,
-    with_ridge,
 )
 from pyro_vae.models.exact_density import Statistics, column_scales
 from pyro_vae.models.missing_values import expected_statistics, observed_log_probs
@@ -93,6 +90,7 @@ class GaussianMixture(RegularizedMixture):
             self.raw_scale.data.zero_()
         if scale is not None:
             self.regularization = "fixed"
+            self.strengths.zero_()
             self.raw_scale.requires_grad_(False)
             self.logits.requires_grad_(False)
             self.held = ("logits", "raw_scale")
@@ -266,7 +264,7 @@ class GaussianMixture(RegularizedMixture):
     def maximize(self, statistics: Statistics) -> None:
         scatter = self.set_means(statistics)
         if self.scale is None:
-            self.set_covariances(self._regularized(scatter, statistics["counts"]))
+            self.set_covariances(self.regularized(scatter, statistics["counts"]))
 
     @torch.no_grad()
     def set_means(self, statistics: Statistics) -> Tensor:
@@ -289,25 +287,8 @@ class GaussianMixture(RegularizedMixture):
             self.set_strengths(found.best, len(rows))
 
     @property
-    def _prior(self) -> CovariancePrior:
-        return CovariancePrior(self.covariance, self.prior_rows, self.pooled_rows, self.uncounted_rows)
-
-    @property
     def precisions(self) -> Tensor:  # differentiable
         return torch.cholesky_inverse(self.scale_tril) if self._blocks else (-2 * self.raw_scale).exp()
-
-    def _regularized(self, scatter: Tensor, counts: Tensor) -> Tensor:
-        if self.regularization == "reg_covar":
-            return with_ridge(self.covariance, scatter, counts, self.reg_covar, self.num_features)
-        no_prior = self.prior_rows == self.pooled_rows == 0
-        if no_prior and bool((counts <= 0).any()) and self.covariance != "tied":
-            raise singular("a component has no row")
-        return self._prior.mode(scatter, counts, self.prior_variance, self.precisions if self.pooled_rows else None)
-
-    def log_prior(self) -> Tensor:
-        if self.scale is not None or self.regularization == "reg_covar":
-            return self.loc.new_zeros(())
-        return self._prior.log_prob(self.prior_variance, self.precisions)
 
     @torch.no_grad()
     def describe_rows(self, mean: Tensor, rows: Rows) -> None:

@@ -107,7 +107,15 @@ class _Plan:
 
 
 def split_rows(rows: Tensor, num_folds: int = FOLDS) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first of five folds of rows that are shuffled: those that are fitted, and those held out."""
+    """The first of five folds.
+
+    Args:
+        rows: rows (N, D), shuffled.
+        num_folds: how many of the folds.
+
+    Returns:
+        Pairs of the rows that are fitted and those that are held out.
+    """
     parts = rows.tensor_split(FOLDS)
     for number, held_out in enumerate(parts[:num_folds]):
         yield torch.cat([part for other, part in enumerate(parts) if other != number]), held_out

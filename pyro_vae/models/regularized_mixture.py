@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import InputError
+from pyro_vae.models.covariance_forms import CovariancePrior, singular, with_ridge
 from pyro_vae.models.exact_density import Statistics
 from pyro_vae.models.finite_mixture import Mixture
 
@@ -84,7 +85,15 @@ class RegularizedMixture(Mixture):
         self.strengths.copy_(self.strengths_of(strengths, num_rows))
 
     def strengths_of(self, strengths: Pair, num_rows: int) -> Tensor:
-        """The three numbers of rows that `set_strengths` sets, (3,)."""
+        """The three numbers of rows that `set_strengths` sets.
+
+        Args:
+            strengths: `prior_rows` and `pooled_rows`.
+            num_rows: the number N of training rows.
+
+        Returns:
+            The numbers (3,).
+        """
         is_one = self.num_components == 1 or self.covariance == "tied"
         size = self.num_features if self.covariance in ("full", "tied") else 1
         uncounted = min(size + 1.0, num_rows / 2 if is_one else sum(strengths) / 2)
@@ -94,6 +103,32 @@ class RegularizedMixture(Mixture):
         """Files of 0.1.0 have no strengths: these stay as they are."""
         state_dict.setdefault(f"{prefix}strengths", self.strengths)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def regularized(self, scatter: Tensor, counts: Tensor) -> Tensor:
+        """The M-step of the covariances.
+
+        Args:
+            scatter: what `set_means` gives.
+            counts: sums of the responsibilities (C,).
+
+        Returns:
+            Covariances in their shape; `InputError` for a component without rows where nothing is regularized.
+        """
+        if self.regularization == "reg_covar":
+            return with_ridge(self.covariance, scatter, counts, self.reg_covar, self.num_features)
+        no_prior = self.prior_rows == self.pooled_rows == 0
+        if no_prior and bool((counts <= 0).any()) and self.covariance != "tied":
+            raise singular("a component has no row")
+        return self._prior.mode(scatter, counts, self.prior_variance, self.precisions if self.pooled_rows else None)
+
+    def log_prior(self) -> Tensor:
+        if self.regularization == "reg_covar" or not bool(self.strengths.any()):
+            return self.logits.new_zeros(())
+        return self._prior.log_prob(self.prior_variance, self.precisions)
+
+    @property
+    def _prior(self) -> CovariancePrior:
+        return CovariancePrior(self.covariance, self.prior_rows, self.pooled_rows, self.uncounted_rows)
 
     @property
     def covariances(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Extrapolation of the steps of a fit that climbs slowly, kept only where the objective does not fall.
+"""Extrapolation of the steps of a fit that converges slowly, kept only where the objective does not fall.
 
 >>> slow = lambda x: 0.99 * x
 >>> squarem, x = Squarem(), torch.ones(1, dtype=torch.float64)

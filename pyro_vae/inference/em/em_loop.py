@@ -77,7 +77,7 @@ class EMRows:
         used = self.weights.cpu().nonzero()[:, 0]
         return self[used[torch.linspace(0, len(used) - 1, min(len(used), START_ROWS), dtype=torch.float64).long()]]
 
-    def mean_of(self, values: Tensor) -> float:
+    def weighted_mean(self, values: Tensor) -> float:
         """The weighted mean over rows of values (N,)."""
         values = values.double()
         if self.weights is None:
@@ -105,7 +105,15 @@ class EMRows:
             yield self.model.prepare(self[start : start + size])
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-        """Blocks of some rows, those of a split that is drawn again each epoch with this generator."""
+        """Blocks of some rows; a split that is drawn again each epoch draws them here.
+
+        Args:
+            index: the rows' numbers (n,).
+            generator: of the draw.
+
+        Returns:
+            Blocks as the E-step takes them.
+        """
         rows = self.train.batch(index, generator) if self.train.mask is None else self[index]
         return self.prepare(rows)
 
@@ -210,7 +218,7 @@ class EMRun:
                 statistics, log_px = e_step()
             else:
                 statistics, log_px = steps.evaluate(e_step, lambda found: self._objective(found[1]))
-            row = self._record(number, segment, self.rows.mean_of(log_px))
+            row = self._record(number, segment, self.rows.weighted_mean(log_px))
             if steps is None or steps.is_cycle_complete:
                 gain, previous = row.objective - previous, row.objective
                 if gain <= settings.tolerance:
@@ -257,21 +265,21 @@ class EMRun:
             if self.running.stop:
                 break
         _, log_px = self._e_step(rows.prepare_blocks())
-        self._record(number, 0, rows.mean_of(log_px))
+        self._record(number, 0, rows.weighted_mean(log_px))
 
     def _e_step(self, blocks: Iterable[Tensor]) -> tuple[Statistics, Tensor]:
         return self.model.e_step(blocks, self.settings.hard, self.rows.weights)
 
     def _objective(self, log_px: Tensor) -> float:
         """The mean of log p(x) and the log prior, nats per row of the model's own x."""
-        return self.rows.mean_of(log_px) + float(self.model.log_prior()) / self.rows.total
+        return self.rows.weighted_mean(log_px) + float(self.model.log_prior()) / self.rows.total
 
     def _record(self, number: int, segment: int, log_px: float, update_best: bool = True) -> EMEpoch:
         """Add an iteration to the history: the bound per row at the current parameters, and the objective."""
         if not math.isfinite(log_px):
             raise DivergedError(f"log p(x) became {log_px} in iteration {len(self.history) + 1}: the start is unusable")
         log_prior = float(self.model.log_prior()) / self.rows.total
-        elbo, epoch = log_px + self.rows.mean_of(self.rows.train.log_jacobian), len(self.history) + 1
+        elbo, epoch = log_px + self.rows.weighted_mean(self.rows.train.log_jacobian), len(self.history) + 1
         row = EMEpoch(
             epoch=epoch,
             step=epoch,

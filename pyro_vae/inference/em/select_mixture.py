@@ -124,7 +124,15 @@ def select_mixture(
 
 
 def build_mixture(score: MixtureScore, num_features: int) -> Mixture:
-    """A new mixture of the size and form that a score belongs to."""
+    """A new mixture of the size and form that a score belongs to.
+
+    Args:
+        score: the score.
+        num_features: the number D of features.
+
+    Returns:
+        The mixture, not fitted.
+    """
     if not score.covariance:
         return BernoulliMixture(score.num_components, num_features)
     return GaussianMixture(score.num_components, num_features, score.covariance)
