@@ -4,6 +4,7 @@
     python scripts/figures.py swap                 # docs/images/swap.png
     python scripts/figures.py trust                # docs/images/trust.png
     python scripts/figures.py your-program         # docs/images/your_program.png
+    python scripts/figures.py selection            # docs/images/selection.png
     python scripts/figures.py inside RUN NAME …    # docs/images/NAME.png, as the report of a run shows them
     python scripts/figures.py page RUN             # docs/images/report.png, a screenshot by Chromium
 
@@ -179,6 +180,15 @@ def your_program() -> None:
         right.scatter(truth, names["pace"], s=18, color=style.BLUE, linewidths=0)
         right.set(xlabel="pace that was put in, cm a year", ylabel="posterior mean", title="What the latent means")
         figure.savefig(IMAGES / "your_program.png", dpi=150)
+
+
+@cli.command()
+def selection() -> None:
+    """Mixtures of the 178 wines, standardized, by cross-validation."""
+    from sklearn.datasets import load_wine
+
+    found = pv.select_mixture(pv.load_data(load_wine().data), on_scored=lambda s: click.echo(f"{s}: {s.mean:.2f}"))
+    pv.plots.plot_selection(found.scores).savefig(IMAGES / "selection.png")
 
 
 if __name__ == "__main__":
