@@ -15,7 +15,7 @@ from torch.distributions import Distribution as TorchDistribution
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
-from pyro_vae.programs.parameters import device_and_dtype, use_param_store
+from pyro_vae.programs.parameters import ParamStoreModule, device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure, find_model_plates, find_plates
 from pyro_vae.programs.program_defaults import num_features_of
 from pyro_vae.programs.row_inputs import Batch, RowInputs, accepts_row_inputs, bind_supported_kwargs, takes_row_input
@@ -26,7 +26,7 @@ from pyro_vae.typing import Program as AnyProgram
 ACTIVE_VARIANCE = 0.01
 
 
-class Program(nn.Module):
+class Program(ParamStoreModule):
     """Two plain Pyro functions, `model(x)` and `guide(x)`, as one object that can be fitted, scored, sampled and saved.
 
     Parameters that the functions create by `pyro.param` and `pyro.module` belong to the program: each call of `model`
@@ -64,12 +64,6 @@ class Program(nn.Module):
             raise InputError("this is a program already: fit it as it is, or give Program two plain functions")
         self.owners = nn.ModuleList(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
         self.num_features = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What pickle stores: without the weak references that Pyro leaves on the parameters that it has seen."""
-        for parameter in self.parameters():
-            vars(parameter).pop("unconstrained", None)
-        return self.__dict__.copy()
 
     @accepts_row_inputs
     def model(self, x: Rows, *args: Any, **row_inputs: Any) -> object:  # Any: a subclass names those that it takes

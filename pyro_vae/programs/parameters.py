@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -41,6 +41,80 @@ def use_param_store(program: object) -> Iterator[None]:
         _ACTIVE_PROGRAMS.pop()
         own._params, own._param_to_name, own._constraints = store._params, store._param_to_name, store._constraints
         store._params, store._param_to_name, store._constraints = outside
+        if isinstance(program, ParamStoreModule):
+            program.register_store(own)
+
+
+class ParamStoreModule(nn.Module):
+    """A module whose `pyro.param`s are its parameters, under `pyro.param/NAME`, unconstrained.
+
+    So `state_dict`, `parameters()`, `to` and `double` mean what they mean for any module, and a copy by pickle,
+    `copy.deepcopy` or `torch.save` has them. They exist once the functions have run; values that were loaded before
+    are kept for them.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle and `copy.deepcopy` take: without the weak references that Pyro leaves on parameters it saw."""
+        for parameter in self.parameters():
+            vars(parameter).pop("unconstrained", None)
+        state = self.__dict__.copy()
+        store: ParamStoreDict = state.pop("param_store", ParamStoreDict())
+        own = [key.removeprefix(PARAM_PREFIX) for key in self._parameters if key.startswith(PARAM_PREFIX)]
+        state["_constraints"] = {name: store._constraints[name] for name in own}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        constraints, store = state.pop("_constraints"), ParamStoreDict()
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
+        for name, constraint in constraints.items():
+            value = self._parameters[PARAM_PREFIX + name]
+            assert value is not None
+            store._params[name], store._param_to_name[value], store._constraints[name] = value, name, constraint
+        self.__dict__["param_store"] = store  # parameters of modules come back with the modules' next call
+
+    def register_store(self, store: ParamStoreDict) -> None:
+        """Make the parameters that are in a param store and in no module those of the program itself.
+
+        They stay the tensors that they are, so that traces and optimizers which hold them go on with them.
+
+        Args:
+            store: the program's own.
+        """
+        known = {id(parameter) for parameter in self.parameters()}
+        for name, value in store._params.items():
+            if id(value) not in known:
+                value.__class__ = nn.Parameter
+                self._parameters[PARAM_PREFIX + name] = value  # type: ignore[assignment]  # by the line before
+        for key in [key for key in self._parameters if key.startswith(PARAM_PREFIX)]:
+            if store._params.get(key.removeprefix(PARAM_PREFIX)) is not self._parameters[key]:
+                del self._parameters[key]
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Parameters that were loaded and are not created yet are part of the state."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, value in self.__dict__.get("_pending", {}).items():
+            destination[f"{prefix}{PARAM_PREFIX}{name}"] = value if keep_vars else value.detach()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Parameters of functions that have not run yet get their values when they are created."""
+        own = f"{prefix}{PARAM_PREFIX}"
+        names = [key for key in state_dict if key.startswith(own)]
+        later = {key for key in names if key.removeprefix(prefix) not in self._parameters}
+        now = {key: value for key, value in state_dict.items() if key not in later}
+        super()._load_from_state_dict(now, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        unexpected_keys[:] = [key for key in unexpected_keys if key not in names]  # torch splits names at their dots
+        if later:
+            pending = {key.removeprefix(own): state_dict[key].detach().clone() for key in later}
+            self.__dict__["_pending"] = self.__dict__.get("_pending", {}) | pending
 
 
 class _RestorePending(Messenger):
@@ -119,14 +193,19 @@ def load_state(program: object, state: dict[str, Tensor]) -> None:
         program: any program; `InputError` where the state does not fit it.
         state: its parameters and saved buffers by name, as `copy_state` gives them.
     """
+    own = state
+    if isinstance(program, nn.Module) and not isinstance(program, ParamStoreModule):
+        own = {name: value for name, value in state.items() if not name.startswith(PARAM_PREFIX)}
     if isinstance(program, nn.Module):
         try:
-            program.load_state_dict({name: value for name, value in state.items() if not name.startswith(PARAM_PREFIX)})
+            program.load_state_dict(own)
         except RuntimeError as error:
             raise InputError(
                 f"the saved weights do not fit this program (a guide that creates its parameters at its first call, as "
                 f"Pyro's autoguides do, has to be called once in the function that builds it): {error}"
             ) from error
+    if isinstance(program, ParamStoreModule):
+        return
     existing = named_parameters(program)
     pending = {}
     for name, value in state.items():
