@@ -1,5 +1,6 @@
 """Context managers for shared state: random numbers, training mode, threads, warnings, signals, recording."""
 
+import os
 import signal
 import threading
 import warnings
@@ -11,6 +12,12 @@ import torch
 from torch import nn
 
 _RECORDING = False
+
+PYRO_LOCK = threading.RLock()
+"""Held while a thread uses what belongs to the process: Pyro's handlers, its param store, its validation flag and the
+random generators, and while it changes whether a program trains or is evaluated. A thread that forks waits for it, so
+that a child begins with nothing of another thread's."""
+os.register_at_fork(before=PYRO_LOCK.acquire, after_in_parent=PYRO_LOCK.release, after_in_child=PYRO_LOCK.release)
 
 
 @contextmanager
@@ -35,8 +42,8 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    before = pyro.util.get_rng_state()  # torch's on the CPU, Python's, numpy's; fork_rng adds those of accelerators
-    with torch.random.fork_rng():
+    with PYRO_LOCK, torch.random.fork_rng():
+        before = pyro.util.get_rng_state()  # torch's on the CPU, Python's, numpy's; fork_rng adds those of accelerators
         pyro.set_rng_seed(seed % 2**32)
         try:
             yield
@@ -50,11 +57,12 @@ def evaluating(program: object) -> Iterator[None]:
     if not (isinstance(program, nn.Module) and program.training):
         yield
         return
-    program.eval()
-    try:
-        yield
-    finally:
-        program.train()
+    with PYRO_LOCK:
+        program.eval()
+        try:
+            yield
+        finally:
+            program.train()
 
 
 def set_training(program: object, training: bool) -> None:

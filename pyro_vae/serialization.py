@@ -11,6 +11,7 @@ from torch import nn
 from pyro_vae import guides, likelihoods, nets, priors  # noqa: F401 - the parts that a recipe may name
 from pyro_vae.atomic_write import JsonDict, read_tensors, read_toml, write_tensors
 from pyro_vae.constructor_args import CONSTRUCTORS, find_constructor, recorded_call
+from pyro_vae.context_managers import set_training
 from pyro_vae.errors import InputError
 from pyro_vae.models import autoencoder, bayesian_mixture, bernoulli_mixture, gaussian_mixture, ppca, vae  # noqa: F401 - the same
 from pyro_vae.programs.model_and_guide import Program
@@ -72,7 +73,7 @@ def load(folder: str | Path, build: Callable[[], object] | None = None) -> objec
             ever names code to run.
 
     Returns:
-        The program.
+        The program, in evaluation mode as after a fit.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -87,6 +88,7 @@ def load(folder: str | Path, build: Callable[[], object] | None = None) -> objec
     if isinstance(program, nn.Module) and first is not None:
         program.to(first.dtype)
     load_state(program, tensors)
+    set_training(program, False)
     if "num_features" in config:
         set_num_features(program, config["num_features"], replace=True)
     return program

@@ -1,9 +1,11 @@
 """The variational autoencoder: p(z) p_θ(x|z) with guide q_φ(z|x)."""
 
 import math
+from collections.abc import Callable
 
 import pyro
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
@@ -12,10 +14,10 @@ from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.flows import concat
 from pyro_vae.part_bases import init_part_from_data, masked_likelihood
-from pyro_vae.programs.model_and_guide import Program, distribution_mean, sample
-from pyro_vae.programs.parameters import device_and_dtype, register_parameters, use_param_store
-from pyro_vae.programs.row_inputs import accepts_row_inputs, bind_supported_kwargs
-from pyro_vae.typing import Guide, Latents, Likelihood, Prior, Rows
+from pyro_vae.programs.model_and_guide import Program, distribution_mean, mean_in_closed_form, sample
+from pyro_vae.programs.parameters import PARAM_PREFIX, device_and_dtype, register_parameters, use_param_store
+from pyro_vae.programs.row_inputs import Batch, RowInputs, accepts_row_inputs, bind_supported_kwargs
+from pyro_vae.typing import Guide, Latents, Likelihood, Prior, RowLatents, Rows
 
 IMPUTE_BATCH_SIZE = 256
 
@@ -62,6 +64,51 @@ class VAE(Program):
         register_parameters(self.posterior, "posterior")
         with pyro.plate("data", len(x)):
             pyro.sample("z", bind_supported_kwargs(self.posterior)(x, row_inputs))
+
+    @torch.no_grad()
+    def encode(self, x: Rows, **row_inputs: object) -> RowLatents:
+        """Posterior means (N, K), from 64 draws where the guide has no mean; from several threads at the same time."""
+        return self._by_parts((self.posterior,), x, row_inputs, super().encode)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Rows, **row_inputs: object) -> Rows:
+        """E[x | z] at the guide's posterior means, (N, D); from several threads at the same time."""
+        return self._by_parts((self.posterior, self.likelihood), x, row_inputs, super().reconstruct)
+
+    def _by_parts(
+        self, parts: tuple[Guide | Likelihood, ...], x: Rows, row_inputs: RowInputs, by_trace: Callable[..., Tensor]
+    ) -> Tensor:
+        """The mean of the last part's distribution at the one before: without a trace, so without Pyro's lock.
+
+        Only where a trace has given the same numbers before, and its result cannot differ otherwise: in evaluation
+        mode, and not for parts with random weights or parameters by `pyro.param`.
+        """
+        known = self.__dict__.setdefault("_known_parts", {})
+        needs_trace = (
+            self.training
+            or (type(self).model, type(self).guide) != (VAE.model, VAE.guide)
+            or any(isinstance(module, PyroModule) for module in self.modules())
+            or any(name.startswith(PARAM_PREFIX) for name in self._parameters)
+        )
+        is_known = all(one is other for one, other in zip(known.get(len(parts), (None,)), parts, strict=False))
+        if is_known and not needs_trace:
+            found = self._means_of(parts, x, row_inputs)
+            return by_trace(x, **row_inputs) if found is None else found
+        traced = by_trace(x, **row_inputs)
+        if not needs_trace:
+            with use_param_store(self):
+                found = self._means_of(parts, x, row_inputs)
+            if found is not None and torch.equal(found, traced):
+                known[len(parts)] = parts
+        return traced
+
+    def _means_of(self, parts: tuple[Guide | Likelihood, ...], x: Rows, row_inputs: RowInputs) -> Tensor | None:
+        """The means, None where one is not known in closed form."""
+        batch = Batch.of(x.to(*device_and_dtype(self, like=x)), row_inputs)
+        found: Tensor | None = batch.x
+        for each, given in zip(parts, (batch.row_inputs, {}), strict=False):
+            found = None if found is None else mean_in_closed_form(bind_supported_kwargs(each)(found, given))
+        return found
 
     @torch.no_grad()
     def decode(self, z: Latents) -> Tensor:

@@ -146,9 +146,8 @@ def distribution_mean(fn: Distribution, draws: int = 64) -> Tensor:
     if isinstance(fn, Observed):
         fn = fn.values  # of all values, where some were not observed
     assert isinstance(fn, TorchDistribution)
-    try:
-        mean: Tensor = fn.mean
-    except NotImplementedError:
+    mean = mean_in_closed_form(fn)
+    if mean is None:
         drawn: Tensor = fn.sample(torch.Size([draws]))
         return drawn.mean(0)
     if mean.isnan().any() and isinstance(unwrap_independent(fn), Categorical):
@@ -156,6 +155,16 @@ def distribution_mean(fn: Distribution, draws: int = 64) -> Tensor:
         return mode.to(torch.get_default_dtype())  # a category has no mean: the most probable one
     if mean.isnan().any():
         raise InputError(f"a {type(fn).__name__} has no mean to encode or reconstruct with")
+    return mean
+
+
+def mean_in_closed_form(fn: Distribution) -> Tensor | None:
+    """The mean of a distribution; None where it has none in closed form."""
+    assert isinstance(fn, TorchDistribution)
+    try:
+        mean: Tensor = fn.mean
+    except NotImplementedError:
+        return None
     return mean
 
 
@@ -226,7 +235,7 @@ def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
     """
     batch = Batch.of(x.to(*device_and_dtype(program, like=x)), row_inputs)
     plates, guide = _plates_at(program, batch), _guide_at_means(program, batch)
-    with poutine.block(), use_param_store(program), evaluating(program):
+    with use_param_store(program), evaluating(program), poutine.block():
         model = poutine.trace(poutine.replay(bind_supported_kwargs(program.model), trace=guide)).get_trace(
             batch.x, batch.row_inputs
         )
@@ -235,14 +244,14 @@ def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
 
 
 def _plates_at(program: AnyProgram, batch: Batch) -> PlateStructure:
-    with poutine.block(), use_param_store(program), evaluating(program):
+    with use_param_store(program), evaluating(program), poutine.block():
         return find_plates(program, batch)
 
 
 def _guide_at_means(program: AnyProgram, batch: Batch) -> Trace:
     """The guide's trace with every latent at its mean."""
     guide = _SetLatentsToMean()(bind_supported_kwargs(program.guide))
-    with poutine.block(), use_param_store(program), evaluating(program):
+    with use_param_store(program), evaluating(program), poutine.block():
         return poutine.trace(guide).get_trace(batch.x, batch.row_inputs)
 
 
@@ -309,7 +318,7 @@ def _placeholder(program: AnyProgram, n: int, num_features: int | None) -> Tenso
 
 
 def _draw(program: AnyProgram, batch: Batch, seed: int | None, value: Callable[[Site], Tensor]) -> Tensor:
-    with poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
+    with use_param_store(program), seeded(seed), evaluating(program), poutine.block():
         plates = find_model_plates(program, batch)
         model = UnconditionObserved()(bind_supported_kwargs(program.model))
         trace = poutine.trace(model).get_trace(batch.x, batch.row_inputs)

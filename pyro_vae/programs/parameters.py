@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor, nn
 
+from pyro_vae.context_managers import PYRO_LOCK
 from pyro_vae.errors import InputError
 
 PARAM_PREFIX = "pyro.param/"  # in a saved state, of parameters that are in a param store and in no module
@@ -21,12 +22,21 @@ _ACTIVE_PROGRAMS: list[object] = []  # whose param stores are in use, innermost 
 def use_param_store(program: object) -> Iterator[None]:
     """Within the context, Pyro's param store holds this program's parameters; after it, what it held before.
 
+    Other threads wait at their own contexts meanwhile (`PYRO_LOCK`).
     The store's three dictionaries are exchanged for the program's own rather than copied in and out by
     `ParamStoreDict.scope`, which removes the attributes that `SVI.step` reads after the model has returned.
     """
-    if _ACTIVE_PROGRAMS and _ACTIVE_PROGRAMS[-1] is program:
-        yield
-        return
+    with PYRO_LOCK:
+        if _ACTIVE_PROGRAMS and _ACTIVE_PROGRAMS[-1] is program:
+            yield
+        else:
+            with _exchanged(program):
+                yield
+
+
+@contextmanager
+def _exchanged(program: object) -> Iterator[None]:
+    """Exchange the param store's dictionaries for the program's own."""
     own = program.__dict__.setdefault("param_store", ParamStoreDict())
     store = pyro.get_param_store()
     outside = store._params, store._param_to_name, store._constraints

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Independent
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.context_managers import PYRO_LOCK
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.typing import Program
 
@@ -68,7 +69,7 @@ def trace_program(
     model, guide = bind_supported_kwargs(program.model), bind_supported_kwargs(program.guide)
     run_model = around_model(lambda: model(batch.x, batch.row_inputs))
     wrapped = around(run_model), around(lambda: guide(batch.x, batch.row_inputs))
-    with pyro.validation_enabled(False):
+    with PYRO_LOCK, pyro.validation_enabled(False):
         traces: tuple[Trace, Trace] = get_importance_trace("flat", float("inf"), *wrapped, (), {})
     return traces
 
