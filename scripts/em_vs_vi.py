@@ -213,7 +213,8 @@ def reals(split: str) -> None:
             if kind == "VAE":
                 pv.fit(program, data, epochs=200, seed=0, progress="none")
             elif program is None:
-                selection = pv.select_mixture(data, num_starts=5, num_workers=2, seed=0)
+                sizes, forms = (1, 3, 10, 30), ("full", "tied", "diagonal")
+                selection = pv.select_mixture(data, components=sizes, covariance=forms, num_starts=5, seed=0)
                 what, program = str(selection.best), selection.mixture
             else:
                 pv.fit_em(program, data.train, seed=0)
