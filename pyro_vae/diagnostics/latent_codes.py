@@ -6,7 +6,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyro_vae.context_managers import evaluating, seeded
+from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.model_and_guide import encode, reconstruct
@@ -134,7 +134,7 @@ def sample_prior_codes(
     split, (device, dtype) = as_split(like, "train"), device_and_dtype(program)
     placeholder = Batch(torch.zeros(num_draws, split.shape[1], device=device, dtype=dtype))
     few = Batch(split[:2].to(device, dtype), rows=torch.arange(2), num_rows=len(split), **split.row_inputs(slice(2)))
-    with use_param_store(program), seeded(seed), evaluating(program), poutine.block():
+    with PYRO_LOCK, poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
         order = list(sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(few.x, few.row_inputs)))
         plates = find_model_plates(program, placeholder)
         model = UnconditionObserved()(bind_supported_kwargs(program.model))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.distributions import Distribution as TorchDistribution
 
-from pyro_vae.context_managers import evaluating, seeded
+from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
 from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import ParamStoreModule, device_and_dtype, use_param_store
@@ -235,7 +235,7 @@ def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
     """
     batch = Batch.of(x.to(*device_and_dtype(program, like=x)), row_inputs)
     plates, guide = _plates_at(program, batch), _guide_at_means(program, batch)
-    with use_param_store(program), evaluating(program), poutine.block():
+    with PYRO_LOCK, poutine.block(), use_param_store(program), evaluating(program):
         model = poutine.trace(poutine.replay(bind_supported_kwargs(program.model), trace=guide)).get_trace(
             batch.x, batch.row_inputs
         )
@@ -244,14 +244,14 @@ def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
 
 
 def _plates_at(program: AnyProgram, batch: Batch) -> PlateStructure:
-    with use_param_store(program), evaluating(program), poutine.block():
+    with PYRO_LOCK, poutine.block(), use_param_store(program), evaluating(program):
         return find_plates(program, batch)
 
 
 def _guide_at_means(program: AnyProgram, batch: Batch) -> Trace:
     """The guide's trace with every latent at its mean."""
     guide = _SetLatentsToMean()(bind_supported_kwargs(program.guide))
-    with use_param_store(program), evaluating(program), poutine.block():
+    with PYRO_LOCK, poutine.block(), use_param_store(program), evaluating(program):
         return poutine.trace(guide).get_trace(batch.x, batch.row_inputs)
 
 
@@ -318,10 +318,17 @@ def _placeholder(program: AnyProgram, n: int, num_features: int | None) -> Tenso
 
 
 def _draw(program: AnyProgram, batch: Batch, seed: int | None, value: Callable[[Site], Tensor]) -> Tensor:
-    with use_param_store(program), seeded(seed), evaluating(program), poutine.block():
-        plates = find_model_plates(program, batch)
-        model = UnconditionObserved()(bind_supported_kwargs(program.model))
-        trace = poutine.trace(model).get_trace(batch.x, batch.row_inputs)
+    with PYRO_LOCK, poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
+        try:
+            plates = find_model_plates(program, batch)
+            model = UnconditionObserved()(bind_supported_kwargs(program.model))
+            trace = poutine.trace(model).get_trace(batch.x, batch.row_inputs)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                "rows are drawn by running the model on rows of zeros, whose values it may not read, and it ended with "
+                f"{type(error).__name__}: {str(error).splitlines()[0]}; let what depends on x (a total, a length) "
+                "have a usual value where x is zero"
+            ) from error
     return _concatenate(
         plates, [site for site in sample_sites(trace).values() if site["infer"].get("was_observed")], value
     )

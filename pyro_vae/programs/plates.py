@@ -1,7 +1,7 @@
 """The plates of a program: which of them is over rows, and which sites lie outside it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyro
@@ -22,6 +22,7 @@ from pyro_vae.programs.support import (
     discrete_values,
     innermost,
     is_constrained,
+    is_point_mass,
     is_static,
     support_of,
     with_scalar_bounds,
@@ -214,7 +215,22 @@ def _check_pair(model: Mapping[str, Site], guide: Mapping[str, Site]) -> tuple[s
             f"the guide draws {', '.join(extra)}, which is no latent of the model: give the sites the same name, or "
             'mark it as auxiliary (infer={"is_auxiliary": True})'
         )
+    _check_auxiliary([site for name, site in guide.items() if name not in latent], guide.values())
     return tuple(undrawn)
+
+
+def _check_auxiliary(auxiliary: Sequence[Site], guide: Iterable[Site]) -> None:
+    """`InputError` for auxiliary draws that no latent is a function of: then log q(z|x) is not known.
+
+    In Pyro's autoguides the latents are functions of one such site, Deltas whose densities are the Jacobians.
+    """
+    functions = [site for site in guide if is_point_mass(site["fn"])]
+    if sum(site["value"].numel() for site in auxiliary) > sum(site["value"].numel() for site in functions):
+        raise InputError(
+            f"the guide draws {', '.join(site['name'] for site in auxiliary)}, which the model lacks, and its latents "
+            "are not functions of that (Deltas), so log q(z|x) is an integral that nothing computes: draw it in the "
+            "model too, from a distribution r of your choice (an auxiliary variable), or leave it out"
+        )
 
 
 def _pairs(two: Mapping[str, Site], three: Mapping[str, Site]) -> list[tuple[Site, Site]]:

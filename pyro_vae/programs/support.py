@@ -127,12 +127,16 @@ def is_static(support: Constraint | None) -> bool:
 def with_scalar_bounds(support: Constraint | None) -> Constraint | None:
     """A constraint whose bounds are tensors of one value, as a count broadcast over rows, with numbers instead.
 
+    Of a multinomial without its total: that may be of the rows at hand, and the density does not depend on it.
+
     Args:
         support: the support of a distribution.
 
     Returns:
         A constraint that holds for any number of rows; the given one where bounds differ, or there are none.
     """
+    if isinstance(support, type(constraints.multinomial(0))):
+        return constraints.independent(constraints.nonnegative_integer, 1)
     if isinstance(support, constraints.independent):
         base = with_scalar_bounds(support.base_constraint)
         return constraints.independent(base, support.reinterpreted_batch_ndims)

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from torch import Tensor
 
-from pyro_vae.context_managers import evaluating, seeded
+from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.diagnostics.latent_codes import encode_rows, reconstruct_rows
 from pyro_vae.errors import InputError
@@ -129,7 +129,7 @@ def _inputs(program: Program, split: Split) -> tuple[Rows, dict[str, Tensor]]:
 def _latent_sites(program: Program, split: Split) -> list[str]:
     x, row_inputs = _inputs(program, split.head(3))
     batch = Batch(x, labels=row_inputs.get("labels"), mask=row_inputs.get("mask"))
-    with torch.no_grad(), use_param_store(program), seeded(0), evaluating(program), poutine.block():
+    with torch.no_grad(), PYRO_LOCK, poutine.block(), seeded(0), use_param_store(program), evaluating(program):
         _, guide = trace_program(program, batch)
     return [name for name, site in sample_sites(guide).items() if not site["infer"].get("is_auxiliary")]
 

@@ -30,14 +30,15 @@ def test_numbers_of_one_thread(verb, with_errors):
 def test_fits_in_two_threads_are_those_of_one():
     """Two programs at once, and one that is fitted while another is encoded."""
 
-    def fitted(number):
-        program, x = list(threads.programs(16).values())[number]
-        pv.fit(program, x, epochs=3, seed=number, progress="none")
+    def fitted(pair):
+        program, x = pair
+        pv.fit(program, x, epochs=3, seed=1, progress="none")
         return torch.cat([value.flatten() for value in program.state_dict().values()])
 
-    expected = [fitted(number) for number in range(2)]
+    expected = [fitted(pair) for pair in threads.programs(16).values()]
+    again = list(threads.programs(16).values())
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(fitted, range(2)))
+        found = list(pool.map(fitted, again))
     for ours, theirs in zip(expected, found, strict=True):
         assert torch.equal(ours, theirs)
 
