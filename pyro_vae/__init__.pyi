@@ -40,7 +40,6 @@ from .inference.posterior.laplace import laplace_approximation as laplace_approx
 from .inference.posterior.nuts import nuts as nuts
 from .inference.posterior.refine_posterior import refine as refine
 from .inference.svi.callbacks import Callback as Callback
-from .inference.svi.callbacks import CallbackBase as CallbackBase
 from .inference.svi.fit_svi import fit as fit
 from .inference.svi.train_config import TrainConfig as TrainConfig
 from .loggers.tensorboard import TensorBoard as TensorBoard
@@ -70,7 +69,6 @@ __all__ = [
     "BayesianGaussianMixture",
     "BernoulliMixture",
     "Callback",
-    "CallbackBase",
     "ConditionalVAE",
     "Dataset",
     "Density",
