@@ -97,7 +97,8 @@ def all_callbacks(callbacks: Sequence[object], on_epoch: OnEpoch | None, progres
         if isinstance(each, type) or not isinstance(each, Callback):
             raise InputError(
                 f"a callback has the methods on_fit_start, on_epoch and on_fit_end, and {each!r} does not: give an "
-                "object of a class that inherits from pyro_vae.inference.svi.callbacks.CallbackBase, or a plain function as on_epoch"
+                "object of a class that inherits from pyro_vae.inference.svi.callbacks.CallbackBase, or a plain "
+                "function as on_epoch"
             )
         found.append(each)
     return found if on_epoch is None else [*found, CallWithHistory(on_epoch)]
