@@ -255,7 +255,8 @@ class EMRun:
             for index in order.split(batch_size):
                 step += 1
                 weights = None if rows.weights is None else rows.weights[index]
-                statistics, log_px = self.model.e_step(rows.batch(index, generator), settings.hard, weights)
+                given = () if weights is None else (weights,)
+                statistics, log_px = self.model.e_step(rows.batch(index, generator), settings.hard, *given)
                 new, step_size = _per_row(statistics, len(index)), (step + 2) ** -STEP_SIZE_DECAY
                 average = {name: value.lerp(new[name], step_size) for name, value in average.items()}
                 self.model.m_step({name: num_rows * value for name, value in average.items()})
@@ -268,6 +269,8 @@ class EMRun:
         self._record(number, 0, rows.weighted_mean(log_px))
 
     def _e_step(self, blocks: Iterable[Tensor]) -> tuple[Statistics, Tensor]:
+        if self.rows.weights is None:  # which a density of a user's own need not take
+            return self.model.e_step(blocks, self.settings.hard)
         return self.model.e_step(blocks, self.settings.hard, self.rows.weights)
 
     def _objective(self, log_px: Tensor) -> float:
