@@ -76,7 +76,7 @@ def by_joblib(value):
     return joblib.load(file)
 
 
-WAYS = {
+COPIERS = {
     "pickle": lambda value: pickle.loads(pickle.dumps(value)),
     "deepcopy": copy.deepcopy,
     "torch.save": by_torch,
@@ -91,7 +91,7 @@ def numbers(program, x):
     return [evidence.log_px, program.sample(3, seed=0), program.encode(x), *copy_state(program).values()]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", COPIERS)
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("fitted", [False, True])
 def test_copies_of_programs(name, way, fitted):
@@ -102,46 +102,46 @@ def test_copies_of_programs(name, way, fitted):
         pv.fit(program, x, epochs=2, progress="none")
     else:
         pv.log_evidence(program, x, 2)  # Pyro has seen the parameters
-    other = WAYS[way](program)
+    other = COPIERS[way](program)
     for ours, theirs in zip(numbers(program, x), numbers(other, x), strict=True):
         assert torch.equal(ours, theirs)
     for parameter in other.parameters():
         parameter.data.add_(0.01)
     assert not torch.equal(numbers(other, x)[0], numbers(program, x)[0])  # nothing is shared
-    again = WAYS[way](other)
+    again = COPIERS[way](other)
     first = pv.fit(again, x, epochs=1, seed=3, progress="none").history[0]["elbo"]
     assert first == pv.fit(other, x, epochs=1, seed=3, progress="none").history[0]["elbo"]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", COPIERS)
 def test_a_program_that_has_not_run_and_loaded_values_that_wait(way):
     program, waiting = functions(), functions()
     pv.fit(program, X, epochs=2, progress="none")
-    assert WAYS[way](functions()).state_dict() == {}
+    assert COPIERS[way](functions()).state_dict() == {}
     waiting.load_state_dict(program.state_dict())
-    other = WAYS[way](waiting)
+    other = COPIERS[way](waiting)
     assert set(other.state_dict()) == set(program.state_dict())
     assert torch.equal(numbers(other, X)[0], numbers(program, X)[0])
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", COPIERS)
 def test_copies_of_results(way):
     program = vae()
     result = pv.fit(program, BITS, epochs=2, progress="none")
     evidence, exact = pv.log_evidence(program, BITS, 5, seed=0), pv.exact_evidence(pv.PPCA(1, 3), X)
     data = pv.load_data("pinwheel")
     config = pv.TrainConfig(epochs=3)
-    assert WAYS[way](config) == config
-    other = WAYS[way](result)
+    assert COPIERS[way](config) == config
+    other = COPIERS[way](result)
     assert [dict(row) for row in other.history] == [dict(row) for row in result.history]
-    for ours, theirs in ((evidence, WAYS[way](evidence)), (exact, WAYS[way](exact))):
+    for ours, theirs in ((evidence, COPIERS[way](evidence)), (exact, COPIERS[way](exact))):
         assert torch.equal(ours.log_px, theirs.log_px)
         assert str(ours) == str(theirs)
-    split = WAYS[way](data.train)
+    split = COPIERS[way](data.train)
     assert torch.equal(split.x, data.train.x)
     assert split.fingerprint == data.train.fingerprint
-    assert torch.equal(WAYS[way](data).test.x, data.test.x)
-    fitted = WAYS[way](Fitted("vae", "svi", program, result))
+    assert torch.equal(COPIERS[way](data).test.x, data.test.x)
+    fitted = COPIERS[way](Fitted("vae", "svi", program, result))
     assert fitted.name == "vae svi"
     assert torch.equal(numbers(fitted.program, BITS)[0], numbers(program, BITS)[0])
 

@@ -1,12 +1,12 @@
 """Extrapolation of the steps of a fit that converges slowly, kept only where the objective does not fall.
 
->>> slow = lambda x: 0.99 * x
->>> squarem, x = Squarem(), torch.ones(1, dtype=torch.float64)
->>> for _ in range(6):
-...     x = slow(x)
-...     if (further := squarem.add(x)) is not None:
-...         x = further
->>> abs(float(x)) < 1e-12
+>>> x = torch.ones(1, dtype=torch.float64)
+>>> steps = ExtrapolatedSteps([x])
+>>> for _ in range(60):
+...     _ = steps.evaluate(x.clone, lambda value: -abs(float(value)))
+...     _ = x.mul_(0.99)  # in 60 steps to 0.55
+...     steps.extrapolate()
+>>> abs(float(x)) < 1e-6
 True
 """
 

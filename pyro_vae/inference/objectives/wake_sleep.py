@@ -124,6 +124,7 @@ class WakeSleep(ReweightedWakeSleep):
     Dayan, Frey & Neal, *The wake-sleep algorithm for unsupervised neural networks*, Science 268 (1995).
 
     >>> import pyro_vae as pv
+    >>> _ = torch.manual_seed(0)
     >>> likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 5))
     >>> vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(5, 8, 4)))
     >>> x = (torch.rand(60, 5, generator=torch.Generator().manual_seed(0)) < 0.2).float()
