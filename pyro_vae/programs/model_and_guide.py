@@ -323,6 +323,8 @@ def _draw(program: AnyProgram, batch: Batch, seed: int | None, value: Callable[[
             plates = find_model_plates(program, batch)
             model = UnconditionObserved()(bind_supported_kwargs(program.model))
             trace = poutine.trace(model).get_trace(batch.x, batch.row_inputs)
+        except InputError:
+            raise
         except (RuntimeError, ValueError) as error:
             raise InputError(
                 "rows are drawn by running the model on rows of zeros, whose values it may not read, and it ended with "

@@ -97,7 +97,7 @@ class Squarem:
     """
 
     def __init__(self) -> None:
-        self.max_step = FIRST_MAX_STEP
+        self.max_step, self.is_largest = FIRST_MAX_STEP, False  # whether the last step was the largest one allowed
         self.reset()
 
     def reset(self) -> None:
