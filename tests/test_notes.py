@@ -13,7 +13,7 @@ from torch.distributions import kl_divergence
 
 import pyro_vae as pv
 from pyro_vae.inference.objectives.elbo_terms import RowWeighted
-from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
 
 

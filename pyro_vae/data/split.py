@@ -1,18 +1,21 @@
 """A split: rows of a data set, and the measure that turns the stored values into x."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae.data.ondisk.rows_on_disk import as_index
 from pyro_vae.data.reference_measure import Measure
+from pyro_vae.errors import InputError
 from pyro_vae.typing import Rows
 
 DRAW_SEED = 0
+RESERVED_INPUTS = {"x", "rows", "labels", "mask", "num_rows"}
 MAX_ROUNDING = 1e-3  # of a column's standard deviation
 
 
@@ -31,6 +34,8 @@ class Split:
         labels: the labels (N,), or None.
         image_shape: height and width where the rows are images.
         index: the row numbers in the source, the file or array (N,), or None.
+        inputs: further inputs of each row by name, (N, …) each, for a program whose model or guide has an argument of
+            that name: lengths, totals, covariates.
     """
 
     name: str
@@ -39,6 +44,13 @@ class Split:
     labels: Tensor | None = None
     image_shape: tuple[int, int] | None = None
     index: Tensor | None = None
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if taken := self.inputs.keys() & RESERVED_INPUTS:
+            raise InputError(f"inputs may not be called {', '.join(sorted(taken))}, which have a place of their own")
+        if wrong := [f"{len(value)} {name}" for name, value in self.inputs.items() if len(value) != len(self.stored)]:
+            raise InputError(f"expected one for each of the {len(self.stored)} rows of x, got {', '.join(wrong)}")
 
     def __repr__(self) -> str:
         return f"Split({self.name}: {len(self)} rows of {self.shape[1]}; {self.measure_name})"
@@ -84,10 +96,15 @@ class Split:
 
     def head(self, num_rows: int) -> "Split":
         """The first rows, with the same fixed draw."""
-        labels, index = (None if value is None else value[:num_rows] for value in (self.labels, self.index))
-        split = replace(self, stored=self.stored[:num_rows], labels=labels, index=index)
+        split = replace(self, stored=self.stored[:num_rows], **self._head_inputs(num_rows))
         split.__dict__["_fixed_draw"] = self._fixed_draw[:num_rows]  # drawing fewer rows would give other numbers
         return split
+
+    def _head_inputs(self, num_rows: int) -> dict[str, Any]:
+        """The fields that hold something for each of the first rows, apart from the rows themselves."""
+        labels, index = (None if value is None else value[:num_rows] for value in (self.labels, self.index))
+        inputs = {name: value[:num_rows] for name, value in self.inputs.items()}
+        return {"labels": labels, "index": index, "inputs": inputs}
 
     @cached_property
     def mask(self) -> Tensor | None:
@@ -97,8 +114,8 @@ class Split:
         return None if missing is None or not missing.any() else ~missing
 
     def row_inputs(self, rows: slice | Tensor) -> dict[str, Tensor]:
-        """The other inputs of some rows: their `labels` and `mask`, where the split has them."""
-        inputs = {"labels": self.labels, "mask": self.mask}
+        """The other inputs of some rows: `labels` and `mask`, where the split has them, and its `inputs`."""
+        inputs = {"labels": self.labels, "mask": self.mask, **self.inputs}
         return {name: value[rows] for name, value in inputs.items() if value is not None}
 
     @cached_property
@@ -131,7 +148,8 @@ class Split:
     def to_device(self, device: torch.device) -> "Split":
         """The same rows with the same fixed draw, on a device."""
         labels = None if self.labels is None else self.labels.to(device)
-        split = replace(self, stored=self.stored.to(device), labels=labels)
+        inputs = {name: value.to(device) for name, value in self.inputs.items()}
+        split = replace(self, stored=self.stored.to(device), labels=labels, inputs=inputs)
         cached = {
             "_fixed_draw": self._fixed_draw.to(device),
             "mask": None if self.mask is None else self.mask.to(device),
@@ -169,7 +187,8 @@ class Split:
 
     def _chunk(self, rows: slice | Tensor) -> "Split":
         labels = None if self.labels is None else self.labels[rows]
-        split = Split(self.name, self.stored[rows], self.measure, labels, self.image_shape, self.source_index(rows))
+        inputs, index = {name: value[rows] for name, value in self.inputs.items()}, self.source_index(rows)
+        split = Split(self.name, self.stored[rows], self.measure, labels, self.image_shape, index, inputs)
         split.__dict__["_fixed_draw"] = self._fixed_draw[rows]
         split.__dict__["mask"] = None if self.mask is None else self.mask[rows]
         return split

@@ -128,7 +128,8 @@ def _by_lattice(program: Program, split: Split, seed: int) -> PerRow:
     """log p(x) (n,), NaN where no lattice converges."""
     log_px = torch.full((len(split),), math.nan, dtype=torch.float64)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        scored = ScoredRows(program, split, None)
+        scored = ScoredRows(program, split, None, needs_guide=False)
+        program = scored.program
         remaining, previous = torch.arange(len(split)), log_px
         for side in SIDES.get(_num_latents(program, scored), ()):
             found = _sum_over(program, scored, side, split[remaining]) if len(remaining) else None

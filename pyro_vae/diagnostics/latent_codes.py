@@ -9,9 +9,10 @@ from torch import Tensor
 from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
+from pyro_vae.programs.find_plates import find_model_plates
 from pyro_vae.programs.model_and_guide import encode, reconstruct
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
-from pyro_vae.programs.plates import PlateStructure, find_model_plates, require_density
+from pyro_vae.programs.plates import PlateStructure, require_density
 from pyro_vae.programs.program_defaults import no_density_reason
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
@@ -133,7 +134,8 @@ def sample_prior_codes(
     require_density(program)
     split, (device, dtype) = as_split(like, "train"), device_and_dtype(program)
     placeholder = Batch(torch.zeros(num_draws, split.shape[1], device=device, dtype=dtype))
-    few = Batch(split[:2].to(device, dtype), rows=torch.arange(2), num_rows=len(split), **split.row_inputs(slice(2)))
+    given = {"rows": torch.arange(len(split)), "num_rows": len(split), **split.row_inputs(slice(None))}
+    few = Batch.of(split.x.to(device, dtype), given).take(torch.arange(min(2, len(split)), device=device))
     with PYRO_LOCK, poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
         order = list(sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(few.x, few.row_inputs)))
         plates = find_model_plates(program, placeholder)

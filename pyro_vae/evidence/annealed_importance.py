@@ -133,8 +133,9 @@ def annealed_evidence(
     plan = Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
     split, rows = rows_to_score(data, rows, labels)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
-        scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
-        done = 0
+        needs_guide = start == "guide"
+        scored = ScoredRows(program, split, rows, group, seed, allow_zero=True, needs_guide=needs_guide)
+        program, done = scored.program, 0
 
         def of_batch(batch: Batch) -> tuple[Tensor, Tensor]:
             nonlocal done
@@ -187,7 +188,8 @@ def bidirectional(
     plan = Plan(num_temperatures, num_chains, num_leapfrog, start, memory_mib)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
         split, latents = _simulated_split(program, num_rows, num_features, labels)
-        scored = ScoredRows(program, split, None)
+        scored = ScoredRows(program, split, None, needs_guide=start == "guide")
+        program = scored.program
         size = plan.batch_size(program, scored.plates, scored.first)
         u = UnconstrainedJoint(program, scored.plates, scored.batch(0, num_rows)).flat(latents)
         lower, upper = [], []

@@ -134,10 +134,12 @@ def auto_evidence(
     split, rows = rows_to_score(data, rows, labels)
     sizes = sorted({k for k in iwae if k >= 1})
     with torch.no_grad(), use_param_store(program), evaluating(program), pyro.validation_enabled(False):
-        scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
+        scored = ScoredRows(program, split, rows, group, seed, allow_zero=True, needs_guide=False)
+        use_guide = use_guide and scored.program is program  # else its prior has taken the guide's place
         if use_guide:
             require_guide_density(scored.plates)
         known = _exact(program, split, rows, memory_mib, seed, group) if exact else None
+        program = scored.program
         if known is not None and not (known.error == math.inf).any():
             return known
         try:

@@ -102,8 +102,8 @@ def exact_evidence(
     """
     split, rows = rows_to_score(data, rows, labels)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False), torch.no_grad():
-        scored = ScoredRows(program, split, rows, group, seed, allow_zero=True)
-        method, of_batch, size = _choose_method(program, scored, memory_mib, cheap)
+        scored = ScoredRows(program, split, rows, group, seed, allow_zero=True, needs_guide=False)
+        method, of_batch, size = _choose_method(scored.program, scored, memory_mib, cheap)
         results = scored.map_batches(size, of_batch)
     log_px, error = (torch.cat(parts).cpu().double() for parts in zip(*results, strict=True))
     log_px = require_log_probabilities(log_px, "log p(x)", scored.plates)

@@ -97,7 +97,8 @@ class Evidence(LogPx):
         )
 
     def __repr__(self) -> str:
-        elbo = f"ELBO {self.elbo[~self.elbo.isnan()].mean():.2f}, " if self.prior_share < 1 else ""
+        known = self.elbo[~self.elbo.isnan()]
+        elbo = f"ELBO {known.mean():.2f}, " if len(known) else ""
         return self._describe(f"{elbo}S = {self.num_samples}")
 
 

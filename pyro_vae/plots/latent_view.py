@@ -20,10 +20,11 @@ from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_names, measure
 from pyro_vae.errors import InputError
 from pyro_vae.plots.display_units import observed, to_grayscale
 from pyro_vae.plots.style import escape_mathtext
+from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.model_and_guide import Program as PairProgram
 from pyro_vae.programs.model_and_guide import distribution_mean, encode
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
-from pyro_vae.programs.plates import PlateStructure, find_plates
+from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.program_defaults import decoder_of, no_density_reason
 from pyro_vae.programs.row_batches import rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs, takes_row_input
@@ -93,10 +94,8 @@ class LatentView:
 
         split, indices = rows_to_score(self.rows, None, None)
         device, dtype = device_and_dtype(self.program, like=split[:1])
-        row_inputs = {
-            n: v.to(device) for n, v in {**split.row_inputs(slice(None)), "rows": indices}.items() if v is not None
-        }
-        batch = Batch(split.x.to(device, dtype), num_rows=len(split), **row_inputs)
+        given = {"rows": indices, "num_rows": len(split), **split.row_inputs(slice(None))}
+        batch = Batch.of(split.x.to(device, dtype), given)
         with torch.no_grad(), use_param_store(self.program), seeded(self.seed), evaluating(self.program):
             plates = find_plates(self.program, batch)
             sites = self._sites(batch, plates)

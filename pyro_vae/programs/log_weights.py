@@ -58,7 +58,7 @@ class LogWeightSampler:
         self.program, self.plates = program, plates
         self.row_dim = require_row_plate(plates)
         self._enumerate: Wrapper = partial(enumerate_sites, plates=plates)
-        rows = example.take(torch.arange(2, device=example.x.device) % len(example.x))
+        rows = self._some_rows(example, 2)
         with torch.no_grad(), seeded(0), evaluating(program):
             self.vectorized = self._supports_vectorized_draws(rows, draws=3)
 
@@ -76,6 +76,10 @@ class LogWeightSampler:
         Returns:
             The terms, (S, N) nats each.
         """
+        if draws > 1 and not self.vectorized and self.plates.num_rows is not None:  # rows cannot be repeated
+            parts = [self(batch, 1, from_prior=from_prior, on_support=on_support) for _ in range(draws)]
+            terms = zip(*((part.log_likelihood, part.log_ratio) for part in parts), strict=True)
+            return LogWeightTerms(*(torch.cat(term) for term in terms))
         if self.vectorized:
             keep, draws_plate = {self.row_dim, -self.plates.nesting - 1}, self._draws_plate(draws)
         else:
@@ -125,11 +129,16 @@ class LogWeightSampler:
 
     def bytes_per_weight(self, example: Batch) -> int:
         """Bytes that one draw of one row makes the program write: what a memory budget is divided by."""
-        rows, draws = 8, 4
-        trial = example.take(torch.arange(rows, device=example.x.device) % len(example.x))
+        trial, draws = self._some_rows(example, 8), 4
         with torch.no_grad(), seeded(0), CountOperations() as counter:
             self(trial, draws, on_support=False)
-        return max(64, int(counter.bytes) // (rows * draws))
+        return max(64, int(counter.bytes) // (len(trial.x) * draws))
+
+    def _some_rows(self, example: Batch, number: int) -> Batch:
+        """So many rows, repeated where there are fewer; all rows where the program runs for no other number."""
+        if self.plates.num_rows is not None:
+            return example
+        return example.take(torch.arange(number, device=example.x.device) % len(example.x))
 
 
 class CountOperations(TorchDispatchMode):

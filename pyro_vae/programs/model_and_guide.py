@@ -15,15 +15,18 @@ from torch.distributions import Distribution as TorchDistribution
 from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
 from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
+from pyro_vae.programs.find_plates import find_model_plates, find_plates_on_few
 from pyro_vae.programs.parameters import ParamStoreModule, device_and_dtype, use_param_store
-from pyro_vae.programs.plates import PlateStructure, find_model_plates, find_plates
+from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.program_defaults import num_features_of
+from pyro_vae.programs.pyro_guides import restore_model
 from pyro_vae.programs.row_inputs import Batch, RowInputs, accepts_row_inputs, bind_supported_kwargs, takes_row_input
 from pyro_vae.programs.traces import Site, UnconditionObserved, is_subsample, sample_sites, unwrap_independent
 from pyro_vae.typing import Distribution, RowLatents, Rows
 from pyro_vae.typing import Program as AnyProgram
 
 ACTIVE_VARIANCE = 0.01
+FEW_ROWS = 8  # that a program is looked at with
 
 
 class Program(ParamStoreModule):
@@ -83,6 +86,7 @@ class Program(ParamStoreModule):
     def _run(self, function: Callable[..., object], x: Rows, args: tuple[object, ...], row_inputs: RowInputs) -> object:
         if args:
             raise TypeError("a program's functions take x, and its inputs (rows, labels, mask, num_rows) by keyword")
+        restore_model(self._guide, self._model)
         with use_param_store(self):
             return bind_supported_kwargs(function)(x, row_inputs)
 
@@ -244,8 +248,9 @@ def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
 
 
 def _plates_at(program: AnyProgram, batch: Batch) -> PlateStructure:
+    few = batch.take(torch.arange(min(len(batch.x), FEW_ROWS), device=batch.x.device))
     with PYRO_LOCK, poutine.block(), use_param_store(program), evaluating(program):
-        return find_plates(program, batch)
+        return find_plates_on_few(program, few, lambda: batch)[1]
 
 
 def _guide_at_means(program: AnyProgram, batch: Batch) -> Trace:

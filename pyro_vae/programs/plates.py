@@ -1,34 +1,25 @@
-"""The plates of a program: which of them is over rows, and which sites lie outside it."""
+"""The plates of a program: which of them is over rows, which sites lie outside it, and what that rules out."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import pyro
-import pyro.poutine as poutine
 import torch
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.distributions import is_relaxed
 from pyro_vae.errors import InputError, PointMassError, RowsError
-from pyro_vae.programs.point_masses import find_point_masses
 from pyro_vae.programs.program_defaults import no_density_reason
-from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.support import (
-    discrete_values,
-    innermost,
-    is_constrained,
-    is_point_mass,
-    is_static,
-    support_of,
-    with_scalar_bounds,
+from pyro_vae.programs.support import is_static
+from pyro_vae.programs.traces import Site, base_constraint
+
+ONE_SIZE = (
+    "a guide with parameters for each row, as one of Pyro's autoguides or easyguides over the rows' latents, is fitted "
+    "with all rows in each batch (batch_size=len(x), without validation rows) and gives the latents of these rows "
+    "only. For minibatches and new rows take a guide that is a function of x (pv.guides.MeanFieldNormal and the other "
+    "per-row guides)"
 )
-from pyro_vae.programs.traces import Site, UnconditionObserved, base_constraint, sample_sites, trace_program
-from pyro_vae.typing import Program
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,9 @@ class PlateStructure:
         row_dim: the dimension of the plate over rows, counted from the right; None where there is none.
         nesting: the number of plate dimensions.
         outside: the names of the sites outside the row plate, which have no value for each row.
+        joint: the guide's auxiliary sites among them, if the latents of rows are functions of them: then q does not
+            factorize over rows.
+        num_rows: the number of rows that the program runs for, where it runs for no other; None where for any.
         support: the support of x, if the model observes it at one site.
         relaxed: whether the likelihood is marked as no density.
         enumerated: the model's sites that training sums out.
@@ -57,6 +51,8 @@ class PlateStructure:
     constrained: Mapping[str, str] = field(default_factory=dict)
     values: tuple[tuple[str, int], ...] = ()
     point_masses: tuple[str, ...] = ()
+    joint: tuple[str, ...] = ()
+    num_rows: int | None = None
 
     @property
     def is_counting(self) -> bool:
@@ -113,145 +109,6 @@ def _describe(support: Constraint) -> str:
     return f"values in {base}"
 
 
-@torch.no_grad()
-def find_plates(program: Program, batch: Batch) -> PlateStructure:
-    """Find the row plate by running the program on two rows and on three: it is the plate whose size changed.
-
-    Raises `InputError` where model and guide do not draw the same latents.
-
-    Args:
-        program: any program.
-        batch: some rows with their inputs.
-
-    Returns:
-        The plates of model and guide.
-    """
-    with seeded(0), evaluating(program):
-        two, three = (
-            [sample_sites(trace) for trace in trace_program(program, batch.take(index))]
-            for index in _probe_indices(batch)
-        )
-        plates = _plate_structure(two, three, batch, enumerated=_check_pair(*three))
-
-        def draw_again() -> Mapping[str, Site]:
-            return sample_sites(trace_program(program, batch.take(_probe_indices(batch)[1]))[1])
-
-        return replace(plates, point_masses=find_point_masses(three[0], three[1], draw_again))
-
-
-@torch.no_grad()
-def find_model_plates(program: Program, batch: Batch) -> PlateStructure:
-    """Find the row plate from the model alone, which is all that sampling needs.
-
-    Args:
-        program: any program.
-        batch: rows whose x holds placeholders, with their inputs.
-
-    Returns:
-        The plates of the model.
-    """
-    model = UnconditionObserved()(bind_supported_kwargs(program.model))
-    with seeded(0), evaluating(program), pyro.validation_enabled(False):
-        traces = [
-            poutine.trace(model).get_trace(part.x, part.row_inputs) for part in map(batch.take, _probe_indices(batch))
-        ]
-    two, three = ([sample_sites(trace)] for trace in traces)
-    return _plate_structure(two, three, batch, enumerated=())
-
-
-def _probe_indices(batch: Batch) -> list[Tensor]:
-    """Indices of two and of three rows, repeated where the batch has fewer."""
-    return [torch.arange(n, device=batch.x.device) % len(batch.x) for n in (2, 3)]
-
-
-def _plate_structure(
-    two: Sequence[Mapping[str, Site]], three: Sequence[Mapping[str, Site]], batch: Batch, enumerated: tuple[str, ...]
-) -> PlateStructure:
-    sites = [pair for before, after in zip(two, three, strict=True) for pair in _pairs(before, after)]
-    resized = [_resized_dims(before, after) for before, after in sites]
-    counts = Counter(dim for dims in resized for dim in dims)
-    row_dim = max(counts, key=lambda dim: (counts[dim], dim), default=None)
-    outside = [site["name"] for (_, site), dims in zip(sites, resized, strict=True) if row_dim not in dims]
-    observed = [site for _, site in sites if site["is_observed"]]
-    x = batch.x[_probe_indices(batch)[1]]
-    x_sites = [site for site in observed if site["value"].shape == x.shape and bool((site["value"] == x).all())]
-    is_checked = len(x_sites) == 1 and x_sites[0]["fn"].support is not None
-    others = [site for site in observed if not (is_checked and site is x_sites[0]) and site["name"] not in outside]
-    return PlateStructure(
-        row_dim=row_dim,
-        nesting=max((-dim for _, site in sites for dim in _plate_sizes(site)), default=0),
-        outside=tuple(dict.fromkeys(outside)),
-        support=with_scalar_bounds(x_sites[0]["fn"].support) if len(x_sites) == 1 else None,
-        relaxed=any(is_relaxed(site["fn"]) for site in observed),
-        enumerated=enumerated,
-        values=tuple(
-            (discrete_values(support_of(site["fn"])), site["value"].numel() // 3)
-            for site in observed
-            if site["name"] not in outside
-        ),
-        constrained=dict(_static_support(site) for site in others if _has_static_support(site)),
-    )
-
-
-def _has_static_support(site: Site) -> bool:
-    return is_constrained(site["fn"]) and is_static(support_of(site["fn"]))
-
-
-def _static_support(site: Site) -> tuple[str, str]:
-    support = support_of(site["fn"])
-    return site["name"], "" if support is None else str(innermost(support))
-
-
-def _check_pair(model: Mapping[str, Site], guide: Mapping[str, Site]) -> tuple[str, ...]:
-    """The model's latents that the guide leaves to enumeration; `InputError` where their sites do not match."""
-    undrawn = [name for name, site in model.items() if not site["is_observed"] and name not in guide]
-    if missing := [name for name in undrawn if not model[name]["infer"].get("enumerate")]:
-        raise InputError(
-            f"the model draws {', '.join(missing)}, which the guide does not: give the guide a sample site of that name"
-        )
-    latent = {name for name, site in model.items() if not site["is_observed"]}
-    if extra := [name for name, site in guide.items() if name not in latent and not site["infer"].get("is_auxiliary")]:
-        raise InputError(
-            f"the guide draws {', '.join(extra)}, which is no latent of the model: give the sites the same name, or "
-            'mark it as auxiliary (infer={"is_auxiliary": True})'
-        )
-    _check_auxiliary([site for name, site in guide.items() if name not in latent], guide.values())
-    return tuple(undrawn)
-
-
-def _check_auxiliary(auxiliary: Sequence[Site], guide: Iterable[Site]) -> None:
-    """`InputError` for auxiliary draws that no latent is a function of: then log q(z|x) is not known.
-
-    In Pyro's autoguides the latents are functions of one such site, Deltas whose densities are the Jacobians.
-    """
-    functions = [site for site in guide if is_point_mass(site["fn"])]
-    if sum(site["value"].numel() for site in auxiliary) > sum(site["value"].numel() for site in functions):
-        raise InputError(
-            f"the guide draws {', '.join(site['name'] for site in auxiliary)}, which the model lacks, and its latents "
-            "are not functions of that (Deltas), so log q(z|x) is an integral that nothing computes: draw it in the "
-            "model too, from a distribution r of your choice (an auxiliary variable), or leave it out"
-        )
-
-
-def _pairs(two: Mapping[str, Site], three: Mapping[str, Site]) -> list[tuple[Site, Site]]:
-    if two.keys() != three.keys():
-        raise InputError(
-            "the program has different sample sites for two rows and for three: a row's sites must not depend on the "
-            "others"
-        )
-    return [(two[name], three[name]) for name in three]
-
-
-def _resized_dims(two: Site, three: Site) -> set[int]:
-    before, after = _plate_sizes(two), _plate_sizes(three)
-    return {dim for dim, size in after.items() if size == 3 and before.get(dim) == 2}
-
-
-def _plate_sizes(site: Site) -> dict[int, int]:
-    """The sizes of the vectorized plates around a site by dimension."""
-    return {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.dim is not None}
-
-
 def require_density(program: object) -> None:
     """`InputError` with the program's `no_density` as its reason where it has no p(x)."""
     if reason := no_density_reason(program):
@@ -270,8 +127,8 @@ def require_rows(plates: PlateStructure) -> int:
 
 def require_row_plate(plates: PlateStructure) -> int:
     """The row plate's dimension; `RowsError` with the remedy where a row has no weight of its own."""
-    if plates.row_dim is None or plates.outside:
-        sites = ", ".join(plates.outside) or "every site"
+    if plates.row_dim is None or (outside := [name for name in plates.outside if name not in plates.joint]):
+        sites = "every site" if plates.row_dim is None else ", ".join(outside)
         raise RowsError(
             f"log p(x) of a row needs every site inside one plate of size len(x), but {sites} lies outside: put it "
             'inside (with pyro.plate("data", len(x)): …), or fix it to a value learned as a parameter (pyro.param); '
@@ -280,13 +137,28 @@ def require_row_plate(plates: PlateStructure) -> int:
     return plates.row_dim
 
 
+def require_any_number_of_rows(plates: PlateStructure) -> None:
+    """`RowsError` where the program runs for one number of rows only."""
+    if plates.num_rows is not None:
+        raise RowsError(f"this program runs for its {plates.num_rows} rows only: {ONE_SIZE}")
+
+
 def require_guide_density(plates: PlateStructure) -> None:
-    """`PointMassError` with what works instead where the guide has a point mass at a continuous latent."""
+    """An error with what works instead where the guide has no density for each row: a point mass, a joint q."""
+    without_guide = (
+        "annealing from the prior (pv.annealed_evidence with start='prior'; evaluate --method ais --start prior), and "
+        "pv.exact_evidence (evaluate --method exact) where the program allows it"
+    )
+    if plates.joint:
+        require_row_plate(plates)
+        raise RowsError(
+            f"the guide draws the latents of all rows together ({', '.join(plates.joint)}), so q does not factorize "
+            f"over rows and no row has a weight or an ELBO of its own. Without the guide work pv.auto_evidence, "
+            f"{without_guide}; a guide that factorizes is AutoNormal, or a function of x"
+        )
     if plates.point_masses:
         raise PointMassError(
             f"the guide puts all of q at one point of the continuous {', '.join(plates.point_masses)} (a Delta, as for "
             "MAP), so it has no density: there is no ELBO, no KL and no importance weight. Without the guide work the "
-            "Laplace approximation (pv.laplace_approximation; compare --method laplace), annealing from the prior "
-            "(pv.annealed_evidence with start='prior'; evaluate --method ais --start prior), and pv.exact_evidence "
-            "(evaluate --method exact) where the program allows it"
+            f"Laplace approximation (pv.laplace_approximation; compare --method laplace), {without_guide}"
         )

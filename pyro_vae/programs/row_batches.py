@@ -13,9 +13,11 @@ from torch import Tensor
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, ZeroDensityWarning
+from pyro_vae.programs.find_plates import find_plates_on_few, find_row_by_row
 from pyro_vae.programs.observed_support import outside_reason, rows_outside_support
 from pyro_vae.programs.parameters import device_and_dtype
-from pyro_vae.programs.plates import PlateStructure, find_plates, require_density
+from pyro_vae.programs.plates import PlateStructure, require_density
+from pyro_vae.programs.program_defaults import check_labels
 from pyro_vae.programs.row_inputs import Batch, require_mask
 from pyro_vae.typing import Program
 
@@ -23,6 +25,7 @@ Result = TypeVar("Result")
 MAX_SHARED_BATCH_SIZE = 128  # of the batches that several processes share
 SUPPORT_BATCH_SIZE = 1000  # rows whose observed values are compared with their supports in one call
 NAMED_ROWS = 5  # in a message
+FIRST_ROWS = 8  # that a program is looked at with
 
 
 class ScoredRows:
@@ -39,6 +42,8 @@ class ScoredRows:
         group: the processes that share the rows.
         seed: a seed of the random numbers of the batches that several processes share.
         allow_zero: whether rows of density zero are left out instead of refused.
+        needs_guide: whether a guide is asked for that gives each row its own q; else its prior takes the place of one
+            that does not, in `program`.
     """
 
     def __init__(
@@ -50,17 +55,27 @@ class ScoredRows:
         seed: int | None = None,
         *,
         allow_zero: bool = False,
+        needs_guide: bool = True,
     ) -> None:
         require_density(program)
         self.num_rows, self.reasons, self.kept = len(split), dict[int, str](), torch.arange(len(split))
         self.split, self.rows, self.group, self.seed = split, rows, group, seed or 0
         self.device, self.dtype = device_and_dtype(program, like=split[:1])
         require_mask(program, split.mask)
-        self.first = self.batch(0, 8)
-        self.plates: PlateStructure = find_plates(program, self.first)
+        if split.labels is not None:
+            check_labels(program, split.labels)
+        self.program, self.first, self.plates = self._find_plates(program, needs_guide)
         self._set_reasons(program)
         if self.reasons:
             self._leave_out(allow_zero)
+
+    def _find_plates(self, program: Program, needs_guide: bool) -> tuple[Program, Batch, PlateStructure]:
+        """The program to use, some rows that it runs for, and its plates."""
+        few = self.batch(0, FIRST_ROWS)
+        if not needs_guide:
+            program, plates = find_row_by_row(program, few)
+            return program, few, plates
+        return program, *find_plates_on_few(program, few, lambda: self.batch(0, self.num_rows))
 
     def _set_reasons(self, program: Program) -> None:
         """Why each row of density zero has it; `InputError` where all rows have."""
@@ -89,7 +104,9 @@ class ScoredRows:
         self.kept = is_kept.nonzero()[:, 0]
         self.split = self.split.take(self.kept)
         self.rows = None if self.rows is None else self.rows[self.kept]
-        self.first = self.batch(0, 8)
+        if self.plates.num_rows is not None:
+            raise InputError(f"{message}; remove these rows: this program runs for {self.plates.num_rows} rows only")
+        self.first = self.batch(0, FIRST_ROWS)
 
     def restore(self, values: Tensor, zero: float = -math.inf) -> Tensor:
         """A number for each of the N rows, from those of the rows that were scored.
@@ -118,13 +135,12 @@ class ScoredRows:
             The batch, on the program's device.
         """
         end = min(end, len(self.split))
-        given = self.split.row_inputs(slice(start, end)) | ({} if self.rows is None else {"rows": self.rows[start:end]})
-        rows, labels, mask = (
-            None if given.get(name) is None else given[name].to(self.device) for name in ("rows", "labels", "mask")
-        )
-        return Batch(self.split[start:end].to(self.device, self.dtype), rows, labels, mask, self.num_rows)
+        given = {"rows": None if self.rows is None else self.rows[start:end], "num_rows": self.num_rows}
+        x = self.split[start:end].to(self.device, self.dtype)
+        return Batch.of(x, given | self.split.row_inputs(slice(start, end)))
 
     def batches(self, size: int) -> Iterator[Batch]:
+        size = self.plates.num_rows or size
         for start in range(0, len(self.split), size):
             batch = self.batch(start, start + size)
             self.plates.check(batch.x)
@@ -144,7 +160,7 @@ class ScoredRows:
         """
         if self.group.is_single:
             return [of_batch(batch) for batch in self.batches(size)]
-        starts = range(0, len(self.split), min(size, MAX_SHARED_BATCH_SIZE))
+        starts = range(0, len(self.split), self.plates.num_rows or min(size, MAX_SHARED_BATCH_SIZE))
         own: dict[int, Result] = {}
         for start in starts[self.group.rank :: self.group.size]:
             batch = self.batch(start, start + starts.step)

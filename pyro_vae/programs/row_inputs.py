@@ -1,20 +1,24 @@
-"""Batches of rows with their inputs (`rows`, `labels`, `mask`, `num_rows`), and calls with those a function takes."""
+"""Batches of rows with their inputs (`rows`, `labels`, `mask`, `num_rows`, a user's own), and calls with those that a
+function takes."""
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from types import FunctionType, MethodType
 from typing import TypeVar
 
 import torch
+from pyro.contrib.easyguide import EasyGuide
+from pyro.infer.autoguide.guides import AutoGuide
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Program
 
-RowInputs = Mapping[str, object]  # by name: `rows`, `labels`, `mask` and `num_rows`
+RowInputs = Mapping[str, object]  # by name: `rows`, `labels`, `mask`, `num_rows` and a user's own
 Result = TypeVar("Result")
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -29,6 +33,7 @@ class Batch:
         labels: their labels (n,), or None.
         mask: booleans (n, D), true where a value was observed; None where all were.
         num_rows: the number N of training rows.
+        inputs: what else the program takes for each row, by name, (n, …) each.
     """
 
     x: Tensor
@@ -36,6 +41,7 @@ class Batch:
     labels: Tensor | None = None
     mask: Tensor | None = None
     num_rows: int = 0
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def row_inputs(self) -> dict[str, Tensor | int]:
@@ -46,7 +52,7 @@ class Batch:
             "mask": self.mask,
             "num_rows": max(self.num_rows, len(self.x)),
         }
-        return {key: value for key, value in given.items() if value is not None}
+        return {key: value for key, value in given.items() if value is not None} | dict(self.inputs)
 
     @classmethod
     def of(cls, x: Tensor, row_inputs: RowInputs) -> "Batch":
@@ -54,21 +60,30 @@ class Batch:
 
         Args:
             x: the rows (n, D).
-            row_inputs: any of `rows`, `labels`, `mask` and `num_rows`; by default `num_rows` is n.
+            row_inputs: any of `rows`, `labels`, `mask`, `num_rows` and a user's own, of which None is left out; by
+                default `num_rows` is n. Tensors come to the device of x.
 
         Returns:
-            The batch.
+            The batch; `InputError` where an input is not a tensor of n rows.
         """
-        if unknown := [name for name in row_inputs if name not in ("rows", "labels", "mask", "num_rows")]:
-            raise InputError(
-                f"no row input called {', '.join(unknown)}: rows, labels, mask and num_rows are what a program may take"
-            )
-        return cls(x, **row_inputs)  # type: ignore[arg-type]  # a field for each name
+        given = {name: value for name, value in row_inputs.items() if value is not None}
+        num_rows = given.pop("num_rows", 0)
+        if not isinstance(num_rows, int):
+            raise InputError(f"num_rows is a whole number, got {num_rows!r}")
+        on_device: dict[str, Tensor] = {}
+        for name, value in given.items():
+            if not isinstance(value, Tensor) or value.shape[:1] != x.shape[:1]:
+                what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+                raise InputError(f"{name} takes a tensor with one entry for each of the {len(x)} rows, got {what}")
+            on_device[name] = value.to(x.device)
+        known = {name: on_device.pop(name, None) for name in ("rows", "labels", "mask")}
+        return cls(x, **known, num_rows=num_rows, inputs=on_device)
 
     def take(self, index: Tensor) -> "Batch":
         """The rows at some indices (m,), with their inputs."""
         rows, labels, mask = (None if value is None else value[index] for value in (self.rows, self.labels, self.mask))
-        return replace(self, x=self.x[index], rows=rows, labels=labels, mask=mask)
+        inputs = {name: value[index] for name, value in self.inputs.items()}
+        return replace(self, x=self.x[index], rows=rows, labels=labels, mask=mask, inputs=inputs)
 
 
 def accepts_row_inputs(function: Function) -> Function:
@@ -89,9 +104,7 @@ def bind_supported_kwargs(function: Callable[..., Result]) -> Callable[[Tensor, 
     """
     if _accepts_row_inputs(function):
         return lambda x, row_inputs: function(x, **row_inputs)
-    needed, names = (
-        _keywords_of_forward(type(function).forward) if isinstance(function, nn.Module) else _keywords(function)
-    )
+    needed, names = _keywords_of(function)
 
     def call(x: Tensor, row_inputs: RowInputs) -> Result:
         if missing := [name for name in needed if name not in row_inputs]:
@@ -99,11 +112,22 @@ def bind_supported_kwargs(function: Callable[..., Result]) -> Callable[[Tensor, 
             raise InputError(
                 f"{named} asks for {', '.join(missing)}, which these rows do not "
                 "have; a program may ask for rows (only training rows have an index in the training set; for a tensor "
-                "give rows=…), labels, mask and num_rows"
+                "give rows=…), labels, mask, num_rows, and what a split has under inputs (pv.Split(…, inputs={…}))"
             )
         return function(x, **{key: row_inputs[key] for key in names & row_inputs.keys()})
 
     return call
+
+
+def _keywords_of(function: Callable[..., object]) -> tuple[list[str], frozenset[str]]:
+    """The names of a function's or module's arguments after x: the required ones, and all."""
+    if isinstance(function, partial) and isinstance(next(iter(function.args), None), Messenger):
+        return _keywords_of(function.args[1])  # the function that a Pyro handler is around
+    if isinstance(function, AutoGuide):  # its own forward takes whatever the model takes
+        return _keywords_of(function.model) if function._model else ([], frozenset())
+    if isinstance(function, EasyGuide):
+        return _keywords_of_forward(type(function).guide)
+    return _keywords_of_forward(type(function).forward) if isinstance(function, nn.Module) else _keywords(function)
 
 
 def _keywords(function: Callable[..., object], before: int = 1) -> tuple[list[str], frozenset[str]]:
@@ -128,8 +152,7 @@ def takes_row_input(function: Callable[..., object], name: str) -> bool:
     Returns:
         True also for a function that passes on whatever it is given.
     """
-    plain = function.forward if isinstance(function, nn.Module) else function
-    return _accepts_row_inputs(function) or name in _keywords(plain)[1]
+    return _accepts_row_inputs(function) or name in _keywords_of(function)[1]
 
 
 def require_mask(program: Program, mask: Tensor | None) -> None:
@@ -150,4 +173,5 @@ def require_mask(program: Program, mask: Tensor | None) -> None:
 
 def probe_batch(data: Dataset) -> Batch:
     """Two training rows with their inputs, for a first run of a program."""
-    return Batch(data.train[:2], torch.arange(2), num_rows=len(data.train), **data.train.row_inputs(slice(2)))
+    given = {"rows": torch.arange(2), "num_rows": len(data.train), **data.train.row_inputs(slice(2))}
+    return Batch.of(data.train[:2], given)

@@ -128,7 +128,7 @@ def _inputs(program: Program, split: Split) -> tuple[Rows, dict[str, Tensor]]:
 
 def _latent_sites(program: Program, split: Split) -> list[str]:
     x, row_inputs = _inputs(program, split.head(3))
-    batch = Batch(x, labels=row_inputs.get("labels"), mask=row_inputs.get("mask"))
+    batch = Batch.of(x, row_inputs)
     with torch.no_grad(), PYRO_LOCK, poutine.block(), seeded(0), use_param_store(program), evaluating(program):
         _, guide = trace_program(program, batch)
     return [name for name, site in sample_sites(guide).items() if not site["infer"].get("is_auxiliary")]

@@ -19,7 +19,7 @@ from pyro_vae.inference.em.select_mixture import MixtureScore, best_score
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.plots.comparison_figures import draw_comparison, draw_selections
-from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.registry import ModelConfig

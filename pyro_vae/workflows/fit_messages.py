@@ -8,7 +8,7 @@ from typing import Any
 from pyro_vae.data import Dataset
 from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import CollapseWarning, HandlersWarning, PrecisionWarning
-from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.registry import ModelConfig

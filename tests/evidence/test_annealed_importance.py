@@ -60,7 +60,7 @@ def test_a_short_path_from_the_prior_is_loose_on_both_sides(double):
 
 def test_each_transition_leaves_its_density_as_it_is(double):
     """Draws of the exact posterior, moved at β = 1 with steps large enough that many are refused, stay such draws."""
-    from pyro_vae.programs.plates import find_plates
+    from pyro_vae.programs.find_plates import find_plates
     from pyro_vae.programs.row_inputs import Batch
 
     program = LinearGaussian(3, 8, inflate=1.7)

@@ -13,7 +13,7 @@ import pyro_vae as pv
 from pyro_vae.comparison.comparison_table import Fitted, score_held_out
 from pyro_vae.data import as_split
 from pyro_vae.errors import InputError
-from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
 
 X = torch.tensor([[0.0], [1.0]])

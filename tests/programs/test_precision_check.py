@@ -10,7 +10,7 @@ from part_tables import GUIDES, LIKELIHOODS, PRIORS, D, make_guide, make_likelih
 
 import pyro_vae as pv
 from pyro_vae.errors import PrecisionWarning
-from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.precision_check import check_precision, in_float64
 from pyro_vae.programs.row_inputs import Batch
 

@@ -39,8 +39,7 @@ class SplitOnDisk(Split):
         return (row for chunk in self.chunks(10_000) for row in chunk.x)
 
     def head(self, num_rows: int) -> Split:
-        labels, index = (None if value is None else value[:num_rows] for value in (self.labels, self.index))
-        return replace(self, stored=self.stored.head(num_rows), labels=labels, index=index)
+        return replace(self, stored=self.stored.head(num_rows), **self._head_inputs(num_rows))
 
     @cached_property
     def mask(self) -> Tensor | None:
@@ -77,7 +76,8 @@ class SplitOnDisk(Split):
 
     def _chunk(self, rows: slice | Tensor) -> Split:
         stored, labels = self.stored[rows], None if self.labels is None else self.labels[rows]
-        split = Split(self.name, stored, self.measure, labels, self.image_shape, self.source_index(rows))
+        inputs, index = {name: value[rows] for name, value in self.inputs.items()}, self.source_index(rows)
+        split = Split(self.name, stored, self.measure, labels, self.image_shape, index, inputs)
         split.__dict__["_fixed_draw"] = self._fixed_x(stored, as_index(rows, len(self)))
         return split
 

@@ -15,8 +15,8 @@ from pyro_vae.inference.fit_result import EMEpoch, FitResult
 from pyro_vae.inference.svi.callbacks import Callbacks, RunningFit
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.models.exact_density import Density, Statistics, rows_with_nan
+from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.parameters import copy_state, device_and_dtype, load_state
-from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
 
 START_ROWS = 10_000  # rows that a start is computed from

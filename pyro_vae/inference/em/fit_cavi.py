@@ -21,8 +21,8 @@ from pyro_vae.inference.em.acceleration import ExtrapolatedSteps
 from pyro_vae.inference.fit_result import EpochRecord, FitResult
 from pyro_vae.inference.svi.callbacks import Callback, Callbacks, OnEpoch, RunningFit
 from pyro_vae.inference.svi.progress import Style, all_callbacks
+from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.parameters import device_and_dtype, named_parameters
-from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.row_inputs import Batch, require_mask
 from pyro_vae.typing import Conjugate, Program
 

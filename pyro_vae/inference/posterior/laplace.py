@@ -29,9 +29,10 @@ from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.newton_modes import Expansion, highest_mode, normal_at
 from pyro_vae.inference.posterior.refined_guides import PerRowProgram, full_batch
+from pyro_vae.programs.find_plates import find_row_by_row
 from pyro_vae.programs.observed_support import require_inside
 from pyro_vae.programs.parameters import use_param_store
-from pyro_vae.programs.plates import find_plates, require_density
+from pyro_vae.programs.plates import require_density
 from pyro_vae.programs.row_inputs import Batch, accepts_row_inputs
 from pyro_vae.programs.traces import Site
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint, transform_to_support
@@ -200,7 +201,8 @@ def _find_modes(
     program: Program, full: Batch, steps: int, starts: int, batch_size: int
 ) -> tuple[Expansion, dict[str, torch.Size], int]:
     """The expansion at each row's mode, the event shapes of the latents, and the dimension of the row plate."""
-    plates, modes = find_plates(program, full), []
+    program, plates = find_row_by_row(program, full)
+    modes = []
     for index in torch.arange(len(full.x), device=full.x.device).split(batch_size):
         batch = full.take(index)
         plates.check(batch.x)

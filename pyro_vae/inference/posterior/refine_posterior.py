@@ -32,10 +32,11 @@ from pyro_vae.inference.posterior.refined_guides import (
     full_batch,
     transform_output,
 )
+from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.observed_support import require_inside
 from pyro_vae.programs.parameters import use_param_store
-from pyro_vae.programs.plates import PlateStructure, find_plates, require_guide_density, require_rows
+from pyro_vae.programs.plates import PlateStructure, require_any_number_of_rows, require_guide_density, require_rows
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import Site, sample_sites, unwrap_independent
 from pyro_vae.typing import PerRow, Program
@@ -108,6 +109,7 @@ def refine(
     full = full_batch(program, as_split(x, "test"), rows=rows, labels=labels, mask=mask)
     with use_param_store(program), seeded(seed), evaluating(program), pyro.validation_enabled(False):
         plates = find_plates(program, full)
+        require_any_number_of_rows(plates)
         require_guide_density(plates)
         row_dim, tables = require_rows(plates), []
         for index in torch.arange(len(full.x), device=full.x.device).split(batch_size):

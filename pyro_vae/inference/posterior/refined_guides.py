@@ -210,6 +210,4 @@ def full_batch(program: Program, split: Split, **row_inputs: Tensor | None) -> B
     require_density(program)
     require_mask(program, given.get("mask"))
     device, dtype = device_and_dtype(program, like=split[:1])
-    given = {name: value.to(device) for name, value in given.items()}
-    rows, labels, mask = (given.get(name) for name in ("rows", "labels", "mask"))
-    return Batch(split.x.to(device, dtype), rows, labels, mask, len(split))
+    return Batch.of(split.x.to(device, dtype), given | {"num_rows": len(split)})

@@ -19,14 +19,15 @@ from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.svi.prepare_fit import check_batches
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.validation_elbo import HeldOutRows
+from pyro_vae.programs.find_plates import find_plates, trace_rows
 from pyro_vae.programs.latent_support import latents_outside, uncertain_latents
 from pyro_vae.programs.observed_support import require_inside
 from pyro_vae.programs.parameters import DeviceAndDtype
-from pyro_vae.programs.plates import find_plates
 from pyro_vae.programs.precision_check import check_precision
 from pyro_vae.programs.program_defaults import check_labels, init_program_from_data, set_num_features
+from pyro_vae.programs.pyro_guides import forget_on_error
 from pyro_vae.programs.row_inputs import Batch, require_mask
-from pyro_vae.programs.traces import sample_sites, trace_program
+from pyro_vae.programs.traces import sample_sites
 from pyro_vae.typing import Program
 
 START_ROWS = 1000  # shown to a program's `init_from_data`
@@ -91,19 +92,25 @@ class FitTask:
             require_mask(program, None if split is None else split.mask)
         first = torch.arange(self.batch_size)
         self.example = self.batch(train[first], first)
+        with forget_on_error(program):
+            self._run_first()
+            check_batches(self.plates, config, self.num_rows, has_valid=valid is not None, num_processes=group.size)
+        rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
+        init_program_from_data(program, train.mean.to(*target), train[rows].to(*target))
+        set_num_features(program, train.shape[1])
+        self._warn_of_rounding(train[first])
+
+    def _run_first(self) -> None:
+        """Run the program on the first batch: functions make their parameters, and its plates are found."""
+        program = self.program
         counter = FlopCounterMode(display=False)  # it hooks into gradients, so they have to be enabled
-        with torch.enable_grad(), seeded(config.epoch_seed(-2)), evaluating(program), counter:
-            model, self.guide_trace = trace_program(program, self.example)  # functions make their parameters, on rows
+        with torch.enable_grad(), seeded(self.config.epoch_seed(-2)), evaluating(program), counter:
+            model, self.guide_trace = trace_rows(program, self.example)
         self.uncertain_latents = uncertain_latents(sample_sites(model), sample_sites(self.guide_trace))
         self.latents_outside = latents_outside(sample_sites(model), self.uncertain_latents)
         self.flops_per_step = 3 * counter.get_total_flops()  # the backward pass takes twice those of the forward pass
         self.plates = find_plates(program, self.example)
         self.check(self.example)
-        check_batches(self.plates, config, self.num_rows, has_valid=valid is not None, num_processes=group.size)
-        rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
-        init_program_from_data(program, train.mean.to(*target), train[rows].to(*target))
-        set_num_features(program, train.shape[1])
-        self._warn_of_rounding(train[first])
 
     def _warn_of_rounding(self, exact_rows: Tensor) -> None:
         """Warn where the program's dtype costs the first rows more than a thousandth of a nat."""
@@ -127,10 +134,10 @@ class FitTask:
         Returns:
             The rows with their inputs.
         """
-        row_inputs = {name: value.to(self.target.device) for name, value in self.train.row_inputs(index).items()}
+        given = {"rows": index, "num_rows": self.num_rows, **self.train.row_inputs(index)}
         if self.labels is not None:
-            row_inputs["labels"] = self.labels[index].to(self.target.device)
-        return Batch(x.to(*self.target), index.to(self.target.device), num_rows=self.num_rows, **row_inputs)
+            given["labels"] = self.labels[index]
+        return Batch.of(x.to(*self.target), given)
 
     def check(self, batch: Batch) -> None:
         """`InputError` where an observed value of a batch is not finite or outside the support of its site."""

@@ -13,7 +13,7 @@ from pyro_vae.errors import InputError, RowsError
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import named_parameters
-from pyro_vae.programs.plates import PlateStructure
+from pyro_vae.programs.plates import ONE_SIZE, PlateStructure
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.traces import sample_sites
 from pyro_vae.typing import Program
@@ -38,6 +38,11 @@ def check_batches(
         raise RowsError(
             'the program has no plate over rows (with pyro.plate("data", len(x)): …), so it cannot be fitted in '
             f"batches: add the plate, or fit all {num_rows} rows at once (batch_size={num_rows})"
+        )
+    if plates.num_rows is not None and (batch_size < num_rows or has_valid or num_processes > 1):
+        raise RowsError(
+            f"the program was run for {plates.num_rows} of the {num_rows} rows, and does not run for any other number: "
+            f"{ONE_SIZE}"
         )
     if plates.row_dim is None and has_valid:
         raise RowsError("the program has no plate over rows, so held-out rows have no ELBO: leave valid out")

@@ -46,9 +46,8 @@ class HeldOutRows:
         Returns:
             The batch.
         """
-        row_inputs = self.split.row_inputs(slice(start, end))
-        on_device = {name: value.to(self.target.device) for name, value in row_inputs.items()}
-        return Batch(self.split[start:end].to(*self.target), num_rows=self.num_rows, **on_device)
+        given = {"num_rows": self.num_rows, **self.split.row_inputs(slice(start, end))}
+        return Batch.of(self.split[start:end].to(*self.target), given)
 
     def batches(self) -> Iterator[Batch]:
         """All rows in order."""

@@ -223,7 +223,7 @@ def test_fit_supports_every_objective_with_warm_up_and_batches(loss, tiny_vae):
 def test_the_importance_weighted_objective_is_in_nats_per_row(tiny_vae):
     vae, x = tiny_vae
     from pyro_vae.inference.objectives.elbo_terms import RowWeighted
-    from pyro_vae.programs.plates import find_plates
+    from pyro_vae.programs.find_plates import find_plates
     from pyro_vae.programs.row_inputs import Batch
 
     weigh = RowWeighted(find_plates(vae, Batch(x)), len(x))

@@ -19,7 +19,7 @@ from pyro_vae.context_managers import seeded
 from pyro_vae.data import Measure, Split
 from pyro_vae.inference.objectives.elbo_terms import RowWeighted
 from pyro_vae.inference.objectives.wake_sleep import ReweightedWakeSleep, WakeSleep
-from pyro_vae.programs.plates import find_plates
+from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.traces import sample_sites
 

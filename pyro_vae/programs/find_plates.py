@@ -1,0 +1,348 @@
+"""Finds the plates of a program by running it on the rows that are asked for, and on a few of them."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from pyro.poutine import Trace
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from torch import Tensor
+
+from pyro_vae.context_managers import evaluating, seeded
+from pyro_vae.distributions import is_relaxed
+from pyro_vae.errors import InputError, RowsError
+from pyro_vae.programs.plates import ONE_SIZE, PlateStructure
+from pyro_vae.programs.point_masses import find_point_masses
+from pyro_vae.programs.pyro_guides import PriorGuide, are_set_up
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.support import (
+    discrete_values,
+    innermost,
+    is_constrained,
+    is_point_mass,
+    is_static,
+    support_of,
+    with_scalar_bounds,
+)
+from pyro_vae.programs.traces import Site, UnconditionObserved, sample_sites, trace_program
+from pyro_vae.typing import Program
+
+SHAPE_MISMATCH = "Shape mismatch inside plate"  # Pyro's words, of a parameter that has another number of rows
+Sites = Mapping[str, Site]
+Frame = tuple[str, int]  # a plate's name and dimension
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The sample sites of a run on `num_rows` rows: those of the model, then those of the guide, if it was run."""
+
+    num_rows: int
+    functions: Sequence[Sites]
+
+    @property
+    def sites(self) -> list[Site]:
+        return [site for function in self.functions for site in function.values()]
+
+    @cached_property
+    def plate_sizes(self) -> dict[Frame, set[int]]:
+        """The sizes that each vectorized plate has; more than one where model and guide differ."""
+        sizes: dict[Frame, set[int]] = {}
+        for site in self.sites:
+            for name, dim, size in _vectorized(site):
+                sizes.setdefault((name, dim), set()).add(size)
+        return sizes
+
+    def check(self) -> None:
+        """`RowsError` where the guide's plate has another size than the model's plate of that name."""
+        for (name, _), sizes in self.plate_sizes.items():
+            if len(sizes) > 1:
+                raise _other_size(name, self.num_rows, max(sizes - {self.num_rows}))
+
+
+@torch.no_grad()
+def find_plates(program: Program, batch: Batch) -> PlateStructure:
+    """Find the plate over rows: the one that has the size of the batch, and another size for another number of rows.
+
+    The program runs on the batch first, so that a guide that makes its parameters at its first run makes them for these
+    rows; then on two or three of the rows. One that cannot do that, or whose guide keeps its size, is a program of as
+    many rows as the batch has.
+
+    Args:
+        program: any program; `InputError` where model and guide do not draw the same latents, `RowsError` where the
+            guide is one of another number of rows.
+        batch: the rows that are asked for, or some of them, with their inputs.
+
+    Returns:
+        The plates of model and guide.
+    """
+    with seeded(0), evaluating(program):
+        whole = _run(program, batch)
+        enumerated = _check_pair(*whole.functions)
+        few = _try_few(program, batch)
+        plates = _plate_structure(batch, whole, few, enumerated)
+
+        def draw_again() -> Sites:
+            return sample_sites(trace_program(program, batch)[1])
+
+        return replace(plates, point_masses=find_point_masses(*whole.functions, draw_again))
+
+
+def find_plates_on_few(program: Program, few: Batch, whole: Callable[[], Batch]) -> tuple[Batch, PlateStructure]:
+    """Find the plates on a few of the rows where that tells, and else on all of them.
+
+    Args:
+        program: any program.
+        few: some of the rows with their inputs.
+        whole: gives all of them.
+
+    Returns:
+        The rows that the program was run on, and its plates.
+    """
+    if are_set_up(program):  # a first run would be for these rows
+        with suppress(RowsError):
+            plates = find_plates(program, few)
+            if plates.num_rows is None:
+                return few, plates
+    rows = whole()
+    return rows, find_plates(program, rows)
+
+
+def find_row_by_row(program: Program, batch: Batch) -> tuple[Program, PlateStructure]:
+    """A program that has a q of its own for each of any number of rows, for what can do without the program's guide.
+
+    Args:
+        program: any program.
+        batch: some rows with their inputs.
+
+    Returns:
+        The program itself, or its model with the prior as guide where the guide draws the latents of all rows together,
+        or runs for one number of rows only; and the plates.
+    """
+    if are_set_up(program):  # a first run would be for these rows
+        with suppress(RowsError):
+            plates = find_plates(program, batch)
+            if plates.num_rows is None and not plates.joint:
+                return program, plates
+    with_prior = PriorGuide(program)
+    return with_prior, find_plates(with_prior, batch)
+
+
+@torch.no_grad()
+def find_model_plates(program: Program, batch: Batch) -> PlateStructure:
+    """Find the plate over rows from the model alone, which is all that sampling needs.
+
+    Args:
+        program: any program.
+        batch: rows whose x holds placeholders, with their inputs.
+
+    Returns:
+        The plates of the model.
+    """
+    model = UnconditionObserved()(bind_supported_kwargs(program.model))
+
+    def run(part: Batch) -> _Run:
+        with pyro.validation_enabled(False):
+            return _Run(len(part.x), [sample_sites(poutine.trace(model).get_trace(part.x, part.row_inputs))])
+
+    with seeded(0), evaluating(program):
+        whole = run(batch)
+        try:
+            few: _Run | None = run(batch.take(_few(batch)))
+        except Exception:  # any error of the program's own code at another number of rows
+            few = None
+        return _plate_structure(batch, whole, few, enumerated=())
+
+
+def row_latents_of_guide(guide: Sites, num_rows: int) -> list[Site]:
+    """The guide's latents in a plate of as many rows as it ran for: what a row is encoded by.
+
+    Args:
+        guide: the sites of a run of the guide.
+        num_rows: the number of rows that it ran for.
+
+    Returns:
+        The sites, without auxiliary ones.
+    """
+    return [
+        site
+        for site in guide.values()
+        if not site["infer"].get("is_auxiliary") and any(size == num_rows for _, _, size in _vectorized(site))
+    ]
+
+
+def trace_rows(program: Program, batch: Batch) -> tuple[Trace, Trace]:
+    """A run as `trace_program` makes it; `RowsError` where it fails as the guide is one of another number of rows.
+
+    Args:
+        program: any program.
+        batch: the rows with their inputs.
+
+    Returns:
+        The model's trace, replayed against the guide's, and the guide's.
+    """
+    try:
+        return trace_program(program, batch)
+    except (RuntimeError, ValueError) as error:
+        _check_sizes_apart(program, batch, error)
+        raise
+
+
+def _run(program: Program, batch: Batch) -> _Run:
+    run = _Run(len(batch.x), [sample_sites(trace) for trace in trace_rows(program, batch)])
+    run.check()
+    return run
+
+
+def _check_sizes_apart(program: Program, batch: Batch, error: Exception) -> None:
+    """`RowsError` where model and guide run on their own, but not for the same number of rows."""
+
+    def run_alone(function: Callable[..., object]) -> Sites:
+        return sample_sites(poutine.trace(bind_supported_kwargs(function)).get_trace(batch.x, batch.row_inputs))
+
+    with pyro.validation_enabled(False):
+        try:
+            model = run_alone(program.model)
+        except Exception:  # it is the model that fails
+            return
+        try:
+            guide = run_alone(program.guide)
+        except Exception as own:
+            if SHAPE_MISMATCH not in str(own):
+                return
+            raise RowsError(f"the guide does not run for {len(batch.x)} rows ({str(own).splitlines()[0]}): {ONE_SIZE}") from error
+    try:
+        _Run(len(batch.x), [model, guide]).check()
+    except RowsError as other_size:
+        raise other_size from error
+
+
+def _try_few(program: Program, batch: Batch) -> _Run | None:
+    """A run on another number of rows; None where the program cannot."""
+    try:
+        few = batch.take(_few(batch))
+        run = _Run(len(few.x), [sample_sites(trace) for trace in trace_program(program, few)])
+        run.check()
+        return run
+    except Exception:  # any error of the program's own code at another number of rows
+        return None
+
+
+def _few(batch: Batch) -> Tensor:
+    """Indices of two rows, of three where the batch has two; repeated where it has fewer."""
+    num_rows = len(batch.x)
+    return torch.arange(3 if num_rows == 2 else 2, device=batch.x.device) % num_rows
+
+
+def _vectorized(site: Site) -> Iterable[tuple[str, int, int]]:
+    """Name, dimension and size of each vectorized plate around a site."""
+    frames: tuple[CondIndepStackFrame, ...] = site["cond_indep_stack"]
+    return [(frame.name, frame.dim, frame.size) for frame in frames if frame.dim is not None]
+
+
+def _plate_structure(batch: Batch, whole: _Run, few: _Run | None, enumerated: tuple[str, ...]) -> PlateStructure:
+    sites, num_rows = whole.sites, whole.num_rows
+    observed = [site for site in sites if site["is_observed"]]
+    x_sites = [site for site in observed if site["value"].shape == batch.x.shape and _equal(site["value"], batch.x)]
+    row_frames = {frame for frame, sizes in whole.plate_sizes.items() if sizes == {num_rows}}
+    if few is not None:
+        row_frames = {frame for frame in row_frames if few.plate_sizes.get(frame, {few.num_rows}) == {few.num_rows}}
+    row_dim = _row_dim(row_frames, sites, x_sites if few is None else [])
+    row_frames = {(name, dim) for name, dim in row_frames if dim == row_dim}
+
+    def is_inside(site: Site) -> bool:
+        return any((name, dim) in row_frames for name, dim, _ in _vectorized(site))
+
+    outside = [site["name"] for site in sites if not is_inside(site)]
+    is_checked = len(x_sites) == 1 and x_sites[0]["fn"].support is not None
+    others = [site for site in observed if not (is_checked and site is x_sites[0]) and is_inside(site)]
+    return PlateStructure(
+        row_dim=row_dim,
+        nesting=max((-dim for site in sites for _, dim, _ in _vectorized(site)), default=0),
+        outside=tuple(dict.fromkeys(outside)),
+        support=with_scalar_bounds(x_sites[0]["fn"].support) if len(x_sites) == 1 else None,
+        relaxed=any(is_relaxed(site["fn"]) for site in observed),
+        enumerated=enumerated,
+        values=tuple(
+            (discrete_values(support_of(site["fn"])), site["value"].numel() // num_rows)
+            for site in observed
+            if is_inside(site)
+        ),
+        constrained=dict(_static_support(site) for site in others if _has_static_support(site)),
+        joint=_joint_draws(whole.functions, {site["name"] for site in sites if is_inside(site)}),
+        num_rows=num_rows if few is None and row_dim is not None else None,
+    )
+
+
+def _equal(value: Tensor, x: Tensor) -> bool:
+    return bool((value == x).all())
+
+
+def _row_dim(row_frames: set[Frame], sites: Iterable[Site], x_sites: Sequence[Site]) -> int | None:
+    """The dimension that most sites have a plate of rows at; that of the site which observes x, where one is given."""
+    counts = Counter(dim for site in sites for name, dim, _ in _vectorized(site) if (name, dim) in row_frames)
+    for site in x_sites:
+        if (dim := site["fn"].event_dim - site["value"].dim()) in counts:
+            return dim
+    return max(counts, key=lambda dim: (counts[dim], dim), default=None)
+
+
+def _joint_draws(functions: Sequence[Sites], inside: Iterable[str]) -> tuple[str, ...]:
+    """The guide's auxiliary sites over several rows, where latents inside the row plate are functions of them."""
+    if len(functions) == 1:
+        return ()
+    model, guide = functions
+    auxiliary = [site for name, site in guide.items() if name not in model and not is_point_mass(site["fn"])]
+    functions = [site for name, site in guide.items() if name in model and is_point_mass(site["fn"])]
+    own = sum(site["value"].numel() for site in auxiliary if site["name"] in inside)
+    if own >= sum(site["value"].numel() for site in functions if site["name"] in inside):
+        return ()
+    return tuple(site["name"] for site in auxiliary if site["name"] not in inside)
+
+
+def _has_static_support(site: Site) -> bool:
+    return is_constrained(site["fn"]) and is_static(support_of(site["fn"]))
+
+
+def _static_support(site: Site) -> tuple[str, str]:
+    support = support_of(site["fn"])
+    return site["name"], "" if support is None else str(innermost(support))
+
+
+def _check_pair(model: Sites, guide: Sites) -> tuple[str, ...]:
+    """The model's latents that the guide leaves to enumeration; `InputError` where their sites do not match."""
+    undrawn = [name for name, site in model.items() if not site["is_observed"] and name not in guide]
+    if missing := [name for name in undrawn if not model[name]["infer"].get("enumerate")]:
+        raise InputError(
+            f"the model draws {', '.join(missing)}, which the guide does not: give the guide a sample site of that name"
+        )
+    latent = {name for name, site in model.items() if not site["is_observed"]}
+    if extra := [name for name, site in guide.items() if name not in latent and not site["infer"].get("is_auxiliary")]:
+        raise InputError(
+            f"the guide draws {', '.join(extra)}, which is no latent of the model: give the sites the same name, or "
+            'mark it as auxiliary (infer={"is_auxiliary": True})'
+        )
+    _check_auxiliary([site for name, site in guide.items() if name not in latent], guide.values())
+    return tuple(undrawn)
+
+
+def _check_auxiliary(auxiliary: Sequence[Site], guide: Iterable[Site]) -> None:
+    """`InputError` for auxiliary draws that no latent is a function of: then log q(z|x) is not known.
+
+    In Pyro's autoguides the latents are functions of one such site, Deltas whose densities are the Jacobians.
+    """
+    functions = [site for site in guide if is_point_mass(site["fn"])]
+    if sum(site["value"].numel() for site in auxiliary) > sum(site["value"].numel() for site in functions):
+        raise InputError(
+            f"the guide draws {', '.join(site['name'] for site in auxiliary)}, which the model lacks, and its latents "
+            "are not functions of that (Deltas), so log q(z|x) is an integral that nothing computes: draw it in the "
+            "model too, from a distribution r of your choice (an auxiliary variable), or leave it out"
+        )
+
+
+def _other_size(plate: str, num_rows: int, size: int) -> RowsError:
+    return RowsError(f"the guide's plate {plate} has {size} rows, and x has {num_rows}: {ONE_SIZE}")

@@ -1,0 +1,115 @@
+"""Pyro's own guides, which make their parameters when they first run, and the prior in place of a program's guide."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+from pyro.contrib.easyguide import EasyGuide
+from pyro.infer.autoguide.guides import AutoGuide
+from torch import nn
+
+from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.row_inputs import accepts_row_inputs, bind_supported_kwargs
+from pyro_vae.programs.traces import Site, UnconditionObserved
+from pyro_vae.typing import Program, Rows
+
+PyroGuide = AutoGuide | EasyGuide
+
+
+def pyro_guides(program: object) -> Iterator[PyroGuide]:
+    """A program's autoguides and easyguides."""
+    if isinstance(program, nn.Module):
+        yield from (module for module in program.modules() if isinstance(module, PyroGuide))
+
+
+def are_set_up(program: object) -> bool:
+    """Whether a program's autoguides and easyguides have run: their first run says of how many rows they are."""
+    return all(guide.prototype_trace is not None for guide in pyro_guides(program))
+
+
+@contextmanager
+def forget_on_error(program: object) -> Iterator[None]:
+    """Where the block fails, the program has not run: what made its parameters in the block makes them again."""
+    with use_param_store(program):
+        known = set(pyro.get_param_store())
+    parts = dict.fromkeys(part for guide in pyro_guides(program) for part in guide.modules())
+    before = {part: _copied(vars(part)) for part in parts}
+    try:
+        yield
+    except BaseException:
+        with use_param_store(program):
+            store = pyro.get_param_store()
+            for name in set(store) - known:  # not by `del`, which fails where a parameter has two names
+                store._param_to_name.pop(store._params.pop(name), None)
+                store._constraints.pop(name, None)
+        for part, attributes in before.items():
+            vars(part).clear()
+            vars(part).update(attributes)
+        raise
+
+
+def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A module's attributes, with copies of its dictionaries of parameters and submodules."""
+    return {name: copy.copy(value) if isinstance(value, dict) else value for name, value in attributes.items()}
+
+
+def restore_model(guide: object, model: Callable[..., object]) -> None:
+    """Give an autoguide its model back: pickle and `copy.deepcopy` take it from the copy and from the original.
+
+    Args:
+        guide: any guide.
+        model: the model.
+    """
+    if isinstance(guide, AutoGuide) and guide._model is None:
+        guide._model = (model,)
+
+
+class PriorGuide(nn.Module):
+    """A program's model with the prior of its latents as the guide: for what is computed without the program's guide.
+
+    Args:
+        program: any program.
+        enumerated: the latents that the guide leaves to enumeration.
+    """
+
+    def __init__(self, program: Program, enumerated: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.program, self.enumerated = program, enumerated
+        with use_param_store(program):  # it exists from here on, and is this one's too
+            self.__dict__["param_store"] = program.__dict__["param_store"]
+
+    @accepts_row_inputs
+    def model(self, x: Rows, **row_inputs: object) -> object:
+        """Run the program's model.
+
+        Args:
+            x: the rows (n, D).
+            **row_inputs: their inputs.
+
+        Returns:
+            What the program's model returns.
+        """
+        return bind_supported_kwargs(self.program.model)(x, row_inputs)
+
+    @accepts_row_inputs
+    def guide(self, x: Rows, **row_inputs: object) -> None:
+        """Draw the latents from the model.
+
+        Args:
+            x: the rows (n, D).
+            **row_inputs: their inputs.
+        """
+        poutine.block(self._draw, hide_fn=self._is_hidden)(x, row_inputs)
+
+    def _draw(self, x: Rows, row_inputs: dict[str, object]) -> None:
+        model: Callable[..., object] = UnconditionObserved()(bind_supported_kwargs(self.program.model))
+        model(x, row_inputs)
+
+    def _is_hidden(self, site: Site) -> bool:
+        """Whether a site is no draw of a latent that a guide makes."""
+        if site["type"] != "sample":
+            return site["type"] != "param"
+        return bool(site["infer"].get("was_observed")) or site["is_observed"] or site["name"] in self.enumerated
