@@ -79,7 +79,8 @@ def two_sample(
     real = split.x.cpu().numpy()
     if len(real) < 4 * FOLDS:
         raise InputError(f"a two-sample test needs {4 * FOLDS} rows or more, got {len(real)}")
-    drawn = sample(program, len(real), num_features=real.shape[1], seed=seed, labels=split.labels).cpu().numpy()
+    given = {"labels": split.labels, **split.inputs}
+    drawn = sample(program, len(real), num_features=real.shape[1], seed=seed, row_inputs=given).cpu().numpy()
     if split.mask is not None:  # the same gaps on both sides, or they alone would separate them
         real, drawn = (np.where(split.mask.numpy(), rows, np.nan) for rows in (real, drawn))
     rows, labels = np.concatenate([real, drawn]), np.repeat([1, 0], len(real))

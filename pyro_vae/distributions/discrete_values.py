@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution, TorchDistributionMixin
 from torch import Tensor
-from torch.distributions import Independent, constraints
+from torch.distributions import Independent, biject_to, constraints
+from torch.distributions.constraints import Constraint
 
 from pyro_vae.errors import InputError
 
@@ -126,6 +127,7 @@ class Observed(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         values = self.values
+        value = _fill_inside(value, self.observed, values.support)
         if isinstance(values, BernoulliVector):
             log_probs = values.each_log_prob(value)
         elif isinstance(values, Independent):
@@ -136,6 +138,32 @@ class Observed(TorchDistribution):
                 "masked(z, mask), or fill the missing values first"
             )
         return torch.where(self.observed, log_probs, 0.0).sum(-1)
+
+
+def _fill_inside(value: Tensor, observed: Tensor, support: Constraint | None) -> Tensor:
+    """The values with a number inside the support where none was observed, so that no density there is NaN or −∞.
+
+    An infinite density that is left out makes gradients NaN all the same.
+
+    Args:
+        value: the values (..., D).
+        observed: booleans (..., D), true where a value was observed.
+        support: the support of the values.
+
+    Returns:
+        The values (..., D); those that were observed are unchanged.
+    """
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if support is None or support is constraints.real:
+        return value
+    if support.is_discrete:
+        lowest = vars(support).get("lower_bound", 0)
+        return torch.where(observed, value, torch.as_tensor(lowest, dtype=value.dtype, device=value.device))
+    try:
+        return torch.where(observed, value, biject_to(support)(torch.zeros_like(value)))
+    except NotImplementedError:
+        return value
 
 
 class LogisticBins(TorchDistribution):

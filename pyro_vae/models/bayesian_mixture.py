@@ -25,6 +25,7 @@ from pyro_vae.distributions.normal_wishart import (
 from pyro_vae.errors import InputError
 from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import device_and_dtype, register_parameters
+from pyro_vae.programs.row_inputs import require_taken
 from pyro_vae.typing import PerRow, Rows
 
 
@@ -242,16 +243,18 @@ class BayesianGaussianMixture(Program):
         return log_probs
 
     @torch.no_grad()
-    def sample(self, n: int, seed: int | None = None) -> Rows:
+    def sample(self, n: int, seed: int | None = None, **row_inputs: object) -> Rows:
         """New rows, independent draws of the density of `log_predictive`.
 
         Args:
             n: the number of rows.
             seed: a seed of the random numbers; None continues with torch's generator.
+            **row_inputs: none is taken; `InputError` for any.
 
         Returns:
             Rows (n, D).
         """
+        require_taken(self, row_inputs)
         with seeded(seed):
             rows: Rows = self.posterior.predictive().sample((n,))
             return rows

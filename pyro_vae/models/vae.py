@@ -250,18 +250,21 @@ class ConditionalVAE(VAE):
         """
         return VAE.decode(self, concat(z, self._indicator(labels, z)))
 
-    def sample(self, n: int, seed: int | None = None, labels: Tensor | None = None) -> Tensor:
+    def sample(  # type: ignore[override]  # labels are a tensor here, and may be given by position
+        self, n: int, seed: int | None = None, labels: Tensor | None = None, **row_inputs: object
+    ) -> Tensor:
         """New rows of given labels.
 
         Args:
             n: the number of rows.
             seed: a seed of the random numbers; None continues with torch's generator.
             labels: their labels (n,); by default each label in turn.
+            **row_inputs: further inputs of the new rows, for a model that takes them.
 
         Returns:
             Rows (n, D).
         """
-        return sample(self, n, seed=seed, labels=labels)
+        return sample(self, n, seed=seed, row_inputs={"labels": labels, **row_inputs})
 
     def impute(self, x: Tensor | Split, num_samples: int = 100, seed: int | None = 0) -> Rows:
         raise InputError(

@@ -21,13 +21,12 @@ from pyro_vae.errors import InputError
 from pyro_vae.plots.display_units import observed, to_grayscale
 from pyro_vae.plots.style import escape_mathtext
 from pyro_vae.programs.find_plates import find_plates
-from pyro_vae.programs.model_and_guide import Program as PairProgram
 from pyro_vae.programs.model_and_guide import distribution_mean, encode
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.program_defaults import decoder_of, no_density_reason
 from pyro_vae.programs.row_batches import rows_to_score
-from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs, takes_row_input
+from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs, model_takes
 from pyro_vae.programs.traces import Site, SubstituteLatents, sample_sites
 from pyro_vae.typing import Program, RowLatents, is_program
 
@@ -222,9 +221,7 @@ class LatentView:
 
     @property
     def takes_labels(self) -> bool:
-        if isinstance(self.program, PairProgram):
-            return self.program.takes_row_input("labels")
-        return takes_row_input(self.program.model, "labels")
+        return model_takes(self.program, "labels")
 
     def in_original_units(self, x: Tensor) -> np.ndarray:
         """Rows of a table in the data's own units."""

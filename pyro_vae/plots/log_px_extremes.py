@@ -37,7 +37,9 @@ def samples_by_log_px(view: LatentView, log_px: Tensor | None = None) -> Figure 
     data, measure = view.data, view.split.measure
     labels = None if view.split.labels is None else view.split.labels[torch.arange(MODEL_DRAWS) % len(view.split)]
     labels = labels if view.takes_labels else None
-    drawn = sample(view.program, MODEL_DRAWS, num_features=data.num_features, seed=view.seed, labels=labels).cpu()
+    drawn = sample(
+        view.program, MODEL_DRAWS, num_features=data.num_features, seed=view.seed, row_inputs={"labels": labels}
+    ).cpu()
     if drawn.shape[1] != data.num_features:
         raise InputError("the model observes more than x, or less")
     found = auto_evidence(view.program, drawn, EVIDENCE_DRAWS, labels=labels, seed=view.seed).log_px

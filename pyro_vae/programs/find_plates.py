@@ -16,9 +16,9 @@ from torch import Tensor
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.distributions import is_relaxed
 from pyro_vae.errors import InputError, RowsError
-from pyro_vae.programs.plates import ONE_SIZE, PlateStructure
+from pyro_vae.programs.plates import ONE_SIZE, PlateStructure, require_any_number_of_rows
 from pyro_vae.programs.point_masses import find_point_masses
-from pyro_vae.programs.pyro_guides import PriorGuide, are_set_up
+from pyro_vae.programs.pyro_guides import PriorGuide, are_set_up, forget_on_error
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.support import (
     discrete_values,
@@ -39,14 +39,15 @@ Frame = tuple[str, int]  # a plate's name and dimension
 
 @dataclass(frozen=True)
 class _Run:
-    """The sample sites of a run on `num_rows` rows: those of the model, then those of the guide, if it was run."""
+    """The sample sites of a run on `num_rows` rows, those of the model and of the guide, empty if it was not run."""
 
     num_rows: int
-    functions: Sequence[Sites]
+    model: Sites
+    guide: Sites
 
     @property
     def sites(self) -> list[Site]:
-        return [site for function in self.functions for site in function.values()]
+        return [*self.model.values(), *self.guide.values()]
 
     @cached_property
     def plate_sizes(self) -> dict[Frame, set[int]]:
@@ -58,10 +59,21 @@ class _Run:
         return sizes
 
     def check(self) -> None:
-        """`RowsError` where the guide's plate has another size than the model's plate of that name."""
-        for (name, _), sizes in self.plate_sizes.items():
-            if len(sizes) > 1:
-                raise _other_size(name, self.num_rows, max(sizes - {self.num_rows}))
+        """`RowsError` where the guide's plate has another size than the model's plate of that name.
+
+        A plate that subsamples takes its rows from the guide's plate of that name, so its size is that one's, and what
+        it is a sample of is not.
+        """
+        whole: dict[Frame, set[int]] = {}
+        for site in self.sites:
+            for frame in site["cond_indep_stack"]:
+                if frame.dim is not None and frame.size != self.num_rows:
+                    whole.setdefault((frame.name, frame.dim), set()).update({frame.size, frame.full_size or frame.size})
+        for (name, dim), sizes in whole.items():
+            if len(self.plate_sizes[name, dim]) > 1 or (len(sizes) > 1 and self.num_rows in sizes):
+                raise RowsError(
+                    f"the guide's plate {name} has {min(sizes)} rows, and x has {self.num_rows}: {ONE_SIZE}"
+                )
 
 
 @torch.no_grad()
@@ -82,14 +94,14 @@ def find_plates(program: Program, batch: Batch) -> PlateStructure:
     """
     with seeded(0), evaluating(program):
         whole = _run(program, batch)
-        enumerated = _check_pair(*whole.functions)
+        enumerated = _check_pair(whole.model, whole.guide)
         few = _try_few(program, batch)
         plates = _plate_structure(batch, whole, few, enumerated)
 
         def draw_again() -> Sites:
             return sample_sites(trace_program(program, batch)[1])
 
-        return replace(plates, point_masses=find_point_masses(*whole.functions, draw_again))
+        return replace(plates, point_masses=find_point_masses(whole.model, whole.guide, draw_again))
 
 
 def find_plates_on_few(program: Program, few: Batch, whole: Callable[[], Batch]) -> tuple[Batch, PlateStructure]:
@@ -104,10 +116,9 @@ def find_plates_on_few(program: Program, few: Batch, whole: Callable[[], Batch])
         The rows that the program was run on, and its plates.
     """
     if are_set_up(program):  # a first run would be for these rows
-        with suppress(RowsError):
-            plates = find_plates(program, few)
-            if plates.num_rows is None:
-                return few, plates
+        with suppress(RowsError), forget_on_error(program):
+            require_any_number_of_rows(plates := find_plates(program, few))
+            return few, plates
     rows = whole()
     return rows, find_plates(program, rows)
 
@@ -124,9 +135,9 @@ def find_row_by_row(program: Program, batch: Batch) -> tuple[Program, PlateStruc
         or runs for one number of rows only; and the plates.
     """
     if are_set_up(program):  # a first run would be for these rows
-        with suppress(RowsError):
-            plates = find_plates(program, batch)
-            if plates.num_rows is None and not plates.joint:
+        with suppress(RowsError), forget_on_error(program):
+            require_any_number_of_rows(plates := find_plates(program, batch))
+            if not plates.joint:
                 return program, plates
     with_prior = PriorGuide(program)
     return with_prior, find_plates(with_prior, batch)
@@ -147,7 +158,7 @@ def find_model_plates(program: Program, batch: Batch) -> PlateStructure:
 
     def run(part: Batch) -> _Run:
         with pyro.validation_enabled(False):
-            return _Run(len(part.x), [sample_sites(poutine.trace(model).get_trace(part.x, part.row_inputs))])
+            return _Run(len(part.x), sample_sites(poutine.trace(model).get_trace(part.x, part.row_inputs)), {})
 
     with seeded(0), evaluating(program):
         whole = run(batch)
@@ -193,7 +204,7 @@ def trace_rows(program: Program, batch: Batch) -> tuple[Trace, Trace]:
 
 
 def _run(program: Program, batch: Batch) -> _Run:
-    run = _Run(len(batch.x), [sample_sites(trace) for trace in trace_rows(program, batch)])
+    run = _Run(len(batch.x), *map(sample_sites, trace_rows(program, batch)))
     run.check()
     return run
 
@@ -214,9 +225,10 @@ def _check_sizes_apart(program: Program, batch: Batch, error: Exception) -> None
         except Exception as own:
             if SHAPE_MISMATCH not in str(own):
                 return
-            raise RowsError(f"the guide does not run for {len(batch.x)} rows ({str(own).splitlines()[0]}): {ONE_SIZE}") from error
+            reason = str(own).splitlines()[0]
+            raise RowsError(f"the guide does not run for {len(batch.x)} rows ({reason}): {ONE_SIZE}") from error
     try:
-        _Run(len(batch.x), [model, guide]).check()
+        _Run(len(batch.x), model, guide).check()
     except RowsError as other_size:
         raise other_size from error
 
@@ -225,7 +237,7 @@ def _try_few(program: Program, batch: Batch) -> _Run | None:
     """A run on another number of rows; None where the program cannot."""
     try:
         few = batch.take(_few(batch))
-        run = _Run(len(few.x), [sample_sites(trace) for trace in trace_program(program, few)])
+        run = _Run(len(few.x), *map(sample_sites, trace_program(program, few)))
         run.check()
         return run
     except Exception:  # any error of the program's own code at another number of rows
@@ -257,7 +269,7 @@ def _plate_structure(batch: Batch, whole: _Run, few: _Run | None, enumerated: tu
     def is_inside(site: Site) -> bool:
         return any((name, dim) in row_frames for name, dim, _ in _vectorized(site))
 
-    outside = [site["name"] for site in sites if not is_inside(site)]
+    outside = [site["name"] for site in sites if not is_inside(site) and not site["infer"].get("is_auxiliary")]
     is_checked = len(x_sites) == 1 and x_sites[0]["fn"].support is not None
     others = [site for site in observed if not (is_checked and site is x_sites[0]) and is_inside(site)]
     return PlateStructure(
@@ -273,7 +285,8 @@ def _plate_structure(batch: Batch, whole: _Run, few: _Run | None, enumerated: tu
             if is_inside(site)
         ),
         constrained=dict(_static_support(site) for site in others if _has_static_support(site)),
-        joint=_joint_draws(whole.functions, {site["name"] for site in sites if is_inside(site)}),
+        row_plates=frozenset(name for name, _ in row_frames),
+        joint=_joint_draws(whole, {site["name"] for site in sites if is_inside(site)}),
         num_rows=num_rows if few is None and row_dim is not None else None,
     )
 
@@ -291,13 +304,10 @@ def _row_dim(row_frames: set[Frame], sites: Iterable[Site], x_sites: Sequence[Si
     return max(counts, key=lambda dim: (counts[dim], dim), default=None)
 
 
-def _joint_draws(functions: Sequence[Sites], inside: Iterable[str]) -> tuple[str, ...]:
+def _joint_draws(run: _Run, inside: Iterable[str]) -> tuple[str, ...]:
     """The guide's auxiliary sites over several rows, where latents inside the row plate are functions of them."""
-    if len(functions) == 1:
-        return ()
-    model, guide = functions
-    auxiliary = [site for name, site in guide.items() if name not in model and not is_point_mass(site["fn"])]
-    functions = [site for name, site in guide.items() if name in model and is_point_mass(site["fn"])]
+    auxiliary = [site for name, site in run.guide.items() if name not in run.model and not is_point_mass(site["fn"])]
+    functions = [site for name, site in run.guide.items() if name in run.model and is_point_mass(site["fn"])]
     own = sum(site["value"].numel() for site in auxiliary if site["name"] in inside)
     if own >= sum(site["value"].numel() for site in functions if site["name"] in inside):
         return ()
@@ -342,7 +352,3 @@ def _check_auxiliary(auxiliary: Sequence[Site], guide: Iterable[Site]) -> None:
             "are not functions of that (Deltas), so log q(z|x) is an integral that nothing computes: draw it in the "
             "model too, from a distribution r of your choice (an auxiliary variable), or leave it out"
         )
-
-
-def _other_size(plate: str, num_rows: int, size: int) -> RowsError:
-    return RowsError(f"the guide's plate {plate} has {size} rows, and x has {num_rows}: {ONE_SIZE}")

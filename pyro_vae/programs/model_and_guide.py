@@ -18,9 +18,17 @@ from pyro_vae.errors import InputError
 from pyro_vae.programs.find_plates import find_model_plates, find_plates_on_few
 from pyro_vae.programs.parameters import ParamStoreModule, device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure
-from pyro_vae.programs.program_defaults import num_features_of
-from pyro_vae.programs.pyro_guides import restore_model
-from pyro_vae.programs.row_inputs import Batch, RowInputs, accepts_row_inputs, bind_supported_kwargs, takes_row_input
+from pyro_vae.programs.program_defaults import check_labels, num_features_of
+from pyro_vae.programs.pyro_guides import mend_pyro_guide
+from pyro_vae.programs.row_inputs import (
+    Batch,
+    RowInputs,
+    accepts_row_inputs,
+    bind_supported_kwargs,
+    model_takes,
+    require_mask,
+    require_taken,
+)
 from pyro_vae.programs.traces import Site, UnconditionObserved, is_subsample, sample_sites, unwrap_independent
 from pyro_vae.typing import Distribution, RowLatents, Rows
 from pyro_vae.typing import Program as AnyProgram
@@ -79,14 +87,21 @@ class Program(ParamStoreModule):
         return self._run(self._guide, x, args, row_inputs)
 
     def takes_row_input(self, name: str) -> bool:
-        """Whether the model takes a row input: rows, labels, mask or num_rows."""
-        is_pair = type(self).model is Program.model
-        return takes_row_input(self._model if is_pair else self.model, name)
+        """Whether the model takes a row input: rows, labels, mask, num_rows or one of your own."""
+        return model_takes(self, name)
+
+    @property
+    def functions(self) -> tuple[Callable[..., object], Callable[..., object]]:
+        """Model and guide as functions whose signatures say what row inputs they take."""
+        return (
+            self._model if type(self).model is Program.model else self.model,
+            self._guide if type(self).guide is Program.guide else self.guide,
+        )
 
     def _run(self, function: Callable[..., object], x: Rows, args: tuple[object, ...], row_inputs: RowInputs) -> object:
         if args:
             raise TypeError("a program's functions take x, and its inputs (rows, labels, mask, num_rows) by keyword")
-        restore_model(self._guide, self._model)
+        mend_pyro_guide(self._guide, self._model)
         with use_param_store(self):
             return bind_supported_kwargs(function)(x, row_inputs)
 
@@ -113,17 +128,18 @@ class Program(ParamStoreModule):
         """E[x | z] at the guide's posterior means, (N, D)."""
         return reconstruct(self, x, **row_inputs)
 
-    def sample(self, n: int, seed: int | None = None) -> Tensor:
+    def sample(self, n: int, seed: int | None = None, **row_inputs: object) -> Tensor:
         """New rows from the model: z from the prior, then x from the likelihood.
 
         Args:
             n: the number of rows.
             seed: a seed of the random numbers; None continues with torch's generator.
+            **row_inputs: inputs of the new rows, for a model that takes them.
 
         Returns:
             Rows (n, D).
         """
-        return sample(self, n, seed=seed)
+        return sample(self, n, seed=seed, row_inputs=row_inputs)
 
 
 class _SetLatentsToMean(Messenger):
@@ -184,7 +200,7 @@ def encode(program: AnyProgram, x: Rows, **row_inputs: object) -> RowLatents:
     Returns:
         The means (N, K); from 64 draws where a site has no mean in closed form.
     """
-    batch = Batch.of(x.to(*device_and_dtype(program, like=x)), row_inputs)
+    batch = _checked_batch(program, x, row_inputs)
     return _means(program, _plates_at(program, batch), batch)
 
 
@@ -216,7 +232,7 @@ def active_units(
     Returns:
         The number of active latents, and the number K of all.
     """
-    batch = Batch.of(x.to(*device_and_dtype(program, like=x)), row_inputs)
+    batch = _checked_batch(program, x, row_inputs)
     plates, before = plates or _plates_at(program, batch), torch.get_rng_state()
     first = second = _means(program, plates, batch)
     if batch.x.device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):  # random numbers were drawn
@@ -237,7 +253,7 @@ def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
     Returns:
         Rows (N, D).
     """
-    batch = Batch.of(x.to(*device_and_dtype(program, like=x)), row_inputs)
+    batch = _checked_batch(program, x, row_inputs)
     plates, guide = _plates_at(program, batch), _guide_at_means(program, batch)
     with PYRO_LOCK, poutine.block(), use_param_store(program), evaluating(program):
         model = poutine.trace(poutine.replay(bind_supported_kwargs(program.model), trace=guide)).get_trace(
@@ -245,6 +261,16 @@ def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
         )
     observed = [site for site in sample_sites(model).values() if site["is_observed"]]
     return _concatenate(plates, observed, lambda site: distribution_mean(site["fn"]))
+
+
+def _checked_batch(program: AnyProgram, x: Rows, row_inputs: RowInputs) -> Batch:
+    """Rows with their inputs on the program's device, checked before the program runs."""
+    batch = Batch.of(x.to(*device_and_dtype(program, like=x)), row_inputs)
+    require_mask(program, batch.mask)
+    require_taken(program, batch.inputs)
+    if batch.labels is not None:
+        check_labels(program, batch.labels)
+    return batch
 
 
 def _plates_at(program: AnyProgram, batch: Batch) -> PlateStructure:
@@ -275,7 +301,7 @@ def sample(
     *,
     num_features: int | None = None,
     seed: int | None = None,
-    labels: Tensor | None = None,
+    row_inputs: RowInputs | None = None,
 ) -> Tensor:
     """New rows from the model: every site is drawn, the observed ones included.
 
@@ -286,16 +312,15 @@ def sample(
         n: the number of rows.
         num_features: the width of the placeholder, for models that ask x for its shape.
         seed: a seed of the random numbers; None continues with torch's generator.
-        labels: labels of the new rows (n,), for a model that takes them.
+        row_inputs: inputs of the new rows, such as `labels` (n,), for a model that takes them.
 
     Returns:
         Rows (n, D).
     """
     if n < 1:
         raise InputError(f"expected one row or more to draw, got {n}")
-    return _draw(
-        program, Batch(_placeholder(program, n, num_features), labels=labels), seed, lambda site: site["value"]
-    )
+    batch = _checked_batch(program, _placeholder(program, n, num_features), row_inputs or {})
+    return _draw(program, batch, seed, lambda site: site["value"])
 
 
 @torch.no_grad()

@@ -29,10 +29,8 @@ class PlateStructure:
     Attributes:
         row_dim: the dimension of the plate over rows, counted from the right; None where there is none.
         nesting: the number of plate dimensions.
-        outside: the names of the sites outside the row plate, which have no value for each row.
-        joint: the guide's auxiliary sites among them, if the latents of rows are functions of them: then q does not
-            factorize over rows.
-        num_rows: the number of rows that the program runs for, where it runs for no other; None where for any.
+        outside: the names of the model's sites and of the guide's latents outside the row plate, which have no value
+            for each row.
         support: the support of x, if the model observes it at one site.
         relaxed: whether the likelihood is marked as no density.
         enumerated: the model's sites that training sums out.
@@ -40,6 +38,9 @@ class PlateStructure:
         values: the values of each observed site that counts them, in words, empty for one with a density; and how many
             of a row's values it has. Of a `pyro.factor` it has none.
         point_masses: the continuous latents at which the guide has a point mass and no density.
+        row_plates: the names of the plates over rows, in the model and in the guide.
+        joint: the guide's auxiliary sites that draw the latents of all rows together: q does not factorize over rows.
+        num_rows: the number of rows that the program runs for, where it runs for no other; None where for any.
     """
 
     row_dim: int | None
@@ -51,6 +52,7 @@ class PlateStructure:
     constrained: Mapping[str, str] = field(default_factory=dict)
     values: tuple[tuple[str, int], ...] = ()
     point_masses: tuple[str, ...] = ()
+    row_plates: frozenset[str] = frozenset()
     joint: tuple[str, ...] = ()
     num_rows: int | None = None
 
@@ -64,9 +66,8 @@ class PlateStructure:
 
         A plate over something else may have the same dimension, so the dimension alone does not identify it.
         """
-        if self.row_dim is None or site["name"] in self.outside:
-            return None
-        return next((frame for frame in site["cond_indep_stack"] if frame.dim == self.row_dim), None)
+        frames = (frame for frame in site["cond_indep_stack"] if frame.dim == self.row_dim)
+        return next((frame for frame in frames if frame.name in self.row_plates), None)
 
     def rows_to_front(self, site: Site, value: Tensor) -> Tensor:
         """A site's value with its rows in front, the rest flattened.
@@ -81,8 +82,13 @@ class PlateStructure:
         assert self.row_dim is not None
         return value.movedim(self.row_dim - site["fn"].event_dim, 0).unsqueeze(-1).flatten(1)
 
-    def check(self, x: Tensor) -> None:
-        """Raise `InputError` where x is not finite or lies outside the likelihood's support."""
+    def check(self, x: Tensor, mask: Tensor | None = None) -> None:
+        """Raise `InputError` where x is not finite or lies outside the likelihood's support.
+
+        Args:
+            x: rows (n, D).
+            mask: booleans (n, D), true where a value was observed: others are placeholders, which no support concerns.
+        """
         if not torch.isfinite(x).all():
             row, column = (int(i) for i in torch.nonzero(~torch.isfinite(x))[0][:2])
             raise InputError(
@@ -90,13 +96,25 @@ class PlateStructure:
             )
         if self.support is None or not is_static(self.support):  # bounds of single rows are compared by the densities
             return
-        if not (inside := self.support.check(x)).all():
+        inside = self._inside(self.support, x, mask)
+        if not inside.all():
             wrong = x[~inside].flatten() if inside.shape == x.shape[: inside.dim()] else x.flatten()
             low, high = wrong.min().item(), wrong.max().item()
             raise InputError(
                 f"x holds values outside the support of the likelihood: found {low:.3g} to {high:.3g}, expected "
                 f"{_describe(self.support)}"
             )
+
+    @staticmethod
+    def _inside(support: Constraint, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Whether each row, or each value where some were not observed, lies inside the support."""
+        if mask is None:
+            whole: Tensor = support.check(x)
+            return whole
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
+        inside: Tensor = support.check(x)
+        return inside | ~mask if inside.shape == mask.shape else inside
 
 
 def _describe(support: Constraint) -> str:
@@ -127,8 +145,8 @@ def require_rows(plates: PlateStructure) -> int:
 
 def require_row_plate(plates: PlateStructure) -> int:
     """The row plate's dimension; `RowsError` with the remedy where a row has no weight of its own."""
-    if plates.row_dim is None or (outside := [name for name in plates.outside if name not in plates.joint]):
-        sites = "every site" if plates.row_dim is None else ", ".join(outside)
+    if plates.row_dim is None or plates.outside:
+        sites = ", ".join(plates.outside) or "every site"
         raise RowsError(
             f"log p(x) of a row needs every site inside one plate of size len(x), but {sites} lies outside: put it "
             'inside (with pyro.plate("data", len(x)): …), or fix it to a value learned as a parameter (pyro.param); '

@@ -89,7 +89,8 @@ def check_precision(
     dtype = batch.x.dtype
     if dtype == torch.float64 or batch.x.device.type == "mps":
         return PrecisionCheck(dtype=dtype)
-    few = batch.take(torch.arange(min(CHECKED_ROWS, len(batch.x)), device=batch.x.device))
+    checked = plates.num_rows or min(CHECKED_ROWS, len(batch.x))
+    few = batch.take(torch.arange(checked, device=batch.x.device))
     exact = few.x.double() if exact_rows is None else exact_rows[: len(few.x)].to(few.x.device).double()
     rounds = bool((exact != few.x).any())
     worst = PrecisionCheck(dtype=dtype)

@@ -9,11 +9,12 @@ import pyro
 import pyro.poutine as poutine
 from pyro.contrib.easyguide import EasyGuide
 from pyro.infer.autoguide.guides import AutoGuide
+from pyro.poutine.runtime import Message
 from torch import nn
 
 from pyro_vae.programs.parameters import use_param_store
-from pyro_vae.programs.row_inputs import accepts_row_inputs, bind_supported_kwargs
-from pyro_vae.programs.traces import Site, UnconditionObserved
+from pyro_vae.programs.row_inputs import accepts_row_inputs, bind_supported_kwargs, functions_of
+from pyro_vae.programs.traces import UnconditionObserved
 from pyro_vae.typing import Program, Rows
 
 PyroGuide = AutoGuide | EasyGuide
@@ -56,8 +57,11 @@ def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
     return {name: copy.copy(value) if isinstance(value, dict) else value for name, value in attributes.items()}
 
 
-def restore_model(guide: object, model: Callable[..., object]) -> None:
-    """Give an autoguide its model back: pickle and `copy.deepcopy` take it from the copy and from the original.
+def mend_pyro_guide(guide: object, model: Callable[..., object]) -> None:
+    """Undo what copying and failing do to Pyro's guides, before a run.
+
+    Pickle and `copy.deepcopy` take an autoguide's model from the copy and from the original, and a run that failed
+    leaves an easyguide with plates of its size.
 
     Args:
         guide: any guide.
@@ -65,6 +69,8 @@ def restore_model(guide: object, model: Callable[..., object]) -> None:
     """
     if isinstance(guide, AutoGuide) and guide._model is None:
         guide._model = (model,)
+    if isinstance(guide, EasyGuide):
+        guide.plates.clear()
 
 
 class PriorGuide(nn.Module):
@@ -80,6 +86,12 @@ class PriorGuide(nn.Module):
         self.program, self.enumerated = program, enumerated
         with use_param_store(program):  # it exists from here on, and is this one's too
             self.__dict__["param_store"] = program.__dict__["param_store"]
+
+    @property
+    def functions(self) -> tuple[Callable[..., object], Callable[..., object]]:
+        """The program's model, which stands for the guide too: their signatures say what row inputs they take."""
+        model, _ = functions_of(self.program)
+        return model, model
 
     @accepts_row_inputs
     def model(self, x: Rows, **row_inputs: object) -> object:
@@ -108,8 +120,9 @@ class PriorGuide(nn.Module):
         model: Callable[..., object] = UnconditionObserved()(bind_supported_kwargs(self.program.model))
         model(x, row_inputs)
 
-    def _is_hidden(self, site: Site) -> bool:
+    def _is_hidden(self, site: Message[..., Any]) -> bool:
         """Whether a site is no draw of a latent that a guide makes."""
         if site["type"] != "sample":
             return site["type"] != "param"
-        return bool(site["infer"].get("was_observed")) or site["is_observed"] or site["name"] in self.enumerated
+        is_observed = site["is_observed"] or bool((site["infer"] or {}).get("was_observed"))
+        return is_observed or site["name"] in self.enumerated

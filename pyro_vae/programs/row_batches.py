@@ -18,7 +18,7 @@ from pyro_vae.programs.observed_support import outside_reason, rows_outside_supp
 from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import PlateStructure, require_density
 from pyro_vae.programs.program_defaults import check_labels
-from pyro_vae.programs.row_inputs import Batch, require_mask
+from pyro_vae.programs.row_inputs import Batch, require_mask, require_taken
 from pyro_vae.typing import Program
 
 Result = TypeVar("Result")
@@ -62,6 +62,7 @@ class ScoredRows:
         self.split, self.rows, self.group, self.seed = split, rows, group, seed or 0
         self.device, self.dtype = device_and_dtype(program, like=split[:1])
         require_mask(program, split.mask)
+        require_taken(program, split.inputs)
         if split.labels is not None:
             check_labels(program, split.labels)
         self.program, self.first, self.plates = self._find_plates(program, needs_guide)
@@ -135,15 +136,15 @@ class ScoredRows:
             The batch, on the program's device.
         """
         end = min(end, len(self.split))
-        given = {"rows": None if self.rows is None else self.rows[start:end], "num_rows": self.num_rows}
+        rows = None if self.rows is None else self.rows[start:end]
         x = self.split[start:end].to(self.device, self.dtype)
-        return Batch.of(x, given | self.split.row_inputs(slice(start, end)))
+        return Batch.of(x, {"rows": rows, "num_rows": self.num_rows, **self.split.row_inputs(slice(start, end))})
 
     def batches(self, size: int) -> Iterator[Batch]:
         size = self.plates.num_rows or size
         for start in range(0, len(self.split), size):
             batch = self.batch(start, start + size)
-            self.plates.check(batch.x)
+            self.plates.check(batch.x, batch.mask)
             yield batch
 
     def map_batches(self, size: int, of_batch: Callable[[Batch], Result]) -> list[Result]:
@@ -164,7 +165,7 @@ class ScoredRows:
         own: dict[int, Result] = {}
         for start in starts[self.group.rank :: self.group.size]:
             batch = self.batch(start, start + starts.step)
-            self.plates.check(batch.x)
+            self.plates.check(batch.x, batch.mask)
             pyro.set_rng_seed((self.seed * 1_000_003 + start) % 2**32)
             own[start] = of_batch(batch)
         results = {start: result for part in self.group.all_gather(own) for start, result in part.items()}
@@ -188,7 +189,7 @@ class ScoredRows:
         for start in starts[self.group.rank :: self.group.size]:
             index = self._in_block(start, size)
             batch = self.batch(int(index[0]), int(index[-1]) + 1)
-            self.plates.check(batch.x)
+            self.plates.check(batch.x, batch.mask)
             own[start] = of_block(start, batch, self.kept[index] - start)
         parts = [own] if self.group.is_single else self.group.all_gather(own)
         results = {start: result for part in parts for start, result in part.items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from types import FunctionType, MethodType
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from pyro.contrib.easyguide import EasyGuide
@@ -155,6 +155,47 @@ def takes_row_input(function: Callable[..., object], name: str) -> bool:
     return _accepts_row_inputs(function) or name in _keywords_of(function)[1]
 
 
+@runtime_checkable
+class _CallsFunctions(Protocol):
+    """A program whose model and guide call other functions, which say what row inputs they take."""
+
+    @property
+    def functions(self) -> tuple[Callable[..., object], Callable[..., object]]: ...
+
+
+def functions_of(program: Program) -> tuple[Callable[..., object], Callable[..., object]]:
+    """A program's model and guide as functions whose signatures say what row inputs they take."""
+    return program.functions if isinstance(program, _CallsFunctions) else (program.model, program.guide)
+
+
+def model_takes(program: Program, name: str) -> bool:
+    """Whether a program's model takes a row input.
+
+    Args:
+        program: any program.
+        name: the row input: rows, labels, mask, num_rows or a user's own.
+
+    Returns:
+        True also for a model that passes on whatever it is given.
+    """
+    return takes_row_input(functions_of(program)[0], name)
+
+
+def require_taken(program: Program, row_inputs: RowInputs) -> None:
+    """`InputError` where neither model nor guide takes an input of the user's own: it would change nothing.
+
+    Args:
+        program: any program.
+        row_inputs: the user's own inputs by name.
+    """
+    functions = functions_of(program)
+    if wrong := [name for name in row_inputs if not any(takes_row_input(each, name) for each in functions)]:
+        raise InputError(
+            f"neither model nor guide takes {', '.join(wrong)}: give one of them an argument of that name, or leave it "
+            "out"
+        )
+
+
 def require_mask(program: Program, mask: Tensor | None) -> None:
     """`InputError` where values are missing and the model takes no mask.
 
@@ -164,7 +205,7 @@ def require_mask(program: Program, mask: Tensor | None) -> None:
     """
     if mask is None:
         return
-    if not takes_row_input(program.model, "mask"):
+    if not model_takes(program, "mask"):
         raise InputError(
             "values are missing, and the program's model takes no mask: give model(x, mask=None) a likelihood of the "
             "observed values (likelihood.masked(z, mask)), or fill them first"

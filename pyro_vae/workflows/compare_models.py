@@ -256,7 +256,7 @@ def _require_one_measure(opened: list[Run], entries: list[PlannedFit], settings:
 def _measure_of(program: Program, data: Dataset) -> str:
     batch = probe_batch(data)
     plates = find_plates(program, batch)
-    plates.check(batch.x)
+    plates.check(batch.x, batch.mask)
     return describe_measure(data.train, plates)
 
 

@@ -11,8 +11,8 @@ from scipy.stats import norm
 
 import pyro_vae as pv
 from pyro_vae.evidence.auto_evidence import AutoEvidence
-from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.find_plates import find_plates
+from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.row_inputs import Batch
 
 WEIGHTS, MEANS = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([-2.0, 0.5, 3.0])

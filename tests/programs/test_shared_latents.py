@@ -9,8 +9,8 @@ from oracles import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.context_managers import evaluating
-from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.find_plates import find_plates
+from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.shared_latents import SharedLatents
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint

@@ -11,9 +11,9 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.context_managers import seeded
+from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
-from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.simulate_rows import simulate
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint

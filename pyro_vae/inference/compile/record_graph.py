@@ -57,7 +57,8 @@ def record(function: Callable[..., Outputs], *inputs: Tensor) -> RecordedGraph:
 class ScalarGuard(TorchFunctionMode):
     """Keeps the loss that Pyro reads to report it (`torch_item`) a tensor; refuses other conversions to Python values.
 
-    `tolist` and `numpy` do not pass through the dispatcher that `Recorder` listens to.
+    `tolist` and `numpy` do not pass through the dispatcher that `Recorder` listens to. A distribution's check of a
+    value, which was made in the first step, is left out.
     """
 
     def __torch_function__(
@@ -66,6 +67,8 @@ class ScalarGuard(TorchFunctionMode):
         if func is Tensor.item and _is_called_by(torch_item):
             (value,) = args
             return value.detach() if isinstance(value, Tensor) else value
+        if func is torch._is_all_true and is_recording():
+            return True  # of a distribution that was made before the fit, and so checks its values: the first step did
         if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__) and is_recording():
             raise Untraceable("it takes values out of a tensor (tolist, numpy)")
         return func(*args, **(kwargs or {}))

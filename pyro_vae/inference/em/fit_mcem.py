@@ -225,7 +225,7 @@ class MCEMMethod:
     def _held_out_batches(self) -> Iterator[Batch]:
         assert self.task.held_out is not None
         for batch in self.task.held_out.batches():
-            self.task.plates.check(batch.x)
+            self.task.plates.check(batch.x, batch.mask)
             yield batch
 
     def _joint(self, batch: Batch) -> UnconstrainedJoint:

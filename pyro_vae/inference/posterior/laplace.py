@@ -205,7 +205,7 @@ def _find_modes(
     modes = []
     for index in torch.arange(len(full.x), device=full.x.device).split(batch_size):
         batch = full.take(index)
-        plates.check(batch.x)
+        plates.check(batch.x, batch.mask)
         require_inside(program, plates, replace(batch, rows=index))
         with torch.no_grad():
             joint = UnconstrainedJoint(program, plates, batch)

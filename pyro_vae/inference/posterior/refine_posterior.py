@@ -113,7 +113,8 @@ def refine(
         require_guide_density(plates)
         row_dim, tables = require_rows(plates), []
         for index in torch.arange(len(full.x), device=full.x.device).split(batch_size):
-            plates.check((batch := full.take(index)).x)
+            batch = full.take(index)
+            plates.check(batch.x, batch.mask)
             require_inside(program, plates, batch)
             tables.append(_refine_batch(program, plates, batch, outputs_of, settings))
     sites = nn.ModuleList(_concatenate(parts) for parts in zip(*tables, strict=True))

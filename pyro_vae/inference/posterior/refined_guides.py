@@ -14,7 +14,7 @@ from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import require_density
-from pyro_vae.programs.row_inputs import Batch, accepts_row_inputs, bind_supported_kwargs, require_mask
+from pyro_vae.programs.row_inputs import Batch, accepts_row_inputs, bind_supported_kwargs, functions_of, require_mask
 from pyro_vae.programs.traces import Site, unwrap_independent
 from pyro_vae.typing import Distribution, Program
 
@@ -88,6 +88,11 @@ class PerRowProgram(nn.Module):
         self.training = (
             isinstance(program, nn.Module) and program.training
         )  # so that `evaluating` restores the program's mode
+
+    @property
+    def functions(self) -> tuple[Callable[..., object], Callable[..., object]]:
+        """The program's functions: their signatures say what row inputs they take."""
+        return functions_of(self.program)
 
     @accepts_row_inputs
     def model(self, x: Tensor, **row_inputs: object) -> object:

@@ -26,7 +26,7 @@ from pyro_vae.programs.parameters import DeviceAndDtype
 from pyro_vae.programs.precision_check import check_precision
 from pyro_vae.programs.program_defaults import check_labels, init_program_from_data, set_num_features
 from pyro_vae.programs.pyro_guides import forget_on_error
-from pyro_vae.programs.row_inputs import Batch, require_mask
+from pyro_vae.programs.row_inputs import Batch, require_mask, require_taken
 from pyro_vae.programs.traces import sample_sites
 from pyro_vae.typing import Program
 
@@ -89,7 +89,9 @@ class FitTask:
         self.batch_size = min(config.batch_size, self.num_rows)
         self.held_out = None if valid is None else HeldOutRows(valid, target, self.num_rows)
         for split in (train, valid):
-            require_mask(program, None if split is None else split.mask)
+            if split is not None:
+                require_mask(program, split.mask)
+                require_taken(program, split.inputs)
         first = torch.arange(self.batch_size)
         self.example = self.batch(train[first], first)
         with forget_on_error(program):
@@ -141,7 +143,7 @@ class FitTask:
 
     def check(self, batch: Batch) -> None:
         """`InputError` where an observed value of a batch is not finite or outside the support of its site."""
-        self.plates.check(batch.x)
+        self.plates.check(batch.x, batch.mask)
         require_inside(self.program, self.plates, batch)
 
     def train_epoch(self, epoch: int, take_step: Callable[[Step], Loss], on_step: Callable[[], None]) -> Loss:
@@ -173,7 +175,10 @@ class FitTask:
 
     def _steps(self, epoch: int) -> Iterator[Step]:
         order, pixels = self._epoch_generators(epoch)
-        for number, rows in enumerate(self.train.batches(self.batch_size, order)):
+        batches = self.train.batches(self.batch_size, order)
+        if self.plates.num_rows is not None:  # a guide with parameters for each row knows the rows by their order
+            batches = iter([torch.arange(self.num_rows)])
+        for number, rows in enumerate(batches):
             index = self.group.shard(rows)
             batch = self.batch(self.train.batch(index, pixels), index)
             if epoch == 0 and len(index):

@@ -77,7 +77,7 @@ class HeldOutRows:
             for rows in shard.split(VALID_BATCH_SIZE) if len(shard) else ():
                 batch = self.batch(int(rows[0]), int(rows[-1]) + 1)
                 if check:
-                    plates.check(batch.x)
+                    plates.check(batch.x, batch.mask)
                 if repeats > 1:
                     batch = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(repeats))
                 for _ in range(draws // repeats):

@@ -13,8 +13,8 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.inference.em.fit_mcem import fit_mcem
 from pyro_vae.inference.posterior.hmc import state_at, transition
-from pyro_vae.programs.parameters import copy_state
 from pyro_vae.programs.find_plates import find_plates
+from pyro_vae.programs.parameters import copy_state
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 
