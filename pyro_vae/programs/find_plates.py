@@ -1,7 +1,7 @@
 """Finds the plates of a program by running it on the rows that are asked for, and on a few of them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.distributions import is_relaxed
-from pyro_vae.errors import InputError, RowsError
-from pyro_vae.programs.plates import ONE_SIZE, PlateStructure, require_any_number_of_rows
+from pyro_vae.errors import RowsError
+from pyro_vae.programs.matching_sites import Sites, enumerated_latents, mask_of, masks_differ
+from pyro_vae.programs.plates import ONE_SIZE, PlateStructure, require_any_number_of_rows, sized
 from pyro_vae.programs.point_masses import find_point_masses
 from pyro_vae.programs.pyro_guides import PriorGuide, are_set_up, forget_on_error
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
@@ -33,7 +34,6 @@ from pyro_vae.programs.traces import Site, UnconditionObserved, sample_sites, tr
 from pyro_vae.typing import Program
 
 SHAPE_MISMATCH = "Shape mismatch inside plate"  # Pyro's words, of a parameter that has another number of rows
-Sites = Mapping[str, Site]
 Frame = tuple[str, int]  # a plate's name and dimension
 
 
@@ -67,7 +67,7 @@ class _Run:
         whole: dict[Frame, set[int]] = {}
         for site in self.sites:
             for frame in site["cond_indep_stack"]:
-                if frame.dim is not None and frame.size != self.num_rows:
+                if frame.dim is not None and frame.size >= 0 and frame.size != self.num_rows:
                     whole.setdefault((frame.name, frame.dim), set()).update({frame.size, frame.full_size or frame.size})
         for (name, dim), sizes in whole.items():
             if len(self.plate_sizes[name, dim]) > 1 or (len(sizes) > 1 and self.num_rows in sizes):
@@ -94,7 +94,7 @@ def find_plates(program: Program, batch: Batch) -> PlateStructure:
     """
     with seeded(0), evaluating(program):
         whole = _run(program, batch)
-        enumerated = _check_pair(whole.model, whole.guide)
+        enumerated = enumerated_latents(whole.model, whole.guide)
         few = _try_few(program, batch)
         plates = _plate_structure(batch, whole, few, enumerated)
 
@@ -253,7 +253,7 @@ def _few(batch: Batch) -> Tensor:
 def _vectorized(site: Site) -> Iterable[tuple[str, int, int]]:
     """Name, dimension and size of each vectorized plate around a site."""
     frames: tuple[CondIndepStackFrame, ...] = site["cond_indep_stack"]
-    return [(frame.name, frame.dim, frame.size) for frame in frames if frame.dim is not None]
+    return [(frame.name, frame.dim, sized(frame, site)) for frame in frames if frame.dim is not None]
 
 
 def _plate_structure(batch: Batch, whole: _Run, few: _Run | None, enumerated: tuple[str, ...]) -> PlateStructure:
@@ -288,6 +288,12 @@ def _plate_structure(batch: Batch, whole: _Run, few: _Run | None, enumerated: tu
         row_plates=frozenset(name for name, _ in row_frames),
         joint=_joint_draws(whole, {site["name"] for site in sites if is_inside(site)}),
         num_rows=num_rows if few is None and row_dim is not None else None,
+        masked=tuple(
+            name for name, site in whole.model.items() if not site["is_observed"] and mask_of(site) is not None
+        ),
+        masked_apart=tuple(
+            name for name in whole.guide if name in whole.model and masks_differ(whole.model[name], whole.guide[name])
+        ),
     )
 
 
@@ -321,34 +327,3 @@ def _has_static_support(site: Site) -> bool:
 def _static_support(site: Site) -> tuple[str, str]:
     support = support_of(site["fn"])
     return site["name"], "" if support is None else str(innermost(support))
-
-
-def _check_pair(model: Sites, guide: Sites) -> tuple[str, ...]:
-    """The model's latents that the guide leaves to enumeration; `InputError` where their sites do not match."""
-    undrawn = [name for name, site in model.items() if not site["is_observed"] and name not in guide]
-    if missing := [name for name in undrawn if not model[name]["infer"].get("enumerate")]:
-        raise InputError(
-            f"the model draws {', '.join(missing)}, which the guide does not: give the guide a sample site of that name"
-        )
-    latent = {name for name, site in model.items() if not site["is_observed"]}
-    if extra := [name for name, site in guide.items() if name not in latent and not site["infer"].get("is_auxiliary")]:
-        raise InputError(
-            f"the guide draws {', '.join(extra)}, which is no latent of the model: give the sites the same name, or "
-            'mark it as auxiliary (infer={"is_auxiliary": True})'
-        )
-    _check_auxiliary([site for name, site in guide.items() if name not in latent], guide.values())
-    return tuple(undrawn)
-
-
-def _check_auxiliary(auxiliary: Sequence[Site], guide: Iterable[Site]) -> None:
-    """`InputError` for auxiliary draws that no latent is a function of: then log q(z|x) is not known.
-
-    In Pyro's autoguides the latents are functions of one such site, Deltas whose densities are the Jacobians.
-    """
-    functions = [site for site in guide if is_point_mass(site["fn"])]
-    if sum(site["value"].numel() for site in auxiliary) > sum(site["value"].numel() for site in functions):
-        raise InputError(
-            f"the guide draws {', '.join(site['name'] for site in auxiliary)}, which the model lacks, and its latents "
-            "are not functions of that (Deltas), so log q(z|x) is an integral that nothing computes: draw it in the "
-            "model too, from a distribution r of your choice (an auxiliary variable), or leave it out"
-        )

@@ -41,6 +41,8 @@ class PlateStructure:
         row_plates: the names of the plates over rows, in the model and in the guide.
         joint: the guide's auxiliary sites that draw the latents of all rows together: q does not factorize over rows.
         num_rows: the number of rows that the program runs for, where it runs for no other; None where for any.
+        masked: the model's latents that have a mask: where it is false a latent has no density.
+        masked_apart: the latents that have one mask in the model and another in the guide.
     """
 
     row_dim: int | None
@@ -55,6 +57,8 @@ class PlateStructure:
     row_plates: frozenset[str] = frozenset()
     joint: tuple[str, ...] = ()
     num_rows: int | None = None
+    masked: tuple[str, ...] = ()
+    masked_apart: tuple[str, ...] = ()
 
     @property
     def is_counting(self) -> bool:
@@ -68,6 +72,11 @@ class PlateStructure:
         """
         frames = (frame for frame in site["cond_indep_stack"] if frame.dim == self.row_dim)
         return next((frame for frame in frames if frame.name in self.row_plates), None)
+
+    def plate_size(self, site: Site) -> int | None:
+        """The number of rows that its row plate is a sample of, or has; None where the site lies outside."""
+        frame = self.row_plate_frame(site)
+        return None if frame is None else frame.full_size if (frame.full_size or 0) > 0 else sized(frame, site)
 
     def rows_to_front(self, site: Site, value: Tensor) -> Tensor:
         """A site's value with its rows in front, the rest flattened.
@@ -117,6 +126,15 @@ class PlateStructure:
         return inside | ~mask if inside.shape == mask.shape else inside
 
 
+def sized(frame: CondIndepStackFrame, site: Site) -> int:
+    """The size of a vectorized plate; of one without a size (`pyro.plate("data")`), that of the site's distribution."""
+    assert frame.dim is not None
+    if frame.size >= 0:
+        return frame.size
+    shape = site["fn"].batch_shape
+    return shape[frame.dim] if len(shape) >= -frame.dim else 1
+
+
 def _describe(support: Constraint) -> str:
     base = base_constraint(support)
     if base is constraints.boolean:
@@ -153,6 +171,24 @@ def require_row_plate(plates: PlateStructure) -> int:
             "a global latent couples the rows, and then log p(x) exists only for all of them together"
         )
     return plates.row_dim
+
+
+def require_same_masks(plates: PlateStructure) -> None:
+    """`InputError` where a latent's log q would count in rows where its log p does not, or the other way round."""
+    if plates.masked_apart:
+        raise InputError(
+            f"model and guide mask {', '.join(plates.masked_apart)} differently, so that of some values log p and log q "
+            "do not both count: give both the same mask"
+        )
+
+
+def require_unmasked(plates: PlateStructure) -> None:
+    """`InputError` where a latent has no density in some rows, as the padding of a short sequence has none."""
+    if plates.masked:
+        raise InputError(
+            f"{', '.join(plates.masked)} has a mask, and where that is false no density; log p(x) by importance "
+            "sampling from the guide works (pv.log_evidence)"
+        )
 
 
 def require_any_number_of_rows(plates: PlateStructure) -> None:

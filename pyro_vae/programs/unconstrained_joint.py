@@ -19,7 +19,13 @@ from torch.distributions.transforms import Transform
 from pyro_vae.errors import InputError, OutsideSupportError
 from pyro_vae.programs.enumeration import enumerate_sites, log_joint_and_prior, require_own_support
 from pyro_vae.programs.log_densities import sum_over_plates
-from pyro_vae.programs.plates import PlateStructure, require_density, require_guide_density, require_row_plate
+from pyro_vae.programs.plates import (
+    PlateStructure,
+    require_density,
+    require_guide_density,
+    require_row_plate,
+    require_unmasked,
+)
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.support import inside_support, support_of
 from pyro_vae.programs.traces import (
@@ -82,6 +88,7 @@ class UnconstrainedJoint:
         require_density(program)
         self.program, self.plates, self.batch, self.draws = program, plates, batch, draws
         self.row_dim = require_row_plate(plates)
+        require_unmasked(plates)
         self.points = torch.Size([len(batch.x)] if draws is None else [draws, len(batch.x)])
         self.guide_site: Site | None = None  # the guide's site where it has only one, whose density is then reused
         drawn = poutine.trace(bind_supported_kwargs(program.model)).get_trace(batch.x, batch.row_inputs)

@@ -82,11 +82,18 @@ def two_sites(x):
 
 def masked(x):
     """One mask of rows by Pyro's handler, one of values by the distribution, and a factor of z."""
-    with pyro.plate("rows", len(x)), pyro.poutine.mask(mask=x[:, 0] > 0):
+    with pyro.plate("rows", len(x)):
         z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).mask(True).to_event(1))
-        values = dist.Poisson(torch.cat([z, z[:, :1]], -1).exp()).mask(x < 2).to_event(1)
-        pyro.sample("x", values, obs=x)
-        pyro.factor("factor", -z.square().sum(-1))
+        with pyro.poutine.mask(mask=x[:, 0] > 0):
+            values = dist.Poisson(torch.cat([z, z[:, :1]], -1).exp()).mask(x < 2).to_event(1)
+            pyro.sample("x", values, obs=x)
+            pyro.factor("factor", -z.square().sum(-1))
+
+
+def masked_latent(x):
+    with pyro.plate("rows", len(x)), pyro.poutine.mask(mask=x[:, 0] > 0):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Poisson(z[:, :1].exp()).to_event(1), obs=x[:, :1])
 
 
 def vectors(x):
@@ -110,13 +117,14 @@ def test_programs_of_several_sites(model):
 
 
 def test_masks_of_rows_and_values():
-    """The prior is masked by the row here, so it depends on the row; without that, masks of the likelihood do not."""
+    """Masks of the likelihood do not make the prior depend on the row; a masked prior has no density to integrate."""
     x = torch.tensor([[0.0, 1, 2], [1, 0, 3], [1, 1, 1], [2, 0, 0]])
-    program = pv.Program(masked, drawn_alike(masked))
-    assert find_and_compare(program, Batch(x))[0] is None
-    shared, difference = find_and_compare(program, Batch(x[1:]))
-    assert shared is not None
-    assert difference < 1e-4
+    for rows in (x, x[1:]):
+        shared, difference = find_and_compare(pv.Program(masked, drawn_alike(masked)), Batch(rows))
+        assert shared is not None
+        assert difference < 1e-4
+        with pytest.raises(pv.InputError, match="z has a mask"):
+            find_and_compare(pv.Program(masked_latent, drawn_alike(masked_latent)), Batch(rows))
 
 
 def test_linear_gaussian_far_from_zero():

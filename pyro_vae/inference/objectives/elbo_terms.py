@@ -18,7 +18,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.free_bits import independent_dimensions
 from pyro_vae.inference.objectives.importance_weighted import PARTICLES
 from pyro_vae.programs.latent_support import latents_outside
-from pyro_vae.programs.plates import PlateStructure
+from pyro_vae.programs.plates import PlateStructure, sized
 from pyro_vae.programs.support import zero_outside_support
 from pyro_vae.programs.traces import Site, sample_sites
 
@@ -46,8 +46,7 @@ class RowWeighted(Messenger):
         self.beta: float | Tensor = 1.0
 
     def _pyro_sample(self, msg: Site) -> None:
-        frame = self.plates.row_plate_frame(msg)
-        weight = 1.0 / (self.num_rows if frame is None else frame.full_size or frame.size)
+        weight = 1.0 / (self.plates.plate_size(msg) or self.num_rows)
         msg["scale"] = msg["scale"] * (weight if msg["is_observed"] else weight * self.beta)
 
 
@@ -153,7 +152,8 @@ class Terms:
             if latents_outside(model, self.uncertain):
                 self.kl = math.inf
             return
-        batch = next((frame.size for site in sites if (frame := self.plates.row_plate_frame(site))), self.num_rows)
+        framed = ((frame, site) for site in sites if (frame := self.plates.row_plate_frame(site)))
+        batch = next((sized(frame, site) for frame, site in framed), self.num_rows)
         vectorized = any(frame.name == PARTICLES for site in sites for frame in site["cond_indep_stack"])
         self.rows += batch if vectorized else batch / draws
         for site in model.values():
