@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyro
-import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
@@ -27,10 +26,10 @@ from pyro_vae.programs.log_densities import log_weight_terms, sum_over_plates
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_guide_density, require_rows
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
-from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.traces import (
     Site,
-    UnconditionObserved,
+    draw_observed,
     sample_sites,
     trace_program,
 )
@@ -138,10 +137,9 @@ def _draw_from_guide(program: Program, plates: PlateStructure, batch: Batch) -> 
 
 def _draw_from_model(program: Program, plates: PlateStructure, batch: Batch) -> Draw:
     """One draw from the model for each row, x included."""
-    model = UnconditionObserved()(bind_supported_kwargs(program.model))
-    sites = sample_sites(poutine.trace(model).get_trace(batch.x, batch.row_inputs))
+    sites = draw_observed(program, batch)
     x_sites = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
-    latent = {name: site for name, site in sites.items() if name not in x_sites}
+    latent = {name: site for name, site in sites.items() if name not in x_sites and not site["is_observed"]}
     return {"prior": _values(plates, latent), "prior_predictive": _values(plates, x_sites)}
 
 

@@ -28,6 +28,7 @@ from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.shared_grid import integrate_by_grid
 from pyro_vae.programs.log_densities import sum_sites
 from pyro_vae.programs.log_weights import CountOperations, LogWeightSampler
+from pyro_vae.programs.masked_latents import mask_of, uniform_where_masked
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_row_plate
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
@@ -214,7 +215,11 @@ def _sum(program: Program, plates: PlateStructure, batch: Batch, choices: dict[s
         )
         trace.compute_log_prob()
         assert plates.row_dim is not None
-        log_joint = sum_sites(sample_sites(trace).values(), {plates.row_dim})
+        sites = sample_sites(trace)
+        for site in (sites[name] for name in given):  # all of a row's values together are one, also where it has none
+            site["unscaled_log_prob"] = uniform_where_masked(site, site["unscaled_log_prob"])
+            site["mask"] = None if mask_of(site) is not None else site["mask"]
+        log_joint = sum_sites(sites.values(), {plates.row_dim})
         total = torch.logaddexp(total, log_joint.cpu().double())
     return total, torch.zeros_like(total)
 

@@ -16,6 +16,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.errors import InputError
+from pyro_vae.programs.masked_latents import uniform_where_masked
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.support import zero_outside_support
 from pyro_vae.programs.traces import Site, sample_sites
@@ -73,7 +74,10 @@ def _sum_out(trace: Trace, sites: Iterable[Site], keep: Collection[int], on_supp
             log_prob = zero_outside_support(site["fn"], site["value"], log_prob)
         plates = frozenset(trace.plate_to_symbol[frame.name] for frame in site["cond_indep_stack"] if frame.vectorized)
         symbols = site["infer"]["_dim_to_symbol"]
-        factors.setdefault(plates, []).append(packed.pack(scale_and_mask(log_prob, mask=site["mask"]), symbols))
+        log_prob = scale_and_mask(log_prob, mask=site["mask"])
+        if "_enumerate_symbol" in site["infer"]:
+            log_prob = uniform_where_masked(site, log_prob)
+        factors.setdefault(plates, []).append(packed.pack(log_prob, symbols))
         if "_enumerate_symbol" in site["infer"]:
             enumerated.add(str(site["infer"]["_enumerate_symbol"]))
     total = torch.zeros(())

@@ -16,7 +16,8 @@ from torch import Tensor
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.distributions import is_relaxed
 from pyro_vae.errors import RowsError
-from pyro_vae.programs.matching_sites import Sites, enumerated_latents, mask_of, masks_differ
+from pyro_vae.programs.masked_latents import mask_of, masks_differ
+from pyro_vae.programs.matching_sites import Sites, enumerated_latents
 from pyro_vae.programs.plates import ONE_SIZE, PlateStructure, require_any_number_of_rows, sized
 from pyro_vae.programs.point_masses import find_point_masses
 from pyro_vae.programs.pyro_guides import PriorGuide, are_set_up, forget_on_error

@@ -73,7 +73,7 @@ def log_weight_terms(model: Trace, guide: Trace, keep: set[int], *, on_support: 
     else:
         likelihood = sum_some(site for site in sites if site["is_observed"])
         prior = sum_some(site for site in sites if not site["is_observed"])
-    ratio = prior - sum_some(drawn)
+    ratio = prior - sum_some(site for site in drawn if not site["is_observed"])  # a factor is a term of a loss
     if not on_support:
         return likelihood, ratio
     is_zero = prior == -math.inf

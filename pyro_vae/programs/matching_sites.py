@@ -1,12 +1,6 @@
-"""Whether model and guide draw the same latents, with the same masks."""
+"""Whether model and guide draw the same latents."""
 
 from collections.abc import Iterable, Mapping, Sequence
-
-import torch
-from pyro.distributions import MaskedDistribution
-from pyro.distributions.torch_distribution import ExpandedDistribution
-from torch import Tensor
-from torch.distributions import Independent
 
 from pyro_vae.errors import InputError
 from pyro_vae.programs.support import is_point_mass
@@ -52,33 +46,3 @@ def _check_auxiliary(auxiliary: Sequence[Site], guide: Iterable[Site]) -> None:
             "are not functions of that (Deltas), so log q(z|x) is an integral that nothing computes: draw it in the "
             "model too, from a distribution r of your choice (an auxiliary variable), or leave it out"
         )
-
-
-def mask_of(site: Site) -> Tensor | None:
-    """A site's mask in the shape of its plates, of a handler or of its distribution; None where it has none."""
-    mask, fn = site["mask"], site["fn"]
-    found = [mask] if isinstance(mask, Tensor) else []
-    while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
-        if isinstance(fn, MaskedDistribution) and isinstance(fn._mask, Tensor):
-            found.append(fn._mask.expand(fn.batch_shape))
-        fn = fn.base_dist
-    if not found:
-        return None
-    row = [each.reshape(*each.shape[: len(site["fn"].batch_shape)], -1).all(-1) for each in found]
-    return torch.stack(torch.broadcast_tensors(*row)).all(0)
-
-
-def masks_differ(model: Site, guide: Site) -> bool:
-    """Whether a latent has one mask in the model and another in the guide.
-
-    Args:
-        model: the model's site.
-        guide: the guide's site of that name.
-
-    Returns:
-        Also where only one of them has a mask.
-    """
-    first, second = mask_of(model), mask_of(guide)
-    if first is None or second is None:
-        return first is not second
-    return not torch.equal(*torch.broadcast_tensors(first, second))

@@ -29,7 +29,7 @@ from pyro_vae.programs.row_inputs import (
     require_mask,
     require_taken,
 )
-from pyro_vae.programs.traces import Site, UnconditionObserved, is_subsample, sample_sites, unwrap_independent
+from pyro_vae.programs.traces import Site, draw_observed, is_input, is_subsample, sample_sites, unwrap_independent
 from pyro_vae.typing import Distribution, RowLatents, Rows
 from pyro_vae.typing import Program as AnyProgram
 
@@ -124,8 +124,8 @@ class Program(ParamStoreModule):
         """Posterior means (N, K), latent sites concatenated; from 64 draws where a site has no mean."""
         return encode(self, x, **row_inputs)
 
-    def reconstruct(self, x: Rows, **row_inputs: object) -> Rows:
-        """E[x | z] at the guide's posterior means, (N, D)."""
+    def reconstruct(self, x: Rows, **row_inputs: object) -> Tensor:
+        """E[x | z] at the guide's posterior means, (N, D); of a model that observes something else, its mean."""
         return reconstruct(self, x, **row_inputs)
 
     def sample(self, n: int, seed: int | None = None, **row_inputs: object) -> Tensor:
@@ -242,8 +242,10 @@ def active_units(
 
 
 @torch.no_grad()
-def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
+def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Tensor:
     """E[x | z] with every latent at its posterior mean under the guide.
+
+    Sites that observe a row input, such as a label, are left out where there are others.
 
     Args:
         program: any program.
@@ -251,7 +253,7 @@ def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
         **row_inputs: their inputs: `rows`, `labels`, `mask`.
 
     Returns:
-        Rows (N, D).
+        The means (N, D); of a model that observes something other than x, the means of that.
     """
     batch = _checked_batch(program, x, row_inputs)
     plates, guide = _plates_at(program, batch), _guide_at_means(program, batch)
@@ -260,6 +262,7 @@ def reconstruct(program: AnyProgram, x: Rows, **row_inputs: object) -> Rows:
             batch.x, batch.row_inputs
         )
     observed = [site for site in sample_sites(model).values() if site["is_observed"]]
+    observed = [site for site in observed if not is_input(site["value"], batch.row_inputs)] or observed
     return _concatenate(plates, observed, lambda site: distribution_mean(site["fn"]))
 
 
@@ -351,8 +354,7 @@ def _draw(program: AnyProgram, batch: Batch, seed: int | None, value: Callable[[
     with PYRO_LOCK, poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
         try:
             plates = find_model_plates(program, batch)
-            model = UnconditionObserved()(bind_supported_kwargs(program.model))
-            trace = poutine.trace(model).get_trace(batch.x, batch.row_inputs)
+            sites = draw_observed(program, batch)
         except InputError:
             raise
         except (RuntimeError, ValueError) as error:
@@ -361,6 +363,4 @@ def _draw(program: AnyProgram, batch: Batch, seed: int | None, value: Callable[[
                 f"{type(error).__name__}: {str(error).splitlines()[0]}; let what depends on x (a total, a length) "
                 "have a usual value where x is zero"
             ) from error
-    return _concatenate(
-        plates, [site for site in sample_sites(trace).values() if site["infer"].get("was_observed")], value
-    )
+    return _concatenate(plates, [site for site in sites.values() if site["infer"].get("was_observed")], value)

@@ -177,8 +177,8 @@ def require_same_masks(plates: PlateStructure) -> None:
     """`InputError` where a latent's log q would count in rows where its log p does not, or the other way round."""
     if plates.masked_apart:
         raise InputError(
-            f"model and guide mask {', '.join(plates.masked_apart)} differently, so that of some values log p and log q "
-            "do not both count: give both the same mask"
+            f"model and guide mask {', '.join(plates.masked_apart)} differently: where only one of log p and log q "
+            "counts, a weight means nothing; give both the same mask"
         )
 
 

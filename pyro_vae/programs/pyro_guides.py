@@ -14,7 +14,6 @@ from torch import nn
 
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_inputs import accepts_row_inputs, bind_supported_kwargs, functions_of
-from pyro_vae.programs.traces import UnconditionObserved
 from pyro_vae.typing import Program, Rows
 
 PyroGuide = AutoGuide | EasyGuide
@@ -114,15 +113,10 @@ class PriorGuide(nn.Module):
             x: the rows (n, D).
             **row_inputs: their inputs.
         """
-        poutine.block(self._draw, hide_fn=self._is_hidden)(x, row_inputs)
-
-    def _draw(self, x: Rows, row_inputs: dict[str, object]) -> None:
-        model: Callable[..., object] = UnconditionObserved()(bind_supported_kwargs(self.program.model))
-        model(x, row_inputs)
+        poutine.block(bind_supported_kwargs(self.program.model), hide_fn=self._is_hidden)(x, row_inputs)
 
     def _is_hidden(self, site: Message[..., Any]) -> bool:
         """Whether a site is no draw of a latent that a guide makes."""
         if site["type"] != "sample":
             return site["type"] != "param"
-        is_observed = site["is_observed"] or bool((site["infer"] or {}).get("was_observed"))
-        return is_observed or site["name"] in self.enumerated
+        return site["is_observed"] or site["name"] in self.enumerated

@@ -122,7 +122,8 @@ def bind_supported_kwargs(function: Callable[..., Result]) -> Callable[[Tensor, 
 def _keywords_of(function: Callable[..., object]) -> tuple[list[str], frozenset[str]]:
     """The names of a function's or module's arguments after x: the required ones, and all."""
     if isinstance(function, partial) and isinstance(next(iter(function.args), None), Messenger):
-        return _keywords_of(function.args[1])  # the function that a Pyro handler is around
+        inner, *bound = function.args[1:]  # the function that a Pyro handler is around, and what it has already
+        return _keywords(inner, 1 + len(bound)) if bound else _keywords_of(inner)
     if isinstance(function, AutoGuide):  # its own forward takes whatever the model takes
         return _keywords_of(function.model) if function._model else ([], frozenset())
     if isinstance(function, EasyGuide):

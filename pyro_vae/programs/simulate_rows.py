@@ -1,11 +1,10 @@
 """Rows drawn from a model together with their latents."""
 
-import pyro.poutine as poutine
 from torch import Tensor
 
 from pyro_vae.errors import InputError
-from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import UnconditionObserved, sample_sites
+from pyro_vae.programs.row_inputs import Batch
+from pyro_vae.programs.traces import draw_observed
 from pyro_vae.typing import Program
 
 
@@ -19,10 +18,10 @@ def simulate(program: Program, placeholder: Batch) -> tuple[Tensor, dict[str, Te
     Returns:
         Rows x (n, D), and the latents' values by site.
     """
-    model = UnconditionObserved()(bind_supported_kwargs(program.model))
-    sites = sample_sites(poutine.trace(model).get_trace(placeholder.x, placeholder.row_inputs))
+    sites = draw_observed(program, placeholder)
     observed = [site for site in sites.values() if site["infer"].get("was_observed")]
     if len(observed) != 1 or observed[0]["value"].shape != placeholder.x.shape:
         raise InputError("simulating rows needs a model that observes x, the whole of it, at one site")
-    latents = {name: site["value"] for name, site in sites.items() if site is not observed[0]}
-    return observed[0]["value"], latents
+    (x,) = observed
+    latents = {name: site["value"] for name, site in sites.items() if not site["is_observed"] and site is not x}
+    return x["value"], latents

@@ -5,11 +5,19 @@ import math
 from collections.abc import Mapping
 
 import torch
+from pyro.contrib.zuko import ZukoToPyro
 from pyro.distributions import Delta, Empirical, MaskedDistribution
 from pyro.distributions import TransformedDistribution as PyroTransformed
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MixtureSameFamily, TransformedDistribution, constraints
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Transform,
+    TransformedDistribution,
+    constraints,
+)
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.distributions import BernoulliVector, GreyLevels, Observed
@@ -90,11 +98,22 @@ def inside_support(fn: object, value: Tensor) -> Inside | None:
 
 def support_of(fn: object) -> Constraint | None:
     """The support of a distribution; None where it does not say or cannot be checked."""
+    if isinstance(fn, ZukoToPyro):
+        return _support_of_zuko(fn.dist)
     try:
         support = fn.support if isinstance(fn, Distribution) else None
     except (NotImplementedError, ValueError, AttributeError):
         return None
     return None if not isinstance(support, Constraint) or constraints.is_dependent(support) else support
+
+
+def _support_of_zuko(fn: object) -> Constraint | None:
+    """The support of a distribution of zuko's, which do not say: what a flow maps from, or that of components."""
+    attributes = vars(fn)
+    if isinstance(transform := attributes.get("transform"), Transform):
+        domain = transform.domain
+        return domain if isinstance(domain, Constraint) else None
+    return support_of(attributes["base"]) if "base" in attributes else support_of(fn)
 
 
 def innermost(support: Constraint) -> Constraint:

@@ -1,9 +1,10 @@
 """Traces of a program's model and guide, and their sample sites."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypedDict, cast, runtime_checkable
 
 import pyro
+import pyro.poutine as poutine
 from pyro.distributions import TorchDistribution
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
@@ -75,11 +76,56 @@ def trace_program(
 
 
 class UnconditionObserved(UnconditionMessenger):
-    """Draw observed sites; `pyro.deterministic` sites are no observations, though Pyro marks them so."""
+    """Draw observed sites; `pyro.deterministic` sites are no observations, though Pyro marks them so.
+
+    Args:
+        given: row inputs by name: a site that observes one of them stays as it is.
+    """
+
+    def __init__(self, given: Mapping[str, object] | None = None) -> None:
+        super().__init__()
+        self.given = given or {}
 
     def _pyro_sample(self, msg: Message[..., Any]) -> None:
-        if not (msg["infer"] or {}).get("_deterministic"):
+        if not (msg["infer"] or {}).get("_deterministic") and not is_input(msg["value"], self.given):
             super()._pyro_sample(msg)
+
+
+def is_input(value: object, given: Mapping[str, object]) -> bool:
+    """Whether a value is a row input, or a view of the whole of one.
+
+    Args:
+        value: a site's value.
+        given: row inputs by name.
+
+    Returns:
+        False also for a copy.
+    """
+    if not isinstance(value, Tensor):
+        return False
+    tensors = [each for each in given.values() if isinstance(each, Tensor) and each.numel() == value.numel()]
+    return any(each.data_ptr() == value.data_ptr() for each in tensors)
+
+
+def draw_observed(program: Program, batch: Batch) -> dict[str, Site]:
+    """The sites of a run of the model that draws what it observes, under `infer["was_observed"]`.
+
+    A site that observes a row input, a label that is given, is drawn only if there is no other.
+
+    Args:
+        program: any program.
+        batch: placeholders of x, with the inputs of the rows.
+
+    Returns:
+        The sites by name.
+    """
+    model = bind_supported_kwargs(program.model)
+    for given in (batch.row_inputs, None):
+        trace = poutine.trace(UnconditionObserved(given)(model)).get_trace(batch.x, batch.row_inputs)
+        sites = sample_sites(trace)
+        if any(site["infer"].get("was_observed") for site in sites.values()):
+            break
+    return sites
 
 
 def sample_sites(trace: Trace) -> dict[str, Site]:

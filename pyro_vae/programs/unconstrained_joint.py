@@ -289,7 +289,7 @@ class UnconstrainedJoint:
 
 def transform_to_support(site: Site) -> Transform:
     """The transform from the reals to a site's support; `InputError` where there is none."""
-    support = site["fn"].support
+    support = support_of(site["fn"])
     while support is not None and not support.is_discrete:
         try:
             transform: Transform = biject_to(support)

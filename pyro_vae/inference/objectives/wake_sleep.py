@@ -189,7 +189,8 @@ def _sleep_loss(model: PyroFunction, guide: PyroFunction, args: Arguments, kwarg
     args, kwargs = (*args[:1], *rest), _without_rows(kwargs)
     try:
         with torch.no_grad():
-            simulated = poutine.trace(UnconditionObserved()(model)).get_trace(*args, **kwargs)
+            given = next((each for each in args[1:] if isinstance(each, dict)), kwargs)
+            simulated = poutine.trace(UnconditionObserved(given)(model)).get_trace(*args, **kwargs)
         x = _simulated_x(simulated, args, kwargs)
         trace = poutine.trace(poutine.replay(guide, trace=simulated)).get_trace(x, *args[1:], **kwargs)
     except InputError as error:

@@ -1,0 +1,116 @@
+"""Pyro's own models: every verb, with numbers of other means, and the ELBO that Pyro has for the same noise."""
+
+from dataclasses import replace
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro_models import CASES, N
+
+import pyro_vae as pv
+from pyro_vae.inference.fit_result import MAPEpoch
+from pyro_vae.inference.svi.train_config import TrainConfig
+
+
+@pytest.fixture
+def case(request):
+    torch.manual_seed(0)
+    return CASES[request.param]
+
+
+def made(case):
+    torch.manual_seed(0)
+    return case.build()
+
+
+def refused(reason):
+    return pytest.raises(pv.InputError, match=reason)
+
+
+every_case = pytest.mark.parametrize("case", CASES, indirect=True)
+pytestmark = pytest.mark.filterwarnings("ignore:training runs uncompiled")
+
+
+@every_case
+def test_the_elbo_is_pyros_for_the_same_weights_and_noise(case):
+    """The first step of a fit has drawn the same numbers as Pyro's loss of the rows in that order."""
+    program, split = made(case), case.split
+    config = TrainConfig(epochs=1, batch_size=N, learning_rate=1e-9)
+    pv.fit(program, split, config)  # the parameters exist, and are hardly changed
+    record = pv.fit(program, split, config, seed=3).history[0]
+    seed = replace(config, seed=3).epoch_seed(0)
+    order = torch.arange(N) if case.fit.get("batch_size") == N else torch.randperm(N, generator=torch.Generator().manual_seed(seed))
+    inputs = {name: value[order] for name, value in split.row_inputs(slice(None)).items()}
+    pyro.set_rng_seed(seed)
+    loss = TraceEnum_ELBO(max_plate_nesting=2) if case.enumerated else Trace_ELBO()
+    expected = -loss.loss(program.model, program.guide, split.x[order], **inputs) / N
+    found = record.log_joint if isinstance(record, MAPEpoch) else record.elbo
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@every_case
+def test_fit_and_evidence(case):
+    program, split = made(case), case.split
+    fitted = pv.fit(program, split, **{"epochs": 100, "batch_size": 8, "learning_rate": 0.02, **case.fit})
+    first, last = (fitted.history[i].elbo for i in (0, -1))
+    if last is not None:
+        assert last > first
+    if isinstance(case.log_px, str):
+        for verb in (pv.log_evidence, pv.auto_evidence):
+            with refused(case.log_px):
+                verb(program, split)
+        return
+    with torch.no_grad():
+        expected = case.log_px(program, split)
+    found = pv.log_evidence(program, split, case.draws)
+    assert (found.log_px - expected).abs().max() < case.error
+    assert abs(float((found.log_px - expected).mean())) < case.error / 5
+    auto = pv.auto_evidence(program, split)
+    assert (auto.log_px - expected).abs().max() < max(case.error, 0.1)
+
+
+@every_case
+def test_annealing_where_latents_are_continuous(case):
+    program, split = made(case), case.split
+    pv.fit(program, split, **{"batch_size": 8, **case.fit, "epochs": 1})
+    few = split.head(3)
+    if isinstance(case.annealed, str):
+        with refused(case.annealed):
+            pv.annealed_evidence(program, few, 5, start="prior")
+        return
+    with torch.no_grad():
+        expected = case.log_px(program, few)
+    found = pv.annealed_evidence(program, few, 150, start="prior")
+    assert (found.log_px - expected).abs().max() < 0.5
+
+
+@every_case
+def test_encode_sample_save_and_load(case, tmp_path):
+    program, split = made(case), case.split
+    pv.fit(program, split, **{"batch_size": 8, **case.fit, "epochs": 1})
+    inputs = split.row_inputs(slice(None))
+    if isinstance(case.encodes, str):
+        with refused(case.encodes):
+            program.encode(split.x, **inputs)
+    else:
+        codes = program.encode(split.x, **inputs)
+        assert codes.shape[0] == N
+        assert codes.isfinite().all()
+        assert program.reconstruct(split.x, **inputs).isfinite().all()
+    few = {name: value[:5] for name, value in inputs.items()}
+    drawn = program.sample(5, seed=0, **few)
+    assert drawn.shape[0] == 5
+    assert drawn.isfinite().all()
+    pv.save(program, tmp_path)
+
+    def build():
+        again = made(case)
+        if hasattr(again._guide, "prototype_trace"):  # an autoguide makes its parameters at its first run
+            again.guide(split.x, **inputs)
+        return again
+
+    again = pv.load(tmp_path, build=build)
+    assert torch.equal(again.sample(5, seed=0, **few), drawn)
+    if not isinstance(case.encodes, str):
+        assert torch.equal(again.encode(split.x, **inputs), codes)
