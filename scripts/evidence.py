@@ -32,7 +32,7 @@ import pyro_vae as pv
 from pyro_vae.context_managers import seeded
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 from pyro_vae.plots.style import BLUE, COLOURS, ORANGE, RED, figure_style
-from pyro_vae.programs.model_and_guide import sample
+from pyro_vae.programs.sample_rows import sample
 
 ROOT_OPTION = click.option("--data-root", type=click.Path(), help="The folder that holds torchvision's data sets.")
 RUNS_OPTION = click.option("--runs", type=click.Path(path_type=Path), default=Path("runs/mnist"), show_default=True)

@@ -9,8 +9,8 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae import part_bases as bases
 from pyro_vae.programs import program_defaults
-from pyro_vae.programs.model_and_guide import sample
 from pyro_vae.programs.row_inputs import accepts_row_inputs, bind_supported_kwargs
+from pyro_vae.programs.sample_rows import sample
 
 K, D, N = 2, 3, 5
 

@@ -23,8 +23,8 @@ from pyro_vae.inference.posterior.laplace import laplace_approximation
 from pyro_vae.models.exact_density import Density
 from pyro_vae.models.finite_mixture import Mixture
 from pyro_vae.models.vae import VAE
+from pyro_vae.programs.encode_rows import active_units
 from pyro_vae.programs.find_plates import find_plates
-from pyro_vae.programs.model_and_guide import active_units
 from pyro_vae.programs.parameters import device_and_dtype, named_parameters
 from pyro_vae.programs.program_defaults import Predictive
 from pyro_vae.programs.row_batches import describe_measure

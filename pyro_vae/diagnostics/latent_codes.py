@@ -9,8 +9,8 @@ from torch import Tensor
 from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
+from pyro_vae.programs.encode_rows import encode, reconstruct
 from pyro_vae.programs.find_plates import find_model_plates
-from pyro_vae.programs.model_and_guide import encode, reconstruct
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_density
 from pyro_vae.programs.program_defaults import no_density_reason

@@ -10,7 +10,7 @@ from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.elbo_terms import Terms
-from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE, encode
+from pyro_vae.programs.encode_rows import ACTIVE_VARIANCE, encode
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_guide_density
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
-from pyro_vae.programs.model_and_guide import sample
+from pyro_vae.programs.sample_rows import sample
 from pyro_vae.typing import Program
 
 FOLDS = 5

@@ -30,7 +30,7 @@ from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.program_defaults import num_features_of
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.simulate_rows import simulate
+from pyro_vae.programs.sample_rows import simulate
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import Program
 

@@ -18,7 +18,7 @@ from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.svi.callbacks import CallbackBase, RunningFit
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import reconstructions, samples
-from pyro_vae.programs.model_and_guide import encode
+from pyro_vae.programs.encode_rows import encode
 from pyro_vae.typing import Program
 
 TERMS = ("elbo", "reconstruction", "kl")

@@ -12,7 +12,8 @@ from torch.distributions import constraints
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
 from pyro_vae.part_bases import init_part_from_data
-from pyro_vae.programs.model_and_guide import Program, distribution_mean
+from pyro_vae.programs.distribution_means import distribution_mean
+from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import device_and_dtype, register_parameters, use_param_store
 from pyro_vae.typing import Latents, Likelihood, RowLatents, Rows
 

@@ -14,9 +14,11 @@ from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.flows import concat
 from pyro_vae.part_bases import init_part_from_data, masked_likelihood
-from pyro_vae.programs.model_and_guide import Program, distribution_mean, mean_in_closed_form, sample
+from pyro_vae.programs.distribution_means import distribution_mean, mean_in_closed_form
+from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import PARAM_PREFIX, device_and_dtype, register_parameters, use_param_store
 from pyro_vae.programs.row_inputs import Batch, RowInputs, accepts_row_inputs, bind_supported_kwargs
+from pyro_vae.programs.sample_rows import sample
 from pyro_vae.typing import Guide, Latents, Likelihood, Prior, RowLatents, Rows
 
 IMPUTE_BATCH_SIZE = 256

@@ -18,7 +18,8 @@ from pyro_vae.inference.posterior.nuts import Posterior
 from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.display_units import escaped_column_names, observed, stored_to_grayscale, to_grayscale
 from pyro_vae.plots.latent_manifold import manifold
-from pyro_vae.programs.model_and_guide import encode, reconstruct, sample, sample_means
+from pyro_vae.programs.encode_rows import encode, reconstruct
+from pyro_vae.programs.sample_rows import sample, sample_means
 from pyro_vae.typing import Program
 
 PRIOR_DRAWS = 64

@@ -13,7 +13,7 @@ from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.latent_traversals import interpolations, traversals
 from pyro_vae.plots.latent_view import DENSITY_ROWS, LatentView, none_if_unavailable, require_program
 from pyro_vae.plots.log_px_extremes import extremes, samples_by_log_px
-from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE
+from pyro_vae.programs.encode_rows import ACTIVE_VARIANCE
 
 GRID = 80
 MAX_POINTS = 2000

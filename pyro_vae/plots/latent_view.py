@@ -20,8 +20,9 @@ from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_names, measure
 from pyro_vae.errors import InputError
 from pyro_vae.plots.display_units import observed, to_grayscale
 from pyro_vae.plots.style import escape_mathtext
+from pyro_vae.programs.distribution_means import distribution_mean
+from pyro_vae.programs.encode_rows import encode
 from pyro_vae.programs.find_plates import find_plates
-from pyro_vae.programs.model_and_guide import distribution_mean, encode
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.program_defaults import decoder_of, no_density_reason

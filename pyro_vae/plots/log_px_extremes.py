@@ -15,7 +15,8 @@ from pyro_vae.evidence.auto_evidence import auto_evidence
 from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.display_units import escaped_column_names, spread
 from pyro_vae.plots.latent_view import LatentView, none_if_unavailable
-from pyro_vae.programs.model_and_guide import reconstruct, sample
+from pyro_vae.programs.encode_rows import reconstruct
+from pyro_vae.programs.sample_rows import sample
 
 MODEL_DRAWS = 200
 EVIDENCE_DRAWS = 200

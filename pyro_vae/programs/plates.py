@@ -1,6 +1,6 @@
 """The plates of a program: which of them is over rows, which sites lie outside it, and what that rules out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -90,6 +90,21 @@ class PlateStructure:
         """
         assert self.row_dim is not None
         return value.movedim(self.row_dim - site["fn"].event_dim, 0).unsqueeze(-1).flatten(1)
+
+    def concatenate(self, sites: Iterable[Site], value: Callable[[Site], Tensor]) -> Tensor:
+        """What the sites inside the row plate have for each row, side by side.
+
+        Args:
+            sites: sites of a run; `InputError` where none lies inside.
+            value: gives a tensor of a site's shape.
+
+        Returns:
+            The numbers (n, D).
+        """
+        inside = [site for site in sites if self.row_plate_frame(site)]
+        if not inside:
+            raise InputError("the model observes nothing for each row")
+        return torch.cat([self.rows_to_front(site, value(site)) for site in inside], -1)
 
     def check(self, x: Tensor, mask: Tensor | None = None) -> None:
         """Raise `InputError` where x is not finite or lies outside the likelihood's support.

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
-from pyro_vae.typing import Program
+from pyro_vae.programs.parameters import device_and_dtype
+from pyro_vae.programs.program_defaults import check_labels
+from pyro_vae.typing import Program, Rows
 
 RowInputs = Mapping[str, object]  # by name: `rows`, `labels`, `mask`, `num_rows` and a user's own
 Result = TypeVar("Result")
@@ -211,6 +213,25 @@ def require_mask(program: Program, mask: Tensor | None) -> None:
             "values are missing, and the program's model takes no mask: give model(x, mask=None) a likelihood of the "
             "observed values (likelihood.masked(z, mask)), or fill them first"
         )
+
+
+def checked_batch(program: Program, x: Rows, row_inputs: RowInputs) -> Batch:
+    """Rows with their inputs on the program's device, checked before the program runs.
+
+    Args:
+        program: any program.
+        x: the rows (n, D).
+        row_inputs: their inputs by name.
+
+    Returns:
+        The batch; `InputError` for inputs that do not fit.
+    """
+    batch = Batch.of(x.to(*device_and_dtype(program, like=x)), row_inputs)
+    require_mask(program, batch.mask)
+    require_taken(program, batch.inputs)
+    if batch.labels is not None:
+        check_labels(program, batch.labels)
+    return batch
 
 
 def probe_batch(data: Dataset) -> Batch:

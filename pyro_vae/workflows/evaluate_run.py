@@ -21,7 +21,7 @@ from pyro_vae.evidence.exact_log_px import Exact
 from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.inference.svi.fit_svi import pick_device
-from pyro_vae.programs.model_and_guide import active_units
+from pyro_vae.programs.encode_rows import active_units
 from pyro_vae.programs.parameters import named_parameters, use_param_store
 from pyro_vae.programs.precision_check import CHECKED_ROWS, check_precision
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score

@@ -14,7 +14,8 @@ from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.json_records import Record
-from pyro_vae.programs.model_and_guide import encode, reconstruct, sample
+from pyro_vae.programs.encode_rows import encode, reconstruct
+from pyro_vae.programs.sample_rows import sample
 from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
 

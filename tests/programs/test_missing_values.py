@@ -200,7 +200,7 @@ def test_a_relaxed_likelihood_says_so_under_a_mask_and_counts_name_their_gaps():
 
 
 def test_a_collapsed_flow_has_no_active_units():
-    from pyro_vae.programs.model_and_guide import active_units
+    from pyro_vae.programs.encode_rows import active_units
 
     net = pv.nets.linear(3, pv.guides.FlowGuide.outputs(2))
     with torch.no_grad():

@@ -18,8 +18,8 @@ from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 
 import pyro_vae as pv
-from pyro_vae.programs.model_and_guide import sample
 from pyro_vae.programs.parameters import copy_state, named_parameters
+from pyro_vae.programs.sample_rows import sample
 
 
 def own_prior_vae():

@@ -40,7 +40,11 @@ def test_the_elbo_is_pyros_for_the_same_weights_and_noise(case):
     pv.fit(program, split, config)  # the parameters exist, and are hardly changed
     record = pv.fit(program, split, config, seed=3).history[0]
     seed = replace(config, seed=3).epoch_seed(0)
-    order = torch.arange(N) if case.fit.get("batch_size") == N else torch.randperm(N, generator=torch.Generator().manual_seed(seed))
+    order = (
+        torch.arange(N)
+        if case.fit.get("batch_size") == N
+        else torch.randperm(N, generator=torch.Generator().manual_seed(seed))
+    )
     inputs = {name: value[order] for name, value in split.row_inputs(slice(None)).items()}
     pyro.set_rng_seed(seed)
     loss = TraceEnum_ELBO(max_plate_nesting=2) if case.enumerated else Trace_ELBO()

@@ -40,7 +40,7 @@ VERBS = {
     "encode": lambda program: program.encode(X),
     "reconstruct": lambda program: program.reconstruct(X),
     "sample": lambda program: program.sample(3),
-    "active units": lambda program: pv.programs.model_and_guide.active_units(program, X),
+    "active units": lambda program: pv.programs.encode_rows.active_units(program, X),
     "log_evidence": lambda program: pv.log_evidence(program, X, 30, prior_share=0.2),
     "annealed": lambda program: pv.annealed_evidence(program, X, 5),
     "exact": lambda program: pv.exact_evidence(program, X),

@@ -77,7 +77,8 @@ def test_counts_must_be_counts():
 
 
 def test_draws_need_a_total_where_x_is_zero():
-    from pyro_vae.programs.model_and_guide import encode, sample
+    from pyro_vae.programs.encode_rows import encode
+    from pyro_vae.programs.sample_rows import sample
 
     assert encode(ProdLDA(), documents()).shape == (40, NUM_TOPICS)
     drawn = sample(ProdLDA(usual_total=20), 6, num_features=NUM_WORDS, seed=0)

@@ -15,7 +15,7 @@ from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_inputs import Batch
-from pyro_vae.programs.simulate_rows import simulate
+from pyro_vae.programs.sample_rows import simulate
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 
 

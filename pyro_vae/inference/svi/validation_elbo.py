@@ -9,7 +9,7 @@ from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import InputError
-from pyro_vae.programs.model_and_guide import ACTIVE_VARIANCE, active_units
+from pyro_vae.programs.encode_rows import ACTIVE_VARIANCE, active_units
 from pyro_vae.programs.parameters import DeviceAndDtype
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch

@@ -12,8 +12,9 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.inference.posterior.laplace import laplace_approximation
-from pyro_vae.programs.model_and_guide import encode, sample
+from pyro_vae.programs.encode_rows import encode
 from pyro_vae.programs.parameters import copy_state
+from pyro_vae.programs.sample_rows import sample
 
 
 def oracle_in(dtype, sites):

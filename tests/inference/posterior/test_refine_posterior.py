@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyro_vae as pv
 from pyro_vae.inference.posterior.refine_posterior import refine
-from pyro_vae.programs.model_and_guide import encode
+from pyro_vae.programs.encode_rows import encode
 from pyro_vae.programs.parameters import copy_state, named_parameters
 
 

@@ -1,0 +1,105 @@
+"""New rows: the model run on placeholders, with what it observes drawn."""
+
+from collections.abc import Callable
+
+import pyro.poutine as poutine
+import torch
+from torch import Tensor
+
+from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
+from pyro_vae.errors import InputError
+from pyro_vae.programs.distribution_means import distribution_mean
+from pyro_vae.programs.find_plates import find_model_plates
+from pyro_vae.programs.parameters import device_and_dtype, use_param_store
+from pyro_vae.programs.program_defaults import num_features_of
+from pyro_vae.programs.row_inputs import Batch, RowInputs, checked_batch
+from pyro_vae.programs.traces import Site, draw_observed
+from pyro_vae.typing import Program
+
+
+@torch.no_grad()
+def sample(
+    program: Program,
+    n: int,
+    *,
+    num_features: int | None = None,
+    seed: int | None = None,
+    row_inputs: RowInputs | None = None,
+) -> Tensor:
+    """New rows from the model: every site is drawn, the observed ones included.
+
+    The model runs on n placeholder rows, so its x-sites are drawn and not conditioned on.
+
+    Args:
+        program: any program.
+        n: the number of rows.
+        num_features: the width of the placeholder, for models that ask x for its shape.
+        seed: a seed of the random numbers; None continues with torch's generator.
+        row_inputs: inputs of the new rows, such as `labels` (n,), for a model that takes them.
+
+    Returns:
+        Rows (n, D).
+    """
+    if n < 1:
+        raise InputError(f"expected one row or more to draw, got {n}")
+    batch = checked_batch(program, _placeholder(program, n, num_features), row_inputs or {})
+    return _draw(program, batch, seed, lambda site: site["value"])
+
+
+@torch.no_grad()
+def sample_means(program: Program, n: int, *, num_features: int | None = None, seed: int | None = None) -> Tensor:
+    """E[x | z] for draws of the latents from the model: the likelihood's means, without its noise.
+
+    Args:
+        program: any program.
+        n: the number of draws.
+        num_features: the width of the placeholder, for models that ask x for its shape.
+        seed: a seed of the random numbers; None continues with torch's generator.
+
+    Returns:
+        Means (n, D).
+    """
+    return _draw(
+        program, Batch(_placeholder(program, n, num_features)), seed, lambda site: distribution_mean(site["fn"])
+    )
+
+
+def _placeholder(program: Program, n: int, num_features: int | None) -> Tensor:
+    """n rows of zeros, of the width that is given or that the program keeps."""
+    device, dtype = device_and_dtype(program)
+    return torch.zeros(n, num_features or num_features_of(program) or 1, device=device, dtype=dtype)
+
+
+def _draw(program: Program, batch: Batch, seed: int | None, value: Callable[[Site], Tensor]) -> Tensor:
+    with PYRO_LOCK, poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
+        try:
+            plates = find_model_plates(program, batch)
+            sites = draw_observed(program, batch)
+        except InputError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                "rows are drawn by running the model on rows of zeros, whose values it may not read, and it ended with "
+                f"{type(error).__name__}: {str(error).splitlines()[0]}; let what depends on x (a total, a length) "
+                "have a usual value where x is zero"
+            ) from error
+    return plates.concatenate([site for site in sites.values() if site["infer"].get("was_observed")], value)
+
+
+def simulate(program: Program, placeholder: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Rows and their latents, drawn from the model together; `InputError` for several x-sites.
+
+    Args:
+        program: any program.
+        placeholder: a batch of n rows whose x is not read, with their inputs.
+
+    Returns:
+        Rows x (n, D), and the latents' values by site.
+    """
+    sites = draw_observed(program, placeholder)
+    observed = [site for site in sites.values() if site["infer"].get("was_observed")]
+    if len(observed) != 1 or observed[0]["value"].shape != placeholder.x.shape:
+        raise InputError("simulating rows needs a model that observes x, the whole of it, at one site")
+    (x,) = observed
+    latents = {name: site["value"] for name, site in sites.items() if not site["is_observed"] and site is not x}
+    return x["value"], latents
