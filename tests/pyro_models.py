@@ -194,7 +194,7 @@ class ProdLDA(nn.Module):
             loc, scale = docs.new_zeros(docs.shape[0], 2), docs.new_ones(docs.shape[0], 2)
             theta = torch.softmax(pyro.sample("logtheta", dist.Normal(loc, scale).to_event(1)), -1)
             words = torch.softmax(self.decoder(theta), -1)
-            total_count = int(docs.sum(-1).max()) or 20  # where words are drawn there are none yet
+            total_count = int(docs.sum(-1).max())
             pyro.sample("obs", dist.Multinomial(total_count, words), obs=docs)
 
     def guide(self, docs):
@@ -554,6 +554,7 @@ class Case:
         enumerated: whether training sums latents out (`TraceEnum_ELBO`).
         encodes: whether rows have codes; a string is what the refusal says.
         annealed: whether it has continuous latents to anneal; a string is what the refusal says.
+        reads_x: whether the model reads x besides observing it, so that draws need it.
         tutorial: where Pyro has it.
     """
 
@@ -566,6 +567,7 @@ class Case:
     enumerated: bool = False
     encodes: bool | str = True
     annealed: bool | str = True
+    reads_x: bool = False
     tutorial: str = ""
 
 
@@ -598,9 +600,20 @@ CASES = {
     "ss_vae M2, all labels": Case(
         of_module(SemiSupervised), rows(bits(8), ys=LABELS), by_grid(ss_log_joint, 2, 281), tutorial="the same"
     ),
-    "cvae": Case(of_module(CVAE), rows(bits(3), ys=bits(5)), by_grid(cvae_log_joint, 2, 281), tutorial="examples/cvae"),
+    "cvae": Case(
+        of_module(CVAE),
+        rows(bits(3), ys=bits(5)),
+        by_grid(cvae_log_joint, 2, 281),
+        reads_x=True,
+        tutorial="examples/cvae",
+    ),
     "ProdLDA": Case(
-        of_module(ProdLDA), rows(COUNTS), by_grid(ProdLDA.log_joint, 2, 281), error=0.1, tutorial="tutorial prodlda"
+        of_module(ProdLDA),
+        rows(COUNTS),
+        by_grid(ProdLDA.log_joint, 2, 281),
+        error=0.1,
+        reads_x=True,
+        tutorial="tutorial prodlda",
     ),
     "DMM": Case(
         of_module(DMM),
@@ -634,6 +647,7 @@ CASES = {
         GLOBAL,
         encodes="draws no latent for each row",
         annealed=GLOBAL,
+        reads_x=True,
         tutorial="tutorial bayesian_regression",
     ),
     "hierarchical regression": Case(

@@ -16,7 +16,8 @@ from pyro_vae.programs.plates import PlateStructure, require_density
 from pyro_vae.programs.program_defaults import no_density_reason
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.traces import Site, UnconditionObserved, sample_sites
+from pyro_vae.programs.sample_rows import require_unread
+from pyro_vae.programs.traces import Site, draw_observed, sample_sites
 from pyro_vae.typing import Program, RowLatents, Rows, is_program
 
 SCORE_BATCH_SIZE = 4096
@@ -139,9 +140,9 @@ def sample_prior_codes(
     with PYRO_LOCK, poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
         order = list(sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(few.x, few.row_inputs)))
         plates = find_model_plates(program, placeholder)
-        model = UnconditionObserved()(bind_supported_kwargs(program.model))
-        trace = poutine.trace(model).get_trace(placeholder.x, placeholder.row_inputs)
-    sites = [site for site in sample_sites(trace).values() if not site["infer"].get("was_observed")]
+        require_unread(program, placeholder)
+        drawn = draw_observed(program, placeholder)
+    sites = [site for site in drawn.values() if not site["is_observed"] and not site["infer"].get("was_observed")]
     kept = sorted((s for s in sites if plates.row_plate_frame(s)), key=lambda s: _position(order, s["name"]))
     if not kept:
         raise InputError("the model draws no latent for each row")

@@ -106,15 +106,16 @@ class Program(ParamStoreModule):
         """E[x | z] at the guide's posterior means, (N, D); of a model that observes something else, its mean."""
         return reconstruct(self, x, **row_inputs)
 
-    def sample(self, n: int, seed: int | None = None, **row_inputs: object) -> Tensor:
+    def sample(self, n: int, seed: int | None = None, *, x: Rows | None = None, **row_inputs: object) -> Tensor:
         """New rows from the model: z from the prior, then x from the likelihood.
 
         Args:
             n: the number of rows.
             seed: a seed of the random numbers; None continues with torch's generator.
+            x: rows (n, D) for a model that reads x besides observing it, as a conditional one does.
             **row_inputs: inputs of the new rows, for a model that takes them.
 
         Returns:
             Rows (n, D).
         """
-        return sample(self, n, seed=seed, row_inputs=row_inputs)
+        return sample(self, n, seed=seed, x=x, row_inputs=row_inputs)

@@ -142,7 +142,15 @@ class PlateStructure:
 
 
 def sized(frame: CondIndepStackFrame, site: Site) -> int:
-    """The size of a vectorized plate; of one without a size (`pyro.plate("data")`), that of the site's distribution."""
+    """The size of a vectorized plate; of one without a size (`pyro.plate("data")`), that of the site's distribution.
+
+    Args:
+        frame: the plate's frame.
+        site: a site in it.
+
+    Returns:
+        The number of rows, or of what else the plate is over.
+    """
     assert frame.dim is not None
     if frame.size >= 0:
         return frame.size

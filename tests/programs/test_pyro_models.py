@@ -103,6 +103,10 @@ def test_encode_sample_save_and_load(case, tmp_path):
         assert codes.isfinite().all()
         assert program.reconstruct(split.x, **inputs).isfinite().all()
     few = {name: value[:5] for name, value in inputs.items()}
+    if case.reads_x:
+        with refused("the model reads x|whose values it may not read"):
+            program.sample(5, seed=0, **few)
+        few["x"] = split.x[:5]
     drawn = program.sample(5, seed=0, **few)
     assert drawn.shape[0] == 5
     assert drawn.isfinite().all()

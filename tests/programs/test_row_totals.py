@@ -76,12 +76,13 @@ def test_counts_must_be_counts():
             pv.log_evidence(ProdLDA(), wrong, 5)
 
 
-def test_draws_need_a_total_where_x_is_zero():
+def test_draws_need_the_rows_whose_totals_they_have():
     from pyro_vae.programs.encode_rows import encode
     from pyro_vae.programs.sample_rows import sample
 
     assert encode(ProdLDA(), documents()).shape == (40, NUM_TOPICS)
-    drawn = sample(ProdLDA(usual_total=20), 6, num_features=NUM_WORDS, seed=0)
-    assert drawn.sum(-1).tolist() == [20.0] * 6
-    with pytest.raises(InputError, match="rows of zeros"):
-        sample(ProdLDA(), 6, num_features=NUM_WORDS, seed=0)
+    drawn = sample(ProdLDA(), 6, x=documents(6), seed=0)
+    assert drawn.sum(-1).tolist() == [float(documents(6).sum(-1).max())] * 6  # the model: the largest
+    for program in (ProdLDA(), ProdLDA(usual_total=20)):
+        with pytest.raises(InputError, match=r"program.sample\(n, x=rows\)"):
+            sample(program, 6, num_features=NUM_WORDS, seed=0)
