@@ -33,18 +33,22 @@ def guide(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(x @ weight, 1.0).to_event(1))
 
 
-def programs(width: int) -> dict[str, tuple[pv.Program, Tensor]]:
-    """A VAE and a program of two functions, both fitted, and rows for each."""
+def programs(width: int, second: str) -> list[tuple[pv.Program, Tensor]]:
+    """A VAE of bits, and a program of two functions or a VAE of real numbers, both fitted, and rows for each."""
     x = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    vae = pv.VAE(
-        pv.priors.StandardNormal(2),
-        pv.likelihoods.Bernoulli(pv.nets.mlp(2, width, COLUMNS)),
-        pv.guides.MeanFieldNormal(pv.nets.mlp(COLUMNS, width, 4)),
-    )
-    made = {"VAE": (vae, (x > 0).float()), "functions": (pv.Program(model, guide), x)}
-    for program, rows in made.values():
+    vaes = [
+        pv.VAE(
+            pv.priors.StandardNormal(2),
+            likelihood(pv.nets.mlp(2, width, COLUMNS)),
+            pv.guides.MeanFieldNormal(pv.nets.mlp(COLUMNS, width, 4)),
+        )
+        for likelihood in (pv.likelihoods.Bernoulli, pv.likelihoods.Normal)
+    ]
+    made = [(vaes[0], (x > 0).float()), (vaes[1] if second == "vae" else pv.Program(model, guide), x)]
+    for program, rows in made:
         pv.fit(program, rows, epochs=2, progress="none")
+        program.eval()
     return made
 
 
@@ -77,12 +81,13 @@ class Outcome:
     handlers: int
 
 
-def run(verb: str, width: int, num_threads: int, num_calls: int, with_errors: bool = False) -> Outcome:
+def run(verb: str, width: int, second: str, num_threads: int, num_calls: int, with_errors: bool = False) -> Outcome:
     """Call a verb of two programs in turn, with a seed of its own each time.
 
     Args:
         verb: a name of `VERBS`.
         width: hidden units of the VAE.
+        second: the second program, `functions` or `vae`.
         num_threads: threads.
         num_calls: calls in all.
         with_errors: whether rows of the wrong width come between, each of which has to raise.
@@ -90,7 +95,7 @@ def run(verb: str, width: int, num_threads: int, num_calls: int, with_errors: bo
     Returns:
         The outcome.
     """
-    made = list(programs(width).values())
+    made = programs(width, second)
 
     def call(number: int) -> Tensor | Exception:
         program, x = made[number % 2]
@@ -123,12 +128,16 @@ def run(verb: str, width: int, num_threads: int, num_calls: int, with_errors: bo
 @click.option("--threads", default=16, show_default=True)
 @click.option("--calls", default=500, show_default=True, help="Of each thread.")
 @click.option("--width", default=1000, show_default=True, help="Hidden units of the VAE.")
-def main(threads: int, calls: int, width: int) -> None:
+@click.option("--second", type=click.Choice(["functions", "vae"]), default="functions", show_default=True)
+@click.option("--verbs", default=",".join(VERBS), show_default=True)
+def main(threads: int, calls: int, width: int, second: str, verbs: str) -> None:
     """Print a table; torch uses one thread for each call."""
     torch.set_num_threads(1)
     click.echo("| verb | calls | different numbers | errors | throughput | after errors |\n|---|---|---|---|---|---|")
-    for verb in VERBS:
-        plain, erring = (run(verb, width, threads, threads * calls, with_errors) for with_errors in (False, True))
+    for verb in verbs.split(","):
+        plain, erring = (
+            run(verb, width, second, threads, threads * calls, with_errors) for with_errors in (False, True)
+        )
         after = f"{erring.different} different, {erring.errors} errors, {erring.handlers} handlers left"
         counts = f"{plain.different} | {plain.errors} | {plain.throughput:.2f}"
         click.echo(f"| {verb} | {threads * calls:,} | {counts} | {after} |")

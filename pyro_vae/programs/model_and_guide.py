@@ -26,7 +26,7 @@ class Program(ParamStoreModule):
         model: the Pyro function p(x, z) of rows x (N, D), which observes x.
         guide: the Pyro function q(z|x) of rows x (N, D), with a sample site for each latent of the model.
 
-    >>> import pyro, pyro.distributions as dist, pyro_vae as pv
+    >>> import torch, pyro, pyro.distributions as dist, pyro_vae as pv
     >>> def model(x):
     ...     loc = pyro.param("loc", torch.zeros(x.shape[1]))
     ...     with pyro.plate("data", len(x)):
