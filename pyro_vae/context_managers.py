@@ -19,6 +19,26 @@ random generators, and while it changes whether a program trains or is evaluated
 that a child begins with nothing of another thread's."""
 os.register_at_fork(before=PYRO_LOCK.acquire, after_in_parent=PYRO_LOCK.release, after_in_child=PYRO_LOCK.release)
 
+_NUM_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_cores = threading.BoundedSemaphore(_NUM_CORES)
+
+
+def _free_cores() -> None:
+    """In a forked child none of the parent's other threads computes any more."""
+    global _cores
+    _cores = threading.BoundedSemaphore(_NUM_CORES)
+
+
+os.register_at_fork(after_in_child=_free_cores)
+
+
+@contextmanager
+def one_thread_per_core() -> Iterator[None]:
+    """Wait until fewer threads than cores are inside: more of them only take Python's own lock from each other."""
+    cores = _cores
+    with cores:
+        yield
+
 
 @contextmanager
 def recording() -> Iterator[None]:

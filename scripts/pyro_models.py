@@ -68,7 +68,7 @@ def columns(case: Case) -> list[str]:
 def main() -> None:
     warnings.simplefilter("ignore")
     head = (
-        "model | where Pyro has it | ELBO, difference from Pyro's | log p(x), by other means | `log_evidence`, worst row | "
+        "model | where Pyro has it | ELBO, from Pyro's | log p(x), by other means | `log_evidence`, worst row | "
         "`auto_evidence`, worst row | `annealed_evidence`, worst row | `encode` | `sample`"
     )
     print(f"| {head} |\n|{'---|' * 9}")

@@ -33,7 +33,7 @@ def guide(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(x @ weight, 1.0).to_event(1))
 
 
-def programs(width: int, second: str) -> list[tuple[pv.Program, Tensor]]:
+def programs(width: int, second: str = "functions") -> dict[str, tuple[pv.Program, Tensor]]:
     """A VAE of bits, and a program of two functions or a VAE of real numbers, both fitted, and rows for each."""
     x = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
@@ -45,10 +45,9 @@ def programs(width: int, second: str) -> list[tuple[pv.Program, Tensor]]:
         )
         for likelihood in (pv.likelihoods.Bernoulli, pv.likelihoods.Normal)
     ]
-    made = [(vaes[0], (x > 0).float()), (vaes[1] if second == "vae" else pv.Program(model, guide), x)]
-    for program, rows in made:
+    made = {"VAE": (vaes[0], (x > 0).float()), second: (vaes[1] if second == "vae" else pv.Program(model, guide), x)}
+    for program, rows in made.values():
         pv.fit(program, rows, epochs=2, progress="none")
-        program.eval()
     return made
 
 
@@ -81,21 +80,23 @@ class Outcome:
     handlers: int
 
 
-def run(verb: str, width: int, second: str, num_threads: int, num_calls: int, with_errors: bool = False) -> Outcome:
+def run(
+    verb: str, width: int, num_threads: int, num_calls: int, with_errors: bool = False, second: str = "functions"
+) -> Outcome:
     """Call a verb of two programs in turn, with a seed of its own each time.
 
     Args:
         verb: a name of `VERBS`.
         width: hidden units of the VAE.
-        second: the second program, `functions` or `vae`.
         num_threads: threads.
         num_calls: calls in all.
         with_errors: whether rows of the wrong width come between, each of which has to raise.
+        second: the second program, `functions` or `vae`.
 
     Returns:
         The outcome.
     """
-    made = programs(width, second)
+    made = list(programs(width, second).values())
 
     def call(number: int) -> Tensor | Exception:
         program, x = made[number % 2]
@@ -136,7 +137,7 @@ def main(threads: int, calls: int, width: int, second: str, verbs: str) -> None:
     click.echo("| verb | calls | different numbers | errors | throughput | after errors |\n|---|---|---|---|---|---|")
     for verb in verbs.split(","):
         plain, erring = (
-            run(verb, width, second, threads, threads * calls, with_errors) for with_errors in (False, True)
+            run(verb, width, threads, threads * calls, with_errors, second) for with_errors in (False, True)
         )
         after = f"{erring.different} different, {erring.errors} errors, {erring.handlers} handlers left"
         counts = f"{plain.different} | {plain.errors} | {plain.throughput:.2f}"

@@ -9,7 +9,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
-from pyro_vae.context_managers import evaluating, is_recording, seeded
+from pyro_vae.context_managers import evaluating, is_recording, one_thread_per_core, seeded
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.flows import concat
@@ -94,7 +94,8 @@ class VAE(Program):
         )
         is_known = all(one is other for one, other in zip(known.get(len(parts), (None,)), parts, strict=False))
         if is_known and not needs_trace:
-            found = self._means_of(parts, x, row_inputs)
+            with one_thread_per_core():
+                found = self._means_of(parts, x, row_inputs)
             return by_trace(x, **row_inputs) if found is None else found
         traced = by_trace(x, **row_inputs)
         if not needs_trace:

@@ -180,9 +180,11 @@ def device_and_dtype(program: object, like: Tensor | None = None) -> DeviceAndDt
     Returns:
         Both, in the order of the arguments of `Tensor.to`.
     """
-    held = list(named_parameters(program).values()) + (
-        list(program.buffers()) if isinstance(program, nn.Module) else []
-    )
+    own = program.parameters() if isinstance(program, nn.Module) else iter(())
+    for value in own:  # without the param store's lock
+        if value.is_floating_point():
+            return DeviceAndDtype(value.device, value.dtype)
+    held = [*named_parameters(program).values(), *(program.buffers() if isinstance(program, nn.Module) else ())]
     default = torch.empty(0) if like is None else like
     example = next((value for value in held if value.is_floating_point()), default)
     return DeviceAndDtype(example.device, example.dtype)
