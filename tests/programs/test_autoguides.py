@@ -25,7 +25,7 @@ import pyro_vae as pv
 from pyro_vae.errors import PointMassError, RowsError
 
 N, WEIGHT, SCALE = 50, torch.tensor([[1.0, 0.5, -1.0], [0.0, 1.0, 0.7]]), 0.5
-FIT = {"epochs": 600, "learning_rate": 0.05}
+FIT = {"epochs": 400, "learning_rate": 0.05}
 
 
 def model(x):
@@ -131,11 +131,18 @@ def test_what_needs_no_guide(name, rows):
     assert (pv.auto_evidence(program, rows[:20], exact=False).log_px - exact[:20]).abs().max() < 0.05
     pv.fit(program, rows, batch_size=N, epochs=2)
     assert (pv.exact_evidence(program, rows).log_px - exact).abs().max() < 1e-4
-    assert (pv.auto_evidence(program, rows[:20], exact=False).log_px - exact[:20]).abs().max() < 0.05
-    annealed = pv.annealed_evidence(program, rows[:4], 200, start="prior").log_px
-    assert (annealed - exact[:4]).abs().max() < 0.3
+    annealed = pv.annealed_evidence(program, rows[:3], 60, num_chains=8, start="prior").log_px
+    assert (annealed - exact[:3]).abs().max() < 0.5
     assert (pv.laplace_approximation(program, rows[:20]).log_px - exact[:20]).abs().max() < 1e-3
-    assert (pv.bidirectional(program, 4, 20, start="prior").lower.log_px).isfinite().all()
+
+
+def test_bounds_on_both_sides_without_the_guide(rows):
+    program = pv.Program(model, AutoIAFNormal(model))
+    pv.fit(program, rows, batch_size=N, epochs=2)
+    found = pv.bidirectional(program, 4, 60, start="prior")
+    exact = log_px(found.x)
+    assert (found.lower.log_px - exact).abs().max() < 0.5
+    assert (found.upper.log_px - exact).abs().max() < 0.5
 
 
 @pytest.mark.parametrize("name", ALL)
