@@ -12,11 +12,12 @@ from pyro_vae import guides, likelihoods, nets, priors  # noqa: F401 - the parts
 from pyro_vae.atomic_write import JsonDict, read_tensors, read_toml, write_tensors
 from pyro_vae.constructor_args import CONSTRUCTORS, find_constructor, recorded_call
 from pyro_vae.context_managers import set_training
+from pyro_vae.data import Measure
 from pyro_vae.errors import InputError
 from pyro_vae.models import autoencoder, bayesian_mixture, bernoulli_mixture, gaussian_mixture, ppca, vae  # noqa: F401 - the same
 from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import copy_state, load_state
-from pyro_vae.programs.program_defaults import num_features_of, set_num_features
+from pyro_vae.programs.program_defaults import fitted_measure_of, num_features_of, set_fitted_measure, set_num_features
 from pyro_vae.registry import load_other_packages
 from pyro_vae.run_folder import CONFIG, WEIGHTS, read_config, write_config
 
@@ -35,15 +36,19 @@ def save(program: object, folder: str | Path) -> None:
     """
     folder = Path(folder)
     config = read_toml(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    kept = {key: value for key, value in config.items() if key not in ("program", "program_needs", "num_features")}
+    own = ("program", "program_needs", "num_features", "fitted_measure")
+    kept = {key: value for key, value in config.items() if key not in own}
     write_config(folder, kept | recipe_of(program))
     write_tensors(folder / WEIGHTS, copy_state(program))
 
 
 def recipe_of(program: object) -> JsonDict:
-    """`{"program": recipe}`, or why there is none: `{"program_needs": reason}`; and the width of its rows."""
+    """`{"program": recipe}`, or why there is none: `{"program_needs": reason}`; and how its rows were prepared."""
     width = num_features_of(program)
     known: JsonDict = {} if width is None else {"num_features": width}
+    measure = fitted_measure_of(program)
+    if measure is not None and measure.scale:
+        known["fitted_measure"] = measure.to_dict()
     try:
         return known | {"program": to_recipe(program)}
     except InputError as reason:
@@ -91,6 +96,8 @@ def load(folder: str | Path, build: Callable[[], object] | None = None) -> objec
     set_training(program, False)
     if "num_features" in config:
         set_num_features(program, config["num_features"], replace=True)
+    if "fitted_measure" in config:
+        set_fitted_measure(program, Measure.from_dict(config["fitted_measure"]))
     return program
 
 

@@ -6,6 +6,7 @@ from pyro_vae.option_registry import Settings, setting
 
 BINARIZE = ("stochastic", "fixed", "threshold", "none")
 MISSING = ("refuse", "mask")
+HEADER = ("auto", "yes", "no")
 DATA = "Data"
 
 
@@ -60,6 +61,13 @@ class DataConfig(Settings):
         str,
         "NaN and empty cells: refuse them, or model the observed values, with the mask as input of the guide.",
         choices=MISSING,
+        group=DATA,
+    )
+    header: str = setting(
+        "auto",
+        str,
+        "Whether the first row of a text table holds the columns' names.",
+        choices=HEADER,
         group=DATA,
     )
     image_shape: tuple[int, int] | None = setting(

@@ -19,7 +19,7 @@ from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.named_datasets import NAMED_DATASETS
 from pyro_vae.data.ondisk.read_large_files import read_rows, split_rows
 from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
-from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
+from pyro_vae.data.prepare_rows import Preparation, make_split
 from pyro_vae.data.reference_measure import Measure, infer_levels, infer_measure
 from pyro_vae.data.split import Split
 from pyro_vae.data.table import DataFrame, Table, table_from_memory
@@ -27,22 +27,6 @@ from pyro_vae.errors import InputError
 from pyro_vae.option_registry import options_of
 
 MIN_ROWS = 10
-
-
-def make_split(name: str, table: Table[Tensor | RowsOnDisk], measure: Measure) -> Split:
-    """A table's rows with a measure.
-
-    Args:
-        name: the split's name.
-        table: the rows.
-        measure: how stored values become x.
-
-    Returns:
-        The split, a `SplitOnDisk` where the rows are on disk.
-    """
-    if isinstance(table.values, RowsOnDisk):
-        return SplitOnDisk(name, table.values, measure, table.labels, table.image_shape, table.index)
-    return Split(name, table.values, measure, table.labels, table.image_shape, table.index)
 
 
 def as_split(data: "Split | Dataset | Tensor", name: str) -> Split:
@@ -77,6 +61,8 @@ class Dataset:
         description: what it is, or where it comes from.
         columns: the columns' names; empty where they have none.
         label_name: the name of the column of labels.
+        label_levels: the text of labels 0, 1, …; empty where labels are whole numbers, kept as they are.
+        notes: what was decided in reading that is not plain to see.
     """
 
     name: str
@@ -86,10 +72,45 @@ class Dataset:
     description: str = ""
     columns: tuple[str, ...] = ()
     label_name: str | None = None
+    label_levels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test rows"
-        return f"Dataset({self.name}: {sizes} of {self.num_features}; {self.measure})"
+        parts = [f"{self.name}: {sizes} of {self.num_features}", self.measure, *self.notes]
+        return f"Dataset({'; '.join(parts)})"
+
+    @property
+    def preparation(self) -> Preparation:
+        """What new rows have to go through to be on this data set's measure."""
+        return Preparation(
+            self.train.measure,
+            self.num_features,
+            self.columns,
+            self.label_levels,
+            missing=any(split.mask is not None for split in (self.train, self.valid, self.test)),
+        )
+
+    def prepare(self, rows: str | Path | Tensor | Array | DataFrame, header: str = "auto") -> Split:
+        """New rows as the training rows were prepared: the same columns, shifts, scales and labels.
+
+        Loaded as a data set of their own they would be standardized by their own means.
+
+        Args:
+            rows: a file, an array or tensor (N, D), or a data frame, whose columns may be in any order.
+            header: whether the first row of a text table holds names: yes, no or auto.
+
+        Returns:
+            The rows in their order; `InputError` for columns or values of another kind.
+
+        >>> import numpy as np, pyro_vae as pv
+        >>> table = np.random.default_rng(0).normal(5.0, 2.0, size=(100, 3))
+        >>> data = pv.load_data(table)
+        >>> new = data.prepare(table[:4])
+        >>> bool((new.x == data.train.measure.draw(torch.as_tensor(table[:4]), torch.Generator())).all())
+        True
+        """
+        return self.preparation(rows, header)
 
     @property
     def num_features(self) -> int:
@@ -125,6 +146,7 @@ def load_data(
     standardize: bool | None = None,
     missing: str = "refuse",
     image_shape: tuple[int, int] | None = None,
+    header: str = "auto",
     root: str | Path | None = None,
     stream: bool | None = None,
     seed: int = 0,
@@ -144,6 +166,7 @@ def load_data(
         missing: what is done with NaN, a missing value: refuse; or mask, where splits have a `mask` and only observed
             values are modelled.
         image_shape: height and width, where the rows are images and do not say so.
+        header: whether the first row of a text table holds the columns' names: yes, no, or auto, which looks.
         root: the folder of torchvision's data sets; by default the cache, downloading.
         stream: whether the training rows of a `.npy` or `.parquet` stay on disk, by default those of more than 1 GiB:
             memory does not grow with N, rows come in a block shuffle, and at most 10,000 rows each are held out
@@ -153,15 +176,17 @@ def load_data(
     Returns:
         The data set.
     """
-    options_of(DataConfig)["missing"].check(missing)
-    tables, levels, description = _read_tables(name, image_shape, root, seed, missing == "mask", stream)
+    for option, value in {"missing": missing, "header": header}.items():
+        options_of(DataConfig)[option].check(value)
+    tables, levels, description = _read_tables(name, image_shape, root, seed, missing == "mask", stream, header)
     table = tables[0]
     _check_training_table(table)
     measure = infer_measure(table.values, levels, binarize, dequantize, standardize)
     names = ("train", "valid", "test")
     train, valid, test = (make_split(*pair, measure) for pair in zip(names, tables, strict=True))
     title = str(name) if isinstance(name, (str, Path)) else "memory"
-    return Dataset(title, train, valid, test, description, table.columns, table.label_name)
+    labels = table.label_name, table.label_levels
+    return Dataset(title, train, valid, test, description, table.columns, *labels, table.notes)
 
 
 def _check_training_table(table: Table[Tensor | RowsOnDisk]) -> None:
@@ -184,6 +209,7 @@ def _read_tables(
     seed: int,
     missing: bool,
     stream: bool | None,
+    header: str,
 ) -> tuple[list[Table[Tensor | RowsOnDisk]], int | None, str]:
     """The training, validation and test tables, the largest value of a pixel, and the description."""
     is_named = isinstance(name, str) and name in NAMED_DATASETS
@@ -196,7 +222,7 @@ def _read_tables(
         return list(named.load()(root, seed, **named.fixed)), named.levels, named.help
     if isinstance(name, (str, Path)):
         _require_path(name)
-        table, source = read_rows(Path(name), missing, stream), str(name)
+        table, source = read_rows(Path(name), missing, stream, header), str(name)
     else:
         table, source = table_from_memory(name, missing), "the data"
     _check_rows(table, image_shape, source)

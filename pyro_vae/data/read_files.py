@@ -11,6 +11,7 @@ from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.data.read_csv import read_text_table
 from pyro_vae.data.table import (
     LABEL_COLUMNS,
     Table,
@@ -26,12 +27,13 @@ EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 
 
-def read_file(path: Path, missing: bool = False) -> Table[Tensor]:
+def read_file(path: Path, missing: bool = False, header: str = "auto") -> Table[Tensor]:
     """Read a file by its suffix, or a folder of images; `InputError` says what is wrong and what to try.
 
     Args:
         path: the file or folder.
         missing: whether NaN, a missing value, is kept; an error without.
+        header: whether the first row of a text table holds the columns' names: `yes`, `no`, or `auto`, which looks.
 
     Returns:
         Its table.
@@ -40,15 +42,18 @@ def read_file(path: Path, missing: bool = False) -> Table[Tensor]:
         raise InputError(f"no file or folder {path}; `pyro-vae datasets` lists the data sets that have names")
     if path.is_dir():
         return _read_image_folder(path)
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
+    suffix = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    is_text = suffix in TEXT_SUFFIXES
+    reader = READERS.get(suffix)
+    if reader is None and not is_text:
+        known = ", ".join([*READERS, *TEXT_SUFFIXES])
         raise InputError(
-            f"{path}: cannot read a {path.suffix or 'file without an ending'}; try one of {', '.join(READERS)}, or a "
+            f"{path}: cannot read a {path.suffix or 'file without an ending'}; try one of {known}, or a "
             "folder of images"
         )
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
-    table = reader(path)
+    table = _read_csv(path, header) if reader is None else reader(path)
     if table.values.numel() == 0:
         raise InputError(f"{path}: no rows in it")
     return table if missing else require_complete(table, path)
@@ -82,8 +87,8 @@ def _read_npz(path: Path) -> Table[Tensor]:
     table = table_from_array(_read_array(archive, (preferred or value_arrays)[0], path), path)
     if not label_arrays:
         return table
-    labels = encode_labels(_read_array(archive, label_arrays[0], path), path, len(table.values))
-    return replace(table, labels=labels, label_name=label_arrays[0])
+    labels, levels = encode_labels(_read_array(archive, label_arrays[0], path), path, len(table.values))
+    return replace(table, labels=labels, label_name=label_arrays[0], label_levels=levels)
 
 
 def _read_array(archive: NpzFile, name: str, path: Path) -> Array:
@@ -93,22 +98,10 @@ def _read_array(archive: NpzFile, name: str, path: Path) -> Array:
         raise InputError(f"{path}: {name} cannot be read ({error})") from error
 
 
-def _read_csv(path: Path) -> Table[Tensor]:
-    import pandas
-
-    try:
-        with path.open() as file:
-            separator = max(",;\t", key=file.readline().count)
-        first_line = pandas.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, sep=separator)
-        cells = first_line.iloc[0].str.strip().tolist()
-        is_numbered = len(cells) > 2 and cells == [str(i) for i in range(len(cells))]  # of a frame without names
-        has_header = is_numbered or not all(_is_number(cell) for cell in cells)
-        frame = pandas.read_csv(path, header=0 if has_header else None, skipinitialspace=True, sep=separator)
-    except (ValueError, IndexError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from error
-    if str(frame.columns[0]).startswith("Unnamed") and (frame.iloc[:, 0] == np.arange(len(frame))).all():
-        frame = frame.iloc[:, 1:]  # the data frame's index, written as a column
-    return table_from_frame(frame, path)
+def _read_csv(path: Path, header: str) -> Table[Tensor]:
+    frame, notes = read_text_table(path, header)
+    table = table_from_frame(frame, path)
+    return replace(table, notes=(*notes, *table.notes))
 
 
 def _read_parquet(path: Path) -> Table[Tensor]:
@@ -123,22 +116,15 @@ def _read_parquet(path: Path) -> Table[Tensor]:
     return table_from_frame(frame, path)
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text or "nan")  # an empty cell may be a missing number
-    except ValueError:
-        return False
-    return True
-
-
 def _read_image_folder(folder: Path) -> Table[Tensor]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise InputError(f"{folder}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
-    images = [_read_image(paths[0])]
-    height, width = images[0].shape
+    image, notes = _read_image(paths[0])
+    images, (height, width) = [image], image.shape
     for path in paths[1:]:
-        image = _read_image(path)
+        image, own = _read_image(path)
+        notes += own
         if image.shape != (height, width):
             raise InputError(
                 f"{path}: {image.shape[1]}×{image.shape[0]} pixels, but {paths[0].name} has {width}×{height}; make "
@@ -147,28 +133,44 @@ def _read_image_folder(folder: Path) -> Table[Tensor]:
         images.append(image)
     folders = [path.parent.name for path in paths]
     labels = None
+    levels: tuple[str, ...] = ()
     if len(set(folders)) > 1:
-        labels = torch.from_numpy(np.unique(folders, return_inverse=True)[1].astype(np.int64))
-    return Table(torch.from_numpy(np.stack([image.reshape(-1) for image in images])), labels, (height, width))
+        labels, levels = encode_labels(np.array(folders), folder, len(folders))
+    values = torch.from_numpy(np.stack([image.reshape(-1) for image in images]))
+    return Table(values, labels, (height, width), label_levels=levels, notes=tuple(dict.fromkeys(notes)))
 
 
-def _read_image(path: Path) -> Array:
-    """The grey levels of an image, (height, width) uint8."""
+def _read_image(path: Path) -> tuple[Array, tuple[str, ...]]:
+    """The grey levels of an image, (height, width) uint8, and what was done to it."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
-            mode, grey = image.mode, np.asarray(image.convert("L"))
+        with Image.open(path) as opened:
+            image: Image.Image = opened
+            mode, notes = image.mode, []
+            is_transparent = "A" in mode or "transparency" in image.info
+            if is_transparent:  # where it is transparent, its own colour, often black, is not what people see
+                colours = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+                notes.append("transparent pictures put on white")
+            if _has_colours(np.asarray(image.convert("RGB"))):
+                notes.append("colours read as grey levels")
+            grey = np.asarray(image.convert("L"))
     except (UnidentifiedImageError, OSError) as error:
         raise InputError(f"{path}: not a readable image") from error
     if mode not in EIGHT_BIT_MODES:
         raise InputError(f"{path}: an image of mode {mode}, with more than 8 bits a pixel; save it with 8, or as .npy")
-    return grey
+    return grey, tuple(notes)
 
 
+def _has_colours(channels: Array) -> bool:
+    """Whether the channels (height, width, 3) of a picture differ."""
+    return bool((channels != channels[..., :1]).any())
+
+
+TEXT_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 READERS: dict[str, Callable[[Path], Table[Tensor]]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
-    ".csv": _read_csv,
     ".parquet": _read_parquet,
 }

@@ -14,6 +14,7 @@ from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
 from pyro_vae.option_registry import options_of
 
+ROUNDING = 16 * torch.finfo(torch.float64).eps
 MAX_COUNT = 1000  # years, codes and time stamps are whole numbers too
 
 
@@ -155,7 +156,7 @@ def infer_measure(
     if standardize or (standardize is None and binarize == "none" and levels is None and not are_counts(values)):
         mean, deviation, largest = _column_moments(values, levels)
         shift = tuple(mean.tolist())
-        varies = deviation > 1e-12 * largest  # rounding gives a constant column a deviation above 0
+        varies = deviation > ROUNDING * largest  # rounding gives a constant column a deviation above 0
         scale = tuple(torch.where(varies, deviation, torch.ones_like(deviation)).tolist())
     return Measure(levels, binarize, dequantize, shift, scale).check()
 
@@ -211,5 +212,9 @@ def _column_moments(values: Tensor | RowsOnDisk, levels: int | None) -> tuple[Te
     x = values.double()
     if levels:
         x = x / levels
-    mean = x.nanmean(0)
-    return mean, (x - mean).square().nanmean(0).sqrt(), x.abs().nan_to_num(nan=0.0).amax(0)
+    mean, largest = x.nanmean(0), x.abs().nan_to_num(nan=0.0).amax(0)
+    deviation = (x - mean).square().nanmean(0).sqrt()
+    unit = torch.where(largest > 0, largest, torch.ones_like(largest))
+    in_units = ((x / unit) - (mean / unit)).square().nanmean(0).sqrt() * unit
+    is_lost = (deviation == 0) | ~deviation.isfinite()  # squares of 1e-200 are 0, and of 1e200 infinite
+    return mean, torch.where(is_lost, in_units, deviation), largest

@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
 from pyro_vae.errors import InputError
 
+NO_LABEL = -1  # of a row whose label is missing, or none that is known
 LABEL_COLUMNS = ("label", "labels", "target", "class")
 NO_NUMBERS: tuple[tuple[type | tuple[type, ...], str, str], ...] = (  # what is no number: its name, and how to write it
     (str, "text", ""),
@@ -54,6 +56,8 @@ class Table(Generic[Values_co]):
         columns: the columns' names; empty where they have none.
         label_name: the name of the column of labels.
         index: the row numbers in the source (N,); None where all rows are in their order.
+        label_levels: the text of labels 0, 1, …; empty where labels are whole numbers, kept as they are.
+        notes: what was decided in reading that is not plain to see.
     """
 
     values: Values_co
@@ -62,12 +66,15 @@ class Table(Generic[Values_co]):
     columns: tuple[str, ...] = ()
     label_name: str | None = None
     index: Tensor | None = None
+    label_levels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def take(self, rows: Tensor) -> "Table[Tensor]":
         """Some rows, by their index (n,), in memory."""
         index = rows if self.index is None else self.index[rows]
         labels = None if self.labels is None else self.labels[rows]
-        return Table(self.values[rows], labels, self.image_shape, self.columns, self.label_name, index)
+        of_source = self.image_shape, self.columns, self.label_name
+        return Table(self.values[rows], labels, *of_source, index, self.label_levels, self.notes)
 
 
 def train_valid_test_split(
@@ -104,8 +111,17 @@ def table_from_memory(data: object, missing: bool = False) -> Table[Tensor]:
         table = table_from_frame(data, source)
     else:
         source = Path("the array")
-        table = table_from_array(np.asarray(data), source)
+        table = table_from_array(_without_mask(data, source), source)
     return table if missing else require_complete(table, source)
+
+
+def _without_mask(data: object, source: Path) -> Array:
+    """An array, with NaN in place of the values that a masked one leaves out."""
+    if not isinstance(data, np.ma.MaskedArray) or not np.ma.is_masked(data):
+        return np.asarray(data)
+    if data.dtype.kind not in "fiub":
+        raise InputError(f"{source}: holds {data.dtype} values; expected numbers")
+    return np.where(np.ma.getmaskarray(data), np.nan, np.ma.getdata(data).astype(np.float64))
 
 
 def require_complete(table: Table[Tensor], path: Path) -> Table[Tensor]:
@@ -164,8 +180,8 @@ def _check_finite(values: Array, path: Path, columns: list[str]) -> None:
         )
 
 
-def encode_labels(values: object, path: Path, num_rows: int) -> Tensor:
-    """Labels as integers: whole numbers unchanged, other values by their rank among the sorted distinct ones.
+def encode_labels(values: object, path: Path, num_rows: int) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels as integers: whole numbers unchanged, text by its place among the sorted distinct ones, −1 for none.
 
     Args:
         values: the labels (N,), of any type.
@@ -173,17 +189,49 @@ def encode_labels(values: object, path: Path, num_rows: int) -> Tensor:
         num_rows: N; another number of labels is an `InputError`.
 
     Returns:
-        The labels (N,), int64.
+        The labels (N,), int64, and the text of 0, 1, …, empty for whole numbers.
     """
     array = np.asarray(values).reshape(-1)
     if len(array) != num_rows:
         raise InputError(f"{path}: {len(array)} labels for {num_rows} rows")
     if array.dtype.kind in "iub":
-        return torch.from_numpy(array.astype(np.int64))
-    if array.dtype.kind == "f" and (array == np.round(array)).all():
-        return torch.from_numpy(array.astype(np.int64))
-    classes = array if array.dtype.kind == "f" else array.astype(str)  # a missing label becomes the class nan
-    return torch.from_numpy(np.unique(classes, return_inverse=True)[1].astype(np.int64))
+        return torch.from_numpy(array.astype(np.int64)), ()
+    missing = np.array([_is_missing(each) for each in array], dtype=bool)
+    known = array[~missing]
+    numbers = _whole_numbers(known)
+    labels = np.full(len(array), NO_LABEL, dtype=np.int64)
+    if numbers is not None:
+        labels[~missing] = numbers
+        return torch.from_numpy(labels), ()
+    text = np.array([str(each) for each in known], dtype=object)
+    names = tuple(sorted(set(text), key=_in_order))
+    places = {name: place for place, name in enumerate(names)}
+    labels[~missing] = [places.get(each, NO_LABEL) for each in text]
+    return torch.from_numpy(labels), names
+
+
+def _is_missing(value: object) -> bool:
+    return (
+        value is None
+        or type(value).__name__ in ("NAType", "NaTType")
+        or (isinstance(value, float) and bool(value != value))
+    )
+
+
+def _whole_numbers(values: Array) -> Array | None:
+    """Numbers as int64, where they are whole; None for text and for fractions."""
+    if not all(isinstance(each, int | float | np.integer | np.floating | np.bool_) for each in values.tolist()):
+        return None
+    numbers = values.astype(np.float64)
+    return numbers.astype(np.int64) if bool((numbers == np.round(numbers)).all()) else None
+
+
+def _in_order(text: str) -> tuple[float, str]:
+    """Numbers by their size, other text after them, by the alphabet."""
+    try:
+        return float(text), text
+    except ValueError:
+        return float("inf"), text
 
 
 def table_from_frame(frame: DataFrame, path: Path) -> Table[Tensor]:
@@ -197,17 +245,27 @@ def table_from_frame(frame: DataFrame, path: Path) -> Table[Tensor]:
         Its table; `InputError` names the columns that hold no numbers, and what they hold.
     """
     label_columns = [name for name in frame.columns if str(name).lower() in LABEL_COLUMNS]
-    values = frame.drop(columns=label_columns)
+    row_numbers = [name for name in list(frame.columns)[:1] if _are_row_numbers(name, frame)]
+    notes = ("the first column, without a name, left out: a data frame's row numbers",) if row_numbers else ()
+    values = frame.drop(columns=[*label_columns, *row_numbers])
     _require_numbers(values, path, [str(name) for name in frame.columns])
     array = values.to_numpy(dtype=np.float64)
     _check_finite(array, path, [f"column {name}" for name in values.columns])
     is_unnamed = all(isinstance(name, int) for name in values.columns)
     columns = () if is_unnamed else tuple(str(name) for name in values.columns)
-    table = Table(torch.from_numpy(np.array(array)), columns=columns)
+    table = Table(torch.from_numpy(np.array(array)), columns=columns, notes=notes)
     if not label_columns:
         return table
-    labels = encode_labels(frame[label_columns[0]].to_numpy(), path, len(array))
-    return replace(table, labels=labels, label_name=str(label_columns[0]))
+    labels, levels = encode_labels(frame[label_columns[0]].to_numpy(), path, len(array))
+    return replace(table, labels=labels, label_name=str(label_columns[0]), label_levels=levels)
+
+
+def _are_row_numbers(name: object, frame: DataFrame) -> bool:
+    """Whether a column is a frame's index, written without a name: whole numbers, each once, in any order."""
+    if not re.fullmatch(r"|Unnamed: \d+", str(name)) or isinstance(name, int):
+        return False
+    values = frame[name].to_numpy()
+    return values.dtype.kind in "iu" and len(np.unique(values)) == len(values)
 
 
 def _require_numbers(values: DataFrame, path: Path, names: list[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from pyro_vae.data import Measure
 from pyro_vae.errors import InputError
 from pyro_vae.programs.encode_rows import encode, reconstruct
 from pyro_vae.programs.parameters import ParamStoreModule, use_param_store
@@ -44,6 +45,7 @@ class Program(ParamStoreModule):
 
     no_density: ClassVar[str] = ""  # why there is no p(x), for a subclass that has none
     num_features: int | None  # the width of x, set by the first fit where it is None
+    fitted_measure: Measure | None = None  # how the rows that it was fitted to were prepared
 
     def __init__(self, model: Callable[..., object], guide: Callable[..., object]) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from pyro_vae.data import Measure
 from pyro_vae.typing import PerRow
 
 
@@ -50,6 +51,23 @@ def set_num_features(program: object, num_features: int, *, replace: bool = Fals
     """
     if hasattr(program, "num_features") and (replace or program.num_features is None):
         program.num_features = num_features
+
+
+def fitted_measure_of(program: object) -> Measure | None:
+    """The measure of the rows that a program was fitted to, its `fitted_measure`; None where it is not known."""
+    found = _offered(program, "fitted_measure")
+    return found if isinstance(found, Measure) else None
+
+
+def set_fitted_measure(program: object, measure: Measure) -> None:
+    """Keep in a program how the rows that it is fitted to were prepared; one without that attribute stays as it is.
+
+    Args:
+        program: any program.
+        measure: the measure of its training rows.
+    """
+    if hasattr(program, "fitted_measure"):
+        program.fitted_measure = measure
 
 
 def log_prior_of(program: object) -> Tensor | None:

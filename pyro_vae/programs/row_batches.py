@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, ZeroDensityWarning
 from pyro_vae.programs.find_plates import find_plates_on_few, find_row_by_row
 from pyro_vae.programs.observed_support import outside_reason, rows_outside_support
 from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import PlateStructure, require_density
-from pyro_vae.programs.program_defaults import check_labels
+from pyro_vae.programs.program_defaults import check_labels, fitted_measure_of
 from pyro_vae.programs.row_inputs import Batch, require_mask, require_taken
 from pyro_vae.typing import Program
 
@@ -61,6 +62,7 @@ class ScoredRows:
         self.num_rows, self.reasons, self.kept = len(split), dict[int, str](), torch.arange(len(split))
         self.split, self.rows, self.group, self.seed = split, rows, group, seed or 0
         self.device, self.dtype = device_and_dtype(program, like=split[:1])
+        require_same_preparation(fitted_measure_of(program), split.measure)
         require_mask(program, split.mask)
         require_taken(program, split.inputs)
         if split.labels is not None:

@@ -1,6 +1,6 @@
 """Rows drawn from a run's model, or passed through its guide, written to a `.npy` or `.csv` file chunk by chunk."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +30,14 @@ class RowWriter:
         file: the open file.
         num_rows: how many rows will be written.
         names: the columns' names, for `.csv`.
+        label_levels: the text of labels 0, 1, …; empty for labels that are numbers.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, num_rows: int, names: list[str]) -> None:
+    def __init__(
+        self, path: Path, file: BinaryIO, num_rows: int, names: list[str], label_levels: Sequence[str] = ()
+    ) -> None:
         self.path, self.file, self.num_rows, self.names, self.done = path, file, num_rows, names, 0
+        self.label_levels = label_levels
 
     def write(self, rows: Tensor, index: Tensor | None = None, labels: Tensor | None = None) -> None:
         """Append rows.
@@ -65,20 +69,31 @@ class RowWriter:
         """
         import pandas
 
-        first = {name: value.numpy() for name, value in (("index", index), ("label", labels)) if value is not None}
+        first = {} if index is None else {"index": index.numpy()}
+        first |= {} if labels is None else {"label": self._in_words(labels)}
         frame = pandas.DataFrame(first | dict(columns))
         self.file.write(frame.to_csv(index=False, header=not self.done).encode())
         self.done += len(frame)
 
+    def _in_words(self, labels: Tensor) -> np.ndarray:
+        """Labels as they were in the source, an empty cell for one that was missing."""
+        known, levels = labels.tolist(), self.label_levels
+        if not levels and min(known, default=0) >= 0:
+            return labels.numpy()
+        return np.array([None if label < 0 else levels[label] if levels else label for label in known], dtype=object)
+
 
 @contextmanager
-def open_row_writer(path: Path, num_rows: int, names: list[str]) -> Iterator[RowWriter]:
+def open_row_writer(
+    path: Path, num_rows: int, names: list[str], label_levels: Sequence[str] = ()
+) -> Iterator[RowWriter]:
     """Inside, rows are written; the file appears when all of them are, and keeps its old content until then.
 
     Args:
         path: a `.npy` or `.csv` file; `InputError` for another ending.
         num_rows: how many rows will be written.
         names: the columns' names, for `.csv`.
+        label_levels: the text of labels 0, 1, …; empty for labels that are numbers.
 
     Yields:
         RowWriter: the writer.
@@ -86,7 +101,7 @@ def open_row_writer(path: Path, num_rows: int, names: list[str]) -> Iterator[Row
     if path.suffix not in (".npy", ".csv"):
         raise InputError(f"{path}: can write .npy or .csv, not {path.suffix or 'a file without an ending'}")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        yield RowWriter(path, file, num_rows, names)
+        yield RowWriter(path, file, num_rows, names, label_levels)
 
 
 @dataclass(frozen=True)
@@ -201,7 +216,7 @@ def _write(
     run: Run, out: str | Path | None, name: str, parts: Iterable[Part], num_rows: int, columns: list[str] | None
 ) -> ExportedRows:
     path = run.folder / name if out is None else Path(out)
-    with open_row_writer(path, num_rows, columns or []) as writer:
+    with open_row_writer(path, num_rows, columns or [], run.prepare.label_levels) as writer:
         for rows, index, labels in parts:
             writer.names = columns or [f"z{i + 1}" for i in range(rows.shape[1])]
             writer.write(rows.cpu(), index, labels)

@@ -194,6 +194,7 @@ class _Job:
         about: dict[str, object] = {"pyro_vae": __version__, "data": data.name, "fingerprint": data.fingerprint}
         about |= {"num_features": data.num_features}
         about |= {"columns": list(data.columns)} if data.columns else {}
+        about |= {"label_levels": list(data.label_levels)} if data.label_levels else {}
         about |= {"program": self.own} if self.own else {}  # for people: no command runs code that a file names
         about |= {"image_shape": list(data.image_shape)} if data.image_shape else {}
         return {"about": about, **self.settings.to_toml(), "measure": data.train.measure.to_dict()}

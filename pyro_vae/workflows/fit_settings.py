@@ -13,7 +13,14 @@ from pyro_vae.option_registry import Option, Value, options_of, require_known
 from pyro_vae.registry import ModelConfig, model_options
 
 GROUPS = ("data", "model", "objective", "training")
-RUN_TABLES = ("about", "program", "program_needs", "num_features", "measure")  # of a config.toml that hold no settings
+RUN_TABLES = (
+    "about",
+    "program",
+    "program_needs",
+    "num_features",
+    "measure",
+    "fitted_measure",
+)  # of a config.toml that hold no settings
 
 
 def fit_options() -> dict[str, Option]:

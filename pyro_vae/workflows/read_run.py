@@ -3,16 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
 from pyro_vae.data.data_config import DataConfig
-from pyro_vae.data.dataset import make_split
-from pyro_vae.data.ondisk.column_statistics import validate_rows
-from pyro_vae.data.ondisk.read_large_files import read_rows
-from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
-from pyro_vae.data.reference_measure import observed_values
-from pyro_vae.data.table import Table
+from pyro_vae.data.prepare_rows import Preparation
 from pyro_vae.errors import InputError
 from pyro_vae.option_registry import options_of
 from pyro_vae.run_folder import WEIGHTS, read_config
@@ -89,43 +82,23 @@ class Run:
             found = data.split(split)
             self._check_width(found.shape[1], data.name)
             return replace(found, name=split, measure=self.measure)
-        path, settings = Path(name), self.config["data"]
-        stream = True if settings.get("stream") and path.suffix.lower() in (".npy", ".parquet") else None
-        table = self._in_order(read_rows(path, settings.get("missing") == "mask", stream), name)
-        self._check_width(table.values.shape[1], name)
-        self._check_levels(table.values, name)
-        return make_split("given", replace(table, image_shape=None), self.measure)
+        return self.prepare(name, str(self.config["data"].get("header", "auto")))
+
+    @property
+    def prepare(self) -> Preparation:
+        """What new rows go through to be those of this run."""
+        return Preparation(
+            self.measure,
+            self.about["num_features"],
+            tuple(self.about.get("columns", ())),
+            tuple(self.about.get("label_levels", ())),
+            missing=self.config["data"].get("missing") == "mask",
+            stream=self.config["data"].get("stream"),
+        )
 
     def columns(self) -> list[str]:
         """The names of x's columns, x1, x2, … where the data had none."""
         return list(self.about.get("columns", ())) or [f"x{i + 1}" for i in range(self.about["num_features"])]
-
-    def _in_order(self, table: Table[Tensor | RowsOnDisk], name: str) -> Table[Tensor | RowsOnDisk]:
-        """The table with its columns in the order this run was fitted to, where both know their names."""
-        expected = tuple(self.about.get("columns", ()))
-        if not expected or not table.columns or table.columns == expected:
-            return table
-        if missing := [column for column in expected if column not in table.columns]:
-            raise InputError(f"{name}: no column {', '.join(missing)}; this run was fitted to {', '.join(expected)}")
-        order = [table.columns.index(column) for column in expected]
-        values = table.values
-        if isinstance(values, RowsOnDisk):
-            values = validate_rows(values.take_columns(order), Path(name))
-        else:
-            values = values[:, order]
-        return replace(table, values=values, columns=expected)
-
-    def _check_levels(self, values: Tensor | RowsOnDisk, name: str) -> None:
-        known = observed_values(values)
-        levels, low, high = self.measure.levels, float(known.min()), float(known.max())
-        if levels is None:
-            return
-        is_rescaled = levels > 1 and known.is_floating_point() and high <= 1
-        if high > levels or is_rescaled or low < 0:
-            raise InputError(
-                f"{name}: values from {low:g} to {high:g}, but this run was fitted to images of 0 to {levels}; bring "
-                "them to that range"
-            )
 
     def _check_width(self, found: int, name: str) -> None:
         expected = self.about["num_features"]

@@ -135,7 +135,7 @@ def score_rows(
         warnings.simplefilter("ignore", ZeroDensityWarning)
         reference = estimate_log_px(estimator, scored, held_out)
     totals, places = ScoreTotals(), torch.arange(len(rows)) if rows.name == "train" else None
-    output = open_row_writer(path, len(rows), []) if group.is_main else nullcontext()
+    output = open_row_writer(path, len(rows), [], run.prepare.label_levels) if group.is_main else nullcontext()
     with output as writer, warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroDensityWarning)  # the summary says it
         for number, part in enumerate(rows.chunks(CHUNK_ROWS)):

@@ -85,7 +85,8 @@ def test_commands_write_the_same_files_for_rows_on_disk(tmp_path, monkeypatch, c
         if on_disk:
             monkeypatch.setattr("pyro_vae.workflows.read_run.CHUNK_ROWS", 128)
             monkeypatch.setattr(
-                "pyro_vae.workflows.read_run.read_rows", lambda path, missing, stream: read_rows(path, missing, True)
+                "pyro_vae.data.prepare_rows.read_rows",
+                lambda path, missing, stream, header: read_rows(path, missing, True, header),
             )
         for command, *options in commands:
             assert _run([command, "run", "more.npy", *options]) == 0

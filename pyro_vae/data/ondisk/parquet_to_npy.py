@@ -25,10 +25,10 @@ def table_from_parquet(path: Path) -> Table[RowsOnDisk]:
     if not converted.exists():
         _convert(file, values, path, converted)
     rows = rows_from_npy(converted, as_floats=True)
-    labels = None
+    labels, levels = None, tuple[str, ...]()
     if label is not None:
-        labels = encode_labels(file.read([label]).column(label).to_pandas().to_numpy(), path, len(rows))
-    return Table(rows, labels, columns=tuple(values), label_name=label)
+        labels, levels = encode_labels(file.read([label]).column(label).to_pandas().to_numpy(), path, len(rows))
+    return Table(rows, labels, columns=tuple(values), label_name=label, label_levels=levels)
 
 
 def open_parquet(path: Path) -> ParquetFile:

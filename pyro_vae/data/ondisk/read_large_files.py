@@ -16,7 +16,9 @@ MAX_BYTES_IN_MEMORY = 2**30  # of a file's rows; a larger file stays on disk
 MAX_HELD_OUT = 10_000  # validation rows, and test rows
 
 
-def read_rows(path: Path, missing: bool = False, stream: bool | None = None) -> Table[Tensor | RowsOnDisk]:
+def read_rows(
+    path: Path, missing: bool = False, stream: bool | None = None, header: str = "auto"
+) -> Table[Tensor | RowsOnDisk]:
     """A file's table, in memory or, with `stream`, its values as `RowsOnDisk`; by default large files stay on disk.
 
     Raises `InputError` as `read_file` does, and for a file without random access to its rows.
@@ -25,6 +27,7 @@ def read_rows(path: Path, missing: bool = False, stream: bool | None = None) -> 
         path: the file, or a folder of images.
         missing: whether NaN, a missing value, is kept; then rows are read into memory.
         stream: whether rows stay on disk; None: those of more than 1 GiB.
+        header: whether the first row of a text table holds names: yes, no or auto.
 
     Returns:
         Its table.
@@ -32,7 +35,7 @@ def read_rows(path: Path, missing: bool = False, stream: bool | None = None) -> 
     if stream is None:
         stream = not missing and _can_be_streamed(path) and _bytes_in_memory(path) > MAX_BYTES_IN_MEMORY
     if not stream:
-        return read_file(path, missing)
+        return read_file(path, missing, header)
     if missing:
         raise InputError("missing values are modelled in memory only: leave out --missing mask or --stream")
     if not path.exists():

@@ -23,6 +23,7 @@ from pyro_vae.inference.svi.callbacks import Callback, Callbacks, OnEpoch, Runni
 from pyro_vae.inference.svi.progress import Style, all_callbacks
 from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.parameters import device_and_dtype, named_parameters
+from pyro_vae.programs.program_defaults import set_fitted_measure
 from pyro_vae.programs.row_inputs import Batch, require_mask
 from pyro_vae.typing import Conjugate, Program
 
@@ -65,6 +66,7 @@ def fit_cavi(
     if epochs < 1 or not tol >= 0:
         raise InputError(f"expected one epoch or more and a tolerance of 0 or more, got {epochs} and {tol}")
     train = as_split(x, "train")
+    set_fitted_measure(program, train.measure)
     require_mask(program, train.mask)
     rows, log_jacobian = train.x.to(*device_and_dtype(program)), float(train.log_jacobian.mean())
     find_plates(program, Batch(rows, rows=torch.arange(len(rows), device=rows.device))).check(rows)

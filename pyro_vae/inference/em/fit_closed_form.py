@@ -10,6 +10,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import EpochRecord, FitResult
 from pyro_vae.models.ppca import PPCA, SCALE_FLOOR
 from pyro_vae.programs.parameters import device_and_dtype
+from pyro_vae.programs.program_defaults import set_fitted_measure
 from pyro_vae.typing import Program
 
 
@@ -35,6 +36,7 @@ def fit_closed_form(model: Program, data: Dataset | Split | Tensor) -> FitResult
     """
     if not isinstance(model, PPCA):
         raise InputError(f"a {type(model).__name__} has no closed form: use fit_em or fit")
+    set_fitted_measure(model, as_split(data, "train").measure)
     began, train = time.perf_counter(), model.rows_of(as_split(data, "train"))
     if train.mask is not None:
         raise InputError("values are missing, and the closed form needs complete rows: use fit_em")

@@ -23,6 +23,7 @@ from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.svi.callbacks import Callback, Callbacks, OnEpoch, RunningFit
 from pyro_vae.inference.svi.progress import Style, all_callbacks
 from pyro_vae.models.exact_density import Density, check_start
+from pyro_vae.programs.program_defaults import set_fitted_measure
 from pyro_vae.typing import Program
 
 
@@ -98,6 +99,7 @@ def fit_em(
     chosen = density.accelerated if accelerate is None else accelerate
     settings = EMSettings(epochs, tolerance, starts, hard, batch_size, memory_mib * 2**20, seed, chosen)
     _check_settings(settings, num_starts, num_workers)
+    set_fitted_measure(density, as_split(data, "train").measure)
     train = density.rows_of(as_split(data, "train"))
     held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
     fit = RunningFit(model, epochs * num_starts)

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_vae.context_managers import evaluating, seeded, set_training
 from pyro_vae.data import Split
+from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import DivergedError, PrecisionWarning
 from pyro_vae.inference.fit_result import EpochRecord
@@ -24,7 +25,12 @@ from pyro_vae.programs.latent_support import latents_outside, uncertain_latents
 from pyro_vae.programs.observed_support import require_inside
 from pyro_vae.programs.parameters import DeviceAndDtype
 from pyro_vae.programs.precision_check import check_precision
-from pyro_vae.programs.program_defaults import check_labels, init_program_from_data, set_num_features
+from pyro_vae.programs.program_defaults import (
+    check_labels,
+    init_program_from_data,
+    set_fitted_measure,
+    set_num_features,
+)
 from pyro_vae.programs.pyro_guides import forget_on_error
 from pyro_vae.programs.row_inputs import Batch, require_mask, require_taken
 from pyro_vae.programs.traces import sample_sites
@@ -90,6 +96,7 @@ class FitTask:
         self.held_out = None if valid is None else HeldOutRows(valid, target, self.num_rows)
         for split in (train, valid):
             if split is not None:
+                require_same_preparation(train.measure, split.measure)
                 require_mask(program, split.mask)
                 require_taken(program, split.inputs)
         first = torch.arange(self.batch_size)
@@ -100,6 +107,7 @@ class FitTask:
         rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
         init_program_from_data(program, train.mean.to(*target), train[rows].to(*target))
         set_num_features(program, train.shape[1])
+        set_fitted_measure(program, train.measure)
         self._warn_of_rounding(train[first])
 
     def _run_first(self) -> None:

@@ -1,0 +1,132 @@
+"""New rows prepared as those that a program was fitted to: its columns in their order, its measure, its labels."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.ondisk.column_statistics import validate_rows
+from pyro_vae.data.ondisk.read_large_files import read_rows
+from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
+from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
+from pyro_vae.data.reference_measure import Measure, observed_values
+from pyro_vae.data.split import Split
+from pyro_vae.data.table import NO_LABEL, DataFrame, Table, table_from_memory
+from pyro_vae.errors import InputError
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What new rows have to go through, from the rows that a program was fitted to.
+
+    Attributes:
+        measure: how stored values become x.
+        num_features: the number D of columns.
+        columns: the columns' names; empty where they had none.
+        label_levels: the text of labels 0, 1, …; empty for whole numbers.
+        missing: whether missing values are taken.
+        stream: whether rows stay on disk where they can.
+    """
+
+    measure: Measure
+    num_features: int
+    columns: tuple[str, ...] = ()
+    label_levels: tuple[str, ...] = ()
+    missing: bool = False
+    stream: bool | None = None
+
+    def __call__(self, rows: str | Path | Tensor | Array | DataFrame, header: str = "auto") -> Split:
+        """Rows of a file or in memory, in their order, as a split on the measure that the program was fitted to.
+
+        Args:
+            rows: a file, an array or tensor (N, D), or a data frame, whose columns may be in any order.
+            header: whether the first row of a text table holds names: yes, no or auto.
+
+        Returns:
+            The split; `InputError` for columns or values of another kind.
+        """
+        if isinstance(rows, str | Path):
+            path = Path(rows)
+            stream = True if self.stream and path.suffix.lower() in (".npy", ".parquet") else None
+            table, name = read_rows(path, self.missing, stream, header), str(rows)
+        else:
+            table, name = table_from_memory(rows, self.missing), "the data"
+        table = self._relabelled(self._in_order(table, name))
+        self._check(table.values, name)
+        return make_split("given", replace(table, image_shape=None), self.measure)
+
+    def _in_order(self, table: Table[Tensor | RowsOnDisk], name: str) -> Table[Tensor | RowsOnDisk]:
+        """The table with its columns in the order of the fit, where both know their names."""
+        expected = self.columns
+        if not expected or not table.columns or table.columns == expected:
+            return table
+        if missing := [column for column in expected if column not in table.columns]:
+            raise InputError(f"{name}: no column {', '.join(missing)}; this run was fitted to {', '.join(expected)}")
+        order = [table.columns.index(column) for column in expected]
+        values = table.values
+        if isinstance(values, RowsOnDisk):
+            values = validate_rows(values.take_columns(order), Path(name))
+        else:
+            values = values[:, order]
+        return replace(table, values=values, columns=expected)
+
+    def _relabelled(self, table: Table[Tensor | RowsOnDisk]) -> Table[Tensor | RowsOnDisk]:
+        """The table with text labels in the places that they had in the fit; −1 for one that was not among them."""
+        if table.labels is None or table.label_levels == self.label_levels:
+            return table
+        places = {level: place for place, level in enumerate(self.label_levels)}
+        own = torch.tensor([places.get(level, NO_LABEL) for level in table.label_levels] + [NO_LABEL])
+        labels = own[table.labels] if table.label_levels else table.labels  # the last is that of −1
+        return replace(table, labels=labels, label_levels=self.label_levels)
+
+    def _check(self, values: Tensor | RowsOnDisk, name: str) -> None:
+        if values.shape[1] != self.num_features:
+            raise InputError(
+                f"{name}: {values.shape[1]} columns, but this run was fitted to rows of {self.num_features}; give rows "
+                "of the same kind"
+            )
+        if (levels := self.measure.levels) is None:
+            return
+        known = observed_values(values)
+        low, high = float(known.min()), float(known.max())
+        is_rescaled = levels > 1 and known.is_floating_point() and high <= 1
+        if high > levels or is_rescaled or low < 0:
+            raise InputError(
+                f"{name}: values from {low:g} to {high:g}, but this run was fitted to images of 0 to {levels}; bring "
+                "them to that range"
+            )
+
+
+def make_split(name: str, table: Table[Tensor | RowsOnDisk], measure: Measure) -> Split:
+    """A table's rows with a measure.
+
+    Args:
+        name: the split's name.
+        table: the rows.
+        measure: how stored values become x.
+
+    Returns:
+        The split, a `SplitOnDisk` where the rows are on disk.
+    """
+    if isinstance(table.values, RowsOnDisk):
+        return SplitOnDisk(name, table.values, measure, table.labels, table.image_shape, table.index)
+    return Split(name, table.values, measure, table.labels, table.image_shape, table.index)
+
+
+def require_same_preparation(fitted: Measure | None, given: Measure) -> None:
+    """`InputError` where rows were shifted or scaled otherwise than those that a program was fitted to.
+
+    Both would be called "original units", and every density would be of other rows.
+
+    Args:
+        fitted: the measure of the rows that the program was fitted to; None where it is not known.
+        given: the measure of the rows at hand.
+    """
+    if fitted is None or fitted.given or given.given or (fitted.shift, fitted.scale) == (given.shift, given.scale):
+        return
+    raise InputError(
+        "these rows were standardized otherwise than those that the program was fitted to (by their own means and "
+        "deviations): prepare them by the data set of the fit, data.prepare('new.csv') or data.prepare(frame), or use "
+        "the command (pyro-vae score RUN new.csv)"
+    )

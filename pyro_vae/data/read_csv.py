@@ -1,0 +1,214 @@
+"""Text tables: what a file is, decided by looking at its first lines, and said."""
+
+import csv
+import gzip
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyro_vae.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
+
+NUM_LINES = 200  # that are looked at
+SEPARATORS = ",;\t|"
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(e[+-]?\d+)?", re.IGNORECASE)
+MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How a text table is written.
+
+    Attributes:
+        encoding: of its characters.
+        separator: between cells.
+        decimal: the decimal mark.
+        has_header: whether the first row holds the columns' names.
+        is_indexed: whether each row begins with a name or number of its own, which the header leaves out.
+        has_trailing_separator: whether each row ends with a separator.
+        notes: what was decided that is not plain to see, in words.
+    """
+
+    encoding: str
+    separator: str
+    decimal: str
+    has_header: bool
+    is_indexed: bool = False
+    has_trailing_separator: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame", tuple[str, ...]]:
+    """The data frame of a text table, `.csv` or `.tsv`, also compressed (`.gz`).
+
+    Args:
+        path: the file.
+        header: whether the first row holds the columns' names: `yes`, `no`, or `auto`, which looks.
+
+    Returns:
+        The frame, and what was decided in reading it; `InputError` for a file that is no table.
+    """
+    import pandas
+
+    try:
+        form = text_format(path, header)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pandas.errors.ParserWarning)  # of cells beyond the header
+            if form.has_trailing_separator:
+                warnings.simplefilter("ignore", pandas.errors.ParserWarning)
+            frame = pandas.read_csv(
+                path,
+                header=0 if form.has_header else None,
+                sep=form.separator,
+                decimal=form.decimal,
+                encoding=form.encoding,
+                index_col=None if form.is_indexed else False,
+                skipinitialspace=True,
+            )
+    except pandas.errors.ParserWarning as warning:
+        raise InputError(
+            f"{path}: some rows have more values than the header has names; quote cells that hold the "
+            f"separator {form.separator!r}"
+        ) from warning
+    except (ValueError, IndexError, UnicodeDecodeError, OSError, EOFError) as error:
+        raise InputError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from error
+    return frame, form.notes
+
+
+def text_format(path: Path, header: str = "auto") -> TextFormat:
+    """Look at the first lines of a text table.
+
+    Args:
+        path: the file.
+        header: `yes`, `no` or `auto`.
+
+    Returns:
+        How it is written; `InputError` where rows and names do not fit together.
+    """
+    encoding, notes = _encoding(path)
+    lines = _first_lines(path, encoding)
+    separator = max(SEPARATORS, key=lambda each: lines[0].count(each) if lines else 0)
+    rows = [row for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if row]
+    if not rows:
+        raise InputError(f"{path}: no rows in it")
+    decimal = _decimal_mark(rows[1:], separator)
+    if decimal == ",":
+        notes.append("decimal commas")
+    has_header, reason = _has_header(rows, decimal) if header == "auto" else (header == "yes", "")
+    form = TextFormat(encoding, separator, decimal, has_header, notes=(*notes, *([reason] if reason else [])))
+    return _with_extra_cells(form, rows, path)
+
+
+def _encoding(path: Path) -> tuple[str, list[str]]:
+    with _open_bytes(path) as file:
+        begin = file.read(2**16)
+    if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16", []
+    if begin.startswith(b"\xef\xbb\xbf"):
+        return "utf-8-sig", []
+    try:
+        begin[: begin.rfind(b"\n") + 1 or None].decode("utf-8")
+    except UnicodeDecodeError:
+        return "latin-1", ["characters read as Latin-1, since they are not UTF-8"]
+    return "utf-8", []
+
+
+def _open_bytes(path: Path) -> io.BufferedReader | gzip.GzipFile:
+    return gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _first_lines(path: Path, encoding: str) -> list[str]:
+    """The first lines, whole: a quoted cell may go over several."""
+    lines: list[str] = []
+    with io.TextIOWrapper(_open_bytes(path), encoding=encoding, newline="", errors="replace") as file:
+        for line in file:
+            lines.append(line)
+            if len(lines) >= NUM_LINES and "".join(lines).count('"') % 2 == 0:
+                break
+    return [line for line in lines if line.strip()]
+
+
+def _decimal_mark(rows: Sequence[Sequence[str]], separator: str) -> str:
+    """A comma where cells hold it as numbers have it, and none has a point."""
+    if separator == ",":
+        return "."
+    cells = [cell.strip() for row in rows for cell in row]
+    has_commas = any(DECIMAL_COMMA.fullmatch(cell) for cell in cells)
+    return "," if has_commas and not any(re.fullmatch(r"[+-]?\d+\.\d+", cell) for cell in cells) else "."
+
+
+def _has_header(rows: Sequence[Sequence[str]], decimal: str) -> tuple[bool, str]:
+    """Whether the first row holds names, and the reason where that is not plain to see."""
+    first, below = [cell.strip() for cell in rows[0]], rows[1:]
+    numbers = [_number(cell, decimal) for cell in first]
+    cells = [[row[i].strip() for row in below if i < len(row)] for i in range(len(first))]
+    columns = [[_number(cell, decimal) for cell in column if not _is_missing(cell)] for column in cells]
+    texts = [i for i, (cell, number) in enumerate(zip(first, numbers, strict=True)) if number is None and cell]
+    if texts:
+        if len(texts) == len([cell for cell in first if cell]) or any(None not in columns[i] for i in texts):
+            return True, ""
+        if all(first[i] in cells[i] for i in texts):
+            return False, "no column names: the first row holds values that are in other rows too"
+        return True, ""
+    if len(first) > 2 and first == [str(i) for i in range(len(first))]:
+        return True, "columns numbered from 0, as of a data frame without names"
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(first) or not below or any(b <= a for a, b in pairwise(known)):
+        return False, ""
+    unlike = sum(map(_is_unlike, first, known, columns, cells))
+    if 2 * unlike <= len(first):
+        return False, ""
+    return True, (
+        f"the first row ({', '.join(first[:3])}{', …' if len(first) > 3 else ''}) read as column names: numbers in "
+        "ascending order, unlike those below (--header no reads it as a row)"
+    )
+
+
+def _is_unlike(cell: str, number: float, column: Sequence[float | None], cells: Sequence[str]) -> bool:
+    """Whether a number does not belong to the column below it: out of its range, or written without its decimals."""
+    values = [value for value in column if value is not None]
+    if not values:
+        return False
+    spread = max(values) - min(values)
+    is_outside = number < min(values) - spread or number > max(values) + spread
+    has_decimals = sum(bool(re.search(r"[.,e]", each, re.IGNORECASE)) for each in cells) > 0.8 * len(cells)
+    return is_outside or (has_decimals and re.fullmatch(r"[+-]?\d+", cell) is not None)
+
+
+def _number(cell: str, decimal: str) -> float | None:
+    try:
+        return float(cell.strip().replace(decimal, ".") if decimal != "." else cell)
+    except ValueError:
+        return None
+
+
+def _is_missing(cell: str) -> bool:
+    return cell.strip().lower() in MISSING
+
+
+def _with_extra_cells(form: TextFormat, rows: Sequence[Sequence[str]], path: Path) -> TextFormat:
+    """The format where rows have one cell more than the header; `InputError` for rows of other lengths."""
+    width, body = len(rows[0]), rows[1:] if form.has_header else rows
+    lengths = {len(row) for row in body}
+    if lengths <= {width}:
+        return form
+    if form.has_header and lengths == {width + 1}:
+        if all(not row[-1].strip() for row in body):
+            return replace(form, has_trailing_separator=True, notes=(*form.notes, "a separator at the end of each row"))
+        begins = [row[0].strip() for row in body]
+        if len(set(begins)) == len(begins) and not all("." in each for each in begins):
+            note = "the first cell of each row read as its name: the header has one fewer"
+            return replace(form, is_indexed=True, notes=(*form.notes, note))
+    number = next(i for i, row in enumerate(rows) if len(row) != width)
+    what = "names in the header" if form.has_header else "values in the first row"
+    raise InputError(
+        f"{path}: row {number + 1} has {len(rows[number])} values for {width} {what}; quote cells that hold the "
+        f"separator {form.separator!r}, or complete the row"
+    )
