@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import pyro
 import pyro.poutine as poutine
@@ -94,9 +94,9 @@ def find_plates(program: Program, batch: Batch) -> PlateStructure:
         The plates of model and guide.
     """
     with seeded(0), evaluating(program):
-        whole = _run(program, batch)
+        whole = _run(trace_rows, program, batch)
         enumerated = enumerated_latents(whole.model, whole.guide)
-        few = _try_few(program, batch)
+        few = _try_fewer(batch, partial(_run, trace_program, program))
         plates = _plate_structure(batch, whole, few, enumerated)
 
         def draw_again() -> Sites:
@@ -162,29 +162,7 @@ def find_model_plates(program: Program, batch: Batch) -> PlateStructure:
             return _Run(len(part.x), sample_sites(poutine.trace(model).get_trace(part.x, part.row_inputs)), {})
 
     with seeded(0), evaluating(program):
-        whole = run(batch)
-        try:
-            few: _Run | None = run(batch.take(_few(batch)))
-        except Exception:  # any error of the program's own code at another number of rows
-            few = None
-        return _plate_structure(batch, whole, few, enumerated=())
-
-
-def row_latents_of_guide(guide: Sites, num_rows: int) -> list[Site]:
-    """The guide's latents in a plate of as many rows as it ran for: what a row is encoded by.
-
-    Args:
-        guide: the sites of a run of the guide.
-        num_rows: the number of rows that it ran for.
-
-    Returns:
-        The sites, without auxiliary ones.
-    """
-    return [
-        site
-        for site in guide.values()
-        if not site["infer"].get("is_auxiliary") and any(size == num_rows for _, _, size in _vectorized(site))
-    ]
+        return _plate_structure(batch, run(batch), _try_fewer(batch, run), enumerated=())
 
 
 def trace_rows(program: Program, batch: Batch) -> tuple[Trace, Trace]:
@@ -204,8 +182,8 @@ def trace_rows(program: Program, batch: Batch) -> tuple[Trace, Trace]:
         raise
 
 
-def _run(program: Program, batch: Batch) -> _Run:
-    run = _Run(len(batch.x), *map(sample_sites, trace_rows(program, batch)))
+def _run(trace: Callable[[Program, Batch], tuple[Trace, Trace]], program: Program, batch: Batch) -> _Run:
+    run = _Run(len(batch.x), *map(sample_sites, trace(program, batch)))
     run.check()
     return run
 
@@ -234,21 +212,14 @@ def _check_sizes_apart(program: Program, batch: Batch, error: Exception) -> None
         raise other_size from error
 
 
-def _try_few(program: Program, batch: Batch) -> _Run | None:
-    """A run on another number of rows; None where the program cannot."""
-    try:
-        few = batch.take(_few(batch))
-        run = _Run(len(few.x), *map(sample_sites, trace_program(program, few)))
-        run.check()
-        return run
-    except Exception:  # any error of the program's own code at another number of rows
-        return None
-
-
-def _few(batch: Batch) -> Tensor:
-    """Indices of two rows, of three where the batch has two; repeated where it has fewer."""
+def _try_fewer(batch: Batch, run: Callable[[Batch], _Run]) -> _Run | None:
+    """A run on another number of rows; None where the program cannot: not on two or three, nor on one row fewer."""
     num_rows = len(batch.x)
-    return torch.arange(3 if num_rows == 2 else 2, device=batch.x.device) % num_rows
+    for few in dict.fromkeys((3 if num_rows == 2 else 2, max(num_rows - 1, 1))):
+        index = torch.arange(few, device=batch.x.device) % num_rows  # repeated where the batch has fewer
+        with suppress(Exception):  # any error of the program's own code at another number of rows
+            return run(batch.take(index))
+    return None
 
 
 def _vectorized(site: Site) -> Iterable[tuple[str, int, int]]:

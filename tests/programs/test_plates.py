@@ -177,3 +177,22 @@ def test_deterministic_sites_are_not_drawn_again():
     drawn = pv.Program(model, guide).sample(4000, seed=0)
     assert drawn.shape == (4000, 1)
     assert abs(drawn.std() - 2) < 5 * 2 / (2 * 4000) ** 0.5
+
+
+def test_a_program_that_needs_some_rows_is_of_any_larger_number():
+    """It cannot run on two rows, and its plate is found on one row fewer."""
+
+    def centred(x):
+        assert len(x) > 5
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.expand(x.shape), 1.0).to_event(1), obs=x - x.mean(0))
+
+    def guide(x):
+        weight = pyro.param("weight", torch.tensor(0.3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(weight * x[:, :1], 1.0).to_event(1))
+
+    program = pv.Program(centred, guide)
+    pv.fit(program, torch.randn(40, 3), epochs=1, batch_size=10)
+    assert pv.log_evidence(program, torch.randn(30, 3), 20).log_px.shape == (30,)
