@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, ClassVar
 
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_vae.data import Measure
@@ -13,6 +14,7 @@ from pyro_vae.programs.parameters import ParamStoreModule, use_param_store
 from pyro_vae.programs.pyro_guides import mend_pyro_guide
 from pyro_vae.programs.row_inputs import RowInputs, accepts_row_inputs, bind_supported_kwargs, model_takes
 from pyro_vae.programs.sample_rows import sample
+from pyro_vae.programs.unobserved_values import HideUnobserved, NoteUnobserved
 from pyro_vae.typing import RowLatents, Rows
 
 
@@ -59,12 +61,16 @@ class Program(ParamStoreModule):
     @accepts_row_inputs
     def model(self, x: Rows, *args: Any, **row_inputs: Any) -> object:  # Any: a subclass names those that it takes
         """Run the model with this program's parameters, on rows x (N, D) and those of their inputs that it takes."""
-        return self._run(self._model, x, args, row_inputs)
+        hidden = HideUnobserved(self.__dict__.get("_imputed", frozenset()))
+        return self._run(self._model, x, args, row_inputs, hidden)
 
     @accepts_row_inputs
     def guide(self, x: Rows, *args: Any, **row_inputs: Any) -> object:
         """Run the guide with this program's parameters, on rows x (N, D) and those of their inputs that it takes."""
-        return self._run(self._guide, x, args, row_inputs)
+        drawn = NoteUnobserved()
+        result = self._run(self._guide, x, args, row_inputs, drawn)
+        self.__dict__["_imputed"] = frozenset(drawn.names)
+        return result
 
     def takes_row_input(self, name: str) -> bool:
         """Whether the model takes a row input: rows, labels, mask, num_rows or one of your own."""
@@ -78,11 +84,18 @@ class Program(ParamStoreModule):
             self._guide if type(self).guide is Program.guide else self.guide,
         )
 
-    def _run(self, function: Callable[..., object], x: Rows, args: tuple[object, ...], row_inputs: RowInputs) -> object:
+    def _run(
+        self,
+        function: Callable[..., object],
+        x: Rows,
+        args: tuple[object, ...],
+        row_inputs: RowInputs,
+        handler: Messenger,
+    ) -> object:
         if args:
             raise TypeError("a program's functions take x, and its inputs (rows, labels, mask, num_rows) by keyword")
         mend_pyro_guide(self._guide, self._model)
-        with use_param_store(self):
+        with use_param_store(self), handler:
             return bind_supported_kwargs(function)(x, row_inputs)
 
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:

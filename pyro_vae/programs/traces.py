@@ -45,6 +45,7 @@ class Site(TypedDict, total=False):
     log_prob: Tensor
     log_prob_sum: Tensor
     done: bool
+    stop: bool
     continuation: Callable[["Site"], None] | None
 
 

@@ -1,6 +1,7 @@
 """Missing values and labels: densities of what was observed, against the closed form of a linear-Gaussian model."""
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -215,3 +216,58 @@ def test_a_constant_column_has_no_density_to_give():
     data = pv.load_data(array)
     assert data.train.measure.scale[1:] == (1.0, 1.0)
     assert data.train.x[:, 1:].abs().max() < 1e-6
+
+
+def by_obs_mask(guide_draws):
+    """The linear model with Pyro's `obs_mask`; its guide draws what was not observed, or leaves it to the model."""
+
+    def model(x, mask=None):
+        scale = pyro.param("scale", torch.tensor(NOISE))
+        with pyro.plate("rows", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("columns", 3, dim=-1):
+                pyro.sample("x", dist.Normal(z * W[:, 0], scale), obs=x, obs_mask=mask)
+
+    def guide(x, mask=None):
+        loc = pyro.param("loc", torch.tensor(0.1))
+        with pyro.plate("rows", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(loc * x.sum(-1, keepdim=True), 1.2))
+            if guide_draws and mask is not None:
+                with pyro.plate("columns", 3, dim=-1), pyro.poutine.mask(mask=~mask):
+                    pyro.sample("x_unobserved", dist.Normal(torch.zeros(3), 1.5))
+
+    return pv.Program(model, guide)
+
+
+@pytest.mark.parametrize("guide_draws", [False, True])
+def test_values_that_obs_mask_leaves_out(guide_draws):
+    """Every row against its exact density, whether the guide draws the missing values or leaves them to the model."""
+    x, mask = rows_with_gaps()
+    split, program = Split("valid", x, Measure()), by_obs_mask(guide_draws)
+    exact = torch.tensor([conditional(*pair)[0] for pair in zip(x, mask, strict=True)])
+    found = pv.log_evidence(program, split, num_samples=4000)
+    assert (found.log_px - exact).abs().max() < (0.4 if guide_draws else 0.1)
+    assert abs(float((found.log_px - exact).mean())) < 0.02
+    if not guide_draws:
+        assert (pv.exact_evidence(program, split).log_px - exact).abs().max() < 1e-4
+        assert (pv.annealed_evidence(program, split.head(3), 60).log_px - exact[:3]).abs().max() < 0.5
+    fitted = pv.fit(program, split, epochs=20, batch_size=10, learning_rate=0.05)
+    assert fitted.history[-1].elbo > fitted.history[0].elbo
+    assert program.encode(split.x, mask=split.mask).shape == (len(x), 4 if guide_draws else 1)  # what the guide draws
+    assert program.sample(5).shape == (5, 3)
+    assert pv.log_evidence(program, torch.zeros(4, 3), 50).log_px.isfinite().all()
+
+
+def test_a_latent_of_such_a_name_is_one():
+    """Only what Pyro makes of `obs_mask` is left to the model."""
+
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z_unobserved", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+    def guide(x):
+        pass
+
+    with pytest.raises(pv.InputError, match="the model draws z_unobserved, which the guide does not"):
+        pv.log_evidence(pv.Program(model, guide), torch.zeros(4, 1))
