@@ -1,6 +1,6 @@
 """A program is a model and a guide: two functions, and the parameters that they make, as one object."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from pyro_vae.data import Measure
 from pyro_vae.errors import InputError
 from pyro_vae.programs.encode_rows import encode, reconstruct
 from pyro_vae.programs.parameters import ParamStoreModule, use_param_store
-from pyro_vae.programs.pyro_guides import mend_pyro_guide
+from pyro_vae.programs.pyro_guides import keep_waiting_state, load_waiting_state, mend_pyro_guide
 from pyro_vae.programs.row_inputs import RowInputs, accepts_row_inputs, bind_supported_kwargs, model_takes
 from pyro_vae.programs.sample_rows import sample
 from pyro_vae.programs.unobserved_values import HideUnobserved, NoteUnobserved
@@ -67,10 +67,25 @@ class Program(ParamStoreModule):
     @accepts_row_inputs
     def guide(self, x: Rows, *args: Any, **row_inputs: Any) -> object:
         """Run the guide with this program's parameters, on rows x (N, D) and those of their inputs that it takes."""
+        load_waiting_state(self, lambda: self._run(self._guide, x, args, row_inputs, NoteUnobserved()))
         drawn = NoteUnobserved()
         result = self._run(self._guide, x, args, row_inputs, drawn)
         self.__dict__["_imputed"] = frozenset(drawn.names)
         return result
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a state as torch does; what an autoguide has not made yet is loaded when it first runs.
+
+        Args:
+            state_dict: parameters and buffers by name.
+            strict: whether missing and unexpected names are errors.
+            assign: as torch has it.
+
+        Returns:
+            What torch returns: the names that are missing and those that are unexpected.
+        """
+        now = keep_waiting_state(self, state_dict)
+        return super().load_state_dict(now, strict=strict, assign=assign)
 
     def takes_row_input(self, name: str) -> bool:
         """Whether the model takes a row input: rows, labels, mask, num_rows or one of your own."""

@@ -104,6 +104,8 @@ class ParamStoreModule(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name, value in self.__dict__.get("_pending", {}).items():
             destination[f"{prefix}{PARAM_PREFIX}{name}"] = value if keep_vars else value.detach()
+        for name, value in self.__dict__.get("_waiting", {}).items():
+            destination[f"{prefix}{name}"] = value
 
     def _load_from_state_dict(
         self,
@@ -212,10 +214,7 @@ def load_state(program: object, state: dict[str, Tensor]) -> None:
         try:
             program.load_state_dict(own)
         except RuntimeError as error:
-            raise InputError(
-                f"the saved weights do not fit this program (a guide that creates its parameters at its first call, as "
-                f"Pyro's autoguides do, has to be called once in the function that builds it): {error}"
-            ) from error
+            raise InputError(f"the saved weights do not fit this program: {error}") from error
     if isinstance(program, ParamStoreModule):
         return
     existing = named_parameters(program)

@@ -1,7 +1,7 @@
 """Pyro's own guides, which make their parameters when they first run, and the prior in place of a program's guide."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,9 +10,12 @@ import pyro.poutine as poutine
 from pyro.contrib.easyguide import EasyGuide
 from pyro.infer.autoguide.guides import AutoGuide
 from pyro.poutine.runtime import Message
-from torch import nn
+from torch import Tensor, nn
 
+from pyro_vae.context_managers import seeded
+from pyro_vae.errors import RowsError
 from pyro_vae.programs.parameters import use_param_store
+from pyro_vae.programs.plates import ONE_SIZE
 from pyro_vae.programs.row_inputs import accepts_row_inputs, bind_supported_kwargs, functions_of
 from pyro_vae.typing import Program, Rows
 
@@ -27,7 +30,7 @@ def pyro_guides(program: object) -> Iterator[PyroGuide]:
 
 def are_set_up(program: object) -> bool:
     """Whether a program's autoguides and easyguides have run: their first run says of how many rows they are."""
-    return all(guide.prototype_trace is not None for guide in pyro_guides(program))
+    return all(map(_has_run, pyro_guides(program)))
 
 
 @contextmanager
@@ -54,6 +57,47 @@ def forget_on_error(program: object) -> Iterator[None]:
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
     """A module's attributes, with copies of its dictionaries of parameters and submodules."""
     return {name: copy.copy(value) if isinstance(value, dict) else value for name, value in attributes.items()}
+
+
+def keep_waiting_state(program: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a state that a program can load now; what its autoguides have not made yet waits for their first run.
+
+    Args:
+        program: the program.
+        state: parameters and buffers by name.
+
+    Returns:
+        The rest of the state.
+    """
+    modules = program.named_modules(remove_duplicate=False)
+    prefixes = [f"{name}." for name, module in modules if isinstance(module, PyroGuide) and not _has_run(module)]
+    own = program.state_dict()
+    waiting = {name: value for name, value in state.items() if name not in own and name.startswith(tuple(prefixes))}
+    program.__dict__["_waiting"] = {name: value.detach().clone() for name, value in waiting.items()}
+    return {name: value for name, value in state.items() if name not in waiting}
+
+
+def load_waiting_state(program: nn.Module, run_guide: Callable[[], object]) -> None:
+    """Load what waits for the first run of a program's autoguides, after a run of them that nothing sees.
+
+    Args:
+        program: the program.
+        run_guide: runs the guide; `RowsError` where it is then one of another number of rows than the state.
+    """
+    if not program.__dict__.get("_waiting"):
+        return
+    waiting = program.__dict__.pop("_waiting")
+    with poutine.block(), seeded(0):
+        run_guide()
+    try:
+        nn.Module.load_state_dict(program, waiting, strict=False)
+    except RuntimeError as error:
+        program.__dict__["_waiting"] = waiting
+        raise RowsError(f"the saved guide is one of another number of rows ({error}): {ONE_SIZE}") from error
+
+
+def _has_run(guide: PyroGuide) -> bool:
+    return guide.prototype_trace is not None
 
 
 def mend_pyro_guide(guide: object, model: Callable[..., object]) -> None:

@@ -247,6 +247,20 @@ def test_a_network_with_random_weights(rows):
         pv.log_evidence(program, rows)
 
 
+def test_a_saved_autoguide_is_loaded_before_it_has_run(rows, tmp_path):
+    """Its parameters do not exist yet: they wait for its first run."""
+    program = pv.Program(model, AutoNormal(model))
+    pv.fit(program, rows, batch_size=N, epochs=5)
+    pv.save(program, tmp_path)
+    build = lambda: pv.Program(model, AutoNormal(model))  # noqa: E731
+    again = pv.load(tmp_path, build=build)
+    assert torch.equal(again.encode(rows), program.encode(rows))
+    found, known = (pv.log_evidence(each, rows, 50).log_px for each in (again, program))
+    assert torch.equal(found, known)
+    with pytest.raises(RowsError, match="another number of rows"):
+        pv.load(tmp_path, build=build).encode(rows[:20])
+
+
 def test_an_easyguide_class(rows):
     class Guide(EasyGuide):
         def guide(self, x):
