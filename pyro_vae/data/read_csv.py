@@ -72,6 +72,8 @@ def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame
                 index_col=None if form.is_indexed else False,
                 skipinitialspace=True,
             )
+    except InputError:
+        raise
     except pandas.errors.ParserWarning as warning:
         raise InputError(
             f"{path}: some rows have more values than the header has names; quote cells that hold the "

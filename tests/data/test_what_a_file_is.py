@@ -122,7 +122,10 @@ def test_the_first_row_as_it_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (lines("a,b,c", *BODY.splitlines()[:5], "1,2", *BODY.splitlines()[5:]), "row 7 has 2 values for 3 names"),
+        (
+            lines("a,b,c", *BODY.splitlines()[:5], "1,2", *BODY.splitlines()[5:]),
+            r"t.csv: row 7 has 2 values for 3 names",
+        ),
         (lines("a,b,c", *BODY.splitlines()[:5], "1,2,3,4", *BODY.splitlines()[5:]), "row 7 has 4 values for 3 names"),
         (lines("a,b,c", *(["1,1,2,3"] * 20)), "row 2 has 4 values for 3 names"),
         (lines("a,b,c", *BODY.splitlines() * 10, "1,2,3,4"), "more values than the header|Expected 3 fields"),
