@@ -139,9 +139,13 @@ def auto_evidence(
         if use_guide:
             require_guide_density(scored.plates)
         known = _exact(program, split, rows, memory_mib, seed, group) if exact else None
-        program = scored.program
+        own, program = program, scored.program
         if known is not None and not (known.error == math.inf).any():
             return known
+        if scored.plates.num_rows is not None:  # rows cannot be worked on in blocks
+            return log_evidence(
+                own, split, num_samples, iwae=sizes, rows=rows, memory_mib=memory_mib, seed=seed, group=group
+            )
         try:
             scorer = BlockScorer(program, scored, num_samples, sizes, memory_mib, use_guide=use_guide)
         except InputError:  # no continuous latents with a transform from the real numbers, or too many

@@ -14,7 +14,15 @@ from pyro_vae.programs.find_plates import find_plates_on_few
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs, checked_batch
-from pyro_vae.programs.traces import Site, is_input, is_subsample, sample_sites, unwrap_independent
+from pyro_vae.programs.support import is_point_mass
+from pyro_vae.programs.traces import (
+    Site,
+    in_shape_of,
+    is_input,
+    is_subsample,
+    sample_sites,
+    unwrap_independent,
+)
 from pyro_vae.typing import Program, RowLatents, Rows
 
 ACTIVE_VARIANCE = 0.01
@@ -105,9 +113,9 @@ def reconstruct(program: Program, x: Rows, **row_inputs: object) -> Tensor:
         model = poutine.trace(poutine.replay(bind_supported_kwargs(program.model), trace=guide)).get_trace(
             batch.x, batch.row_inputs
         )
-    observed = [site for site in sample_sites(model).values() if site["is_observed"]]
+    observed = [s for s in sample_sites(model).values() if s["is_observed"] and not is_point_mass(s["fn"])]
     observed = [site for site in observed if not is_input(site["value"], batch.row_inputs)] or observed
-    return plates.concatenate(observed, lambda site: distribution_mean(site["fn"]))
+    return plates.concatenate(observed, lambda site: distribution_mean(in_shape_of(site["fn"], site["value"])))
 
 
 def _plates_at(program: Program, batch: Batch) -> PlateStructure:

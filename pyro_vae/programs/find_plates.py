@@ -1,7 +1,7 @@
 """Finds the plates of a program by running it on the rows that are asked for, and on a few of them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.distributions import is_relaxed
 from pyro_vae.errors import RowsError
-from pyro_vae.programs.masked_latents import mask_of, masks_differ
+from pyro_vae.programs.masked_latents import mask_of
 from pyro_vae.programs.matching_sites import Sites, enumerated_latents
 from pyro_vae.programs.plates import ONE_SIZE, PlateStructure, require_any_number_of_rows, sized
 from pyro_vae.programs.point_masses import find_point_masses
@@ -70,11 +70,17 @@ class _Run:
             for frame in site["cond_indep_stack"]:
                 if frame.dim is not None and frame.size >= 0 and frame.size != self.num_rows:
                     whole.setdefault((frame.name, frame.dim), set()).update({frame.size, frame.full_size or frame.size})
+        drawn = [frame for site in self.guide.values() for frame in site["cond_indep_stack"]]
         for (name, dim), sizes in whole.items():
-            if len(self.plate_sizes[name, dim]) > 1 or (len(sizes) > 1 and self.num_rows in sizes):
+            own = {frame.full_size for frame in drawn if frame.name == name}
+            if self.num_rows in sizes and len(sizes) > 1 and own <= {self.num_rows}:
                 raise RowsError(
-                    f"the guide's plate {name} has {min(sizes)} rows, and x has {self.num_rows}: {ONE_SIZE}"
+                    f"the plate {name} takes {min(sizes)} of the {self.num_rows} rows at hand (subsample_size): leave "
+                    "that out, as batch_size does it (pv.fit(…, batch_size=…))"
                 )
+            if len(self.plate_sizes[name, dim]) > 1 or (len(sizes) > 1 and self.num_rows in sizes):
+                found = f"the guide's plate {name} has {min(sizes)} rows, and x has {self.num_rows}"
+                raise RowsError(f"{found}: {ONE_SIZE}")
 
 
 @torch.no_grad()
@@ -97,7 +103,9 @@ def find_plates(program: Program, batch: Batch) -> PlateStructure:
         whole = _run(trace_rows, program, batch)
         enumerated = enumerated_latents(whole.model, whole.guide)
         few = _try_fewer(batch, partial(_run, trace_program, program))
-        plates = _plate_structure(batch, whole, few, enumerated)
+        alone = few or _try_fewer(batch, partial(_run_model, bind_supported_kwargs(program.model)))
+        plates = _plate_structure(batch, whole, alone, enumerated)
+        plates = replace(plates, num_rows=None if few or plates.row_dim is None else len(batch.x))
 
         def draw_again() -> Sites:
             return sample_sites(trace_program(program, batch)[1])
@@ -117,7 +125,7 @@ def find_plates_on_few(program: Program, few: Batch, whole: Callable[[], Batch])
         The rows that the program was run on, and its plates.
     """
     if are_set_up(program):  # a first run would be for these rows
-        with suppress(RowsError), forget_on_error(program):
+        with suppress(Exception), forget_on_error(program):  # with all rows it may run, or says why not
             require_any_number_of_rows(plates := find_plates(program, few))
             return few, plates
     rows = whole()
@@ -136,7 +144,7 @@ def find_row_by_row(program: Program, batch: Batch) -> tuple[Program, PlateStruc
         or runs for one number of rows only; and the plates.
     """
     if are_set_up(program):  # a first run would be for these rows
-        with suppress(RowsError), forget_on_error(program):
+        with suppress(Exception), forget_on_error(program):  # of the guide; the model's own come again below
             require_any_number_of_rows(plates := find_plates(program, batch))
             if not plates.joint:
                 return program, plates
@@ -157,10 +165,7 @@ def find_model_plates(program: Program, batch: Batch) -> PlateStructure:
     """
     model = UnconditionObserved()(bind_supported_kwargs(program.model))
 
-    def run(part: Batch) -> _Run:
-        with pyro.validation_enabled(False):
-            return _Run(len(part.x), sample_sites(poutine.trace(model).get_trace(part.x, part.row_inputs)), {})
-
+    run = partial(_run_model, model)
     with seeded(0), evaluating(program):
         return _plate_structure(batch, run(batch), _try_fewer(batch, run), enumerated=())
 
@@ -188,6 +193,12 @@ def _run(trace: Callable[[Program, Batch], tuple[Trace, Trace]], program: Progra
     return run
 
 
+def _run_model(model: Callable[..., object], batch: Batch) -> _Run:
+    """A run of a model alone."""
+    with pyro.validation_enabled(False):
+        return _Run(len(batch.x), sample_sites(poutine.trace(model).get_trace(batch.x, batch.row_inputs)), {})
+
+
 def _check_sizes_apart(program: Program, batch: Batch, error: Exception) -> None:
     """`RowsError` where model and guide run on their own, but not for the same number of rows."""
 
@@ -197,8 +208,13 @@ def _check_sizes_apart(program: Program, batch: Batch, error: Exception) -> None
     with pyro.validation_enabled(False):
         try:
             model = run_alone(program.model)
-        except Exception:  # it is the model that fails
-            return
+        except Exception as own:
+            if SHAPE_MISMATCH not in str(own):
+                return
+            raise RowsError(
+                f"the model does not run for {len(batch.x)} rows ({str(own).splitlines()[0]}): what it has for each "
+                "row has to come with the rows, as an argument of its own (pv.Split(…, inputs={…}))"
+            ) from error
         try:
             guide = run_alone(program.guide)
         except Exception as own:
@@ -235,7 +251,10 @@ def _plate_structure(batch: Batch, whole: _Run, few: _Run | None, enumerated: tu
     row_frames = {frame for frame, sizes in whole.plate_sizes.items() if sizes == {num_rows}}
     if few is not None:
         row_frames = {frame for frame in row_frames if few.plate_sizes.get(frame, {few.num_rows}) == {few.num_rows}}
-    row_dim = _row_dim(row_frames, sites, x_sites if few is None else [])
+    else:  # a plate over something else may have as many elements
+        around_x = {(name, dim) for site in x_sites for name, dim, _ in _vectorized(site) if dim == _x_dim(site)}
+        row_frames &= around_x or row_frames
+    row_dim = _row_dim(row_frames, sites)
     row_frames = {(name, dim) for name, dim in row_frames if dim == row_dim}
 
     def is_inside(site: Site) -> bool:
@@ -259,12 +278,8 @@ def _plate_structure(batch: Batch, whole: _Run, few: _Run | None, enumerated: tu
         constrained=dict(_static_support(site) for site in others if _has_static_support(site)),
         row_plates=frozenset(name for name, _ in row_frames),
         joint=_joint_draws(whole, {site["name"] for site in sites if is_inside(site)}),
-        num_rows=num_rows if few is None and row_dim is not None else None,
         masked=tuple(
             name for name, site in whole.model.items() if not site["is_observed"] and mask_of(site) is not None
-        ),
-        masked_apart=tuple(
-            name for name in whole.guide if name in whole.model and masks_differ(whole.model[name], whole.guide[name])
         ),
     )
 
@@ -273,13 +288,15 @@ def _equal(value: Tensor, x: Tensor) -> bool:
     return bool((value == x).all())
 
 
-def _row_dim(row_frames: set[Frame], sites: Iterable[Site], x_sites: Sequence[Site]) -> int | None:
-    """The dimension that most sites have a plate of rows at; that of the site which observes x, where one is given."""
+def _row_dim(row_frames: set[Frame], sites: Iterable[Site]) -> int | None:
+    """The dimension that most sites have a plate of rows at."""
     counts = Counter(dim for site in sites for name, dim, _ in _vectorized(site) if (name, dim) in row_frames)
-    for site in x_sites:
-        if (dim := site["fn"].event_dim - site["value"].dim()) in counts:
-            return dim
     return max(counts, key=lambda dim: (counts[dim], dim), default=None)
+
+
+def _x_dim(site: Site) -> int:
+    """The batch dimension of the rows at a site that observes x, (n, D)."""
+    return site["fn"].event_dim - site["value"].dim()
 
 
 def _joint_draws(run: _Run, inside: Iterable[str]) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.errors import InputError
 from pyro_vae.programs.enumeration import enumerate_sites
 from pyro_vae.programs.log_densities import log_weight_terms
-from pyro_vae.programs.plates import PlateStructure, require_row_plate, require_same_masks
+from pyro_vae.programs.masked_latents import require_masks_alike
+from pyro_vae.programs.plates import PlateStructure, require_row_plate
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import SubstituteLatents, Wrapper, sample_sites, trace_program, unchanged
 from pyro_vae.typing import LogWeights, Program
@@ -57,7 +58,6 @@ class LogWeightSampler:
     def __init__(self, program: Program, plates: PlateStructure, example: Batch) -> None:
         self.program, self.plates = program, plates
         self.row_dim = require_row_plate(plates)
-        require_same_masks(plates)
         self._enumerate: Wrapper = partial(enumerate_sites, plates=plates)
         rows = self._some_rows(example, 2)
         with torch.no_grad(), seeded(0), evaluating(program):
@@ -97,6 +97,7 @@ class LogWeightSampler:
                 f"draws of the prior have no weight under this guide: its auxiliary {', '.join(sorted(auxiliary))} "
                 "leave it without a density of z alone; take prior_share=0"
             )
+        require_masks_alike(model, guide)
         likelihood, ratio = log_weight_terms(model, guide, keep, on_support=on_support)
         return LogWeightTerms(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
 

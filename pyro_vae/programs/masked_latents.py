@@ -5,10 +5,12 @@ import math
 import torch
 from pyro.distributions import MaskedDistribution
 from pyro.distributions.torch_distribution import ExpandedDistribution
+from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_vae.programs.traces import Site, unwrap_independent
+from pyro_vae.errors import InputError
+from pyro_vae.programs.traces import Site, sample_sites, unwrap_independent
 
 
 def mask_of(site: Site) -> Tensor | None:
@@ -25,16 +27,22 @@ def mask_of(site: Site) -> Tensor | None:
     return torch.stack(torch.broadcast_tensors(*row)).all(0)
 
 
-def masks_differ(model: Site, guide: Site) -> bool:
-    """Whether a latent has one mask in the model and another in the guide.
+def require_masks_alike(model: Trace, guide: Trace) -> None:
+    """`InputError` where a latent's log q would count in rows where its log p does not, or the other way round.
 
     Args:
-        model: the model's site.
-        guide: the guide's site of that name.
-
-    Returns:
-        Also where only one of them has a mask.
+        model: a run of the model.
+        guide: a run of the guide on the same rows.
     """
+    ours, theirs = sample_sites(model), sample_sites(guide)
+    if apart := [name for name in theirs if name in ours and _masks_differ(ours[name], theirs[name])]:
+        raise InputError(
+            f"model and guide mask {', '.join(apart)} differently: where only one of log p and log q counts, a weight "
+            "means nothing; give both the same mask"
+        )
+
+
+def _masks_differ(model: Site, guide: Site) -> bool:
     first, second = mask_of(model), mask_of(guide)
     if first is None or second is None:
         return first is not second

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any, ClassVar
 
+from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -55,6 +56,11 @@ class Program(ParamStoreModule):
         owners = [function.__self__ if isinstance(function, MethodType) else function for function in (model, guide)]
         if any(isinstance(owner, Program) for owner in owners):
             raise InputError("this is a program already: fit it as it is, or give Program two plain functions")
+        if isinstance(guide, GuideMessenger):
+            raise InputError(
+                f"{type(guide).__name__} is a handler of the model, and draws no latents of its own: take AutoNormal, "
+                "or another autoguide"
+            )
         self.owners = nn.ModuleList(dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module)))
         self.num_features = None
 

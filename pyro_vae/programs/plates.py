@@ -42,7 +42,6 @@ class PlateStructure:
         joint: the guide's auxiliary sites that draw the latents of all rows together: q does not factorize over rows.
         num_rows: the number of rows that the program runs for, where it runs for no other; None where for any.
         masked: the model's latents that have a mask: where it is false a latent has no density.
-        masked_apart: the latents that have one mask in the model and another in the guide.
     """
 
     row_dim: int | None
@@ -58,7 +57,6 @@ class PlateStructure:
     joint: tuple[str, ...] = ()
     num_rows: int | None = None
     masked: tuple[str, ...] = ()
-    masked_apart: tuple[str, ...] = ()
 
     @property
     def is_counting(self) -> bool:
@@ -194,15 +192,6 @@ def require_row_plate(plates: PlateStructure) -> int:
             "a global latent couples the rows, and then log p(x) exists only for all of them together"
         )
     return plates.row_dim
-
-
-def require_same_masks(plates: PlateStructure) -> None:
-    """`InputError` where a latent's log q would count in rows where its log p does not, or the other way round."""
-    if plates.masked_apart:
-        raise InputError(
-            f"model and guide mask {', '.join(plates.masked_apart)} differently: where only one of log p and log q "
-            "counts, a weight means nothing; give both the same mask"
-        )
 
 
 def require_unmasked(plates: PlateStructure) -> None:

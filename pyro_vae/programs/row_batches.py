@@ -76,9 +76,18 @@ class ScoredRows:
         """The program to use, some rows that it runs for, and its plates."""
         few = self.batch(0, FIRST_ROWS)
         if not needs_guide:
-            program, plates = find_row_by_row(program, few)
-            return program, few, plates
+            try:
+                return self._row_by_row(program, few)
+            except Exception:  # a model of as many rows as there are runs for all of them
+                if len(few.x) == self.num_rows:
+                    raise
+            return self._row_by_row(program, self.batch(0, self.num_rows))
         return program, *find_plates_on_few(program, few, lambda: self.batch(0, self.num_rows))
+
+    @staticmethod
+    def _row_by_row(program: Program, rows: Batch) -> tuple[Program, Batch, PlateStructure]:
+        program, plates = find_row_by_row(program, rows)
+        return program, rows, plates
 
     def _set_reasons(self, program: Program) -> None:
         """Why each row of density zero has it; `InputError` where all rows have."""

@@ -109,6 +109,8 @@ def bind_supported_kwargs(function: Callable[..., Result]) -> Callable[[Tensor, 
     needed, names = _keywords_of(function)
 
     def call(x: Tensor, row_inputs: RowInputs) -> Result:
+        if "mask" in needed and "mask" not in row_inputs:  # all values were observed
+            row_inputs = {**row_inputs, "mask": torch.ones_like(x, dtype=torch.bool)}
         if missing := [name for name in needed if name not in row_inputs]:
             named = function.__qualname__ if isinstance(function, (FunctionType, MethodType)) else function
             raise InputError(

@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypedDict, cast, runtime_checkable
 
 import pyro
 import pyro.poutine as poutine
+import torch
 from pyro.distributions import TorchDistribution
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine import Trace
@@ -19,6 +20,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae.context_managers import PYRO_LOCK
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
+from pyro_vae.programs.support import is_point_mass
 from pyro_vae.typing import Program
 
 Wrapper = Callable[[Callable[[], object]], Callable[[], object]]  # a Pyro handler, or a plate, around a function
@@ -88,8 +90,30 @@ class UnconditionObserved(UnconditionMessenger):
         self.given = given or {}
 
     def _pyro_sample(self, msg: Message[..., Any]) -> None:
-        if not (msg["infer"] or {}).get("_deterministic") and not is_input(msg["value"], self.given):
+        is_kept = (msg["infer"] or {}).get("_deterministic") or is_point_mass(
+            msg["fn"]
+        )  # of a latent, by `poutine.reparam`
+        if msg["type"] == "sample" and msg["is_observed"] and not is_kept and not is_input(msg["value"], self.given):
+            msg["fn"] = in_shape_of(msg["fn"], msg["value"])
             super()._pyro_sample(msg)
+
+
+def in_shape_of(fn: Any, value: object) -> Any:
+    """A distribution of one value that is observed at many, as `Normal(z[:, None], 1).to_event(1)` of D columns is.
+
+    Args:
+        fn: a site's distribution.
+        value: what is observed.
+
+    Returns:
+        The distribution of as many independent values; the given one where it has the value's shape.
+    """
+    if not isinstance(fn, Independent) or not isinstance(value, Tensor):
+        return fn
+    shape = fn.batch_shape + fn.event_shape
+    if shape == value.shape or len(shape) != value.dim() or torch.broadcast_shapes(shape, value.shape) != value.shape:
+        return fn
+    return cast(Any, fn.base_dist).expand(value.shape).to_event(fn.reinterpreted_batch_ndims)
 
 
 def is_input(value: object, given: Mapping[str, object]) -> bool:
