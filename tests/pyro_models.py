@@ -664,9 +664,9 @@ CASES = {
     "scanvi, no labels": Case(
         of_module(SCANVI),
         rows(COUNTS[:, :6]),
-        by_pyro(30_000),
+        by_pyro(10_000),
         error=0.5,
-        draws=30_000,
+        draws=10_000,
         fit={"epochs": 200},
         annealed="takes values in",
         tutorial="examples/scanvi",
@@ -674,9 +674,9 @@ CASES = {
     "scanvi, all labels": Case(
         of_module(SCANVI),
         rows(COUNTS[:, :6], y=KINDS),
-        by_pyro(30_000),
+        by_pyro(10_000),
         error=0.5,
-        draws=30_000,
+        draws=10_000,
         fit={"epochs": 300},
         tutorial="the same",
     ),

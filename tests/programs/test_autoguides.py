@@ -113,7 +113,7 @@ def test_a_guide_that_factorizes_over_rows(name, rows):
 def test_a_guide_that_draws_all_rows_together(name, rows):
     """It is fitted; a row has no weight of its own, and what needs no guide gives the closed form."""
     program = pv.Program(model, JOINT[name](model))
-    fitted = pv.fit(program, rows, batch_size=N, epochs=100, learning_rate=0.03)
+    fitted = pv.fit(program, rows, batch_size=N, epochs=40, learning_rate=0.03)
     assert fitted.history[-1].elbo > fitted.history[0].elbo
     assert program.encode(rows).shape == (N, 2)
     assert program.reconstruct(rows).shape == rows.shape
@@ -128,12 +128,17 @@ def test_what_needs_no_guide(name, rows):
     program = pv.Program(model, ALL[name](model))
     exact = log_px(rows)
     assert (pv.exact_evidence(program, rows[:20]).log_px - exact[:20]).abs().max() < 1e-4
-    assert (pv.auto_evidence(program, rows[:20], exact=False).log_px - exact[:20]).abs().max() < 0.05
     pv.fit(program, rows, batch_size=N, epochs=2)
     assert (pv.exact_evidence(program, rows).log_px - exact).abs().max() < 1e-4
+    assert (pv.laplace_approximation(program, rows[:20]).log_px - exact[:20]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["AutoNormal", "AutoIAFNormal", "parameters"])
+def test_draws_that_need_no_guide(name, rows):
+    program, exact = pv.Program(model, ALL[name](model)), log_px(rows)
+    assert (pv.auto_evidence(program, rows[:20], exact=False).log_px - exact[:20]).abs().max() < 0.05
     annealed = pv.annealed_evidence(program, rows[:3], 60, num_chains=8, start="prior").log_px
     assert (annealed - exact[:3]).abs().max() < 0.5
-    assert (pv.laplace_approximation(program, rows[:20]).log_px - exact[:20]).abs().max() < 1e-3
 
 
 def test_bounds_on_both_sides_without_the_guide(rows):
