@@ -1,6 +1,6 @@
 """The table in docs/programs.md: Pyro's own models, with this package's numbers beside those of other means.
 
-python scripts/pyro_models.py
+python scripts/pyro_models_table.py
 """
 
 import sys
