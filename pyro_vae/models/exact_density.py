@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.errors import InputError
 from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import device_and_dtype
@@ -132,8 +133,9 @@ class Density(Program):
         return torch.cat(blocks) + split.log_jacobian
 
     def rows_of(self, x: Dataset | Split | Tensor) -> Split:
-        """The rows as a split; `InputError` for another width, and for missing values that are not supported."""
+        """The rows as a split; `InputError` for another width or preparation, and for gaps that are not supported."""
         split = as_split(x, "test")
+        require_same_preparation(self.fitted_measure, split.measure)
         if split.shape[1] != self.num_features:
             raise InputError(f"the model has {self.num_features} features, and the rows have {split.shape[1]}")
         if split.mask is not None and not self.supports_missing:

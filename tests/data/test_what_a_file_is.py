@@ -272,6 +272,8 @@ def test_rows_that_were_standardized_by_themselves_are_refused(tmp_path):
             lambda p: pv.log_evidence(p, other.test),
             lambda p: pv.exact_evidence(p, other.test),
             lambda p: pv.auto_evidence(p, other.test),
+            lambda p: pv.laplace_approximation(p, other.test),
+            lambda p: pv.nuts(p, other.test.head(2), 5, warmup=5, num_chains=2),
             lambda p: pv.compare({"vae": p}, other.test),
             lambda p: pv.diagnostics.measure_latent_usage(p, other.test),
         ]
@@ -281,8 +283,14 @@ def test_rows_that_were_standardized_by_themselves_are_refused(tmp_path):
         found = pv.score(program, data.prepare(customers(100, 2)), data.valid)
         assert found.anomaly.double().mean() < 0.2
         assert pv.log_evidence(program, data.test.x[:3], 10).log_px.shape == (3,)  # plain values are x unchanged
-    with pytest.raises(pv.InputError, match="standardized otherwise"):
-        pv.fit(vae, data.train, valid=other.valid, epochs=1)
+    for call in (
+        lambda: pv.fit(vae, data.train, valid=other.valid, epochs=1),
+        lambda: pv.fit_em(mixture, data.train, valid=other.valid),
+        lambda: mixture.log_prob(other.test),
+        lambda: mixture.bic(other.test),
+    ):
+        with pytest.raises(pv.InputError, match="standardized otherwise"):
+            call()
     pv.fit(vae, other, epochs=1)  # fitted anew, it is of those
     assert pv.log_evidence(vae, other.test, 10).log_px.isfinite().all()
 

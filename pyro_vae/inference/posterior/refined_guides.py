@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from pyro_vae.data import Split
+from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import require_density
+from pyro_vae.programs.program_defaults import fitted_measure_of
 from pyro_vae.programs.row_inputs import Batch, accepts_row_inputs, bind_supported_kwargs, functions_of, require_mask
 from pyro_vae.programs.traces import Site, unwrap_independent
 from pyro_vae.typing import Distribution, Program
@@ -213,6 +215,7 @@ def full_batch(program: Program, split: Split, **row_inputs: Tensor | None) -> B
     if wrong := [f"{len(value)} {name}" for name, value in given.items() if len(value) != len(split)]:
         raise InputError(f"expected one for each of the {len(split)} rows of x, got {', '.join(wrong)}")
     require_density(program)
+    require_same_preparation(fitted_measure_of(program), split.measure)
     require_mask(program, given.get("mask"))
     device, dtype = device_and_dtype(program, like=split[:1])
     return Batch.of(split.x.to(device, dtype), given | {"num_rows": len(split)})
