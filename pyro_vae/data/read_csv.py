@@ -81,6 +81,11 @@ def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame
         ) from warning
     except (ValueError, IndexError, UnicodeDecodeError, OSError, EOFError) as error:
         raise InputError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from error
+    if len(frame) > NUM_LINES // 2 and bool(frame.iloc[:, -1].isna().any()):
+        _require_whole_rows(path, form)
+    if form.has_header and str(frame.columns[0]).startswith("#"):  # as numpy.savetxt writes names
+        first = frame.columns[0]
+        frame = frame.rename(columns={first: str(first).lstrip("# ")})
     return frame, form.notes
 
 
@@ -104,8 +109,28 @@ def text_format(path: Path, header: str = "auto") -> TextFormat:
     if decimal == ",":
         notes.append("decimal commas")
     has_header, reason = _has_header(rows, decimal) if header == "auto" else (header == "yes", "")
+    if has_header:
+        _require_names_apart([cell.strip() for cell in rows[0]], path)
     form = TextFormat(encoding, separator, decimal, has_header, notes=(*notes, *([reason] if reason else [])))
     return _with_extra_cells(form, rows, path)
+
+
+def _require_whole_rows(path: Path, form: TextFormat) -> None:
+    """`InputError` for a row with fewer values than the others, which pandas fills with missing ones in silence."""
+    with io.TextIOWrapper(_open_bytes(path), encoding=form.encoding, newline="") as file:
+        rows = csv.reader(file, delimiter=form.separator, skipinitialspace=True)
+        width = len(next(row for row in rows if row)) + form.is_indexed + form.has_trailing_separator
+        for row in rows:
+            if row and len(row) < width:
+                raise InputError(
+                    f"{path}: line {rows.line_num} has {len(row)} values, and others have {width}; complete the row"
+                )
+
+
+def _require_names_apart(names: Sequence[str], path: Path) -> None:
+    """`InputError` for two columns of one name, which pandas renames in silence."""
+    if repeated := [name for i, name in enumerate(names) if name and name in names[:i]]:
+        raise InputError(f"{path}: two columns are called {repeated[0]!r}; give each a name of its own")
 
 
 def _encoding(path: Path) -> tuple[str, list[str]]:

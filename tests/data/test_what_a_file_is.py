@@ -76,6 +76,13 @@ TEXTS = {
     "bars": ("a|b|c\n" + BODY.replace(",", "|"), ("a", "b", "c"), None, ""),
     "spaces after commas": ("a, b, c\n" + BODY.replace(",", ", "), ("a", "b", "c"), None, ""),
     "quoted names with commas and lines": ('"a,1","b\n2",c\n' + BODY, ("a,1", "b\n2", "c"), None, ""),
+    "names as numpy.savetxt writes them": ("# a,b,c\n" + BODY, ("a", "b", "c"), None, ""),
+    "truth values": (
+        lines("a,b", *("TRUE,1.5" if i % 2 else "FALSE,2.5" for i in range(30))),
+        ("a", "b"),
+        np.array([[i % 2, 1.5 if i % 2 else 2.5] for i in range(30)]),
+        "",
+    ),
     "empty lines": ("a,b,c\n\n" + BODY.replace("\n", "\n\n"), ("a", "b", "c"), None, ""),
     "Windows line ends": (("a,b,c\n" + BODY).replace("\n", "\r\n"), ("a", "b", "c"), None, ""),
     "names of other alphabets": ("größe,日本,c\n" + BODY, ("größe", "日本", "c"), None, ""),
@@ -128,6 +135,9 @@ def test_the_first_row_as_it_is_told(tmp_path):
         ),
         (lines("a,b,c", *BODY.splitlines()[:5], "1,2,3,4", *BODY.splitlines()[5:]), "row 7 has 4 values for 3 names"),
         (lines("a,b,c", *(["1,1,2,3"] * 20)), "row 2 has 4 values for 3 names"),
+        (lines("a,b,a", *BODY.splitlines()), "two columns are called 'a'"),
+        (lines("a,b,c", *BODY.splitlines() * 10, "1,2"), "line 302 has 2 values, and others have 3"),
+        (lines(*BODY.splitlines() * 10, "1,2"), "line 301 has 2 values, and others have 3"),
         (lines("a,b,c", *BODY.splitlines() * 10, "1,2,3,4"), "more values than the header|Expected 3 fields"),
     ],
 )
@@ -136,6 +146,12 @@ def test_rows_that_do_not_fit_the_names_are_refused(text, message, tmp_path):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(pv.InputError, match=message):
         read_file(tmp_path / "t.csv")
+
+
+def test_empty_cells_at_the_end_of_long_files_are_missing_values(tmp_path):
+    (tmp_path / "t.csv").write_text(lines("a,b,c", *BODY.splitlines() * 10, "1,2,", ",2,3"))
+    table = read_file(tmp_path / "t.csv", missing=True)
+    assert table.values[-2:].isnan().tolist() == [[False, False, True], [True, False, False]]
 
 
 def test_frames_are_what_files_are(tmp_path):
