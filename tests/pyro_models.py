@@ -3,14 +3,14 @@ there: what a user brings. Each comes with rows, and with its log p(x) by other 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
-from pyro.infer import config_enumerate
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
 from pyro.infer.importance import vectorized_importance_weights
 from pyro.nn import PyroModule, PyroSample
@@ -19,6 +19,7 @@ from torch.distributions import transform_to
 
 import pyro_vae as pv
 from pyro_vae.data import Measure
+from pyro_vae.inference.fit_result import MAPEpoch
 
 N = 24
 
@@ -700,3 +701,26 @@ CASES = {
         tutorial="examples/hmm, model_1",
     ),
 }
+
+
+def made(case: Case) -> pv.Program:
+    """A new program with weights of seed 0."""
+    torch.manual_seed(0)
+    return case.build()
+
+
+def elbo_and_pyros(case: Case) -> tuple[float, float]:
+    """The objective that a fit reports of its first step, and Pyro's own of the same rows, weights and noise, nats."""
+    program, split = made(case), case.split
+    config = pv.TrainConfig(epochs=1, batch_size=N, learning_rate=1e-9)
+    pv.fit(program, split, config)  # the parameters exist, and are hardly changed
+    record = pv.fit(program, split, config, seed=3).history[0]
+    seed = replace(config, seed=3).epoch_seed(0)
+    order = torch.randperm(N, generator=generator(seed))
+    if case.fit.get("batch_size") == N:  # a guide with parameters for each row
+        order = torch.arange(N)
+    inputs = {name: value[order] for name, value in split.row_inputs(slice(None)).items()}
+    pyro.set_rng_seed(seed)
+    loss = TraceEnum_ELBO(max_plate_nesting=2) if case.enumerated else Trace_ELBO()
+    expected = -loss.loss(program.model, program.guide, split.x[order], **inputs) / N
+    return record.log_joint if isinstance(record, MAPEpoch) else record.elbo, expected

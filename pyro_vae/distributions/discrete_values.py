@@ -162,7 +162,7 @@ def _fill_inside(value: Tensor, observed: Tensor, support: Constraint | None) ->
         return torch.where(observed, value, torch.as_tensor(lowest, dtype=value.dtype, device=value.device))
     try:
         return torch.where(observed, value, biject_to(support)(torch.zeros_like(value)))
-    except NotImplementedError:
+    except NotImplementedError:  # no map to this support is known, so the placeholder stays, and may have density 0
         return value
 
 

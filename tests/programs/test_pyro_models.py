@@ -1,27 +1,16 @@
 """Pyro's own models: every verb, with numbers of other means, and the ELBO that Pyro has for the same noise."""
 
-from dataclasses import replace
-
-import pyro
 import pytest
 import torch
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
-from pyro_models import CASES, N
+from pyro_models import CASES, N, elbo_and_pyros, made
 
 import pyro_vae as pv
-from pyro_vae.inference.fit_result import MAPEpoch
-from pyro_vae.inference.svi.train_config import TrainConfig
 
 
 @pytest.fixture
 def case(request):
     torch.manual_seed(0)
     return CASES[request.param]
-
-
-def made(case):
-    torch.manual_seed(0)
-    return case.build()
 
 
 def refused(reason):
@@ -35,21 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:training runs uncompiled")
 @every_case
 def test_the_elbo_is_pyros_for_the_same_weights_and_noise(case):
     """The first step of a fit has drawn the same numbers as Pyro's loss of the rows in that order."""
-    program, split = made(case), case.split
-    config = TrainConfig(epochs=1, batch_size=N, learning_rate=1e-9)
-    pv.fit(program, split, config)  # the parameters exist, and are hardly changed
-    record = pv.fit(program, split, config, seed=3).history[0]
-    seed = replace(config, seed=3).epoch_seed(0)
-    order = (
-        torch.arange(N)
-        if case.fit.get("batch_size") == N
-        else torch.randperm(N, generator=torch.Generator().manual_seed(seed))
-    )
-    inputs = {name: value[order] for name, value in split.row_inputs(slice(None)).items()}
-    pyro.set_rng_seed(seed)
-    loss = TraceEnum_ELBO(max_plate_nesting=2) if case.enumerated else Trace_ELBO()
-    expected = -loss.loss(program.model, program.guide, split.x[order], **inputs) / N
-    found = record.log_joint if isinstance(record, MAPEpoch) else record.elbo
+    found, expected = elbo_and_pyros(case)
     assert found == pytest.approx(expected, rel=1e-5)
 
 
