@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import tomli_w
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -48,6 +49,10 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: object) -> None:
     write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_toml(path: Path, content: Mapping[str, object]) -> None:
+    write_atomic(path, tomli_w.dumps(content).encode())
 
 
 def write_json_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

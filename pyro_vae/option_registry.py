@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from pyro_vae.errors import InputError
 
-Value = bool | int | float | str | tuple[int, ...] | None
+Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Option:
 
     Attributes:
         name: its name in Python and in `config.toml`; the flag is `--name`, dashes for underscores.
-        type: `int`, `float`, `bool`, `str`, or a type of the command line by name: `scale`, `widths`, `shape`, `path`.
+        type: `int`, `float`, `bool`, `str`, or a type of the command line by name: `scale`, `widths`, `shape`, `path`,
+            `texts` (the flag may be repeated).
         default: its value where none is given; None where the default depends on other settings.
         help: one sentence for `--help` and the docs, with the unit.
         choices: the names it may have, as a registry or a tuple; empty where it is not a name.
@@ -73,6 +74,8 @@ class Option:
             return self._check_number(value)
         if self.type is bool and not isinstance(value, bool):
             raise InputError(f"{self.name} must be true or false, got {value!r}")
+        if self.type == "texts":
+            return _texts(self.name, value)
         if self.type == "widths":
             if not isinstance(value, (list, tuple)) or not all(isinstance(each, int) and each > 0 for each in value):
                 raise InputError(f"{self.name} must be whole numbers of one or more, as in (500, 200), got {value!r}")
@@ -98,6 +101,13 @@ class Option:
         if self.minimum == 1 and not self.exclusive:
             return "one or more"
         return f"{'more than' if self.exclusive else 'at least'} {self.minimum:g}"
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """A setting of several texts; `InputError` for anything else."""
+    if isinstance(value, str) or not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
+        raise InputError(f"{name} must be a list of texts, as in ['a', 'b'], got {value!r}")
+    return tuple(value)
 
 
 def setting(default: Any, type: type | str, help: str, **more: Any) -> Any:

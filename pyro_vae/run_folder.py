@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
-import tomli_w
-
-from pyro_vae.atomic_write import JsonDict, read_toml, write_atomic
+from pyro_vae.atomic_write import JsonDict, read_toml, write_atomic, write_toml
 from pyro_vae.errors import InputError
 
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"
@@ -16,7 +14,7 @@ FORMAT = 1  # of a run's folder; a config.toml that names none is of format 1
 
 
 def write_config(folder: Path, config: Mapping[str, object]) -> None:
-    write_atomic(folder / CONFIG, tomli_w.dumps(config).encode())
+    write_toml(folder / CONFIG, config)
 
 
 def read_config(folder: Path) -> JsonDict:

@@ -104,6 +104,8 @@ def _keywords(option: Option) -> dict[str, Any]:
         told["metavar"] = option.metavar
     if option.is_flag:
         return told | {"is_flag": True}
+    if option.type == "texts":
+        return told | {"multiple": True, "show_default": False}
     if option.type is not bool:
         types: dict[type | str, Any] = {"scale": SCALE, "widths": WIDTHS, "shape": SHAPE, "path": click.Path()}
         told["type"] = (

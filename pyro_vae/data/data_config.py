@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pyro_vae.option_registry import Settings, setting
 
 BINARIZE = ("stochastic", "fixed", "threshold", "none")
-MISSING = ("refuse", "mask")
+MISSING = ("auto", "refuse", "mask")
 HEADER = ("auto", "yes", "no")
 DATA = "Data"
 
@@ -19,11 +19,11 @@ class DataConfig(Settings):
     `InputError` for a value that cannot be used.
 
     >>> DataConfig(data="digits", binarize="fixed").missing
-    'refuse'
+    'auto'
     >>> DataConfig(missing="keep")
     Traceback (most recent call last):
         ...
-    pyro_vae.errors.InputError: missing must be 'refuse' or 'mask', got 'keep'
+    pyro_vae.errors.InputError: missing must be 'auto', 'refuse' or 'mask', got 'keep'
     """
 
     data: str = setting(
@@ -57,9 +57,10 @@ class DataConfig(Settings):
         group=DATA,
     )
     missing: str = setting(
-        "refuse",
+        "auto",
         str,
-        "NaN and empty cells: refuse them, or model the observed values, with the mask as input of the guide.",
+        "NaN and empty cells: refuse them, or mask: model the observed values, with the mask as input of the guide; "
+        "auto refuses them in arrays and masks them in tables of columns.",
         choices=MISSING,
         group=DATA,
     )
@@ -79,3 +80,39 @@ class DataConfig(Settings):
         "Leave the training rows of a .npy or .parquet on disk; by default where they exceed 1 GiB.",
         group=DATA,
     )
+    column: tuple[str, ...] = setting(
+        (),
+        "texts",
+        "The kind of a column, in place of the one that its values suggest: real, positive, bounded, count, integer, "
+        "binary, categorical, ordinal:low<mid<high, datetime:%d.%m.%Y, id, label or ignored. May be repeated.",
+        metavar="NAME=KIND",
+        group=DATA,
+    )
+    label: str | None = setting(
+        None,
+        str,
+        "The column of labels, which is not modelled; by default one called label, labels, target or class.",
+        metavar="NAME",
+        group=DATA,
+    )
+    id: tuple[str, ...] = setting(
+        (), "texts", "A column that names a row: not modelled, and comes back with it.", metavar="NAME", group=DATA
+    )
+    drop: tuple[str, ...] = setting((), "texts", "A column that is left out.", metavar="NAME", group=DATA)
+    split: str | None = setting(
+        None,
+        str,
+        "The column that says to which split a row belongs: train, valid or test; by default 80, 10 and 10 %.",
+        metavar="NAME",
+        group=DATA,
+    )
+    group: str | None = setting(
+        None, str, "The column of groups, whose rows stay in one split.", metavar="NAME", group=DATA
+    )
+    schema: str | None = setting(
+        None, "path", "A file of columns with their kinds, or a run's config.toml.", metavar="FILE.toml", group=DATA
+    )
+    valid: str | None = setting(
+        None, "path", "The validation rows, where they are a file of their own.", metavar="PATH", group=DATA
+    )
+    test: str | None = setting(None, "path", "The test rows, likewise.", metavar="PATH", group=DATA)

@@ -6,27 +6,27 @@
 (torch.Size([1437, 64]), torch.Size([180, 64]), torch.Size([180, 64]), 'counting measure on {0, 1}^64')
 """
 
-import difflib
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pyro_vae.data.columns import Schema
 from pyro_vae.data.data_config import DataConfig
-from pyro_vae.data.named_datasets import NAMED_DATASETS
-from pyro_vae.data.ondisk.read_large_files import read_rows, split_rows
+from pyro_vae.data.frames import DataFrame
+from pyro_vae.data.infer_columns import ColumnOptions
+from pyro_vae.data.load_tables import ReadOptions, Source, load_tables
 from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
 from pyro_vae.data.prepare_rows import Preparation, make_split
-from pyro_vae.data.reference_measure import Measure, infer_levels, infer_measure
+from pyro_vae.data.reference_measure import Measure, infer_measure
 from pyro_vae.data.split import Split
-from pyro_vae.data.table import DataFrame, Table, table_from_memory
+from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
 from pyro_vae.option_registry import options_of
-
-MIN_ROWS = 10
 
 
 def as_split(data: "Split | Dataset | Tensor", name: str) -> Split:
@@ -59,9 +59,7 @@ class Dataset:
         valid: the validation rows, by which choices are made.
         test: the test rows, to be scored once at the end.
         description: what it is, or where it comes from.
-        columns: the columns' names; empty where they have none.
-        label_name: the name of the column of labels.
-        label_levels: the text of labels 0, 1, …; empty where labels are whole numbers, kept as they are.
+        schema: the columns with their kinds; without columns where they have no names, as in arrays and pictures.
         notes: what was decided in reading that is not plain to see.
     """
 
@@ -70,9 +68,7 @@ class Dataset:
     valid: Split
     test: Split
     description: str = ""
-    columns: tuple[str, ...] = ()
-    label_name: str | None = None
-    label_levels: tuple[str, ...] = ()
+    schema: Schema = field(default_factory=Schema)
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -81,15 +77,29 @@ class Dataset:
         return f"Dataset({'; '.join(parts)})"
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the values of a row; empty where they have none."""
+        return self.schema.coded_names
+
+    @property
+    def label_name(self) -> str | None:
+        """The name of the column of labels."""
+        return self.schema.label.name if self.schema.label else None
+
+    @property
+    def label_levels(self) -> tuple[str, ...]:
+        """The text of labels 0, 1, …; empty where labels are whole numbers, kept as they are."""
+        return tuple(str(level) for level in self.schema.label.levels) if self.schema.label else ()
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether some value of some split is missing."""
+        return any(split.mask is not None for split in (self.train, self.valid, self.test))
+
+    @property
     def preparation(self) -> Preparation:
         """What new rows have to go through to be on this data set's measure."""
-        return Preparation(
-            self.train.measure,
-            self.num_features,
-            self.columns,
-            self.label_levels,
-            missing=any(split.mask is not None for split in (self.train, self.valid, self.test)),
-        )
+        return Preparation(self.train.measure, self.num_features, self.schema, missing=self.has_missing)
 
     def prepare(self, rows: str | Path | Tensor | Array | DataFrame, header: str = "auto") -> Split:
         """New rows as the training rows were prepared: the same columns, shifts, scales and labels.
@@ -139,34 +149,56 @@ class Dataset:
 
 
 def load_data(
-    name: str | Path | Tensor | Array | DataFrame = "mnist-5k",
+    name: Source = "mnist-5k",
     *,
     binarize: str | None = None,
     dequantize: bool = False,
     standardize: bool | None = None,
-    missing: str = "refuse",
+    missing: str = "auto",
     image_shape: tuple[int, int] | None = None,
     header: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    label: str | None = None,
+    id: str | Sequence[str] = (),
+    drop: str | Sequence[str] = (),
+    weights: str | None = None,
+    split: str | None = None,
+    group: str | None = None,
+    schema: str | Path | None = None,
+    valid: Source | None = None,
+    test: Source | None = None,
     root: str | Path | None = None,
     stream: bool | None = None,
     seed: int = 0,
 ) -> Dataset:
-    """A data set by name, from a `.npy`, `.npz`, `.csv` or `.parquet` file or a folder of images, or from memory.
+    """A data set by name, from a file or a folder of images, or from memory.
 
-    Raises `InputError` for an unknown name, an unreadable or empty file, NaN (unless masked), columns that hold no
-    numbers, too few rows, or options that contradict each other.
+    Raises `InputError` for an unknown name, an unreadable or empty file, missing values in an array, too few rows, or
+    options that contradict each other.
 
     Args:
-        name: the name or path; in memory an array or tensor (N, D) or (N, height, width), or a data frame.
+        name: the name or path; in memory an array or tensor (N, D) or (N, height, width), or a data frame of pandas,
+            polars or pyarrow.
         binarize: stochastic, fixed, threshold or none; by default images are binarized stochastically, tables are not.
         dequantize: whether uniform noise is added to integers.
         standardize: whether each column's training mean is subtracted and the column divided by its training standard
             deviation; by default for tables of real numbers, not for images and counts. Every log-density reported
             counts the Jacobian.
-        missing: what is done with NaN, a missing value: refuse; or mask, where splits have a `mask` and only observed
-            values are modelled.
+        missing: what is done with NaN, a missing value: refuse; mask, where splits have a `mask` and only observed
+            values are modelled; or auto, which refuses it in arrays and masks it in tables of columns.
         image_shape: height and width, where the rows are images and do not say so.
         header: whether the first row of a text table holds the columns' names: yes, no, or auto, which looks.
+        columns: the kinds of columns by name, in place of those that their training values suggest: real, positive,
+            bounded, count, integer, binary, categorical, `ordinal:low<mid<high`, `datetime:%d.%m.%Y`, id or ignored.
+        label: the column of labels; by default one called label, labels, target or class.
+        id: the columns that name a row, which are not modelled and come back with it.
+        drop: the columns that are left out.
+        weights: the column of rows' weights.
+        split: the column that says to which split a row belongs: train, valid or test.
+        group: the column of groups, whose rows stay in one split.
+        schema: a file of kinds (`data.schema.to_toml`), or a run's `config.toml`.
+        valid: the validation rows, where they are a file or frame of their own.
+        test: the test rows, likewise.
         root: the folder of torchvision's data sets; by default the cache, downloading.
         stream: whether the training rows of a `.npy` or `.parquet` stay on disk, by default those of more than 1 GiB:
             memory does not grow with N, rows come in a block shuffle, and at most 10,000 rows each are held out
@@ -178,15 +210,21 @@ def load_data(
     """
     for option, value in {"missing": missing, "header": header}.items():
         options_of(DataConfig)[option].check(value)
-    tables, levels, description = _read_tables(name, image_shape, root, seed, missing == "mask", stream, header)
-    table = tables[0]
+    about = ColumnOptions(columns or {}, label, _names(id), _names(drop), weights, split, group, schema)
+    options = ReadOptions(missing, image_shape, header, root, stream, seed, about, valid, test)
+    loaded = load_tables(name, options)
+    table = loaded.tables[0]
     _check_training_table(table)
-    measure = infer_measure(table.values, levels, binarize, dequantize, standardize)
+    is_coded = table.schema.is_coded
+    measure = infer_measure(table.values, loaded.levels, binarize, dequantize, standardize, is_coded)
     names = ("train", "valid", "test")
-    train, valid, test = (make_split(*pair, measure) for pair in zip(names, tables, strict=True))
+    splits = {key: make_split(key, each, measure) for key, each in zip(names, loaded.tables, strict=True)}
     title = str(name) if isinstance(name, (str, Path)) else "memory"
-    labels = table.label_name, table.label_levels
-    return Dataset(title, train, valid, test, description, table.columns, *labels, table.notes)
+    return Dataset(title, description=loaded.description, schema=table.schema, notes=table.notes, **splits)
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _check_training_table(table: Table[Tensor | RowsOnDisk]) -> None:
@@ -200,59 +238,3 @@ def _check_training_table(table: Table[Tensor | RowsOnDisk]) -> None:
         raise InputError(
             f"images of {shape[0]}×{shape[1]} pixels have {shape[0] * shape[1]} values, the rows have {values.shape[1]}"
         )
-
-
-def _read_tables(
-    name: str | Path | Tensor | Array | DataFrame,
-    image_shape: tuple[int, int] | None,
-    root: str | Path | None,
-    seed: int,
-    missing: bool,
-    stream: bool | None,
-    header: str,
-) -> tuple[list[Table[Tensor | RowsOnDisk]], int | None, str]:
-    """The training, validation and test tables, the largest value of a pixel, and the description."""
-    is_named = isinstance(name, str) and name in NAMED_DATASETS
-    if stream and (is_named or not isinstance(name, (str, Path))):
-        raise InputError("only the rows of a file can stay on disk: leave stream (--stream) out")
-    if isinstance(name, str) and is_named:
-        if image_shape is not None:
-            raise InputError(f"the image shape of {name} is known: leave the image shape out")
-        named = NAMED_DATASETS[name]
-        return list(named.load()(root, seed, **named.fixed)), named.levels, named.help
-    if isinstance(name, (str, Path)):
-        _require_path(name)
-        table, source = read_rows(Path(name), missing, stream, header), str(name)
-    else:
-        table, source = table_from_memory(name, missing), "the data"
-    _check_rows(table, image_shape, source)
-    table = replace(table, image_shape=table.image_shape or image_shape or _square_shape(table))
-    return split_rows(table, seed, max(1, len(table.values) // 10)), infer_levels(table), source
-
-
-def _require_path(name: str | Path) -> None:
-    """`InputError` for what is neither a file nor written as a path, with the nearest name of a data set."""
-    if isinstance(name, Path) or Path(name).exists() or Path(name).suffix or "/" in name:
-        return
-    near = difflib.get_close_matches(name, NAMED_DATASETS, n=1)
-    raise InputError(
-        f"no data set or file called {name!r}; try one of {', '.join(NAMED_DATASETS)}, or the path of a file"
-        f"{f'; did you mean {near[0]!r}?' if near else ''}"
-    )
-
-
-def _check_rows(table: Table[Tensor | RowsOnDisk], image_shape: tuple[int, int] | None, source: str) -> None:
-    """`InputError` for too few rows, and for images of another shape than `image_shape`."""
-    num_rows = len(table.values)
-    if num_rows < MIN_ROWS:
-        raise InputError(f"{source}: {num_rows} rows are too few to train, validate and test on; {MIN_ROWS} are needed")
-    if image_shape and table.image_shape and image_shape != table.image_shape:
-        found, expected = ("×".join(map(str, shape)) for shape in (table.image_shape, image_shape))
-        raise InputError(f"{source}: holds images of {found}, not of {expected}; leave the shape out")
-
-
-def _square_shape(table: Table[Tensor | RowsOnDisk]) -> tuple[int, int] | None:
-    """The image shape of rows of bytes that can only be square images of 8×8 pixels or more."""
-    side = round(table.values.shape[1] ** 0.5)
-    is_square = table.values.dtype == torch.uint8 and side * side == table.values.shape[1] and side >= 8
-    return (side, side) if is_square else None

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pyro_vae.data.cache import cache_folder, write_cache
 from pyro_vae.data.named_datasets import NAMED_DATASETS
-from pyro_vae.data.table import Table, train_valid_test_split
+from pyro_vae.data.split_rows import train_valid_test_split
+from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
 
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}

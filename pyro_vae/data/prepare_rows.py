@@ -1,40 +1,57 @@
 """New rows prepared as those that a program was fitted to: its columns in their order, its measure, its labels."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from pyro_vae.data.columns import Column, Schema
+from pyro_vae.data.frame_tables import frame_by_schema
+from pyro_vae.data.frames import DataFrame, Frame
+from pyro_vae.data.infer_columns import LABEL_COLUMNS
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
+from pyro_vae.data.read_files import read_memory
 from pyro_vae.data.reference_measure import Measure, observed_values
 from pyro_vae.data.split import Split
-from pyro_vae.data.table import NO_LABEL, DataFrame, Table, table_from_memory
+from pyro_vae.data.table import NO_LABEL, Table, require_complete, table_from_frame
 from pyro_vae.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What new rows have to go through, from the rows that a program was fitted to.
+    """What new rows have to go through, from the rows that a program was fitted to, and the way back.
 
     Attributes:
         measure: how stored values become x.
-        num_features: the number D of columns.
-        columns: the columns' names; empty where they had none.
-        label_levels: the text of labels 0, 1, …; empty for whole numbers.
+        num_features: the number D of the values of a row.
+        schema: the columns with their kinds.
         missing: whether missing values are taken.
         stream: whether rows stay on disk where they can.
     """
 
     measure: Measure
     num_features: int
-    columns: tuple[str, ...] = ()
-    label_levels: tuple[str, ...] = ()
+    schema: Schema = field(default_factory=Schema)
     missing: bool = False
     stream: bool | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the values of a row; empty where they have none."""
+        return self.schema.coded_names
+
+    @property
+    def label_levels(self) -> tuple[str, ...]:
+        """The text of labels 0, 1, …; empty for whole numbers."""
+        return tuple(str(level) for level in self.schema.label.levels) if self.schema.label else ()
 
     def __call__(self, rows: str | Path | Tensor | Array | DataFrame, header: str = "auto") -> Split:
         """Rows of a file or in memory, in their order, as a split on the measure that the program was fitted to.
@@ -49,36 +66,54 @@ class Preparation:
         if isinstance(rows, str | Path):
             path = Path(rows)
             stream = True if self.stream and path.suffix.lower() in (".npy", ".parquet") else None
-            table, name = read_rows(path, self.missing, stream, header), str(rows)
+            read, name = read_rows(path, self.missing or self.schema.is_coded, stream, header), str(rows)
         else:
-            table, name = table_from_memory(rows, self.missing), "the data"
-        table = self._relabelled(self._in_order(table, name))
+            read, name = read_memory(rows), "the data"
+        table = self._of_frame(read) if isinstance(read, Frame) else self._of_array(read, name)
         self._check(table.values, name)
+        if not self.missing:
+            require_complete(table, Path(name))
         return make_split("given", replace(table, image_shape=None), self.measure)
 
-    def _in_order(self, table: Table[Tensor | RowsOnDisk], name: str) -> Table[Tensor | RowsOnDisk]:
-        """The table with its columns in the order of the fit, where both know their names."""
+    def _of_frame(self, frame: Frame) -> Table[Tensor | RowsOnDisk]:
+        if self.schema.modelled:
+            return table_from_frame(frame_by_schema(frame, self.schema), self.schema)
+        names = list(frame.values.columns)  # the program was fitted to an array: by their places
+        labels = [name for name in names if frame.has_names and name.lower() in LABEL_COLUMNS][:1]
+        own = self.schema.label or Column("label", "label")
+        columns = [replace(own, name=name) if name in labels else Column(name, "real") for name in names]
+        return table_from_frame(frame, Schema(tuple(columns), has_names=False))
+
+    def _of_array(self, table: Table[Tensor | RowsOnDisk], name: str) -> Table[Tensor | RowsOnDisk]:
+        """The table with its columns in the order of the fit, where both know their names, and the fit's labels."""
+        if self.schema.is_coded:
+            names = ", ".join(column.name for column in self.schema.modelled)
+            raise InputError(
+                f"{name}: this run was fitted to columns with kinds ({names}); give a data frame or a file of columns"
+            )
         expected = self.columns
-        if not expected or not table.columns or table.columns == expected:
-            return table
-        if missing := [column for column in expected if column not in table.columns]:
-            raise InputError(f"{name}: no column {', '.join(missing)}; this run was fitted to {', '.join(expected)}")
-        order = [table.columns.index(column) for column in expected]
-        values = table.values
-        if isinstance(values, RowsOnDisk):
-            values = validate_rows(values.take_columns(order), Path(name))
-        else:
-            values = values[:, order]
-        return replace(table, values=values, columns=expected)
+        if expected and table.columns and table.columns != expected:
+            if missing := [column for column in expected if column not in table.columns]:
+                raise InputError(
+                    f"{name}: no column {', '.join(missing)}; this run was fitted to {', '.join(expected)}"
+                )
+            order = [table.columns.index(column) for column in expected]
+            values = table.values
+            if isinstance(values, RowsOnDisk):
+                values = validate_rows(values.take_columns(order), Path(name))
+            else:
+                values = values[:, order]
+            table = replace(table, values=values)
+        return self._relabelled(table)
 
     def _relabelled(self, table: Table[Tensor | RowsOnDisk]) -> Table[Tensor | RowsOnDisk]:
         """The table with text labels in the places that they had in the fit; −1 for one that was not among them."""
         if table.labels is None or table.label_levels == self.label_levels:
-            return table
+            return replace(table, schema=self.schema)
         places = {level: place for place, level in enumerate(self.label_levels)}
         own = torch.tensor([places.get(level, NO_LABEL) for level in table.label_levels] + [NO_LABEL])
         labels = own[table.labels] if table.label_levels else table.labels  # the last is that of −1
-        return replace(table, labels=labels, label_levels=self.label_levels)
+        return replace(table, labels=labels, schema=self.schema)
 
     def _check(self, values: Tensor | RowsOnDisk, name: str) -> None:
         if values.shape[1] != self.num_features:
@@ -97,6 +132,23 @@ class Preparation:
                 "them to that range"
             )
 
+    def to_frame(self, x: Tensor, rounded: bool = True) -> "pandas.DataFrame":
+        """Values of x as a frame with the columns' own names, order, types and units.
+
+        Args:
+            x: the values (N, D), as a program draws or reconstructs them.
+            rounded: whether numbers become whole where the column's are, as draws should; means should not.
+
+        Returns:
+            The frame (N rows).
+        """
+        import pandas
+
+        values = self.measure.to_original_units(x.detach().cpu()).double().numpy()
+        if self.schema.modelled:
+            return self.schema.decode(values, rounded)
+        return pandas.DataFrame(values, columns=[f"x{i + 1}" for i in range(values.shape[1])])
+
 
 def make_split(name: str, table: Table[Tensor | RowsOnDisk], measure: Measure) -> Split:
     """A table's rows with a measure.
@@ -109,9 +161,10 @@ def make_split(name: str, table: Table[Tensor | RowsOnDisk], measure: Measure) -
     Returns:
         The split, a `SplitOnDisk` where the rows are on disk.
     """
+    about = (measure, table.labels, table.image_shape, table.index)
     if isinstance(table.values, RowsOnDisk):
-        return SplitOnDisk(name, table.values, measure, table.labels, table.image_shape, table.index)
-    return Split(name, table.values, measure, table.labels, table.image_shape, table.index)
+        return SplitOnDisk(name, table.values, *about, ids=table.ids)
+    return Split(name, table.values, *about, ids=table.ids)
 
 
 def require_same_preparation(fitted: Measure | None, given: Measure) -> None:

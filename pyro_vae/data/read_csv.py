@@ -33,6 +33,7 @@ class TextFormat:
         has_header: whether the first row holds the columns' names.
         is_indexed: whether each row begins with a name or number of its own, which the header leaves out.
         has_trailing_separator: whether each row ends with a separator.
+        as_text: columns of digits that begin with 0, as in 00721, which are text, by name or number.
         notes: what was decided that is not plain to see, in words.
     """
 
@@ -42,10 +43,11 @@ class TextFormat:
     has_header: bool
     is_indexed: bool = False
     has_trailing_separator: bool = False
+    as_text: tuple[str | int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame", tuple[str, ...]]:
+def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame", tuple[str, ...], bool]:
     """The data frame of a text table, `.csv` or `.tsv`, also compressed (`.gz`).
 
     Args:
@@ -53,7 +55,8 @@ def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame
         header: whether the first row holds the columns' names: `yes`, `no`, or `auto`, which looks.
 
     Returns:
-        The frame, and what was decided in reading it; `InputError` for a file that is no table.
+        The frame, what was decided in reading it, and whether its columns have names; `InputError` for a file that is
+        no table.
     """
     import pandas
 
@@ -71,6 +74,8 @@ def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame
                 encoding=form.encoding,
                 index_col=None if form.is_indexed else False,
                 skipinitialspace=True,
+                dtype=dict.fromkeys(form.as_text, str),
+                low_memory=False,
             )
     except InputError:
         raise
@@ -86,7 +91,7 @@ def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame
     if form.has_header and str(frame.columns[0]).startswith("#"):  # as numpy.savetxt writes names
         first = frame.columns[0]
         frame = frame.rename(columns={first: str(first).lstrip("# ")})
-    return frame, form.notes
+    return frame, form.notes, form.has_header
 
 
 def text_format(path: Path, header: str = "auto") -> TextFormat:
@@ -112,7 +117,22 @@ def text_format(path: Path, header: str = "auto") -> TextFormat:
     if has_header:
         _require_names_apart([cell.strip() for cell in rows[0]], path)
     form = TextFormat(encoding, separator, decimal, has_header, notes=(*notes, *([reason] if reason else [])))
-    return _with_extra_cells(form, rows, path)
+    return _with_codes_as_text(_with_extra_cells(form, rows, path), rows)
+
+
+def _with_codes_as_text(form: TextFormat, rows: Sequence[Sequence[str]]) -> TextFormat:
+    """The format where some columns hold codes of digits that begin with 0: as numbers they would lose it."""
+    body = rows[1:] if form.has_header else rows
+    names: list[str | int] = [cell.strip() for cell in rows[0]] if form.has_header else list(range(len(rows[0])))
+    start = int(form.is_indexed)
+    found = [
+        name
+        for i, name in enumerate(names, start)
+        if any(i < len(row) and re.fullmatch(r"0\d+", row[i].strip()) for row in body)
+        and all(i >= len(row) or re.fullmatch(r"\d*", row[i].strip()) for row in body)
+    ]
+    note = f"{', '.join(map(str, found[:3]))}: digits that begin with 0, read as text"
+    return replace(form, as_text=tuple(found), notes=(*form.notes, note)) if found else form
 
 
 def _require_whole_rows(path: Path, form: TextFormat) -> None:

@@ -10,16 +10,12 @@ import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from pyro_vae.data.columns import Schema
+from pyro_vae.data.frames import Frame, is_frame, read_frame, without_row_numbers
+from pyro_vae.data.infer_columns import LABEL_COLUMNS
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.read_csv import read_text_table
-from pyro_vae.data.table import (
-    LABEL_COLUMNS,
-    Table,
-    encode_labels,
-    require_complete,
-    table_from_array,
-    table_from_frame,
-)
+from pyro_vae.data.table import Table, encode_labels, label_schema, table_from_array, without_mask
 from pyro_vae.errors import InputError
 
 LABEL_ARRAYS = (*LABEL_COLUMNS, "y")
@@ -27,16 +23,15 @@ EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 
 
-def read_file(path: Path, missing: bool = False, header: str = "auto") -> Table[Tensor]:
+def read_file(path: Path, header: str = "auto") -> Table[Tensor] | Frame:
     """Read a file by its suffix, or a folder of images; `InputError` says what is wrong and what to try.
 
     Args:
         path: the file or folder.
-        missing: whether NaN, a missing value, is kept; an error without.
         header: whether the first row of a text table holds the columns' names: `yes`, `no`, or `auto`, which looks.
 
     Returns:
-        Its table.
+        The table of arrays and pictures, the data frame of a file of columns.
     """
     if not path.exists():
         raise InputError(f"no file or folder {path}; `pyro-vae datasets` lists the data sets that have names")
@@ -53,10 +48,25 @@ def read_file(path: Path, missing: bool = False, header: str = "auto") -> Table[
         )
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
-    table = _read_csv(path, header) if reader is None else reader(path)
-    if table.values.numel() == 0:
+    read = _read_text(path, header) if reader is None else reader(path)
+    if (read.values.size == 0) if isinstance(read, Frame) else (read.values.numel() == 0):
         raise InputError(f"{path}: no rows in it")
-    return table if missing else require_complete(table, path)
+    return read
+
+
+def read_memory(data: object) -> Table[Tensor] | Frame:
+    """Rows in memory.
+
+    Args:
+        data: an array or tensor, (N, D) or (N, height, width), or a data frame of any library.
+
+    Returns:
+        The table of an array, or the frame.
+    """
+    if is_frame(data):
+        return read_frame(data, Path("the data frame"))
+    source = Path("the array")
+    return table_from_array(without_mask(data, source), source)
 
 
 def _read_npy(path: Path) -> Table[Tensor]:
@@ -88,7 +98,7 @@ def _read_npz(path: Path) -> Table[Tensor]:
     if not label_arrays:
         return table
     labels, levels = encode_labels(_read_array(archive, label_arrays[0], path), path, len(table.values))
-    return replace(table, labels=labels, label_name=label_arrays[0], label_levels=levels)
+    return replace(table, labels=labels, schema=label_schema(label_arrays[0], levels))
 
 
 def _read_array(archive: NpzFile, name: str, path: Path) -> Array:
@@ -98,13 +108,12 @@ def _read_array(archive: NpzFile, name: str, path: Path) -> Array:
         raise InputError(f"{path}: {name} cannot be read ({error})") from error
 
 
-def _read_csv(path: Path, header: str) -> Table[Tensor]:
-    frame, notes = read_text_table(path, header)
-    table = table_from_frame(frame, path)
-    return replace(table, notes=(*notes, *table.notes))
+def _read_text(path: Path, header: str) -> Frame:
+    frame, notes, has_names = read_text_table(path, header)
+    return without_row_numbers(Frame(frame, path, notes, has_names))
 
 
-def _read_parquet(path: Path) -> Table[Tensor]:
+def _read_parquet(path: Path) -> Frame:
     import pandas
 
     try:
@@ -113,7 +122,7 @@ def _read_parquet(path: Path) -> Table[Tensor]:
         raise InputError(f"{path}: Parquet needs one more package; pip install 'pyro-vae[parquet]'") from error
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
-    return table_from_frame(frame, path)
+    return without_row_numbers(Frame(frame.reset_index(drop=True), path))
 
 
 def _read_image_folder(folder: Path) -> Table[Tensor]:
@@ -137,7 +146,8 @@ def _read_image_folder(folder: Path) -> Table[Tensor]:
     if len(set(folders)) > 1:
         labels, levels = encode_labels(np.array(folders), folder, len(folders))
     values = torch.from_numpy(np.stack([image.reshape(-1) for image in images]))
-    return Table(values, labels, (height, width), label_levels=levels, notes=tuple(dict.fromkeys(notes)))
+    schema = Schema() if labels is None else label_schema("folder", levels)
+    return Table(values, labels, (height, width), schema, notes=tuple(dict.fromkeys(notes)))
 
 
 def _read_image(path: Path) -> tuple[Array, tuple[str, ...]]:
@@ -169,7 +179,7 @@ def _has_colours(channels: Array) -> bool:
 
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-READERS: dict[str, Callable[[Path], Table[Tensor]]] = {
+READERS: dict[str, Callable[[Path], Table[Tensor] | Frame]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".parquet": _read_parquet,

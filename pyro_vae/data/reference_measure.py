@@ -32,6 +32,7 @@ class Measure:
         shift: what is subtracted from each column (D,) before it is divided; empty where columns are not standardized.
         scale: what each column (D,) is divided by, $x \to (x - \text{shift})/\text{scale}$.
         given: whether the rows are a plain tensor, whose values are x unchanged.
+        coded: whether some columns are codes of categories or dates, whose density is none of the table.
     """
 
     levels: int | None = None
@@ -40,6 +41,7 @@ class Measure:
     shift: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     given: bool = False
+    coded: bool = False
 
     @property
     def is_random(self) -> bool:
@@ -98,6 +100,8 @@ class Measure:
         """The measure's name: only densities with the same measure may be compared."""
         if self.given:
             return f"as given: {num_features} columns of a tensor"
+        if self.coded:
+            return f"coded columns: Lebesgue measure on R^{num_features}, with codes for categories and dates"
         if self.binarize != "none":
             return f"counting measure on {{0, 1}}^{num_features}"
         if self.levels:
@@ -109,7 +113,9 @@ class Measure:
     def to_dict(self) -> dict[str, object]:
         """The measure as plain values, for a run's `config.toml`."""
         values = asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {
+            name: value for name, value in values.items() if value is not None and (name, value) != ("coded", False)
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Measure":
@@ -126,7 +132,12 @@ class Measure:
 
 
 def infer_measure(
-    values: Tensor | RowsOnDisk, levels: int | None, binarize: str | None, dequantize: bool, standardize: bool | None
+    values: Tensor | RowsOnDisk,
+    levels: int | None,
+    binarize: str | None,
+    dequantize: bool,
+    standardize: bool | None,
+    coded: bool = False,
 ) -> Measure:
     """The measure of training values (N, D); options that are None are chosen by the values.
 
@@ -139,10 +150,15 @@ def infer_measure(
         binarize: how pixels become 0 or 1, or None.
         dequantize: whether uniform noise is added to integers.
         standardize: whether columns are standardized, or None.
+        coded: whether some columns are codes of categories or dates; then columns are standardized by default.
 
     Returns:
         The measure.
     """
+    if coded and (dequantize or binarize not in (None, "none")):
+        raise InputError("some columns are codes of categories or dates: they can be neither binarized nor dequantized")
+    binarize = "none" if coded else binarize
+    standardize = True if coded and standardize is None else standardize
     observed = observed_values(values)
     if binarize is None:
         is_binary = bool(((observed == 0) | (observed == 1)).all())
@@ -158,7 +174,7 @@ def infer_measure(
         shift = tuple(mean.tolist())
         varies = deviation > ROUNDING * largest  # rounding gives a constant column a deviation above 0
         scale = tuple(torch.where(varies, deviation, torch.ones_like(deviation)).tolist())
-    return Measure(levels, binarize, dequantize, shift, scale).check()
+    return Measure(levels, binarize, dequantize, shift, scale, coded=coded).check()
 
 
 def _unit_levels(observed: Tensor, binarize: str) -> int:

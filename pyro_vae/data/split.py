@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.data.ondisk.rows_on_disk import as_index
+from pyro_vae.data.ondisk.rows_on_disk import Array, as_index
 from pyro_vae.data.reference_measure import Measure
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Rows
@@ -36,6 +36,7 @@ class Split:
         index: the row numbers in the source, the file or array (N,), or None.
         inputs: further inputs of each row by name, (N, …) each, for a program whose model or guide has an argument of
             that name: lengths, totals, covariates.
+        ids: what names each row, by column, (N,) each, which comes back with it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Split:
     image_shape: tuple[int, int] | None = None
     index: Tensor | None = None
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    ids: Mapping[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if taken := self.inputs.keys() & RESERVED_INPUTS:
@@ -104,7 +106,8 @@ class Split:
         """The fields that hold something for each of the first rows, apart from the rows themselves."""
         labels, index = (None if value is None else value[:num_rows] for value in (self.labels, self.index))
         inputs = {name: value[:num_rows] for name, value in self.inputs.items()}
-        return {"labels": labels, "index": index, "inputs": inputs}
+        ids = {name: value[:num_rows] for name, value in self.ids.items()}
+        return {"labels": labels, "index": index, "inputs": inputs, "ids": ids}
 
     @cached_property
     def mask(self) -> Tensor | None:
@@ -188,10 +191,17 @@ class Split:
     def _chunk(self, rows: slice | Tensor) -> "Split":
         labels = None if self.labels is None else self.labels[rows]
         inputs, index = {name: value[rows] for name, value in self.inputs.items()}, self.source_index(rows)
-        split = Split(self.name, self.stored[rows], self.measure, labels, self.image_shape, index, inputs)
+        split = Split(
+            self.name, self.stored[rows], self.measure, labels, self.image_shape, index, inputs, self.ids_of(rows)
+        )
         split.__dict__["_fixed_draw"] = self._fixed_draw[rows]
         split.__dict__["mask"] = None if self.mask is None else self.mask[rows]
         return split
+
+    def ids_of(self, rows: slice | Tensor) -> dict[str, Array]:
+        """What names some rows, by column, (n,) each."""
+        index = rows if isinstance(rows, slice) else rows.cpu().numpy()
+        return {name: value[index] for name, value in self.ids.items()}
 
     @cached_property
     def fingerprint(self) -> str:

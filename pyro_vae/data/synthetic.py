@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.table import Table, train_valid_test_split
+from pyro_vae.data.split_rows import train_valid_test_split
+from pyro_vae.data.table import Table
 
 NUM_ROWS = 5000  # of a data set with a name
 SEVEN_WEIGHTS = (0.10, 0.18, 0.14, 0.20, 0.12, 0.16, 0.10)

@@ -66,7 +66,7 @@ def _network(config: ModelConfig, data: Dataset) -> tuple[NetworkEntry, tuple[in
     options = entry.keywords(config.options)
     hidden = options.pop("hidden", ())
     assert isinstance(hidden, (tuple, list))
-    return entry, tuple(hidden), options
+    return entry, tuple(int(width) for width in hidden), options
 
 
 def _decoder(config: ModelConfig, data: Dataset) -> MakeNetwork:

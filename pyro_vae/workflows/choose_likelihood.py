@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.data.data_config import DataConfig
+from pyro_vae.data.infer_columns import parse_kinds
 from pyro_vae.data.reference_measure import are_counts, observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.option_registry import Value
@@ -59,6 +60,16 @@ def _load(config: DataConfig) -> Dataset:
         image_shape=config.image_shape,
         root=config.data_root,
         stream=config.stream,
+        header=config.header,
+        columns=parse_kinds(config.column),
+        label=config.label,
+        id=config.id,
+        drop=config.drop,
+        split=config.split,
+        group=config.group,
+        schema=config.schema,
+        valid=config.valid,
+        test=config.test,
     )
 
 
@@ -113,6 +124,8 @@ def _require_support(name: str, stored: Tensor, data: Dataset) -> None:
 def _infer_likelihood(stored: Tensor, data: Dataset) -> tuple[str, str]:
     """The name of the likelihood that the values call for, and why."""
     measure = data.train.measure
+    if measure.coded:
+        return "normal", "columns of several kinds, coded as numbers"
     if measure.binarize != "none":
         if measure.levels and measure.levels > 1:
             reason = f"pixels of 0 to {measure.levels}, binarized ({measure.binarize}); --binarize none keeps greys"

@@ -134,7 +134,7 @@ class _Job:
         seed = settings.training.seed
         if build is None:
             self.likelihood = choose_likelihood(settings.model, self.data)
-            masked = settings.data.missing == "mask"
+            masked = settings.data.missing == "mask" or self.data.has_missing
             self.program: Program = build_vae(settings.model, self.likelihood, self.data, seed, masked)
         else:
             with seeded(seed):
@@ -194,10 +194,11 @@ class _Job:
         about: dict[str, object] = {"pyro_vae": __version__, "data": data.name, "fingerprint": data.fingerprint}
         about |= {"num_features": data.num_features}
         about |= {"columns": list(data.columns)} if data.columns else {}
-        about |= {"label_levels": list(data.label_levels)} if data.label_levels else {}
+        about |= {"missing": True} if data.has_missing else {}
         about |= {"program": self.own} if self.own else {}  # for people: no command runs code that a file names
         about |= {"image_shape": list(data.image_shape)} if data.image_shape else {}
-        return {"about": about, **self.settings.to_toml(), "measure": data.train.measure.to_dict()}
+        schema = {"schema": data.schema.to_dict()} if data.schema else {}
+        return {"about": about, **self.settings.to_toml(), "measure": data.train.measure.to_dict(), **schema}
 
     def _fit(self, board: RunLogger | None, progress: Style) -> FitResult:
         """The fit itself, its metrics written as they come; if it diverges the folder holds the last good weights."""

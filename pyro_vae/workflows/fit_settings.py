@@ -19,6 +19,7 @@ RUN_TABLES = (
     "program_needs",
     "num_features",
     "measure",
+    "schema",
     "fitted_measure",
 )  # of a config.toml that hold no settings
 
@@ -98,10 +99,10 @@ class FitSettings:
             is_path = path not in NAMED_DATASETS and Path(path).exists()
             return str(Path(path).resolve()) if is_path else path
 
-        data = absolute(str(self.data.data))
-        root = None if self.data.data_root is None else absolute(str(self.data.data_root))
-        values: dict[str, Value] = self.values["data"] | {"data": data, "data_root": root}
-        return replace(self, data=replace(self.data, data=data, data_root=root), values=self.values | {"data": values})
+        names = ("data", "data_root", "schema", "valid", "test")
+        given = self.values["data"]
+        values = given | {name: absolute(str(given[name])) for name in names if given[name] is not None}
+        return replace(self, data=DataConfig(**values), values=self.values | {"data": values})  # type: ignore[arg-type]  # checked there
 
     def to_toml(self) -> dict[str, dict[str, object]]:
         """The settings as TOML can hold them: nothing for None, lists for tuples, text for paths."""

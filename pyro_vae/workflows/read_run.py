@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
+from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.prepare_rows import Preparation
 from pyro_vae.errors import InputError
@@ -87,18 +89,23 @@ class Run:
     @property
     def prepare(self) -> Preparation:
         """What new rows go through to be those of this run."""
+        missing = bool(self.about.get("missing", self.config["data"].get("missing") == "mask"))
         return Preparation(
-            self.measure,
-            self.about["num_features"],
-            tuple(self.about.get("columns", ())),
-            tuple(self.about.get("label_levels", ())),
-            missing=self.config["data"].get("missing") == "mask",
-            stream=self.config["data"].get("stream"),
+            self.measure, self.about["num_features"], self.schema, missing, self.config["data"].get("stream")
         )
+
+    @property
+    def schema(self) -> Schema:
+        """The columns of the data, as they are in the run; of a run before kinds of columns, real numbers by name."""
+        if "schema" in self.config:
+            return Schema.from_dict(self.config["schema"])
+        columns = [Column(name, "real") for name in self.about.get("columns", ())]
+        levels = tuple(self.about.get("label_levels", ()))
+        return Schema((*columns, *([Column("label", "label", "text", levels)] if levels else [])), bool(columns))
 
     def columns(self) -> list[str]:
         """The names of x's columns, x1, x2, … where the data had none."""
-        return list(self.about.get("columns", ())) or [f"x{i + 1}" for i in range(self.about["num_features"])]
+        return list(self.schema.coded_names) or [f"x{i + 1}" for i in range(self.about["num_features"])]
 
     def _check_width(self, found: int, name: str) -> None:
         expected = self.about["num_features"]
@@ -109,6 +116,9 @@ class Run:
 
     def _data_config(self) -> DataConfig:
         """The data settings of the run; `config.toml` leaves out what is None, and TOML has no tuples."""
-        kept = {name: value for name, value in self.config["data"].items() if name in options_of(DataConfig)}
-        shape = kept.get("image_shape")
-        return DataConfig(**kept | {"image_shape": None if shape is None else (int(shape[0]), int(shape[1]))})
+        kept: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in self.config["data"].items()
+            if name in options_of(DataConfig)
+        }
+        return DataConfig(**kept)

@@ -13,7 +13,7 @@ from pyro_vae.errors import InputError
     ("settings", "message"),
     [
         ({"binarize": "sometimes"}, "binarize must be 'stochastic', 'fixed', 'threshold' or 'none', got 'sometimes'"),
-        ({"missing": "keep"}, "missing must be 'refuse' or 'mask', got 'keep'"),
+        ({"missing": "keep"}, "missing must be 'auto', 'refuse' or 'mask', got 'keep'"),
     ],
 )
 def test_a_data_setting_that_cannot_be_used_is_refused(settings, message):

@@ -10,7 +10,8 @@ import torch
 import pyro_vae as pv
 from pyro_vae.data import NAMED_DATASETS, Measure, synthetic
 from pyro_vae.data.named_datasets import NamedDataset
-from pyro_vae.data.table import Table, train_valid_test_split
+from pyro_vae.data.split_rows import train_valid_test_split
+from pyro_vae.data.table import Table
 
 OFFLINE = [name for name, named in NAMED_DATASETS.items() if named.offline]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from large_files import bytes_file, seeded
+from whole_tables import table_of
 
 from pyro_vae.data import load_data
 from pyro_vae.data.dataset import make_split
@@ -14,7 +15,6 @@ from pyro_vae.data.ondisk.column_statistics import column_moments
 from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.ondisk.rows_on_disk import rows_from_npy
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
-from pyro_vae.data.read_files import read_file
 from pyro_vae.data.reference_measure import Measure
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
@@ -42,7 +42,7 @@ def test_slices_and_indices_give_the_rows_in_memory(tmp_path):
 def test_every_dtype_is_read_as_in_memory(tmp_path, dtype):
     values = (np.random.default_rng(0).normal(size=(40, 6)) * 9).astype(dtype)
     np.save(tmp_path / "x.npy", values)
-    assert torch.equal(read_rows(tmp_path / "x.npy", stream=True).values[:], read_file(tmp_path / "x.npy").values)
+    assert torch.equal(read_rows(tmp_path / "x.npy", stream=True).values[:], table_of(tmp_path / "x.npy").values)
 
 
 @pytest.mark.parametrize("batch_size", [1, 6, 7, 20, 36, 98, 500])
@@ -204,10 +204,10 @@ def test_parquet_is_converted_once_to_the_same_values(tmp_path):
     values = np.random.default_rng(0).normal(size=(400, 3))
     frame = pandas.DataFrame(values, columns=["a", "b", "c"]).assign(label=np.arange(400) % 3)
     frame.to_parquet(tmp_path / "t.parquet", row_group_size=64)
-    on_disk, in_memory = read_rows(tmp_path / "t.parquet", stream=True), read_file(tmp_path / "t.parquet")
+    on_disk, in_memory = read_rows(tmp_path / "t.parquet", stream=True), table_of(tmp_path / "t.parquet")
     assert torch.equal(on_disk.values[:], in_memory.values)
     assert torch.equal(on_disk.labels, in_memory.labels)
-    assert (on_disk.columns, on_disk.label_name) == (in_memory.columns, in_memory.label_name)
+    assert (on_disk.columns, on_disk.schema.label.name) == (in_memory.columns, in_memory.schema.label.name)
     (converted,) = (tmp_path / "cache").glob("*.npy")
     written = converted.stat().st_mtime_ns
     data = load_data(tmp_path / "t.parquet", stream=True)
@@ -224,7 +224,7 @@ def test_bytes_in_parquet_are_stored_as_bytes_of_a_table(tmp_path):
     pandas.DataFrame(values, columns=list("abcd")).to_parquet(tmp_path / "t.parquet")
     table = read_rows(tmp_path / "t.parquet", stream=True)
     assert table.values.dtype_in_file == np.uint8
-    assert torch.equal(table.values[:], read_file(tmp_path / "t.parquet").values)
+    assert torch.equal(table.values[:], table_of(tmp_path / "t.parquet").values)
     data, in_memory = (load_data(tmp_path / "t.parquet", stream=stream) for stream in (True, False))
     assert data.measure == in_memory.measure == "Lebesgue measure on R^4 (original units)"
 

@@ -1,15 +1,21 @@
 """Parquet files larger than memory, converted once, batch by batch, to a `.npy` array with random access to rows."""
 
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from pyro_vae.atomic_write import atomic_path
 from pyro_vae.data.cache import cache_folder, cache_key
-from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk, rows_from_npy
-from pyro_vae.data.table import LABEL_COLUMNS, Table, encode_labels, table_from_frame
+from pyro_vae.data.column_values import is_text
+from pyro_vae.data.columns import Column, Schema
+from pyro_vae.data.infer_columns import LABEL_COLUMNS
+from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk, rows_from_npy
+from pyro_vae.data.table import Table, encode_labels
 from pyro_vae.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
 
 ROWS_PER_BATCH = 2**14
 ParquetFile = Any  # pyarrow's: the package is optional and has no types
@@ -25,10 +31,12 @@ def table_from_parquet(path: Path) -> Table[RowsOnDisk]:
     if not converted.exists():
         _convert(file, values, path, converted)
     rows = rows_from_npy(converted, as_floats=True)
-    labels, levels = None, tuple[str, ...]()
+    columns = [Column(name, "real") for name in values]
+    labels = None
     if label is not None:
         labels, levels = encode_labels(file.read([label]).column(label).to_pandas().to_numpy(), path, len(rows))
-    return Table(rows, labels, columns=tuple(values), label_name=label, label_levels=levels)
+        columns.append(Column(label, "label", "text" if levels else "int64", levels))
+    return Table(rows, labels, schema=Schema(tuple(columns)))
 
 
 def open_parquet(path: Path) -> ParquetFile:
@@ -65,10 +73,20 @@ def _write_array(file: ParquetFile, names: list[str], dtype: np.dtype[Any], path
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(out, header)
     for batch in file.iter_batches(ROWS_PER_BATCH, columns=names):
-        table = table_from_frame(batch.to_pandas(ignore_metadata=True), path)
-        if dtype != np.float64 and bool(table.values.isnan().any()):
+        values = _numbers(batch.to_pandas(ignore_metadata=True), path)
+        if dtype != np.float64 and bool(np.isnan(values).any()):
             raise InputError(f"{path}: values are missing; fill them, or read the file into memory (--no-stream)")
-        out.write(np.ascontiguousarray(table.values.numpy(), dtype).data)
+        out.write(np.ascontiguousarray(values, dtype).data)
+
+
+def _numbers(frame: "pandas.DataFrame", path: Path) -> Array:
+    """The columns of a batch as numbers (n, D); `InputError` for those that hold none."""
+    if wrong := [str(name) for name in frame.columns if is_text(frame[name]) or frame[name].dtype.kind not in "fiub"]:
+        raise InputError(
+            f"{path}: no numbers in {', '.join(wrong[:3])}, and rows that stay on disk hold numbers only; leave those "
+            "columns out, or read the file into memory (--no-stream, stream=False)"
+        )
+    return frame.to_numpy(dtype=np.float64)
 
 
 def _array_dtype(file: ParquetFile, names: list[str]) -> np.dtype[Any]:

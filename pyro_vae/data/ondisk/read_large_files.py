@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_vae.data.frames import Frame
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk, open_npy, rows_from_npy
 from pyro_vae.data.read_files import read_file
-from pyro_vae.data.table import Table, train_valid_test_split
+from pyro_vae.data.split_rows import random_parts
+from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
 
 MAX_BYTES_IN_MEMORY = 2**30  # of a file's rows; a larger file stays on disk
@@ -18,7 +20,7 @@ MAX_HELD_OUT = 10_000  # validation rows, and test rows
 
 def read_rows(
     path: Path, missing: bool = False, stream: bool | None = None, header: str = "auto"
-) -> Table[Tensor | RowsOnDisk]:
+) -> Table[Tensor | RowsOnDisk] | Frame:
     """A file's table, in memory or, with `stream`, its values as `RowsOnDisk`; by default large files stay on disk.
 
     Raises `InputError` as `read_file` does, and for a file without random access to its rows.
@@ -30,12 +32,12 @@ def read_rows(
         header: whether the first row of a text table holds names: yes, no or auto.
 
     Returns:
-        Its table.
+        Its table, or the data frame of a file of columns that is read into memory.
     """
     if stream is None:
         stream = not missing and _can_be_streamed(path) and _bytes_in_memory(path) > MAX_BYTES_IN_MEMORY
     if not stream:
-        return read_file(path, missing, header)
+        return read_file(path, header)
     if missing:
         raise InputError("missing values are modelled in memory only: leave out --missing mask or --stream")
     if not path.exists():
@@ -61,7 +63,7 @@ def split_rows(table: Table[Tensor | RowsOnDisk], seed: int, num_held_out: int) 
     """
     rows = table.values
     if not isinstance(rows, RowsOnDisk):
-        return [*train_valid_test_split(table, seed, num_held_out, num_held_out)]
+        return [table.take(part) for part in random_parts(len(rows), seed, num_held_out, num_held_out)]
     num = min(num_held_out, MAX_HELD_OUT)
     held_out = _sample_without_replacement(len(rows), 2 * num, torch.Generator().manual_seed(seed))
     valid, test = held_out[:num].sort().values, held_out[num:].sort().values

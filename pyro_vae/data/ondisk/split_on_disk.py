@@ -77,7 +77,7 @@ class SplitOnDisk(Split):
     def _chunk(self, rows: slice | Tensor) -> Split:
         stored, labels = self.stored[rows], None if self.labels is None else self.labels[rows]
         inputs, index = {name: value[rows] for name, value in self.inputs.items()}, self.source_index(rows)
-        split = Split(self.name, stored, self.measure, labels, self.image_shape, index, inputs)
+        split = Split(self.name, stored, self.measure, labels, self.image_shape, index, inputs, self.ids_of(rows))
         split.__dict__["_fixed_draw"] = self._fixed_x(stored, as_index(rows, len(self)))
         return split
 

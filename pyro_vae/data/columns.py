@@ -1,0 +1,283 @@
+"""The columns of a table and their kinds: how each is coded as numbers, and how numbers become its values again."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
+
+NUMBERS = ("real", "positive", "bounded", "count", "integer")
+WITH_LEVELS = ("binary", "categorical", "ordinal")
+MODELLED = (*NUMBERS, *WITH_LEVELS, "datetime")
+ROLES = ("id", "label", "weights", "split", "group", "ignored")  # of columns that are not modelled
+KINDS = (*MODELLED, *ROLES)
+WHOLE = ("count", "integer")
+Level = str | int | float | bool
+DAY = 86_400.0  # seconds; dates are days since 1970-01-01, time spans days
+MAX_LINES = 40  # of a description, one a column
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: its name.
+        kind: one of `KINDS`; the last six are not modelled.
+        dtype: the type of its values as pandas names it, which those that are written get too.
+        levels: the values of a binary, categorical or ordinal column, or of labels, in their order; their places are
+            its codes. Empty for labels that are whole numbers, kept as they are.
+        low: the smallest training value; None without numbers.
+        high: the largest training value.
+        constant: the only value of a column that is left out because it does not vary, else None.
+        format: how text holds a date, as `datetime.strptime` has it; empty where the column has a type of dates.
+        note: what is unusual about it, in words.
+    """
+
+    name: str
+    kind: str
+    dtype: str = "float64"
+    levels: tuple[Level, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    constant: Level | None = None
+    format: str = ""
+    note: str = ""
+
+    @property
+    def is_modelled(self) -> bool:
+        return self.kind in MODELLED
+
+    @property
+    def has_text(self) -> bool:
+        """Whether its values are no numbers."""
+        return self.kind == "datetime" or any(isinstance(level, str) for level in self.levels)
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its codes are its own numbers."""
+        return self.kind in NUMBERS or (self.kind == "binary" and not self.has_text)
+
+    @cached_property
+    def places(self) -> dict[Level, int]:
+        """The code of each level."""
+        return {level: place for place, level in enumerate(self.levels)}
+
+    def encode(self, values: "pandas.Series[Any]", source: str) -> Array:
+        """Its values as numbers.
+
+        Args:
+            values: the values (N,).
+            source: where they come from, for messages.
+
+        Returns:
+            The numbers (N,) float64: those of a numeric column as they are, the places of levels, days since
+            1970-01-01; NaN where a value is missing, the number of levels for a level that is not known.
+        """
+        from pyro_vae.data.column_values import days_of, levels_of, numbers_of
+
+        if self.kind == "datetime":
+            return days_of(values, self.format, source)
+        if self.is_numeric:
+            return numbers_of(values, source)
+        places, found = levels_of(values, self.levels)
+        codes = np.array([*(self.places.get(level, len(self.levels)) for level in found), math.nan], np.float64)
+        return codes[places]  # −1, a missing value, is the last
+
+    def decode(self, codes: Array, rounded: bool = True) -> "pandas.Series[Any]":
+        """Numbers as values of the column.
+
+        Args:
+            codes: the numbers (N,), as `encode` gives them; of levels the nearest place is taken.
+            rounded: whether numbers become whole where the column's are; means stay as they are without.
+
+        Returns:
+            The values (N,), missing where a number is NaN.
+        """
+        from pyro_vae.data.column_values import as_dates, as_levels, as_numbers
+
+        if self.kind == "datetime":
+            return as_dates(codes, self.dtype, self.format)
+        if not self.is_numeric:
+            return as_levels(codes, self.levels, self.dtype)
+        return as_numbers(codes, self.dtype, self.kind, rounded)
+
+    def describe(self, width: int = 0) -> str:
+        """One line: name, kind, and range or levels.
+
+        Args:
+            width: of the name.
+
+        Returns:
+            The line.
+        """
+        return f"{self.name:<{width}}  {self.kind:<11}  {self._values_in_words()}".rstrip() + (
+            f"; {self.note}" if self.note else ""
+        )
+
+    def _values_in_words(self) -> str:
+        if self.constant is not None:
+            return f"always {self.constant}"
+        if self.kind == "datetime" and self.low is not None and self.high is not None:
+            first, last = (str(np.datetime64(math.floor(day), "D")) for day in (self.low, self.high))
+            return f"{first} to {last}"
+        if self.levels:
+            shown = ", ".join(str(level) for level in self.levels[:4])
+            return f"{len(self.levels)} levels: {shown}{', …' if len(self.levels) > 4 else ''}"
+        return "" if self.low is None else f"{self.low:g} to {self.high:g}"
+
+    def to_dict(self) -> dict[str, object]:
+        """What differs from the defaults, as TOML can hold it."""
+        values = asdict(self) | {"levels": list(self.levels)}
+        return {"kind": self.kind} | {
+            name: value
+            for name, value in values.items()
+            if name not in ("name", "kind") and value not in (None, "", []) and (name, value) != ("dtype", "float64")
+        }
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a table in their order.
+
+    Attributes:
+        columns: the columns; empty where rows have none with a name or kind of their own, as in arrays and pictures.
+        has_names: whether the columns have names; where not, they are known by their place.
+    """
+
+    columns: tuple[Column, ...] = ()
+    has_names: bool = True
+
+    def __iter__(self) -> Iterator[Column]:
+        return iter(self.columns)
+
+    def __bool__(self) -> bool:
+        return bool(self.columns)
+
+    def __getitem__(self, name: str) -> Column:
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise InputError(f"no column {name!r}; there are {', '.join(column.name for column in self.columns)}")
+
+    @cached_property
+    def modelled(self) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if column.is_modelled)
+
+    @property
+    def label(self) -> Column | None:
+        return self.role("label")
+
+    @cached_property
+    def ids(self) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if column.kind == "id")
+
+    def role(self, kind: str) -> Column | None:
+        """The first column of a kind, if there is one."""
+        return next((column for column in self.columns if column.kind == kind), None)
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether some column has levels of text or dates, which a likelihood of numbers sees only as codes."""
+        return any(column.has_text or column.kind in ("categorical", "ordinal") for column in self.modelled)
+
+    @cached_property
+    def coded_names(self) -> tuple[str, ...]:
+        """The names of the numbers of a row: one for each column, of a categorical one in a coded table one a level."""
+        if not self.has_names and not self.is_coded:
+            return ()
+        return tuple(name for column in self.modelled for name in self._names_of(column))
+
+    def _names_of(self, column: Column) -> list[str]:
+        is_one_hot = column.kind == "categorical"
+        return [f"{column.name}={level}" for level in column.levels] if is_one_hot else [column.name]
+
+    def encode(self, frame: "pandas.DataFrame", source: str) -> Array:
+        """The modelled columns of a frame as numbers, those of categories one-hot.
+
+        Args:
+            frame: the frame, with the columns that are modelled.
+            source: where it comes from, for messages.
+
+        Returns:
+            The numbers (N, D) float64, NaN for missing values.
+        """
+        parts = [self._one_hot(column, column.encode(frame[column.name], source)) for column in self.modelled]
+        return np.concatenate(parts, axis=1) if parts else np.empty((len(frame), 0))
+
+    def _one_hot(self, column: Column, codes: Array) -> Array:
+        if column.kind != "categorical":
+            return codes[:, None]
+        known = (codes[:, None] == np.arange(len(column.levels))).astype(np.float64)
+        known[np.isnan(codes)] = math.nan
+        return known
+
+    def decode(self, values: Array, rounded: bool = True) -> "pandas.DataFrame":
+        """Numbers as a frame with the columns' own names, order and types; what never varied comes back too.
+
+        Args:
+            values: the numbers (N, D), as `encode` gives them; of a category the largest is taken.
+            rounded: whether numbers become whole where the column's are.
+
+        Returns:
+            The frame (N rows).
+        """
+        import pandas
+
+        series, start = {}, 0
+        for column in self.columns:
+            if column.is_modelled:
+                width = len(self._names_of(column))
+                codes = values[:, start : start + width]
+                one = codes.argmax(1).astype(np.float64) if column.kind == "categorical" else codes[:, 0]
+                series[column.name] = column.decode(one, rounded)
+                start += width
+            elif column.constant is not None:
+                series[column.name] = pandas.Series([column.constant] * len(values), dtype=column.dtype)
+        return pandas.DataFrame(series)
+
+    def describe(self) -> list[str]:
+        """One line a column; of very many, how many there are of each kind."""
+        if len(self.columns) <= MAX_LINES:
+            width = max((len(column.name) for column in self.columns), default=0)
+            return [column.describe(width) for column in self.columns]
+        kinds: dict[str, list[str]] = {}
+        for column in self.columns:
+            kinds.setdefault(column.kind, []).append(column.name)
+        lines = [f"{len(names)} {kind}: {', '.join(names[:3])}, …" for kind, names in kinds.items() if len(names) > 3]
+        lines += [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in kinds.items() if len(names) <= 3]
+        return lines + [column.describe() for column in self.columns if column.note][:MAX_LINES]
+
+    def with_label_levels(self, levels: Sequence[Level]) -> "Schema":
+        """The schema with the levels of its label."""
+        columns = [replace(each, levels=tuple(levels)) if each.kind == "label" else each for each in self.columns]
+        return replace(self, columns=tuple(columns))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schema as `schema.toml` and a run's `config.toml` hold it."""
+        kept = {column.name: column.to_dict() for column in self.columns}
+        return {"columns": kept} | ({} if self.has_names else {"has_names": False})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Schema":
+        """The schema that `to_dict` gave."""
+        columns = [
+            Column(name, **{**about, "levels": tuple(about.get("levels", ()))})
+            for name, about in values.get("columns", {}).items()
+        ]
+        return cls(tuple(columns), bool(values.get("has_names", True)))
+
+    def to_toml(self, path: str | Path) -> None:
+        """Write the schema to a file, which can be edited and given to `load_data` and `pyro-vae fit --schema`."""
+        from pyro_vae.atomic_write import write_toml
+
+        write_toml(Path(path), self.to_dict())

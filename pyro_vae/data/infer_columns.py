@@ -1,0 +1,386 @@
+"""The kind of each column of a table: decided by its training values, unless the user says it."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyro_vae.data.column_values import (
+    ISO_DATE,
+    Level,
+    days_of,
+    dtype_name,
+    is_missing,
+    is_text,
+    levels_of,
+    numbers_of,
+    require_values,
+    share_of_numbers,
+)
+from pyro_vae.data.columns import KINDS, ROLES, WITH_LEVELS, Column, Schema
+from pyro_vae.data.frames import Frame
+from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.data.table import encode_labels
+from pyro_vae.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
+
+LABEL_COLUMNS = ("label", "labels", "target", "class")
+ID_NAME = re.compile(r"(.*[_ .-])?(id|uuid|guid|key|index|nr)", re.IGNORECASE)
+MAX_LEVELS = 1000  # of a column that is taken for categories
+MAX_COUNT = 1000  # years, codes and time stamps are whole numbers too
+NEAR_ID = 0.9  # the share of different values above which text names its row
+DWARFS = 1e4  # times the spread of the others: a value that would decide the column's scale alone
+MAX_DWARFED = 0.01  # the share of rows with such a value
+REPEATED = 0.2  # the share of one value in a column of real numbers that is said
+MIN_FOR_ID = 20  # rows
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """What the user says about columns.
+
+    Attributes:
+        kinds: by name the kind, with what a kind takes after a colon: `ordinal:low<mid<high`, `datetime:%d.%m.%Y`.
+        label: the column of labels.
+        ids: columns that name a row.
+        drop: columns that are left out.
+        weights: the column of rows' weights.
+        split: the column that says to which split a row belongs.
+        group: the column of groups, whose rows stay in one split.
+        schema: a file of kinds, as `Schema.to_toml` writes it, or a run's config.toml.
+    """
+
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    label: str | None = None
+    ids: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    weights: str | None = None
+    split: str | None = None
+    group: str | None = None
+    schema: str | Path | None = None
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The kind that each column is given, by name; `InputError` for two kinds of one column."""
+        given = [
+            *self.kinds.items(),
+            *((name, "id") for name in self.ids),
+            *((name, "ignored") for name in self.drop),
+            *((name, role) for role, name in self._named_roles if name is not None),
+        ]
+        found: dict[str, str] = {}
+        for name, kind in given:
+            if found.setdefault(name, kind) != kind:
+                raise InputError(f"column {name} is given two kinds, {found[name]} and {kind}; give it one")
+        return found
+
+    @property
+    def _named_roles(self) -> list[tuple[str, str | None]]:
+        return [("label", self.label), ("weights", self.weights), ("split", self.split), ("group", self.group)]
+
+    def __bool__(self) -> bool:
+        return bool(self.roles or self.schema)
+
+
+def parse_kinds(texts: Sequence[str]) -> dict[str, str]:
+    """NAME=KIND texts as a mapping; `InputError` for one without `=`, and for a name given twice.
+
+    Args:
+        texts: as in `("age=count", "size=ordinal:S<M<L")`; a name may hold `=` itself.
+
+    Returns:
+        The kinds by name.
+    """
+    kinds: dict[str, str] = {}
+    for text in texts:
+        match = re.fullmatch(rf"(.+?)=((?:{'|'.join(KINDS)})(?::.*)?)", text)
+        if match is None:
+            raise InputError(f"--column {text}: expected NAME=KIND, with a kind of {', '.join(KINDS)}")
+        if match[1] in kinds and kinds[match[1]] != match[2]:
+            raise InputError(f"--column {match[1]} is given twice, {kinds[match[1]]} and {match[2]}; give it once")
+        kinds[match[1]] = match[2]
+    return kinds
+
+
+def infer_schema(frame: Frame, options: ColumnOptions, training: Array | None = None) -> Schema:
+    """The columns of a frame with their kinds.
+
+    Args:
+        frame: the frame, of all rows.
+        options: what the user says.
+        training: the numbers of the training rows, by which kinds, levels and ranges are decided; all by default.
+
+    Returns:
+        The schema; `InputError` for names that the frame does not have, and for values that a kind cannot hold.
+    """
+    values, source = frame.values, str(frame.source)
+    names = list(values.columns)
+    if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise InputError(f"{source}: two columns are called {repeated[0]!r}; give each a name of its own")
+    given = _given_columns(options, names, source)
+    rows = values if training is None else values.iloc[training]
+    has_label = any(column.kind == "label" for column in given.values())
+    columns = []
+    for name in names:
+        column = given.get(name) or Column(name, "")
+        if not column.kind and not has_label and frame.has_names and name.lower() in LABEL_COLUMNS:
+            column, has_label = replace(column, kind="label"), True
+        columns.append(_completed(column, rows[name], values[name], source, frame.has_names))
+    return Schema(tuple(_with_equal_columns_noted(columns, rows)), frame.has_names)
+
+
+def _given_columns(options: ColumnOptions, names: list[str], source: str) -> dict[str, Column]:
+    """The columns about which the user says something, by name."""
+    columns: dict[str, Column] = {}
+    if options.schema is not None:
+        columns = {column.name: column for column in read_schema(options.schema)}
+    for name, text in options.roles.items():
+        kind, _, detail = text.partition(":")
+        _require_kind(name, kind, detail)
+        levels = tuple(detail.split("<")) if kind == "ordinal" and detail else ()
+        columns[name] = Column(name, kind, levels=levels, format=detail if kind == "datetime" else "")
+    if unknown := [name for name in columns if name not in names]:
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{source}: no column {unknown[0]!r}{hint} (columns: {', '.join(names[:8])})")
+    return columns
+
+
+def _require_kind(name: str, kind: str, detail: str) -> None:
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        raise InputError(
+            f"column {name}: no kind called {kind!r}{f'; did you mean {near[0]!r}?' if near else ''} (kinds: "
+            f"{', '.join(KINDS)})"
+        )
+    if detail and kind not in ("ordinal", "datetime"):
+        raise InputError(f"column {name}: {kind} takes nothing after a colon, got {detail!r}")
+
+
+def read_schema(path: str | Path) -> Schema:
+    """The schema in a `schema.toml`, or in a run's `config.toml`; `InputError` where it cannot be read."""
+    from pyro_vae.atomic_write import read_toml
+
+    content = read_toml(Path(path))
+    content = content.get("schema", content)
+    columns = content.get("columns")
+    if not isinstance(columns, dict) or not all(isinstance(about, dict) for about in columns.values()):
+        raise InputError(
+            f"{path}: no columns in it; expected a table for each, as in [columns.age] with kind = 'count'"
+        )
+    for name, about in columns.items():
+        _require_kind(name, str(about.get("kind")), "")
+    try:
+        return Schema.from_dict(content)
+    except TypeError as error:
+        raise InputError(
+            f"{path}: a column has an unknown key ({error}); a column has a kind, levels, format"
+        ) from error
+
+
+def _completed(
+    column: Column, rows: "pandas.Series[Any]", all_rows: "pandas.Series[Any]", source: str, has_names: bool
+) -> Column:
+    """A column with its kind decided, where it is not given, and with what the training rows say of it."""
+    column = replace(column, dtype=dtype_name(all_rows))
+    if column.kind not in ("id", "ignored"):
+        require_values(all_rows, source)
+    if not column.kind:
+        column = _infer(column, rows, all_rows, source, has_names)
+    if column.kind in WITH_LEVELS and not column.levels:
+        return replace(column, levels=_levels(column, rows, source))
+    if column.kind in WITH_LEVELS and isinstance(column.levels[0], str):
+        return replace(column, levels=_as_in(column.levels, rows))
+    if column.kind == "label" and not column.levels:
+        return replace(column, levels=encode_labels(all_rows.to_numpy(), Path(source), len(all_rows))[1])
+    if column.kind in ROLES:
+        return column
+    numbers = days_of(rows, column.format, source) if column.kind == "datetime" else numbers_of(rows, source)
+    known = numbers[~np.isnan(numbers)]
+    if not len(known):
+        raise InputError(f"{source}: column {column.name} has no value in any training row; leave it out")
+    _require_range(column, known, source)
+    return replace(column, low=float(known.min()), high=float(known.max()))
+
+
+def _as_in(levels: Sequence[Level], rows: "pandas.Series[Any]") -> tuple[Level, ...]:
+    """Levels that were written as text with the type that the values have."""
+    by_text: dict[str, Level] = {str(level): level for level in levels_of(rows)[1]}
+    return tuple(by_text.get(str(level), level) for level in levels)
+
+
+def _require_range(column: Column, values: Array, source: str) -> None:
+    """`InputError` for values that a kind that was asked for cannot have."""
+    is_whole = bool((values == np.rint(values)).all())
+    wrong = {
+        "positive": not (values > 0).all() and "above 0",
+        "count": not (is_whole and (values >= 0).all()) and "whole numbers from 0",
+        "integer": not is_whole and "whole numbers",
+    }.get(column.kind)
+    if wrong:
+        raise InputError(
+            f"{source}: column {column.name} has values from {values.min():g} to {values.max():g}; {column.kind} takes "
+            f"{wrong}"
+        )
+
+
+def _levels(column: Column, rows: "pandas.Series[Any]", source: str) -> tuple[Level, ...]:
+    """The levels of a column in their order: as declared, numbers by size, text by the alphabet."""
+    import pandas
+
+    if isinstance(rows.dtype, pandas.CategoricalDtype):
+        declared = levels_of(pandas.Series(rows.cat.categories))[1]
+        known = set(levels_of(rows)[1])
+        levels = [level for level in declared if level in known or column.kind == "ordinal"]
+    else:
+        levels = sorted(levels_of(rows)[1], key=lambda level: (isinstance(level, str), level))
+    if column.kind == "binary" and len(levels) != 2:
+        raise InputError(f"{source}: column {column.name} has {len(levels)} values; binary takes two")
+    if not levels:
+        raise InputError(f"{source}: column {column.name} has no value in any training row; leave it out")
+    return tuple(levels)
+
+
+def _infer(
+    column: Column, rows: "pandas.Series[Any]", all_rows: "pandas.Series[Any]", source: str, has_names: bool
+) -> Column:
+    """The kind of a column by its values."""
+    import pandas
+
+    known = rows[~rows.isna()] if not is_text(rows) else rows[[not is_missing(cell) for cell in rows]]
+    if not len(known):
+        return replace(column, kind="ignored", note="left out: no values")
+    if isinstance(rows.dtype, pandas.CategoricalDtype):
+        return _infer_levels(column, known, is_ordered=bool(rows.cat.ordered))
+    if pandas.api.types.is_datetime64_any_dtype(rows.dtype) or column.dtype == "date":
+        return replace(column, kind="datetime")
+    if not is_text(rows):
+        return _infer_numbers(column, numbers_of(known, source), all_rows, has_names)
+    share = share_of_numbers(rows)
+    if share == 1.0:
+        return _infer_numbers(replace(column, dtype="text"), numbers_of(known, source), all_rows, has_names)
+    if all(ISO_DATE.fullmatch(str(cell).strip()) for cell in known):
+        form = "%Y-%m-%d" if all(len(str(cell).strip()) == 10 for cell in known) else ""
+        return replace(column, kind="datetime", format=form)
+    if share > 0.5:
+        numbers_of(rows, source)  # which says what is no number
+    return _infer_text(column, known)
+
+
+def _infer_text(column: Column, known: "pandas.Series[Any]") -> Column:
+    num_levels = known.nunique()
+    if num_levels == len(known) > MIN_FOR_ID or (num_levels > NEAR_ID * len(known) and len(known) > MIN_FOR_ID):
+        each = "" if num_levels == len(known) else f"nearly ({num_levels:,} values in {len(known):,} rows) "
+        return replace(column, kind="id", note=f"{each}each row has a value of its own: not modelled")
+    if num_levels > MAX_LEVELS:
+        return replace(column, kind="ignored", note=f"left out: {num_levels:,} levels (more than {MAX_LEVELS:,})")
+    return _infer_levels(column, known)
+
+
+def _infer_levels(column: Column, known: "pandas.Series[Any]", is_ordered: bool = False) -> Column:
+    num_levels = known.nunique()
+    if num_levels == 1:
+        only = levels_of(known)[1][0]
+        return replace(column, kind="ignored", constant=only, note="left out: it does not vary")
+    kind = "ordinal" if is_ordered else "binary" if num_levels == 2 else "categorical"
+    return replace(column, kind=kind)
+
+
+def _infer_numbers(column: Column, known: Array, all_rows: "pandas.Series[Any]", has_names: bool) -> Column:
+    """The kind of a column of numbers."""
+    low, high = float(known.min()), float(known.max())
+    if low == high:
+        if not has_names:  # rows of an instrument or a picture
+            return replace(column, kind="real", note="it does not vary")
+        only = levels_of(all_rows[~all_rows.isna()])[1][0]
+        return replace(column, kind="ignored", constant=only, note="left out: it does not vary")
+    is_whole = bool((known == np.rint(known)).all())
+    if is_whole and has_names and _are_ids(column.name, all_rows):
+        return replace(column, kind="id", note="each row has a whole number of its own: not modelled")
+    if column.dtype == "bool" or (len(np.unique(known[:1000])) <= 2 and len(np.unique(known)) == 2):
+        return replace(column, kind="binary", levels=())
+    if is_whole:
+        is_count = low >= 0 and low <= 2 and high <= MAX_COUNT
+        return replace(column, kind="count" if is_count else "integer")
+    note = _note_of_repeats(known)
+    if low > 0 and _skewness(known) > 1 and abs(_skewness(np.log(known))) < _skewness(known):
+        return replace(column, kind="positive", note=note)
+    is_share = low >= 0 and high <= 1 and low < 0.05 and high > 0.95
+    return replace(column, kind="bounded" if is_share else "real", note=note)
+
+
+def _are_ids(name: str, values: "pandas.Series[Any]") -> bool:
+    """Whether whole numbers name their rows: each once, none missing, and called so or counted from 0 or 1."""
+    if len(values) < MIN_FOR_ID or not values.is_unique or bool(values.isna().any()):
+        return False
+    numbers = values.to_numpy(np.float64)
+    is_counted = numbers.min() in (0, 1) and numbers.max() - numbers.min() == len(numbers) - 1
+    return bool(ID_NAME.fullmatch(name)) or bool(is_counted and (np.diff(numbers) > 0).all())
+
+
+def _skewness(values: Array) -> float:
+    centred = values - values.mean()
+    deviation = centred.std()
+    return float(((centred / deviation) ** 3).mean()) if deviation > 0 else 0.0
+
+
+def _note_of_repeats(values: Array) -> str:
+    """What is said where one value makes up much of a column of real numbers: a density there has no limit."""
+    found, counts = np.unique(values, return_counts=True)
+    share = float(counts.max()) / len(values)
+    most = found[counts.argmax()]
+    return f"{share:.0%} of the values are {most:g}" if share > REPEATED and len(found) > 2 else ""
+
+
+def _with_equal_columns_noted(columns: list[Column], rows: "pandas.DataFrame") -> list[Column]:
+    """The columns, one that equals an earlier one in every row noted."""
+    import pandas
+
+    first: dict[int, str] = {}
+    noted = []
+    for column in columns:
+        if column.is_modelled:
+            key = hash(pandas.util.hash_pandas_object(rows[column.name], index=False).to_numpy().tobytes())
+            if key in first:
+                column = replace(column, note=f"equals {first[key]} in every training row; --drop {column.name}")
+            first.setdefault(key, column.name)
+        noted.append(column)
+    return noted
+
+
+def rows_that_dwarf(schema: Schema, values: Array) -> tuple[Array, list[str]]:
+    """The rows that hold a number so large that it alone would decide its column's scale, and a note for each column.
+
+    Args:
+        schema: the columns; only kinds of real numbers are looked at.
+        values: the training values (N, D), as `Schema.encode` gives them.
+
+    Returns:
+        The numbers of the rows (n,), and the notes.
+    """
+    found, notes, start = set[int](), [], 0
+    for column in schema.modelled:
+        numbers = values[:, start]
+        start += len(schema._names_of(column))
+        if column.kind not in ("real", "positive", "integer"):
+            continue
+        known = numbers[~np.isnan(numbers)]
+        low, middle, high = np.quantile(known, [0.05, 0.5, 0.95])
+        spread = high - low
+        distance = np.abs(np.nan_to_num(numbers, nan=middle) - middle)
+        rows = np.flatnonzero(distance > DWARFS * spread) if spread > 0 else np.empty(0, int)
+        if not len(rows) or len(rows) > MAX_DWARFED * len(known):
+            continue
+        found |= set(rows.tolist())
+        shown = ", ".join(f"{numbers[row]:g}" for row in rows[:3])
+        notes.append(
+            f"{column.name}: {shown}, more than {DWARFS:,.0f} times the spread of the others; not "
+            "in the rows that the fit sees"
+        )
+    return np.array(sorted(found), dtype=int), notes

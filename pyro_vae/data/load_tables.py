@@ -1,0 +1,162 @@
+"""The training, validation and test tables of a data set: by name, from a file, or from memory."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data.frame_tables import MIN_ROWS, split_frame, stack_frames, tables_of_frame
+from pyro_vae.data.frames import DataFrame, Frame
+from pyro_vae.data.infer_columns import ColumnOptions
+from pyro_vae.data.named_datasets import NAMED_DATASETS
+from pyro_vae.data.ondisk.read_large_files import read_rows, split_rows
+from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
+from pyro_vae.data.read_files import read_memory
+from pyro_vae.data.reference_measure import infer_levels
+from pyro_vae.data.table import Table, require_complete
+from pyro_vae.errors import InputError
+
+Source = str | Path | Tensor | Array | DataFrame
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How rows are read and split.
+
+    Attributes:
+        missing: what is done with missing values: refuse, mask, or auto: mask in tables of columns, refuse in arrays.
+        image_shape: height and width, where the rows are images and do not say so.
+        header: whether the first row of a text table holds names: yes, no or auto.
+        root: the folder of torchvision's data sets.
+        stream: whether the training rows stay on disk; None: those of more than 1 GiB.
+        seed: the seed of the order of rows before they are split.
+        columns: what the user says about columns.
+        valid: the file or frame of the validation rows, where they are apart.
+        test: the file or frame of the test rows.
+    """
+
+    missing: str = "auto"
+    image_shape: tuple[int, int] | None = None
+    header: str = "auto"
+    root: str | Path | None = None
+    stream: bool | None = None
+    seed: int = 0
+    columns: ColumnOptions = field(default_factory=ColumnOptions)
+    valid: Source | None = None
+    test: Source | None = None
+
+
+@dataclass(frozen=True)
+class LoadedTables:
+    """The training, validation and test tables, the largest value of a pixel, and what the data set is."""
+
+    tables: Sequence[Table[Tensor | RowsOnDisk]]
+    levels: int | None
+    description: str
+
+
+def load_tables(name: Source, options: ReadOptions) -> LoadedTables:
+    """The tables of a data set.
+
+    Args:
+        name: the name or path; in memory an array or tensor (N, D) or (N, height, width), or a data frame.
+        options: how rows are read and split.
+
+    Returns:
+        The three tables.
+    """
+    is_named = isinstance(name, str) and name in NAMED_DATASETS
+    if options.stream and (is_named or not isinstance(name, (str, Path))):
+        raise InputError("only the rows of a file can stay on disk: leave stream (--stream) out")
+    if isinstance(name, str) and is_named:
+        return _load_named(name, options)
+    read, source = _read(name, options)
+    if isinstance(read, Frame):
+        return _from_frame(read, source, options)
+    _require_no_columns(options, source)
+    _check_rows(read, options.image_shape, source)
+    if options.missing != "mask":
+        require_complete(read, Path(source))
+    table = replace(read, image_shape=read.image_shape or options.image_shape or _square_shape(read))
+    return LoadedTables(split_rows(table, options.seed, max(1, len(table.values) // 10)), infer_levels(table), source)
+
+
+def _load_named(name: str, options: ReadOptions) -> LoadedTables:
+    if options.image_shape is not None:
+        raise InputError(f"the image shape of {name} is known: leave the image shape out")
+    named = NAMED_DATASETS[name]
+    loaded = named.load()(options.root, options.seed, **named.fixed)
+    if isinstance(loaded, Frame):
+        return replace(_from_frame(loaded, name, options), description=named.help)
+    _require_no_columns(options, name)
+    return LoadedTables(list(loaded), named.levels, named.help)
+
+
+def _read(name: Source, options: ReadOptions) -> tuple[Table[Tensor | RowsOnDisk] | Frame, str]:
+    if isinstance(name, (str, Path)):
+        _require_path(name)
+        is_masked = options.missing == "mask" or bool(options.columns) or options.valid is not None
+        return read_rows(Path(name), is_masked, options.stream, options.header), str(name)
+    return read_memory(name), "the data"
+
+
+def _require_no_columns(options: ReadOptions, source: str) -> None:
+    """`InputError` for options about columns, where rows have none with names."""
+    if options.columns or options.valid is not None or options.test is not None:
+        raise InputError(
+            f"{source}: columns are named, and rows of other files given, for tables only: a .csv, .parquet or another "
+            "file of columns, or a data frame"
+        )
+
+
+def _from_frame(frame: Frame, source: str, options: ReadOptions) -> LoadedTables:
+    """The tables of a frame, alone or with the frames of the validation and test rows."""
+    given = {"valid": options.valid, "test": options.test}
+    others = {name: _read_other(name, rows, options) for name, rows in given.items() if rows is not None}
+    parts = (
+        stack_frames(frame, others, options.columns, options.seed)
+        if others
+        else split_frame(frame, options.columns, options.seed)
+    )
+    tables = tables_of_frame(parts, options.columns, options.missing == "refuse")
+    if options.image_shape is not None:
+        tables = [replace(table, image_shape=options.image_shape) for table in tables]
+    return LoadedTables(tables, None if tables[0].schema.is_coded else infer_levels(tables[0]), source)
+
+
+def _read_other(name: str, rows: Source, options: ReadOptions) -> Frame:
+    read, source = _read(rows, options)
+    if not isinstance(read, Frame):
+        raise InputError(f"{source}: the training rows are a table of columns; give the {name} rows as one too")
+    return read
+
+
+def _require_path(name: str | Path) -> None:
+    """`InputError` for what is neither a file nor written as a path, with the nearest name of a data set."""
+    if isinstance(name, Path) or Path(name).exists() or Path(name).suffix or "/" in name:
+        return
+    near = difflib.get_close_matches(name, NAMED_DATASETS, n=1)
+    raise InputError(
+        f"no data set or file called {name!r}; try one of {', '.join(NAMED_DATASETS)}, or the path of a file"
+        f"{f'; did you mean {near[0]!r}?' if near else ''}"
+    )
+
+
+def _check_rows(table: Table[Tensor | RowsOnDisk], image_shape: tuple[int, int] | None, source: str) -> None:
+    """`InputError` for too few rows, and for images of another shape than `image_shape`."""
+    num_rows = len(table.values)
+    if num_rows < MIN_ROWS:
+        raise InputError(f"{source}: {num_rows} rows are too few to train, validate and test on; {MIN_ROWS} are needed")
+    if image_shape and table.image_shape and image_shape != table.image_shape:
+        found, expected = ("×".join(map(str, shape)) for shape in (table.image_shape, image_shape))
+        raise InputError(f"{source}: holds images of {found}, not of {expected}; leave the shape out")
+
+
+def _square_shape(table: Table[Tensor | RowsOnDisk]) -> tuple[int, int] | None:
+    """The image shape of rows of bytes that can only be square images of 8×8 pixels or more."""
+    side = round(table.values.shape[1] ** 0.5)
+    is_square = table.values.dtype == torch.uint8 and side * side == table.values.shape[1] and side >= 8
+    return (side, side) if is_square else None
