@@ -18,7 +18,6 @@ from .data import load_data as load_data
 from .diagnostics.anomaly_scores import score as score
 from .errors import DivergedError as DivergedError
 from .errors import InputError as InputError
-from .errors import RowsError as RowsError
 from .evidence.annealed_importance import annealed_evidence as annealed_evidence
 from .evidence.annealed_importance import bidirectional as bidirectional
 from .evidence.arviz_export import to_inference_data as to_inference_data
@@ -58,6 +57,7 @@ from .programs.model_and_guide import Program as Program
 from .report.html_page import write_report as write_report
 from .serialization import load as load
 from .serialization import save as save
+from .workflows.read_run import open_run as open_run
 
 __version__: str
 
@@ -83,7 +83,6 @@ __all__ = [
     "KernelPCA",
     "Program",
     "ReweightedWakeSleep",
-    "RowsError",
     "Split",
     "TensorBoard",
     "TrainConfig",
@@ -112,6 +111,7 @@ __all__ = [
     "log_evidence",
     "nets",
     "nuts",
+    "open_run",
     "plots",
     "priors",
     "refine",

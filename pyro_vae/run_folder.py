@@ -9,6 +9,7 @@ from pyro_vae.atomic_write import JsonDict, read_toml, write_atomic, write_toml
 from pyro_vae.errors import InputError
 
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"
+REFERENCE = "reference.safetensors"  # scores of validation rows
 SETTINGS = "settings.json"  # of a comparison or study
 FORMAT = 1  # of a run's folder; a config.toml that names none is of format 1
 

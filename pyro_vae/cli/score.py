@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
-from pyro_vae.cli.evaluate import evidence_options, given_estimator
-from pyro_vae.cli.option_types import PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, option, output_options
+from pyro_vae.cli.evaluate import COMMON, evidence_options, given_estimator
+from pyro_vae.cli.option_types import PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, given_options, option, output_options
 from pyro_vae.cli.print_json import print_json
+from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS
 from pyro_vae.json_records import Record
 
 
@@ -20,7 +21,7 @@ from pyro_vae.json_records import Record
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to write, a .csv; by default scores.csv in the run's folder.",
+    help="Where to write: .csv or .parquet; by default scores.csv in the run's folder.",
 )
 @option(
     "Evidence",
@@ -39,11 +40,12 @@ def score(ctx: click.Context, run: Path, data: str | None, as_json: bool, debug:
     DATA is a file, whose rows keep their order, or a named data set; without it, the run's own. A row is flagged where
     fewer validation rows are as improbable as --false-alarms allows. High log p(x) does not make a row typical.
     """
+    is_asked_for = bool(given_options(ctx).keys() & {*COMMON, *EVIDENCE_METHODS.owned_options()})
     estimator = given_estimator(ctx, options)
     from pyro_vae.distributed import process_group
     from pyro_vae.workflows.score_rows import score_rows
 
-    summary, totals = score_rows(run, data, estimator=estimator, **options)
+    summary, totals = score_rows(run, data, estimator=estimator if is_asked_for else None, **options)
     if not process_group().is_main:
         return
     if summary.reason:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas
 
 DAY = 86_400.0  # seconds
+PRECISIONS = {"D": DAY * 1e6, "h": 3.6e9, "min": 6e7, "s": 1e6, "ms": 1e3, "us": 1.0}  # microseconds
 Level = str | int | float | bool
 ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:?\d{2})?)?")
 WITH_MARKS = re.compile(r"[$€£¥]?\s?[+-]?(\d{1,3}([,'\u2009\u00a0]\d{3})+|\d+)(\.\d+)?\s?[%$€£¥]?")
@@ -57,7 +58,12 @@ def dtype_name(values: "pandas.Series[Any]") -> str:
 
 
 def require_values(values: "pandas.Series[Any]", source: str) -> None:
-    """`InputError` for cells that are no values of a table: lists, records, bytes, complex numbers."""
+    """`InputError` for cells that are no values of a table: lists, records, bytes, complex numbers.
+
+    Args:
+        values: a column (N,).
+        source: where it comes from, for the message.
+    """
     if values.dtype.kind not in "Oc":
         return
     for cell in values.dropna():
@@ -69,7 +75,7 @@ def require_values(values: "pandas.Series[Any]", source: str) -> None:
                 )
 
 
-def numbers_of(values: "pandas.Series[Any]", source: str) -> Array:
+def to_numbers(values: "pandas.Series[Any]", source: str) -> Array:
     """A column's values as numbers.
 
     Args:
@@ -141,7 +147,7 @@ def share_of_numbers(values: "pandas.Series[Any]") -> float:
     return sum(not math.isnan(_number(cell)) for cell in cells) / len(cells) if cells else 0.0
 
 
-def levels_of(values: "pandas.Series[Any]", levels: Sequence[Level] = ()) -> tuple[Array, list[Level]]:
+def factorize_levels(values: "pandas.Series[Any]", levels: Sequence[Level] = ()) -> tuple[Array, list[Level]]:
     """A column's values as levels: text, whole numbers, numbers or truth values.
 
     Args:
@@ -183,7 +189,7 @@ def _level(cell: Any) -> Level:
     return str(cell).strip()
 
 
-def days_of(values: "pandas.Series[Any]", form: str, source: str) -> Array:
+def to_days(values: "pandas.Series[Any]", form: str, source: str) -> Array:
     """A column of dates or times as days since 1970-01-01, UTC; NaN where one is missing.
 
     Args:
@@ -210,72 +216,90 @@ def days_of(values: "pandas.Series[Any]", form: str, source: str) -> Array:
     return np.asarray(days, np.float64)
 
 
-def as_dates(days: Array, dtype: str, form: str) -> "pandas.Series[Any]":
+def as_dates(days: Array, dtype: str, form: str, precision: str) -> "pandas.Series[Any]":
     """Days since 1970-01-01 as the values of a column of dates.
 
     Args:
         days: the days (N,).
         dtype: the column's type: a name that pandas knows, `date`, or `text`.
         form: how text holds them; empty for ISO 8601.
-
-    Returns:
-        The values (N,): text has the precision of its form, other times that of microseconds.
-    """
-    import pandas
-
-    known = np.where(np.isnan(days), 0.0, days)
-    limits = np.array(["1677-09-22", "2262-04-10"], "datetime64[D]").astype(float)  # of pandas' nanoseconds
-    rounded = np.rint(np.clip(known, *limits) * DAY * 1e6).astype(np.int64)
-    stamps = pandas.Series(rounded.astype("datetime64[us]")).where(~np.isnan(days))
-    if dtype == "date":
-        return stamps.dt.round("D").dt.date
-    if dtype == "text" and not form:
-        return stamps.dt.round("s").dt.strftime("%Y-%m-%dT%H:%M:%S").astype(object)
-    if dtype == "text":
-        step = (
-            "us" if "%f" in form else "s" if "%S" in form else "min" if "%M" in form else "h" if "%H" in form else "D"
-        )
-        return stamps.dt.round(step).dt.strftime(form).astype(object)
-    zone = re.search(r", (.+)\]", dtype)
-    return stamps.dt.tz_localize("UTC").dt.tz_convert(zone.group(1)).astype(dtype) if zone else stamps.astype(dtype)
-
-
-def as_levels(codes: Array, levels: Sequence[Level], dtype: str) -> "pandas.Series[Any]":
-    """Codes as levels.
-
-    Args:
-        codes: the codes (N,); the nearest place is taken.
-        levels: the levels in their order.
-        dtype: the column's type.
-
-    Returns:
-        The values (N,), missing where a code is NaN.
-    """
-    import pandas
-
-    places = np.clip(np.rint(np.where(np.isnan(codes), 0, codes)), 0, len(levels) - 1).astype(int)
-    if dtype == "category":
-        return pandas.Series(
-            pandas.Categorical.from_codes(np.where(np.isnan(codes), -1, places).tolist(), list(levels))
-        )
-    values = pandas.Series([levels[place] for place in places], dtype=object).where(~np.isnan(codes))
-    return values if dtype == "text" else _with_dtype(values, dtype)
-
-
-def as_numbers(values: Array, dtype: str, kind: str, rounded: bool) -> "pandas.Series[Any]":
-    """Numbers with the type of a column.
-
-    Args:
-        values: the numbers (N,).
-        dtype: the column's type.
-        kind: its kind: counts are not negative.
-        rounded: whether numbers become whole where the column's are.
+        precision: of the times, a key of `PRECISIONS`.
 
     Returns:
         The values (N,).
     """
     import pandas
 
+    known = np.where(np.isnan(days), 0.0, days)
+    limits = np.array(["1677-09-22", "2262-04-10"], "datetime64[D]").astype(float)  # of pandas' nanoseconds
+    step = PRECISIONS[precision or "us"]
+    micros = (np.rint(np.clip(known, *limits) * DAY * 1e6 / step) * step).astype(np.int64)
+    stamps = pandas.Series(micros.astype("datetime64[us]")).where(~np.isnan(days))
+    if dtype == "date":
+        return stamps.dt.date
+    if dtype == "text":
+        cells = stamps.dt.strftime(form or "%Y-%m-%dT%H:%M:%S").tolist()
+        return pandas.Series([None if isinstance(cell, float) else cell for cell in cells])
+    zone = re.search(r", (.+)\]", dtype)
+    return stamps.dt.tz_localize("UTC").dt.tz_convert(zone.group(1)).astype(dtype) if zone else stamps.astype(dtype)
+
+
+def precision_of(days: Array) -> str:
+    """The coarsest unit of time in which all of some days (N,) are whole, a key of `PRECISIONS`."""
+    micros = np.rint(days[~np.isnan(days)] * DAY * 1e6)
+    return next((name for name, step in PRECISIONS.items() if (micros % step == 0).all()), "us")
+
+
+def decimals_of(values: Array) -> int | None:
+    """The number of decimals, at most four, with which all numbers (N,) are written; None where they have more."""
+    for decimals in range(5):
+        if (np.round(values, decimals) == values).all():
+            return decimals
+    return None
+
+
+def as_levels(codes: Array, levels: Sequence[Level], dtype: str, ordered: bool = False) -> "pandas.Series[Any]":
+    """Codes as levels.
+
+    Args:
+        codes: the codes (N,); the nearest place is taken.
+        levels: the levels in their order.
+        dtype: the column's type.
+        ordered: whether the levels of a type `category` have an order.
+
+    Returns:
+        The values (N,), missing where a code is NaN.
+    """
+    import pandas
+
+    is_missing = np.isnan(codes)
+    places = np.clip(np.rint(np.where(is_missing, 0, codes)), 0, len(levels) - 1).astype(int)
+    if dtype == "category":
+        known = np.where(is_missing, -1, places).tolist()
+        return pandas.Series(pandas.Categorical.from_codes(known, list(levels), ordered=ordered))
+    cells = [None if missing else levels[place] for place, missing in zip(places, is_missing, strict=True)]
+    return pandas.Series(cells) if dtype == "text" else _with_dtype(pandas.Series(cells, dtype=object), dtype)
+
+
+def as_numbers(
+    values: Array, dtype: str, kind: str, rounded: bool, decimals: int | None = None
+) -> "pandas.Series[Any]":
+    """Numbers with the type of a column.
+
+    Args:
+        values: the numbers (N,).
+        dtype: the column's type.
+        kind: its kind: counts are not negative.
+        rounded: whether numbers become whole, or have the column's decimals, where the column's have.
+        decimals: the number of decimals; None where it is not limited.
+
+    Returns:
+        The values (N,).
+    """
+    import pandas
+
+    if rounded and decimals is not None:
+        values = np.round(values, decimals)
     if kind == "count" and rounded:
         values = np.maximum(values, 0.0)
     if kind in ("count", "integer") and rounded:

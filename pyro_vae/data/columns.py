@@ -40,6 +40,8 @@ class Column:
         high: the largest training value.
         constant: the only value of a column that is left out because it does not vary, else None.
         format: how text holds a date, as `datetime.strptime` has it; empty where the column has a type of dates.
+        precision: the unit of time in which all dates are whole: D, h, min, s, ms or us.
+        decimals: the number of decimals of all training values; None where it is above four.
         note: what is unusual about it, in words.
     """
 
@@ -51,6 +53,8 @@ class Column:
     high: float | None = None
     constant: Level | None = None
     format: str = ""
+    precision: str = ""
+    decimals: int | None = None
     note: str = ""
 
     @property
@@ -83,13 +87,13 @@ class Column:
             The numbers (N,) float64: those of a numeric column as they are, the places of levels, days since
             1970-01-01; NaN where a value is missing, the number of levels for a level that is not known.
         """
-        from pyro_vae.data.column_values import days_of, levels_of, numbers_of
+        from pyro_vae.data.column_values import factorize_levels, to_days, to_numbers
 
         if self.kind == "datetime":
-            return days_of(values, self.format, source)
+            return to_days(values, self.format, source)
         if self.is_numeric:
-            return numbers_of(values, source)
-        places, found = levels_of(values, self.levels)
+            return to_numbers(values, source)
+        places, found = factorize_levels(values, self.levels)
         codes = np.array([*(self.places.get(level, len(self.levels)) for level in found), math.nan], np.float64)
         return codes[places]  # −1, a missing value, is the last
 
@@ -98,7 +102,8 @@ class Column:
 
         Args:
             codes: the numbers (N,), as `encode` gives them; of levels the nearest place is taken.
-            rounded: whether numbers become whole where the column's are; means stay as they are without.
+            rounded: whether numbers become whole, or have the column's decimals, where the column's have; means stay as
+                they are without.
 
         Returns:
             The values (N,), missing where a number is NaN.
@@ -106,10 +111,10 @@ class Column:
         from pyro_vae.data.column_values import as_dates, as_levels, as_numbers
 
         if self.kind == "datetime":
-            return as_dates(codes, self.dtype, self.format)
+            return as_dates(codes, self.dtype, self.format, self.precision)
         if not self.is_numeric:
-            return as_levels(codes, self.levels, self.dtype)
-        return as_numbers(codes, self.dtype, self.kind, rounded)
+            return as_levels(codes, self.levels, self.dtype, self.kind == "ordinal")
+        return as_numbers(codes, self.dtype, self.kind, rounded, self.decimals)
 
     def describe(self, width: int = 0) -> str:
         """One line: name, kind, and range or levels.
@@ -242,7 +247,8 @@ class Schema:
                 series[column.name] = column.decode(one, rounded)
                 start += width
             elif column.constant is not None:
-                series[column.name] = pandas.Series([column.constant] * len(values), dtype=column.dtype)
+                dtype = None if column.dtype == "text" else column.dtype
+                series[column.name] = pandas.Series([column.constant] * len(values), dtype=dtype)
         return pandas.DataFrame(series)
 
     def describe(self) -> list[str]:

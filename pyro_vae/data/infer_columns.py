@@ -12,14 +12,16 @@ import numpy as np
 from pyro_vae.data.column_values import (
     ISO_DATE,
     Level,
-    days_of,
+    decimals_of,
     dtype_name,
+    factorize_levels,
     is_missing,
     is_text,
-    levels_of,
-    numbers_of,
+    precision_of,
     require_values,
     share_of_numbers,
+    to_days,
+    to_numbers,
 )
 from pyro_vae.data.columns import KINDS, ROLES, WITH_LEVELS, Column, Schema
 from pyro_vae.data.frames import Frame
@@ -195,23 +197,27 @@ def _completed(
         column = _infer(column, rows, all_rows, source, has_names)
     if column.kind in WITH_LEVELS and not column.levels:
         return replace(column, levels=_levels(column, rows, source))
-    if column.kind in WITH_LEVELS and isinstance(column.levels[0], str):
+    if column.kind in WITH_LEVELS:
         return replace(column, levels=_as_in(column.levels, rows))
     if column.kind == "label" and not column.levels:
         return replace(column, levels=encode_labels(all_rows.to_numpy(), Path(source), len(all_rows))[1])
     if column.kind in ROLES:
         return column
-    numbers = days_of(rows, column.format, source) if column.kind == "datetime" else numbers_of(rows, source)
+    numbers = to_days(rows, column.format, source) if column.kind == "datetime" else to_numbers(rows, source)
     known = numbers[~np.isnan(numbers)]
     if not len(known):
         raise InputError(f"{source}: column {column.name} has no value in any training row; leave it out")
     _require_range(column, known, source)
-    return replace(column, low=float(known.min()), high=float(known.max()))
+    is_date = column.kind == "datetime"
+    precision, decimals = (precision_of(known), None) if is_date else ("", decimals_of(known))
+    return replace(
+        column, low=float(known.min()), high=float(known.max()), precision=precision, decimals=decimals or None
+    )
 
 
 def _as_in(levels: Sequence[Level], rows: "pandas.Series[Any]") -> tuple[Level, ...]:
     """Levels that were written as text with the type that the values have."""
-    by_text: dict[str, Level] = {str(level): level for level in levels_of(rows)[1]}
+    by_text: dict[str, Level] = {str(level): level for level in factorize_levels(rows)[1]}
     return tuple(by_text.get(str(level), level) for level in levels)
 
 
@@ -235,11 +241,11 @@ def _levels(column: Column, rows: "pandas.Series[Any]", source: str) -> tuple[Le
     import pandas
 
     if isinstance(rows.dtype, pandas.CategoricalDtype):
-        declared = levels_of(pandas.Series(rows.cat.categories))[1]
-        known = set(levels_of(rows)[1])
+        declared = factorize_levels(pandas.Series(rows.cat.categories))[1]
+        known = set(factorize_levels(rows)[1])
         levels = [level for level in declared if level in known or column.kind == "ordinal"]
     else:
-        levels = sorted(levels_of(rows)[1], key=lambda level: (isinstance(level, str), level))
+        levels = sorted(factorize_levels(rows)[1], key=lambda level: (isinstance(level, str), level))
     if column.kind == "binary" and len(levels) != 2:
         raise InputError(f"{source}: column {column.name} has {len(levels)} values; binary takes two")
     if not levels:
@@ -261,15 +267,15 @@ def _infer(
     if pandas.api.types.is_datetime64_any_dtype(rows.dtype) or column.dtype == "date":
         return replace(column, kind="datetime")
     if not is_text(rows):
-        return _infer_numbers(column, numbers_of(known, source), all_rows, has_names)
+        return _infer_numbers(column, to_numbers(known, source), all_rows, has_names)
     share = share_of_numbers(rows)
     if share == 1.0:
-        return _infer_numbers(replace(column, dtype="text"), numbers_of(known, source), all_rows, has_names)
+        return _infer_numbers(replace(column, dtype="text"), to_numbers(known, source), all_rows, has_names)
     if all(ISO_DATE.fullmatch(str(cell).strip()) for cell in known):
         form = "%Y-%m-%d" if all(len(str(cell).strip()) == 10 for cell in known) else ""
         return replace(column, kind="datetime", format=form)
     if share > 0.5:
-        numbers_of(rows, source)  # which says what is no number
+        to_numbers(rows, source)  # which says what is no number
     return _infer_text(column, known)
 
 
@@ -286,7 +292,7 @@ def _infer_text(column: Column, known: "pandas.Series[Any]") -> Column:
 def _infer_levels(column: Column, known: "pandas.Series[Any]", is_ordered: bool = False) -> Column:
     num_levels = known.nunique()
     if num_levels == 1:
-        only = levels_of(known)[1][0]
+        only = factorize_levels(known)[1][0]
         return replace(column, kind="ignored", constant=only, note="left out: it does not vary")
     kind = "ordinal" if is_ordered else "binary" if num_levels == 2 else "categorical"
     return replace(column, kind=kind)
@@ -298,7 +304,7 @@ def _infer_numbers(column: Column, known: Array, all_rows: "pandas.Series[Any]",
     if low == high:
         if not has_names:  # rows of an instrument or a picture
             return replace(column, kind="real", note="it does not vary")
-        only = levels_of(all_rows[~all_rows.isna()])[1][0]
+        only = factorize_levels(all_rows[~all_rows.isna()])[1][0]
         return replace(column, kind="ignored", constant=only, note="left out: it does not vary")
     is_whole = bool((known == np.rint(known)).all())
     if is_whole and has_names and _are_ids(column.name, all_rows):
@@ -317,7 +323,12 @@ def _infer_numbers(column: Column, known: Array, all_rows: "pandas.Series[Any]",
 
 def _are_ids(name: str, values: "pandas.Series[Any]") -> bool:
     """Whether whole numbers name their rows: each once, none missing, and called so or counted from 0 or 1."""
-    if len(values) < MIN_FOR_ID or not values.is_unique or bool(values.isna().any()):
+    if (
+        "int" not in str(values.dtype).lower()
+        or len(values) < MIN_FOR_ID
+        or not values.is_unique
+        or bool(values.isna().any())
+    ):
         return False
     numbers = values.to_numpy(np.float64)
     is_counted = numbers.min() in (0, 1) and numbers.max() - numbers.min() == len(numbers) - 1
@@ -375,7 +386,7 @@ def rows_that_dwarf(schema: Schema, values: Array) -> tuple[Array, list[str]]:
         spread = high - low
         distance = np.abs(np.nan_to_num(numbers, nan=middle) - middle)
         rows = np.flatnonzero(distance > DWARFS * spread) if spread > 0 else np.empty(0, int)
-        if not len(rows) or len(rows) > MAX_DWARFED * len(known):
+        if not len(rows) or len(rows) > max(1, MAX_DWARFED * len(known)):
             continue
         found |= set(rows.tolist())
         shown = ", ".join(f"{numbers[row]:g}" for row in rows[:3])

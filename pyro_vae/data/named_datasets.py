@@ -10,7 +10,8 @@ class NamedDataset(Entry):
     """A data set with a name.
 
     `path` leads to its reader: a function of `root` (a folder of files, or None) and `seed` (of the order of rows), and
-    of what is `fixed`, that returns the training, validation and test tables (`pyro_vae.data.read_files.Table`).
+    of what is `fixed`, that returns the training, validation and test tables (`pyro_vae.data.table.Table`), or one
+    data frame (`pyro_vae.data.frames.Frame`), which is split as a file is.
 
     Attributes:
         levels: the largest value of a pixel; None of a table.
@@ -48,6 +49,11 @@ NAMED_DATASETS = Registry(
         _torchvision("mnist", "70,000 digits, 28×28"),
         _torchvision("fashion-mnist", "70,000 pieces of clothing, 28×28"),
         _torchvision("kmnist", "70,000 cursive Japanese characters, 28×28"),
+        NamedDataset(
+            "customers",
+            "pyro_vae.data.customers:customers",
+            "1,000 customers: a generated table of dates, categories, counts and amounts, three of them strange",
+        ),
         _synthetic("swiss-roll", "5,000 points of a sheet rolled up in space"),
         _synthetic("two-moons", "5,000 points on two half circles in the plane"),
         _synthetic("pinwheel", "5,000 points on five bent arms in the plane"),

@@ -1,7 +1,7 @@
 """The map from stored values to x, the reference measure of the densities of x, and its choice from the values."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class Measure:
     shift: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     given: bool = False
-    coded: bool = False
+    coded: bool = field(default=False, repr=False)  # fingerprints hold the text of the others
 
     @property
     def is_random(self) -> bool:

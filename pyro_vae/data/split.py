@@ -15,6 +15,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.typing import Rows
 
 DRAW_SEED = 0
+OBSERVED_ONLY = ", observed values only"  # what the name of a measure ends with where values are missing
 RESERVED_INPUTS = {"x", "rows", "labels", "mask", "num_rows"}
 MAX_ROUNDING = 1e-3  # of a column's standard deviation
 
@@ -224,4 +225,4 @@ class Split:
     @property
     def measure_name(self) -> str:
         name = self.measure.name(self.shape[1])
-        return name if self.mask is None else f"{name}, observed values only"
+        return name if self.mask is None else f"{name}{OBSERVED_ONLY}"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.column_values import is_missing, numbers_of
+from pyro_vae.data.column_values import is_missing, to_numbers
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.frames import Frame
 from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
@@ -217,7 +217,7 @@ def table_from_frame(frame: Frame, schema: Schema) -> Table[Tensor]:
         labels,
         schema=schema,
         ids=ids,
-        weights=torch.from_numpy(numbers_of(values[weights.name], source))
+        weights=torch.from_numpy(to_numbers(values[weights.name], source))
         if weights and weights.name in values
         else None,
         notes=frame.notes,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.data.prepare_rows import require_same_preparation
+from pyro_vae.data.split import OBSERVED_ONLY
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, ZeroDensityWarning
 from pyro_vae.programs.find_plates import find_plates_on_few, find_row_by_row
@@ -255,7 +256,7 @@ def describe_measure(split: Split, plates: PlateStructure) -> str:
         return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
     if split.measure.binarize != "none" or split.measure.scale:
         return split.measure_name
-    suffix = "" if split.mask is None else ", observed values only"
+    suffix = "" if split.mask is None else OBSERVED_ONLY
     counted = [(words, size) for words, size in plates.values if words and size]
     num_continuous = sum(size for words, size in plates.values if not words)
     if not counted:

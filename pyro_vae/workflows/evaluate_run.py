@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from pyro_vae.atomic_write import write_json
 from pyro_vae.context_managers import evaluating, seeded
@@ -15,7 +15,8 @@ from pyro_vae.data import Split
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError, PointMassError, ZeroDensityWarning
 from pyro_vae.evidence.arviz_export import to_inference_data
-from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, Estimator
+from pyro_vae.evidence.estimate_log_px import estimate_log_px
+from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.exact_log_px import Exact
 from pyro_vae.evidence.importance_sampling import Evidence
@@ -29,10 +30,8 @@ from pyro_vae.run_folder import EVALUATION
 from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import Run
 
-IWAE_SIZES = (1, 5, 50, 500)  # those below the number of draws are reported
 ACTIVE_UNITS_ROWS = 5000
 NETCDF_ROWS = 100
-SECONDS_BETWEEN_LINES = 10.0  # about the progress of slow methods
 
 
 DEFAULT = Estimator()
@@ -73,7 +72,7 @@ def evaluate_run(
     scored = run.program()
     if isinstance(scored, nn.Module):
         scored.to(pick_device(device))
-    found = evaluate_split(scored, rows, run.folder, estimator, log=log)
+    found, _ = evaluate_split(scored, rows, run.folder, estimator, log=log)
     name = split + estimator.label + (f" first {len(rows)}" if num_rows else "")
     if process_group().is_main:
         _keep(run.folder / EVALUATION, name, found)
@@ -86,47 +85,6 @@ def evaluate_run(
 def _keep(path: Path, name: str, record: EvidenceRecord) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     write_json(path, known | {name: dict(record)})
-
-
-def estimate_log_px(
-    estimator: Estimator,
-    program: Program,
-    data: Split,
-    *,
-    rows: Tensor | None = None,
-    seed: int | None = None,
-    log: Callable[[str], None] = lambda line: None,
-) -> LogPx:
-    """log p(x) of each row by an estimator's method; several processes share the rows.
-
-    Args:
-        estimator: how log p(x) is computed.
-        program: any program.
-        data: the rows.
-        rows: their indices (N,) in the training set, for programs that take them.
-        seed: a seed in place of the estimator's own.
-        log: called with lines about the progress of slow methods.
-
-    Returns:
-        log p(x) (N,), nats per row.
-    """
-    method, group, began = EVIDENCE_METHODS[estimator.method], process_group(), time.perf_counter()
-    last = began
-
-    def log_rows(done: int) -> None:
-        nonlocal last
-        if (now := time.perf_counter()) < last + SECONDS_BETWEEN_LINES:
-            return
-        last, each = now, (now - began) / done
-        of = f"{len(data)} rows" + ("" if group.is_single else f" by {group.size} processes, this one")
-        log(f"{method.progress} {done} of {of}, {each:.2f} s a row")
-
-    common = {"memory_mib": estimator.memory_mib, "seed": estimator.seed if seed is None else seed, "group": group}
-    progress = {"on_rows": log_rows if group.is_main else None} if method.progress else {}
-    draws = {"num_samples": estimator.num_samples, "iwae": IWAE_SIZES} if method.takes_draws else {}
-    places = {} if rows is None else {"rows": rows}
-    found: LogPx = method.load()(program, data, **places, **common, **draws, **progress, **estimator.keywords)
-    return found
 
 
 def _estimates(
@@ -169,8 +127,8 @@ def evaluate_split(
     estimator: Estimator = DEFAULT,
     *,
     log: Callable[[str], None] = lambda line: None,
-) -> EvidenceRecord:
-    """The record of one split under a program.
+) -> tuple[EvidenceRecord, LogPx]:
+    """The record of one split under a program, and log p(x) of its rows.
 
     Args:
         program: the program, on its device.
@@ -180,7 +138,7 @@ def evaluate_split(
         log: called with each line about progress.
 
     Returns:
-        The record, nats per row.
+        The record, and log p(x) of each row, nats per row.
     """
     began = time.perf_counter()
     with warnings.catch_warnings():
@@ -206,4 +164,4 @@ def evaluate_split(
         num_parameters=sum(parameter.numel() for parameter in named_parameters(program).values()),
         seconds=time.perf_counter() - began,
     )
-    return best.to_record(about) if found is None else found.to_record(about, best)
+    return best.to_record(about) if found is None else found.to_record(about, best), best

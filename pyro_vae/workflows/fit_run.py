@@ -34,6 +34,7 @@ from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice, choose_likelihood, load_dataset
 from pyro_vae.workflows.fit_messages import Log, describe_fit, reason_of_interruption, warnings_to_log
 from pyro_vae.workflows.fit_settings import FitSettings, fit_options, flatten_config, require_program
+from pyro_vae.workflows.reference_scores import write_reference_scores
 from pyro_vae.workflows.user_program import load_builder
 
 VALID_ESTIMATOR, SCORED_ROWS = Estimator(num_samples=200), 1000  # of the validation rows, the first
@@ -242,7 +243,7 @@ class _Job:
             more = f"pyro-vae evaluate {folder} --split valid scores all"
             self.log(f"scoring the first {len(scored):,} of {len(data.valid):,} validation rows; {more}")
         try:
-            record = evaluate_split(program, scored, folder, VALID_ESTIMATOR, log=self.log)
+            record, log_px = evaluate_split(program, scored, folder, VALID_ESTIMATOR, log=self.log)
         except (RowsError, PointMassError) as error:  # a user's program whose rows have no weights of their own
             best = fitted.history[fitted.best_epoch - 1]
             elbo = best["valid_elbo"]
@@ -251,6 +252,7 @@ class _Job:
             write_json(folder / EVALUATION, {"valid": dict(record)})
             return FitRun(folder, program, data, fitted, record, unscored=str(error))
         record = replace(record, seconds=fitted.seconds)
+        write_reference_scores(folder, log_px, VALID_ESTIMATOR)
         figures: list[Path] = []
         with self._continue_on_error("figures"):
             figures = write_figures(folder / "figures", program, data, fitted.history, fitted.best_epoch)

@@ -1,28 +1,63 @@
-"""A run's folder read back: its settings, its program, its data, and rows of the same kind."""
+"""A run's folder read back: its settings, its program, its data, rows of the same kind, and what it says of them."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.data_config import DataConfig
+from pyro_vae.data.frames import DataFrame, frame_like
+from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.prepare_rows import Preparation
-from pyro_vae.errors import InputError
+from pyro_vae.diagnostics.anomaly_scores import compare_with_reference, require_enough
+from pyro_vae.errors import InputError, ZeroDensityWarning
+from pyro_vae.evidence.estimate_log_px import estimate_log_px
+from pyro_vae.evidence.evidence_methods import Estimator
+from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.option_registry import options_of
+from pyro_vae.programs.sample_rows import sample
 from pyro_vae.run_folder import WEIGHTS, read_config
 from pyro_vae.serialization import load
 from pyro_vae.typing import Program
 from pyro_vae.workflows.choose_likelihood import load_dataset
+from pyro_vae.workflows.reference_scores import estimate_alike, read_reference_scores
+from pyro_vae.workflows.row_frames import describe_rows, latent_frame, reconstruction_frame, score_frame, values_frame
 from pyro_vae.workflows.user_program import load_builder
+
+if TYPE_CHECKING:
+    import pandas
 
 CHUNK_ROWS = 12_800  # rows worked on and written at a time
 
 
-class Run:
-    """A run's folder, opened: its settings, its program, and its data when asked for.
+NewRows = str | Path | Tensor | Array | DataFrame | None  # a file, rows in memory, or the run's own test rows
 
-    Raises `InputError` for a folder that is no finished run.
+
+def open_run(folder: str | Path, program: str | None = None) -> "Run":
+    """A finished run, to prepare, encode, reconstruct, score and draw rows as frames.
+
+    Args:
+        folder: the run's folder.
+        program: `FILE.py:FUNCTION`, for a run of a program of one's own.
+
+    Returns:
+        The run; `InputError` for a folder that is none.
+    """
+    return Run(Path(folder), program)
+
+
+class Run:
+    """A run's folder, opened: its settings, its program, its data when asked for, and verbs on new rows.
+
+    Rows are a file, a data frame, an array or tensor, or None for the run's own test rows; what comes back is a data
+    frame of the library that the rows were in, else of pandas, with the rows' ids first and the columns of the data
+    under their own names. Raises `InputError` for a folder that is no finished run.
 
     Args:
         folder: the folder.
@@ -42,7 +77,11 @@ class Run:
             raise InputError(f"{folder}: this run has no weights yet; finish it with pyro-vae fit --resume {folder}")
 
     def program(self) -> Program:
-        """The run's program; `InputError` where it is the user's own and `--program` does not say how to build it."""
+        """The run's program, read once; `InputError` for one of the user's own that `--program` does not build."""
+        return self._program
+
+    @cached_property
+    def _program(self) -> Program:
         if self.build is not None:
             build = load_builder(self.build)
             return load(self.folder, build=lambda: build(self.data()))
@@ -84,7 +123,7 @@ class Run:
             found = data.split(split)
             self._check_width(found.shape[1], data.name)
             return replace(found, name=split, measure=self.measure)
-        return self.prepare(name, str(self.config["data"].get("header", "auto")))
+        return self.prepare(name, self._header)
 
     @property
     def prepare(self) -> Preparation:
@@ -102,6 +141,99 @@ class Run:
         columns = [Column(name, "real") for name in self.about.get("columns", ())]
         levels = tuple(self.about.get("label_levels", ()))
         return Schema((*columns, *([Column("label", "label", "text", levels)] if levels else [])), bool(columns))
+
+    def encode(self, rows: NewRows = None) -> Any:
+        """The posterior means of z under the guide, z1, z2, ….
+
+        Args:
+            rows: the rows (N).
+
+        Returns:
+            A frame (N rows): ids, numbers, labels, and K means.
+        """
+        return self._frame_of(rows, lambda part, number: latent_frame(self.program(), part))
+
+    def reconstruct(self, rows: NewRows = None) -> Any:
+        """E[x | z] at each row's posterior mean, with the names and units of the data.
+
+        Args:
+            rows: the rows (N).
+
+        Returns:
+            A frame (N rows): ids, numbers, labels, and the columns of the data.
+        """
+        return self._frame_of(rows, lambda part, number: reconstruction_frame(self.program(), part, self.prepare))
+
+    def score(self, rows: NewRows = None, *, false_alarms: float = 0.05, estimator: Estimator | None = None) -> Any:
+        """log p(x) of each row, nats, its percentile among the run's validation rows, and whether it is unusual.
+
+        Args:
+            rows: the rows (N).
+            false_alarms: the share of usual rows that may be flagged, between 0 and 1.
+            estimator: how log p(x) is computed; by default as that of the validation rows was when the run was fitted.
+
+        Returns:
+            A frame (N rows): ids, numbers, labels, log_px, khat, percentile, anomaly.
+        """
+        reference, estimator = self.reference_scores(false_alarms, estimator)
+
+        def score_part(part: Split, number: int) -> "pandas.DataFrame":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ZeroDensityWarning)  # −inf says it
+                found = estimate_log_px(estimator, self.program(), part, seed=estimator.seed + number)
+            return score_frame(compare_with_reference(found, reference, false_alarms))
+
+        return self._frame_of(rows, score_part)
+
+    def sample(self, num: int = 64, *, seed: int | None = None) -> "pandas.DataFrame":
+        """Rows drawn from the model, z from the prior and x from the likelihood, with names, types and units.
+
+        Args:
+            num: the number of rows.
+            seed: a seed of the draws; None continues with torch's generator.
+
+        Returns:
+            A frame (num rows) with the columns of the data.
+        """
+        drawn = sample(self.program(), num, num_features=self.about["num_features"], seed=seed)
+        return values_frame(drawn, self.prepare, rounded=True)
+
+    def _frame_of(self, rows: NewRows, function: "Callable[[Split, int], pandas.DataFrame]") -> Any:
+        """What a function makes of each chunk of rows, beside what names the rows."""
+        import pandas
+
+        split = self.data().test if rows is None else self.prepare(rows, self._header)
+        parts = []
+        for number, part in enumerate(split.chunks(CHUNK_ROWS)):
+            about = describe_rows(part, self.prepare)
+            parts.append(
+                pandas.concat([about, function(part, number).drop(columns=about.columns, errors="ignore")], axis=1)
+            )
+        return frame_like(rows, pandas.concat(parts, ignore_index=True))
+
+    def reference_scores(self, false_alarms: float, estimator: Estimator | None = None) -> tuple[LogPx, Estimator]:
+        """log p(x) of the validation rows: those that the run has kept, else computed from its data.
+
+        Args:
+            false_alarms: the share of usual rows that may be flagged, for which there must be enough rows.
+            estimator: how log p(x) is computed; None: as the kept scores were.
+
+        Returns:
+            The scores (nats per row), and the estimator that gives others like them.
+        """
+        kept = read_reference_scores(self.folder)
+        if kept is not None and (estimator is None or estimate_alike(kept.estimator, estimator)):
+            require_enough(int(kept.log_px.has_number.sum()), false_alarms)
+            return kept.log_px, estimator or kept.estimator
+        estimator, held_out = estimator or Estimator(), self.data().valid
+        require_enough(len(held_out), false_alarms)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZeroDensityWarning)
+            return estimate_log_px(estimator, self.program(), held_out), estimator
+
+    @property
+    def _header(self) -> str:
+        return str(self.config["data"].get("header", "auto"))
 
     def columns(self) -> list[str]:
         """The names of x's columns, x1, x2, … where the data had none."""

@@ -7,24 +7,23 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.diagnostics.anomaly_scores import Scores, compare_with_reference, require_enough
+from pyro_vae.diagnostics.anomaly_scores import Scores, compare_with_reference
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError, ZeroDensityWarning
+from pyro_vae.evidence.estimate_log_px import estimate_log_px
 from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.evidence_record import finite_or_none
-from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.log_px_result import weakest_kind
 from pyro_vae.json_records import Record
-from pyro_vae.workflows.evaluate_run import estimate_log_px
-from pyro_vae.workflows.export_rows import open_row_writer
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
+from pyro_vae.workflows.row_frames import describe_rows, score_frame
+from pyro_vae.workflows.row_writers import open_row_writer
 
 NUM_LOWEST = 5
-DEFAULT = Estimator()
+ENDINGS = (".csv", ".parquet")
 
 
 @dataclass
@@ -105,7 +104,7 @@ def score_rows(
     split: str = "test",
     out: str | Path | None = None,
     false_alarms: float = 0.05,
-    estimator: Estimator = DEFAULT,
+    estimator: Estimator | None = None,
     program: str | None = None,
 ) -> tuple[ScoreSummary, ScoreTotals]:
     """Write log p(x), k-hat, percentile and an anomaly flag of each row to a `.csv`.
@@ -116,9 +115,9 @@ def score_rows(
         folder: the run's folder.
         data: a file, whose rows keep their order, or a named data set; by default the run's own.
         split: which rows of a named data set.
-        out: the `.csv`; by default `scores.csv` in the run's folder.
+        out: a `.csv` or `.parquet`; by default `scores.csv` in the run's folder.
         false_alarms: the share of usual rows that may be flagged, between 0 and 1.
-        estimator: how log p(x) is computed.
+        estimator: how log p(x) is computed; by default as that of the validation rows was when the run was fitted.
         program: `FILE.py:FUNCTION` of a program of one's own.
 
     Returns:
@@ -126,38 +125,36 @@ def score_rows(
     """
     folder, began, group = Path(folder), time.perf_counter(), process_group()
     path = Path(out) if out is not None else folder / "scores.csv"
-    if path.suffix != ".csv":
-        raise InputError(f"{path}: scores are written as .csv, not {path.suffix or 'a file without an ending'}")
+    if path.suffix not in ENDINGS:
+        found = path.suffix or "a file without an ending"
+        raise InputError(f"{path}: scores are written as .csv or .parquet, not {found}")
     run = Run(folder, program)
-    rows, held_out, scored = run.rows(data, split), run.data().valid, run.program()
-    require_enough(len(held_out), false_alarms)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZeroDensityWarning)
-        reference = estimate_log_px(estimator, scored, held_out)
+    rows, scored = run.rows(data, split), run.program()
+    reference, estimator = run.reference_scores(false_alarms, estimator)
     totals, places = ScoreTotals(), torch.arange(len(rows)) if rows.name == "train" else None
-    output = open_row_writer(path, len(rows), [], run.prepare.label_levels) if group.is_main else nullcontext()
+    output = open_row_writer(path, len(rows), ENDINGS) if group.is_main else nullcontext()
     with output as writer, warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroDensityWarning)  # the summary says it
         for number, part in enumerate(rows.chunks(CHUNK_ROWS)):
             own = None if places is None else places[number * CHUNK_ROWS :][: len(part)]
             log_px = estimate_log_px(estimator, scored, part, rows=own, seed=estimator.seed + number)
-            found = compare_with_reference(log_px, reference, false_alarms)
+            scores = compare_with_reference(log_px, reference, false_alarms)
             index = part.source_index(slice(None))
             if writer is not None:
-                writer.write_columns(_columns(found), index, part.labels)
-            totals.add(found, index)
+                writer.write(describe_rows(part, run.prepare), score_frame(scores))
+            totals.add(scores, index)
     summary = ScoreSummary(
         run=str(folder),
         path=str(path),
         num_data=len(rows),
         num_anomalies=totals.num_anomalies,
         false_alarms=false_alarms,
-        threshold=found.threshold,
+        threshold=scores.threshold,
         num_reference=int(reference.has_number.sum()),
         log_px=finite_or_none(totals.log_px / max(totals.num_with_number, 1)) if totals.num_with_number else None,
         log_px_kind=weakest_kind(totals.kinds),
         khat_bad=totals.khat_bad / totals.num_with_khat if totals.num_with_khat else None,
-        measure=found.found.measure,
+        measure=scores.found.measure,
         num_samples=estimator.num_samples,
         method=estimator.method,
         seconds=time.perf_counter() - began,
@@ -166,17 +163,3 @@ def score_rows(
         reason=totals.reason or None,
     )
     return summary, totals
-
-
-def _columns(scores: Scores) -> dict[str, np.ndarray]:
-    """The columns of the file; the cells of a row that has no number are empty."""
-    found, anomaly = scores.found, scores.anomaly.numpy().astype(int)
-    if not found.has_number.all():
-        anomaly = anomaly.astype(object)
-        anomaly[~found.has_number.numpy()] = None
-    return {
-        "log_px": found.log_px.numpy(),
-        "khat": found.khat.numpy() if isinstance(found, Evidence) else np.full(len(found), np.nan),
-        "percentile": scores.percentile.numpy(),
-        "anomaly": anomaly,
-    }

@@ -47,7 +47,15 @@ def json_of(capsys, *words):
 
 def test_fit_writes_a_run_and_prints_a_record(run, capsys):
     names = {path.name for path in run.iterdir()}
-    assert names == {"config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json", "checkpoint", "figures"}
+    assert names == {
+        "config.toml",
+        "model.safetensors",
+        "metrics.jsonl",
+        "evaluation.json",
+        "checkpoint",
+        "figures",
+        "reference.safetensors",
+    }
     figures = {path.name for path in (run / "figures").iterdir()}
     assert figures == {"training.png", "reconstructions.png", "samples.png", "latents.png", "manifold.png"}
     rows = read_json_lines(run / "metrics.jsonl")
@@ -241,7 +249,7 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
         (["evaluate", "nowhere"], "nowhere is not a run"),
         (["evaluate", str(run), "--num-samples", "0"], "0 is not in the range"),
         (["encode", str(run), "narrow.npy"], "5 columns, but this run was fitted to rows of 64"),
-        (["encode", str(run), "--out", "z.xls"], "can write .npy or .csv, not .xls"),
+        (["encode", str(run), "--out", "z.xls"], "can write .csv, .parquet or .npy, not .xls"),
         (["scores"], "No such command 'scores'"),
     ]:
         code, out, err = command(capsys, *words)

@@ -5,7 +5,7 @@ import datetime
 import numpy as np
 import pytest
 import torch
-from whole_tables import table_of
+from whole_table import whole_table
 
 import pyro_vae as pv
 
@@ -26,7 +26,7 @@ def test_files_hold_what_was_written(tmp_path):
     values, labels = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32), np.arange(30) % 3
     write_tables(tmp_path, values, labels)
     for name in ("t.csv", "t.parquet", "t.npz", "t.npy", "bare.csv"):
-        table = table_of(tmp_path / name)
+        table = whole_table(tmp_path / name)
         np.testing.assert_allclose(table.values.numpy(), values, rtol=1e-6)
         if name[0] == "t" and name != "t.npy":
             assert table.labels.tolist() == labels.tolist()
@@ -44,7 +44,7 @@ def test_images_are_read_from_a_folder(tmp_path):
     for i, image in enumerate(images):
         (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
         Image.fromarray(image).save(tmp_path / "ab"[i % 2] / f"{i:02}.png")
-    table = table_of(tmp_path)
+    table = whole_table(tmp_path)
     order = [*range(0, 12, 2), *range(1, 12, 2)]
     assert np.array_equal(table.values.numpy(), images[order].reshape(12, -1))
     assert table.labels.tolist() == [0] * 6 + [1] * 6
@@ -144,13 +144,13 @@ def test_tables_written_by_other_programs_are_read_completely(tmp_path):
     pandas.DataFrame(values).to_csv(tmp_path / "numbered.csv", index=False)
     pandas.DataFrame(values, columns=["x", "y", "z"]).to_csv(tmp_path / "indexed.csv")
     pandas.DataFrame(values, columns=["a", "b", "c"]).to_csv(tmp_path / "semicolons.csv", index=False, sep=";")
-    assert table_of(tmp_path / "semicolons.csv").columns == ("a", "b", "c")
+    assert whole_table(tmp_path / "semicolons.csv").columns == ("a", "b", "c")
     (tmp_path / "repeats.csv").write_text("\n".join(["1.0, 1.0, 2.0"] * 12))
     for name in ("numbered.csv", "indexed.csv"):
-        table = table_of(tmp_path / name)
+        table = whole_table(tmp_path / name)
         np.testing.assert_allclose(table.values.numpy(), values)
         assert table.labels is None
-    assert table_of(tmp_path / "repeats.csv").values.shape == (12, 3)
+    assert whole_table(tmp_path / "repeats.csv").values.shape == (12, 3)
     stamps = 1_700_000_000 + 17.6 * values
     np.save(tmp_path / "stamps.npy", stamps)
     data = pv.load_data(tmp_path / "stamps.npy")
@@ -192,6 +192,6 @@ def test_arrays_tensors_and_data_frames_keep_their_row_numbers():
 
 def test_integer_labels_are_not_renumbered(tmp_path):
     np.savez(tmp_path / "t.npz", x=np.random.default_rng(0).normal(size=(4, 2)), y=np.array([1.0, 2.0, 10.0, 7.0]))
-    assert table_of(tmp_path / "t.npz").labels.tolist() == [1, 2, 10, 7]
+    assert whole_table(tmp_path / "t.npz").labels.tolist() == [1, 2, 10, 7]
     (tmp_path / "bits.csv").write_text("0,1\n" * 12)
-    assert len(table_of(tmp_path / "bits.csv").values) == 12
+    assert len(whole_table(tmp_path / "bits.csv").values) == 12

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from large_files import bytes_file, seeded
-from whole_tables import table_of
+from whole_table import whole_table
 
 from pyro_vae.data import load_data
 from pyro_vae.data.dataset import make_split
@@ -42,7 +42,7 @@ def test_slices_and_indices_give_the_rows_in_memory(tmp_path):
 def test_every_dtype_is_read_as_in_memory(tmp_path, dtype):
     values = (np.random.default_rng(0).normal(size=(40, 6)) * 9).astype(dtype)
     np.save(tmp_path / "x.npy", values)
-    assert torch.equal(read_rows(tmp_path / "x.npy", stream=True).values[:], table_of(tmp_path / "x.npy").values)
+    assert torch.equal(read_rows(tmp_path / "x.npy", stream=True).values[:], whole_table(tmp_path / "x.npy").values)
 
 
 @pytest.mark.parametrize("batch_size", [1, 6, 7, 20, 36, 98, 500])
@@ -204,7 +204,7 @@ def test_parquet_is_converted_once_to_the_same_values(tmp_path):
     values = np.random.default_rng(0).normal(size=(400, 3))
     frame = pandas.DataFrame(values, columns=["a", "b", "c"]).assign(label=np.arange(400) % 3)
     frame.to_parquet(tmp_path / "t.parquet", row_group_size=64)
-    on_disk, in_memory = read_rows(tmp_path / "t.parquet", stream=True), table_of(tmp_path / "t.parquet")
+    on_disk, in_memory = read_rows(tmp_path / "t.parquet", stream=True), whole_table(tmp_path / "t.parquet")
     assert torch.equal(on_disk.values[:], in_memory.values)
     assert torch.equal(on_disk.labels, in_memory.labels)
     assert (on_disk.columns, on_disk.schema.label.name) == (in_memory.columns, in_memory.schema.label.name)
@@ -224,7 +224,7 @@ def test_bytes_in_parquet_are_stored_as_bytes_of_a_table(tmp_path):
     pandas.DataFrame(values, columns=list("abcd")).to_parquet(tmp_path / "t.parquet")
     table = read_rows(tmp_path / "t.parquet", stream=True)
     assert table.values.dtype_in_file == np.uint8
-    assert torch.equal(table.values[:], table_of(tmp_path / "t.parquet").values)
+    assert torch.equal(table.values[:], whole_table(tmp_path / "t.parquet").values)
     data, in_memory = (load_data(tmp_path / "t.parquet", stream=stream) for stream in (True, False))
     assert data.measure == in_memory.measure == "Lebesgue measure on R^4 (original units)"
 

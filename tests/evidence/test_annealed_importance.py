@@ -130,7 +130,7 @@ def test_wrong_plans_are_refused(tiny_vae):
         pv.annealed_evidence(vae, x, 0)
     with pytest.raises(pv.InputError, match="not from 'posterior'"):
         pv.annealed_evidence(vae, x, start="posterior")
-    with pytest.raises(pv.RowsError, match="mean lies outside"):
+    with pytest.raises(pv.errors.RowsError, match="mean lies outside"):
         pv.annealed_evidence(example_programs.global_mean(), torch.randn(5, 1))
     with pytest.raises(pv.InputError, match="give num_features"):
         pv.bidirectional(vae, 5)

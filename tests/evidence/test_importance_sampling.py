@@ -173,7 +173,7 @@ def test_a_global_latent_is_refused_with_the_remedy():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(pv.RowsError, match=r"shared_mean lies outside: put it inside \(with pyro.plate"):
+    with pytest.raises(pv.errors.RowsError, match=r"shared_mean lies outside: put it inside \(with pyro.plate"):
         pv.log_evidence(pv.Program(model, guide), torch.randn(5, 1))
 
 

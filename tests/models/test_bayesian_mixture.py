@@ -272,7 +272,7 @@ def test_a_row_has_no_evidence_of_its_own():
     x = rows_of(20)
     mixture = mixture_of(x)
     mixture.start(x)
-    with pytest.raises(pv.RowsError, match="global latent couples the rows"):
+    with pytest.raises(pv.errors.RowsError, match="global latent couples the rows"):
         pv.log_evidence(mixture, x)
 
 

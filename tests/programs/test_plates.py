@@ -26,7 +26,7 @@ def test_a_global_latent_is_fitted_at_its_right_weight():
     learned = named_parameters(program)
     assert learned["pyro.param/loc"].item() == pytest.approx(mean, abs=0.05)
     assert learned["pyro.param/scale"].exp().item() == pytest.approx(deviation, rel=0.15)
-    with pytest.raises(pv.RowsError, match="mean lies outside"):
+    with pytest.raises(pv.errors.RowsError, match="mean lies outside"):
         pv.log_evidence(program, x)
 
 
@@ -108,9 +108,9 @@ def test_a_program_without_a_row_plate_is_not_fitted_in_batches():
         pyro.sample("mean", dist.Normal(pyro.param("loc", torch.tensor(0.0)), scale))
 
     x = torch.randn(64, 1) + 2
-    with pytest.raises(pv.RowsError, match="held-out rows have no ELBO"):
+    with pytest.raises(pv.errors.RowsError, match="held-out rows have no ELBO"):
         pv.fit(pv.Program(model, guide), x, valid=x, batch_size=64)
-    with pytest.raises(pv.RowsError, match=r"no plate over rows .*batch_size=64"):
+    with pytest.raises(pv.errors.RowsError, match=r"no plate over rows .*batch_size=64"):
         pv.fit(pv.Program(model, guide), x, batch_size=8)
     program = pv.Program(model, guide)
     pv.fit(program, x, batch_size=64, epochs=2000, learning_rate=0.05, schedule="cosine")

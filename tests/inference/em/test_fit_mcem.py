@@ -205,7 +205,7 @@ def test_what_cannot_be_fitted_is_refused(tiny_vae):
     vae, x = tiny_vae
     with pytest.raises(pv.InputError, match="continuous latents"):
         fit_mcem(pv.Program(discrete, of_guide), torch.zeros(4, 1), epochs=1)
-    with pytest.raises(pv.RowsError, match="mean lies outside"):
+    with pytest.raises(pv.errors.RowsError, match="mean lies outside"):
         fit_mcem(example_programs.global_mean(), torch.zeros(4, 1), epochs=1)
     with pytest.raises(pv.InputError, match="gradient in no trainable parameter"):
         fit_mcem(LinearGaussian(2, 3), torch.zeros(4, 3), epochs=1)

@@ -230,7 +230,7 @@ def test_what_has_no_mode_for_each_row_is_refused(tiny_vae):
 
     with pytest.raises(pv.InputError, match="continuous latents"):
         laplace_approximation(pv.Program(discrete, of_guide), torch.zeros(4, 1))
-    with pytest.raises(pv.RowsError, match="mean lies outside"):
+    with pytest.raises(pv.errors.RowsError, match="mean lies outside"):
         laplace_approximation(example_programs.global_mean(), torch.zeros(4, 1))
     with pytest.raises(pv.InputError, match="a plate other than"):
         laplace_approximation(pv.Program(crossed, crossed_guide), torch.zeros(3, 4))

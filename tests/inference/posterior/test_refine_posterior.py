@@ -260,7 +260,7 @@ def test_what_cannot_be_refined_is_said(tiny_vae):
     oracle = LinearGaussian(4, 6, sites=2)
     with pytest.raises(pv.InputError, match="the guide's z_b depends"):
         refine(oracle, oracle.rows(5), steps=1)
-    with pytest.raises(pv.RowsError, match="mean lies outside"):
+    with pytest.raises(pv.errors.RowsError, match="mean lies outside"):
         refine(global_mean(), torch.randn(20, 1))
     for wrong, message in [
         ({"x": x + 0.5}, "expected 0 or 1"),

@@ -6,7 +6,7 @@ from pyro_vae.data.read_files import read_file, read_memory
 from pyro_vae.data.table import table_from_frame
 
 
-def table_of(source, header="auto", **options):
+def whole_table(source, header="auto", **options):
     """Of a path the file's rows, else those of the array or frame."""
     read = read_file(source, header) if hasattr(source, "exists") else read_memory(source)
     if not isinstance(read, Frame):

@@ -1,0 +1,127 @@
+"""Rows as frames: what names them in the source, and their codes, reconstructions, draws and scores."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.data.prepare_rows import Preparation
+from pyro_vae.diagnostics.anomaly_scores import Scores
+from pyro_vae.evidence.importance_sampling import Evidence
+from pyro_vae.programs.encode_rows import encode, reconstruct
+from pyro_vae.typing import Program
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def describe_rows(rows: Split, preparation: Preparation) -> "pandas.DataFrame":
+    """What names some rows: their ids, their numbers in the source, and their labels, as they were there.
+
+    Args:
+        rows: the rows (n).
+        preparation: of the data that the program was fitted to.
+
+    Returns:
+        The frame (n rows).
+    """
+    import pandas
+
+    columns: dict[str, object] = dict(rows.ids)
+    columns["index"] = rows.source_index(slice(None)).numpy()
+    if rows.labels is not None:
+        label = preparation.schema.label
+        columns["label" if label is None else label.name] = labels_in_words(rows.labels, preparation.label_levels)
+    return pandas.DataFrame(columns)
+
+
+def labels_in_words(labels: Tensor, levels: tuple[str, ...]) -> np.ndarray:
+    """Labels as they were in the source, None for one that was missing.
+
+    Args:
+        labels: the labels (N,).
+        levels: the text of labels 0, 1, …; empty for labels that are numbers.
+
+    Returns:
+        The labels (N,).
+    """
+    known = labels.tolist()
+    if not levels and min(known, default=0) >= 0:
+        return labels.cpu().numpy()
+    return np.array([None if label < 0 else levels[label] if levels else label for label in known], dtype=object)
+
+
+def latent_frame(program: Program, rows: Split) -> "pandas.DataFrame":
+    """The posterior means of some rows, z1, z2, ….
+
+    Args:
+        program: the program.
+        rows: the rows (n).
+
+    Returns:
+        The frame (n rows, K columns).
+    """
+    return _numbered(encode(program, rows.x, **rows.row_inputs(slice(None))), "z")
+
+
+def reconstruction_frame(program: Program, rows: Split, preparation: Preparation) -> "pandas.DataFrame":
+    """E[x | z] at the posterior mean of some rows, with the names and units of the data; of categories the likeliest.
+
+    Args:
+        program: the program.
+        rows: the rows (n).
+        preparation: of the data that the program was fitted to.
+
+    Returns:
+        The frame (n rows).
+    """
+    return values_frame(reconstruct(program, rows.x, **rows.row_inputs(slice(None))), preparation, rounded=False)
+
+
+def values_frame(x: Tensor, preparation: Preparation, rounded: bool) -> "pandas.DataFrame":
+    """Values of x with the names, types and units of the data; numbered where a model observes something else.
+
+    Args:
+        x: the values (n, D).
+        preparation: of the data that the program was fitted to.
+        rounded: whether numbers become whole where the column's are.
+
+    Returns:
+        The frame (n rows).
+    """
+    if x.shape[1] != preparation.num_features:
+        return _numbered(x, "x")
+    return preparation.to_frame(x, rounded)
+
+
+def _numbered(values: Tensor, letter: str) -> "pandas.DataFrame":
+    import pandas
+
+    array = values.detach().cpu().numpy()
+    return pandas.DataFrame(array, columns=[f"{letter}{i + 1}" for i in range(array.shape[1])])
+
+
+def score_frame(scores: Scores) -> "pandas.DataFrame":
+    """log p(x), k-hat, percentile and flag of each row; the cells of a row that has no number are missing.
+
+    Args:
+        scores: the scores (n rows).
+
+    Returns:
+        The frame (n rows).
+    """
+    import pandas
+
+    found, anomaly = scores.found, scores.anomaly.numpy().astype(int)
+    if not found.has_number.all():
+        anomaly = anomaly.astype(object)
+        anomaly[~found.has_number.numpy()] = None
+    return pandas.DataFrame(
+        {
+            "log_px": found.log_px.numpy(),
+            "khat": found.khat.numpy() if isinstance(found, Evidence) else np.full(len(found), np.nan),
+            "percentile": scores.percentile.numpy(),
+            "anomaly": anomaly,
+        }
+    )

@@ -1,0 +1,142 @@
+"""Files of rows that a user gets back: `.csv`, `.parquet` and `.npy`, written chunk by chunk, whole or not at all."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+import numpy as np
+
+from pyro_vae.atomic_write import atomic_path
+from pyro_vae.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class RowWriter(Protocol):
+    """Writes rows, chunk by chunk."""
+
+    def write(self, about: "pandas.DataFrame", values: "pandas.DataFrame") -> None:
+        """Append rows.
+
+        Args:
+            about: what names the rows: ids, numbers in their source, labels (n rows).
+            values: the values (n rows).
+        """
+        ...
+
+    def close(self) -> None:
+        """Write what is left."""
+        ...
+
+
+class CsvWriter:
+    """A text table, the names above the first row.
+
+    Args:
+        file: the open file.
+        num_rows: how many rows will be written.
+    """
+
+    def __init__(self, file: BinaryIO, num_rows: int) -> None:
+        self.file, self.has_header = file, False
+
+    def write(self, about: "pandas.DataFrame", values: "pandas.DataFrame") -> None:
+        frame = _side_by_side(about, values)
+        self.file.write(frame.to_csv(index=False, header=not self.has_header).encode())
+        self.has_header = True
+
+    def close(self) -> None:
+        pass
+
+
+class ParquetWriter:
+    """A Parquet file, a row group a chunk; types are those of the first chunk.
+
+    Args:
+        file: the open file.
+        num_rows: how many rows will be written.
+    """
+
+    def __init__(self, file: BinaryIO, num_rows: int) -> None:
+        try:
+            import pyarrow.parquet  # noqa: F401 - asked for before rows are computed
+        except ImportError as error:
+            raise InputError("Parquet needs one more package; pip install 'pyro-vae[parquet]'") from error
+        self.file, self.writer = file, None  # type: tuple[BinaryIO, Any]
+
+    def write(self, about: "pandas.DataFrame", values: "pandas.DataFrame") -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        frame = _side_by_side(about, values)
+        schema = None if self.writer is None else self.writer.schema
+        table = pyarrow.Table.from_pandas(frame, schema=schema, preserve_index=False)
+        if self.writer is None:
+            self.writer = pyarrow.parquet.ParquetWriter(self.file, table.schema)
+        self.writer.write_table(table)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+class NpyWriter:
+    """An array of the values alone, without what names the rows.
+
+    Args:
+        file: the open file.
+        num_rows: how many rows will be written.
+    """
+
+    def __init__(self, file: BinaryIO, num_rows: int) -> None:
+        self.file, self.num_rows, self.has_header = file, num_rows, False
+
+    def write(self, about: "pandas.DataFrame", values: "pandas.DataFrame") -> None:
+        if texts := [str(name) for name, kind in values.dtypes.items() if kind.kind not in "fiub"]:
+            raise InputError(f".npy holds numbers, and {', '.join(texts[:3])} holds none; write .csv or .parquet")
+        array = np.ascontiguousarray(values.to_numpy())
+        if not self.has_header:
+            about_array = {"descr": array.dtype.str, "fortran_order": False, "shape": (self.num_rows, array.shape[1])}
+            np.lib.format.write_array_header_1_0(self.file, about_array)
+            self.has_header = True
+        self.file.write(array.data)
+
+    def close(self) -> None:
+        pass
+
+
+WRITERS: dict[str, Callable[[BinaryIO, int], RowWriter]] = {
+    ".csv": CsvWriter,
+    ".parquet": ParquetWriter,
+    ".npy": NpyWriter,
+}
+
+
+def _side_by_side(about: "pandas.DataFrame", values: "pandas.DataFrame") -> "pandas.DataFrame":
+    import pandas
+
+    kept = about.drop(columns=[name for name in about.columns if name in values.columns])
+    return pandas.concat([kept.reset_index(drop=True), values.reset_index(drop=True)], axis=1)
+
+
+@contextmanager
+def open_row_writer(path: Path, num_rows: int, endings: tuple[str, ...] = tuple(WRITERS)) -> Iterator[RowWriter]:
+    """Inside, rows are written; the file appears when all of them are, and keeps its old content until then.
+
+    Args:
+        path: the file, whose ending is its format; `InputError` for another ending.
+        num_rows: how many rows will be written.
+        endings: the formats that are allowed.
+
+    Yields:
+        RowWriter: the writer.
+    """
+    if path.suffix not in endings:
+        known = f"{', '.join(endings[:-1])} or {endings[-1]}"
+        raise InputError(f"{path}: can write {known}, not {path.suffix or 'a file without an ending'}")
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        writer = WRITERS[path.suffix](file, num_rows)
+        yield writer
+        writer.close()
