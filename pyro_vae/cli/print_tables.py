@@ -49,7 +49,7 @@ def print_record(record: EvidenceRecord, title: str) -> None:
     errors = f"± {_number(record.log_px_se)} (rows) ± {_number(record.log_px_mc_se, 3)} (Monte Carlo)"
     rows = [
         (
-            "log p(x) at least" if _is_loose(record) else "log p(x)",
+            _log_px_name(record),
             "−∞" if record.num_zero else _number(record.log_px),
             errors,
         ),
@@ -104,6 +104,13 @@ def print_kl_by_latent(kl_by_site: Mapping[str, float | list[float]] | None) -> 
 
 
 MAX_BAD_SHARE = 0.1  # of rows with a bad k-hat, above which a mean is a loose bound
+
+
+def _log_px_name(record: EvidenceRecord) -> str:
+    """What log p(x) is called: a density of codes is none of the table."""
+    if (record.measure or "").startswith("coded columns"):
+        return "log p(codes)"
+    return "log p(x) at least" if _is_loose(record) else "log p(x)"
 
 
 def _is_loose(record: EvidenceRecord) -> bool:

@@ -72,7 +72,7 @@ def _number(summary: Record) -> str:
     return "−∞" if summary["log_px"] is None else f"{summary['log_px']:.2f}"
 
 
-def _print(summary: Record, lowest: list[tuple[float, int]]) -> None:
+def _print(summary: Record, lowest: list[tuple[float, str]]) -> None:
     count, flagged = summary["num_data"], summary["num_anomalies"]
     click.echo(
         f"{summary['path']}: {count} rows, mean log p(x) {_number(summary)} nats ({summary['log_px_kind']}); "

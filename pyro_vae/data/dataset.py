@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_vae.data.column_options import ColumnOptions
 from pyro_vae.data.columns import Schema
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.frames import DataFrame
-from pyro_vae.data.infer_columns import ColumnOptions
 from pyro_vae.data.load_tables import ReadOptions, Source, load_tables
 from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
 from pyro_vae.data.prepare_rows import Preparation, make_split

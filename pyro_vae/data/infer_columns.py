@@ -1,14 +1,14 @@
 """The kind of each column of a table: decided by its training values, unless the user says it."""
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyro_vae.data.column_options import ColumnOptions, given_columns
 from pyro_vae.data.column_values import (
     ISO_DATE,
     Level,
@@ -23,7 +23,7 @@ from pyro_vae.data.column_values import (
     to_days,
     to_numbers,
 )
-from pyro_vae.data.columns import KINDS, ROLES, WITH_LEVELS, Column, Schema
+from pyro_vae.data.columns import ROLES, WITH_LEVELS, Column, Schema
 from pyro_vae.data.frames import Frame
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.table import encode_labels
@@ -41,73 +41,7 @@ DWARFS = 1e4  # times the spread of the others: a value that would decide the co
 MAX_DWARFED = 0.01  # the share of rows with such a value
 REPEATED = 0.2  # the share of one value in a column of real numbers that is said
 MIN_FOR_ID = 20  # rows
-
-
-@dataclass(frozen=True)
-class ColumnOptions:
-    """What the user says about columns.
-
-    Attributes:
-        kinds: by name the kind, with what a kind takes after a colon: `ordinal:low<mid<high`, `datetime:%d.%m.%Y`.
-        label: the column of labels.
-        ids: columns that name a row.
-        drop: columns that are left out.
-        weights: the column of rows' weights.
-        split: the column that says to which split a row belongs.
-        group: the column of groups, whose rows stay in one split.
-        schema: a file of kinds, as `Schema.to_toml` writes it, or a run's config.toml.
-    """
-
-    kinds: Mapping[str, str] = field(default_factory=dict)
-    label: str | None = None
-    ids: tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
-    weights: str | None = None
-    split: str | None = None
-    group: str | None = None
-    schema: str | Path | None = None
-
-    @property
-    def roles(self) -> dict[str, str]:
-        """The kind that each column is given, by name; `InputError` for two kinds of one column."""
-        given = [
-            *self.kinds.items(),
-            *((name, "id") for name in self.ids),
-            *((name, "ignored") for name in self.drop),
-            *((name, role) for role, name in self._named_roles if name is not None),
-        ]
-        found: dict[str, str] = {}
-        for name, kind in given:
-            if found.setdefault(name, kind) != kind:
-                raise InputError(f"column {name} is given two kinds, {found[name]} and {kind}; give it one")
-        return found
-
-    @property
-    def _named_roles(self) -> list[tuple[str, str | None]]:
-        return [("label", self.label), ("weights", self.weights), ("split", self.split), ("group", self.group)]
-
-    def __bool__(self) -> bool:
-        return bool(self.roles or self.schema)
-
-
-def parse_kinds(texts: Sequence[str]) -> dict[str, str]:
-    """NAME=KIND texts as a mapping; `InputError` for one without `=`, and for a name given twice.
-
-    Args:
-        texts: as in `("age=count", "size=ordinal:S<M<L")`; a name may hold `=` itself.
-
-    Returns:
-        The kinds by name.
-    """
-    kinds: dict[str, str] = {}
-    for text in texts:
-        match = re.fullmatch(rf"(.+?)=((?:{'|'.join(KINDS)})(?::.*)?)", text)
-        if match is None:
-            raise InputError(f"--column {text}: expected NAME=KIND, with a kind of {', '.join(KINDS)}")
-        if match[1] in kinds and kinds[match[1]] != match[2]:
-            raise InputError(f"--column {match[1]} is given twice, {kinds[match[1]]} and {match[2]}; give it once")
-        kinds[match[1]] = match[2]
-    return kinds
+MAX_LOOKED_AT = 100_000  # training rows by which shapes of distributions are judged; ranges are those of all
 
 
 def infer_schema(frame: Frame, options: ColumnOptions, training: Array | None = None) -> Schema:
@@ -125,7 +59,7 @@ def infer_schema(frame: Frame, options: ColumnOptions, training: Array | None = 
     names = list(values.columns)
     if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
         raise InputError(f"{source}: two columns are called {repeated[0]!r}; give each a name of its own")
-    given = _given_columns(options, names, source)
+    given = given_columns(options, names, source)
     rows = values if training is None else values.iloc[training]
     has_label = any(column.kind == "label" for column in given.values())
     columns = []
@@ -135,55 +69,6 @@ def infer_schema(frame: Frame, options: ColumnOptions, training: Array | None = 
             column, has_label = replace(column, kind="label"), True
         columns.append(_completed(column, rows[name], values[name], source, frame.has_names))
     return Schema(tuple(_with_equal_columns_noted(columns, rows)), frame.has_names)
-
-
-def _given_columns(options: ColumnOptions, names: list[str], source: str) -> dict[str, Column]:
-    """The columns about which the user says something, by name."""
-    columns: dict[str, Column] = {}
-    if options.schema is not None:
-        columns = {column.name: column for column in read_schema(options.schema)}
-    for name, text in options.roles.items():
-        kind, _, detail = text.partition(":")
-        _require_kind(name, kind, detail)
-        levels = tuple(detail.split("<")) if kind == "ordinal" and detail else ()
-        columns[name] = Column(name, kind, levels=levels, format=detail if kind == "datetime" else "")
-    if unknown := [name for name in columns if name not in names]:
-        near = difflib.get_close_matches(unknown[0], names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{source}: no column {unknown[0]!r}{hint} (columns: {', '.join(names[:8])})")
-    return columns
-
-
-def _require_kind(name: str, kind: str, detail: str) -> None:
-    if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        raise InputError(
-            f"column {name}: no kind called {kind!r}{f'; did you mean {near[0]!r}?' if near else ''} (kinds: "
-            f"{', '.join(KINDS)})"
-        )
-    if detail and kind not in ("ordinal", "datetime"):
-        raise InputError(f"column {name}: {kind} takes nothing after a colon, got {detail!r}")
-
-
-def read_schema(path: str | Path) -> Schema:
-    """The schema in a `schema.toml`, or in a run's `config.toml`; `InputError` where it cannot be read."""
-    from pyro_vae.atomic_write import read_toml
-
-    content = read_toml(Path(path))
-    content = content.get("schema", content)
-    columns = content.get("columns")
-    if not isinstance(columns, dict) or not all(isinstance(about, dict) for about in columns.values()):
-        raise InputError(
-            f"{path}: no columns in it; expected a table for each, as in [columns.age] with kind = 'count'"
-        )
-    for name, about in columns.items():
-        _require_kind(name, str(about.get("kind")), "")
-    try:
-        return Schema.from_dict(content)
-    except TypeError as error:
-        raise InputError(
-            f"{path}: a column has an unknown key ({error}); a column has a kind, levels, format"
-        ) from error
 
 
 def _completed(
@@ -315,7 +200,8 @@ def _infer_numbers(column: Column, known: Array, all_rows: "pandas.Series[Any]",
         is_count = low >= 0 and low <= 2 and high <= MAX_COUNT
         return replace(column, kind="count" if is_count else "integer")
     note = _note_of_repeats(known)
-    if low > 0 and _skewness(known) > 1 and abs(_skewness(np.log(known))) < _skewness(known):
+    some = known[:MAX_LOOKED_AT]
+    if low > 0 and _skewness(some) > 1 and abs(_skewness(np.log(some))) < _skewness(some):
         return replace(column, kind="positive", note=note)
     is_share = low >= 0 and high <= 1 and low < 0.05 and high > 0.95
     return replace(column, kind="bounded" if is_share else "real", note=note)
@@ -343,8 +229,8 @@ def _skewness(values: Array) -> float:
 
 def _note_of_repeats(values: Array) -> str:
     """What is said where one value makes up much of a column of real numbers: a density there has no limit."""
-    found, counts = np.unique(values, return_counts=True)
-    share = float(counts.max()) / len(values)
+    found, counts = np.unique(values[:MAX_LOOKED_AT], return_counts=True)
+    share = float(counts.max()) / counts.sum()
     most = found[counts.argmax()]
     return f"{share:.0%} of the values are {most:g}" if share > REPEATED and len(found) > 2 else ""
 
@@ -357,8 +243,9 @@ def _with_equal_columns_noted(columns: list[Column], rows: "pandas.DataFrame") -
     noted = []
     for column in columns:
         if column.is_modelled:
-            key = hash(pandas.util.hash_pandas_object(rows[column.name], index=False).to_numpy().tobytes())
-            if key in first:
+            some = rows[column.name].head(MAX_LOOKED_AT)
+            key = hash(pandas.util.hash_pandas_object(some, index=False).to_numpy().tobytes())
+            if key in first and rows[column.name].equals(rows[first[key]]):
                 column = replace(column, note=f"equals {first[key]} in every training row; --drop {column.name}")
             first.setdefault(key, column.name)
         noted.append(column)
@@ -382,7 +269,7 @@ def rows_that_dwarf(schema: Schema, values: Array) -> tuple[Array, list[str]]:
         if column.kind not in ("real", "positive", "integer"):
             continue
         known = numbers[~np.isnan(numbers)]
-        low, middle, high = np.quantile(known, [0.05, 0.5, 0.95])
+        low, middle, high = np.quantile(known[:MAX_LOOKED_AT], [0.05, 0.5, 0.95])
         spread = high - low
         distance = np.abs(np.nan_to_num(numbers, nan=middle) - middle)
         rows = np.flatnonzero(distance > DWARFS * spread) if spread > 0 else np.empty(0, int)

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_vae.data.column_options import ColumnOptions
 from pyro_vae.data.frame_tables import MIN_ROWS, split_frame, stack_frames, tables_of_frame
 from pyro_vae.data.frames import DataFrame, Frame
-from pyro_vae.data.infer_columns import ColumnOptions
 from pyro_vae.data.named_datasets import NAMED_DATASETS
 from pyro_vae.data.ondisk.read_large_files import read_rows, split_rows
 from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk

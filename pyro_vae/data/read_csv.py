@@ -132,7 +132,21 @@ def _with_codes_as_text(form: TextFormat, rows: Sequence[Sequence[str]]) -> Text
         and all(i >= len(row) or re.fullmatch(r"\d*", row[i].strip()) for row in body)
     ]
     note = f"{', '.join(map(str, found[:3]))}: digits that begin with 0, read as text"
-    return replace(form, as_text=tuple(found), notes=(*form.notes, note)) if found else form
+    form = replace(form, as_text=tuple(found), notes=(*form.notes, note)) if found else form
+    return _with_words_for_missing(form, [str(name) for name in names], body, start)
+
+
+def _with_words_for_missing(
+    form: TextFormat, names: Sequence[str], body: Sequence[Sequence[str]], start: int
+) -> TextFormat:
+    """The format with a note on words such as NA in columns of text, where they might be values: Namibia, "None"."""
+    notes = []
+    for i, name in enumerate(names, start):
+        cells = [row[i].strip() for row in body if i < len(row)]
+        words = sorted({cell for cell in cells if cell and _is_missing(cell)})
+        if words and any(_number(cell, form.decimal) is None for cell in cells if cell and not _is_missing(cell)):
+            notes.append(f"{', '.join(words)} in {name} read as missing values")
+    return replace(form, notes=(*form.notes, *notes))
 
 
 def _require_whole_rows(path: Path, form: TextFormat) -> None:

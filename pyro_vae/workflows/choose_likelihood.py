@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from pyro_vae.data import Dataset, load_data
+from pyro_vae.data.column_options import parse_kinds
 from pyro_vae.data.data_config import DataConfig
-from pyro_vae.data.infer_columns import parse_kinds
 from pyro_vae.data.reference_measure import are_counts, observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.option_registry import Value

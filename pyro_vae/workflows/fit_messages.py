@@ -35,7 +35,9 @@ def describe_fit(
     """
     rows = f"{len(data.train)} training, {len(data.valid)} validation and {len(data.test)} test rows"
     labels = f", labels from {data.label_name!r}" if data.label_name else ""
-    lines = [f"{data.name}: {rows} of {data.num_features} columns{labels}", *(f"read: {note}" for note in data.notes)]
+    lines = [f"{data.name}: {rows} of {data.num_features} columns{labels}"]
+    lines += [f"  {line}" for line in data.schema.describe()] if data.schema.modelled else []
+    lines += [f"read: {note}" for note in data.notes]
     measure = describe_measure(data.train, find_plates(program, probe_batch(data)))
     if likelihood is None:
         return "\n".join([*lines, f"program {own}; {measure}"])

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from pyro_vae.data import Split
 from pyro_vae.diagnostics.anomaly_scores import Scores, compare_with_reference
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError, ZeroDensityWarning
@@ -28,7 +28,7 @@ ENDINGS = (".csv", ".parquet")
 
 @dataclass
 class ScoreTotals:
-    """Sums over all rows that were scored, and the rows with the lowest log p(x), (log p(x), index) each."""
+    """Sums over all rows that were scored, and the rows with the lowest log p(x): (log p(x), name) each."""
 
     num_anomalies: int = 0
     log_px: float = 0.0
@@ -38,15 +38,17 @@ class ScoreTotals:
     num_zero: int = 0
     reason: str = ""
     kinds: set[str] = field(default_factory=set)
-    lowest: list[tuple[float, int]] = field(default_factory=list)
+    lowest: list[tuple[float, str]] = field(default_factory=list)
 
-    def add(self, scores: Scores, index: Tensor) -> None:
+    def add(self, scores: Scores, rows: Split) -> None:
         """Count a chunk of rows in.
 
         Args:
             scores: the chunk's scores.
-            index: the rows' numbers (n,) in their source.
+            rows: the rows (n).
         """
+        index = rows.source_index(slice(None))
+        names = next(iter(rows.ids.values()), index.numpy())
         found, log_px = scores.found, scores.found.log_px
         self.kinds.add(scores.kind)
         self.num_anomalies += int(scores.anomaly.sum())
@@ -62,7 +64,7 @@ class ScoreTotals:
             self.reason = f"row {int(index[row])}: {found.reasons[row]}"
         few = log_px.argsort()[:NUM_LOWEST]
         few = few[found.has_number[few]]
-        lowest = [*self.lowest, *zip(log_px[few].tolist(), index[few].tolist(), strict=True)]
+        lowest = [*self.lowest, *((float(log_px[row]), str(names[row])) for row in few.tolist())]
         self.lowest = sorted(lowest)[:NUM_LOWEST]
 
 
@@ -139,10 +141,9 @@ def score_rows(
             own = None if places is None else places[number * CHUNK_ROWS :][: len(part)]
             log_px = estimate_log_px(estimator, scored, part, rows=own, seed=estimator.seed + number)
             scores = compare_with_reference(log_px, reference, false_alarms)
-            index = part.source_index(slice(None))
             if writer is not None:
                 writer.write(describe_rows(part, run.prepare), score_frame(scores))
-            totals.add(scores, index)
+            totals.add(scores, part)
     summary = ScoreSummary(
         run=str(folder),
         path=str(path),

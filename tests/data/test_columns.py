@@ -12,10 +12,10 @@ import torch
 from whole_table import whole_table
 
 import pyro_vae as pv
+from pyro_vae.data.column_options import parse_kinds
 from pyro_vae.data.column_values import decimals_of, precision_of
 from pyro_vae.data.columns import KINDS, Column, Schema
 from pyro_vae.data.frames import frame_like
-from pyro_vae.data.infer_columns import parse_kinds
 from pyro_vae.data.read_files import read_memory
 
 N = 60

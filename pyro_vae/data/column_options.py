@@ -1,0 +1,135 @@
+"""What the user says about the columns of a table: kinds, roles, and files of kinds."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyro_vae.data.columns import KINDS, Column, Schema
+from pyro_vae.errors import InputError
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """What the user says about columns.
+
+    Attributes:
+        kinds: by name the kind, with what a kind takes after a colon: `ordinal:low<mid<high`, `datetime:%d.%m.%Y`.
+        label: the column of labels.
+        ids: columns that name a row.
+        drop: columns that are left out.
+        weights: the column of rows' weights.
+        split: the column that says to which split a row belongs.
+        group: the column of groups, whose rows stay in one split.
+        schema: a file of kinds, as `Schema.to_toml` writes it, or a run's config.toml.
+    """
+
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    label: str | None = None
+    ids: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    weights: str | None = None
+    split: str | None = None
+    group: str | None = None
+    schema: str | Path | None = None
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The kind that each column is given, by name; `InputError` for two kinds of one column."""
+        given = [
+            *self.kinds.items(),
+            *((name, "id") for name in self.ids),
+            *((name, "ignored") for name in self.drop),
+            *((name, role) for role, name in self._named_roles if name is not None),
+        ]
+        found: dict[str, str] = {}
+        for name, kind in given:
+            if found.setdefault(name, kind) != kind:
+                raise InputError(f"column {name} is given two kinds, {found[name]} and {kind}; give it one")
+        return found
+
+    @property
+    def _named_roles(self) -> list[tuple[str, str | None]]:
+        return [("label", self.label), ("weights", self.weights), ("split", self.split), ("group", self.group)]
+
+    def __bool__(self) -> bool:
+        return bool(self.roles or self.schema)
+
+
+def parse_kinds(texts: Sequence[str]) -> dict[str, str]:
+    """NAME=KIND texts as a mapping; `InputError` for one without `=`, and for a name given twice.
+
+    Args:
+        texts: as in `("age=count", "size=ordinal:S<M<L")`; a name may hold `=` itself.
+
+    Returns:
+        The kinds by name.
+    """
+    kinds: dict[str, str] = {}
+    for text in texts:
+        match = re.fullmatch(rf"(.+?)=((?:{'|'.join(KINDS)})(?::.*)?)", text)
+        if match is None:
+            raise InputError(f"--column {text}: expected NAME=KIND, with a kind of {', '.join(KINDS)}")
+        if match[1] in kinds and kinds[match[1]] != match[2]:
+            raise InputError(f"--column {match[1]} is given twice, {kinds[match[1]]} and {match[2]}; give it once")
+        kinds[match[1]] = match[2]
+    return kinds
+
+
+def given_columns(options: ColumnOptions, names: list[str], source: str) -> dict[str, Column]:
+    """The columns about which the user says something, by name.
+
+    Args:
+        options: what the user says.
+        names: the columns that there are.
+        source: where they come from, for messages.
+
+    Returns:
+        The columns by name; `InputError` for a name that no column has, and for a kind that does not exist.
+    """
+    columns: dict[str, Column] = {}
+    if options.schema is not None:
+        columns = {column.name: column for column in read_schema(options.schema)}
+    for name, text in options.roles.items():
+        kind, _, detail = text.partition(":")
+        _require_kind(name, kind, detail)
+        levels = tuple(detail.split("<")) if kind == "ordinal" and detail else ()
+        columns[name] = Column(name, kind, levels=levels, format=detail if kind == "datetime" else "")
+    if unknown := [name for name in columns if name not in names]:
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{source}: no column {unknown[0]!r}{hint} (columns: {', '.join(names[:8])})")
+    return columns
+
+
+def _require_kind(name: str, kind: str, detail: str) -> None:
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, n=1)
+        raise InputError(
+            f"column {name}: no kind called {kind!r}{f'; did you mean {near[0]!r}?' if near else ''} (kinds: "
+            f"{', '.join(KINDS)})"
+        )
+    if detail and kind not in ("ordinal", "datetime"):
+        raise InputError(f"column {name}: {kind} takes nothing after a colon, got {detail!r}")
+
+
+def read_schema(path: str | Path) -> Schema:
+    """The schema in a `schema.toml`, or in a run's `config.toml`; `InputError` where it cannot be read."""
+    from pyro_vae.atomic_write import read_toml
+
+    content = read_toml(Path(path))
+    content = content.get("schema", content)
+    columns = content.get("columns")
+    if not isinstance(columns, dict) or not all(isinstance(about, dict) for about in columns.values()):
+        raise InputError(
+            f"{path}: no columns in it; expected a table for each, as in [columns.age] with kind = 'count'"
+        )
+    for name, about in columns.items():
+        _require_kind(name, str(about.get("kind")), "")
+    try:
+        return Schema.from_dict(content)
+    except TypeError as error:
+        raise InputError(
+            f"{path}: a column has an unknown key ({error}); a column has a kind, levels, format"
+        ) from error
