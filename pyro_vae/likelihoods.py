@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.column_likelihood import Columns as Columns
 from pyro_vae.constructor_args import part
 from pyro_vae.distributions import BernoulliVector, LogisticBins, stable_densities
 from pyro_vae.errors import InputError

@@ -28,8 +28,8 @@ def _option(name: str, type: type | str, default: Value, help: str, **more: Any)
 class LikelihoodEntry(Entry):
     """A likelihood: `values` are those that it has a density or mass for; `encoder` transforms the encoder's x."""
 
-    values: Literal["bits", "unit interval", "grey levels", "reals", "counts"] = "reals"
-    encoder: Literal["", "log1p"] = ""
+    values: Literal["bits", "unit interval", "grey levels", "reals", "counts", "columns"] = "reals"
+    encoder: Literal["", "log1p", "columns"] = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ LIKELIHOODS = Registry("likelihood", [
     LikelihoodEntry("categorical", "pyro_vae.likelihoods:Categorical", values="counts"),
     LikelihoodEntry("poisson", "pyro_vae.likelihoods:Poisson", values="counts", encoder="log1p"),
     LikelihoodEntry("negative-binomial", "pyro_vae.likelihoods:NegativeBinomial", values="counts", encoder="log1p"),
+    LikelihoodEntry("columns", "pyro_vae.likelihoods:Columns", "each column by its kind", values="columns",
+                    encoder="columns"),
 ], "pyro_vae.likelihoods")
 
 GUIDES = Registry("guide", [

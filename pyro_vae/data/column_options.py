@@ -22,6 +22,7 @@ class ColumnOptions:
         weights: the column of rows' weights.
         split: the column that says to which split a row belongs.
         group: the column of groups, whose rows stay in one split.
+        coding: how a row is written as numbers, as in `Schema`, or auto.
         schema: a file of kinds, as `Schema.to_toml` writes it, or a run's config.toml.
     """
 
@@ -33,6 +34,7 @@ class ColumnOptions:
     split: str | None = None
     group: str | None = None
     schema: str | Path | None = None
+    coding: str = "auto"
 
     @property
     def roles(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyro_vae.constructor_args import part
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.errors import InputError
 
@@ -23,9 +24,11 @@ KINDS = (*MODELLED, *ROLES)
 WHOLE = ("count", "integer")
 Level = str | int | float | bool
 DAY = 86_400.0  # seconds; dates are days since 1970-01-01, time spans days
+DEFAULTS = (("dtype", "float64"), ("has_zeros", False), ("shift", 0.0), ("scale", 1.0))
 MAX_LINES = 40  # of a description, one a column
 
 
+@part
 @dataclass(frozen=True)
 class Column:
     """A column of a table.
@@ -42,6 +45,9 @@ class Column:
         format: how text holds a date, as `datetime.strptime` has it; empty where the column has a type of dates.
         precision: the unit of time in which all dates are whole: D, h, min, s, ms or us.
         decimals: the number of decimals of all training values; None where it is above four.
+        has_zeros: whether a positive column has zeros too, a share of its rows.
+        shift: what is subtracted from its numbers before they are divided by `scale`, where columns have kinds.
+        scale: what they are divided by; of a positive column with zeros the unit of its logarithms.
         note: what is unusual about it, in words.
     """
 
@@ -55,7 +61,13 @@ class Column:
     format: str = ""
     precision: str = ""
     decimals: int | None = None
+    has_zeros: bool = False
+    shift: float = 0.0
+    scale: float = 1.0
     note: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
 
     @property
     def is_modelled(self) -> bool:
@@ -68,20 +80,26 @@ class Column:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether its codes are its own numbers."""
+        """Whether its values are numbers, and not levels of text, of more than two, or dates."""
         return self.kind in NUMBERS or (self.kind == "binary" and not self.has_text)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether single values have probabilities: a distribution of its kind has no density."""
+        return self.kind in WITH_LEVELS or self.kind in WHOLE
 
     @cached_property
     def places(self) -> dict[Level, int]:
         """The code of each level."""
         return {level: place for place, level in enumerate(self.levels)}
 
-    def encode(self, values: "pandas.Series[Any]", source: str) -> Array:
+    def encode(self, values: "pandas.Series[Any]", source: str, as_numbers: bool = False) -> Array:
         """Its values as numbers.
 
         Args:
             values: the values (N,).
             source: where they come from, for messages.
+            as_numbers: whether a binary column of numbers keeps them, in place of 0 and 1.
 
         Returns:
             The numbers (N,) float64: those of a numeric column as they are, the places of levels, days since
@@ -91,30 +109,31 @@ class Column:
 
         if self.kind == "datetime":
             return to_days(values, self.format, source)
-        if self.is_numeric:
+        if self.kind in NUMBERS or (as_numbers and self.is_numeric):
             return to_numbers(values, source)
         places, found = factorize_levels(values, self.levels)
         codes = np.array([*(self.places.get(level, len(self.levels)) for level in found), math.nan], np.float64)
         return codes[places]  # −1, a missing value, is the last
 
-    def decode(self, codes: Array, rounded: bool = True) -> "pandas.Series[Any]":
+    def decode(self, codes: Array, rounded: bool = True, as_numbers: bool = False) -> "pandas.Series[Any]":
         """Numbers as values of the column.
 
         Args:
             codes: the numbers (N,), as `encode` gives them; of levels the nearest place is taken.
             rounded: whether numbers become whole, or have the column's decimals, where the column's have; means stay as
                 they are without.
+            as_numbers: whether a binary column of numbers keeps them, in place of 0 and 1.
 
         Returns:
             The values (N,), missing where a number is NaN.
         """
-        from pyro_vae.data.column_values import as_dates, as_levels, as_numbers
+        from pyro_vae.data import column_values
 
         if self.kind == "datetime":
-            return as_dates(codes, self.dtype, self.format, self.precision)
-        if not self.is_numeric:
-            return as_levels(codes, self.levels, self.dtype, self.kind == "ordinal")
-        return as_numbers(codes, self.dtype, self.kind, rounded, self.decimals)
+            return column_values.as_dates(codes, self.dtype, self.format, self.precision)
+        if not (self.kind in NUMBERS or (as_numbers and self.is_numeric)):
+            return column_values.as_levels(codes, self.levels, self.dtype, self.kind == "ordinal")
+        return column_values.as_numbers(codes, self.dtype, self.kind, rounded, self.decimals)
 
     def describe(self, width: int = 0) -> str:
         """One line: name, kind, and range or levels.
@@ -146,10 +165,11 @@ class Column:
         return {"kind": self.kind} | {
             name: value
             for name, value in values.items()
-            if name not in ("name", "kind") and value not in (None, "", []) and (name, value) != ("dtype", "float64")
+            if name not in ("name", "kind") and (name, value) not in DEFAULTS and value not in (None, "", [])
         }
 
 
+@part
 @dataclass(frozen=True)
 class Schema:
     """The columns of a table in their order.
@@ -157,10 +177,16 @@ class Schema:
     Attributes:
         columns: the columns; empty where rows have none with a name or kind of their own, as in arrays and pictures.
         has_names: whether the columns have names; where not, they are known by their place.
+        coding: how a row is written as numbers: `plain`, each column's own; `columns`, a number for each column by its
+            kind, for `likelihoods.Columns`; `one-hot`, each column's own, and for categories one for each level.
     """
 
     columns: tuple[Column, ...] = ()
     has_names: bool = True
+    coding: str = "plain"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", tuple(self.columns))
 
     def __iter__(self) -> Iterator[Column]:
         return iter(self.columns)
@@ -191,9 +217,17 @@ class Schema:
         return next((column for column in self.columns if column.kind == kind), None)
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether some column has no density of real numbers: levels of text, more than two levels, dates, or bits
+        beside other numbers."""
+        kinds = {column.kind for column in self.modelled}
+        has_levels = any(column.has_text or column.kind in ("categorical", "ordinal") for column in self.modelled)
+        return has_levels or ("binary" in kinds and kinds != {"binary"})
+
+    @property
     def is_coded(self) -> bool:
-        """Whether some column has levels of text or dates, which a likelihood of numbers sees only as codes."""
-        return any(column.has_text or column.kind in ("categorical", "ordinal") for column in self.modelled)
+        """Whether a row is written as codes of the columns' kinds."""
+        return self.coding != "plain"
 
     @cached_property
     def coded_names(self) -> tuple[str, ...]:
@@ -203,11 +237,14 @@ class Schema:
         return tuple(name for column in self.modelled for name in self._names_of(column))
 
     def _names_of(self, column: Column) -> list[str]:
-        is_one_hot = column.kind == "categorical"
+        is_one_hot = self._is_one_hot(column)
         return [f"{column.name}={level}" for level in column.levels] if is_one_hot else [column.name]
 
+    def _is_one_hot(self, column: Column) -> bool:
+        return self.coding == "one-hot" and column.kind == "categorical"
+
     def encode(self, frame: "pandas.DataFrame", source: str) -> Array:
-        """The modelled columns of a frame as numbers, those of categories one-hot.
+        """The modelled columns of a frame as numbers.
 
         Args:
             frame: the frame, with the columns that are modelled.
@@ -216,11 +253,12 @@ class Schema:
         Returns:
             The numbers (N, D) float64, NaN for missing values.
         """
-        parts = [self._one_hot(column, column.encode(frame[column.name], source)) for column in self.modelled]
+        plain = self.coding == "plain"
+        parts = [self._one_hot(column, column.encode(frame[column.name], source, plain)) for column in self.modelled]
         return np.concatenate(parts, axis=1) if parts else np.empty((len(frame), 0))
 
     def _one_hot(self, column: Column, codes: Array) -> Array:
-        if column.kind != "categorical":
+        if not self._is_one_hot(column):
             return codes[:, None]
         known = (codes[:, None] == np.arange(len(column.levels))).astype(np.float64)
         known[np.isnan(codes)] = math.nan
@@ -243,13 +281,19 @@ class Schema:
             if column.is_modelled:
                 width = len(self._names_of(column))
                 codes = values[:, start : start + width]
-                one = codes.argmax(1).astype(np.float64) if column.kind == "categorical" else codes[:, 0]
-                series[column.name] = column.decode(one, rounded)
+                one = codes.argmax(1).astype(np.float64) if self._is_one_hot(column) else codes[:, 0]
+                series[column.name] = column.decode(one, rounded, self.coding == "plain")
                 start += width
             elif column.constant is not None:
                 dtype = None if column.dtype == "text" else column.dtype
                 series[column.name] = pandas.Series([column.constant] * len(values), dtype=dtype)
         return pandas.DataFrame(series)
+
+    def coded(self, coding: str) -> "Schema":
+        """The schema with a coding; `auto` is that by kinds where some column is no real number."""
+        if coding == "auto":
+            coding = "columns" if self.is_mixed else "plain"
+        return replace(self, coding=coding)
 
     def describe(self) -> list[str]:
         """One line a column; of very many, how many there are of each kind."""
@@ -271,16 +315,15 @@ class Schema:
     def to_dict(self) -> dict[str, Any]:
         """The schema as `schema.toml` and a run's `config.toml` hold it."""
         kept = {column.name: column.to_dict() for column in self.columns}
-        return {"columns": kept} | ({} if self.has_names else {"has_names": False})
+        about: dict[str, Any] = {} if self.has_names else {"has_names": False}
+        about |= {} if self.coding == "plain" else {"coding": self.coding}
+        return about | {"columns": kept}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Schema":
         """The schema that `to_dict` gave."""
-        columns = [
-            Column(name, **{**about, "levels": tuple(about.get("levels", ()))})
-            for name, about in values.get("columns", {}).items()
-        ]
-        return cls(tuple(columns), bool(values.get("has_names", True)))
+        columns = [Column(name, **about) for name, about in values.get("columns", {}).items()]
+        return cls(tuple(columns), bool(values.get("has_names", True)), str(values.get("coding", "plain")))
 
     def to_toml(self, path: str | Path) -> None:
         """Write the schema to a file, which can be edited and given to `load_data` and `pyro-vae fit --schema`."""

@@ -7,6 +7,7 @@ from pyro_vae.option_registry import Settings, setting
 BINARIZE = ("stochastic", "fixed", "threshold", "none")
 MISSING = ("auto", "refuse", "mask")
 HEADER = ("auto", "yes", "no")
+CODING = ("auto", "columns", "one-hot")
 DATA = "Data"
 
 
@@ -111,6 +112,14 @@ class DataConfig(Settings):
     )
     schema: str | None = setting(
         None, "path", "A file of columns with their kinds, or a run's config.toml.", metavar="FILE.toml", group=DATA
+    )
+    coding: str = setting(
+        "auto",
+        str,
+        "How a row of columns with kinds is written as numbers: columns, one for each, for --likelihood columns; "
+        "one-hot, for likelihoods of real numbers; auto.",
+        choices=CODING,
+        group=DATA,
     )
     valid: str | None = setting(
         None, "path", "The validation rows, where they are a file of their own.", metavar="PATH", group=DATA

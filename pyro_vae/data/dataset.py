@@ -22,7 +22,7 @@ from pyro_vae.data.frames import DataFrame
 from pyro_vae.data.load_tables import ReadOptions, Source, load_tables
 from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
 from pyro_vae.data.prepare_rows import Preparation, make_split
-from pyro_vae.data.reference_measure import Measure, infer_measure
+from pyro_vae.data.reference_measure import Measure, infer_measure, measure_of_columns
 from pyro_vae.data.split import Split
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
@@ -165,6 +165,7 @@ def load_data(
     split: str | None = None,
     group: str | None = None,
     schema: str | Path | None = None,
+    coding: str = "auto",
     valid: Source | None = None,
     test: Source | None = None,
     root: str | Path | None = None,
@@ -197,6 +198,9 @@ def load_data(
         split: the column that says to which split a row belongs: train, valid or test.
         group: the column of groups, whose rows stay in one split.
         schema: a file of kinds (`data.schema.to_toml`), or a run's `config.toml`.
+        coding: how a row of columns with kinds is written as numbers: columns, a number for each, for
+            `likelihoods.Columns` and `ColumnsMixture`; one-hot, for likelihoods of real numbers; auto, the first where
+            some column is no real number.
         valid: the validation rows, where they are a file or frame of their own.
         test: the test rows, likewise.
         root: the folder of torchvision's data sets; by default the cache, downloading.
@@ -208,19 +212,37 @@ def load_data(
     Returns:
         The data set.
     """
-    for option, value in {"missing": missing, "header": header}.items():
+    for option, value in {"missing": missing, "header": header, "coding": coding}.items():
         options_of(DataConfig)[option].check(value)
-    about = ColumnOptions(columns or {}, label, _names(id), _names(drop), weights, split, group, schema)
+    about = ColumnOptions(columns or {}, label, _names(id), _names(drop), weights, split, group, schema, coding)
     options = ReadOptions(missing, image_shape, header, root, stream, seed, about, valid, test)
     loaded = load_tables(name, options)
     table = loaded.tables[0]
     _check_training_table(table)
-    is_coded = table.schema.is_coded
-    measure = infer_measure(table.values, loaded.levels, binarize, dequantize, standardize, is_coded)
+    measure, columns_read = _measure(table, loaded.levels, binarize, dequantize, standardize)
     names = ("train", "valid", "test")
     splits = {key: make_split(key, each, measure) for key, each in zip(names, loaded.tables, strict=True)}
     title = str(name) if isinstance(name, (str, Path)) else "memory"
-    return Dataset(title, description=loaded.description, schema=table.schema, notes=table.notes, **splits)
+    return Dataset(title, description=loaded.description, schema=columns_read, notes=table.notes, **splits)
+
+
+def _measure(
+    table: Table[Tensor | RowsOnDisk],
+    levels: int | None,
+    binarize: str | None,
+    dequantize: bool,
+    standardize: bool | None,
+) -> tuple[Measure, Schema]:
+    """The measure of the training table, and its schema, with shifts and scales where columns have kinds."""
+    values, schema = table.values, table.schema
+    if schema.coding == "columns" and isinstance(values, Tensor):
+        if dequantize or standardize is not None or binarize not in (None, "none"):
+            raise InputError(
+                "columns with kinds are prepared by their kinds: leave binarize, dequantize and standardize out, or "
+                "choose coding='one-hot' (--coding one-hot)"
+            )
+        return measure_of_columns(schema, values)
+    return infer_measure(values, levels, binarize, dequantize, standardize, schema.is_coded), schema
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -126,7 +126,7 @@ def tables_of_frame(parts: FrameParts, options: ColumnOptions, refuse_missing: b
 
 
 def _note_of_codes(schema: Schema) -> list[str]:
-    if not schema.is_coded:
+    if schema.coding != "one-hot":
         return []
     names = [column.name for column in schema.modelled if column.has_text or column.kind in ("categorical", "ordinal")]
     return [

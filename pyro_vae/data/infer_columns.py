@@ -39,6 +39,7 @@ MAX_COUNT = 1000  # years, codes and time stamps are whole numbers too
 NEAR_ID = 0.9  # the share of different values above which text names its row
 DWARFS = 1e4  # times the spread of the others: a value that would decide the column's scale alone
 MAX_DWARFED = 0.01  # the share of rows with such a value
+MIN_ZEROS = 0.02  # the share of zeros from which a positive column has a probability of 0
 REPEATED = 0.2  # the share of one value in a column of real numbers that is said
 MIN_FOR_ID = 20  # rows
 MAX_LOOKED_AT = 100_000  # training rows by which shapes of distributions are judged; ranges are those of all
@@ -68,7 +69,7 @@ def infer_schema(frame: Frame, options: ColumnOptions, training: Array | None = 
         if not column.kind and not has_label and frame.has_names and name.lower() in LABEL_COLUMNS:
             column, has_label = replace(column, kind="label"), True
         columns.append(_completed(column, rows[name], values[name], source, frame.has_names))
-    return Schema(tuple(_with_equal_columns_noted(columns, rows)), frame.has_names)
+    return Schema(tuple(_with_equal_columns_noted(columns, rows)), frame.has_names).coded(options.coding)
 
 
 def _completed(
@@ -95,6 +96,7 @@ def _completed(
     _require_range(column, known, source)
     is_date = column.kind == "datetime"
     precision, decimals = (precision_of(known), None) if is_date else ("", decimals_of(known))
+    column = replace(column, has_zeros=column.kind == "positive" and bool((known == 0).any()))
     return replace(
         column, low=float(known.min()), high=float(known.max()), precision=precision, decimals=decimals or None
     )
@@ -110,7 +112,7 @@ def _require_range(column: Column, values: Array, source: str) -> None:
     """`InputError` for values that a kind that was asked for cannot have."""
     is_whole = bool((values == np.rint(values)).all())
     wrong = {
-        "positive": not (values > 0).all() and "above 0",
+        "positive": not (values >= 0).all() and "numbers from 0",
         "count": not (is_whole and (values >= 0).all()) and "whole numbers from 0",
         "integer": not is_whole and "whole numbers",
     }.get(column.kind)
@@ -201,6 +203,8 @@ def _infer_numbers(column: Column, known: Array, all_rows: "pandas.Series[Any]",
         return replace(column, kind="count" if is_count else "integer")
     note = _note_of_repeats(known)
     some = known[:MAX_LOOKED_AT]
+    if low == 0 and (known == 0).mean() > MIN_ZEROS and _skewness(some[some > 0]) > 1:
+        return replace(column, kind="positive", has_zeros=True)
     if low > 0 and _skewness(some) > 1 and abs(_skewness(np.log(some))) < _skewness(some):
         return replace(column, kind="positive", note=note)
     is_share = low >= 0 and high <= 1 and low < 0.05 and high > 0.95

@@ -1,12 +1,13 @@
 """The map from stored values to x, the reference measure of the densities of x, and its choice from the values."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.ondisk.column_statistics import column_moments
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
@@ -15,6 +16,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.option_registry import options_of
 
 ROUNDING = 16 * torch.finfo(torch.float64).eps
+UNSET = (("coded", False), ("num_with_zeros", 0))
 MAX_COUNT = 1000  # years, codes and time stamps are whole numbers too
 
 
@@ -33,6 +35,9 @@ class Measure:
         scale: what each column (D,) is divided by, $x \to (x - \text{shift})/\text{scale}$.
         given: whether the rows are a plain tensor, whose values are x unchanged.
         coded: whether some columns are codes of categories or dates, whose density is none of the table.
+        counted: whether each column (D,) has probabilities and no density, so that its scale has no Jacobian; empty
+            where all have a density, or the values are bits or grey levels.
+        num_with_zeros: how many columns have a density and a probability of 0.
     """
 
     levels: int | None = None
@@ -42,6 +47,8 @@ class Measure:
     scale: tuple[float, ...] = ()
     given: bool = False
     coded: bool = field(default=False, repr=False)  # fingerprints hold the text of the others
+    counted: tuple[bool, ...] = field(default=(), repr=False)
+    num_with_zeros: int = field(default=0, repr=False)
 
     @property
     def is_random(self) -> bool:
@@ -94,12 +101,15 @@ class Measure:
     @property
     def log_jacobian(self) -> Tensor:
         """log |dx_model / dx_reported| of each column, nats: their sum turns a log-density of x into original units."""
-        return -torch.tensor(self.scale, dtype=torch.float64).log()
+        log_scale = torch.tensor(self.scale, dtype=torch.float64).log()
+        return -(log_scale * ~torch.tensor(self.counted) if self.counted else log_scale)
 
     def name(self, num_features: int) -> str:
         """The measure's name: only densities with the same measure may be compared."""
         if self.given:
             return f"as given: {num_features} columns of a tensor"
+        if self.counted:
+            return self._product_name()
         if self.coded:
             return f"coded columns: Lebesgue measure on R^{num_features}, with codes for categories and dates"
         if self.binarize != "none":
@@ -110,16 +120,27 @@ class Measure:
         kind = "dequantized, original units" if self.dequantize else "original units"
         return f"Lebesgue measure on R^{num_features} ({kind})"
 
+    def _product_name(self) -> str:
+        """Of columns with kinds: how many have a density, and how many probabilities."""
+        counted = sum(self.counted)
+        real = len(self.counted) - counted
+        parts = [f"Lebesgue measure on R^{real} (original units)"] if real else []
+        parts += [f"counting measure on {counted} column{'s' * (counted > 1)}"] if counted else []
+        zeros = f", {self.num_with_zeros} with a probability of 0" if self.num_with_zeros else ""
+        return f"{'product of ' if len(parts) > 1 else ''}{' and '.join(parts)}{zeros}"
+
     def to_dict(self) -> dict[str, object]:
         """The measure as plain values, for a run's `config.toml`."""
-        values = asdict(self) | {"shift": list(self.shift), "scale": list(self.scale)}
+        values = asdict(self) | {name: list(getattr(self, name)) for name in ("shift", "scale")}
+        values |= {"counted": list(self.counted)} if self.counted else {}
         return {
             name: value for name, value in values.items() if value is not None and (name, value) != ("coded", False)
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Measure":
-        return cls(**{**values, "shift": tuple(values["shift"]), "scale": tuple(values["scale"])})
+        lists = {name: tuple(values.get(name, ())) for name in ("shift", "scale", "counted")}
+        return cls(**{**values, **lists})
 
     def check(self) -> "Measure":
         """This measure; `InputError` where its options contradict each other."""
@@ -175,6 +196,45 @@ def infer_measure(
         varies = deviation > ROUNDING * largest  # rounding gives a constant column a deviation above 0
         scale = tuple(torch.where(varies, deviation, torch.ones_like(deviation)).tolist())
     return Measure(levels, binarize, dequantize, shift, scale, coded=coded).check()
+
+
+def measure_of_columns(schema: Schema, values: Tensor) -> tuple[Measure, Schema]:
+    """The measure of columns with kinds, from their training values, and the schema with their shifts and scales.
+
+    Real numbers and dates are standardized, positive ones divided by their geometric mean, shares brought to (0, 1),
+    whole numbers standardized in steps; counts and levels stay as they are.
+
+    Args:
+        schema: the columns.
+        values: the training values (N, D), NaN where one is missing.
+
+    Returns:
+        The measure, and the schema.
+    """
+    found = {column.name: _with_scale(column, values[:, i]) for i, column in enumerate(schema.modelled)}
+    columns = [found.get(column.name, column) for column in schema.columns]
+    scaled = [(0.0, 1.0) if column.has_zeros else (column.shift, column.scale) for column in found.values()]
+    shift, scale = zip(*scaled, strict=True)
+    counted = tuple(column.is_counted for column in found.values())
+    num_with_zeros = sum(column.has_zeros for column in found.values())
+    measure = Measure(shift=shift, scale=scale, counted=counted, num_with_zeros=num_with_zeros)
+    return measure, replace(schema, columns=tuple(columns))
+
+
+def _with_scale(column: Column, values: Tensor) -> Column:
+    """A column with the shift and scale of its training values (N,)."""
+    known = values[~values.isnan()]
+    if column.kind in ("real", "datetime", "integer"):
+        mean, deviation, largest = (each.item() for each in _column_moments(known[:, None], None))
+        scale = deviation if deviation > ROUNDING * largest else 1.0
+        return replace(column, shift=round(mean) if column.kind == "integer" else mean, scale=scale)
+    if column.kind == "positive":
+        return replace(column, scale=float(known[known > 0].log().mean().exp()))
+    if column.kind == "bounded":
+        low, high = min(0.0, float(known.min())), max(1.0, float(known.max()))
+        margin = (high - low) / (2 * len(known)) if bool(((known == low) | (known == high)).any()) else 0.0
+        return replace(column, shift=low - margin, scale=high - low + 2 * margin)
+    return column
 
 
 def _unit_levels(observed: Tensor, binarize: str) -> int:

@@ -90,6 +90,21 @@ def is_relaxed(fn: object) -> bool:
     return isinstance(fn, Relaxed) and fn.relaxed
 
 
+@runtime_checkable
+class EachValue(Protocol):
+    """A distribution of a vector that has a log-probability or log-density of each of its values."""
+
+    def each_log_prob(self, value: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class WithPlaceholders(Protocol):
+    """A support that knows a value inside for each of the values of a vector."""
+
+    @property
+    def placeholders(self) -> tuple[float, ...]: ...
+
+
 class Observed(TorchDistribution):
     """D independent values, of which only those that a mask (..., D) marks as observed count in `log_prob`.
 
@@ -128,7 +143,7 @@ class Observed(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         values = self.values
         value = _fill_inside(value, self.observed, values.support)
-        if isinstance(values, BernoulliVector):
+        if isinstance(values, EachValue):
             log_probs = values.each_log_prob(value)
         elif isinstance(values, Independent):
             log_probs = values.base_dist.log_prob(value)
@@ -157,6 +172,8 @@ def _fill_inside(value: Tensor, observed: Tensor, support: Constraint | None) ->
         support = support.base_constraint
     if support is None or support is constraints.real:
         return value
+    if isinstance(support, WithPlaceholders):
+        return torch.where(observed, value, value.new_tensor(support.placeholders))
     if support.is_discrete:
         lowest = vars(support).get("lower_bound", 0)
         return torch.where(observed, value, torch.as_tensor(lowest, dtype=value.dtype, device=value.device))

@@ -6,16 +6,17 @@ from typing import TypeVar
 
 from torch import nn
 
+from pyro_vae.column_likelihood import Columns
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.reference_measure import observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.guides import MaskAwareGuide
 from pyro_vae.models.vae import VAE
-from pyro_vae.nets import log1p
+from pyro_vae.nets import ColumnEncoder, log1p
 from pyro_vae.option_registry import Entry, Value
 from pyro_vae.part_bases import LikelihoodModule
-from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, ModelConfig, NetworkEntry
+from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, LikelihoodEntry, ModelConfig, NetworkEntry
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice
 
 T = TypeVar("T")
@@ -75,7 +76,8 @@ def _decoder(config: ModelConfig, data: Dataset) -> MakeNetwork:
     if entry.for_images:
         shape = data.image_shape
         return lambda maps: make(config.latent_dim, *reversed(hidden), image_shape=shape, maps=maps, **options)
-    return lambda maps: make(config.latent_dim, *reversed(hidden), maps * data.num_features, **options)
+    width = 1 if data.schema.coding == "columns" else data.num_features  # whose outputs are counted by their kinds
+    return lambda maps: make(config.latent_dim, *reversed(hidden), maps * width, **options)
 
 
 def _encoder(config: ModelConfig, data: Dataset, likelihood: str, outputs: int, masked: bool) -> nn.Module:
@@ -85,6 +87,9 @@ def _encoder(config: ModelConfig, data: Dataset, likelihood: str, outputs: int, 
             "--missing mask appends a mask to each row, which conv and resnet do not take; try --network mlp"
         )
     make = entry.load()
+    if LIKELIHOODS[likelihood].encoder == "columns":
+        inputs = ColumnEncoder.num_inputs(data.schema, masked)
+        return ColumnEncoder(make(inputs, *hidden, outputs, **options), data.schema, masked)
     if entry.for_images:
         net: nn.Module = make(data.image_shape, *hidden, outputs=outputs, **options)
     else:
@@ -97,6 +102,8 @@ def _likelihood(choice: LikelihoodChoice, decoder: MakeNetwork, data: Dataset) -
     entry = LIKELIHOODS[choice.name]
     factory = entry.load()
     parameters = inspect.signature(factory).parameters
+    if entry.values == "columns":
+        return _column_likelihood(entry, decoder, data)
     known: dict[str, Value] = {"levels": data.train.measure.levels or 255}
     if "num_categories" in parameters:
         splits = (data.train, data.valid, data.test)
@@ -108,6 +115,15 @@ def _likelihood(choice: LikelihoodChoice, decoder: MakeNetwork, data: Dataset) -
     keywords = _accepted(factory, known) | entry.keywords(options)
     outputs = getattr(factory, "outputs_per_value", LikelihoodModule.outputs_per_value)
     return _make(entry, options, _accepted(factory, known) | {"net": decoder(outputs(**_accepted(outputs, keywords)))})
+
+
+def _column_likelihood(entry: LikelihoodEntry, decoder: MakeNetwork, data: Dataset) -> nn.Module:
+    if data.schema.coding != "columns":
+        raise InputError(
+            f"{data.name}: --likelihood {entry.name} is for tables whose columns have kinds: a file of columns, or a "
+            "data frame, with --coding columns"
+        )
+    return Columns(decoder(Columns.num_outputs(data.schema)), data.schema)
 
 
 def _guide(config: ModelConfig, encoder: MakeNetwork) -> nn.Module:

@@ -42,6 +42,12 @@ def load_dataset(config: DataConfig, likelihood: str = "auto") -> Dataset:
         binarize = "none"
     if values in ("counts", "unit interval", "grey levels") and standardize is None:
         standardize = False
+    coding = config.coding
+    if likelihood != "auto" and coding == "auto":
+        coding = "columns" if values == "columns" else "one-hot"
+    if values == "columns":
+        binarize = standardize = None
+    config = replace(config, coding=coding)
     data = _load(replace(config, binarize=binarize, standardize=standardize))
     if values == "reals" and standardize is None and data.train.measure.levels is None:
         if data.train.measure.scale:
@@ -68,6 +74,7 @@ def _load(config: DataConfig) -> Dataset:
         split=config.split,
         group=config.group,
         schema=config.schema,
+        coding=config.coding,
         valid=config.valid,
         test=config.test,
     )
@@ -124,6 +131,8 @@ def _require_support(name: str, stored: Tensor, data: Dataset) -> None:
 def _infer_likelihood(stored: Tensor, data: Dataset) -> tuple[str, str]:
     """The name of the likelihood that the values call for, and why."""
     measure = data.train.measure
+    if measure.counted:
+        return "columns", "each column by its kind"
     if measure.coded:
         return "normal", "columns of several kinds, coded as numbers"
     if measure.binarize != "none":
