@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_vae.constructor_args import part
 from pyro_vae.data.columns import Column, Schema
@@ -223,41 +223,41 @@ def _range_and_placeholder(column: Column) -> tuple[ColumnRange, float]:
     return ColumnRange(0.0, float(len(column.levels)), step=1.0), 0.0
 
 
-def _normal(columns: Columns, out: Tensor, group: int) -> TorchDistribution:
+def _normal(columns: Columns, out: Tensor, group: int) -> Distribution:
     return stable_densities.Normal(out[..., 0, :], positive(out[..., 1, :], columns.floor))
 
 
-def _log_normal(columns: Columns, out: Tensor, group: int) -> TorchDistribution:
+def _log_normal(columns: Columns, out: Tensor, group: int) -> Distribution:
     return LogNormal(out[..., 0, :], positive(out[..., 1, :], columns.floor))
 
 
-def _zero_or_log_normal(columns: Columns, out: Tensor, group: int) -> TorchDistribution:
+def _zero_or_log_normal(columns: Columns, out: Tensor, group: int) -> Distribution:
     loc = out[..., 1, :] + columns.log_unit
     return ZeroOrLogNormal(out[..., 0, :], loc, positive(out[..., 2, :], columns.floor))
 
 
-def _logit_normal(columns: Columns, out: Tensor, group: int) -> TorchDistribution:
+def _logit_normal(columns: Columns, out: Tensor, group: int) -> Distribution:
     return LogitNormal(out[..., 0, :], positive(out[..., 1, :], columns.floor))
 
 
-def _negative_binomial(columns: Columns, out: Tensor, group: int) -> TorchDistribution:
+def _negative_binomial(columns: Columns, out: Tensor, group: int) -> Distribution:
     total_count = columns.log_total_count.clamp(-7.0, 9.0).exp()
     logits = out[..., 0, :].clamp(max=LARGEST_LOG_RATE) - total_count.log()
     return stable_densities.NegativeBinomial(total_count, logits)
 
 
-def _logistic(columns: Columns, out: Tensor, group: int) -> TorchDistribution:
+def _logistic(columns: Columns, out: Tensor, group: int) -> Distribution:
     return LogisticSteps(out[..., 0, :], positive(out[..., 1, :], columns.floor), columns.step)
 
 
-def _levels(columns: Columns, out: Tensor, group: int) -> TorchDistribution:
+def _levels(columns: Columns, out: Tensor, group: int) -> Distribution:
     num_levels = columns.get_buffer(f"num_levels_{group}")
     logits = out.transpose(-1, -2)
     is_beyond = torch.arange(logits.shape[-1], device=out.device) >= num_levels[:, None]
     return Levels(logits.masked_fill(is_beyond, -math.inf), num_levels, UNSEEN)
 
 
-def _ordinal(columns: Columns, out: Tensor, group: int) -> TorchDistribution:
+def _ordinal(columns: Columns, out: Tensor, group: int) -> Distribution:
     num_levels = columns.get_buffer(f"num_levels_{group}")
     at = columns.cut_points() - out.transpose(-1, -2)
     above = nn.functional.pad(at, (0, 1), value=math.inf)
@@ -269,7 +269,7 @@ def _ordinal(columns: Columns, out: Tensor, group: int) -> TorchDistribution:
     return Levels((inside + log_width).masked_fill(is_beyond, -math.inf), num_levels, UNSEEN)
 
 
-FAMILIES: dict[str, Callable[[Columns, Tensor, int], TorchDistribution]] = {
+FAMILIES: dict[str, Callable[[Columns, Tensor, int], Distribution]] = {
     "normal": _normal,
     "log-normal": _log_normal,
     "zero or log-normal": _zero_or_log_normal,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae.distributions.stable_densities import Normal
 
@@ -321,7 +321,7 @@ class ColumnVector(TorchDistribution):
     arg_constraints = {}  # noqa: RUF012 - torch.distributions looks for this attribute
 
     def __init__(
-        self, families: Sequence[TorchDistribution], columns: Sequence[Tensor], order: Tensor, support: ColumnSupport
+        self, families: Sequence[Distribution], columns: Sequence[Tensor], order: Tensor, support: ColumnSupport
     ) -> None:
         self.families, self.columns, self.order = tuple(families), tuple(columns), order
         self._support = support

@@ -11,6 +11,7 @@ from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.errors import InputError
 from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import device_and_dtype
+from pyro_vae.programs.support import CODES
 from pyro_vae.typing import PerRow, Rows
 
 Statistics = dict[str, Tensor]
@@ -31,6 +32,7 @@ class Density(Program):
 
     started: Tensor
     held: tuple[str, ...] = ()  # parameters that EM does not change
+    reads_columns = False  # whether rows may be codes of columns with kinds
     supports_missing = False  # whether rows may hold NaN, where a value is missing
     accelerated = False  # whether `fit_em` extrapolates its steps by default
 
@@ -136,6 +138,8 @@ class Density(Program):
         """The rows as a split; `InputError` for another width or preparation, and for gaps that are not supported."""
         split = as_split(x, "test")
         require_same_preparation(self.fitted_measure, split.measure)
+        if split.measure.counted and not self.reads_columns:
+            raise InputError(CODES)
         if split.shape[1] != self.num_features:
             raise InputError(f"the model has {self.num_features} features, and the rows have {split.shape[1]}")
         if split.mask is not None and not self.supports_missing:

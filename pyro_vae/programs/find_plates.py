@@ -23,12 +23,12 @@ from pyro_vae.programs.point_masses import find_point_masses
 from pyro_vae.programs.pyro_guides import PriorGuide, are_set_up, forget_on_error
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.support import (
-    discrete_values,
     innermost,
     is_constrained,
     is_point_mass,
     is_static,
     support_of,
+    values_in_words,
     with_scalar_bounds,
 )
 from pyro_vae.programs.traces import Site, UnconditionObserved, sample_sites, trace_program
@@ -271,9 +271,10 @@ def _plate_structure(batch: Batch, whole: _Run, few: _Run | None, enumerated: tu
         relaxed=any(is_relaxed(site["fn"]) for site in observed),
         enumerated=enumerated,
         values=tuple(
-            (discrete_values(support_of(site["fn"])), site["value"].numel() // num_rows)
+            words
             for site in observed
             if is_inside(site)
+            for words in values_in_words(support_of(site["fn"]), site["value"].numel() // num_rows)
         ),
         constrained=dict(_static_support(site) for site in others if _has_static_support(site)),
         row_plates=frozenset(name for name, _ in row_frames),

@@ -21,6 +21,7 @@ from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import PlateStructure, require_density
 from pyro_vae.programs.program_defaults import check_labels, fitted_measure_of
 from pyro_vae.programs.row_inputs import Batch, require_mask, require_taken
+from pyro_vae.programs.support import require_density_of_columns
 from pyro_vae.typing import Program
 
 Result = TypeVar("Result")
@@ -69,6 +70,7 @@ class ScoredRows:
         if split.labels is not None:
             check_labels(program, split.labels)
         self.program, self.first, self.plates = self._find_plates(program, needs_guide)
+        require_density_of_columns(self.plates.support, split.measure)
         self._set_reasons(program)
         if self.reasons:
             self._leave_out(allow_zero)

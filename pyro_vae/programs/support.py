@@ -20,11 +20,19 @@ from torch.distributions import (
 )
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.data import Measure
 from pyro_vae.distributions import BernoulliVector, GreyLevels, Observed
+from pyro_vae.distributions.column_vector import ColumnSupport
+from pyro_vae.errors import InputError
 
 Inside = tuple[Tensor, Tensor]  # booleans: in the support, and in its closure
 PLAIN_TRANSFORMED = (TransformedDistribution, PyroTransformed)  # a subclass knows its own support
 SIMPLEX_TOLERANCE = 1e-6
+CODES = (
+    "x holds codes of columns with kinds (levels, dates, counts), and a density of real numbers is none of them: "
+    "take likelihoods.Columns (--likelihood columns), or codes for such densities, load_data(…, coding='one-hot') "
+    "(--coding one-hot)"
+)
 
 
 def zero_outside_support(fn: object, value: Tensor, log_prob: Tensor) -> Tensor:
@@ -138,6 +146,18 @@ def is_constrained(fn: object) -> bool:
     return support is not None and not is_everywhere(support)
 
 
+def require_density_of_columns(support: Constraint | None, measure: Measure) -> None:
+    """`InputError` where columns with kinds are observed by a density of real numbers: it would be one of their codes.
+
+    Args:
+        support: the support of x, if the model observes it at one site.
+        measure: the measure of the rows.
+    """
+    if not measure.counted or support is None or support.is_discrete or isinstance(innermost(support), ColumnSupport):
+        return
+    raise InputError(CODES)
+
+
 def is_static(support: Constraint | None) -> bool:
     """Whether a constraint is the same for every row and draw: no tensor is one of its bounds."""
     return support is not None and not _has_tensor(vars(innermost(support)))
@@ -203,6 +223,22 @@ def never_leaves(outer: object, inner: object) -> bool:
     if math.isnan(low) or math.isnan(inner_low):
         return type(p) is type(q) and vars(p) == vars(q)
     return low <= inner_low and inner_high <= high
+
+
+def values_in_words(support: Constraint | None, num_values: int) -> list[tuple[str, int]]:
+    """The values of a support in words, empty for a continuous one, and of how many of a row's values they are.
+
+    Args:
+        support: the support of an observed site.
+        num_values: how many values of a row it has.
+
+    Returns:
+        A pair for each kind of values.
+    """
+    if support is not None and isinstance(columns := innermost(support), ColumnSupport):
+        counted = columns.num_counted
+        return [(words, size) for words, size in (("values of columns", counted), ("", num_values - counted)) if size]
+    return [(discrete_values(support), num_values)]
 
 
 def discrete_values(support: Constraint | None) -> str:

@@ -33,6 +33,7 @@ from pyro_vae.programs.program_defaults import (
 )
 from pyro_vae.programs.pyro_guides import forget_on_error
 from pyro_vae.programs.row_inputs import Batch, require_mask, require_taken
+from pyro_vae.programs.support import require_density_of_columns
 from pyro_vae.programs.traces import sample_sites
 from pyro_vae.typing import Program
 
@@ -103,6 +104,7 @@ class FitTask:
         self.example = self.batch(train[first], first)
         with forget_on_error(program):
             self._run_first()
+            require_density_of_columns(self.plates.support, train.measure)
             check_batches(self.plates, config, self.num_rows, has_valid=valid is not None, num_processes=group.size)
         rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
         init_program_from_data(program, train.mean.to(*target), train[rows].to(*target))
