@@ -1,7 +1,7 @@
 """A split: rows of a data set, and the measure that turns the stored values into x."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.data.ondisk.rows_on_disk import Array, as_index
 from pyro_vae.data.reference_measure import Measure
+from pyro_vae.data.row_weights import check_weights, relative_weights
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Rows
 
@@ -38,6 +39,9 @@ class Split:
         inputs: further inputs of each row by name, (N, …) each, for a program whose model or guide has an argument of
             that name: lengths, totals, covariates.
         ids: what names each row, by column, (N,) each, which comes back with it.
+        weights: how much each row counts (N,), float64, up to a factor: a survey weight, an exposure, a number of
+            copies. They multiply a row's ELBO, and its share of means and standard errors; a row of weight 0 counts
+            nowhere. No model or guide sees them. None where all rows count alike.
     """
 
     name: str
@@ -48,8 +52,11 @@ class Split:
     index: Tensor | None = None
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     ids: Mapping[str, Array] = field(default_factory=dict)
+    weights: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.weights is not None:
+            object.__setattr__(self, "weights", check_weights(self.weights, len(self.stored)))
         if taken := self.inputs.keys() & RESERVED_INPUTS:
             raise InputError(f"inputs may not be called {', '.join(sorted(taken))}, which have a place of their own")
         if wrong := [f"{len(value)} {name}" for name, value in self.inputs.items() if len(value) != len(self.stored)]:
@@ -99,16 +106,23 @@ class Split:
 
     def head(self, num_rows: int) -> "Split":
         """The first rows, with the same fixed draw."""
-        split = replace(self, stored=self.stored[:num_rows], **self._head_inputs(num_rows))
+        split = self._with_rows(slice(num_rows), self.stored[:num_rows])
         split.__dict__["_fixed_draw"] = self._fixed_draw[:num_rows]  # drawing fewer rows would give other numbers
         return split
 
-    def _head_inputs(self, num_rows: int) -> dict[str, Any]:
-        """The fields that hold something for each of the first rows, apart from the rows themselves."""
-        labels, index = (None if value is None else value[:num_rows] for value in (self.labels, self.index))
-        inputs = {name: value[:num_rows] for name, value in self.inputs.items()}
-        ids = {name: value[:num_rows] for name, value in self.ids.items()}
-        return {"labels": labels, "index": index, "inputs": inputs, "ids": ids}
+    def _row_fields(self, of: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """The fields that hold something for each row, apart from the rows themselves, as a function gives each."""
+        single = {"labels": self.labels, "index": self.index, "weights": self.weights}
+        fields: dict[str, Any] = {name: None if value is None else of(value) for name, value in single.items()}
+        return fields | {"inputs": {name: of(value) for name, value in self.inputs.items()}}
+
+    def _with_rows(self, rows: slice | Tensor, stored: Any, kind: "type[Split] | None" = None, **other: Any) -> "Split":
+        """A split of some rows, as they are stored; `other` has the fields that are not sliced."""
+        fields = self._row_fields(lambda value: value[rows]) | {"ids": self.ids_of(rows)} | other
+        weights = fields.pop("weights")
+        split = (kind or type(self))(self.name, stored, self.measure, image_shape=self.image_shape, **fields)
+        split.__dict__["weights"] = weights  # not checked again: those of some rows may all be 0
+        return split
 
     @cached_property
     def mask(self) -> Tensor | None:
@@ -151,9 +165,8 @@ class Split:
 
     def to_device(self, device: torch.device) -> "Split":
         """The same rows with the same fixed draw, on a device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        inputs = {name: value.to(device) for name, value in self.inputs.items()}
-        split = replace(self, stored=self.stored.to(device), labels=labels, inputs=inputs)
+        fields = self._row_fields(lambda value: value.to(device)) | {"index": self.index, "weights": self.weights}
+        split = replace(self, stored=self.stored.to(device), **fields)
         cached = {
             "_fixed_draw": self._fixed_draw.to(device),
             "mask": None if self.mask is None else self.mask.to(device),
@@ -190,11 +203,7 @@ class Split:
         return self._chunk(index)
 
     def _chunk(self, rows: slice | Tensor) -> "Split":
-        labels = None if self.labels is None else self.labels[rows]
-        inputs, index = {name: value[rows] for name, value in self.inputs.items()}, self.source_index(rows)
-        split = Split(
-            self.name, self.stored[rows], self.measure, labels, self.image_shape, index, inputs, self.ids_of(rows)
-        )
+        split = self._with_rows(rows, self.stored[rows], index=self.source_index(rows))
         split.__dict__["_fixed_draw"] = self._fixed_draw[rows]
         split.__dict__["mask"] = None if self.mask is None else self.mask[rows]
         return split
@@ -205,22 +214,54 @@ class Split:
         return {name: value[index] for name, value in self.ids.items()}
 
     @cached_property
+    def counted(self) -> Tensor | None:
+        """The indices (n,) of the rows whose weight is above 0; None where that is all of them."""
+        if self.weights is None or bool((self.weights > 0).all()):
+            return None
+        return self.weights.cpu().nonzero()[:, 0]
+
+    def without_uncounted(self) -> "Split":
+        """The rows whose weight is above 0, with the same fixed draw; `InputError` where there is none."""
+        if self.counted is None:
+            return self
+        check_weights(torch.as_tensor(self.weights), len(self))
+        return self._without_others(self.counted)
+
+    def _without_others(self, rows: Tensor) -> "Split":
+        return self.take(rows)
+
+    @property
+    def relative_weights(self) -> Tensor | None:
+        """The weights divided by their mean, (N,) float64; None where all rows count alike."""
+        return relative_weights(self.weights)
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the stored rows, 16 hexadecimal digits."""
         return hashlib.sha256(self.fingerprint_bytes()).hexdigest()[:16]
 
     def fingerprint_bytes(self) -> bytes:
-        """What the fingerprint is a hash of: the stored values."""
-        return self.stored.cpu().contiguous().numpy().tobytes()
+        """What the fingerprint is a hash of: the stored values, and the weights where there are any."""
+        return self.stored.cpu().contiguous().numpy().tobytes() + self._weight_bytes
+
+    @property
+    def _weight_bytes(self) -> bytes:
+        return b"" if self.weights is None else self.weights.cpu().contiguous().numpy().tobytes()
 
     @cached_property
     def mean(self) -> Tensor:
-        """The mean of x over rows, (D,) float32; where x is drawn, the mean of its distribution."""
+        """The weighted mean of x over rows, (D,) float32; where x is drawn, the mean of its distribution."""
+        if self.counted is not None:
+            return self.without_uncounted().mean
+        weights = self.relative_weights
+        w = None if weights is None else weights[:, None]
         if self.mask is not None:
-            return (self.x * self.mask).sum(0) / self.mask.sum(0).clamp(min=1)
+            counts = self.mask if w is None else self.mask * w
+            return ((self.x * counts).sum(0) / counts.sum(0).clamp(min=1)).to(torch.float32)
         if self.measure.binarize in ("stochastic", "fixed"):
-            return (self.stored.to(torch.float64).mean(0) / (self.measure.levels or 1)).to(torch.float32)
-        return self.x.mean(0)
+            stored = self.stored.to(torch.float64)
+            return ((stored if w is None else stored * w).mean(0) / (self.measure.levels or 1)).to(torch.float32)
+        return self.x.mean(0) if w is None else (self.x * w).mean(0).to(torch.float32)
 
     @property
     def measure_name(self) -> str:

@@ -1,7 +1,7 @@
 """A split of a data set whose rows stay in their file."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -39,7 +39,7 @@ class SplitOnDisk(Split):
         return (row for chunk in self.chunks(10_000) for row in chunk.x)
 
     def head(self, num_rows: int) -> Split:
-        return replace(self, stored=self.stored.head(num_rows), **self._head_inputs(num_rows))
+        return self._with_rows(slice(num_rows), self.stored.head(num_rows))
 
     @cached_property
     def mask(self) -> Tensor | None:
@@ -75,11 +75,15 @@ class SplitOnDisk(Split):
         return self.stored.source_index(as_index(rows, len(self)))
 
     def _chunk(self, rows: slice | Tensor) -> Split:
-        stored, labels = self.stored[rows], None if self.labels is None else self.labels[rows]
-        inputs, index = {name: value[rows] for name, value in self.inputs.items()}, self.source_index(rows)
-        split = Split(self.name, stored, self.measure, labels, self.image_shape, index, inputs, self.ids_of(rows))
+        stored = self.stored[rows]
+        split = self._with_rows(rows, stored, Split, index=self.source_index(rows))
         split.__dict__["_fixed_draw"] = self._fixed_x(stored, as_index(rows, len(self)))
         return split
+
+    def _without_others(self, rows: Tensor) -> Split:
+        others = torch.ones(len(self), dtype=torch.bool)
+        others[rows] = False
+        return self._with_rows(rows, self.stored.without(self.source_index(others)))
 
     def _fixed_x(self, stored: Tensor, rows: Tensor) -> Tensor:
         """The fixed draw of some rows."""
@@ -106,14 +110,21 @@ class SplitOnDisk(Split):
 
     @cached_property
     def mean(self) -> Tensor:
+        if self.counted is not None:
+            return self.without_uncounted().mean
         total, levels = torch.zeros(self.shape[1], dtype=torch.float64), self.measure.levels or 1
-        is_binarized = self.measure.binarize in ("stochastic", "fixed")
+        is_binarized, weights = self.measure.binarize in ("stochastic", "fixed"), self.relative_weights
         for start in range(0, len(self), size := self.stored.block_rows):
             rows = slice(start, start + size)
+            if weights is not None:
+                x = self.stored[rows].double() / levels if is_binarized else self[rows].double()
+                total += weights[rows] @ x
+                continue
             total += (
                 self.stored[rows].sum(0, dtype=torch.float64) / levels if is_binarized else self[rows].double().sum(0)
             )
         return (total / len(self)).to(torch.float32)
 
     def fingerprint_bytes(self) -> bytes:
-        return f"{self.stored.digest} {tuple(self.shape)} {self.stored.excluded.tolist()}".encode()
+        rows = f"{self.stored.digest} {tuple(self.shape)} {self.stored.excluded.tolist()}".encode()
+        return rows + self._weight_bytes
