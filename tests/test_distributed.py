@@ -23,6 +23,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.atomic_write import read_tensors
 from pyro_vae.context_managers import defer_signals
+from pyro_vae.data import Measure, Split
 from pyro_vae.distributed import SINGLE_PROCESS, GradientReducer, ProcessGroup
 from pyro_vae.inference.svi.callbacks import CallbackBase
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT
@@ -85,12 +86,17 @@ def state_lists(program):
     return {name: value.tolist() for name, value in program.state_dict().items()}
 
 
-def twenty_steps():
+def weighted(x):
+    """The rows with weights from 0.2 to 5."""
+    return Split("train", x, Measure(given=True), weights=torch.linspace(0.2, 5.0, len(x)))
+
+
+def twenty_steps(prepare=lambda x: x):
     """4 steps an epoch, the last on one row: a process without rows takes part."""
     torch.manual_seed(0)
     program = FixedNoise()
     options = {"epochs": 5, "batch_size": 30, "schedule": "constant", "clip": 0.5, "progress": "none"}
-    fitted = pv.fit(program, rows(91), valid=rows(3), **options)
+    fitted = pv.fit(program, prepare(rows(91)), valid=prepare(rows(3)), **options)
     assert fitted.history[-1]["step"] == 20
     return {
         "state": state_lists(program),
@@ -161,6 +167,7 @@ def run_process(folder):
     warnings.filterwarnings("ignore", message=".* latent dimensions are inactive")
     group = pv.distributed.process_group()
     found = {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(group)}
+    found["with weights"] = twenty_steps(weighted)
     if group.size == 2:
         found |= {"twenty again": twenty_steps(), "resumed": resumed_fits(folder)} | errors_of_bad_calls(group)
         own = vae(seed=group.rank)
@@ -257,19 +264,20 @@ def interrupt_at(folder, epochs):
 
 @pytest.fixture(scope="module")
 def single():
-    return {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(SINGLE_PROCESS)}
+    found = {"twenty": twenty_steps(), "whole": whole_runs(), "evidence": evidence(SINGLE_PROCESS)}
+    return found | {"with weights": twenty_steps(weighted)}
 
 
+@pytest.mark.parametrize("fit", ["twenty", "with weights"])
 @pytest.mark.parametrize("size", SIZES)
-def test_twenty_steps_with_the_same_noise_are_those_of_one_process(single, found, size):
+def test_twenty_steps_with_the_same_noise_are_those_of_one_process(single, found, size, fit):
     for one in found[size]:
-        for name, value in single["twenty"]["state"].items():
-            torch.testing.assert_close(
-                torch.tensor(one["twenty"]["state"][name]), torch.tensor(value), rtol=0, atol=1e-5
-            )
+        for name, value in single[fit]["state"].items():
+            torch.testing.assert_close(torch.tensor(one[fit]["state"][name]), torch.tensor(value), rtol=0, atol=1e-5)
         torch.testing.assert_close(
-            torch.tensor(one["twenty"]["objective"]), torch.tensor(single["twenty"]["objective"]), atol=1e-5, rtol=0
+            torch.tensor(one[fit]["objective"]), torch.tensor(single[fit]["objective"]), atol=1e-5, rtol=0
         )
+    assert single["with weights"]["state"] != single["twenty"]["state"]
 
 
 def test_same_seed_and_number_same_bits_in_every_process(found):

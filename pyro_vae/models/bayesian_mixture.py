@@ -140,7 +140,7 @@ class BayesianGaussianMixture(Program):
             pyro.sample("component", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
 
     @torch.no_grad()
-    def start(self, x: Rows, at: Tensor | int = 0) -> None:
+    def start(self, x: Rows, at: Tensor | int = 0, weights: PerRow | None = None) -> None:
         """Start from responsibilities or from k-means, then one update of all factors.
 
         Raises `InputError` where x is not the N rows of the table or `at` no distribution over components.
@@ -148,25 +148,27 @@ class BayesianGaussianMixture(Program):
         Args:
             x: all rows (N, D).
             at: responsibilities (N, C), or the seed of k-means.
+            weights: how often each row counts (N,).
         """
         x = self._all_rows(x)
-        given = self._k_means(x, at) if isinstance(at, int) else torch.as_tensor(at).to(x)
+        given = self._k_means(x, at, weights) if isinstance(at, int) else torch.as_tensor(at).to(x)
         if given.shape != self.logits.shape or (given < 0).any() or not torch.allclose(given.sum(1), given.new_ones(1)):
             raise InputError(
                 f"expected responsibilities of shape {tuple(self.logits.shape)}, no less than 0 and summing to 1 in "
                 f"each row, got {tuple(given.shape)}"
             )
         self.logits.copy_(given.clamp(min=torch.finfo(given.dtype).eps).log())
-        self.update_global(x)
+        self.update_global(x, weights)
         self.update_local(x)
         self.started.fill_(True)
 
-    def _k_means(self, x: Rows, seed: int) -> Responsibilities:
+    def _k_means(self, x: Rows, seed: int, weights: PerRow | None) -> Responsibilities:
         from sklearn.cluster import KMeans
 
         if len(x) < self.num_components:
             raise InputError(f"{len(x)} rows are too few for {self.num_components} clusters; give responsibilities")
-        found = KMeans(self.num_components, n_init=1, random_state=seed).fit_predict(x.cpu().numpy())
+        counts = None if weights is None else weights.cpu().numpy()
+        found = KMeans(self.num_components, n_init=1, random_state=seed).fit_predict(x.cpu().numpy(), None, counts)
         return nn.functional.one_hot(torch.as_tensor(found, device=x.device).long(), self.num_components).to(x)
 
     def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
@@ -185,9 +187,15 @@ class BayesianGaussianMixture(Program):
         self.logits.copy_(self.posterior.scores(self._all_rows(x)).log_softmax(-1))
 
     @torch.no_grad()
-    def update_global(self, x: Rows) -> None:
-        """The best q(w, m, Λ) given q(c), conjugate (Bishop 2006, eqs. 10.57 to 10.63)."""
+    def update_global(self, x: Rows, weights: PerRow | None = None) -> None:
+        """The best q(w, m, Λ) given q(c), conjugate (Bishop 2006, eqs. 10.57 to 10.63).
+
+        Args:
+            x: all rows (N, D).
+            weights: how often each row counts (N,).
+        """
         x, prior, r = self._all_rows(x), self.prior, self.logits.softmax(-1)
+        r = r if weights is None else r * weights[:, None].to(r)
         counts = r.sum(0)
         mean_precision = prior.mean_precision + counts
         loc = (prior.mean_precision[:, None] * prior.loc + r.T @ x) / mean_precision[:, None]
@@ -197,11 +205,22 @@ class BayesianGaussianMixture(Program):
         scale_tril = inverse_cholesky(prior_terms + scatters)
         self._set_posterior(Globals(prior.concentration + counts, loc, mean_precision, prior.df + counts, scale_tril))
 
-    def bound(self, x: Tensor | np.ndarray) -> Number:
-        """The ELBO of all N rows with every constant, in closed form and differentiable, nats per row."""
+    def bound(self, x: Tensor | np.ndarray, weights: PerRow | None = None) -> Number:
+        """The ELBO of all N rows with every constant, in closed form and differentiable, nats per row.
+
+        Args:
+            x: all rows (N, D).
+            weights: how often each row counts (N,); the bound is then divided by their sum.
+
+        Returns:
+            The bound, ().
+        """
         x, posterior, log_r = self._all_rows(torch.as_tensor(x)), self.posterior, self.logits.log_softmax(-1)
-        local = (log_r.exp() * (posterior.scores(x) - log_r)).sum()
-        return (local - posterior.kl(self.prior)) / self.num_rows
+        each = log_r.exp() * (posterior.scores(x) - log_r)
+        local, num_rows = each.sum(), torch.as_tensor(self.num_rows)
+        if weights is not None:
+            local, num_rows = (each.sum(-1) * weights.to(each)).sum(), weights.sum().to(each)
+        return (local - posterior.kl(self.prior)) / num_rows
 
     def _all_rows(self, x: Rows) -> Rows:
         if x.shape != (self.num_rows, self.num_features):

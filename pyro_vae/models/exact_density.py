@@ -151,12 +151,18 @@ class Density(Program):
         return self.log_prob(x)
 
     def bic(self, x: Dataset | Split | Tensor) -> float:
-        """Schwarz's criterion, −2 Σ log p(x) + p log N with p free parameters; lower is better, as in scikit-learn."""
+        """Schwarz's criterion, −2 Σ log p(x) + p log N with p free parameters; lower is better, as in scikit-learn.
+
+        Rows count alike, whatever weights they have.
+        """
         log_px = self.log_prob(x)
         return float(-2 * log_px.sum() + self.num_free * math.log(len(log_px)))
 
     def aic(self, x: Dataset | Split | Tensor) -> float:
-        """Akaike's criterion, −2 Σ log p(x) + 2p; lower is better, as in scikit-learn."""
+        """Akaike's criterion, −2 Σ log p(x) + 2p; lower is better, as in scikit-learn.
+
+        Rows count alike, whatever weights they have.
+        """
         return float(-2 * self.log_prob(x).sum() + 2 * self.num_free)
 
 

@@ -53,9 +53,12 @@ class FoldMixtures:
         mixture: their size and form.
         rows: all rows (N, D), NaN where a value is missing.
         is_fitted: which rows each is fitted to, bool (G, N); the others are held out.
+        weights: the rows' weights (N,), with the mean 1; None where each counts once.
     """
 
-    def __init__(self, mixture: RegularizedMixture, rows: Rows, is_fitted: Tensor) -> None:
+    def __init__(
+        self, mixture: RegularizedMixture, rows: Rows, is_fitted: Tensor, weights: Tensor | None = None
+    ) -> None:
         self.form, self.shape = mixture.covariance, (len(is_fitted), mixture.num_components)
         self.together = mixture.repeated(len(is_fitted))
         self.together.center.copy_(rows.nanmean(0))
@@ -67,7 +70,12 @@ class FoldMixtures:
         first = self.together.prepare(self.rows[0])
         can_keep = first.numel() * first.element_size() * len(self.rows) < MAX_BYTES
         self.prepared = [self.together.prepare(block) for block in self.rows] if can_keep else None
-        self.num_fitted, self.num_held_out = is_fitted.sum(1), (~is_fitted).sum(1)
+        self.weights = None if weights is None else weights.split(self.together.block_rows)
+        counted = is_fitted if weights is None else is_fitted * weights
+        self.num_fitted, self.num_held_out = (
+            counted.sum(1),
+            (~is_fitted if weights is None else ~is_fitted * weights).sum(1),
+        )
 
     @torch.no_grad()
     def fit(
@@ -128,10 +136,12 @@ class FoldMixtures:
         table, total = self.together.table(), None
         fitted = held_out = torch.zeros_like(self.prior_variance[:, 0])
         blocks = self.prepared or (self.together.prepare(block) for block in self.rows)
-        for prepared, is_fitted in zip(blocks, self.is_fitted, strict=True):
+        for number, (prepared, is_fitted) in enumerate(zip(blocks, self.is_fitted, strict=True)):
             log_joint = self.together.log_probs(prepared, table).unflatten(0, self.shape) + self.log_weights[..., None]
             log_px = log_joint.logsumexp(1)
             shares = (log_joint - log_px[:, None]).exp_() * is_fitted[:, None]
+            if self.weights is not None:
+                log_px, shares = log_px * self.weights[number], shares * self.weights[number]
             total = add_statistics(total, self.together.statistics(prepared, shares.flatten(0, 1), table))
             fitted = fitted + torch.where(is_fitted, log_px, 0.0).sum(1)
             held_out = held_out + torch.where(is_fitted, 0.0, log_px).sum(1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.models.fold_mixtures import FoldMixtures, MixtureState, start_state
 from pyro_vae.models.regularized_mixture import Pair, RegularizedMixture
-from pyro_vae.typing import Rows
+from pyro_vae.typing import PerRow, Rows
 
 FOLDS = 5
 MAX_ROWS, MIN_ROWS_PER_COMPONENT = 5000, 4  # that are used, the first after shuffling
@@ -47,7 +47,7 @@ class CrossValidation:
         return self.tried[self.best_index]
 
 
-def cross_validate(mixture: RegularizedMixture, rows: Rows) -> CrossValidation | None:
+def cross_validate(mixture: RegularizedMixture, rows: Rows, weights: PerRow | None = None) -> CrossValidation | None:
     """Score strengths of regularization on held-out rows.
 
     In each of five folds EM goes from strong to weak regularization toward the diagonal and back, each fit starting
@@ -58,6 +58,7 @@ def cross_validate(mixture: RegularizedMixture, rows: Rows) -> CrossValidation |
     Args:
         mixture: a mixture; copies of it are fitted.
         rows: the training rows (N, D).
+        weights: their weights (N,), with the mean 1, in every fit but its start, and in the scores.
 
     Returns:
         The strengths and their scores; None where there are too few rows, or too few can be afforded.
@@ -67,7 +68,9 @@ def cross_validate(mixture: RegularizedMixture, rows: Rows) -> CrossValidation |
     if plan is None:
         return None
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    folds = _Folds(mixture, rows[order[: plan.num_rows].to(rows.device)].to(mixture.logits), plan.num_folds)
+    order = order[: plan.num_rows].to(rows.device)
+    weights = None if weights is None else weights[order].to(mixture.logits)
+    folds = _Folds(mixture, rows[order].to(mixture.logits), plan.num_folds, weights)
     shares = [share * len(rows) / C for share in PRIOR_SHARES]
     pooled = [share * D for share in POOLED_ROWS] if C > 1 and mixture.covariance != "tied" else [0.0]
     middle = len(pooled) // 2
@@ -110,7 +113,7 @@ def split_rows(rows: Tensor, num_folds: int = FOLDS) -> Iterator[tuple[Tensor, T
     """The first of five folds.
 
     Args:
-        rows: rows (N, D), shuffled.
+        rows: rows (N, D), shuffled, or something else with an entry for each.
         num_folds: how many of the folds.
 
     Returns:
@@ -133,8 +136,8 @@ class _Ended:
 class _Folds:
     """The folds of some rows, and for each pair of strengths where the fits of all folds ended."""
 
-    def __init__(self, mixture: RegularizedMixture, rows: Tensor, num_folds: int) -> None:
-        self.mixture, self.rows, self.num_folds = mixture, rows, num_folds
+    def __init__(self, mixture: RegularizedMixture, rows: Tensor, num_folds: int, weights: PerRow | None) -> None:
+        self.mixture, self.rows, self.num_folds, self.weights = mixture, rows, num_folds, weights
         number = torch.cat([torch.full((len(part),), i) for i, part in enumerate(rows.tensor_split(FOLDS))])
         self.is_fitted = (number != torch.arange(num_folds)[:, None]).to(rows.device)  # (folds, N)
         self.ended: dict[Pair, list[_Ended]] = {}
@@ -147,7 +150,7 @@ class _Folds:
         """Fit along strengths, from the first to the last and back, and keep the fits with the higher objective."""
         paths = [pairs, pairs[::-1]][: 1 + there_and_back]
         states = [state for path in paths for state in self._best_starts(path[0])]
-        mixtures = FoldMixtures(self.mixture, self.rows, self.is_fitted.repeat(len(paths), 1))
+        mixtures = FoldMixtures(self.mixture, self.rows, self.is_fitted.repeat(len(paths), 1), self.weights)
         for step in zip(*paths, strict=True):
             found = self._fit(mixtures, step, states)
             for pair, part in zip(step, _parts(found, self.num_folds), strict=True):
@@ -158,7 +161,7 @@ class _Folds:
     def follow(self, start: Pair, pairs: Sequence[Pair]) -> None:
         """Fit along strengths from where the fits with others ended."""
         mixtures, states = (
-            FoldMixtures(self.mixture, self.rows, self.is_fitted),
+            FoldMixtures(self.mixture, self.rows, self.is_fitted, self.weights),
             [one.state for one in self.ended[start]],
         )
         for pair in pairs:
@@ -167,7 +170,7 @@ class _Folds:
 
     def _best_starts(self, pair: Pair) -> list[MixtureState]:
         """The best of a few starts in each fold."""
-        mixtures = FoldMixtures(self.mixture, self.rows, self.is_fitted.repeat(STARTS, 1))
+        mixtures = FoldMixtures(self.mixture, self.rows, self.is_fitted.repeat(STARTS, 1), self.weights)
         states = [
             start_state(self.mixture, self.rows[is_fitted], pair, number)
             for number in range(STARTS)

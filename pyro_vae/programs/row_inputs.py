@@ -36,6 +36,7 @@ class Batch:
         mask: booleans (n, D), true where a value was observed; None where all were.
         num_rows: the number N of training rows.
         inputs: what else the program takes for each row, by name, (n, …) each.
+        weights: the rows' weights (n,) in a fit, which the program does not see; None where all count alike.
     """
 
     x: Tensor
@@ -44,6 +45,12 @@ class Batch:
     mask: Tensor | None = None
     num_rows: int = 0
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Tensor | None = None
+
+    @property
+    def objective_arguments(self) -> tuple[object, ...]:
+        """What an objective takes: the rows, their inputs, and their weights where there are any."""
+        return (self.x, self.row_inputs) if self.weights is None else (self.x, self.row_inputs, self.weights)
 
     @property
     def row_inputs(self) -> dict[str, Tensor | int]:
@@ -81,11 +88,16 @@ class Batch:
         known = {name: on_device.pop(name, None) for name in ("rows", "labels", "mask")}
         return cls(x, **known, num_rows=num_rows, inputs=on_device)
 
+    def with_weights(self, weights: Tensor) -> "Batch":
+        """The same rows with weights (n,), of the type and on the device of x."""
+        return replace(self, weights=weights.to(self.x))
+
     def take(self, index: Tensor) -> "Batch":
         """The rows at some indices (m,), with their inputs."""
-        rows, labels, mask = (None if value is None else value[index] for value in (self.rows, self.labels, self.mask))
+        given = (self.rows, self.labels, self.mask, self.weights)
+        rows, labels, mask, weights = (None if value is None else value[index] for value in given)
         inputs = {name: value[index] for name, value in self.inputs.items()}
-        return replace(self, x=self.x[index], rows=rows, labels=labels, mask=mask, inputs=inputs)
+        return replace(self, x=self.x[index], rows=rows, labels=labels, mask=mask, weights=weights, inputs=inputs)
 
 
 def accepts_row_inputs(function: Function) -> Function:

@@ -31,7 +31,7 @@ class Site(TypedDict, total=False):
 
     `fn` is the site's distribution, `value` what was drawn or observed, `cond_indep_stack` the plates it lies in,
     `infer` what the program said about it, and `unscaled_log_prob` its log density where that was computed, with a
-    `mask` of the values that count. `done` tells handlers that the value is set.
+    `mask` of the values that count; `packed` has it for enumeration. `done` tells handlers that the value is set.
     """
 
     type: str
@@ -46,6 +46,7 @@ class Site(TypedDict, total=False):
     unscaled_log_prob: Tensor
     log_prob: Tensor
     log_prob_sum: Tensor
+    packed: dict[str, Tensor]
     done: bool
     stop: bool
     continuation: Callable[["Site"], None] | None

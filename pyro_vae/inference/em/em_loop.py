@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Split
+from pyro_vae.data.row_weights import check_weights, weighted_mean
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.em.acceleration import ExtrapolatedSteps
 from pyro_vae.inference.fit_result import EMEpoch, FitResult
@@ -52,7 +53,7 @@ class EMRows:
 
     def __init__(self, model: Density, train: Split, weights: Tensor | None, memory_bytes: float) -> None:
         self.model, self.train, self.memory_bytes, self.target = model, train, memory_bytes, device_and_dtype(model)
-        self.weights = None if weights is None else _check_weights(weights, len(train)).to(*self.target)
+        self.weights = None if weights is None else check_weights(weights, len(train)).to(*self.target)
         self.total = float(len(train) if self.weights is None else self.weights.sum())  # rows, counted by weight
         self.mean = self._check()
 
@@ -79,10 +80,7 @@ class EMRows:
 
     def weighted_mean(self, values: Tensor) -> float:
         """The weighted mean over rows of values (N,)."""
-        values = values.double()
-        if self.weights is None:
-            return float(values.mean())
-        return float((values * self.weights.to(values)).sum()) / self.total
+        return weighted_mean(values.double(), None if self.weights is None else self.weights.to(values.device))
 
     def worst(self, log_px: Tensor) -> Tensor:
         """The rows (n, D) with the lowest log p(x) (N,) of those that count."""
@@ -135,15 +133,6 @@ class EMRows:
         if not counts.all():
             raise InputError(f"column {int((counts == 0).nonzero()[0])} has no value in any row: leave it out")
         return total / counts
-
-
-def _check_weights(weights: Tensor, num_rows: int) -> Tensor:
-    weights = torch.as_tensor(weights)
-    if weights.shape != (num_rows,):
-        raise InputError(f"expected a weight for each of {num_rows} rows, got the shape {tuple(weights.shape)}")
-    if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()) or not bool((weights > 0).any()):
-        raise InputError("weights of rows must be finite and not negative, and one of them above 0")
-    return weights
 
 
 class EMRun:
@@ -277,6 +266,9 @@ class EMRun:
         """The mean of log p(x) and the log prior, nats per row of the model's own x."""
         return self.rows.weighted_mean(log_px) + float(self.model.log_prior()) / self.rows.total
 
+    def _mean_of(self, valid: Split) -> float:
+        return weighted_mean(self.model.log_prob(valid), valid.weights)
+
     def _record(self, number: int, segment: int, log_px: float, update_best: bool = True) -> EMEpoch:
         """Add an iteration to the history: the bound per row at the current parameters, and the objective."""
         if not math.isfinite(log_px):
@@ -287,7 +279,7 @@ class EMRun:
             epoch=epoch,
             step=epoch,
             elbo=elbo,
-            valid_elbo=None if self.valid is None else float(self.model.log_prob(self.valid).mean()),
+            valid_elbo=None if self.valid is None else self._mean_of(self.valid),
             seconds=time.perf_counter() - self.began,
             objective=elbo + log_prior,
             log_prior=log_prior,

@@ -75,7 +75,9 @@ def fit_em(
         valid: held-out rows (M, D), instead of the data set's: `valid_elbo` is their exact log p(x).
         epochs: iterations of a start, at most.
         tolerance: a start ends when an iteration gains no more, nats per row.
-        weights: how often each training row counts (N,), numbers that are not negative.
+        weights: how often each training row counts (N,), numbers that are not negative; by default the weights of the
+            split, divided by their mean, so that a prior of the parameters is that of N rows whatever their scale. The
+            strength of a mixture's prior is chosen on the rows whose weight is above 0, which count alike there.
         start: "k-means++", "k-means", "random" (rows as centres) or "current" (the parameters as they are); several of
             them take turns.
         num_starts: the number of starts, of which the best is kept.
@@ -101,6 +103,11 @@ def fit_em(
     _check_settings(settings, num_starts, num_workers)
     set_fitted_measure(density, as_split(data, "train").measure)
     train = density.rows_of(as_split(data, "train"))
+    if weights is None:
+        train = train.without_uncounted()
+        weights = train.relative_weights
+    elif train.weights is not None:
+        raise InputError("the training rows have weights of their own (Split.weights): leave weights=… out")
     held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
     fit = RunningFit(model, epochs * num_starts)
     with seeded(seed), torch.no_grad():

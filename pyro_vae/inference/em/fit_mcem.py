@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pyro_vae.context_managers import evaluating
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.distributed import SINGLE_PROCESS
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.fit_result import FitResult, MCEMEpoch
@@ -76,7 +77,7 @@ def fit_mcem(
 
     Parameters that the model's log-density has no gradient in, such as a guide's, and frozen parameters do not change;
     the program ends with the weights of the last epoch. There is no bound: `elbo` and its terms are None in the
-    history, which has `log_joint`, the mean of log p(x, u) over rows after their E-steps (Jacobians counted),
+    history, which has `log_joint`, the weighted mean of log p(x, u) over rows after their E-steps (Jacobians counted),
     `acceptance` and `step_size`. Held-out rows have chains too, from which nothing is learned, and `valid_log_joint`.
     Same seed, same machine, same bits.
 
@@ -163,7 +164,9 @@ class MCEMMethod:
         self._set_up_optimizer(task)
         with torch.no_grad(), evaluating(task.program), pyro.validation_enabled(False):
             index = torch.arange(task.num_rows).split(task.batch_size)
-            self.u = self._draw_from_prior(task.batch(task.train[rows], rows) for rows in index)
+            u = self._draw_from_prior(task.batch(task.train[rows], rows) for rows in index)
+            places = torch.arange(task.num_rows) if task.places is None else task.places
+            self.u = u.new_zeros(task.num_places, u.shape[1]).index_copy_(0, places, u)
             self.held_out_u = self.u[:0] if task.valid is None else self._draw_from_prior(self._held_out_batches())
 
     def epoch(self, index: int, on_step: Callable[[], None]) -> MCEMEpoch:
@@ -184,7 +187,7 @@ class MCEMMethod:
             epoch=index + 1,
             step=(index + 1) * task.steps_per_epoch,
             learning_rate=self.optimizer.learning_rate,
-            log_joint=-float(total) / task.num_rows + float(task.train.log_jacobian.mean()),
+            log_joint=-float(total) / task.num_rows + weighted_mean(task.train.log_jacobian, task.train.weights),
             valid_log_joint=self._validate(),
             acceptance=self.kernel.accepted / self.kernel.proposed,
             step_size=math.exp(self.kernel.log_step),
@@ -241,16 +244,16 @@ class MCEMMethod:
             with evaluating(self.task.program):
                 joint = self._joint(batch)
                 state = self.kernel(joint, self.u[rows].to(batch.x.device))
-            mean = float(state.terms.mean())
+            mean = float(_mean(state.terms, batch))
             _require_finite(mean)
             self.u[rows] = state.u.cpu()
             for _ in range(self.updates):
-                self._update(joint, state.u)
+                self._update(joint, state.u, batch)
         return -mean
 
-    def _update(self, joint: UnconstrainedJoint, u: RowLatents) -> None:
+    def _update(self, joint: UnconstrainedJoint, u: RowLatents, batch: Batch) -> None:
         """One gradient step of the model's parameters with fixed latents."""
-        mean = joint.at(u).log_joint.mean()
+        mean = _mean(joint.at(u).log_joint, batch)
         _require_finite(mean.item())
         parameters = list(self.optimizer.parameters.values())
         gradients = torch.autograd.grad(-mean, parameters, allow_unused=True)
@@ -270,7 +273,12 @@ class MCEMMethod:
             ]
         self.held_out_u = torch.cat([state.u.cpu() for state in states])
         log_joint = torch.cat([state.terms[0] for state in states])
-        return float(log_joint.mean()) + float(self.task.valid.log_jacobian.mean())
+        return weighted_mean(log_joint.double() + self.task.valid.log_jacobian, self.task.valid.weights)
+
+
+def _mean(log_joint: Tensor, batch: Batch) -> Tensor:
+    """The sum over a batch's rows, each with its weight, divided by their number."""
+    return (log_joint if batch.weights is None else log_joint * batch.weights).mean()
 
 
 def _require_finite(mean: float) -> None:

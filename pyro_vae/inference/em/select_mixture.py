@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from pyro_vae.data import Dataset, Measure, Split, as_split
+from pyro_vae.data.row_weights import relative_weights, weighted_mean
 from pyro_vae.errors import InputError
 from pyro_vae.inference.em.fit_em import fit_em
 from pyro_vae.inference.fit_result import FitResult
@@ -100,7 +102,7 @@ def select_mixture(
     A mixture of normals, whose strengths of regularization are chosen on the same folds for each candidate; where all
     values are 0 or 1, a mixture of bits. Validation and test rows are not looked at. With "auto" the number of
     components grows until three numbers in a row score less than the best before them. No more than 5,000 rows are
-    used for the choice. Rows may have missing values.
+    used for the choice. Rows may have missing values, and weights.
 
     Raises `InputError` where there are too few rows for any candidate.
 
@@ -157,9 +159,10 @@ def score_mixtures(
     Returns:
         The scores, in original units where the rows are standardized; `InputError` where there are none.
     """
-    rows, shift = _rows_to_score(train), float(train.log_jacobian.mean())
+    train = train.without_uncounted()
+    rows, shift = _rows_to_score(train), weighted_mean(train.log_jacobian, train.weights)
     task = rows, shift, _sizes(components), components == AUTO
-    forms, scores = _forms(rows, covariance), []
+    forms, scores = _forms(rows.x, covariance), []
     if num_workers > 1 and len(forms) > 1:
         from joblib import Parallel, delayed
 
@@ -173,14 +176,23 @@ def score_mixtures(
         for form in forms:
             scores += _score_sizes(form, *task, on_scored)
     if not scores:
-        raise InputError(f"{len(rows)} rows are too few to choose a mixture by cross-validation: give its size")
+        raise InputError(f"{len(rows.x)} rows are too few to choose a mixture by cross-validation: give its size")
     return scores
 
 
-def _rows_to_score(train: Split) -> Rows:
-    """Training rows in random order, as many as are used for the choice, NaN where a value is missing."""
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    return rows_with_nan(train, order[:MAX_ROWS]).double()
+@dataclass(frozen=True)
+class _ScoredRows:
+    """Rows x (N, D), NaN where a value is missing, and their weights (N,), with the mean 1, or None."""
+
+    x: Rows
+    weights: Tensor | None
+
+
+def _rows_to_score(train: Split) -> _ScoredRows:
+    """Training rows in random order, as many as are used for the choice."""
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:MAX_ROWS]
+    weights = None if train.weights is None else relative_weights(train.weights[order])
+    return _ScoredRows(rows_with_nan(train, order).double(), weights)
 
 
 def _forms(rows: Rows, covariance: str | Sequence[str]) -> tuple[str, ...]:
@@ -205,7 +217,7 @@ def _sizes(components: str | int | Sequence[int]) -> tuple[int, ...]:
 
 def _score_sizes(
     form: str,
-    rows: Rows,
+    rows: _ScoredRows,
     shift: float,
     sizes: Sequence[int],
     is_auto: bool,
@@ -214,7 +226,7 @@ def _score_sizes(
     """The scores of mixtures of one form; with `is_auto` up to where they fall."""
     found: list[MixtureScore] = []
     for size in sizes:
-        folds = _fold_scores(build_mixture(MixtureScore(size, form, ()), rows.shape[1]), rows)
+        folds = _fold_scores(build_mixture(MixtureScore(size, form, ()), rows.x.shape[1]), rows)
         if not folds:
             break  # too few rows, or too much work
         found.append(MixtureScore(size, form, tuple(value + shift for value in folds)))
@@ -225,20 +237,21 @@ def _score_sizes(
     return found
 
 
-def _fold_scores(mixture: Mixture, rows: Rows) -> tuple[float, ...]:
-    """The mean log p(x) of each fold's held-out rows; none where the rows are too few."""
+def _fold_scores(mixture: Mixture, rows: _ScoredRows) -> tuple[float, ...]:
+    """The weighted mean log p(x) of each fold's held-out rows; none where the rows are too few."""
     if isinstance(mixture, RegularizedMixture):
-        found = cross_validate(mixture, rows)
+        found = cross_validate(mixture, rows.x, rows.weights)
         return () if found is None else found.fold_scores[found.best_index]
-    if len(rows) < 2 * mixture.num_components:
+    if len(rows.x) < 2 * mixture.num_components:
         return ()
     scores = []
-    for train, held_out in split_rows(rows):
-        fit_em(mixture, _with_gaps(train), tolerance=1e-4, num_starts=2)
-        scores.append(float(mixture.log_prob(_with_gaps(held_out)).mean()))
+    for index, held_out in split_rows(torch.arange(len(rows.x))):
+        fit_em(mixture, _with_gaps(rows, index), tolerance=1e-4, num_starts=2)
+        scored = _with_gaps(rows, held_out)
+        scores.append(weighted_mean(mixture.log_prob(scored), scored.weights))
     return tuple(scores)
 
 
-def _with_gaps(rows: Rows) -> Split:
-    """Rows whose NaN are missing values."""
-    return Split("train", rows, Measure())
+def _with_gaps(rows: _ScoredRows, index: Tensor) -> Split:
+    """Some of the rows, whose NaN are missing values."""
+    return Split("train", rows.x[index], Measure(), weights=None if rows.weights is None else rows.weights[index])

@@ -17,6 +17,7 @@ from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.free_bits import independent_dimensions
 from pyro_vae.inference.objectives.importance_weighted import PARTICLES
+from pyro_vae.inference.objectives.row_weights import ROW_WEIGHTS, row_weights_of
 from pyro_vae.programs.latent_support import latents_outside
 from pyro_vae.programs.plates import PlateStructure, sized
 from pyro_vae.programs.support import zero_outside_support
@@ -35,6 +36,9 @@ class RowWeighted(Messenger):
     rows the sum is $\frac1B\sum_i [\log p(x_i|z_i) + \beta(\log p(z_i) - \log q(z_i|x_i))] + \frac1N \beta [\log p(w)
     - \log q(w)]$. A plate that subsamples has scaled its sites by N/B already, so they are scaled by 1/N.
 
+    Where the rows have weights $w_i$ with the mean 1, row i's term of the sum is multiplied by its own, and the term of
+    global latents is not.
+
     Args:
         plates: the program's plates.
         num_rows: the number N of training rows.
@@ -44,10 +48,43 @@ class RowWeighted(Messenger):
         super().__init__()
         self.plates, self.num_rows = plates, num_rows
         self.beta: float | Tensor = 1.0
+        self.weights: Tensor | None = None  # of the rows at hand, in a shape that broadcasts inside their plate
+        self.is_in_scale = True  # whether sites are scaled by weights; else the objective multiplies by them
+
+    def around(self, function: Callable[..., object]) -> Callable[..., object]:
+        """A function of rows and their inputs as one that an objective calls with the rows' weights, if they have any.
+
+        Args:
+            function: a model or guide of (x, row inputs).
+
+        Returns:
+            The function of (x, row inputs, weights) inside this handler.
+        """
+
+        def call(x: Tensor, row_inputs: object, weights: Tensor | None = None) -> object:
+            self.weights = None if weights is None else self._in_plate(weights)
+            with self:
+                return function(x, row_inputs)
+
+        return call
+
+    def _in_plate(self, weights: Tensor) -> Tensor:
+        assert self.plates.row_dim is not None
+        return weights.reshape(-1, *(1,) * (-self.plates.row_dim - 1))
 
     def _pyro_sample(self, msg: Site) -> None:
         weight = 1.0 / (self.plates.plate_size(msg) or self.num_rows)
         msg["scale"] = msg["scale"] * (weight if msg["is_observed"] else weight * self.beta)
+        if self.weights is not None and (frame := self.plates.row_plate_frame(msg)) is not None:
+            self._weigh(msg, sized(frame, msg), self.weights)
+
+    def _weigh(self, msg: Site, num_rows: int, weights: Tensor) -> None:
+        """Multiply a site inside the row plate by its rows' weights, and keep them with it."""
+        if num_rows != len(weights):
+            raise InputError(f"{msg['name']} has {num_rows} rows in the plate, and {len(weights)} rows have weights")
+        msg["infer"] = {**(msg["infer"] or {}), ROW_WEIGHTS: weights}
+        if self.is_in_scale:
+            msg["scale"] = msg["scale"] * weights
 
 
 @dataclass(frozen=True)
@@ -197,7 +234,8 @@ class Terms:
         log_prob = site["unscaled_log_prob"]
         if site["name"] in self.uncertain:
             log_prob = zero_outside_support(site["fn"], site["value"], log_prob)
-        total = _wide(scale_and_mask(log_prob, mask=site["mask"]).sum())
+        log_prob, weights = scale_and_mask(log_prob, mask=site["mask"]), row_weights_of(site)
+        total = _wide((log_prob if weights is None else log_prob * weights).sum())
         return total * (batch / self.num_rows) if self.plates.row_plate_frame(site) is None else total
 
     def _site_kl(self, model: Site, guide: Site, batch: int) -> Tensor:
@@ -206,7 +244,8 @@ class Terms:
         if bases is None or guide["mask"] is not None or model["mask"] is not None:
             return self._sum(guide, batch) - self._sum(model, batch)
         p, q = bases
-        each = (q.log_prob(value) - p.log_prob(value)).reshape(-1, value.shape[-1]).sum(0)
+        each, weights = q.log_prob(value) - p.log_prob(value), row_weights_of(guide)
+        each = (each if weights is None else each * weights[..., None]).reshape(-1, value.shape[-1]).sum(0)
         return each * (batch / self.num_rows) if self.plates.row_plate_frame(guide) is None else each
 
 

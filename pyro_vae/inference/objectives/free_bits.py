@@ -9,6 +9,7 @@ from torch.distributions import Distribution, Independent, kl_divergence
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
 from pyro_vae.inference.objectives.importance_weighted import reparameterized_sites
+from pyro_vae.inference.objectives.row_weights import row_weights_of
 from pyro_vae.programs.traces import Site, sample_sites
 
 
@@ -57,7 +58,7 @@ class FreeBits_ELBO(DifferentiableELBO):
         return loss
 
     def _kl(self, name: str, prior: Site, guide: Site) -> tuple[Tensor, Tensor]:
-        """The mean over rows of a site's KL, for each dimension or as one number, and the sum of the rows' scales."""
+        """The weighted mean over rows of a site's KL, by dimension or as one number, and the sum of their scales."""
         p: Distribution = prior["fn"]
         q: Distribution = guide["fn"]
         if self.each == "dimension":
@@ -72,7 +73,8 @@ class FreeBits_ELBO(DifferentiableELBO):
         except NotImplementedError:
             kl = q.log_prob(guide["value"]) - p.log_prob(guide["value"])
         rows = guide["unscaled_log_prob"]
-        counted = scale_and_mask(torch.ones_like(rows), mask=guide["mask"])
+        counted, weights = scale_and_mask(torch.ones_like(rows), mask=guide["mask"]), row_weights_of(guide)
+        counted = counted if weights is None else counted * weights
         weight = scale_and_mask(torch.ones_like(rows), scale=guide["scale"], mask=guide["mask"]).sum()
         kl = kl * counted.reshape(counted.shape + (1,) * (kl.dim() - rows.dim()))
         return kl.sum(list(range(rows.dim()))) / counted.sum() if rows.dim() else kl, weight

@@ -65,6 +65,9 @@ class Step:
 class FitTask:
     """A program, its rows and the settings of a fit, checked; functions have made their parameters.
 
+    `train` and `valid` are the rows whose weight is above 0: `places` (N,) are their indices in the training set, of
+    `num_places` rows, None where that is all of them. `weights` (N,) have the mean 1; None where all are equal.
+
     Args:
         program: the program, with its parameters on the device and of the type of `target`.
         train: the training rows.
@@ -85,16 +88,20 @@ class FitTask:
         target: DeviceAndDtype,
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        self.program, self.train, self.valid, self.config = program, train, valid, config
-        self.target, self.group = target, group
+        self.program, self.config, self.target, self.group = program, config, target, group
+        self.num_places, self.places = len(train), train.counted
         self.labels = train.labels if labels is None else labels
+        if self.labels is not None and self.places is not None:
+            self.labels = self.labels[self.places]
+        train, valid = train.without_uncounted(), None if valid is None else valid.without_uncounted()
+        self.train, self.valid, self.weights = train, valid, train.relative_weights
         if self.labels is not None:
             check_labels(program, self.labels)  # a recorded step does not check them
         if target.device.type == "cuda" and train.memory_bytes * 4 < torch.cuda.mem_get_info(target.device)[0]:
             self.train = train.to_device(target.device)
         self.num_rows = len(train)
         self.batch_size = min(config.batch_size, self.num_rows)
-        self.held_out = None if valid is None else HeldOutRows(valid, target, self.num_rows)
+        self.held_out = None if valid is None else HeldOutRows(valid, target, self.num_places)
         for split in (train, valid):
             if split is not None:
                 require_same_preparation(train.measure, split.measure)
@@ -146,10 +153,17 @@ class FitTask:
         Returns:
             The rows with their inputs.
         """
-        given = {"rows": index, "num_rows": self.num_rows, **self.train.row_inputs(index)}
+        places = index if self.places is None else self.places[index]
+        given = {"rows": places, "num_rows": self.num_places, **self.train.row_inputs(index)}
         if self.labels is not None:
             given["labels"] = self.labels[index]
-        return Batch.of(x.to(*self.target), given)
+        batch = Batch.of(x.to(*self.target), given)
+        return batch if self.weights is None else batch.with_weights(self.weights[index])
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether training or validation rows have weights that differ."""
+        return self.weights is not None or (self.held_out is not None and self.held_out.weights is not None)
 
     def check(self, batch: Batch) -> None:
         """`InputError` where an observed value of a batch is not finite or outside the support of its site."""

@@ -2,6 +2,8 @@ r"""Fits a program by stochastic variational inference: Pyro's `SVI` with one of
 
 The objective of a batch of B of the N rows is the ELBO per row,
 $\frac1B \sum_i E_{q(z|x_i)}[\log p(x_i|z) + \beta (\log p(z) - \log q(z|x_i))]$; reported numbers have β = 1.
+Where a split has weights $w_i$, divided by their mean over the training rows, row i's ELBO is multiplied by $w_i$, and
+every reported number is a weighted mean; the terms of latents that rows share are not weighted.
 To a program with a method `log_prior()`, a prior of its parameters in nats, 1/N of that is added in the objective
 (MAP), and to no reported number. Parameters with `requires_grad_(False)` stay as they are. The validation ELBO uses the
 same random numbers every epoch.

@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import pyro
 import torch
-from pyro.infer import ELBO, SVI
+from pyro.infer import ELBO, SVI, TraceEnum_ELBO
 from torch import Tensor
 
-from pyro_vae.context_managers import set_training
+from pyro_vae.context_managers import evaluating, seeded, set_training
 from pyro_vae.data import Split
+from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.distributed import GradientReducer
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.compile.compiled_elbo import Compiled_ELBO, is_recorded
 from pyro_vae.inference.fit_result import EpochRecord, map_record
 from pyro_vae.inference.objectives.elbo_terms import RowWeighted, Terms
+from pyro_vae.inference.objectives.row_weights import RowWeightedEnum_ELBO, require_weighable
 from pyro_vae.inference.svi.fit_method import FitTask, Loss, Step
 from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.prepare_fit import default_loss, loss_name, vectorize_particles
@@ -60,6 +62,8 @@ class SVIMethod:
         )
         if config.beta != 1 or config.kl_warmup:  # a tensor may change between calls of a graph, a number may not
             self.weigh.beta = torch.ones((), dtype=task.target.dtype, device=task.target.device)
+        if task.has_weights:
+            loss = self._with_row_weights(loss)
         elbo = self.terms.attach(loss)
         self.compiled: Compiled_ELBO | None = None
         if config.compile or (config.compile is None and is_recorded(loss)):
@@ -67,11 +71,24 @@ class SVIMethod:
             self.compiled = Compiled_ELBO(
                 elbo, fuse=bool(config.compile), terms=self.terms, trainable_parameters=parameters
             )
-        model, guide = (self.weigh(bind_supported_kwargs(each)) for each in (program.model, program.guide))
+        model, guide = (self.weigh.around(bind_supported_kwargs(each)) for each in (program.model, program.guide))
         self.svi = SVI(model, guide, self.optimizer, self.compiled or elbo)
         if not task.group.is_single:
             self.optimizer.reduce = self.reducer
             self.svi.loss_and_grads = self.reducer.capture_loss(self.svi.loss_and_grads)
+
+    def _with_row_weights(self, loss: ELBO) -> ELBO:
+        """The objective for rows with weights; `RowsError` or `InputError` where it or the program takes none."""
+        task, plates = self.task, self.task.plates
+        with torch.no_grad(), seeded(task.config.epoch_seed(-2)), evaluating(task.program):
+            model, guide = (sample_sites(trace) for trace in trace_program(task.program, task.example))
+        require_weighable(plates, model, guide)
+        if not isinstance(loss, TraceEnum_ELBO):
+            return loss
+        if type(loss) is not TraceEnum_ELBO:
+            raise InputError(f"{type(loss).__name__} takes no weights of rows: take TraceEnum_ELBO, or leave them out")
+        self.weigh.is_in_scale = False
+        return RowWeightedEnum_ELBO(loss, plates.row_plates)
 
     def epoch(self, index: int, on_step: Callable[[], None]) -> EpochRecord:
         """Take a step on each batch, then score the validation rows.
@@ -131,12 +148,12 @@ class SVIMethod:
         loss: Loss
         if self.compiled and not step.is_first and not self.compiled.fallback_reason:
             # `SVI.step` without its param capture
-            loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, batch.x, batch.row_inputs)
+            loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, *batch.objective_arguments)
             self.optimizer(self.optimizer.parameters.values())
         else:
             try:
                 with pyro.validation_enabled(step.is_first):
-                    loss = self.svi.step(batch.x, batch.row_inputs)
+                    loss = self.svi.step(*batch.objective_arguments)
             except ValueError:  # torch's, of a value outside its support
                 self._require_latents_inside(batch)
                 raise
@@ -179,7 +196,7 @@ class SVIMethod:
     def _terms(self, elbo: float | None, split: Split) -> tuple[float | None, float | None, float | None]:
         """ELBO, reconstruction and KL in the data's units, from the traces; only `elbo` where sites are enumerated."""
         elbo, reconstruction, kl = self.terms.means() or (elbo, None, None)
-        jacobian = float(split.log_jacobian.mean())
+        jacobian = weighted_mean(split.log_jacobian, split.weights)
         return _add(elbo, jacobian), _add(reconstruction, jacobian), kl
 
     @torch.no_grad()

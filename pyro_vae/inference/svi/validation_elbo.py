@@ -31,6 +31,7 @@ class HeldOutRows:
 
     def __init__(self, split: Split, target: DeviceAndDtype, num_rows: int) -> None:
         self.split, self.target, self.num_rows = split, target, num_rows
+        self.weights = split.relative_weights
         self.num_units = 0
 
     def __len__(self) -> int:
@@ -47,7 +48,8 @@ class HeldOutRows:
             The batch.
         """
         given = {"num_rows": self.num_rows, **self.split.row_inputs(slice(start, end))}
-        return Batch.of(self.split[start:end].to(*self.target), given)
+        batch = Batch.of(self.split[start:end].to(*self.target), given)
+        return batch if self.weights is None else batch.with_weights(self.weights[start:end])
 
     def batches(self) -> Iterator[Batch]:
         """All rows in order."""
@@ -57,10 +59,10 @@ class HeldOutRows:
     def mean_loss(
         self, evaluate_loss: Callable[..., float], plates: PlateStructure, group: ProcessGroup, seed: int, check: bool
     ) -> float:
-        """The mean of a loss over rows and draws of all processes, with fixed random numbers.
+        """The weighted mean of a loss over rows and draws of all processes, with fixed random numbers.
 
         Args:
-            evaluate_loss: a function of x and its row inputs, nats per row.
+            evaluate_loss: a function of x, its row inputs and its weights if it has any, nats per row.
             plates: of the program.
             group: the processes.
             seed: of the random numbers.
@@ -81,7 +83,7 @@ class HeldOutRows:
                 if repeats > 1:
                     batch = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(repeats))
                 for _ in range(draws // repeats):
-                    total += evaluate_loss(batch.x, batch.row_inputs) * len(batch.x)
+                    total += evaluate_loss(*batch.objective_arguments) * len(batch.x)
         return sum(group.all_gather(total)) / (draws * len(self))
 
     def active_units(self, program: Program, plates: PlateStructure) -> int | None:
