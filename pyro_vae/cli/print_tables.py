@@ -78,7 +78,13 @@ def print_record(record: EvidenceRecord, title: str) -> None:
         click.echo(f"  {name:<17}{value:>10}  {note}".rstrip())
     known, zero = record.num_with_number, record.num_zero
     many = f"{record.num_data} rows" if known is None else f"the {known} of {record.num_data} rows with a number"
-    click.echo(f"  nats per row over {many}{f', {zero} of density zero' if zero else ''}; {record.measure}")
+    zeros = f", {zero} of density zero" if zero else ""
+    click.echo(f"  nats per row over {many}{zeros}{weighted_words(record.effective_rows)}; {record.measure}")
+
+
+def weighted_words(effective_rows: float | None) -> str:
+    """That a mean is weighted, and how many rows of equal weight have a mean with the same error; else empty."""
+    return "" if effective_rows is None else f", weighted (as many as {effective_rows:,.0f} of equal weight)"
 
 
 def _method(record: EvidenceRecord) -> str:
@@ -161,7 +167,8 @@ def print_comparison(
     ]
     click.echo()
     _print_columns([head, *body])
-    click.echo(f"\nNats per row over {len(rows)} {rows.name} rows; {table[0]['measure']}.")
+    weighted = weighted_words(table[0]["effective_rows"])
+    click.echo(f"\nNats per row over {len(rows)} {rows.name} rows{weighted}; {table[0]['measure']}.")
     for method in sorted({row["method"] for row in table} & set(ESTIMATORS)):
         bad = max((row["khat_bad"] or 0.0 for row in table if row["method"] == method), default=0.0)
         words = f"; k-hat above its limit in up to {bad:.0%} of rows" if bad else ""

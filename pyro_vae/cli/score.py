@@ -73,9 +73,12 @@ def _number(summary: Record) -> str:
 
 
 def _print(summary: Record, lowest: list[tuple[float, str]]) -> None:
+    from pyro_vae.cli.print_tables import weighted_words
+
     count, flagged = summary["num_data"], summary["num_anomalies"]
     click.echo(
-        f"{summary['path']}: {count} rows, mean log p(x) {_number(summary)} nats ({summary['log_px_kind']}); "
+        f"{summary['path']}: {count} rows{weighted_words(summary['effective_rows'])}, mean log p(x) {_number(summary)} "
+        f"nats ({summary['log_px_kind']}); "
         f"{summary['measure']}"
     )
     click.echo(

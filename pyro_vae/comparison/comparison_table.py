@@ -227,6 +227,7 @@ def _predictive(program: Program, log_predictive: Callable[[Tensor], Tensor], ro
         mc_se=torch.zeros_like(log_px),
         measure=describe_measure(rows, find_plates(program, Batch(rows[:3].to(*target), num_rows=len(rows)))),
         kind="estimate",
+        weights=rows.weights,
     )
 
 
@@ -260,7 +261,7 @@ def _row(
     one: Fitted, scored: HeldOutScore, ranked: EvidenceDifference, rows: Split, level: float | None, seed: int
 ) -> ComparisonRow:
     found, evidence, result = scored.log_px, scored.evidence, one.result
-    bound = None if scored.bound is None else mean_or_none(scored.bound)
+    bound = None if scored.bound is None else mean_or_none(scored.bound, rows.weights)
     known = found.to_record(EvidenceRecord())
     return ComparisonRow(
         run=one.run,
@@ -270,8 +271,8 @@ def _row(
         split=rows.name,
         measure=found.measure,
         elbo=bound,
-        reconstruction=None if evidence is None else mean_or_none(evidence.reconstruction),
-        kl=None if evidence is None else mean_or_none(evidence.kl),
+        reconstruction=None if evidence is None else mean_or_none(evidence.reconstruction, rows.weights),
+        kl=None if evidence is None else mean_or_none(evidence.kl, rows.weights),
         log_px=known.log_px,
         log_px_kind=found.kind,
         log_px_se=known.log_px_se,
@@ -286,9 +287,10 @@ def _row(
         num_samples=found.num_samples if isinstance(found, Evidence) else None,
         num_parameters=sum(value.numel() for value in named_parameters(one.program).values()),
         seconds=None if result is None else result.seconds,
-        outside_share=None if evidence is None else mean_or_none(evidence.outside_share) or None,
+        outside_share=None if evidence is None else mean_or_none(evidence.outside_share, rows.weights) or None,
         num_with_number=known.num_with_number,
         num_zero=known.num_zero,
+        effective_rows=known.effective_rows,
         name=one.name,
         behind=ranked.behind,
         behind_se=ranked.behind_se,
@@ -311,6 +313,7 @@ def _num_model_parameters(program: Program) -> int | None:
 
 def _num_active_units(program: Program, rows: Split, seed: int) -> int | None:
     try:
+        rows = rows.without_uncounted()
         with seeded(seed):
             return active_units(program, rows[:5000], plates=None, **rows.row_inputs(slice(5000)))[0]
     except InputError:

@@ -8,6 +8,7 @@ from pyro_vae.comparison.comparison_table import Fitted, HeldOutScore, score_hel
 from pyro_vae.comparison.fit_by_name import fit_by_name
 from pyro_vae.comparison.fit_methods import Budget
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.inference.fit_result import EpochRecord, FitResult
 from pyro_vae.typing import Program
 
@@ -16,7 +17,7 @@ STEP = 1.5  # between epochs that are looked at, on a logarithmic axis
 
 @dataclass(frozen=True)
 class Point:
-    """A fit at one epoch: rows processed, seconds, and means over rows in nats.
+    """A fit at one epoch: rows processed, seconds, and means over rows in nats, which count the rows' weights.
 
     `train_log_px` is log p(x) of training rows, `log_px` of held-out ones and `bound` their ELBO under the program's q,
     None where it has none; `khat_bad` the share of held-out rows with a bad k-hat.
@@ -87,8 +88,8 @@ def fit_with_curve(
 
 
 def _point(epoch: int, rows_seen: int, seconds: float, train: HeldOutScore, held_out: HeldOutScore) -> Point:
-    train_log_px, log_px = (float(score.log_px.log_px.mean()) for score in (train, held_out))
-    bound = None if held_out.bound is None else float(held_out.bound.mean())
+    train_log_px, log_px = (weighted_mean(score.log_px.log_px, score.log_px.weights) for score in (train, held_out))
+    bound = None if held_out.bound is None else weighted_mean(held_out.bound, held_out.log_px.weights)
     return Point(epoch, rows_seen, seconds, train_log_px, log_px, bound, held_out.khat_bad)
 
 

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
+from pyro_vae.data.row_weights import weighted_mean, weighted_se
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.log_px_result import LogPx
@@ -16,7 +19,7 @@ class EvidenceDifference(Record):
 
     Attributes:
         name: of the program.
-        log_px: the mean over rows; a bound is compared as the bound it is.
+        log_px: the mean over rows, weighted where they have weights; a bound is compared as the bound it is.
         log_px_kind: `exact`, `lower bound`, `estimate` or `upper bound`.
         log_px_se: its standard error over rows.
         log_px_mc_se: its Monte-Carlo standard error.
@@ -44,7 +47,7 @@ class EvidenceDifference(Record):
 def compare_evidence(found: Mapping[str, LogPx]) -> list[EvidenceDifference]:
     """Records of programs scored on the same rows, best first, each with what it lacks on the best, paired.
 
-    Raises `InputError` for fewer than two, other numbers of rows, or other measures.
+    Raises `InputError` for fewer than two, other numbers of rows, other measures, or other weights of the rows.
 
     >>> import torch
     >>> import pyro_vae as pv
@@ -61,9 +64,18 @@ def compare_evidence(found: Mapping[str, LogPx]) -> list[EvidenceDifference]:
         raise InputError(f"these are of different rows: {', '.join(f'{n} has {len(one)}' for n, one in found.items())}")
     if len(measures := {one.measure for one in found.values()}) > 1:
         raise InputError(f"densities against different measures cannot be ranked: {'; '.join(sorted(measures))}")
+    _require_same_weights(found)
     ranked = sorted(found.items(), key=lambda pair: _worse(pair[1]))
     best = ranked[0][1]
     return [difference_to(best, name, one) for name, one in ranked]
+
+
+def _require_same_weights(found: Mapping[str, LogPx]) -> None:
+    (first, one), *others = found.items()
+    for name, other in others:
+        a, b = one.weights, other.weights
+        if (a is None) != (b is None) or (a is not None and b is not None and not torch.equal(a, b)):
+            raise InputError(f"the rows of {first} and {name} have different weights: score both on the same split")
 
 
 def _worse(one: LogPx) -> float:
@@ -82,15 +94,16 @@ def difference_to(best: LogPx, name: str, one: LogPx) -> EvidenceDifference:
         Its record, nats per row.
     """
     behind, is_best = best.log_px - one.log_px, one is best
-    behind = behind[~behind.isnan()]
+    known = ~behind.isnan()
+    behind, weights = behind[known], None if one.weights is None else one.weights[known]
     return EvidenceDifference(
         name=name,
         log_px=one.log_px_mean,
         log_px_kind=one.kind,
         log_px_se=one.log_px_se,
         log_px_mc_se=one.log_px_mc_se,
-        behind=0.0 if is_best else float(behind.mean()),
-        behind_se=0.0 if is_best else float(behind.std() / math.sqrt(len(behind))),
+        behind=0.0 if is_best else weighted_mean(behind, weights),
+        behind_se=0.0 if is_best else weighted_se(behind, weights),
         behind_mc_se=0.0 if is_best else math.hypot(best.log_px_mc_se, one.log_px_mc_se),
         khat_bad=one.khat_bad if isinstance(one, Evidence) else None,
         measure=one.measure,

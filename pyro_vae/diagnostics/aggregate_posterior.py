@@ -77,6 +77,8 @@ def aggregate(
     Raises `InputError` where there is no density of z (an autoencoder; auxiliary sites), `RowsError` where sites lie
     outside the row plate.
 
+    Rows count alike, whatever weights they have.
+
     Args:
         program: the fitted program.
         data: rows x (N, D), a split or a data set, as in `log_evidence`.

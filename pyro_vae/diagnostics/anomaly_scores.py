@@ -74,7 +74,8 @@ def score(
 
     The p-value is conformal: of rows from the distribution of the reference rows at most a share `false_alarms` is
     flagged, however good the program is (Bates et al., arXiv:2104.08279; on average over reference sets). High density
-    need not be typical (Nalisnick et al., arXiv:1810.09136): only low rows are flagged.
+    need not be typical (Nalisnick et al., arXiv:1810.09136): only low rows are flagged. Percentiles and p-values count
+    reference rows alike, whatever weights they have.
 
     Raises `InputError` for too few reference rows for the rate, or another measure.
 

@@ -1,12 +1,12 @@
 """The gap between log p(x) and the ELBO in two parts: approximation (the family of q) and amortization."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.row_weights import weighted_mean, weighted_se
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealed_importance import annealed_evidence
 from pyro_vae.evidence.exact_log_px import exact_evidence
@@ -43,8 +43,9 @@ class Gaps:
         return self.log_px.log_px - self.elbo
 
     def __repr__(self) -> str:
+        weights = self.log_px.weights
         parts = ", ".join(
-            f"{name} {of.mean():.3f} ± {of.std() / math.sqrt(len(of)):.3f}"
+            f"{name} {weighted_mean(of, weights):.3f} ± {weighted_se(of, weights):.3f}"
             for name, of in {"approximation": self.approximation, "amortization": self.amortization}.items()
         )
         return f"Gaps({len(self.elbo)} rows: {parts} (rows) nats, against log p(x) as {self.log_px.kind})"

@@ -63,6 +63,8 @@ def measure_latent_usage(
     from two estimates of the means (Burda et al., arXiv:1509.00519). A latent that has collapsed has neither. Raises
     `InputError` where the guide draws no latent for each row.
 
+    Rows count alike, whatever weights they have.
+
     Args:
         program: the fitted program.
         data: rows x (N, D), a split or a data set (its test rows).

@@ -52,6 +52,8 @@ def two_sample(
 
     Raises `InputError` for fewer than 20 rows.
 
+    Rows count alike, whatever weights they have.
+
     Args:
         program: the fitted program.
         data: rows x (N, D), a split, or a data set (its test split).

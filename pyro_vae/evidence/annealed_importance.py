@@ -145,7 +145,7 @@ def annealed_evidence(
             return result
 
         results = scored.map_batches(plan.batch_size(program, scored.plates, scored.first), of_batch)
-    return _annealed(results, split.log_jacobian, plan, scored)
+    return _annealed(results, split, plan, scored)
 
 
 def bidirectional(
@@ -197,7 +197,7 @@ def bidirectional(
             path = Path(program, scored.plates, batch, plan)
             lower.append(path.forward())
             upper.append(path.backward(exact))
-    lower_bound = _annealed(lower, split.log_jacobian, plan, scored)
+    lower_bound = _annealed(lower, split, plan, scored)
     log_inverse, _, _ = _mean_weight(-torch.cat(upper, -1))
     unknown = torch.full_like(log_inverse, math.nan)  # chains from one draw do not show the variance over draws
     upper_bound = LogPx(log_px=-log_inverse, mc_se=unknown, measure=scored.measure, kind="upper bound")
@@ -222,7 +222,7 @@ def _simulated_split(
     return Split("simulated", x.cpu(), Measure(given=True), labels), latents
 
 
-def _annealed(results: list[tuple[Tensor, Tensor]], log_jacobian: Tensor, plan: Plan, scored: ScoredRows) -> Annealed:
+def _annealed(results: list[tuple[Tensor, Tensor]], split: Split, plan: Plan, scored: ScoredRows) -> Annealed:
     log_weights, acceptance = (torch.cat(parts, -1) for parts in zip(*results, strict=True))
     log_px, mc_se, ess = _mean_weight(log_weights)
     wrong = scored.restore((log_weights.isnan() | (log_weights == math.inf)).double().sum(0), 0.0)
@@ -231,7 +231,7 @@ def _annealed(results: list[tuple[Tensor, Tensor]], log_jacobian: Tensor, plan: 
         row: f"the log weight is NaN or infinite in {int(wrong[row])} of {plan.num_chains} chains" for row in rows
     }
     return Annealed(
-        log_px=scored.restore(log_px) + log_jacobian,
+        log_px=scored.restore(log_px) + split.log_jacobian,
         mc_se=scored.restore(mc_se, 0.0),
         measure=scored.measure,
         reasons=reasons | scored.reasons,
@@ -240,6 +240,7 @@ def _annealed(results: list[tuple[Tensor, Tensor]], log_jacobian: Tensor, plan: 
         num_chains=plan.num_chains,
         num_temperatures=plan.num_temperatures,
         start=plan.start,
+        weights=split.weights,
     )
 
 

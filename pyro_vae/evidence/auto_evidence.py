@@ -22,9 +22,10 @@ from torch import Tensor
 
 from pyro_vae.context_managers import evaluating
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, OutsideSupportError, ZeroDensityWarning
-from pyro_vae.evidence.evidence_record import EvidenceRecord
+from pyro_vae.evidence.evidence_record import EvidenceRecord, finite_or_none
 from pyro_vae.evidence.exact_log_px import Exact, exact_evidence
 from pyro_vae.evidence.importance_sampling import Evidence, at_zero, log_evidence
 from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
@@ -75,7 +76,7 @@ class AutoEvidence(Evidence):
         is_finite = self.log_px.isfinite()
         if self.num_samples < MIN_DRAWS or not is_finite.any():
             return None
-        return float(self.is_bad[is_finite].double().mean())
+        return finite_or_none(weighted_mean(*self._among(is_finite, self.is_bad.double())))
 
     def to_record(self, about: EvidenceRecord, better: LogPx | None = None) -> EvidenceRecord:
         return replace(super().to_record(about, better), stages=self.stages, densities=self.densities)
@@ -179,6 +180,7 @@ def auto_evidence(
         reasons=_reasons(columns["no number"], num_samples) | scored.reasons,
         stage=tuple([*STAGES, ZERO_DENSITY][stage] for stage in stages),
         densities=float(columns["densities"].nanmean()),
+        weights=split.weights,
     )
     return found if known is None else _with_exact(found, known)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.json_records import Record
 
 
@@ -48,6 +49,7 @@ class EvidenceRecord(Record):
         outside_share: the share of the guide's draws outside the prior's support; None where there is none.
         num_with_number: how many rows the means are over; None where all have a number.
         num_zero: rows whose density is zero, so that the mean of log p(x) is −∞; None where there is none.
+        effective_rows: (Σw)² / Σw² of the rows' weights w, which all means count; None where rows have none.
     """
 
     run: str | None = None
@@ -80,6 +82,7 @@ class EvidenceRecord(Record):
     outside_share: float | None = None
     num_with_number: int | None = None
     num_zero: int | None = None
+    effective_rows: float | None = None
 
     def __post_init__(self) -> None:
         fit_method = self.way if self.fit_method is None else self.fit_method
@@ -87,10 +90,19 @@ class EvidenceRecord(Record):
         object.__setattr__(self, "way", fit_method)
 
 
-def mean_or_none(values: Tensor) -> float | None:
-    """The mean (float64) over the rows that have a number, which NaN is not; None where it is infinite or none has."""
+def mean_or_none(values: Tensor, weights: Tensor | None = None) -> float | None:
+    """The mean over the rows that have a number, which NaN is not.
+
+    Args:
+        values: a number for each row (N,).
+        weights: the rows' weights (N,), where they have some.
+
+    Returns:
+        The mean, in float64; None where it is infinite or no row has a number.
+    """
     values = values.to(torch.float64)
-    return finite_or_none(float(values[~values.isnan()].mean()))
+    known = ~values.isnan()
+    return finite_or_none(weighted_mean(values[known], None if weights is None else weights[known]))
 
 
 def finite_or_none(value: float) -> float | None:

@@ -117,6 +117,7 @@ def exact_evidence(
         method=method,
         measure=scored.measure,
         reasons=no_number | scored.reasons,
+        weights=split.weights,
     )
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
-from pyro_vae.evidence.evidence_record import EvidenceRecord, mean_or_none
+from pyro_vae.evidence.evidence_record import EvidenceRecord, finite_or_none, mean_or_none
 from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit, pareto_smoothed
 from pyro_vae.programs.log_weights import LogWeightSampler
@@ -63,10 +64,10 @@ class Evidence(LogPx):
     @property
     def khat_bad(self) -> float | None:
         """The share of rows with a finite log p(x) whose k-hat is above the limit for S; None where S is too small."""
-        is_finite = self.log_px.isfinite()
-        if self.num_samples < MIN_DRAWS or not is_finite.any():
+        if self.num_samples < MIN_DRAWS:
             return None
-        return float((~(self.khat[is_finite] <= khat_limit(self.num_samples))).double().mean())
+        is_good = self.khat <= khat_limit(self.num_samples)
+        return finite_or_none(weighted_mean(*self._among(self.log_px.isfinite(), (~is_good).double())))
 
     def to_record(self, about: EvidenceRecord, better: LogPx | None = None) -> EvidenceRecord:
         """The means over rows as the record of a program on a split.
@@ -79,26 +80,25 @@ class Evidence(LogPx):
             `about` with all numbers of this estimate, nats per row; log p(x) and its errors are those of `better`.
         """
         known = LogPx.to_record(self if better is None else better, about)
-        elbo, log_px = mean_or_none(self.elbo), known.log_px
-        outside = mean_or_none(self.outside_share)
+        elbo, log_px = mean_or_none(self.elbo, self.weights), known.log_px
         return replace(
             known,
             elbo=elbo,
-            reconstruction=mean_or_none(self.reconstruction),
-            kl=mean_or_none(self.kl),
+            reconstruction=mean_or_none(self.reconstruction, self.weights),
+            kl=mean_or_none(self.kl, self.weights),
             prior_share=self.prior_share,
-            smoothed=mean_or_none(self.smoothed),
-            iwae={str(k): mean_or_none(bound) for k, bound in self.iwae.items()},
+            smoothed=mean_or_none(self.smoothed, self.weights),
+            iwae={str(k): mean_or_none(bound, self.weights) for k, bound in self.iwae.items()},
             bound=elbo,
             gap=None if log_px is None or elbo is None else log_px - elbo,
             khat_bad=self.khat_bad,
             num_samples=self.num_samples,
-            outside_share=outside or None,
+            outside_share=mean_or_none(self.outside_share, self.weights) or None,
         )
 
     def __repr__(self) -> str:
-        known = self.elbo[~self.elbo.isnan()]
-        elbo = f"ELBO {known.mean():.2f}, " if len(known) else ""
+        known = ~self.elbo.isnan()
+        elbo = f"ELBO {weighted_mean(*self._among(known, self.elbo)):.2f}, " if known.any() else ""
         return self._describe(f"{elbo}S = {self.num_samples}")
 
 
@@ -164,7 +164,6 @@ def log_evidence(
         columns[name] = columns[name] + split.log_jacobian
     if not from_prior:
         bounds[num_samples] = columns["log_px"]
-    share = from_prior / num_samples
     return Evidence(
         log_px=columns["log_px"],
         mc_se=columns["mc_se"],
@@ -178,8 +177,9 @@ def log_evidence(
         iwae=bounds,
         num_samples=num_samples,
         outside_share=columns["outside_share"],
-        prior_share=share,
+        prior_share=from_prior / num_samples,
         reasons=_reasons(columns, num_samples, num_samples - from_prior) | scored.reasons,
+        weights=split.weights,
     )
 
 

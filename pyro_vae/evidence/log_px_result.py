@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from pyro_vae.data.row_weights import effective_rows, weighted_mc_se, weighted_mean, weighted_se
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.evidence_record import EvidenceRecord, finite_or_none
 from pyro_vae.programs.plates import PlateStructure
@@ -57,7 +58,8 @@ class LogPx:
     error of `log_px` (N,), zero where it is exact, NaN where it is not known. `kind` is `exact`, `lower bound`, `upper
     bound` or `estimate`; a bound is one in expectation. `measure` names the density's reference measure; only equal
     measures may be compared. A row of density zero has −∞, one whose density cannot be computed NaN; `reasons` says
-    why, by row. Means and errors over rows are those of the rows that have a number, which NaN is not.
+    why, by row. Means and errors over rows are those of the rows that have a number, which NaN is not, each with its
+    weight where `weights` (N,) are given: a row of weight 0 has its number, and counts in no mean.
     """
 
     log_px: Tensor
@@ -65,6 +67,7 @@ class LogPx:
     measure: str
     kind: str
     reasons: Mapping[int, str] = field(default_factory=dict)
+    weights: Tensor | None = None
 
     @property
     def has_number(self) -> Tensor:
@@ -78,20 +81,28 @@ class LogPx:
 
     @property
     def log_px_mean(self) -> float:
-        """The mean over the rows that have a number, nats; NaN where none has."""
-        return float(self.log_px[self.has_number].mean())
+        """The weighted mean over the rows that have a number, nats; NaN where none has."""
+        return weighted_mean(*self._among(self.has_number, self.log_px))
 
     @property
     def log_px_se(self) -> float:
         """Standard error over rows: how well these rows represent the population, nats. NaN for one row."""
-        log_px = self.log_px[self.has_number]
-        return float(log_px.std() / math.sqrt(len(log_px))) if len(log_px) > 1 else math.nan
+        return weighted_se(*self._among(self.has_number, self.log_px))
 
     @property
     def log_px_mc_se(self) -> float:
         """Monte-Carlo standard error of the mean: how well the draws approximate the integrals, nats."""
-        mc_se = self.mc_se[self.has_number]
-        return float(mc_se.square().sum().sqrt() / len(mc_se)) if len(mc_se) else math.nan
+        return weighted_mc_se(*self._among(self.has_number, self.mc_se))
+
+    @property
+    def num_zero(self) -> int:
+        """How many of the rows that count have density zero, so that the mean is −∞."""
+        is_zero = self.log_px == -math.inf
+        return int((is_zero if self.weights is None else is_zero & (self.weights > 0)).sum())
+
+    def _among(self, known: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The values of some rows, bool (N,), and these rows' weights."""
+        return values[known], None if self.weights is None else self.weights[known]
 
     @property
     def without_number(self) -> str:
@@ -111,9 +122,8 @@ class LogPx:
             about: the record with what is known of the program, its fit and its rows.
 
         Returns:
-            `about` with log p(x), its kind and errors, nats per row.
+            `about` with log p(x), its kind and errors, weighted means over rows in nats per row.
         """
-        num_zero = int((self.log_px == -math.inf).sum())
         return replace(
             about,
             measure=self.measure,
@@ -123,7 +133,8 @@ class LogPx:
             log_px_mc_se=finite_or_none(self.log_px_mc_se),
             num_data=len(self),
             num_with_number=None if self.has_number.all() else int(self.has_number.sum()),
-            num_zero=num_zero or None,
+            num_zero=self.num_zero or None,
+            effective_rows=effective_rows(self.weights),
         )
 
     def __len__(self) -> int:

@@ -58,7 +58,8 @@ def numbers(record: EvidenceRecord) -> list[Number]:
     if record.khat_bad is not None and S:
         table.append(("k-hat too high", "", f"{record.khat_bad:.0%}", f"above {khat_limit(S):.2f}"))
     table.append(("active units", "", _text(record.active_units, 0), ""))
-    words = {"many": record.num_data, "kind": KINDS.get(kind, "")}
+    many = f"{record.num_data}{'' if record.effective_rows is None else ' weighted'}"
+    words = {"many": many, "kind": KINDS.get(kind, "")}
     return [
         Number(name, sign + value, spread, MEANINGS[name].format(**words))
         for name, sign, value, spread in table

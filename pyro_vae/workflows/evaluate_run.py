@@ -150,8 +150,8 @@ def evaluate_split(
         log(best.without_number)
     try:
         with seeded(estimator.seed):
-            some = slice(ACTIVE_UNITS_ROWS)
-            active: int | None = active_units(program, rows[some], plates=None, **rows.row_inputs(some))[0]
+            some, counted = slice(ACTIVE_UNITS_ROWS), rows.without_uncounted()
+            active: int | None = active_units(program, counted[some], plates=None, **counted.row_inputs(some))[0]
     except InputError:  # no latent for each row
         active = None
     about = EvidenceRecord(

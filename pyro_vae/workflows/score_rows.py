@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pyro_vae.data import Split
+from pyro_vae.data.row_weights import effective_rows
 from pyro_vae.diagnostics.anomaly_scores import Scores, compare_with_reference
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError, ZeroDensityWarning
@@ -28,35 +30,41 @@ ENDINGS = (".csv", ".parquet")
 
 @dataclass
 class ScoreTotals:
-    """Sums over all rows that were scored, and the rows with the lowest log p(x): (log p(x), name) each."""
+    """Sums over all rows that were scored, and the rows with the lowest log p(x): (log p(x), name) each.
+
+    `log_px` and `khat_bad` are sums of weighted numbers, `weight` and `weight_with_khat` of their weights.
+    """
 
     num_anomalies: int = 0
     log_px: float = 0.0
+    weight: float = 0.0
     khat_bad: float = 0.0
-    num_with_khat: int = 0
+    weight_with_khat: float = 0.0
     num_with_number: int = 0
     num_zero: int = 0
     reason: str = ""
     kinds: set[str] = field(default_factory=set)
     lowest: list[tuple[float, str]] = field(default_factory=list)
 
-    def add(self, scores: Scores, rows: Split) -> None:
+    def add(self, scores: Scores, rows: Split, weights: Tensor | None = None) -> None:
         """Count a chunk of rows in.
 
         Args:
             scores: the chunk's scores.
             rows: the rows (n).
+            weights: their weights (n,), of which all rows have the mean 1.
         """
         index = rows.source_index(slice(None))
         names = next(iter(rows.ids.values()), index.numpy())
         found, log_px = scores.found, scores.found.log_px
         self.kinds.add(scores.kind)
         self.num_anomalies += int(scores.anomaly.sum())
-        self.log_px += float(log_px[found.has_number].sum())
+        total, weight = _weighted_sum(log_px, found.has_number, weights)
+        self.log_px, self.weight = self.log_px + total, self.weight + weight
         if found.khat_bad is not None:
-            num_finite = int(log_px.isfinite().sum())
-            self.khat_bad += found.khat_bad * num_finite
-            self.num_with_khat += num_finite
+            _, finite = _weighted_sum(log_px, log_px.isfinite(), weights)
+            self.khat_bad += found.khat_bad * finite
+            self.weight_with_khat += finite
         self.num_with_number += int(found.has_number.sum())
         self.num_zero += int((log_px == -math.inf).sum())
         if found.reasons and not self.reason:
@@ -68,16 +76,25 @@ class ScoreTotals:
         self.lowest = sorted(lowest)[:NUM_LOWEST]
 
 
+def _weighted_sum(values: Tensor, known: Tensor, weights: Tensor | None) -> tuple[float, float]:
+    """The weighted sum of the values that are known, and that of their weights."""
+    if weights is None:
+        return float(values[known].sum()), int(known.sum())
+    known = known & (weights > 0)
+    return float((weights * values)[known].sum()), float(weights[known].sum())
+
+
 @dataclass(frozen=True)
 class ScoreSummary(Record):
     """What is reported of all rows that were scored: the JSON that `score` prints, nats per row.
 
-    `log_px` is the mean over the rows that have a number, None where it is −∞; `num_with_number` how many these are,
-    None where all are; `num_zero` the rows of density zero, None where there is none; `reason` why the first row of
-    either kind is one.
+    `log_px` is the mean over the rows that have a number, weighted where rows have weights, None where it is −∞;
+    `num_with_number` how many these are, None where all are; `num_zero` the rows of density zero, None where there is
+    none; `reason` why the first row of either kind is one.
     `threshold` is the log p(x) below which rows are flagged, by `num_reference` validation rows at a rate of
     `false_alarms`; `khat_bad` the share of rows that were sampled whose k-hat is above its limit, None for few draws
-    and where all are exact. `method` is the evidence method.
+    and where all are exact. `method` is the evidence method. `effective_rows` is (Σw)² / Σw² of the rows' weights, None
+    where they have none: they count in `log_px` and `khat_bad`, and not in flags and threshold.
     """
 
     run: str
@@ -97,6 +114,7 @@ class ScoreSummary(Record):
     num_with_number: int | None = None
     num_zero: int | None = None
     reason: str | None = None
+    effective_rows: float | None = None
 
 
 def score_rows(
@@ -133,6 +151,7 @@ def score_rows(
     run = Run(folder, program)
     rows, scored = run.rows(data, split), run.program()
     reference, estimator = run.reference_scores(false_alarms, estimator)
+    weights = rows.relative_weights
     totals, places = ScoreTotals(), torch.arange(len(rows)) if rows.name == "train" else None
     output = open_row_writer(path, len(rows), ENDINGS) if group.is_main else nullcontext()
     with output as writer, warnings.catch_warnings():
@@ -143,7 +162,8 @@ def score_rows(
             scores = compare_with_reference(log_px, reference, false_alarms)
             if writer is not None:
                 writer.write(describe_rows(part, run.prepare), score_frame(scores))
-            totals.add(scores, part)
+            own_weights = None if weights is None else weights[number * CHUNK_ROWS :][: len(part)]
+            totals.add(scores, part, own_weights)
     summary = ScoreSummary(
         run=str(folder),
         path=str(path),
@@ -152,9 +172,9 @@ def score_rows(
         false_alarms=false_alarms,
         threshold=scores.threshold,
         num_reference=int(reference.has_number.sum()),
-        log_px=finite_or_none(totals.log_px / max(totals.num_with_number, 1)) if totals.num_with_number else None,
+        log_px=finite_or_none(totals.log_px / totals.weight) if totals.weight else None,
         log_px_kind=weakest_kind(totals.kinds),
-        khat_bad=totals.khat_bad / totals.num_with_khat if totals.num_with_khat else None,
+        khat_bad=totals.khat_bad / totals.weight_with_khat if totals.weight_with_khat else None,
         measure=scores.found.measure,
         num_samples=estimator.num_samples,
         method=estimator.method,
@@ -162,5 +182,6 @@ def score_rows(
         num_with_number=totals.num_with_number if totals.num_with_number < len(rows) else None,
         num_zero=totals.num_zero or None,
         reason=totals.reason or None,
+        effective_rows=effective_rows(rows.weights),
     )
     return summary, totals

@@ -20,7 +20,7 @@ KEYS = {
     "run", "model", "way", "fit_method", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind",
     "log_px_se", "log_px_mc_se", "method", "prior_share", "smoothed", "iwae", "bound", "gap", "khat_bad",
     "active_units", "num_data", "num_samples", "num_parameters", "seconds", "stages", "densities", "outside_share",
-    "num_with_number", "num_zero",
+    "num_with_number", "num_zero", "effective_rows",
 }  # fmt: skip
 SMALL = ["--data", "digits", "--epochs", "4", "--hidden", "30"]
 
