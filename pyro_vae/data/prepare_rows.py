@@ -163,8 +163,8 @@ def make_split(name: str, table: Table[Tensor | RowsOnDisk], measure: Measure) -
     """
     about = (measure, table.labels, table.image_shape, table.index)
     if isinstance(table.values, RowsOnDisk):
-        return SplitOnDisk(name, table.values, *about, ids=table.ids)
-    return Split(name, table.values, *about, ids=table.ids)
+        return SplitOnDisk(name, table.values, *about, ids=table.ids, weights=table.weights)
+    return Split(name, table.values, *about, ids=table.ids, weights=table.weights)
 
 
 def require_same_preparation(fitted: Measure | None, given: Measure) -> None:

@@ -217,9 +217,7 @@ def table_from_frame(frame: Frame, schema: Schema) -> Table[Tensor]:
         labels,
         schema=schema,
         ids=ids,
-        weights=torch.from_numpy(to_numbers(values[weights.name], source))
-        if weights and weights.name in values
-        else None,
+        weights=torch.tensor(to_numbers(values[weights.name], source)) if weights and weights.name in values else None,
         notes=frame.notes,
     )
 

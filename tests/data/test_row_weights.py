@@ -4,9 +4,11 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
+import pyro_vae as pv
 from pyro_vae.data import Measure, Split
 from pyro_vae.data.ondisk.rows_on_disk import rows_from_npy
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
@@ -179,3 +181,13 @@ def test_numbers_of_no_row():
     assert math.isnan(weighted_mc_se(torch.ones(2), torch.zeros(2)))
     assert effective_rows(torch.zeros(2)) is None
     assert effective_rows(None) is None
+
+
+def test_a_column_of_weights_is_that_of_its_rows():
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    frame = pandas.DataFrame({"a": x[:, 0], "w": np.exp(x[:, 0]), "b": x[:, 1]})
+    data = pv.load_data(frame, weights="w", standardize=False)
+    for split in (data.train, data.valid, data.test):
+        assert split.shape[1] == 2
+        torch.testing.assert_close(split.weights, split.x[:, 0].double().exp(), rtol=1e-6, atol=0)
+    assert data.fingerprint != pv.load_data(frame[["a", "b"]], standardize=False).fingerprint
