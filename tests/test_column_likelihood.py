@@ -241,8 +241,8 @@ def test_missing_values_do_not_count_and_gradients_are_finite(data):
     torch.testing.assert_close(found, (each * mask).sum(-1))
     found.sum().backward()
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in vae.parameters())
-    code = vae.guide(torch.where(mask, x, 0.0), mask=mask).mean
-    other = vae.guide(torch.where(mask, x, 0.5), mask=mask).mean
+    code = vae.posterior(torch.where(mask, x, 0.0), mask=mask).mean
+    other = vae.posterior(torch.where(mask, x, 0.5), mask=mask).mean
     torch.testing.assert_close(code, other)
 
 

@@ -54,7 +54,7 @@ class Column:
     name: str
     kind: str
     dtype: str = "float64"
-    levels: tuple[Level, ...] = ()
+    levels: Sequence[Level] = ()
     low: float | None = None
     high: float | None = None
     constant: Level | None = None
@@ -181,7 +181,7 @@ class Schema:
             kind, for `likelihoods.Columns`; `one-hot`, each column's own, and for categories one for each level.
     """
 
-    columns: tuple[Column, ...] = ()
+    columns: Sequence[Column] = ()
     has_names: bool = True
     coding: str = "plain"
 

@@ -100,6 +100,13 @@ class DataConfig(Settings):
         (), "texts", "A column that names a row: not modelled, and comes back with it.", metavar="NAME", group=DATA
     )
     drop: tuple[str, ...] = setting((), "texts", "A column that is left out.", metavar="NAME", group=DATA)
+    weights: str | None = setting(
+        None,
+        str,
+        "The column of rows' weights, which multiply each row's ELBO and its share of every mean and error.",
+        metavar="NAME",
+        group=DATA,
+    )
     split: str | None = setting(
         None,
         str,

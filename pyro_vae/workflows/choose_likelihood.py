@@ -71,6 +71,7 @@ def _load(config: DataConfig) -> Dataset:
         label=config.label,
         id=config.id,
         drop=config.drop,
+        weights=config.weights,
         split=config.split,
         group=config.group,
         schema=config.schema,
