@@ -240,5 +240,5 @@ OUT = option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to write: .csv, .parquet or .npy; by default in the run's folder.",
+    help="Where to write: .csv, .parquet or .npy, by default in the run's folder; encode: .h5ad, a copy of DATA.",
 )

@@ -21,7 +21,7 @@ from pyro_vae.json_records import Record
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where to write: .csv or .parquet; by default scores.csv in the run's folder.",
+    help="A .csv or .parquet, by default scores.csv in the run's folder; or a .h5ad, a copy of DATA.",
 )
 @option(
     "Evidence",

@@ -78,7 +78,14 @@ class DataConfig(Settings):
     stream: bool | None = setting(
         None,
         bool,
-        "Leave the training rows of a .npy or .parquet on disk; by default where they exceed 1 GiB.",
+        "Leave the training rows of a .npy, .parquet or .h5ad on disk; by default where they exceed 1 GiB.",
+        group=DATA,
+    )
+    layer: str | None = setting(
+        None,
+        str,
+        "The layer of annotated rows (.h5ad, .zarr) that holds the values, raw for those of adata.raw; by default X.",
+        metavar="NAME",
         group=DATA,
     )
     column: tuple[str, ...] = setting(

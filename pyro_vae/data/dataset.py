@@ -18,12 +18,11 @@ from torch import Tensor
 from pyro_vae.data.column_options import ColumnOptions
 from pyro_vae.data.columns import Schema
 from pyro_vae.data.data_config import DataConfig
-from pyro_vae.data.frames import DataFrame
 from pyro_vae.data.load_tables import ReadOptions, Source, load_tables
-from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
-from pyro_vae.data.prepare_rows import Preparation, make_split
+from pyro_vae.data.prepare_rows import Preparation, draw_dense, make_split
 from pyro_vae.data.reference_measure import Measure, infer_measure, measure_of_columns
 from pyro_vae.data.split import Split
+from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
 from pyro_vae.option_registry import options_of
@@ -61,6 +60,8 @@ class Dataset:
         description: what it is, or where it comes from.
         schema: the columns with their kinds; without columns where they have no names, as in arrays and pictures.
         notes: what was decided in reading that is not plain to see.
+        layer: the layer of annotated rows that holds the values; None for X, and for other data.
+        holds_counts: whether the source says that its whole numbers are counts, of any size.
     """
 
     name: str
@@ -70,6 +71,8 @@ class Dataset:
     description: str = ""
     schema: Schema = field(default_factory=Schema)
     notes: tuple[str, ...] = ()
+    layer: str | None = None
+    holds_counts: bool = False
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test rows"
@@ -99,15 +102,17 @@ class Dataset:
     @property
     def preparation(self) -> Preparation:
         """What new rows have to go through to be on this data set's measure."""
-        return Preparation(self.train.measure, self.num_features, self.schema, missing=self.has_missing)
+        about = self.train.measure, self.num_features, self.schema
+        return Preparation(*about, missing=self.has_missing, layer=self.layer)
 
-    def prepare(self, rows: str | Path | Tensor | Array | DataFrame, header: str = "auto") -> Split:
+    def prepare(self, rows: Source, header: str = "auto") -> Split:
         """New rows as the training rows were prepared: the same columns, shifts, scales and labels.
 
         Loaded as a data set of their own they would be standardized by their own means.
 
         Args:
-            rows: a file, an array or tensor (N, D), or a data frame, whose columns may be in any order.
+            rows: a file, an array, tensor or sparse matrix (N, D), or a data frame or annotated rows (AnnData), whose
+                columns may be in any order.
             header: whether the first row of a text table holds names: yes, no or auto.
 
         Returns:
@@ -170,6 +175,7 @@ def load_data(
     test: Source | None = None,
     root: str | Path | None = None,
     stream: bool | None = None,
+    layer: str | None = None,
     seed: int = 0,
 ) -> Dataset:
     """A data set by name, from a file or a folder of images, or from memory.
@@ -178,8 +184,8 @@ def load_data(
     options that contradict each other.
 
     Args:
-        name: the name or path; in memory an array or tensor (N, D) or (N, height, width), or a data frame of pandas,
-            polars or pyarrow.
+        name: the name or path; in memory an array or tensor (N, D) or (N, height, width), a sparse matrix (N, D), which
+            stays sparse, a data frame of pandas, polars or pyarrow, or annotated rows (`anndata.AnnData`).
         binarize: stochastic, fixed, threshold or none; by default images are binarized stochastically, tables are not.
         dequantize: whether uniform noise is added to integers.
         standardize: whether each column's training mean is subtracted and the column divided by its training standard
@@ -207,6 +213,7 @@ def load_data(
         stream: whether the training rows of a `.npy` or `.parquet` stay on disk, by default those of more than 1 GiB:
             memory does not grow with N, rows come in a block shuffle, and at most 10,000 rows each are held out
             (docs/big_data.md).
+        layer: the layer of annotated rows that holds the values, `raw` for those of `adata.raw`; by default X.
         seed: the seed of the order of rows before they are split (files: 80 % training, 10 % validation, 10 % test).
 
     Returns:
@@ -215,19 +222,20 @@ def load_data(
     for option, value in {"missing": missing, "header": header, "coding": coding}.items():
         options_of(DataConfig)[option].check(value)
     about = ColumnOptions(columns or {}, label, _names(id), _names(drop), weights, split, group, schema, coding)
-    options = ReadOptions(missing, image_shape, header, root, stream, seed, about, valid, test)
+    options = ReadOptions(missing, image_shape, header, root, stream, seed, about, valid, test, layer)
     loaded = load_tables(name, options)
     table = loaded.tables[0]
     _check_training_table(table)
     measure, columns_read = _measure(table, loaded.levels, binarize, dequantize, standardize)
-    names = ("train", "valid", "test")
-    splits = {key: make_split(key, each, measure) for key, each in zip(names, loaded.tables, strict=True)}
+    tables, names = [draw_dense(each, measure) for each in loaded.tables], ("train", "valid", "test")
+    splits = {key: make_split(key, each, measure) for key, each in zip(names, tables, strict=True)}
     title = str(name) if isinstance(name, (str, Path)) else "memory"
-    return Dataset(title, description=loaded.description, schema=columns_read, notes=table.notes, **splits)
+    about_table = {"schema": columns_read, "notes": tables[0].notes, "holds_counts": table.holds_counts}
+    return Dataset(title, **splits, description=loaded.description, layer=layer, **about_table)  # type: ignore[arg-type]
 
 
 def _measure(
-    table: Table[Tensor | RowsOnDisk],
+    table: Table[Values],
     levels: int | None,
     binarize: str | None,
     dequantize: bool,
@@ -242,6 +250,7 @@ def _measure(
                 "choose coding='one-hot' (--coding one-hot)"
             )
         return measure_of_columns(schema, values)
+    standardize = False if table.holds_counts and standardize is None else standardize
     return infer_measure(values, levels, binarize, dequantize, standardize, schema.is_coded), schema
 
 
@@ -249,7 +258,7 @@ def _names(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _check_training_table(table: Table[Tensor | RowsOnDisk]) -> None:
+def _check_training_table(table: Table[Values]) -> None:
     """`InputError` for a column without observed values, and for an image shape that does not fit the rows."""
     values, shape = table.values, table.image_shape
     if isinstance(values, Tensor) and values.is_floating_point() and bool((empty := values.isnan().all(0)).any()):

@@ -8,18 +8,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_vae.data.annotated.annotated_rows import AnnotatedRows
+from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.column_options import ColumnOptions
 from pyro_vae.data.frame_tables import MIN_ROWS, split_frame, stack_frames, tables_of_frame
 from pyro_vae.data.frames import DataFrame, Frame
 from pyro_vae.data.named_datasets import NAMED_DATASETS
 from pyro_vae.data.ondisk.read_large_files import read_rows, split_rows
-from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
+from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.read_files import read_memory
 from pyro_vae.data.reference_measure import infer_levels
+from pyro_vae.data.sparse.read_sparse import SparseMatrix, keep_or_make_dense
+from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table, require_complete
 from pyro_vae.errors import InputError
 
-Source = str | Path | Tensor | Array | DataFrame
+Source = str | Path | Tensor | Array | DataFrame | SparseMatrix | AnnotatedRows
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class ReadOptions:
         columns: what the user says about columns.
         valid: the file or frame of the validation rows, where they are apart.
         test: the file or frame of the test rows.
+        layer: the layer of annotated rows that holds the values.
     """
 
     missing: str = "auto"
@@ -47,13 +52,19 @@ class ReadOptions:
     columns: ColumnOptions = field(default_factory=ColumnOptions)
     valid: Source | None = None
     test: Source | None = None
+    layer: str | None = None
+
+    @property
+    def fields(self) -> Fields:
+        """Which parts of annotated rows are read."""
+        return Fields(self.columns.label, self.layer)
 
 
 @dataclass(frozen=True)
 class LoadedTables:
     """The training, validation and test tables, the largest value of a pixel, and what the data set is."""
 
-    tables: Sequence[Table[Tensor | RowsOnDisk]]
+    tables: Sequence[Table[Values]]
     levels: int | None
     description: str
 
@@ -62,7 +73,8 @@ def load_tables(name: Source, options: ReadOptions) -> LoadedTables:
     """The tables of a data set.
 
     Args:
-        name: the name or path; in memory an array or tensor (N, D) or (N, height, width), or a data frame.
+        name: the name or path; in memory an array or tensor (N, D) or (N, height, width), a sparse matrix, a data
+            frame, or annotated rows.
         options: how rows are read and split.
 
     Returns:
@@ -76,7 +88,8 @@ def load_tables(name: Source, options: ReadOptions) -> LoadedTables:
     read, source = _read(name, options)
     if isinstance(read, Frame):
         return _from_frame(read, source, options)
-    _require_no_columns(options, source)
+    _require_no_columns(_without_label(options) if read.ids else options, source)
+    read = keep_or_make_dense(read, Path(source), options.missing == "mask")
     _check_rows(read, options.image_shape, source)
     if options.missing != "mask":
         require_complete(read, Path(source))
@@ -87,6 +100,8 @@ def load_tables(name: Source, options: ReadOptions) -> LoadedTables:
 def _load_named(name: str, options: ReadOptions) -> LoadedTables:
     if options.image_shape is not None:
         raise InputError(f"the image shape of {name} is known: leave the image shape out")
+    if options.layer is not None:
+        raise InputError(f"{name} has no layers: leave layer (--layer) out")
     named = NAMED_DATASETS[name]
     loaded = named.load()(options.root, options.seed, **named.fixed)
     if isinstance(loaded, Frame):
@@ -95,12 +110,17 @@ def _load_named(name: str, options: ReadOptions) -> LoadedTables:
     return LoadedTables(list(loaded), named.levels, named.help)
 
 
-def _read(name: Source, options: ReadOptions) -> tuple[Table[Tensor | RowsOnDisk] | Frame, str]:
+def _read(name: Source, options: ReadOptions) -> tuple[Table[Values] | Frame, str]:
     if isinstance(name, (str, Path)):
         _require_path(name)
         is_masked = options.missing == "mask" or bool(options.columns) or options.valid is not None
-        return read_rows(Path(name), is_masked, options.stream, options.header), str(name)
-    return read_memory(name), "the data"
+        return read_rows(Path(name), is_masked, options.stream, options.header, options.fields), str(name)
+    return read_memory(name, options.fields), "the data"
+
+
+def _without_label(options: ReadOptions) -> ReadOptions:
+    """The options without the column of labels, which annotated rows have too."""
+    return replace(options, columns=replace(options.columns, label=None))
 
 
 def _require_no_columns(options: ReadOptions, source: str) -> None:
@@ -145,7 +165,7 @@ def _require_path(name: str | Path) -> None:
     )
 
 
-def _check_rows(table: Table[Tensor | RowsOnDisk], image_shape: tuple[int, int] | None, source: str) -> None:
+def _check_rows(table: Table[Values], image_shape: tuple[int, int] | None, source: str) -> None:
     """`InputError` for too few rows, and for images of another shape than `image_shape`."""
     num_rows = len(table.values)
     if num_rows < MIN_ROWS:
@@ -155,7 +175,7 @@ def _check_rows(table: Table[Tensor | RowsOnDisk], image_shape: tuple[int, int] 
         raise InputError(f"{source}: holds images of {found}, not of {expected}; leave the shape out")
 
 
-def _square_shape(table: Table[Tensor | RowsOnDisk]) -> tuple[int, int] | None:
+def _square_shape(table: Table[Values]) -> tuple[int, int] | None:
     """The image shape of rows of bytes that can only be square images of 8×8 pixels or more."""
     side = round(table.values.shape[1] ** 0.5)
     is_square = table.values.dtype == torch.uint8 and side * side == table.values.shape[1] and side >= 8

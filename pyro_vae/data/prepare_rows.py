@@ -1,5 +1,6 @@
 """New rows prepared as those that a program was fitted to: its columns in their order, its measure, its labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,17 +8,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pyro_vae.data.annotated.annotated_rows import ANNOTATED_SUFFIXES, AnnotatedRows
+from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.frame_tables import frame_by_schema
-from pyro_vae.data.frames import DataFrame, Frame
+from pyro_vae.data.frames import Frame
 from pyro_vae.data.infer_columns import LABEL_COLUMNS
+from pyro_vae.data.load_tables import Source
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.read_large_files import read_rows
-from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
+from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
 from pyro_vae.data.read_files import read_memory
 from pyro_vae.data.reference_measure import Measure, observed_values
+from pyro_vae.data.sparse.read_sparse import keep_or_make_dense, made_dense
+from pyro_vae.data.sparse.sparse_rows import SparseRows
+from pyro_vae.data.sparse.sparse_split import SparseSplit
 from pyro_vae.data.split import Split
+from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import NO_LABEL, Table, require_complete, table_from_frame
 from pyro_vae.errors import InputError
 
@@ -35,6 +43,7 @@ class Preparation:
         schema: the columns with their kinds.
         missing: whether missing values are taken.
         stream: whether rows stay on disk where they can.
+        layer: the layer of annotated rows that holds the values.
     """
 
     measure: Measure
@@ -42,6 +51,7 @@ class Preparation:
     schema: Schema = field(default_factory=Schema)
     missing: bool = False
     stream: bool | None = None
+    layer: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -53,29 +63,36 @@ class Preparation:
         """The text of labels 0, 1, …; empty for whole numbers."""
         return tuple(str(level) for level in self.schema.label.levels) if self.schema.label else ()
 
-    def __call__(self, rows: str | Path | Tensor | Array | DataFrame, header: str = "auto") -> Split:
+    def __call__(self, rows: Source, header: str = "auto") -> Split:
         """Rows of a file or in memory, in their order, as a split on the measure that the program was fitted to.
 
         Args:
-            rows: a file, an array or tensor (N, D), or a data frame, whose columns may be in any order.
+            rows: a file, an array, tensor or sparse matrix (N, D), or a data frame or annotated rows (AnnData), whose
+                columns may be in any order.
             header: whether the first row of a text table holds names: yes, no or auto.
 
         Returns:
             The split; `InputError` for columns or values of another kind.
         """
+        fields = Fields(self.schema.label.name if self.schema.label else None, self.layer, needs_label=False)
         if isinstance(rows, str | Path):
             path = Path(rows)
             stream = True if self.stream and path.suffix.lower() in (".npy", ".parquet") else None
-            read, name = read_rows(path, self.missing or self.schema.is_coded, stream, header), str(rows)
+            name, is_masked = str(rows), self.missing or self.schema.is_coded
+            read = read_rows(path, is_masked, stream, header, fields if path.suffix in ANNOTATED_SUFFIXES else Fields())
         else:
-            read, name = read_memory(rows), "the data"
-        table = self._of_frame(read) if isinstance(read, Frame) else self._of_array(read, name)
+            name = "the data"
+            read = read_memory(rows, fields if isinstance(rows, AnnotatedRows) else Fields())
+        if isinstance(read, Frame):
+            table = self._of_frame(read)
+        else:
+            table = self._of_array(keep_or_make_dense(read, Path(name), self.missing), name)
         self._check(table.values, name)
         if not self.missing:
             require_complete(table, Path(name))
         return make_split("given", replace(table, image_shape=None), self.measure)
 
-    def _of_frame(self, frame: Frame) -> Table[Tensor | RowsOnDisk]:
+    def _of_frame(self, frame: Frame) -> Table[Values]:
         if self.schema.modelled:
             return table_from_frame(frame_by_schema(frame, self.schema), self.schema)
         names = list(frame.values.columns)  # the program was fitted to an array: by their places
@@ -84,7 +101,7 @@ class Preparation:
         columns = [replace(own, name=name) if name in labels else Column(name, "real") for name in names]
         return table_from_frame(frame, Schema(tuple(columns), has_names=False))
 
-    def _of_array(self, table: Table[Tensor | RowsOnDisk], name: str) -> Table[Tensor | RowsOnDisk]:
+    def _of_array(self, table: Table[Values], name: str) -> Table[Values]:
         """The table with its columns in the order of the fit, where both know their names, and the fit's labels."""
         if self.schema.is_coded:
             names = ", ".join(column.name for column in self.schema.modelled)
@@ -94,19 +111,19 @@ class Preparation:
         expected = self.columns
         if expected and table.columns and table.columns != expected:
             if missing := [column for column in expected if column not in table.columns]:
-                raise InputError(
-                    f"{name}: no column {', '.join(missing)}; this run was fitted to {', '.join(expected)}"
-                )
+                raise InputError(f"{name}: no column {_few(missing)}; this run was fitted to {_few(expected)}")
             order = [table.columns.index(column) for column in expected]
             values = table.values
             if isinstance(values, RowsOnDisk):
                 values = validate_rows(values.take_columns(order), Path(name))
-            else:
+            elif isinstance(values, Tensor):
                 values = values[:, order]
+            else:
+                values = values.take_columns(order)
             table = replace(table, values=values)
         return self._relabelled(table)
 
-    def _relabelled(self, table: Table[Tensor | RowsOnDisk]) -> Table[Tensor | RowsOnDisk]:
+    def _relabelled(self, table: Table[Values]) -> Table[Values]:
         """The table with text labels in the places that they had in the fit; −1 for one that was not among them."""
         if table.labels is None or table.label_levels == self.label_levels:
             return replace(table, schema=self.schema)
@@ -115,7 +132,7 @@ class Preparation:
         labels = own[table.labels] if table.label_levels else table.labels  # the last is that of −1
         return replace(table, labels=labels, schema=self.schema)
 
-    def _check(self, values: Tensor | RowsOnDisk, name: str) -> None:
+    def _check(self, values: Values, name: str) -> None:
         if values.shape[1] != self.num_features:
             raise InputError(
                 f"{name}: {values.shape[1]} columns, but this run was fitted to rows of {self.num_features}; give rows "
@@ -150,7 +167,7 @@ class Preparation:
         return pandas.DataFrame(values, columns=[f"x{i + 1}" for i in range(values.shape[1])])
 
 
-def make_split(name: str, table: Table[Tensor | RowsOnDisk], measure: Measure) -> Split:
+def make_split(name: str, table: Table[Values], measure: Measure) -> Split:
     """A table's rows with a measure.
 
     Args:
@@ -159,12 +176,40 @@ def make_split(name: str, table: Table[Tensor | RowsOnDisk], measure: Measure) -
         measure: how stored values become x.
 
     Returns:
-        The split, a `SplitOnDisk` where the rows are on disk.
+        The split, a `SplitOnDisk` or `SparseSplit` where the rows are on disk or sparse.
     """
-    about = (measure, table.labels, table.image_shape, table.index)
-    if isinstance(table.values, RowsOnDisk):
-        return SplitOnDisk(name, table.values, *about, ids=table.ids, weights=table.weights)
-    return Split(name, table.values, *about, ids=table.ids, weights=table.weights)
+    values, about = draw_dense(table, measure).values, (measure, table.labels, table.image_shape, table.index)
+    if isinstance(values, Tensor):
+        return Split(name, values, *about, ids=table.ids, weights=table.weights)
+    if isinstance(values, RowsOnDisk):
+        return SplitOnDisk(name, values, *about, ids=table.ids, weights=table.weights)
+    assert isinstance(values, SparseRows)
+    return SparseSplit(name, values, *about, ids=table.ids, weights=table.weights)
+
+
+def draw_dense(table: Table[Values], measure: Measure) -> Table[Values]:
+    """A table with its sparse rows made dense where x is drawn at random: the draws of the zeros matter too.
+
+    Args:
+        table: the rows.
+        measure: how stored values become x.
+
+    Returns:
+        The table; `InputError` for dense rows of more than 1 GiB.
+    """
+    values = table.values
+    if not isinstance(values, SparseRows):
+        return table
+    known = values.representative_values
+    is_drawn = measure.binarize in ("stochastic", "fixed") and bool(((known != 0) & (known != measure.levels)).any())
+    if not is_drawn and not measure.dequantize:
+        return table
+    remedy = "noise is added (dequantize)" if measure.dequantize else "pixels are binarized at random (binarize)"
+    return made_dense(table, Path("the sparse rows"), remedy)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def require_same_preparation(fitted: Measure | None, given: Measure) -> None:

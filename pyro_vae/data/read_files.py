@@ -10,38 +10,48 @@ import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from pyro_vae.data.annotated.annotated_rows import ANNOTATED_SUFFIXES, AnnotatedRows
+from pyro_vae.data.annotated.fields import Fields
+from pyro_vae.data.annotated.read_annotated import read_annotated, table_from_annotated
 from pyro_vae.data.columns import Schema
 from pyro_vae.data.frames import Frame, is_frame, read_frame, without_row_numbers
 from pyro_vae.data.infer_columns import LABEL_COLUMNS
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.read_csv import read_text_table
+from pyro_vae.data.sparse.read_sparse import is_sparse, read_sparse_npz, table_from_sparse
+from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table, encode_labels, label_schema, table_from_array, without_mask
 from pyro_vae.errors import InputError
 
+DEFAULT_FIELDS = Fields()
 LABEL_ARRAYS = (*LABEL_COLUMNS, "y")
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 
 
-def read_file(path: Path, header: str = "auto") -> Table[Tensor] | Frame:
+def read_file(path: Path, header: str = "auto", fields: Fields = DEFAULT_FIELDS) -> Table[Values] | Frame:
     """Read a file by its suffix, or a folder of images; `InputError` says what is wrong and what to try.
 
     Args:
         path: the file or folder.
         header: whether the first row of a text table holds the columns' names: `yes`, `no`, or `auto`, which looks.
+        fields: which parts of annotated rows are read.
 
     Returns:
-        The table of arrays and pictures, the data frame of a file of columns.
+        The table of arrays, sparse rows, annotated rows and pictures, the data frame of a file of columns.
     """
     if not path.exists():
         raise InputError(f"no file or folder {path}; `pyro-vae datasets` lists the data sets that have names")
+    if path.suffix.lower() in ANNOTATED_SUFFIXES:
+        return read_annotated(path, fields)
+    _require_no_layer(fields, f"{path}: ")
     if path.is_dir():
         return _read_image_folder(path)
     suffix = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     is_text = suffix in TEXT_SUFFIXES
     reader = READERS.get(suffix)
     if reader is None and not is_text:
-        known = ", ".join([*READERS, *TEXT_SUFFIXES])
+        known = ", ".join([*READERS, *ANNOTATED_SUFFIXES, *TEXT_SUFFIXES])
         raise InputError(
             f"{path}: cannot read a {path.suffix or 'file without an ending'}; try one of {known}, or a "
             "folder of images"
@@ -49,24 +59,36 @@ def read_file(path: Path, header: str = "auto") -> Table[Tensor] | Frame:
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty")
     read = _read_text(path, header) if reader is None else reader(path)
-    if (read.values.size == 0) if isinstance(read, Frame) else (read.values.numel() == 0):
+    if 0 in read.values.shape:
         raise InputError(f"{path}: no rows in it")
     return read
 
 
-def read_memory(data: object) -> Table[Tensor] | Frame:
+def read_memory(data: object, fields: Fields = DEFAULT_FIELDS) -> Table[Values] | Frame:
     """Rows in memory.
 
     Args:
-        data: an array or tensor, (N, D) or (N, height, width), or a data frame of any library.
+        data: an array or tensor, (N, D) or (N, height, width), a sparse matrix (N, D), a data frame of any library, or
+            annotated rows (`anndata.AnnData`).
+        fields: which parts of annotated rows are read.
 
     Returns:
-        The table of an array, or the frame.
+        The table, or the frame.
     """
+    if isinstance(data, AnnotatedRows):
+        return table_from_annotated(data, Path("the annotated rows"), fields)
+    _require_no_layer(fields)
+    if is_sparse(data):
+        return table_from_sparse(data, Path("the sparse matrix"))
     if is_frame(data):
         return read_frame(data, Path("the data frame"))
     source = Path("the array")
     return table_from_array(without_mask(data, source), source)
+
+
+def _require_no_layer(fields: Fields, source: str = "") -> None:
+    if fields.layer is not None:
+        raise InputError(f"{source}a layer is one of annotated rows (AnnData, .h5ad, .zarr): leave layer (--layer) out")
 
 
 def _read_npy(path: Path) -> Table[Tensor]:
@@ -84,11 +106,13 @@ def _load_numpy(path: Path) -> Array | NpzFile:
         raise InputError(f"{path}: not a readable numpy file ({error})") from error
 
 
-def _read_npz(path: Path) -> Table[Tensor]:
+def _read_npz(path: Path) -> Table[Values]:
     archive = _load_numpy(path)
     if isinstance(archive, np.ndarray):
         raise InputError(f"{path}: holds one array, not an archive; name it .npy")
     names = list(archive.files)
+    if {"format", "shape", "data"} <= set(names):  # as scipy.sparse.save_npz writes them
+        return read_sparse_npz(path)
     label_arrays = [name for name in names if name.lower() in LABEL_ARRAYS]
     value_arrays = [name for name in names if name not in label_arrays]
     preferred = [name for name in value_arrays if name.lower() in ("x", "data")]
@@ -179,7 +203,7 @@ def _has_colours(channels: Array) -> bool:
 
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-READERS: dict[str, Callable[[Path], Table[Tensor] | Frame]] = {
+READERS: dict[str, Callable[[Path], Table[Values] | Frame]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".parquet": _read_parquet,

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.data_config import DataConfig
-from pyro_vae.data.ondisk.column_statistics import column_moments
-from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
+from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
 from pyro_vae.option_registry import options_of
@@ -153,7 +152,7 @@ class Measure:
 
 
 def infer_measure(
-    values: Tensor | RowsOnDisk,
+    values: Values,
     levels: int | None,
     binarize: str | None,
     dequantize: bool,
@@ -248,7 +247,7 @@ def _unit_levels(observed: Tensor, binarize: str) -> int:
     return 1
 
 
-def infer_levels(table: Table[Tensor | RowsOnDisk]) -> int | None:
+def infer_levels(table: Table[Values]) -> int | None:
     """The largest value that a pixel can have: 255 for 8-bit images, 1 for float images and for values all 0 or 1.
 
     None where the rows are a table.
@@ -266,24 +265,24 @@ def infer_levels(table: Table[Tensor | RowsOnDisk]) -> int | None:
     return 1 if table.image_shape and in_unit_interval else None
 
 
-def observed_values(values: Tensor | RowsOnDisk) -> Tensor:
-    """The values that are not missing, flat where some are; of rows on disk their `representative_values`."""
-    if isinstance(values, RowsOnDisk):
+def observed_values(values: Values) -> Tensor:
+    """The values that are not missing, flat where some are; of rows on disk or sparse their `representative_values`."""
+    if not isinstance(values, Tensor):
         return values.representative_values
     missing = values.isnan() if values.is_floating_point() else None
     return values if missing is None or not missing.any() else values[~missing]
 
 
-def are_counts(values: Tensor | RowsOnDisk) -> bool:
+def are_counts(values: Values) -> bool:
     """Whether all values are whole numbers from 0 to at most 1000, and not all of them 0 or 1."""
     values = observed_values(values)
     return bool((values >= 0).all() and 1 < values.max() <= MAX_COUNT and (values == values.round()).all())
 
 
-def _column_moments(values: Tensor | RowsOnDisk, levels: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _column_moments(values: Values, levels: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, standard deviation and largest magnitude of each column's observed values, (D,), in units of `levels`."""
-    if isinstance(values, RowsOnDisk):
-        mean, deviation, largest = column_moments(values)
+    if not isinstance(values, Tensor):
+        mean, deviation, largest = values.column_moments()
         return mean / (levels or 1), deviation / (levels or 1), largest / (levels or 1)
     x = values.double()
     if levels:

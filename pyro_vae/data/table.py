@@ -12,14 +12,16 @@ from torch import Tensor
 from pyro_vae.data.column_values import is_missing, to_numbers
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.frames import Frame
-from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
+from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.data.stored_rows import Values
 from pyro_vae.errors import InputError
 
 if TYPE_CHECKING:
     import pandas
 
 NO_LABEL = -1  # of a row whose label is missing, or none that is known
-Values_co = TypeVar("Values_co", bound=Tensor | RowsOnDisk, covariant=True)
+Values_co = TypeVar("Values_co", bound=Values, covariant=True)
+OfRows = TypeVar("OfRows", bound=Values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class Table(Generic[Values_co]):
     """Rows and labels as read.
 
     Attributes:
-        values: the values (N, D), as a tensor or as `RowsOnDisk`.
+        values: the values (N, D), as a tensor, or as rows that stay on disk or sparse.
         labels: the labels (N,), or None.
         image_shape: height and width where the rows are images.
         schema: the columns with their kinds; without columns where they have no names, as in arrays and pictures.
@@ -35,6 +37,7 @@ class Table(Generic[Values_co]):
         ids: what names each row, by column, (N,) each.
         weights: the rows' weights (N,), or None.
         notes: what was decided in reading that is not plain to see.
+        holds_counts: whether the source says that its whole numbers are counts, of any size.
     """
 
     values: Values_co
@@ -45,6 +48,7 @@ class Table(Generic[Values_co]):
     ids: Mapping[str, Array] = field(default_factory=dict)
     weights: Tensor | None = None
     notes: tuple[str, ...] = ()
+    holds_counts: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -57,11 +61,24 @@ class Table(Generic[Values_co]):
         return tuple(str(level) for level in self.schema.label.levels) if self.schema.label else ()
 
     def take(self, rows: Tensor) -> "Table[Tensor]":
-        """Some rows, by their index (n,), in memory."""
+        """Some rows, by their index (n,), in memory and dense."""
+        return self.of_rows(self.values[rows], rows)
+
+    def of_rows(self, values: OfRows, rows: Tensor) -> "Table[OfRows]":
+        """Some rows, with their labels and row numbers.
+
+        Args:
+            values: their values (n, D).
+            rows: their index (n,).
+
+        Returns:
+            Their table.
+        """
         labels, weights = (None if value is None else value[rows] for value in (self.labels, self.weights))
         index = rows if self.index is None else self.index[rows]
         ids = {name: value[rows.numpy()] for name, value in self.ids.items()}
-        return Table(self.values[rows], labels, self.image_shape, self.schema, index, ids, weights, self.notes)
+        of_source = self.notes, self.holds_counts
+        return Table(values, labels, self.image_shape, self.schema, index, ids, weights, *of_source)
 
 
 def label_schema(name: str, levels: Sequence[str] = ()) -> Schema:
@@ -94,8 +111,8 @@ def without_mask(data: object, source: Path) -> Array:
     return np.where(np.ma.getmaskarray(data), np.nan, np.ma.getdata(data).astype(np.float64))
 
 
-def require_complete(table: Table[Tensor] | Table[Tensor | RowsOnDisk], path: Path) -> None:
-    """`InputError` where values are missing; rows on disk have none.
+def require_complete(table: Table[Tensor] | Table[Values], path: Path) -> None:
+    """`InputError` where values of a tensor are missing; other rows have none.
 
     Args:
         table: the table.

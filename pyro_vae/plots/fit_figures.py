@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
+from pyro_vae.data.stored_split import chunk_rows
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.posterior.nuts import Posterior
@@ -176,9 +177,9 @@ def latents(program: Program, data: Dataset) -> Figure | None:
         The figure; None where rows cannot be encoded, or there are fewer than three.
     """
     split = data.valid
-    row_inputs = split.row_inputs(slice(None))
     try:
-        means = encode(program, split.x, **row_inputs).cpu().double()
+        parts = split.chunks(chunk_rows(split.shape[1], len(split)))
+        means = torch.cat([encode(program, part.x, **part.row_inputs(slice(None))) for part in parts]).cpu().double()
     except InputError:
         return None
     if len(means) < 3:

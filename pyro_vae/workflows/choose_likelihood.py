@@ -66,6 +66,7 @@ def _load(config: DataConfig) -> Dataset:
         image_shape=config.image_shape,
         root=config.data_root,
         stream=config.stream,
+        layer=config.layer,
         header=config.header,
         columns=parse_kinds(config.column),
         label=config.label,
@@ -142,7 +143,8 @@ def _infer_likelihood(stored: Tensor, data: Dataset) -> tuple[str, str]:
         else:
             reason = f"the values are {'0 or 1' if measure.binarize == 'fixed' else 'binarized'}"
         return "bernoulli", reason
-    if are_counts(stored) and not measure.dequantize and not measure.levels and not measure.scale:
+    is_unchanged = not measure.dequantize and not measure.levels and not measure.scale
+    if is_unchanged and (data.holds_counts or are_counts(stored)):
         high = stored.max().item()
         return "negative-binomial", f"counts of 0 to {high:.0f}; --likelihood normal takes them as real numbers"
     whole = not measure.dequantize and not measure.levels and bool((stored == stored.round()).all())

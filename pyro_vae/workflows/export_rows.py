@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
+from pyro_vae.data.stored_split import chunk_rows
 from pyro_vae.json_records import Record
 from pyro_vae.programs.sample_rows import sample
 from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
 from pyro_vae.workflows.row_frames import describe_rows, latent_frame, reconstruction_frame, values_frame
-from pyro_vae.workflows.row_writers import open_row_writer
+from pyro_vae.workflows.row_writers import ANNOTATED, WRITERS, open_row_writer, require_writer
 
 if TYPE_CHECKING:
     import pandas
@@ -44,6 +45,8 @@ def sample_run(
         The file, with its number of rows and columns.
     """
     run = Run(Path(folder), program)
+    path = run.folder / f"samples{_ending(run)}" if out is None else Path(out)
+    require_writer(path)
     drawn, width = run.program(), run.about["num_features"]
 
     def parts() -> Iterator[tuple["pandas.DataFrame", "pandas.DataFrame"]]:
@@ -54,7 +57,7 @@ def sample_run(
                 rows = sample(drawn, min(CHUNK_ROWS, num - start), num_features=width)
                 yield pandas.DataFrame(), values_frame(rows, run.prepare, rounded=True)
 
-    return _write(run, out, f"samples{_ending(run)}", parts(), num)
+    return _write(run, path, parts(), num)
 
 
 def reconstruct_run(
@@ -99,13 +102,15 @@ def encode_run(
         folder: the run's folder.
         data: a file, whose rows keep their order, or a named data set; by default the run's own.
         split: which rows of a named data set.
-        out: a `.csv`, `.parquet` or `.npy` file; by default one in the run's folder, `.csv` where columns have names.
+        out: a `.csv`, `.parquet` or `.npy` file, by default one in the run's folder; or a `.h5ad`, a copy of `data`
+            with the means in `obsm["X_vae"]`.
         program: `FILE.py:FUNCTION` of a program of one's own.
 
     Returns:
         The file, with its number of rows and columns.
     """
-    return _export(Run(Path(folder), program), data, split, out, ("latents", ".csv"), latent_frame)
+    endings = (*WRITERS, ANNOTATED)
+    return _export(Run(Path(folder), program), data, split, out, ("latents", ".csv"), latent_frame, endings)
 
 
 def _ending(run: Run) -> str:
@@ -120,23 +125,28 @@ def _export(
     out: str | Path | None,
     name: tuple[str, str],
     function: Callable[[Program, Split], "pandas.DataFrame"],
+    endings: tuple[str, ...] = tuple(WRITERS),
 ) -> ExportedRows:
     """Write what a function makes of the run's program and each chunk of rows; `name` is a file's stem and ending."""
-    rows, program = run.rows(data, split), run.program()
-    parts = ((describe_rows(part, run.prepare), function(program, part)) for part in rows.chunks(CHUNK_ROWS))
     stem, ending = name
-    return _write(run, out, f"{stem}{'' if data else f'-{split}'}{ending}", parts, len(rows))
+    path = run.folder / f"{stem}{'' if data else f'-{split}'}{ending}" if out is None else Path(out)
+    source = None if data is None else Path(data)
+    require_writer(path, endings, source)
+    rows, program = run.rows(data, split), run.program()
+    chunks = rows.chunks(chunk_rows(rows.shape[1], CHUNK_ROWS))
+    parts = ((describe_rows(part, run.prepare), function(program, part)) for part in chunks)
+    return _write(run, path, parts, len(rows), endings, source)
 
 
 def _write(
     run: Run,
-    out: str | Path | None,
-    name: str,
+    path: Path,
     parts: Iterable[tuple["pandas.DataFrame", "pandas.DataFrame"]],
     num_rows: int,
+    endings: tuple[str, ...] = tuple(WRITERS),
+    source: Path | None = None,
 ) -> ExportedRows:
-    path = run.folder / name if out is None else Path(out)
-    with open_row_writer(path, num_rows) as writer:
+    with open_row_writer(path, num_rows, endings, source, "obsm") as writer:
         for about, values in parts:
             writer.write(about, values)
     return ExportedRows(str(run.folder), str(path), num_rows, values.shape[1])

@@ -7,14 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.data_config import DataConfig
-from pyro_vae.data.frames import DataFrame, frame_like
-from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.data.frames import frame_like
+from pyro_vae.data.load_tables import Source
 from pyro_vae.data.prepare_rows import Preparation
+from pyro_vae.data.stored_split import chunk_rows
 from pyro_vae.diagnostics.anomaly_scores import compare_with_reference, require_enough
 from pyro_vae.errors import InputError, ZeroDensityWarning
 from pyro_vae.evidence.estimate_log_px import estimate_log_px
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 12_800  # rows worked on and written at a time
 
 
-NewRows = str | Path | Tensor | Array | DataFrame | None  # a file, rows in memory, or the run's own test rows
+NewRows = Source | None  # a file, rows in memory, or the run's own test rows
 
 
 def open_run(folder: str | Path, program: str | None = None) -> "Run":
@@ -129,9 +128,8 @@ class Run:
     def prepare(self) -> Preparation:
         """What new rows go through to be those of this run."""
         missing = bool(self.about.get("missing", self.config["data"].get("missing") == "mask"))
-        return Preparation(
-            self.measure, self.about["num_features"], self.schema, missing, self.config["data"].get("stream")
-        )
+        of_rows = self.config["data"].get("stream"), self.config["data"].get("layer")
+        return Preparation(self.measure, self.about["num_features"], self.schema, missing, *of_rows)
 
     @property
     def schema(self) -> Schema:
@@ -204,7 +202,7 @@ class Run:
 
         split = self.data().test if rows is None else self.prepare(rows, self._header)
         parts = []
-        for number, part in enumerate(split.chunks(CHUNK_ROWS)):
+        for number, part in enumerate(split.chunks(chunk_rows(split.shape[1], CHUNK_ROWS))):
             about = describe_rows(part, self.prepare)
             parts.append(
                 pandas.concat([about, function(part, number).drop(columns=about.columns, errors="ignore")], axis=1)

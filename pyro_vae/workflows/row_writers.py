@@ -1,4 +1,4 @@
-"""Files of rows that a user gets back: `.csv`, `.parquet` and `.npy`, written chunk by chunk, whole or not at all."""
+"""Files of rows that a user gets back, written chunk by chunk, whole or not at all: the format is by the ending."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +12,9 @@ from pyro_vae.errors import InputError
 
 if TYPE_CHECKING:
     import pandas
+
+LATENTS = "X_vae"  # in `obsm` of annotated rows
+ANNOTATED = ".h5ad"
 
 
 class RowWriter(Protocol):
@@ -107,6 +110,38 @@ class NpyWriter:
         pass
 
 
+class AnnotatedWriter:
+    """A copy of the `.h5ad` that rows are read from, with the values in `obsm["X_vae"]`, or as columns of `obs`.
+
+    Args:
+        file: the open file.
+        num_rows: how many rows will be written: all of the source.
+        source: the `.h5ad`.
+        place: `obsm` or `obs`.
+    """
+
+    def __init__(self, file: BinaryIO, num_rows: int, source: Path, place: str) -> None:
+        self.file, self.num_rows, self.source, self.place = file, num_rows, source, place
+        self.index: list[np.ndarray] = []
+        self.parts: list[pandas.DataFrame] = []
+
+    def write(self, about: "pandas.DataFrame", values: "pandas.DataFrame") -> None:
+        self.index.append(about["index"].to_numpy())
+        self.parts.append(values)
+
+    def close(self) -> None:
+        import pandas
+
+        from pyro_vae.data.annotated.write_annotated import copy_with_columns, copy_with_latents
+
+        order = np.concatenate(self.index).argsort()
+        values = pandas.concat(self.parts, ignore_index=True).iloc[order]
+        if self.place == "obsm":
+            copy_with_latents(self.source, self.file, LATENTS, values.to_numpy())
+        else:
+            copy_with_columns(self.source, self.file, {str(name): values[name].to_numpy() for name in values})
+
+
 WRITERS: dict[str, Callable[[BinaryIO, int], RowWriter]] = {
     ".csv": CsvWriter,
     ".parquet": ParquetWriter,
@@ -121,22 +156,53 @@ def _side_by_side(about: "pandas.DataFrame", values: "pandas.DataFrame") -> "pan
     return pandas.concat([kept.reset_index(drop=True), values.reset_index(drop=True)], axis=1)
 
 
+def require_writer(path: Path, endings: tuple[str, ...] = tuple(WRITERS), source: Path | None = None) -> None:
+    """`InputError` for a file that cannot be written, before any work is done.
+
+    Args:
+        path: the file.
+        endings: the formats that are allowed.
+        source: the file that all rows are read from, if there is one.
+    """
+    if path.suffix not in endings:
+        known = f"{', '.join(endings[:-1])} or {endings[-1]}"
+        raise InputError(f"{path}: can write {known}, not {path.suffix or 'a file without an ending'}")
+    if path.suffix != ANNOTATED:
+        return
+    if source is None or source.suffix.lower() != ANNOTATED:
+        raise InputError(
+            f"{path}: a .h5ad is written as a copy of the .h5ad whose rows are encoded or scored; give that file as "
+            "DATA, or write a .csv"
+        )
+    if path.exists() and path.samefile(source):
+        raise InputError(f"{path}: is the file that is read; give the copy another name")
+
+
 @contextmanager
-def open_row_writer(path: Path, num_rows: int, endings: tuple[str, ...] = tuple(WRITERS)) -> Iterator[RowWriter]:
+def open_row_writer(
+    path: Path,
+    num_rows: int,
+    endings: tuple[str, ...] = tuple(WRITERS),
+    source: Path | None = None,
+    place: str = "obs",
+) -> Iterator[RowWriter]:
     """Inside, rows are written; the file appears when all of them are, and keeps its old content until then.
 
     Args:
         path: the file, whose ending is its format; `InputError` for another ending.
         num_rows: how many rows will be written.
         endings: the formats that are allowed.
+        source: the file that all rows are read from, if there is one, of which a `.h5ad` is a copy.
+        place: where a `.h5ad` holds the values: `obsm`, or `obs` with a column each.
 
     Yields:
         RowWriter: the writer.
     """
-    if path.suffix not in endings:
-        known = f"{', '.join(endings[:-1])} or {endings[-1]}"
-        raise InputError(f"{path}: can write {known}, not {path.suffix or 'a file without an ending'}")
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        writer = WRITERS[path.suffix](file, num_rows)
+    require_writer(path, endings, source)
+    with atomic_path(path) as temporary, temporary.open("wb+") as file:
+        if path.suffix == ANNOTATED and source is not None:
+            writer: RowWriter = AnnotatedWriter(file, num_rows, source, place)
+        else:
+            writer = WRITERS[path.suffix](file, num_rows)
         yield writer
         writer.close()

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.data.row_weights import effective_rows
+from pyro_vae.data.stored_split import chunk_rows
 from pyro_vae.diagnostics.anomaly_scores import Scores, compare_with_reference
 from pyro_vae.distributed import process_group
-from pyro_vae.errors import InputError, ZeroDensityWarning
+from pyro_vae.errors import ZeroDensityWarning
 from pyro_vae.evidence.estimate_log_px import estimate_log_px
 from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.evidence_record import finite_or_none
@@ -22,10 +23,10 @@ from pyro_vae.evidence.log_px_result import weakest_kind
 from pyro_vae.json_records import Record
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
 from pyro_vae.workflows.row_frames import describe_rows, score_frame
-from pyro_vae.workflows.row_writers import open_row_writer
+from pyro_vae.workflows.row_writers import ANNOTATED, open_row_writer, require_writer
 
 NUM_LOWEST = 5
-ENDINGS = (".csv", ".parquet")
+ENDINGS = (".csv", ".parquet", ANNOTATED)
 
 
 @dataclass
@@ -135,7 +136,8 @@ def score_rows(
         folder: the run's folder.
         data: a file, whose rows keep their order, or a named data set; by default the run's own.
         split: which rows of a named data set.
-        out: a `.csv` or `.parquet`; by default `scores.csv` in the run's folder.
+        out: a `.csv` or `.parquet`, by default `scores.csv` in the run's folder; or a `.h5ad`, a copy of `data` with
+            the columns in `obs`.
         false_alarms: the share of usual rows that may be flagged, between 0 and 1.
         estimator: how log p(x) is computed; by default as that of the validation rows was when the run was fitted.
         program: `FILE.py:FUNCTION` of a program of one's own.
@@ -145,24 +147,24 @@ def score_rows(
     """
     folder, began, group = Path(folder), time.perf_counter(), process_group()
     path = Path(out) if out is not None else folder / "scores.csv"
-    if path.suffix not in ENDINGS:
-        found = path.suffix or "a file without an ending"
-        raise InputError(f"{path}: scores are written as .csv or .parquet, not {found}")
+    source = None if data is None else Path(data)
+    require_writer(path, ENDINGS, source)
     run = Run(folder, program)
     rows, scored = run.rows(data, split), run.program()
     reference, estimator = run.reference_scores(false_alarms, estimator)
     weights = rows.relative_weights
     totals, places = ScoreTotals(), torch.arange(len(rows)) if rows.name == "train" else None
-    output = open_row_writer(path, len(rows), ENDINGS) if group.is_main else nullcontext()
+    output = open_row_writer(path, len(rows), ENDINGS, source) if group.is_main else nullcontext()
     with output as writer, warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroDensityWarning)  # the summary says it
-        for number, part in enumerate(rows.chunks(CHUNK_ROWS)):
-            own = None if places is None else places[number * CHUNK_ROWS :][: len(part)]
+        size = chunk_rows(rows.shape[1], CHUNK_ROWS)
+        for number, part in enumerate(rows.chunks(size)):
+            own = None if places is None else places[number * size :][: len(part)]
             log_px = estimate_log_px(estimator, scored, part, rows=own, seed=estimator.seed + number)
             scores = compare_with_reference(log_px, reference, false_alarms)
             if writer is not None:
                 writer.write(describe_rows(part, run.prepare), score_frame(scores))
-            own_weights = None if weights is None else weights[number * CHUNK_ROWS :][: len(part)]
+            own_weights = None if weights is None else weights[number * size :][: len(part)]
             totals.add(scores, part, own_weights)
     summary = ScoreSummary(
         run=str(folder),

@@ -249,7 +249,7 @@ def test_mistakes_get_one_line_and_exit_code_two(run, capsys, tmp_path, monkeypa
         (["evaluate", "nowhere"], "nowhere is not a run"),
         (["evaluate", str(run), "--num-samples", "0"], "0 is not in the range"),
         (["encode", str(run), "narrow.npy"], "5 columns, but this run was fitted to rows of 64"),
-        (["encode", str(run), "--out", "z.xls"], "can write .csv, .parquet or .npy, not .xls"),
+        (["encode", str(run), "--out", "z.xls"], "can write .csv, .parquet, .npy or .h5ad, not .xls"),
         (["scores"], "No such command 'scores'"),
     ]:
         code, out, err = command(capsys, *words)
@@ -612,7 +612,7 @@ def test_mistakes_about_evidence(run, capsys, tmp_path):
         ("evaluate", run, "--temperatures", 5): "--temperatures belongs to --method ais",
         ("evaluate", run, "--method", "ais", "--prior-share", 0.5): "--prior-share belongs to --method is",
         ("score", run, "--false-alarms", 0.0001): "cannot tell one in 10000",
-        ("score", run, "--out", tmp_path / "scores.txt"): "scores are written as .csv",
+        ("score", run, "--out", tmp_path / "scores.txt"): "can write .csv, .parquet or .h5ad, not .txt",
     }.items():
         code, out, err = command(capsys, *words)
         assert (code, out) == (2, ""), err

@@ -86,7 +86,7 @@ def test_commands_write_the_same_files_for_rows_on_disk(tmp_path, monkeypatch, c
             monkeypatch.setattr("pyro_vae.workflows.read_run.CHUNK_ROWS", 128)
             monkeypatch.setattr(
                 "pyro_vae.data.prepare_rows.read_rows",
-                lambda path, missing, stream, header: read_rows(path, missing, True, header),
+                lambda path, missing, stream, *more: read_rows(path, missing, True, *more),
             )
         for command, *options in commands:
             assert _run([command, "run", "more.npy", *options]) == 0

@@ -11,7 +11,6 @@ from whole_table import whole_table
 from pyro_vae.data import load_data
 from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk import read_large_files, rows_on_disk
-from pyro_vae.data.ondisk.column_statistics import column_moments
 from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.ondisk.rows_on_disk import rows_from_npy
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
@@ -142,7 +141,7 @@ def test_standardizing_is_equal_to_that_in_memory(tmp_path, small_blocks):
     in_memory = torch.from_numpy(values)[split.source_index(slice(None))]
     mean, deviation = in_memory.mean(0), in_memory.std(0, correction=0)
     torch.testing.assert_close(torch.tensor(split.measure.shift).double(), mean.float().double(), rtol=1e-6, atol=0)
-    mean_by_block, deviation_by_block, largest = column_moments(split.stored)
+    mean_by_block, deviation_by_block, largest = split.stored.column_moments()
     torch.testing.assert_close(mean_by_block, mean, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(deviation_by_block[:3], deviation[:3], rtol=1e-10, atol=0)
     assert torch.equal(largest, in_memory.abs().amax(0))
@@ -193,7 +192,7 @@ def test_large_files_stay_on_disk_by_default(tmp_path, monkeypatch):
     monkeypatch.setattr(read_large_files, "MAX_BYTES_IN_MEMORY", 1000)
     assert isinstance(load_data(tmp_path / "x.npy").train, SplitOnDisk)
     assert not isinstance(load_data(tmp_path / "x.npy", stream=False).train, SplitOnDisk)
-    monkeypatch.setattr("pyro_vae.data.ondisk.split_on_disk.MAX_BYTES_PER_READ", 1000)
+    monkeypatch.setattr("pyro_vae.data.stored_split.MAX_BYTES_PER_READ", 1000)
     with pytest.raises(InputError, match="stay on disk"):
         load_data(tmp_path / "x.npy").train.x  # noqa: B018
 

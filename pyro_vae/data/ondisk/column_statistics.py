@@ -1,4 +1,4 @@
-"""Checks and statistics of all rows of a file, in one pass that holds one block of rows at a time."""
+"""Checks and a digest of all rows of a file, in one pass that holds one block of rows at a time."""
 
 import hashlib
 from dataclasses import replace
@@ -62,20 +62,3 @@ def _check_finite(values: Array, start: int, source: Path, names: tuple[str, ...
         f"{names[column] if names else column}; rows that stay on disk must be complete: remove or fill those rows, or "
         "read the file into memory (--no-stream, stream=False)"
     )
-
-
-def column_moments(rows: RowsOnDisk) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Mean, standard deviation ($1/N$) and largest magnitude of each column, (D,) float64 each, in one pass.
-
-    Blocks are merged by $M_2 \leftarrow M_2 + M_2' + \delta^2 n n' / (n + n')$ (Chan, Golub & LeVeque 1979).
-    """
-    count, (mean, squares, largest) = 0, torch.zeros(3, rows.shape[1], dtype=torch.float64)
-    for block in rows.blocks():
-        x = block.double()
-        block_count, block_mean = len(x), x.mean(0)
-        delta = block_mean - mean
-        between = delta.square() * (count * block_count / (count + block_count))
-        squares = squares + (x - block_mean).square().sum(0) + between
-        count, mean = count + block_count, mean + delta * (block_count / (count + block_count))
-        largest = torch.maximum(largest, x.abs().amax(0))
-    return mean, (squares / count).sqrt(), largest

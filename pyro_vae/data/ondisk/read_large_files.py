@@ -6,21 +6,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_vae.data.annotated.annotated_rows import ANNOTATED_SUFFIXES
+from pyro_vae.data.annotated.fields import Fields
+from pyro_vae.data.annotated.read_annotated import read_annotated
 from pyro_vae.data.frames import Frame
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk, open_npy, rows_from_npy
 from pyro_vae.data.read_files import read_file
 from pyro_vae.data.split_rows import random_parts
+from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
 
 MAX_BYTES_IN_MEMORY = 2**30  # of a file's rows; a larger file stays on disk
+DEFAULT_FIELDS = Fields()
 MAX_HELD_OUT = 10_000  # validation rows, and test rows
 
 
 def read_rows(
-    path: Path, missing: bool = False, stream: bool | None = None, header: str = "auto"
-) -> Table[Tensor | RowsOnDisk] | Frame:
+    path: Path, missing: bool = False, stream: bool | None = None, header: str = "auto", fields: Fields = DEFAULT_FIELDS
+) -> Table[Values] | Frame:
     """A file's table, in memory or, with `stream`, its values as `RowsOnDisk`; by default large files stay on disk.
 
     Raises `InputError` as `read_file` does, and for a file without random access to its rows.
@@ -30,27 +35,30 @@ def read_rows(
         missing: whether NaN, a missing value, is kept; then rows are read into memory.
         stream: whether rows stay on disk; None: those of more than 1 GiB.
         header: whether the first row of a text table holds names: yes, no or auto.
+        fields: which parts of annotated rows are read.
 
     Returns:
         Its table, or the data frame of a file of columns that is read into memory.
     """
+    if path.suffix.lower() in ANNOTATED_SUFFIXES and path.exists():
+        return read_annotated(path, fields, stream)
     if stream is None:
         stream = not missing and _can_be_streamed(path) and _bytes_in_memory(path) > MAX_BYTES_IN_MEMORY
     if not stream:
-        return read_file(path, header)
+        return read_file(path, header, fields)
     if missing:
         raise InputError("missing values are modelled in memory only: leave out --missing mask or --stream")
     if not path.exists():
         raise InputError(f"no file {path}")
     if path.suffix.lower() not in (".npy", ".parquet"):
-        raise InputError(f"{path}: rows can stay on disk in .npy and .parquet; save them as one of these")
+        raise InputError(f"{path}: rows can stay on disk in .npy, .parquet, .h5ad and .zarr; save them as one of these")
     table = _open_table(path)
     if not len(table.values) or not table.values.shape[1]:
         raise InputError(f"{path}: no rows in it")
     return replace(table, values=validate_rows(table.values, path, table.columns))
 
 
-def split_rows(table: Table[Tensor | RowsOnDisk], seed: int, num_held_out: int) -> list[Table[Tensor | RowsOnDisk]]:
+def split_rows(table: Table[Values], seed: int, num_held_out: int) -> list[Table[Values]]:
     """Training, validation and test rows, drawn at random; of rows on disk the training rows stay there.
 
     Args:
@@ -59,11 +67,12 @@ def split_rows(table: Table[Tensor | RowsOnDisk], seed: int, num_held_out: int) 
         num_held_out: the number of validation rows, and of test rows; of rows on disk at most 10,000.
 
     Returns:
-        The training, validation and test tables, the last two in memory.
+        The training, validation and test tables, the last two in memory; all three sparse where the rows are.
     """
     rows = table.values
     if not isinstance(rows, RowsOnDisk):
-        return [table.take(part) for part in random_parts(len(rows), seed, num_held_out, num_held_out)]
+        parts = random_parts(len(rows), seed, num_held_out, num_held_out)
+        return [table.of_rows(rows[part] if isinstance(rows, Tensor) else rows.take(part), part) for part in parts]
     num = min(num_held_out, MAX_HELD_OUT)
     held_out = _sample_without_replacement(len(rows), 2 * num, torch.Generator().manual_seed(seed))
     valid, test = held_out[:num].sort().values, held_out[num:].sort().values

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyro_vae.data.stored_rows import Moments, moments_of_blocks
 from pyro_vae.errors import InputError
 
 Array = NDArray[Any]  # of any numbers: a file says of which
@@ -86,8 +87,14 @@ class RowsOnDisk:
         """These rows except some, given by their row numbers in the file."""
         return replace(self, excluded=torch.cat([self.excluded, source_rows]).unique())
 
+    def take(self, rows: Tensor) -> Tensor:
+        return self[rows]
+
     def take_columns(self, columns: list[int]) -> "RowsOnDisk":
         return replace(self, columns=tuple(columns))
+
+    def column_moments(self) -> Moments:
+        return moments_of_blocks(self.blocks(), self.shape[1])
 
     def source_index(self, rows: Tensor) -> Tensor:
         """The row numbers in the file, counted from 0, of rows (n,)."""

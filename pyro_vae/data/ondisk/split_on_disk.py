@@ -9,55 +9,29 @@ from torch import Tensor
 
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk, as_index
 from pyro_vae.data.split import DRAW_SEED, Split
-from pyro_vae.errors import InputError
+from pyro_vae.data.stored_split import StoredSplit
 
 ROWS_PER_SEED = 16  # consecutive rows of the file that share the seed of their draw
-MAX_BYTES_PER_READ = 2**30  # of x in one index operation
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SplitOnDisk(Split):
+class SplitOnDisk(StoredSplit):
     """A split whose `stored` rows stay in their file and are read when they are indexed.
 
     Training batches come in a block shuffle (`RowsOnDisk.shuffled_batches`). The fixed draw of x has a seed for every
-    16 rows of the file, so that a row's x does not depend on the order in which rows are read. Raises `InputError`
-    where more than 1 GiB of x would have to be in memory.
+    16 rows of the file, so that a row's x does not depend on the order in which rows are read.
     """
 
-    stored: RowsOnDisk  # type: ignore[assignment]  # has what the methods of `Split` that are not replaced ask of a tensor
-
-    def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        index = as_index(rows, len(self))
-        if len(index) * self.shape[1] * 4 > MAX_BYTES_PER_READ:
-            raise InputError(
-                f"{len(index)} rows stay on disk, because they are too many for memory; take some (split[:10_000]), or "
-                "iterate over chunks (split.chunks(10_000))"
-            )
-        return self._fixed_x(self.stored[rows], index)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (row for chunk in self.chunks(10_000) for row in chunk.x)
+    stored: RowsOnDisk
 
     def head(self, num_rows: int) -> Split:
         return self._with_rows(slice(num_rows), self.stored.head(num_rows))
-
-    @cached_property
-    def mask(self) -> Tensor | None:
-        """None: values are never missing on disk."""
-        return None
 
     def batch(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         stored = self.stored.read_from_window(rows)
         if not self.measure.is_random:
             return self._fixed_x(stored, rows)
         return self.measure.draw(stored.to(generator.device), generator)
-
-    @property
-    def memory_bytes(self) -> int:
-        return 0
-
-    def to_device(self, device: torch.device) -> Split:
-        return self  # batches are moved as they are read
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Every row once, in a block shuffle: rows of a block come close together.
@@ -86,7 +60,6 @@ class SplitOnDisk(Split):
         return self._with_rows(rows, self.stored.without(self.source_index(others)))
 
     def _fixed_x(self, stored: Tensor, rows: Tensor) -> Tensor:
-        """The fixed draw of some rows."""
         generator = torch.Generator()
         if not self.measure.is_random and not (self.measure.binarize == "fixed" and self._has_grey_levels):
             return self.measure.draw(stored, generator)

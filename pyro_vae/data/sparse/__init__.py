@@ -1,0 +1,1 @@
+"""Rows whose zeros are not stored, made dense batch by batch."""
