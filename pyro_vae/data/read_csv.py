@@ -1,15 +1,19 @@
 """Text tables: what a file is, decided by looking at its first lines, and said."""
 
+import bz2
 import csv
 import gzip
 import io
+import lzma
 import re
 import warnings
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyro_vae.errors import InputError
 
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 
 NUM_LINES = 200  # that are looked at
 SEPARATORS = ",;\t|"
+UNPACKING = (zipfile.BadZipFile, lzma.LZMAError, zlib.error)  # errors of compressed files
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(e[+-]?\d+)?", re.IGNORECASE)
 MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
 
@@ -48,7 +54,7 @@ class TextFormat:
 
 
 def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame", tuple[str, ...], bool]:
-    """The data frame of a text table, `.csv` or `.tsv`, also compressed (`.gz`).
+    """The data frame of a text table, `.csv` or `.tsv`, also compressed (`.gz`, `.bz2`, `.xz`, or alone in a `.zip`).
 
     Args:
         path: the file.
@@ -62,12 +68,12 @@ def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame
 
     try:
         form = text_format(path, header)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _open_bytes(path) as file:
             warnings.simplefilter("error", pandas.errors.ParserWarning)  # of cells beyond the header
             if form.has_trailing_separator:
                 warnings.simplefilter("ignore", pandas.errors.ParserWarning)
             frame = pandas.read_csv(
-                path,
+                file,
                 header=0 if form.has_header else None,
                 sep=form.separator,
                 decimal=form.decimal,
@@ -84,7 +90,7 @@ def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame
             f"{path}: some rows have more values than the header has names; quote cells that hold the "
             f"separator {form.separator!r}"
         ) from warning
-    except (ValueError, IndexError, UnicodeDecodeError, OSError, EOFError) as error:
+    except (ValueError, IndexError, UnicodeDecodeError, OSError, EOFError, *UNPACKING) as error:
         raise InputError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from error
     if len(frame) > NUM_LINES // 2 and bool(frame.iloc[:, -1].isna().any()):
         _require_whole_rows(path, form)
@@ -113,10 +119,10 @@ def text_format(path: Path, header: str = "auto") -> TextFormat:
     decimal = _decimal_mark(rows[1:], separator)
     if decimal == ",":
         notes.append("decimal commas")
-    has_header, reason = _has_header(rows, decimal) if header == "auto" else (header == "yes", "")
-    if has_header:
-        _require_names_apart([cell.strip() for cell in rows[0]], path)
-    form = TextFormat(encoding, separator, decimal, has_header, notes=(*notes, *([reason] if reason else [])))
+    is_named, reason = has_header(rows, decimal) if header == "auto" else (header == "yes", "")
+    if is_named:
+        require_names_apart([cell.strip() for cell in rows[0]], path)
+    form = TextFormat(encoding, separator, decimal, is_named, notes=(*notes, *([reason] if reason else [])))
     return _with_codes_as_text(_with_extra_cells(form, rows, path), rows)
 
 
@@ -151,7 +157,7 @@ def _with_words_for_missing(
 
 def _require_whole_rows(path: Path, form: TextFormat) -> None:
     """`InputError` for a row with fewer values than the others, which pandas fills with missing ones in silence."""
-    with io.TextIOWrapper(_open_bytes(path), encoding=form.encoding, newline="") as file:
+    with _open_text(path, form.encoding) as file:
         rows = csv.reader(file, delimiter=form.separator, skipinitialspace=True)
         width = len(next(row for row in rows if row)) + form.is_indexed + form.has_trailing_separator
         for row in rows:
@@ -161,8 +167,13 @@ def _require_whole_rows(path: Path, form: TextFormat) -> None:
                 )
 
 
-def _require_names_apart(names: Sequence[str], path: Path) -> None:
-    """`InputError` for two columns of one name, which pandas renames in silence."""
+def require_names_apart(names: Sequence[str], path: Path) -> None:
+    """`InputError` for two columns of one name, which pandas renames in silence.
+
+    Args:
+        names: the names.
+        path: the source, for the message.
+    """
     if repeated := [name for i, name in enumerate(names) if name and name in names[:i]]:
         raise InputError(f"{path}: two columns are called {repeated[0]!r}; give each a name of its own")
 
@@ -181,14 +192,36 @@ def _encoding(path: Path) -> tuple[str, list[str]]:
     return "utf-8", []
 
 
-def _open_bytes(path: Path) -> io.BufferedReader | gzip.GzipFile:
-    return gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
+def _open_bytes(path: Path) -> io.BufferedIOBase:
+    """The bytes of a file, unpacked."""
+    suffix = path.suffix.lower()
+    if suffix == ".zip":
+        return _open_zip(path)
+    openers: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
+    file: io.BufferedIOBase = openers[suffix](path) if suffix in openers else path.open("rb")
+    return file
+
+
+def _open_text(path: Path, encoding: str, errors: str = "strict") -> io.TextIOWrapper:
+    buffer: Any = _open_bytes(path)
+    return io.TextIOWrapper(buffer, encoding=encoding, newline="", errors=errors)
+
+
+def _open_zip(path: Path) -> io.BufferedIOBase:
+    """The bytes of the only file in a `.zip`; `InputError` for several."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+        if len(names) != 1:
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            raise InputError(f"{path}: holds {len(names)} files ({shown}); unpack it, and give the one with the table")
+        file: Any = archive.open(names[0])
+        return file
 
 
 def _first_lines(path: Path, encoding: str) -> list[str]:
     """The first lines, whole: a quoted cell may go over several."""
     lines: list[str] = []
-    with io.TextIOWrapper(_open_bytes(path), encoding=encoding, newline="", errors="replace") as file:
+    with _open_text(path, encoding, errors="replace") as file:
         for line in file:
             lines.append(line)
             if len(lines) >= NUM_LINES and "".join(lines).count('"') % 2 == 0:
@@ -205,8 +238,16 @@ def _decimal_mark(rows: Sequence[Sequence[str]], separator: str) -> str:
     return "," if has_commas and not any(re.fullmatch(r"[+-]?\d+\.\d+", cell) for cell in cells) else "."
 
 
-def _has_header(rows: Sequence[Sequence[str]], decimal: str) -> tuple[bool, str]:
-    """Whether the first row holds names, and the reason where that is not plain to see."""
+def has_header(rows: Sequence[Sequence[str]], decimal: str) -> tuple[bool, str]:
+    """Whether the first row holds names, and the reason where that is not plain to see.
+
+    Args:
+        rows: the first rows, each with its cells as text.
+        decimal: the decimal mark.
+
+    Returns:
+        Whether it does, and the reason in words, empty where it is plain.
+    """
     first, below = [cell.strip() for cell in rows[0]], rows[1:]
     numbers = [_number(cell, decimal) for cell in first]
     cells = [[row[i].strip() for row in below if i < len(row)] for i in range(len(first))]

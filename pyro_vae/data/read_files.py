@@ -17,7 +17,8 @@ from pyro_vae.data.columns import Schema
 from pyro_vae.data.frames import Frame, is_frame, read_frame, without_row_numbers
 from pyro_vae.data.infer_columns import LABEL_COLUMNS
 from pyro_vae.data.ondisk.rows_on_disk import Array
-from pyro_vae.data.read_csv import read_text_table
+from pyro_vae.data.read_csv import COMPRESSED, read_text_table
+from pyro_vae.data.read_excel import EXCEL_SUFFIXES, read_excel, split_sheet
 from pyro_vae.data.sparse.read_sparse import is_sparse, read_sparse_npz, table_from_sparse
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table, encode_labels, label_schema, table_from_array, without_mask
@@ -40,18 +41,23 @@ def read_file(path: Path, header: str = "auto", fields: Fields = DEFAULT_FIELDS)
     Returns:
         The table of arrays, sparse rows, annotated rows and pictures, the data frame of a file of columns.
     """
+    path, sheet = split_sheet(path)
     if not path.exists():
         raise InputError(f"no file or folder {path}; `pyro-vae datasets` lists the data sets that have names")
     if path.suffix.lower() in ANNOTATED_SUFFIXES:
         return read_annotated(path, fields)
     _require_no_layer(fields, f"{path}: ")
     if path.is_dir():
-        return _read_image_folder(path)
-    suffix = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+        return _read_parquet(path) if next(path.rglob("*.parquet"), None) else _read_image_folder(path)
+    suffix = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() in COMPRESSED else path.suffix.lower()
     is_text = suffix in TEXT_SUFFIXES
     reader = READERS.get(suffix)
-    if reader is None and not is_text:
-        known = ", ".join([*READERS, *ANNOTATED_SUFFIXES, *TEXT_SUFFIXES])
+    if suffix in EXCEL_SUFFIXES and path.stat().st_size:
+        return read_excel(path, sheet, header)
+    if reader is None and not is_text and suffix not in EXCEL_SUFFIXES:
+        if remedy := REMEDIES.get(path.suffix.lower()):
+            raise InputError(f"{path}: cannot read a {path.suffix}; {remedy}")
+        known = ", ".join([*READERS, *EXCEL_SUFFIXES, *ANNOTATED_SUFFIXES, *TEXT_SUFFIXES])
         raise InputError(
             f"{path}: cannot read a {path.suffix or 'file without an ending'}; try one of {known}, or a "
             "folder of images"
@@ -146,6 +152,28 @@ def _read_parquet(path: Path) -> Frame:
         raise InputError(f"{path}: Parquet needs one more package; pip install 'pyro-vae[parquet]'") from error
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+    folders = {part.partition("=")[0] for file in path.rglob("*.parquet") for part in file.relative_to(path).parts[:-1]}
+    named = [str(name) for name in frame.columns if name in folders]
+    notes = (f"{', '.join(named)}: from the names of the folders",) if named else ()
+    return without_row_numbers(Frame(frame.reset_index(drop=True), path, notes))
+
+
+def _read_arrow(path: Path) -> Frame:
+    """The table of a file of Arrow's, with random access (`.feather`) or a stream."""
+    try:
+        from pyarrow import ArrowInvalid, ipc, memory_map
+    except ImportError as error:
+        raise InputError(f"{path}: Arrow needs one more package; pip install 'pyro-vae[parquet]'") from error
+    try:
+        with memory_map(str(path)) as source:
+            try:
+                table = ipc.open_file(source).read_all()
+            except ArrowInvalid:
+                source.seek(0)
+                table = ipc.open_stream(source).read_all()
+            frame = table.to_pandas()
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not a readable file of Arrow's ({error})") from error
     return without_row_numbers(Frame(frame.reset_index(drop=True), path))
 
 
@@ -202,9 +230,25 @@ def _has_colours(channels: Array) -> bool:
     return bool((channels != channels[..., :1]).any())
 
 
-TEXT_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+TEXT_SUFFIXES = tuple(f"{text}{packed}" for packed in ("", *COMPRESSED) for text in (".csv", ".tsv"))
+REMEDIES = {  # of files that people have: what to save instead
+    ".xls": "save it as .xlsx",
+    ".xlsb": "save it as .xlsx",
+    ".ods": "save it as .xlsx or .csv",
+    ".numbers": "save it as .xlsx or .csv",
+    ".zip": "unpack it",
+    ".gz": "unpack it",
+    ".bz2": "unpack it",
+    ".xz": "unpack it",
+    ".zst": "unpack it",
+    ".rds": "save it by write.csv, or as .parquet",
+    ".pkl": "it may run code when it is read; save the rows as .npy, .npz or .parquet",
+    ".mtx": "save it by scipy.sparse.save_npz",
+}
 READERS: dict[str, Callable[[Path], Table[Values] | Frame]] = {
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".parquet": _read_parquet,
+    ".feather": _read_arrow,
+    ".arrow": _read_arrow,
 }

@@ -96,7 +96,7 @@ class FitSettings:
         from pyro_vae.data import NAMED_DATASETS  # late: --help needs no data
 
         def absolute(path: str) -> str:
-            is_path = path not in NAMED_DATASETS and Path(path).exists()
+            is_path = path not in NAMED_DATASETS and (Path(path).exists() or Path(path.rpartition("#")[0]).is_file())
             return str(Path(path).resolve()) if is_path else path
 
         names = ("data", "data_root", "schema", "valid", "test")

@@ -67,7 +67,8 @@ class ParquetWriter:
             import pyarrow.parquet  # noqa: F401 - asked for before rows are computed
         except ImportError as error:
             raise InputError("Parquet needs one more package; pip install 'pyro-vae[parquet]'") from error
-        self.file, self.writer = file, None  # type: tuple[BinaryIO, Any]
+        self.file = file
+        self.writer: Any = None  # pyarrow's, which has no types
 
     def write(self, about: "pandas.DataFrame", values: "pandas.DataFrame") -> None:
         import pyarrow
