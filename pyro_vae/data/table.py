@@ -149,6 +149,8 @@ def table_from_array(array: Array, path: Path) -> Table[Tensor]:
     image_shape = (int(array.shape[1]), int(array.shape[2])) if array.ndim == 3 else None
     if array.ndim > 3:
         raise InputError(f"{path}: has shape {array.shape}; expected (N, D) or grey images (N, height, width)")
+    if 0 in array.shape:
+        raise InputError(f"{path}: no rows in it, or no columns: its shape is {array.shape}")
     flat = array.reshape(len(array), -1)
     if flat.dtype != np.uint8:
         flat = flat.astype(np.float64)  # for standardizing: in float32 all time stamps would be equal

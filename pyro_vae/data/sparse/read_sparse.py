@@ -61,6 +61,8 @@ def table_from_sparse(matrix: object, source: Path) -> Table[Values]:
         raise InputError(f"{source}: has shape {tuple(matrix.shape)}; expected one row for each observation, (N, D)")
     if matrix.dtype.kind not in "fiub":
         raise InputError(f"{source}: holds {matrix.dtype} values; expected numbers")
+    if 0 in matrix.shape:
+        raise InputError(f"{source}: no rows in it, or no columns: its shape is {tuple(matrix.shape)}")
     rows, notes = _rows(matrix, source)
     require_finite(rows, source, allow_missing=True)
     return Table(rows, notes=notes)
