@@ -55,8 +55,22 @@ class StoredSplit(Split):
         return self  # batches are moved as they are read
 
 
-def chunk_rows(num_features: int, most: int) -> int:
+def chunk_rows(num_features: int, most: int, num_bytes: int | None = None) -> int:
     """How many rows of x are worked on at a time: at most so many, and 256 MiB of them.
+
+    Args:
+        num_features: D.
+        most: the largest number.
+        num_bytes: the bytes of x, in place of 256 MiB.
+
+    Returns:
+        The number of rows.
+    """
+    return max(1, min(most, (num_bytes or CHUNK_BYTES) // (4 * num_features)))
+
+
+def readable_rows(num_features: int, most: int) -> int:
+    """How many rows of x can be read in one operation: at most so many, and 1 GiB of them.
 
     Args:
         num_features: D.
@@ -65,4 +79,4 @@ def chunk_rows(num_features: int, most: int) -> int:
     Returns:
         The number of rows.
     """
-    return max(1, min(most, CHUNK_BYTES // (4 * num_features)))
+    return chunk_rows(num_features, most, MAX_BYTES_PER_READ)

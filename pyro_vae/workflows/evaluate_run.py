@@ -12,6 +12,7 @@ from torch import nn
 from pyro_vae.atomic_write import write_json
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Split
+from pyro_vae.data.stored_split import readable_rows
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError, PointMassError, ZeroDensityWarning
 from pyro_vae.evidence.arviz_export import to_inference_data
@@ -150,7 +151,8 @@ def evaluate_split(
         log(best.without_number)
     try:
         with seeded(estimator.seed):
-            some, counted = slice(ACTIVE_UNITS_ROWS), rows.without_uncounted()
+            some = slice(readable_rows(rows.shape[1], ACTIVE_UNITS_ROWS))
+            counted = rows.without_uncounted()
             active: int | None = active_units(program, counted[some], plates=None, **counted.row_inputs(some))[0]
     except InputError:  # no latent for each row
         active = None

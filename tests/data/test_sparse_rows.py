@@ -1,5 +1,6 @@
 """Sparse rows: x, measure, splits and log p(x) are those of the same rows stored densely; memory is that of entries."""
 
+import math
 import tracemalloc
 from pathlib import Path
 
@@ -312,6 +313,29 @@ def test_memory_is_that_of_the_entries():
     assert loaded < 60e6  # dense rows take 800 MB
     assert peak < 120e6
     assert data.train.mean.shape == (5000,)
+
+
+def test_rows_wider_than_one_operation_reads_are_fitted(monkeypatch, tmp_path):
+    """No step reads all rows: 1,000 are read at once, of 1,200 validation rows; then 100, of 1,000 for the start."""
+    from pyro_vae.data import stored_split
+    from pyro_vae.plots.fit_figures import write_figures
+
+    data = pv.load_data(sparse.csr_array(counts(12_000)))
+    torch.manual_seed(0)
+    expected = pv.fit(count_vae(9), data.train, valid=data.valid, epochs=1, batch_size=400, seed=0).history[0]
+    monkeypatch.setattr(stored_split, "MAX_BYTES_PER_READ", 1000 * 9 * 4)
+    monkeypatch.setattr(stored_split, "CHUNK_BYTES", 60 * 9 * 4)
+    with pytest.raises(pv.InputError, match="9600 rows stay on disk, or sparse"):
+        data.train.x  # noqa: B018
+    torch.manual_seed(0)
+    vae = count_vae(9)
+    found = pv.fit(vae, data.train, valid=data.valid, epochs=1, batch_size=400, seed=0)
+    assert [found.history[0][key] for key in ("elbo", "valid_elbo")] == [expected["elbo"], expected["valid_elbo"]]
+    written = write_figures(tmp_path, vae, data, found.history, found.best_epoch)
+    assert {path.name for path in written} >= {"latents.png"}
+    assert torch.equal(torch.stack(list(data.test)), torch.cat([part.x for part in data.test.chunks(60)]))
+    monkeypatch.setattr(stored_split, "MAX_BYTES_PER_READ", 100 * 9 * 4)
+    assert math.isfinite(pv.fit(vae, data.train, valid=data.valid, epochs=1, batch_size=100).history[0]["valid_elbo"])
 
 
 def test_a_layer_is_one_of_annotated_rows():

@@ -31,7 +31,6 @@ from pyro_vae.inference.svi.fit_method import FitTask, Step
 from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.progress import Style, all_callbacks
 from pyro_vae.inference.svi.train_config import TrainConfig, TrainOverrides
-from pyro_vae.inference.svi.validation_elbo import VALID_BATCH_SIZE
 from pyro_vae.programs.parameters import named_parameters
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
@@ -265,7 +264,8 @@ class MCEMMethod:
         """Move the held-out rows' chains, from which nothing is learned: their mean log p(x, u)."""
         if self.task.valid is None:
             return None
-        blocks = self.held_out_u.split(VALID_BATCH_SIZE)
+        assert self.task.held_out is not None
+        blocks = self.held_out_u.split(self.task.held_out.batch_size)
         with evaluating(self.task.program), pyro.validation_enabled(False):
             states = [
                 self.kernel(self._joint(batch), u.to(batch.x.device), adapt=False)

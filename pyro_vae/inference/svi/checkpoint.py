@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.atomic_write import read_tensors, write_tensors
 from pyro_vae.data import Split
+from pyro_vae.data.stored_split import readable_rows
 from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import EpochRecord, epoch_record
@@ -147,7 +148,8 @@ def checkpoint_settings(config: TrainConfig, loss_name: str, train: Split) -> di
 
 def quick_fingerprint(split: Split) -> str:
     """The number, width and type of a split's rows, and a digest of up to 1,000 of them: reading all may take long."""
-    indices = torch.linspace(0, len(split) - 1, min(len(split), FINGERPRINT_ROWS), dtype=torch.float64).long()
+    most = readable_rows(split.shape[1], FINGERPRINT_ROWS)
+    indices = torch.linspace(0, len(split) - 1, min(len(split), most), dtype=torch.float64).long()
     rows = split.stored[indices]
     digest = hashlib.sha256(rows.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
     return f"{len(split)} rows of {split.shape[1]} {rows.dtype} {digest}"

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pyro_vae.context_managers import evaluating, seeded, set_training
 from pyro_vae.data import Split
 from pyro_vae.data.prepare_rows import require_same_preparation
+from pyro_vae.data.stored_split import readable_rows
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import DivergedError, PrecisionWarning
 from pyro_vae.inference.fit_result import EpochRecord
@@ -113,7 +114,8 @@ class FitTask:
             self._run_first()
             require_density_of_columns(self.plates.support, train.measure)
             check_batches(self.plates, config, self.num_rows, has_valid=valid is not None, num_processes=group.size)
-        rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, START_ROWS)).long()
+        most = readable_rows(train.shape[1], START_ROWS)
+        rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, most)).long()
         init_program_from_data(program, train.mean.to(*target), train[rows].to(*target))
         set_num_features(program, train.shape[1])
         set_fitted_measure(program, train.measure)

@@ -21,7 +21,6 @@ from pyro_vae.inference.objectives.row_weights import RowWeightedEnum_ELBO, requ
 from pyro_vae.inference.svi.fit_method import FitTask, Loss, Step
 from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.prepare_fit import default_loss, loss_name, vectorize_particles
-from pyro_vae.inference.svi.validation_elbo import VALID_BATCH_SIZE
 from pyro_vae.programs.latent_support import latents_outside, outside_error
 from pyro_vae.programs.parameters import named_parameters
 from pyro_vae.programs.program_defaults import log_prior_of, no_density_reason
@@ -180,7 +179,7 @@ class SVIMethod:
         self._set_kl_weight(beta)
         self.terms.all_reduce(task.group)
         if task.uncertain_latents and not math.isfinite(self.terms.kl):
-            self._require_latents_inside(task.held_out.batch(0, VALID_BATCH_SIZE))
+            self._require_latents_inside(task.held_out.batch(0, task.held_out.batch_size))
         elbo, reconstruction, kl = self._terms(-loss, task.valid)
         if elbo is None or not math.isfinite(elbo):
             raise DivergedError(f"the validation ELBO became {elbo}")

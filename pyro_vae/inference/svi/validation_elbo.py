@@ -7,6 +7,7 @@ import torch
 
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
+from pyro_vae.data.stored_split import readable_rows
 from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.programs.encode_rows import ACTIVE_VARIANCE, active_units
@@ -32,7 +33,7 @@ class HeldOutRows:
     def __init__(self, split: Split, target: DeviceAndDtype, num_rows: int) -> None:
         self.split, self.target, self.num_rows = split, target, num_rows
         self.weights = split.relative_weights
-        self.num_units = 0
+        self.batch_size, self.num_units = readable_rows(split.shape[1], VALID_BATCH_SIZE), 0
 
     def __len__(self) -> int:
         return len(self.split)
@@ -53,8 +54,8 @@ class HeldOutRows:
 
     def batches(self) -> Iterator[Batch]:
         """All rows in order."""
-        for start in range(0, len(self), VALID_BATCH_SIZE):
-            yield self.batch(start, start + VALID_BATCH_SIZE)
+        for start in range(0, len(self), self.batch_size):
+            yield self.batch(start, start + self.batch_size)
 
     def mean_loss(
         self, evaluate_loss: Callable[..., float], plates: PlateStructure, group: ProcessGroup, seed: int, check: bool
@@ -76,7 +77,7 @@ class HeldOutRows:
         draws = draws // repeats * repeats
         shard, total = group.shard(torch.arange(len(self))), 0.0
         with seeded(group.rank_seed(seed)), pyro.validation_enabled(False):
-            for rows in shard.split(VALID_BATCH_SIZE) if len(shard) else ():
+            for rows in shard.split(self.batch_size) if len(shard) else ():
                 batch = self.batch(int(rows[0]), int(rows[-1]) + 1)
                 if check:
                     plates.check(batch.x, batch.mask)
@@ -96,7 +97,7 @@ class HeldOutRows:
         Returns:
             The number; None where there is no latent for each row, or latents take discrete values.
         """
-        batch = self.batch(0, VALID_BATCH_SIZE)
+        batch = self.batch(0, self.batch_size)
         try:
             active, self.num_units = active_units(program, batch.x, plates=plates, **batch.row_inputs)
         except InputError:
