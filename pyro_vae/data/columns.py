@@ -322,7 +322,10 @@ class Schema:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Schema":
         """The schema that `to_dict` gave."""
-        columns = [Column(name, **about) for name, about in values.get("columns", {}).items()]
+        columns = [
+            Column(name, **{**about, "levels": tuple(about.get("levels", ()))})
+            for name, about in values.get("columns", {}).items()
+        ]
         return cls(tuple(columns), bool(values.get("has_names", True)), str(values.get("coding", "plain")))
 
     def to_toml(self, path: str | Path) -> None:
