@@ -1,6 +1,7 @@
 """Tables of parts: a new prior, likelihood, guide or network adds one row, and every contract test runs on it."""
 
 from pyro_vae import guides, likelihoods, nets, priors
+from pyro_vae.data.columns import Column, Schema
 
 K, D, SHAPE = 2, 4, (2, 2)
 PRIORS = {  # name: prior(guide)
@@ -13,6 +14,13 @@ PRIORS = {  # name: prior(guide)
     "vamp": lambda guide: priors.VampPrior(guide, 3, D),
     "flow": lambda guide: priors.FlowPrior(K, layers=2, hidden=8),
 }
+
+
+def real_columns(size):
+    """The schema of columns of real numbers."""
+    return Schema(tuple(Column(f"c{i}", "real") for i in range(size)), coding="columns")
+
+
 LIKELIHOODS = {  # name: (outputs of the network for each value, likelihood(network, number of values))
     "bernoulli": (1, lambda net, size: likelihoods.Bernoulli(net)),
     "continuous-bernoulli": (1, lambda net, size: likelihoods.ContinuousBernoulli(net)),
@@ -26,6 +34,7 @@ LIKELIHOODS = {  # name: (outputs of the network for each value, likelihood(netw
     "categorical": (3, lambda net, size: likelihoods.Categorical(net, num_categories=3)),
     "poisson": (1, lambda net, size: likelihoods.Poisson(net)),
     "negative-binomial": (1, lambda net, size: likelihoods.NegativeBinomial(net, num_features=size)),
+    "columns": (2, lambda net, size: likelihoods.Columns(net, real_columns(size))),  # others: test_column_likelihood.py
 }
 GUIDES = {  # name: (outputs of the network, guide(network))
     "mean-field": (guides.MeanFieldNormal.outputs(K), lambda net: guides.MeanFieldNormal(net)),

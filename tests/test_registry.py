@@ -100,7 +100,9 @@ def test_every_network_is_built_by_its_name(name):
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_every_likelihood_is_built_by_its_name(name, tmp_path):
     values = LIKELIHOODS[name].values
-    if values == "counts":
+    if values == "columns":
+        data = load_dataset(DataConfig(data="customers"), name)
+    elif values == "counts":
         path = tmp_path / "counts.csv"
         rows = torch.randint(0, 5, (60, 3), generator=torch.Generator().manual_seed(0)).tolist()
         path.write_text("\n".join(["a,b,c", *(",".join(map(str, row)) for row in rows)]))

@@ -144,9 +144,8 @@ class Column:
         Returns:
             The line.
         """
-        return f"{self.name:<{width}}  {self.kind:<11}  {self._values_in_words()}".rstrip() + (
-            f"; {self.note}" if self.note else ""
-        )
+        words = "; ".join(filter(None, (self._values_in_words(), self.note)))
+        return f"{self.name:<{width}}  {self.kind:<11}  {words}".rstrip()
 
     def _values_in_words(self) -> str:
         if self.constant is not None:
@@ -293,6 +292,8 @@ class Schema:
         """The schema with a coding; `auto` is that by kinds where some column is no real number."""
         if coding == "auto":
             coding = "columns" if self.is_mixed else "plain"
+        if coding == "one-hot" and not self.is_mixed:  # real numbers and counts are their own codes
+            coding = "plain"
         return replace(self, coding=coding)
 
     def describe(self) -> list[str]:

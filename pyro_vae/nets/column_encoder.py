@@ -64,7 +64,15 @@ class ColumnEncoder(nn.Module):
 
     @classmethod
     def num_inputs(cls, schema: Schema, masked: bool = False) -> int:
-        """The number of inputs that the network gets for the columns of a schema."""
+        """The number of inputs that the network gets for the columns of a schema.
+
+        Args:
+            schema: the columns.
+            masked: whether the mask of observed values is an input too.
+
+        Returns:
+            The number of inputs.
+        """
         columns = schema.modelled
         kinds = _by_transform(columns)
         numbers = sum(len(kinds[name]) for name in ("plain", "log", "logit", "count")) + 2 * len(kinds["zero"])

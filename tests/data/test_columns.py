@@ -135,7 +135,6 @@ def test_what_the_user_says_counts(options, name, kind, tmp_path):
         ({"columns": {"order": "count"}}, r"no column 'order'; did you mean 'orders'\? \(columns: customer_id"),
         ({"columns": {"orders": "cuont"}}, r"no kind called 'cuont'; did you mean 'count'\?"),
         ({"columns": {"revenue": "count"}}, "revenue has values from .*; count takes whole numbers from 0"),
-        ({"columns": {"orders": "positive"}}, "positive takes above 0"),
         ({"columns": {"city": "real"}}, "city holds 'City .*' in row .*no number"),
         ({"columns": {"city": "datetime"}}, "city holds a date that is not written as ISO 8601"),
         ({"columns": {"city": "binary"}}, "city has 30 values; binary takes two"),
@@ -151,6 +150,13 @@ def test_what_the_user_says_counts(options, name, kind, tmp_path):
 def test_what_cannot_be_is_refused_with_the_remedy(options, message):
     with pytest.raises(pv.InputError, match=message):
         pv.load_data("customers", **options)
+
+
+def test_a_positive_column_takes_zeros_and_nothing_below():
+    zeros = pandas.DataFrame({"x": np.where(NORMAL < 0, 0.0, np.exp(3 * NORMAL)), "y": cycle("a", "b", "c")})
+    assert pv.load_data(zeros).schema["x"].has_zeros
+    with pytest.raises(pv.InputError, match="positive takes numbers from 0"):
+        pv.load_data(pandas.DataFrame({"x": NORMAL, "y": NORMAL}), columns={"x": "positive"})
 
 
 def test_columns_are_named_for_tables_only():
@@ -185,9 +191,11 @@ def test_levels_and_ranges_are_those_of_the_training_rows():
 
 
 def test_a_category_that_was_never_seen_has_no_code():
-    data = pv.load_data(pandas.DataFrame({"x": NORMAL, "kind": cycle("a", "b", "c")}))
-    new = data.prepare(pandas.DataFrame({"kind": ["b", "d", None], "x": [0.0, 1.0, 2.0]}).iloc[:2])
-    assert new.stored[:, 1:].tolist() == [[0, 1, 0], [0, 0, 0]]
+    frame = pandas.DataFrame({"x": NORMAL, "kind": cycle("a", "b", "c")})
+    for coding, codes in (("columns", [[1], [3]]), ("one-hot", [[0, 1, 0], [0, 0, 0]])):
+        data = pv.load_data(frame, coding=coding)
+        new = data.prepare(pandas.DataFrame({"kind": ["b", "d", None], "x": [0.0, 1.0, 2.0]}).iloc[:2])
+        assert new.stored[:, 1:].tolist() == codes
     with pytest.raises(pv.InputError, match="values are missing"):
         data.prepare(pandas.DataFrame({"kind": [None], "x": [0.0]}))
 
