@@ -13,6 +13,7 @@ from pyro_vae.column_likelihood import Columns as Columns
 from pyro_vae.constructor_args import part
 from pyro_vae.distributions import BernoulliVector, LogisticBins, stable_densities
 from pyro_vae.errors import InputError
+from pyro_vae.multivariate_likelihood import MultivariateNormal as MultivariateNormal
 from pyro_vae.nets import init_output_bias, positive
 from pyro_vae.part_bases import LikelihoodModule
 from pyro_vae.typing import Distribution, Latents

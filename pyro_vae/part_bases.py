@@ -45,6 +45,9 @@ class LikelihoodModule(nn.Module):
     def init_from_data(self, mean: Tensor) -> None:
         """Before a first fit: set initial values from the mean (D,) of the training rows. By default nothing is set."""
 
+    def init_from_rows(self, rows: Tensor) -> None:
+        """Before a first fit: set initial values from some training rows (n, D). By default nothing is set."""
+
 
 class GuideModule(nn.Module):
     """The base of guides: modules from x (N, D) to a distribution over z with event shape (K,).
@@ -71,6 +74,18 @@ def init_part_from_data(part: object, values: Tensor) -> None:
     initialize = getattr(part, "init_from_data", None)  # a compiled module offers it too
     if callable(initialize):
         initialize(values)
+
+
+def init_likelihood_from_rows(likelihood: object, rows: Tensor) -> None:
+    """Set a likelihood's initial values from some rows, if it supports that.
+
+    Args:
+        likelihood: the likelihood.
+        rows: some training rows (n, D).
+    """
+    initialize = getattr(likelihood, "init_from_rows", None)
+    if callable(initialize):
+        initialize(rows)
 
 
 def masked_likelihood(likelihood: Likelihood, z: Latents, mask: Tensor | None) -> Distribution:

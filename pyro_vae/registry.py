@@ -86,6 +86,8 @@ LIKELIHOODS = Registry("likelihood", [
     LikelihoodEntry("bernoulli", "pyro_vae.likelihoods:Bernoulli", values="bits"),
     LikelihoodEntry("continuous-bernoulli", "pyro_vae.likelihoods:ContinuousBernoulli", values="unit interval"),
     LikelihoodEntry("normal", "pyro_vae.likelihoods:Normal", options=(SCALE,)),
+    LikelihoodEntry("multivariate-normal", "pyro_vae.likelihoods:MultivariateNormal",
+                    "one correlation of the residuals of all columns"),
     LikelihoodEntry("student-t", "pyro_vae.likelihoods:StudentT", options=(SCALE,)),
     LikelihoodEntry("discretized-logistic", "pyro_vae.likelihoods:DiscretizedLogistic", options=(SCALE,),
                     values="grey levels"),

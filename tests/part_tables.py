@@ -28,6 +28,7 @@ LIKELIHOODS = {  # name: (outputs of the network for each value, likelihood(netw
     "normal, learned": (1, lambda net, size: likelihoods.Normal(net, scale="learned")),
     "normal, per feature": (1, lambda net, size: likelihoods.Normal(net, scale="per-feature", num_features=size)),
     "normal, network": (2, lambda net, size: likelihoods.Normal(net, scale="network")),
+    "multivariate-normal": (2, lambda net, size: likelihoods.MultivariateNormal(net, num_features=size)),
     "student-t": (1, lambda net, size: likelihoods.StudentT(net, scale="learned")),
     "student-t, learned df": (1, lambda net, size: likelihoods.StudentT(net, scale="learned", df="learned")),
     "discretized-logistic": (1, lambda net, size: likelihoods.DiscretizedLogistic(net, levels=15)),

@@ -13,7 +13,7 @@ from pyro_vae.context_managers import evaluating, is_recording, one_thread_per_c
 from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.flows import concat
-from pyro_vae.part_bases import init_part_from_data, masked_likelihood
+from pyro_vae.part_bases import init_likelihood_from_rows, init_part_from_data, masked_likelihood
 from pyro_vae.programs.distribution_means import distribution_mean, mean_in_closed_form
 from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import PARAM_PREFIX, device_and_dtype, register_parameters, use_param_store
@@ -162,10 +162,11 @@ class VAE(Program):
 
         Args:
             mean: the data's mean (D,), for the likelihood.
-            rows: some rows (n, D), for the prior.
+            rows: some rows (n, D), for both.
         """
         if not self.started:
             init_part_from_data(self.likelihood, mean)
+            init_likelihood_from_rows(self.likelihood, rows[:, : len(mean)])
             init_part_from_data(self.prior, rows)
         self.started.fill_(True)
 
@@ -223,7 +224,7 @@ class ConditionalVAE(VAE):
 
         Args:
             mean: the data's mean (D,), for the likelihood.
-            rows: some rows (n, D), for the prior.
+            rows: some rows (n, D), for both.
         """
         turns = torch.arange(len(rows), device=rows.device) % self.num_labels
         VAE.init_from_data(self, mean, concat(rows, self._indicator(turns, rows)))

@@ -13,6 +13,7 @@ from pyro_vae.option_registry import Value
 from pyro_vae.registry import LIKELIHOODS, ModelConfig
 
 Scale = float | str | None
+MIN_CORRELATED, MAX_CORRELATED = 4, 200  # columns of tables whose residuals are modelled with their correlation
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ def _infer_likelihood(stored: Tensor, data: Dataset) -> tuple[str, str]:
     if is_unchanged and (data.holds_counts or are_counts(stored)):
         high = stored.max().item()
         return "negative-binomial", f"counts of 0 to {high:.0f}; --likelihood normal takes them as real numbers"
+    if data.image_shape is None and MIN_CORRELATED <= data.num_features <= MAX_CORRELATED:
+        return "multivariate-normal", "real numbers, with one correlation of their residuals"
     whole = not measure.dequantize and not measure.levels and bool((stored == stored.round()).all())
     return "normal", "whole numbers, taken as real ones; --dequantize gives them a density" if whole else "real numbers"
 
