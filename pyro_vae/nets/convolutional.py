@@ -1,11 +1,13 @@
-"""Convolutional networks for images, whose inputs or outputs are rows of height × width pixels."""
+"""Convolutional networks for images, whose inputs or outputs are rows of their pixels, channel by channel."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
+from pyro_vae.data.image_shapes import describe_shape
 from pyro_vae.errors import InputError
 from pyro_vae.nets.dense import ACTIVATIONS, Offset
 
@@ -17,12 +19,12 @@ _UpBlock = Callable[[int, int, str, Size, Size, bool], nn.Module]  # and sizes b
 
 @part
 def conv(image_shape: Shape, *channels: int, outputs: int, activation: str = "relu") -> nn.Module:
-    """Strided convolutions from an image to a vector, (..., H·W) → (..., outputs).
+    """Strided convolutions from an image to a vector, (..., C·H·W) → (..., outputs).
 
     Two convolutions reduce 28×28 to 7×7; the last layer is linear.
 
     Args:
-        image_shape: (height, width) of the image, H and W.
+        image_shape: (height, width) of the image, H and W, or (channels, height, width), with C channels.
         *channels: those of each 3×3 convolution of stride 2.
         outputs: the number of outputs.
         activation: the nonlinearity between layers, one of `ACTIVATIONS`.
@@ -41,13 +43,13 @@ def conv(image_shape: Shape, *channels: int, outputs: int, activation: str = "re
 def conv_transpose(
     inputs: int, *channels: int, image_shape: Shape, maps: int = 1, activation: str = "relu"
 ) -> nn.Module:
-    """Transposed convolutions from a vector to an image, (..., inputs) → (..., maps·H·W).
+    """Transposed convolutions from a vector to an image, (..., inputs) → (..., maps·C·H·W).
 
     Args:
         inputs: the number of inputs.
         *channels: those of each layer, from the vector to the image; each doubles height and width.
-        image_shape: (height, width) of the image, H and W.
-        maps: the number of values for each pixel, as images one after the other: 2 for a likelihood with
+        image_shape: (height, width) of the image, H and W, or (channels, height, width), with C channels.
+        maps: the number of values for each pixel and channel, as images one after the other: 2 for a likelihood with
             `scale="network"`.
         activation: the nonlinearity between layers, one of `ACTIVATIONS`.
 
@@ -63,12 +65,12 @@ def conv_transpose(
 
 @part
 def resnet(image_shape: Shape, *channels: int, outputs: int, activation: str = "elu") -> nn.Module:
-    """Residual blocks from an image to a vector, (..., H·W) → (..., outputs); each block halves height and width.
+    """Residual blocks from an image to a vector, (..., C·H·W) → (..., outputs); each block halves height and width.
 
     A block is the sum of two 3×3 convolutions and a 1×1 shortcut (He et al., arXiv:1603.05027).
 
     Args:
-        image_shape: (height, width) of the image, H and W.
+        image_shape: (height, width) of the image, H and W, or (channels, height, width), with C channels.
         *channels: those of each block.
         outputs: the number of outputs.
         activation: the nonlinearity between layers, one of `ACTIVATIONS`.
@@ -87,13 +89,13 @@ def resnet(image_shape: Shape, *channels: int, outputs: int, activation: str = "
 def resnet_transpose(
     inputs: int, *channels: int, image_shape: Shape, maps: int = 1, activation: str = "elu"
 ) -> nn.Module:
-    """Residual blocks from a vector to an image, (..., inputs) → (..., maps·H·W); each doubles height and width.
+    """Residual blocks from a vector to an image, (..., inputs) → (..., maps·C·H·W); each doubles height and width.
 
     Args:
         inputs: the number of inputs.
         *channels: those of each block, from the vector to the image.
-        image_shape: (height, width) of the image, H and W.
-        maps: the number of values for each pixel, as images one after the other.
+        image_shape: (height, width) of the image, H and W, or (channels, height, width), with C channels.
+        maps: the number of values for each pixel and channel, as images one after the other.
         activation: the nonlinearity between layers, one of `ACTIVATIONS`.
 
     Returns:
@@ -112,15 +114,15 @@ class _Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.image_shape = _check_arguments(image_shape, channels, activation)
-        sizes = _halved_sizes(self.image_shape, len(channels))
-        layers = [block(a, b, activation) for a, b in itertools.pairwise((1, *channels))]
+        sizes = _halved_sizes(self.image_shape[1:], len(channels))
+        layers = [block(a, b, activation) for a, b in itertools.pairwise((self.image_shape[0], *channels))]
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * sizes[-1][0] * sizes[-1][1], outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.image_shape[0] * self.image_shape[1]:
-            height, width = self.image_shape
-            raise InputError(f"a network for images of {height}×{width} was given rows of {x.shape[-1]} values")
-        out: Tensor = self.body(x.reshape(-1, 1, *self.image_shape))
+        if x.shape[-1] != math.prod(self.image_shape):
+            shape = describe_shape(self.image_shape[self.image_shape[0] == 1 :])
+            raise InputError(f"a network for images of {shape} was given rows of {x.shape[-1]} values")
+        out: Tensor = self.body(x.reshape(-1, *self.image_shape))
         return out.reshape(*x.shape[:-1], -1)
 
 
@@ -130,28 +132,30 @@ class _Decoder(nn.Module):
     ) -> None:
         super().__init__()
         shape = _check_arguments(image_shape, channels, activation)
-        sizes = _halved_sizes(shape, len(channels))[::-1]
+        sizes = _halved_sizes(shape[1:], len(channels))[::-1]
         first = channels[0] * sizes[0][0] * sizes[0][1]
         layers: list[nn.Module] = [nn.Linear(inputs, first), ACTIVATIONS[activation]()]
         layers.append(nn.Unflatten(1, (channels[0], *sizes[0])))
-        steps = zip(itertools.pairwise((*channels, maps)), itertools.pairwise(sizes), strict=True)
+        steps = zip(itertools.pairwise((*channels, maps * shape[0])), itertools.pairwise(sizes), strict=True)
         for i, ((a, b), (small, large)) in enumerate(steps):
             layers.append(block(a, b, activation, small, large, i == len(channels) - 1))
-        self.body = nn.Sequential(*layers, nn.Flatten(), Offset(maps * shape[0] * shape[1]))
+        self.body = nn.Sequential(*layers, nn.Flatten(), Offset(maps * math.prod(shape)))
 
     def forward(self, z: Tensor) -> Tensor:
         out: Tensor = self.body(z.reshape(-1, z.shape[-1]))
         return out.reshape(*z.shape[:-1], -1)
 
 
-def _check_arguments(image_shape: Shape, channels: tuple[int, ...], activation: str) -> tuple[int, int]:
-    if len(image_shape) != 2 or min(image_shape) < 1:
-        raise InputError(f"image_shape is (height, width), got {tuple(image_shape)}")
+def _check_arguments(image_shape: Shape, channels: tuple[int, ...], activation: str) -> tuple[int, int, int]:
+    """Channels, height and width; `InputError` for what makes no network."""
+    if len(image_shape) not in (2, 3) or min(image_shape) < 1:
+        raise InputError(f"image_shape is (height, width) or (channels, height, width), got {tuple(image_shape)}")
     if not channels or min(channels) < 1:
         raise InputError(f"a network for images needs one or more channels, each one or more; got {channels}")
     if activation not in ACTIVATIONS:
         raise InputError(f"no activation called {activation!r}; try one of {', '.join(ACTIVATIONS)}")
-    return int(image_shape[0]), int(image_shape[1])
+    *num_channels, height, width = (int(size) for size in image_shape)
+    return num_channels[0] if num_channels else 1, height, width
 
 
 def _halved_sizes(shape: tuple[int, int], times: int) -> list[tuple[int, int]]:
