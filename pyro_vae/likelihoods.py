@@ -77,6 +77,8 @@ class ContinuousBernoulli(LikelihoodModule):
 class _LocScale(LikelihoodModule):
     """A location for each value from the network, and a scale that is fixed, learned, or from the network."""
 
+    initial_scale = INITIAL_SCALE  # of one that is learned
+
     def __init__(self, net: nn.Module, scale: float | str, num_features: int | None, floor: float) -> None:
         super().__init__()
         choices = ("learned", "per-feature", "network")
@@ -89,7 +91,7 @@ class _LocScale(LikelihoodModule):
         if scale == "per-feature" and num_features is None:
             raise InputError("scale='per-feature' needs the number of features: give num_features=…")
         self.net, self.scale, self.floor = net, scale, floor
-        self._initial_raw_scale = math.log(math.expm1(max(INITIAL_SCALE - floor, 1e-3)))  # inverse of softplus
+        self._initial_raw_scale = math.log(math.expm1(max(self.initial_scale - floor, 1e-3)))  # inverse of softplus
         if scale in ("learned", "per-feature"):
             size = () if scale == "learned" else (num_features or 0,)
             self.raw_scale = nn.Parameter(torch.full(size, self._initial_raw_scale))
@@ -210,6 +212,8 @@ class DiscretizedLogistic(_LocScale):
     >>> DiscretizedLogistic(mlp(2, 10, 784), scale="learned")(torch.zeros(3, 2)).log_prob(torch.zeros(3, 784)).shape
     torch.Size([3])
     """
+
+    initial_scale = 0.1  # of levels in [0, 1]: at 0.5 all of them are about equally probable, and fits begin slowly
 
     def __init__(
         self,

@@ -210,17 +210,14 @@ class LogisticBins(TorchDistribution):
     def support(self) -> constraints.Constraint:
         return GreyLevels(self.levels)
 
-    @property
-    def _points(self) -> Tensor:
-        return torch.arange(self.levels + 1, dtype=self.loc.dtype, device=self.loc.device) / self.levels
-
     def _moment(self, power: int) -> Tensor:
-        shape = (-1,) + (1,) * self.loc.dim()
+        r"""$E[x^p] = L^{-p} \sum_{v=1}^L (v^p - (v-1)^p) P(V \geq v)$."""
         total = torch.zeros_like(self.loc)
-        for chunk in self._points.split(16):
-            points = chunk.reshape(shape)
-            total = total + (self.log_prob(points).exp() * points**power).sum(0)
-        return total
+        for v in torch.arange(1, self.levels + 1, dtype=self.loc.dtype, device=self.loc.device).split(16):
+            edges = ((v - 0.5) / self.levels).reshape(-1, *(1,) * self.loc.dim())
+            above: Tensor = torch.sigmoid((self.loc - edges) / self.scale)  # P(V ≥ v)
+            total = total + torch.tensordot(v**power - (v - 1) ** power, above, 1)
+        return total / float(self.levels) ** power
 
     @property
     def mean(self) -> Tensor:
