@@ -25,8 +25,9 @@ class Option:
 
     Attributes:
         name: its name in Python and in `config.toml`; the flag is `--name`, dashes for underscores.
-        type: `int`, `float`, `bool`, `str`, or a type of the command line by name: `scale`, `widths`, `shape`, `path`,
-            `texts` (the flag may be repeated).
+        type: `int`, `float`, `bool`, `str`, or a type of the command line by name: `scale`, `widths`, `path`, `shape`
+            (height and width, with the channels before them or not), `size` (height and width), `texts` (the flag may
+            be repeated).
         default: its value where none is given; None where the default depends on other settings.
         help: one sentence for `--help` and the docs, with the unit.
         choices: the names it may have, as a registry or a tuple; empty where it is not a name.
@@ -80,6 +81,8 @@ class Option:
             if not isinstance(value, (list, tuple)) or not all(isinstance(each, int) and each > 0 for each in value):
                 raise InputError(f"{self.name} must be whole numbers of one or more, as in (500, 200), got {value!r}")
             return tuple(value)
+        if self.type in ("shape", "size"):
+            return _sizes(self.name, value, (2,) if self.type == "size" else (2, 3))
         return value
 
     def _check_number(self, value: Any) -> int | float:
@@ -107,6 +110,15 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     """A setting of several texts; `InputError` for anything else."""
     if isinstance(value, str) or not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
         raise InputError(f"{name} must be a list of texts, as in ['a', 'b'], got {value!r}")
+    return tuple(value)
+
+
+def _sizes(name: str, value: Any, lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of an image; `InputError` for anything else."""
+    is_sequence = isinstance(value, (list, tuple)) and len(value) in lengths
+    if not is_sequence or not all(isinstance(each, int) and each > 0 for each in value):
+        words = "[channels,] height and width" if 3 in lengths else "height and width"
+        raise InputError(f"{name} must be {words}, whole numbers of one or more, got {value!r}")
     return tuple(value)
 
 

@@ -107,7 +107,8 @@ def _keywords(option: Option) -> dict[str, Any]:
     if option.type == "texts":
         return told | {"multiple": True, "show_default": False}
     if option.type is not bool:
-        types: dict[type | str, Any] = {"scale": SCALE, "widths": WIDTHS, "shape": SHAPE, "path": click.Path()}
+        types: dict[type | str, Any] = {"scale": SCALE, "widths": WIDTHS, "path": click.Path()}
+        types |= {"shape": SHAPE, "size": SIZE}
         told["type"] = (
             click.Choice(tuple(option.choices)) if len(option.choices) else types.get(option.type, option.type)
         )
@@ -145,18 +146,21 @@ PROGRAM = option(
 )
 
 
-class _Shape(click.ParamType):
-    """HEIGHTxWIDTH, as in 28x20."""
+class _Sizes(click.ParamType):
+    """Whole numbers with an x between them: 28x20 for height and width, or 3x28x20 with the channels first."""
 
-    name = "HxW"
+    def __init__(self, name: str, words: str, lengths: tuple[int, ...]) -> None:
+        self.name, self.words, self.lengths = name, words, lengths
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         parts = value if isinstance(value, (tuple, list)) else str(value).lower().replace("×", "x").split("x")
         try:
-            height, width = (int(part) for part in parts)
+            sizes = tuple(int(part) for part in parts)
         except ValueError:
-            self.fail(f"{value!r} is not HEIGHTxWIDTH, as in 28x20", param, ctx)
-        return height, width
+            sizes = ()
+        if len(sizes) not in self.lengths:
+            self.fail(f"{value!r} is not {self.words}", param, ctx)
+        return sizes
 
 
 class _Widths(click.ParamType):
@@ -190,7 +194,9 @@ class _Scale(click.ParamType):
             self.fail(f"{value!r} is neither a number nor one of {', '.join(self.words)}", param, ctx)
 
 
-SHAPE, WIDTHS, SCALE = _Shape(), _Widths(), _Scale()
+SHAPE = _Sizes("[Cx]HxW", "HEIGHTxWIDTH, as in 28x20, or CHANNELSxHEIGHTxWIDTH, as in 3x32x32", (2, 3))
+SIZE = _Sizes("HxW", "HEIGHTxWIDTH, as in 28x20", (2,))
+WIDTHS, SCALE = _Widths(), _Scale()
 
 
 def given_options(ctx: click.Context) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pyro_vae.cli.print_json import print_json
 from pyro_vae.cli.setting_options import setting_options
 from pyro_vae.errors import InputError
 
-DATA_SETTINGS = ("data", "data_root", "binarize", "standardize", "image_shape")
+DATA_SETTINGS = ("data", "data_root", "binarize", "standardize", "image_shape", "gray", "resize")
 NETWORK_SETTINGS = ("hidden", "epochs", "batch_size", "learning_rate", "denoising")
 AUTOENCODER_OPTIONS = (
     *DATA_SETTINGS, *NETWORK_SETTINGS, "latent_dim", "seeds", "seed", "split", "num_rows", "train_rows", "out",
@@ -57,7 +57,7 @@ def study() -> None:
     help="The rows to measure; test rows once, when all choices are made.",
 )
 @option("Study", "--num-rows", type=click.IntRange(2), help="Measure the first rows of the split only.")
-@setting_options("data", "data_root", "binarize", "standardize", "image_shape")
+@setting_options(*DATA_SETTINGS)
 @option("Data", "--train-rows", type=click.IntRange(10), multiple=True, metavar="N", help="Train on the first N rows.")
 @setting_options("hidden", "epochs", "batch_size", "learning_rate", "seed", epochs={"default": 60})
 @OUT

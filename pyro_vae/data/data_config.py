@@ -44,7 +44,7 @@ class DataConfig(Settings):
     binarize: str | None = setting(
         None,
         str,
-        "How pixels become 0 or 1; images: stochastic, drawn anew each epoch.",
+        "How pixels become 0 or 1; grey images: stochastic, drawn anew each epoch; colour: none.",
         choices=BINARIZE,
         group=DATA,
     )
@@ -72,8 +72,20 @@ class DataConfig(Settings):
         choices=HEADER,
         group=DATA,
     )
-    image_shape: tuple[int, int] | None = setting(
-        None, "shape", "Rows are images of this height and width, as in 28x20.", metavar="HxW", group=DATA
+    image_shape: tuple[int, int] | tuple[int, int, int] | None = setting(
+        None,
+        "shape",
+        "Rows are images of this height and width, as in 28x20, or of these channels too, as in 3x32x32.",
+        metavar="[Cx]HxW",
+        group=DATA,
+    )
+    gray: bool = setting(False, bool, "Read the images of a folder as grey levels.", is_flag=True, group=DATA)
+    resize: tuple[int, int] | None = setting(
+        None,
+        "size",
+        "Bring the images of a folder to this height and width (Lanczos resampling).",
+        metavar="HxW",
+        group=DATA,
     )
     stream: bool | None = setting(
         None,

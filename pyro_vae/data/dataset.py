@@ -7,8 +7,9 @@
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from torch import Tensor
 from pyro_vae.data.column_options import ColumnOptions
 from pyro_vae.data.columns import Schema
 from pyro_vae.data.data_config import DataConfig
+from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
+from pyro_vae.data.image_shapes import ImageShape, as_image_shape, describe_shape, is_colour
 from pyro_vae.data.load_tables import ReadOptions, Source, load_tables
 from pyro_vae.data.prepare_rows import Preparation, draw_dense, make_split
 from pyro_vae.data.reference_measure import Measure, infer_measure, measure_of_columns
@@ -62,6 +65,7 @@ class Dataset:
         notes: what was decided in reading that is not plain to see.
         layer: the layer of annotated rows that holds the values; None for X, and for other data.
         holds_counts: whether the source says that its whole numbers are counts, of any size.
+        images: how the images of a folder were read.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     layer: str | None = None
     holds_counts: bool = False
+    images: ImageSettings = AS_THEY_ARE
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test rows"
@@ -102,8 +107,9 @@ class Dataset:
     @property
     def preparation(self) -> Preparation:
         """What new rows have to go through to be on this data set's measure."""
+        images = replace(self.images, fitted=self.image_shape, label_levels=self.label_levels)
         about = self.train.measure, self.num_features, self.schema
-        return Preparation(*about, missing=self.has_missing, layer=self.layer)
+        return Preparation(*about, missing=self.has_missing, layer=self.layer, images=images)
 
     def prepare(self, rows: Source, header: str = "auto") -> Split:
         """New rows as the training rows were prepared: the same columns, shifts, scales and labels.
@@ -111,8 +117,8 @@ class Dataset:
         Loaded as a data set of their own they would be standardized by their own means.
 
         Args:
-            rows: a file, an array, tensor or sparse matrix (N, D), or a data frame or annotated rows (AnnData), whose
-                columns may be in any order.
+            rows: a file, a folder of images, an array, tensor or sparse matrix (N, D), or a data frame or annotated
+                rows (AnnData), whose columns may be in any order.
             header: whether the first row of a text table holds names: yes, no or auto.
 
         Returns:
@@ -132,7 +138,7 @@ class Dataset:
         return self.train.shape[1]
 
     @property
-    def image_shape(self) -> tuple[int, int] | None:
+    def image_shape(self) -> ImageShape | None:
         return self.train.image_shape
 
     @property
@@ -160,7 +166,9 @@ def load_data(
     dequantize: bool = False,
     standardize: bool | None = None,
     missing: str = "auto",
-    image_shape: tuple[int, int] | None = None,
+    image_shape: ImageShape | None = None,
+    gray: bool = False,
+    resize: tuple[int, int] | None = None,
     header: str = "auto",
     columns: Mapping[str, str] | None = None,
     label: str | None = None,
@@ -184,16 +192,20 @@ def load_data(
     options that contradict each other.
 
     Args:
-        name: the name or path; in memory an array or tensor (N, D) or (N, height, width), a sparse matrix (N, D), which
-            stays sparse, a data frame of pandas, polars or pyarrow, or annotated rows (`anndata.AnnData`).
-        binarize: stochastic, fixed, threshold or none; by default images are binarized stochastically, tables are not.
+        name: the name or path; in memory an array or tensor (N, D) or (N, height, width), in colour (N, 3, height,
+            width) or (N, height, width, 3), a sparse matrix (N, D), which stays sparse, a data frame of pandas, polars
+            or pyarrow, or annotated rows (`anndata.AnnData`).
+        binarize: stochastic, fixed, threshold or none; by default grey images are binarized stochastically, images in
+            colour and tables are not.
         dequantize: whether uniform noise is added to integers.
         standardize: whether each column's training mean is subtracted and the column divided by its training standard
             deviation; by default for tables of real numbers, not for images and counts. Every log-density reported
             counts the Jacobian.
         missing: what is done with NaN, a missing value: refuse; mask, where splits have a `mask` and only observed
             values are modelled; or auto, which refuses it in arrays and masks it in tables of columns.
-        image_shape: height and width, where the rows are images and do not say so.
+        image_shape: height and width, in colour the channels before them, where the rows are images and do not say so.
+        gray: whether the images of a folder are read as grey levels (luma, ITU-R 601-2).
+        resize: the height and width to which the images of a folder are brought, by Lanczos resampling.
         header: whether the first row of a text table holds the columns' names: yes, no, or auto, which looks.
         columns: the kinds of columns by name, in place of those that their training values suggest: real, positive,
             bounded, count, integer, binary, categorical, `ordinal:low<mid<high`, `datetime:%d.%m.%Y`, id or ignored.
@@ -219,19 +231,22 @@ def load_data(
     Returns:
         The data set.
     """
-    for option, value in {"missing": missing, "header": header, "coding": coding}.items():
+    given = {"missing": missing, "header": header, "coding": coding, "image_shape": image_shape}
+    for option, value in (given | {"gray": gray, "resize": resize}).items():
         options_of(DataConfig)[option].check(value)
+    shape = None if image_shape is None else as_image_shape(image_shape)
+    images = ImageSettings(gray, None if resize is None else (resize[0], resize[1]))
     about = ColumnOptions(columns or {}, label, _names(id), _names(drop), weights, split, group, schema, coding)
-    options = ReadOptions(missing, image_shape, header, root, stream, seed, about, valid, test, layer)
+    options = ReadOptions(missing, shape, images, header, root, stream, seed, about, valid, test, layer)
     loaded = load_tables(name, options)
     table = loaded.tables[0]
     _check_training_table(table)
     measure, columns_read = _measure(table, loaded.levels, binarize, dequantize, standardize)
     tables, names = [draw_dense(each, measure) for each in loaded.tables], ("train", "valid", "test")
-    splits = {key: make_split(key, each, measure) for key, each in zip(names, tables, strict=True)}
+    first, second, third = (make_split(key, each, measure) for key, each in zip(names, tables, strict=True))
     title = str(name) if isinstance(name, (str, Path)) else "memory"
-    about_table = {"schema": columns_read, "notes": tables[0].notes, "holds_counts": table.holds_counts}
-    return Dataset(title, **splits, description=loaded.description, layer=layer, **about_table)  # type: ignore[arg-type]
+    said = loaded.description, columns_read, tables[0].notes
+    return Dataset(title, first, second, third, *said, layer, table.holds_counts, images)
 
 
 def _measure(
@@ -251,7 +266,8 @@ def _measure(
             )
         return measure_of_columns(schema, values)
     standardize = False if table.holds_counts and standardize is None else standardize
-    return infer_measure(values, levels, binarize, dequantize, standardize, schema.is_coded), schema
+    kinds = schema.is_coded, is_colour(table.image_shape)
+    return infer_measure(values, levels, binarize, dequantize, standardize, *kinds), schema
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -265,7 +281,7 @@ def _check_training_table(table: Table[Values]) -> None:
         raise InputError(
             f"column {int(empty.nonzero()[0])} (counting from 0) has no value in any training row; leave it out"
         )
-    if shape and shape[0] * shape[1] != values.shape[1]:
+    if shape and math.prod(shape) != values.shape[1]:
         raise InputError(
-            f"images of {shape[0]}×{shape[1]} pixels have {shape[0] * shape[1]} values, the rows have {values.shape[1]}"
+            f"images of {describe_shape(shape)} pixels have {math.prod(shape)} values, the rows have {values.shape[1]}"
         )

@@ -10,13 +10,16 @@ from torch import Tensor
 
 from pyro_vae.data.annotated.annotated_rows import AnnotatedRows
 from pyro_vae.data.annotated.fields import Fields
+from pyro_vae.data.annotated.read_annotated import OBS_NAME
 from pyro_vae.data.column_options import ColumnOptions
 from pyro_vae.data.frame_tables import MIN_ROWS, split_frame, stack_frames, tables_of_frame
 from pyro_vae.data.frames import DataFrame, Frame
+from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
+from pyro_vae.data.image_shapes import ImageShape, describe_shape
 from pyro_vae.data.named_datasets import NAMED_DATASETS
 from pyro_vae.data.ondisk.read_large_files import read_rows, split_rows
 from pyro_vae.data.ondisk.rows_on_disk import Array
-from pyro_vae.data.read_files import read_memory
+from pyro_vae.data.read_files import read_memory, require_no_image_settings
 from pyro_vae.data.reference_measure import infer_levels
 from pyro_vae.data.sparse.read_sparse import SparseMatrix, keep_or_make_dense
 from pyro_vae.data.stored_rows import Values
@@ -32,7 +35,8 @@ class ReadOptions:
 
     Attributes:
         missing: what is done with missing values: refuse, mask, or auto: mask in tables of columns, refuse in arrays.
-        image_shape: height and width, where the rows are images and do not say so.
+        image_shape: height and width, in colour the channels before them, where the rows are images and do not say so.
+        images: how the images of a folder are read.
         header: whether the first row of a text table holds names: yes, no or auto.
         root: the folder of torchvision's data sets.
         stream: whether the training rows stay on disk; None: those of more than 1 GiB.
@@ -44,7 +48,8 @@ class ReadOptions:
     """
 
     missing: str = "auto"
-    image_shape: tuple[int, int] | None = None
+    image_shape: ImageShape | None = None
+    images: ImageSettings = AS_THEY_ARE
     header: str = "auto"
     root: str | Path | None = None
     stream: bool | None = None
@@ -73,8 +78,8 @@ def load_tables(name: Source, options: ReadOptions) -> LoadedTables:
     """The tables of a data set.
 
     Args:
-        name: the name or path; in memory an array or tensor (N, D) or (N, height, width), a sparse matrix, a data
-            frame, or annotated rows.
+        name: the name or path; in memory an array or tensor of rows or images, a sparse matrix, a data frame, or
+            annotated rows.
         options: how rows are read and split.
 
     Returns:
@@ -88,7 +93,7 @@ def load_tables(name: Source, options: ReadOptions) -> LoadedTables:
     read, source = _read(name, options)
     if isinstance(read, Frame):
         return _from_frame(read, source, options)
-    _require_no_columns(_without_label(options) if read.ids else options, source)
+    _require_no_columns(_without_label(options) if OBS_NAME in read.ids else options, source)
     read = keep_or_make_dense(read, Path(source), options.missing == "mask")
     _check_rows(read, options.image_shape, source)
     if options.missing != "mask":
@@ -102,6 +107,7 @@ def _load_named(name: str, options: ReadOptions) -> LoadedTables:
         raise InputError(f"the image shape of {name} is known: leave the image shape out")
     if options.layer is not None:
         raise InputError(f"{name} has no layers: leave layer (--layer) out")
+    require_no_image_settings(Path(name), options.images)
     named = NAMED_DATASETS[name]
     loaded = named.load()(options.root, options.seed, **named.fixed)
     if isinstance(loaded, Frame):
@@ -114,7 +120,9 @@ def _read(name: Source, options: ReadOptions) -> tuple[Table[Values] | Frame, st
     if isinstance(name, (str, Path)):
         _require_path(name)
         is_masked = options.missing == "mask" or bool(options.columns) or options.valid is not None
-        return read_rows(Path(name), is_masked, options.stream, options.header, options.fields), str(name)
+        how = options.stream, options.header, options.fields, options.images
+        return read_rows(Path(name), is_masked, *how), str(name)
+    require_no_image_settings(Path("the data"), options.images)
     return read_memory(name, options.fields), "the data"
 
 
@@ -165,13 +173,13 @@ def _require_path(name: str | Path) -> None:
     )
 
 
-def _check_rows(table: Table[Values], image_shape: tuple[int, int] | None, source: str) -> None:
+def _check_rows(table: Table[Values], image_shape: ImageShape | None, source: str) -> None:
     """`InputError` for too few rows, and for images of another shape than `image_shape`."""
     num_rows = len(table.values)
     if num_rows < MIN_ROWS:
         raise InputError(f"{source}: {num_rows} rows are too few to train, validate and test on; {MIN_ROWS} are needed")
     if image_shape and table.image_shape and image_shape != table.image_shape:
-        found, expected = ("×".join(map(str, shape)) for shape in (table.image_shape, image_shape))
+        found, expected = (describe_shape(shape) for shape in (table.image_shape, image_shape))
         raise InputError(f"{source}: holds images of {found}, not of {expected}; leave the shape out")
 
 

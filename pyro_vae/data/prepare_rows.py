@@ -13,6 +13,8 @@ from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.frame_tables import frame_by_schema
 from pyro_vae.data.frames import Frame
+from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
+from pyro_vae.data.image_shapes import ImageShape, describe_shape, is_colour
 from pyro_vae.data.infer_columns import LABEL_COLUMNS
 from pyro_vae.data.load_tables import Source
 from pyro_vae.data.ondisk.column_statistics import validate_rows
@@ -44,6 +46,7 @@ class Preparation:
         missing: whether missing values are taken.
         stream: whether rows stay on disk where they can.
         layer: the layer of annotated rows that holds the values.
+        images: how the images of a folder are read, and the shape that images have to have.
     """
 
     measure: Measure
@@ -52,6 +55,7 @@ class Preparation:
     missing: bool = False
     stream: bool | None = None
     layer: str | None = None
+    images: ImageSettings = AS_THEY_ARE
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -67,8 +71,8 @@ class Preparation:
         """Rows of a file or in memory, in their order, as a split on the measure that the program was fitted to.
 
         Args:
-            rows: a file, an array, tensor or sparse matrix (N, D), or a data frame or annotated rows (AnnData), whose
-                columns may be in any order.
+            rows: a file, a folder of images, an array, tensor or sparse matrix (N, D), or a data frame or annotated
+                rows (AnnData), whose columns may be in any order.
             header: whether the first row of a text table holds names: yes, no or auto.
 
         Returns:
@@ -79,7 +83,8 @@ class Preparation:
             path = Path(rows)
             stream = True if self.stream and path.suffix.lower() in (".npy", ".parquet") else None
             name, is_masked = str(rows), self.missing or self.schema.is_coded
-            read = read_rows(path, is_masked, stream, header, fields if path.suffix in ANNOTATED_SUFFIXES else Fields())
+            fields = fields if path.suffix.lower() in ANNOTATED_SUFFIXES else Fields()
+            read = read_rows(path, is_masked, stream, header, fields, self.images)
         else:
             name = "the data"
             read = read_memory(rows, fields if isinstance(rows, AnnotatedRows) else Fields())
@@ -87,6 +92,7 @@ class Preparation:
             table = self._of_frame(read)
         else:
             table = self._of_array(keep_or_make_dense(read, Path(name), self.missing), name)
+        self._check_shape(table.image_shape, name)
         self._check(table.values, name)
         if not self.missing:
             require_complete(table, Path(name))
@@ -131,6 +137,17 @@ class Preparation:
         own = torch.tensor([places.get(level, NO_LABEL) for level in table.label_levels] + [NO_LABEL])
         labels = own[table.labels] if table.label_levels else table.labels  # the last is that of −1
         return replace(table, labels=labels, schema=self.schema)
+
+    def _check_shape(self, found: ImageShape | None, name: str) -> None:
+        """`InputError` for images of another shape than those of the fit, where both are known."""
+        expected = self.images.fitted
+        if expected is None or found is None or found == expected:
+            return
+        kind, wanted = ("colour" if is_colour(shape) else "grey" for shape in (found, expected))
+        raise InputError(
+            f"{name}: holds {kind} images of {describe_shape(found)}, but this run was fitted to {wanted} images of "
+            f"{describe_shape(expected)}; bring them to that shape"
+        )
 
     def _check(self, values: Values, name: str) -> None:
         if values.shape[1] != self.num_features:

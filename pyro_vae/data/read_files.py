@@ -6,15 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from pyro_vae.data.annotated.annotated_rows import ANNOTATED_SUFFIXES, AnnotatedRows
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.annotated.read_annotated import read_annotated, table_from_annotated
-from pyro_vae.data.columns import Schema
 from pyro_vae.data.frames import Frame, is_frame, read_frame, without_row_numbers
+from pyro_vae.data.image_settings import AS_THEY_ARE, IMAGE_SUFFIXES, ImageSettings
 from pyro_vae.data.infer_columns import LABEL_COLUMNS
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.read_csv import COMPRESSED, read_text_table
@@ -26,17 +25,18 @@ from pyro_vae.errors import InputError
 
 DEFAULT_FIELDS = Fields()
 LABEL_ARRAYS = (*LABEL_COLUMNS, "y")
-EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".pgm")
 
 
-def read_file(path: Path, header: str = "auto", fields: Fields = DEFAULT_FIELDS) -> Table[Values] | Frame:
+def read_file(
+    path: Path, header: str = "auto", fields: Fields = DEFAULT_FIELDS, images: ImageSettings = AS_THEY_ARE
+) -> Table[Values] | Frame:
     """Read a file by its suffix, or a folder of images; `InputError` says what is wrong and what to try.
 
     Args:
         path: the file or folder.
         header: whether the first row of a text table holds the columns' names: `yes`, `no`, or `auto`, which looks.
         fields: which parts of annotated rows are read.
+        images: how images are read; of other files, settings that are given are an error.
 
     Returns:
         The table of arrays, sparse rows, annotated rows and pictures, the data frame of a file of columns.
@@ -44,11 +44,16 @@ def read_file(path: Path, header: str = "auto", fields: Fields = DEFAULT_FIELDS)
     path, sheet = split_sheet(path)
     if not path.exists():
         raise InputError(f"no file or folder {path}; `pyro-vae datasets` lists the data sets that have names")
+    is_of_images = is_image_source(path)
+    if not is_of_images:
+        require_no_image_settings(path, images)
     if path.suffix.lower() in ANNOTATED_SUFFIXES:
         return read_annotated(path, fields)
     _require_no_layer(fields, f"{path}: ")
+    if is_of_images:
+        return _read_images(path, images)
     if path.is_dir():
-        return _read_parquet(path) if next(path.rglob("*.parquet"), None) else _read_image_folder(path)
+        return _read_parquet(path)
     suffix = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() in COMPRESSED else path.suffix.lower()
     is_text = suffix in TEXT_SUFFIXES
     reader = READERS.get(suffix)
@@ -74,8 +79,8 @@ def read_memory(data: object, fields: Fields = DEFAULT_FIELDS) -> Table[Values] 
     """Rows in memory.
 
     Args:
-        data: an array or tensor, (N, D) or (N, height, width), a sparse matrix (N, D), a data frame of any library, or
-            annotated rows (`anndata.AnnData`).
+        data: an array or tensor (N, D), images (N, height, width), with channels before or after, a sparse matrix
+            (N, D), a data frame of any library, or annotated rows (`anndata.AnnData`).
         fields: which parts of annotated rows are read.
 
     Returns:
@@ -177,57 +182,36 @@ def _read_arrow(path: Path) -> Frame:
     return without_row_numbers(Frame(frame.reset_index(drop=True), path))
 
 
-def _read_image_folder(folder: Path) -> Table[Tensor]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise InputError(f"{folder}: no images in it (looked for {', '.join(IMAGE_SUFFIXES)})")
-    image, notes = _read_image(paths[0])
-    images, (height, width) = [image], image.shape
-    for path in paths[1:]:
-        image, own = _read_image(path)
-        notes += own
-        if image.shape != (height, width):
-            raise InputError(
-                f"{path}: {image.shape[1]}×{image.shape[0]} pixels, but {paths[0].name} has {width}×{height}; make "
-                "them one size"
-            )
-        images.append(image)
-    folders = [path.parent.name for path in paths]
-    labels = None
-    levels: tuple[str, ...] = ()
-    if len(set(folders)) > 1:
-        labels, levels = encode_labels(np.array(folders), folder, len(folders))
-    values = torch.from_numpy(np.stack([image.reshape(-1) for image in images]))
-    schema = Schema() if labels is None else label_schema("folder", levels)
-    return Table(values, labels, (height, width), schema, notes=tuple(dict.fromkeys(notes)))
+def is_image_source(path: Path) -> bool:
+    """Whether a path is read as images: an image, or a folder that is no table (`.zarr`, or with files of Parquet).
+
+    Args:
+        path: the file or folder.
+
+    Returns:
+        Whether it is.
+    """
+    suffix = path.suffix.lower()
+    is_folder = path.is_dir() and suffix not in ANNOTATED_SUFFIXES and next(path.rglob("*.parquet"), None) is None
+    return suffix in IMAGE_SUFFIXES or is_folder
 
 
-def _read_image(path: Path) -> tuple[Array, tuple[str, ...]]:
-    """The grey levels of an image, (height, width) uint8, and what was done to it."""
-    from PIL import Image, UnidentifiedImageError
+def _read_images(path: Path, settings: ImageSettings) -> Table[Tensor]:
+    from pyro_vae.data.read_images import read_images  # late: other files need no PIL
 
-    try:
-        with Image.open(path) as opened:
-            image: Image.Image = opened
-            mode, notes = image.mode, []
-            is_transparent = "A" in mode or "transparency" in image.info
-            if is_transparent:  # where it is transparent, its own colour, often black, is not what people see
-                colours = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
-                notes.append("transparent pictures put on white")
-            if _has_colours(np.asarray(image.convert("RGB"))):
-                notes.append("colours read as grey levels")
-            grey = np.asarray(image.convert("L"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path}: not a readable image") from error
-    if mode not in EIGHT_BIT_MODES:
-        raise InputError(f"{path}: an image of mode {mode}, with more than 8 bits a pixel; save it with 8, or as .npy")
-    return grey, tuple(notes)
+    return read_images(path, settings)
 
 
-def _has_colours(channels: Array) -> bool:
-    """Whether the channels (height, width, 3) of a picture differ."""
-    return bool((channels != channels[..., :1]).any())
+def require_no_image_settings(path: Path, settings: ImageSettings) -> None:
+    """`InputError` where images are to be read in a way of their own, and this is none.
+
+    Args:
+        path: the source, for the message.
+        settings: how images are to be read.
+    """
+    if settings.fitted is None and (settings.gray or settings.resize is not None):
+        option = "--gray (gray)" if settings.gray else "--resize (resize)"
+        raise InputError(f"{path}: {option} is for images and folders of images; leave it out")
 
 
 TEXT_SUFFIXES = tuple(f"{text}{packed}" for packed in ("", *COMPRESSED) for text in (".csv", ".tsv"))

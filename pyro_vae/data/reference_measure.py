@@ -158,11 +158,12 @@ def infer_measure(
     dequantize: bool,
     standardize: bool | None,
     coded: bool = False,
+    is_colour: bool = False,
 ) -> Measure:
     """The measure of training values (N, D); options that are None are chosen by the values.
 
-    By default images are binarized, tables of real numbers standardized, counts left unchanged. Raises `InputError`
-    for options that the values or the other options rule out.
+    By default grey images are binarized, images in colour and counts left unchanged, tables of real numbers
+    standardized. Raises `InputError` for options that the values or the other options rule out.
 
     Args:
         values: the training values (N, D), as stored.
@@ -171,6 +172,7 @@ def infer_measure(
         dequantize: whether uniform noise is added to integers.
         standardize: whether columns are standardized, or None.
         coded: whether some columns are codes of categories or dates; then columns are standardized by default.
+        is_colour: whether rows are images in colour.
 
     Returns:
         The measure.
@@ -182,7 +184,8 @@ def infer_measure(
     observed = observed_values(values)
     if binarize is None:
         is_binary = bool(((observed == 0) | (observed == 1)).all())
-        binarize = "none" if levels is None or dequantize or standardize else "fixed" if is_binary else "stochastic"
+        is_kept = levels is None or dequantize or standardize or (is_colour and not is_binary)
+        binarize = "none" if is_kept else "fixed" if is_binary else "stochastic"
     if binarize != "none" and levels is None:
         levels = 255 if values.dtype == torch.uint8 else _unit_levels(observed, binarize)
     if dequantize and not bool((observed == observed.round()).all()):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.data.image_shapes import ImageShape
 from pyro_vae.data.ondisk.rows_on_disk import Array, as_index
 from pyro_vae.data.reference_measure import Measure
 from pyro_vae.data.row_weights import check_weights, relative_weights
@@ -34,7 +35,7 @@ class Split:
         stored: the rows as read (N, D).
         measure: how they become x.
         labels: the labels (N,), or None.
-        image_shape: height and width where the rows are images.
+        image_shape: (height, width) where the rows are grey images, (channels, height, width) where they have colours.
         index: the row numbers in the source, the file or array (N,), or None.
         inputs: further inputs of each row by name, (N, …) each, for a program whose model or guide has an argument of
             that name: lengths, totals, covariates.
@@ -48,7 +49,7 @@ class Split:
     stored: Tensor
     measure: Measure = field(default_factory=Measure)
     labels: Tensor | None = None
-    image_shape: tuple[int, int] | None = None
+    image_shape: ImageShape | None = None
     index: Tensor | None = None
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     ids: Mapping[str, Array] = field(default_factory=dict)

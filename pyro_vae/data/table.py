@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.data.column_values import is_missing, to_numbers
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.frames import Frame
+from pyro_vae.data.image_shapes import ImageShape, shape_of_array
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.errors import InputError
@@ -31,7 +32,7 @@ class Table(Generic[Values_co]):
     Attributes:
         values: the values (N, D), as a tensor, or as rows that stay on disk or sparse.
         labels: the labels (N,), or None.
-        image_shape: height and width where the rows are images.
+        image_shape: (height, width) where the rows are grey images, (channels, height, width) where they have colours.
         schema: the columns with their kinds; without columns where they have no names, as in arrays and pictures.
         index: the row numbers in the source (N,); None where all rows are in their order.
         ids: what names each row, by column, (N,) each.
@@ -42,7 +43,7 @@ class Table(Generic[Values_co]):
 
     values: Values_co
     labels: Tensor | None = None
-    image_shape: tuple[int, int] | None = None
+    image_shape: ImageShape | None = None
     schema: Schema = field(default_factory=Schema)
     index: Tensor | None = None
     ids: Mapping[str, Array] = field(default_factory=dict)
@@ -134,7 +135,7 @@ def table_from_array(array: Array, path: Path) -> Table[Tensor]:
     """The table of an array.
 
     Args:
-        array: the rows, (N, D) or (N, height, width).
+        array: the rows (N, D), or images (N, height, width), with one or three channels before or after the two.
         path: the source, for the message.
 
     Returns:
@@ -142,20 +143,15 @@ def table_from_array(array: Array, path: Path) -> Table[Tensor]:
     """
     if array.dtype.kind not in "fiub":
         raise InputError(f"{path}: holds {array.dtype} values; expected numbers")
-    if array.ndim < 2:
-        raise InputError(
-            f"{path}: has shape {array.shape}; expected one row for each observation, (N, D) or (N, height, width)"
-        )
-    image_shape = (int(array.shape[1]), int(array.shape[2])) if array.ndim == 3 else None
-    if array.ndim > 3:
-        raise InputError(f"{path}: has shape {array.shape}; expected (N, D) or grey images (N, height, width)")
+    shape = shape_of_array(array.shape, path)
     if 0 in array.shape:
         raise InputError(f"{path}: no rows in it, or no columns: its shape is {array.shape}")
+    array = np.moveaxis(array, -1, 1) if shape.channels_last else array
     flat = array.reshape(len(array), -1)
     if flat.dtype != np.uint8:
         flat = flat.astype(np.float64)  # for standardizing: in float32 all time stamps would be equal
         _check_finite(flat, path, [f"column {i}" for i in range(flat.shape[1])])
-    return Table(torch.from_numpy(np.ascontiguousarray(flat)), None, image_shape)
+    return Table(torch.from_numpy(np.ascontiguousarray(flat)), None, shape.image_shape, notes=shape.notes)
 
 
 def _check_finite(values: Array, path: Path, columns: list[str]) -> None:

@@ -62,7 +62,8 @@ def _network(config: ModelConfig, data: Dataset) -> tuple[NetworkEntry, tuple[in
     entry = NETWORKS[config.network]
     if entry.for_images and data.image_shape is None:
         raise InputError(
-            f"--network {entry.name} is for images, and {data.name} is a table; say --image-shape HxW if it is not"
+            f"--network {entry.name} is for images, and {data.name} is a table; say --image-shape HxW, in colour "
+            "3xHxW, if it is not"
         )
     options = entry.keywords(config.options)
     hidden = options.pop("hidden", ())

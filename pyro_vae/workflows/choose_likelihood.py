@@ -7,6 +7,7 @@ from torch import Tensor
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.data.column_options import parse_kinds
 from pyro_vae.data.data_config import DataConfig
+from pyro_vae.data.image_shapes import is_colour
 from pyro_vae.data.reference_measure import are_counts, observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.option_registry import Value
@@ -65,6 +66,8 @@ def _load(config: DataConfig) -> Dataset:
         standardize=config.standardize,
         missing=config.missing,
         image_shape=config.image_shape,
+        gray=config.gray,
+        resize=config.resize,
         root=config.data_root,
         stream=config.stream,
         layer=config.layer,
@@ -144,6 +147,11 @@ def _infer_likelihood(stored: Tensor, data: Dataset) -> tuple[str, str]:
         else:
             reason = f"the values are {'0 or 1' if measure.binarize == 'fixed' else 'binarized'}"
         return "bernoulli", reason
+    if is_colour(data.image_shape) and (measure.levels or 0) > 1 and not measure.dequantize and not measure.scale:
+        return "discretized-logistic", (
+            f"colours of 0 to {measure.levels}, each level with its probability; --likelihood normal takes them as "
+            "real numbers"
+        )
     is_unchanged = not measure.dequantize and not measure.levels and not measure.scale
     if is_unchanged and (data.holds_counts or are_counts(stored)):
         high = stored.max().item()

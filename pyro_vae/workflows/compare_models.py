@@ -38,6 +38,7 @@ from pyro_vae.workflows.comparison_settings import (
 from pyro_vae.workflows.read_run import Run
 
 TABLE, RESULT, CHOICE = "comparison.json", "fit.json", "choice.json"
+NOT_REPEATED = ("split", "method", "level", "gray", "resize")
 Log = Callable[[str], None]
 
 
@@ -171,8 +172,8 @@ def _compare(
 
 
 def _repeated_settings(settings: Settings) -> Settings:
-    """What a comparison that is resumed must share with the one that was begun."""
-    return {name: value for name, value in settings.items() if name not in ("split", "method", "level")}
+    """What a comparison that is resumed must share with the one that was begun; the data say how images were read."""
+    return {name: value for name, value in settings.items() if name not in NOT_REPEATED}
 
 
 def _dataset(opened: list[Run], settings: Settings) -> Dataset:

@@ -33,7 +33,13 @@ from pyro_vae.typing import Program
 from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice, choose_likelihood, load_dataset
 from pyro_vae.workflows.fit_messages import Log, describe_fit, reason_of_interruption, warnings_to_log
-from pyro_vae.workflows.fit_settings import FitSettings, fit_options, flatten_config, require_program
+from pyro_vae.workflows.fit_settings import (
+    FitSettings,
+    fit_options,
+    flatten_config,
+    require_program,
+    settings_of_earlier_version,
+)
 from pyro_vae.workflows.reference_scores import write_reference_scores
 from pyro_vae.workflows.user_program import load_builder
 
@@ -104,7 +110,7 @@ def _settings_of_run(folder: Path, given: Given, program: str | None) -> dict[st
         raise InputError(f"a run is resumed with its own settings: leave out {next(iter(given))}, or start a new run")
     config = read_config(folder)
     require_program(config, str(folder / CONFIG), program)
-    kept = flatten_config(config, fit_options(), str(folder / CONFIG))
+    kept = settings_of_earlier_version(config) | flatten_config(config, fit_options(), str(folder / CONFIG))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
 
 

@@ -140,6 +140,21 @@ def flatten_config(config: Mapping[str, Any], names: Iterable[str], source: str)
     return given
 
 
+def settings_of_earlier_version(config: Mapping[str, Any]) -> dict[str, Value]:
+    """The data settings that a run has to have because its version had none of their names.
+
+    Args:
+        config: the content of the run's `config.toml`.
+
+    Returns:
+        `gray` for the images of a folder: 0.1.0 read colours as grey levels.
+    """
+    from pyro_vae.data.read_files import is_image_source  # late: --help needs no data
+
+    data = config.get("data", {})
+    return {} if "gray" in data or not is_image_source(Path(data.get("data", ""))) else {"gray": True}
+
+
 def require_program(config: Mapping[str, Any], source: str, program: str | None) -> None:
     """Raise `InputError` where a configuration is of a user's own program, which no file may name, and none is given.
 

@@ -11,6 +11,8 @@ from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.frames import frame_like
+from pyro_vae.data.image_settings import ImageSettings
+from pyro_vae.data.image_shapes import as_image_shape
 from pyro_vae.data.load_tables import Source
 from pyro_vae.data.prepare_rows import Preparation
 from pyro_vae.data.stored_split import chunk_rows
@@ -25,6 +27,7 @@ from pyro_vae.run_folder import WEIGHTS, read_config
 from pyro_vae.serialization import load
 from pyro_vae.typing import Program
 from pyro_vae.workflows.choose_likelihood import load_dataset
+from pyro_vae.workflows.fit_settings import settings_of_earlier_version
 from pyro_vae.workflows.reference_scores import estimate_alike, read_reference_scores
 from pyro_vae.workflows.row_frames import describe_rows, latent_frame, reconstruction_frame, score_frame, values_frame
 from pyro_vae.workflows.user_program import load_builder
@@ -127,9 +130,16 @@ class Run:
     @property
     def prepare(self) -> Preparation:
         """What new rows go through to be those of this run."""
-        missing = bool(self.about.get("missing", self.config["data"].get("missing") == "mask"))
-        of_rows = self.config["data"].get("stream"), self.config["data"].get("layer")
-        return Preparation(self.measure, self.about["num_features"], self.schema, missing, *of_rows)
+        data, shape, schema = self.config["data"], self.about.get("image_shape"), self.schema
+        images = ImageSettings(
+            gray=data.get("gray", shape is not None),  # 0.1.0 had no such setting and read colours as grey levels
+            resize=None if "resize" not in data else (data["resize"][0], data["resize"][1]),
+            fitted=None if shape is None else as_image_shape(shape),
+            label_levels=tuple(str(level) for level in schema.label.levels) if schema.label else (),
+        )
+        missing = bool(self.about.get("missing", data.get("missing") == "mask"))
+        of_rows = data.get("stream"), data.get("layer"), images
+        return Preparation(self.measure, self.about["num_features"], schema, missing, *of_rows)
 
     @property
     def schema(self) -> Schema:
@@ -251,4 +261,4 @@ class Run:
             for name, value in self.config["data"].items()
             if name in options_of(DataConfig)
         }
-        return DataConfig(**kept)
+        return DataConfig(**settings_of_earlier_version(self.config) | kept)

@@ -52,7 +52,7 @@ def test_images_are_read_from_a_folder(tmp_path):
     assert data.image_shape == (5, 4)
     assert data.measure == "counting measure on {0, 1}^20"
     Image.fromarray(np.zeros((3, 3), dtype=np.uint8)).save(tmp_path / "a" / "small.png")
-    with pytest.raises(pv.InputError, match=r"3×3 pixels, but .* has 4×5; make them one size"):
+    with pytest.raises(pv.InputError, match=r"3×3 pixels .*, but 00.png has 5×4; .* with --resize 5x4"):
         pv.load_data(tmp_path)
 
 

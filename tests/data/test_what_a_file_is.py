@@ -202,7 +202,7 @@ def test_labels_are_what_they_are(name, tmp_path):
 
 
 def test_pictures_with_transparency_and_colours(tmp_path):
-    """A black drawing on a transparent ground is black on white, and not all zeros; colours read as grey are said."""
+    """A black drawing on a transparent ground is black on white, and not all zeros; what became of greys is said."""
     from PIL import Image
 
     for i in range(12):
@@ -215,7 +215,8 @@ def test_pictures_with_transparency_and_colours(tmp_path):
     assert table.values[0].reshape(6, 6)[1].tolist() == [255] * 6
     assert table.notes == ("transparent pictures put on white",)
     Image.fromarray(G.integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(tmp_path / "99.png")
-    assert whole_table(tmp_path).notes == ("transparent pictures put on white", "colours read as grey levels")
+    notes = ("transparent pictures put on white (12 of 13)", "grey pictures as three equal channels (12 of 13)")
+    assert whole_table(tmp_path).notes == notes
     assert "put on white" in repr(pv.load_data(tmp_path))
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,9 +11,11 @@ from pyro_vae.data.annotated.annotated_rows import ANNOTATED_SUFFIXES
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.annotated.read_annotated import read_annotated
 from pyro_vae.data.frames import Frame
+from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
+from pyro_vae.data.image_shapes import shape_of_array
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk, open_npy, rows_from_npy
-from pyro_vae.data.read_files import read_file
+from pyro_vae.data.read_files import read_file, require_no_image_settings
 from pyro_vae.data.split_rows import random_parts
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table
@@ -24,7 +27,12 @@ MAX_HELD_OUT = 10_000  # validation rows, and test rows
 
 
 def read_rows(
-    path: Path, missing: bool = False, stream: bool | None = None, header: str = "auto", fields: Fields = DEFAULT_FIELDS
+    path: Path,
+    missing: bool = False,
+    stream: bool | None = None,
+    header: str = "auto",
+    fields: Fields = DEFAULT_FIELDS,
+    images: ImageSettings = AS_THEY_ARE,
 ) -> Table[Values] | Frame:
     """A file's table, in memory or, with `stream`, its values as `RowsOnDisk`; by default large files stay on disk.
 
@@ -36,16 +44,19 @@ def read_rows(
         stream: whether rows stay on disk; None: those of more than 1 GiB.
         header: whether the first row of a text table holds names: yes, no or auto.
         fields: which parts of annotated rows are read.
+        images: how images are read.
 
     Returns:
         Its table, or the data frame of a file of columns that is read into memory.
     """
     if path.suffix.lower() in ANNOTATED_SUFFIXES and path.exists():
+        require_no_image_settings(path, images)
         return read_annotated(path, fields, stream)
     if stream is None:
         stream = not missing and _can_be_streamed(path) and _bytes_in_memory(path) > MAX_BYTES_IN_MEMORY
     if not stream:
-        return read_file(path, header, fields)
+        return read_file(path, header, fields, images)
+    require_no_image_settings(path, images)
     if missing:
         raise InputError("missing values are modelled in memory only: leave out --missing mask or --stream")
     if not path.exists():
@@ -97,10 +108,12 @@ def _open_table(path: Path) -> Table[RowsOnDisk]:
     array = open_npy(path)
     if array.dtype.kind not in "fiub":
         raise InputError(f"{path}: holds {array.dtype} values; expected numbers")
-    if array.ndim not in (2, 3):
-        raise InputError(f"{path}: has shape {array.shape}; expected (N, D) or grey images (N, height, width)")
-    shape = (int(array.shape[1]), int(array.shape[2])) if array.ndim == 3 else None
-    return Table(rows_from_npy(path), image_shape=shape)
+    found = shape_of_array(array.shape, path)
+    rows = rows_from_npy(path)
+    if found.channels_last:
+        order = np.moveaxis(np.arange(rows.shape[1]).reshape(array.shape[1:]), -1, 0).flatten()
+        rows = rows.take_columns(order.tolist())
+    return Table(rows, image_shape=found.image_shape, notes=found.notes)
 
 
 def _can_be_streamed(path: Path) -> bool:
