@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.image_shapes import height_and_width, is_colour
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.svi.callbacks import CallbackBase, RunningFit
@@ -163,12 +164,16 @@ def summary_writer() -> Callable[..., EventWriter]:
 
 
 def sprites(rows: Split) -> Tensor | None:
-    """Images (n, 1, size, size) for the projector, dark on white, padded to squares; None for tables."""
+    """Images (n, channels, size, size) for the projector, grey ones dark on white, padded to squares with white.
+
+    None for tables.
+    """
     if rows.image_shape is None:
         return None
-    height, width = rows.image_shape
+    height, width = height_and_width(rows.image_shape)
     levels = rows.measure.levels or 1
-    grey = (rows.stored.float() / levels).reshape(-1, 1, height, width).clamp(0, 1)
+    pixels = (rows.stored.float() / levels).reshape(len(rows), -1, height, width).clamp(0, 1)
+    pixels = pixels if is_colour(rows.image_shape) else 1 - pixels
     size = max(height, width)
     left, above = (size - width) // 2, (size - height) // 2
-    return 1 - F.pad(grey, (left, size - width - left, above, size - height - above))
+    return F.pad(pixels, (left, size - width - left, above, size - height - above), value=1.0)

@@ -1,10 +1,11 @@
-"""Rows as figures show them: tables in their original units, images in grayscale, columns by name."""
+"""Rows as figures show them: tables in their original units, images as pixels, columns by name."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.image_shapes import is_colour
 from pyro_vae.data.reference_measure import observed_values
 from pyro_vae.plots import style
 
@@ -39,8 +40,8 @@ def spread(rows: Tensor) -> Tensor:
     return torch.where(varies, (rows - rows.nanmean(0)).square().nanmean(0).sqrt(), 0.0)
 
 
-def to_grayscale(split: Split, x: Tensor, seen: Tensor | None = None) -> Tensor:
-    """Images scaled from white to black over the split's range.
+def to_pixels(split: Split, x: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Images scaled over the split's range: grey ones from white to black, those in colour from dark to light.
 
     Args:
         split: the images' split.
@@ -48,20 +49,20 @@ def to_grayscale(split: Split, x: Tensor, seen: Tensor | None = None) -> Tensor:
         seen: which values were observed (n, D); the others are white.
 
     Returns:
-        The images (n, D) from 0, white, to 1, black.
+        The images (n, D) from 0, white, to 1, black; in colour from 0, dark, to 1, light.
     """
     return _scale_to_unit(split, split.measure.to_original_units(x.cpu()), seen)
 
 
-def stored_to_grayscale(split: Split, rows: Tensor | slice = slice(None)) -> Tensor:
-    """The split's rows as they were read, in grayscale.
+def stored_to_pixels(split: Split, rows: Tensor | slice = slice(None)) -> Tensor:
+    """The split's rows as they were read, as pixels.
 
     Args:
         split: the images' split.
         rows: the rows' indices (n,); all of them by default.
 
     Returns:
-        The images (n, D) from 0, white, to 1, black.
+        The images (n, D), as by `to_pixels`.
     """
     stored = split.stored[rows].double() / (split.measure.levels or 1)
     return _scale_to_unit(split, stored, ~stored.isnan())
@@ -70,11 +71,11 @@ def stored_to_grayscale(split: Split, rows: Tensor | slice = slice(None)) -> Ten
 def _scale_to_unit(split: Split, values: Tensor, seen: Tensor | None) -> Tensor:
     low, high = _range(split)
     found = ((values.double() - low) / (high - low)).clamp(0, 1)
-    return found if seen is None else torch.where(seen, found, 0.0)
+    return found if seen is None else torch.where(seen, found, 1.0 if is_colour(split.image_shape) else 0.0)
 
 
 def _range(split: Split) -> tuple[float, float]:
-    """The values of white and black: 0 and 1 for grey levels and values in [0, 1], else the lowest and the highest."""
+    """The ends of the scale: 0 and 1 for stored levels and values in [0, 1], else the lowest and the highest value."""
     if split.measure.levels or split.measure.binarize != "none":
         return 0.0, 1.0
     known = observed_values(split.stored)

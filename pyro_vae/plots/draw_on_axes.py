@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.contour import ContourSet
 from matplotlib.ticker import MaxNLocator
 
+from pyro_vae.data.image_shapes import NUM_COLOURS, ImageShape, height_and_width, is_colour
 from pyro_vae.plots.style import BLUE, COLOURS, DARK, ORANGE, RED, SHADES
 
 Points = Sequence[float]
@@ -62,15 +63,13 @@ def zoom_to_end(axes: Axes, values: OptionalPoints, percent: float = 5) -> None:
         axes.set_ylim(max(finite.min() - room, low - room), high + room)
 
 
-def image_grid(
-    axes: Axes, rows: np.ndarray, shape: tuple[int, int], columns: int, title: str = "", gap: int = 2
-) -> Axes:
+def image_grid(axes: Axes, rows: np.ndarray, shape: ImageShape, columns: int, title: str = "", gap: int = 2) -> Axes:
     """Images in a grid, with a thin gap between them.
 
     Args:
         axes: the axes to draw on.
-        rows: images (n, D), 0 is white and 1 is black.
-        shape: their height and width in pixels.
+        rows: images (n, D): 0 is white and 1 is black; in colour 0 is dark and 1 is light.
+        shape: their height and width in pixels; in colour the channels before them.
         columns: images in a line.
         title: the title.
         gap: pixels between two images.
@@ -78,13 +77,15 @@ def image_grid(
     Returns:
         The axes.
     """
-    height, width = shape
+    height, width = height_and_width(shape)
     count = -(-len(rows) // columns)
-    sheet = np.zeros((count * (height + gap) - gap, columns * (width + gap) - gap))
+    size = count * (height + gap) - gap, columns * (width + gap) - gap
+    sheet = np.ones((*size, NUM_COLOURS)) if is_colour(shape) else np.zeros(size)  # white
     for i, row in enumerate(rows):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = row.reshape(shape)
-    axes.imshow(sheet, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+        image = np.moveaxis(row.reshape(shape), 0, -1) if is_colour(shape) else row.reshape(shape)
+        sheet[top : top + height, left : left + width] = image
+    axes.imshow(sheet, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")  # only grey images need the colour map
     axes.set_axis_off()
     if title:
         axes.set_title(title)

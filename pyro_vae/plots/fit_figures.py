@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
+from pyro_vae.data.image_shapes import height_and_width
 from pyro_vae.data.stored_split import chunk_rows
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.posterior.nuts import Posterior
 from pyro_vae.plots import draw_on_axes, style
-from pyro_vae.plots.display_units import escaped_column_names, observed, stored_to_grayscale, to_grayscale
+from pyro_vae.plots.display_units import escaped_column_names, observed, stored_to_pixels, to_pixels
 from pyro_vae.plots.latent_manifold import manifold
 from pyro_vae.programs.encode_rows import encode, reconstruct
 from pyro_vae.programs.sample_rows import sample, sample_means
@@ -102,9 +103,9 @@ def reconstructions(program: Program, data: Dataset) -> Figure:
     again = reconstruct(program, x, **row_inputs)
     if data.image_shape:
         shown = [
-            stored_to_grayscale(split, index),
-            to_grayscale(split, x, row_inputs.get("mask")),
-            to_grayscale(split, again),
+            stored_to_pixels(split, index),
+            to_pixels(split, x, row_inputs.get("mask")),
+            to_pixels(split, again),
         ]
         figure = Figure(figsize=(len(index) * 0.8, 3.0))
         axes = draw_on_axes.image_grid(
@@ -114,7 +115,7 @@ def reconstructions(program: Program, data: Dataset) -> Figure:
             columns=len(index),
             title="Validation images and their reconstructions",
         )
-        _name_rows(axes, ["stored", "x", "E[x | z]"], data.image_shape[0])
+        _name_rows(axes, ["stored", "x", "E[x | z]"], height_and_width(data.image_shape)[0])
         return figure
     figure = Figure(figsize=(6, 4.4))
     known, found = _with_two_known_columns(observed(split, index)), split.measure.to_original_units(again.cpu()).numpy()
@@ -161,7 +162,7 @@ def samples(program: Program, data: Dataset) -> Figure:
     figure = Figure(figsize=(5.2, 5.5))
     title = "Images from the model: E[x | z], z drawn from p(z)"
     draw_on_axes.image_grid(
-        figure.subplots(), to_grayscale(data.train, drawn).numpy(), data.image_shape, columns=8, title=title
+        figure.subplots(), to_pixels(data.train, drawn).numpy(), data.image_shape, columns=8, title=title
     )
     return figure
 

@@ -7,7 +7,7 @@ from torch.distributions import ComposeTransform, Distribution, Independent, Tra
 
 from pyro_vae.data import Dataset
 from pyro_vae.plots import draw_on_axes
-from pyro_vae.plots.display_units import to_grayscale
+from pyro_vae.plots.display_units import to_pixels
 from pyro_vae.plots.latent_view import decodes_z_alone
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.program_defaults import decoder_of, prior_of
@@ -29,7 +29,7 @@ def manifold(program: Program, data: Dataset) -> Figure | None:
     plane, decode = prior_grid(program), decoder_of(program)
     if decode is None or plane is None or data.image_shape is None:
         return None
-    decoded = to_grayscale(data.train, decode(plane.reshape(-1, 2))).numpy()
+    decoded = to_pixels(data.train, decode(plane.reshape(-1, 2))).numpy()
     figure = Figure(figsize=(7, 7.4))
     title = "The manifold: E[x | z] at equal steps of prior probability"
     draw_on_axes.image_grid(figure.subplots(), decoded, data.image_shape, columns=GRID, title=title, gap=0)

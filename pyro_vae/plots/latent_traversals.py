@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.data.image_shapes import ImageShape, height_and_width
 from pyro_vae.diagnostics.latent_interpolation import interpolate
 from pyro_vae.errors import InputError
 from pyro_vae.plots import draw_on_axes, style
@@ -38,22 +39,20 @@ def traversals(view: LatentView) -> Figure | None:
     names = [view.name(k) for k in most_used]
     if view.data.image_shape is None:
         return _traversal_lines(view, [points[i, :, k] for i, k in enumerate(most_used)], decoded, names)
-    row = view.to_grayscale(view.rows[:1], torch.arange(1))
-    lines = [torch.cat([row, view.to_grayscale(line)]) for line in decoded]
+    row = view.to_pixels(view.rows[:1], torch.arange(1))
+    lines = [torch.cat([row, view.to_pixels(line)]) for line in decoded]
     ends = {0: "a row", 1: "1%", STEPS: "99%"}
     return _image_sheet(lines, names, ends, view.data.image_shape, TRAVERSAL_TITLE)
 
 
-def _image_sheet(
-    lines: list[Tensor], names: list[str], ends: dict[int, str], shape: tuple[int, int], title: str
-) -> Figure:
-    """Rows of grayscale images (n, D), a name before each row, some columns named."""
-    height, width = shape
+def _image_sheet(lines: list[Tensor], names: list[str], ends: dict[int, str], shape: ImageShape, title: str) -> Figure:
+    """Rows of images (n, D), a name before each row, some columns named."""
+    height, width = height_and_width(shape)
     size = 0.62 / max(height, width)
     figure = Figure(figsize=(1.2 + size * len(lines[0]) * width, 1.0 + size * len(lines) * height))
     axes = draw_on_axes.image_grid(figure.subplots(), torch.cat(lines).numpy(), shape, columns=len(lines[0]))
     style.label_rows(axes, names, height)
-    style.label_columns(axes, ends, shape)
+    style.label_columns(axes, ends, (height, width))
     axes.set_title(title, pad=22)
     return figure
 
@@ -116,8 +115,8 @@ def interpolations(view: LatentView) -> Figure | None:
     lines = []
     for i, line in enumerate(decoded):
         pair = torch.tensor(pairs[i // len(kinds)])
-        ends = view.to_grayscale(view.rows[pair], pair)
-        lines.append(torch.cat([ends[:1], view.to_grayscale(line), ends[1:]]))
+        ends = view.to_pixels(view.rows[pair], pair)
+        lines.append(torch.cat([ends[:1], view.to_pixels(line), ends[1:]]))
     named = {0: "a row", 1: "decoded", STEPS: "decoded", STEPS + 1: "a row"}
     return _image_sheet(
         lines, kinds * len(pairs), named, view.data.image_shape, "Interpolations: E[x | z] between two rows"

@@ -18,7 +18,7 @@ from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_names, measure_latent_usage
 from pyro_vae.errors import InputError
-from pyro_vae.plots.display_units import observed, to_grayscale
+from pyro_vae.plots.display_units import observed, to_pixels
 from pyro_vae.plots.style import escape_mathtext
 from pyro_vae.programs.distribution_means import distribution_mean
 from pyro_vae.programs.encode_rows import encode
@@ -232,8 +232,8 @@ class LatentView:
         """The split's rows (n,) of a table in the data's own units, NaN where a value is missing."""
         return observed(self.split, rows)
 
-    def to_grayscale(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Images in grey levels, 0 white and 1 black.
+    def to_pixels(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Images as pixels: grey ones from 0, white, to 1, black; in colour from 0, dark, to 1, light.
 
         Args:
             x: images (n, D) as the model sees them.
@@ -243,7 +243,7 @@ class LatentView:
             The images (n, D).
         """
         seen = None if rows is None or self.split.mask is None else self.split.mask[rows]
-        return to_grayscale(self.split, x, seen)
+        return to_pixels(self.split, x, seen)
 
 
 def _mean_density(plates: PlateStructure, site: Site, points: Tensor) -> Tensor:

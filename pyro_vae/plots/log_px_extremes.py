@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
+from pyro_vae.data.image_shapes import ImageShape, height_and_width
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.auto_evidence import auto_evidence
 from pyro_vae.plots import draw_on_axes, style
@@ -53,7 +54,7 @@ def samples_by_log_px(view: LatentView, log_px: Tensor | None = None) -> Figure 
         above, *below = figure.subplots(3, 1, height_ratios=[2, 1, 1])
         for axes, chosen, name in zip(below, (best, worst), ("most", "least"), strict=True):
             _images_with_log_px(
-                axes, [view.to_grayscale(drawn[chosen])], found[chosen], data.image_shape, [f"{name}\nprobable"]
+                axes, [view.to_pixels(drawn[chosen])], found[chosen], data.image_shape, [f"{name}\nprobable"]
             )
     else:
         figure = Figure(figsize=(10, 4.2))
@@ -73,12 +74,13 @@ def samples_by_log_px(view: LatentView, log_px: Tensor | None = None) -> Figure 
 
 
 def _images_with_log_px(
-    axes: Axes, lines: Sequence[Tensor], log_px: Tensor, shape: tuple[int, int], names: list[str]
+    axes: Axes, lines: Sequence[Tensor], log_px: Tensor, shape: ImageShape, names: list[str]
 ) -> None:
-    """Rows of equally many grayscale images, the log p(x) of each above it."""
+    """Rows of equally many images, the log p(x) of each above it."""
     draw_on_axes.image_grid(axes, torch.cat(list(lines)).numpy(), shape, columns=len(log_px))
-    style.label_rows(axes, names, shape[0])
-    style.label_columns(axes, {i: _signed(value, 0) for i, value in enumerate(log_px.tolist())}, shape)
+    style.label_rows(axes, names, height_and_width(shape)[0])
+    above = {i: _signed(value, 0) for i, value in enumerate(log_px.tolist())}
+    style.label_columns(axes, above, height_and_width(shape))
 
 
 @none_if_unavailable
@@ -104,7 +106,7 @@ def extremes(view: LatentView, log_px: Tensor | None) -> Figure | None:
     for axes, (name, rows) in zip(figure.subplots(2, 1), groups.items(), strict=True):
         x = view.split[rows]
         again = _reconstruct_or_none(view, x, rows)
-        lines = [view.to_grayscale(x, rows)] + ([] if again is None else [view.to_grayscale(again)])
+        lines = [view.to_pixels(x, rows)] + ([] if again is None else [view.to_pixels(again)])
         _images_with_log_px(axes, lines, log_px[rows], view.data.image_shape, ["x", "E[x | z]"][: len(lines)])
         axes.set_title(f"{name} of {len(order)} rows, log p(x) above", pad=20)
     return figure

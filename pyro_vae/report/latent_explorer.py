@@ -15,13 +15,14 @@ from torch import Tensor
 
 from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.image_shapes import NUM_COLOURS, height_and_width, is_colour
 from pyro_vae.diagnostics.latent_codes import encode_rows, reconstruct_rows
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 from pyro_vae.plots import style
-from pyro_vae.plots.display_units import column_names, observed, stored_to_grayscale, to_grayscale
+from pyro_vae.plots.display_units import column_names, observed, stored_to_pixels, to_pixels
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.program_defaults import decoder_of
 from pyro_vae.programs.row_inputs import Batch
@@ -73,6 +74,7 @@ class Explorer(TypedDict):
     """All that the page's script reads, as JSON: see `explorer`."""
 
     picture: tuple[int, int] | None
+    channels: int
     shrink: int
     columns: list[str]
     low: list[float]
@@ -135,7 +137,9 @@ def _latent_sites(program: Program, split: Split) -> list[str]:
 
 
 class RowEncoder:
-    """Rows (n, D) as text for the page: one PNG with a row of pixels for each picture, dark on white, or float32.
+    """Rows (n, D) as text for the page: one PNG with a line of pixels for each picture, or float32.
+
+    Grey pictures are dark on white.
 
     Neighbours in a grid are neighbouring lines of the PNG, which its filters turn into small differences. A table's
     values are in the data's own units, less each column's `low`.
@@ -143,30 +147,34 @@ class RowEncoder:
 
     def __init__(self, split: Split) -> None:
         self.split, self.shape = split, split.image_shape
-        self.shrink = 1 if self.shape is None else -(-max(self.shape) // MAX_IMAGE_SIDE)
-        self.shown = None if self.shape is None else (self.shape[0] // self.shrink, self.shape[1] // self.shrink)
+        height, width = (1, 1) if self.shape is None else height_and_width(self.shape)
+        self.channels = NUM_COLOURS if is_colour(self.shape) else 1
+        self.shrink = -(-max(height, width) // MAX_IMAGE_SIDE)
+        self.shown = None if self.shape is None else (height // self.shrink, width // self.shrink)
         self.stored = (
-            stored_to_grayscale(split) if self.shape else torch.from_numpy(observed(split, torch.arange(len(split))))
+            stored_to_pixels(split) if self.shape else torch.from_numpy(observed(split, torch.arange(len(split))))
         )
         self.low, self.high = _ends(self.stored) if self.shape is None else (torch.zeros(1), torch.ones(1))
 
     @property
     def width(self) -> int:
         """Values of a row as shown."""
-        return self.stored.shape[1] if self.shown is None else self.shown[0] * self.shown[1]
+        return self.stored.shape[1] if self.shown is None else self.channels * self.shown[0] * self.shown[1]
 
     def values(self, x: Rows) -> Tensor:
-        """Model values as a reader sees them: grayscale from 0 to 1, or a table's own units."""
-        return to_grayscale(self.split, x) if self.shape else self.split.measure.to_original_units(x).double()
+        """Model values as a reader sees them: pixels from 0 to 1, or a table's own units."""
+        return to_pixels(self.split, x) if self.shape else self.split.measure.to_original_units(x).double()
 
     def text(self, values: Tensor, shades: int = 256) -> str:
         if self.shape is None:
             return base64.b64encode((values - self.low).float().numpy().tobytes()).decode()
         if self.shrink > 1:
-            values = F.avg_pool2d(values.reshape(-1, 1, *self.shape), self.shrink).flatten(1)
-        paper = 255 - (values * (shades - 1)).round() * 255 / (shades - 1)
+            pictures = values.reshape(len(values), self.channels, *height_and_width(self.shape))
+            values = F.avg_pool2d(pictures, self.shrink).flatten(1)
+        light = (values * (shades - 1)).round() * 255 / (shades - 1)
+        light = light.unflatten(1, (self.channels, -1)).movedim(1, -1) if is_colour(self.shape) else 255 - light
         content = io.BytesIO()
-        Image.fromarray(paper.round().to(torch.uint8).numpy()).save(content, "png", optimize=True)
+        Image.fromarray(light.round().to(torch.uint8).contiguous().numpy()).save(content, "png", optimize=True)
         return base64.b64encode(content.getvalue()).decode()
 
 
@@ -228,6 +236,7 @@ def explorer(program: Program, data: Dataset, split: Split, found: LogPx | None 
     cells, halfway = (decoded(planes[0], starts[0], size, shift) for shift in (0.0, 0.5))
     return {
         "picture": encoder.shown,
+        "channels": encoder.channels,
         "shrink": encoder.shrink,
         "columns": [] if split.image_shape else column_names(data),
         "low": [] if split.image_shape else encoder.low.tolist(),
@@ -306,6 +315,6 @@ def _rows(split: Split, encoder: RowEncoder, again: Rows, found: LogPx | None) -
         "khat": None if sampled is None else _finite(sampled.khat),
         "khat_limit": None if sampled is None else khat_limit(sampled.num_samples),
         "stored": encoder.text(encoder.stored),
-        "scored": encoder.text(to_grayscale(split, split.x, split.mask)) if drawn else None,
+        "scored": encoder.text(to_pixels(split, split.x, split.mask)) if drawn else None,
         "again": encoder.text(encoder.values(again)),
     }

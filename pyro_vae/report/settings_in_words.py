@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyro_vae.data import Dataset
+from pyro_vae.data.image_shapes import describe_shape, height_and_width, is_colour
 
 Table = Mapping[str, Any]  # an object of a run's TOML or JSON files, or the record made of it
 
@@ -20,7 +21,8 @@ def describe_run(config: Table, data: Dataset) -> str:
     """
     model, rows = config.get("model", {}), f"{len(data.train):,} rows of {data.num_features} columns"
     if data.image_shape:
-        rows = f"{len(data.train):,} images of {data.image_shape[0]}×{data.image_shape[1]} pixels"
+        kind = "colour images" if is_colour(data.image_shape) else "images"
+        rows = f"{len(data.train):,} {kind} of {describe_shape(height_and_width(data.image_shape))} pixels"
     if own := config.get("about", {}).get("program"):
         return f"{own}, a program of its author's own, fitted to {data.name}: {rows}."
     if not model:

@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.image_shapes import ImageShape, height_and_width
 from pyro_vae.diagnostics.latent_codes import Encoder
 from pyro_vae.diagnostics.latent_interpolation import interpolate, path_ratio
 from pyro_vae.diagnostics.latent_space_metrics import draws_near_rows, spread
 from pyro_vae.plots import draw_on_axes, style
-from pyro_vae.plots.display_units import to_grayscale
+from pyro_vae.plots.display_units import to_pixels
 from pyro_vae.studies.autoencoder_vs_vae_encoders import NAMES, has_prior, new_codes
 from pyro_vae.studies.encoder_records import EncoderMeans
 from pyro_vae.studies.swiss_roll import UnrolledSheet, plot_rolls
@@ -186,7 +187,7 @@ def plot_draws(models: Mapping[str, Encoder], rows: Split, seed: int = 0) -> Fig
             z = new_codes(model, rows, NUM_DRAWS, seed)
             drawn = model.decode(z)
             near = draws_near_rows(drawn, model.reconstruct(rows.x))
-            draw_on_axes.image_grid(axes, to_grayscale(rows, drawn).numpy(), rows.image_shape, columns=NUM_COLUMNS)
+            draw_on_axes.image_grid(axes, to_pixels(rows, drawn).numpy(), rows.image_shape, columns=NUM_COLUMNS)
             _frame(axes, ~near.numpy(), rows.image_shape, NUM_COLUMNS)
             where = "the prior" if has_prior(model) else "a normal fitted to its codes"
             style.title(
@@ -195,8 +196,8 @@ def plot_draws(models: Mapping[str, Encoder], rows: Split, seed: int = 0) -> Fig
     return figure
 
 
-def _frame(axes: Axes, chosen: np.ndarray, shape: tuple[int, int], columns: int, gap: int = 2) -> None:
-    height, width = shape
+def _frame(axes: Axes, chosen: np.ndarray, shape: ImageShape, columns: int, gap: int = 2) -> None:
+    height, width = height_and_width(shape)
     for i in np.flatnonzero(chosen):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         frame = mpl.patches.Rectangle((left - 1.5, top - 1.5), width + 2, height + 2, clip_on=False)
@@ -215,6 +216,7 @@ def plot_lines(models: Mapping[str, Encoder], rows: Split) -> Figure:
         The figure.
     """
     assert rows.image_shape is not None
+    height, width = height_and_width(rows.image_shape)
     pairs = _pairs(rows)
     with style.figure_style():
         down = -(-len(models) // 2)
@@ -223,11 +225,11 @@ def plot_lines(models: Mapping[str, Encoder], rows: Split) -> Figure:
             codes = model.encode(rows[pairs.flatten()]).reshape(*pairs.shape, -1)
             line = interpolate(codes[:, 0], codes[:, 1], NUM_STEPS - 1).transpose(0, 1)
             draw_on_axes.image_grid(
-                axes, to_grayscale(rows, model.decode(line.flatten(0, 1))).numpy(), rows.image_shape, columns=NUM_STEPS
+                axes, to_pixels(rows, model.decode(line.flatten(0, 1))).numpy(), rows.image_shape, columns=NUM_STEPS
             )
             for i, ratio in enumerate(path_ratio(model.decode, codes[:, 0], codes[:, 1])):
-                place = i * (rows.image_shape[0] + 2) + rows.image_shape[0] / 2
-                axes.text(NUM_STEPS * (rows.image_shape[1] + 2) + 4, place, f"× {ratio:.2f}", va="center", fontsize=9)
+                place = i * (height + 2) + height / 2
+                axes.text(NUM_STEPS * (width + 2) + 4, place, f"× {ratio:.2f}", va="center", fontsize=9)
             style.title(axes, NAMES[kind])
     return figure
 

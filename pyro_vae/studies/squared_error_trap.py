@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Measure, Split, as_split, load_data
+from pyro_vae.data.image_shapes import ImageShape
 from pyro_vae.diagnostics.latent_codes import Encoder, encode_rows, sample_codes
 from pyro_vae.diagnostics.latent_interpolation import Whitening, whiten
 from pyro_vae.diagnostics.latent_space_metrics import Share, share_of
@@ -56,7 +57,7 @@ class SquaredErrorTrap:
     """
 
     x: Tensor
-    image_shape: tuple[int, int]
+    image_shape: ImageShape
     moved: tuple[int, int]
     log_px: LogPx | None
     shifted: ChangedPictures
@@ -105,7 +106,7 @@ def measure_squared_error_trap(
     program: Program | Encoder,
     data: Dataset | Split | Tensor,
     *,
-    image_shape: tuple[int, int] | None = None,
+    image_shape: ImageShape | None = None,
     shares: Sequence[float] = SHARES,
     side: str = "top",
     right: int = 1,
@@ -126,7 +127,7 @@ def measure_squared_error_trap(
     Args:
         program: the fitted program, or an encoder without a model.
         data: images (N, D), a split, or a data set (its test split), of pixels that are not negative.
-        image_shape: their height and width, where the data does not say.
+        image_shape: their height and width, in colour the channels before them, where the data does not say.
         shares: of the ink that is cut off, as in `cut`.
         side: where it is cut off.
         right: pixels by which `shift` moves to the right.

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
+from pyro_vae.data.image_shapes import height_and_width
 from pyro_vae.errors import InputError
 from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.studies.squared_error_trap import (
@@ -79,7 +80,7 @@ def typical_row(found: SquaredErrorTrap, share: float) -> int:
 
 
 def _pictures(axes: Axes, found: SquaredErrorTrap, share: float, row: int) -> None:
-    height, width = found.image_shape
+    height, width = height_and_width(found.image_shape)
     cut, shifted = found.cuts[share], found.shifted
     shown = np.stack([x[row].numpy() for x in (found.x, cut.x, shifted.x)])
     draw_on_axes.image_grid(axes, shown, found.image_shape, columns=3, gap=BETWEEN)

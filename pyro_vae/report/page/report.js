@@ -17,9 +17,9 @@ $("large").addEventListener("click", (event) => event.target === $("large") && $
 if ($("data")) explore(JSON.parse($("data").textContent));
 
 function explore(data) {
-  const { rows, size, picture } = data;
+  const { rows, size, picture, channels } = data;
   const count = rows.index.length;
-  const width = picture ? picture[0] * picture[1] : data.columns.length;
+  const width = picture ? channels * picture[0] * picture[1] : data.columns.length;
   const line = data.planes[0].names.length === 1;
   const kinds = rows.labels ? [...new Set(rows.labels)].sort((a, b) => a - b) : [];
   const byLabel = kinds.length > 1 && kinds.length <= data.colours.length;
@@ -44,7 +44,8 @@ function explore(data) {
     const context = sheet.getContext("2d", { willReadFrequently: true });
     context.drawImage(image, 0, 0);
     const { data: colours } = context.getImageData(0, 0, image.width, image.height);
-    return Uint8Array.from({ length: colours.length / 4 }, (_, i) => colours[4 * i]);
+    const length = (channels * colours.length) / 4;
+    return Uint8Array.from({ length }, (_, i) => colours[4 * Math.floor(i / channels) + (i % channels)]);
   }
 
   async function numbers(text) {
@@ -74,7 +75,11 @@ function explore(data) {
     const [height, across] = picture;
     const context = target.getContext("2d", { willReadFrequently: true }); // a few pixels, written at every move
     const image = context.createImageData(across, height);
-    values.forEach((value, k) => image.data.set([value, value, value, 255], 4 * k));
+    for (let k = 0; k < height * across; k++) {
+      const at = channels * k;
+      const [red, green, blue] = channels === 3 ? values.subarray(at, at + 3) : [values[k], values[k], values[k]];
+      image.data.set([red, green, blue, 255], 4 * k);
+    }
     context.putImageData(image, 0, 0);
   }
 
