@@ -9,7 +9,8 @@ from matplotlib.contour import ContourSet
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.data.image_shapes import NUM_COLOURS, ImageShape, height_and_width, is_colour
-from pyro_vae.plots.style import BLUE, COLOURS, DARK, ORANGE, RED, SHADES
+from pyro_vae.data.label_text import label_text
+from pyro_vae.plots.style import BLUE, COLOURS, DARK, ORANGE, RED, SHADES, escape_mathtext
 
 Points = Sequence[float]
 OptionalPoints = Sequence[float | None]  # None where a number was not measured
@@ -92,7 +93,14 @@ def image_grid(axes: Axes, rows: np.ndarray, shape: ImageShape, columns: int, ti
     return axes
 
 
-def scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None, title: str, names: tuple[str, str]) -> Axes:
+def scatter(
+    axes: Axes,
+    points: np.ndarray,
+    labels: np.ndarray | None,
+    title: str,
+    names: tuple[str, str],
+    label_levels: Sequence[str] = (),
+) -> Axes:
     """Points in the plane, coloured by label where there are labels (ten colours at most, else one).
 
     Args:
@@ -101,6 +109,7 @@ def scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None, title: st
         labels: their labels (N,).
         title: the title.
         names: the names of the two axes.
+        label_levels: the text of labels 0, 1, …; empty for labels that are numbers.
 
     Returns:
         The axes.
@@ -109,8 +118,8 @@ def scatter(axes: Axes, points: np.ndarray, labels: np.ndarray | None, title: st
     kinds = np.unique(labels) if labels is not None else np.array([])
     if labels is not None and 1 < len(kinds) <= len(COLOURS):
         for colour, kind in zip(COLOURS, kinds, strict=False):
-            chosen = points[labels == kind]
-            axes.scatter(chosen[:, 0], chosen[:, 1], s=size, color=colour, alpha=0.8, linewidths=0, label=str(kind))
+            chosen, name = points[labels == kind], escape_mathtext(label_text(int(kind), label_levels))
+            axes.scatter(chosen[:, 0], chosen[:, 1], s=size, color=colour, alpha=0.8, linewidths=0, label=name)
         axes.legend(title="label", markerscale=max(1.0, 5 / size**0.5), loc="center left", bbox_to_anchor=(1.0, 0.5))
     else:
         axes.scatter(points[:, 0], points[:, 1], s=size, color=BLUE, alpha=0.6, linewidths=0)

@@ -197,7 +197,7 @@ def latents(program: Program, data: Dataset) -> Figure | None:
         share = float(spread[:2].square().sum() / spread.square().sum())
         title += f"\nthe plane of largest variance, {share:.0%} of that in {means.shape[1]} dimensions"
         means, names = centred @ directions[:2].T, ("first principal direction", "second principal direction")
-    draw_on_axes.scatter(figure.subplots(), means.numpy(), labels, title, names)
+    draw_on_axes.scatter(figure.subplots(), means.numpy(), labels, title, names, data.label_levels)
     return figure
 
 

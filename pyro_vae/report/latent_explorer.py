@@ -75,6 +75,7 @@ class Explorer(TypedDict):
 
     picture: tuple[int, int] | None
     channels: int
+    label_levels: list[str]
     shrink: int
     columns: list[str]
     low: list[float]
@@ -223,7 +224,7 @@ def explorer(program: Program, data: Dataset, split: Split, found: LogPx | None 
         means = encode_rows(program, x, **row_inputs).cpu().double()
         again = reconstruct_rows(program, x, **row_inputs).cpu()
     encoder = RowEncoder(split)
-    planes, starts = latent_planes(means), base_points(means, split.labels)
+    planes, starts = latent_planes(means), base_points(means, split.labels, data.label_levels)
 
     def decoded(plane: Plane, start: BasePoint, size: int, shift: float = 0.0) -> Tensor:
         return encoder.values(decode(plane.grid(start.z, size, shift).to(x)).cpu())
@@ -237,6 +238,7 @@ def explorer(program: Program, data: Dataset, split: Split, found: LogPx | None 
     return {
         "picture": encoder.shown,
         "channels": encoder.channels,
+        "label_levels": list(data.label_levels),
         "shrink": encoder.shrink,
         "columns": [] if split.image_shape else column_names(data),
         "low": [] if split.image_shape else encoder.low.tolist(),

@@ -1,10 +1,12 @@
 """Planes through a latent space: which are shown, the points they go through, and the latents on them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pyro_vae.data.label_text import label_text
 from pyro_vae.typing import RowLatents
 
 MARGIN = 1.08  # around the rows
@@ -98,12 +100,13 @@ def _subscript(number: int) -> str:
     return "".join("₀₁₂₃₄₅₆₇₈₉"[int(digit)] for digit in str(number))
 
 
-def base_points(means: RowLatents, labels: Tensor | None) -> list[BasePoint]:
+def base_points(means: RowLatents, labels: Tensor | None, label_levels: Sequence[str] = ()) -> list[BasePoint]:
     """The points that planes go through above two dimensions: the mean, and one row of each label or five rows.
 
     Args:
         means: posterior means (N, K).
         labels: the rows' labels (N,).
+        label_levels: the text of labels 0, 1, …; empty for labels that are numbers.
 
     Returns:
         The points.
@@ -114,7 +117,7 @@ def base_points(means: RowLatents, labels: Tensor | None) -> list[BasePoint]:
         return [everything]
     kinds = [] if labels is None else labels.unique().tolist()
     if 1 < len(kinds) <= 10 and labels is not None:
-        rows = {f"label {kind}": _most_central(means, labels == kind) for kind in kinds}
+        rows = {f"label {label_text(kind, label_levels)}": _most_central(means, labels == kind) for kind in kinds}
     else:
         along = (means - mean) @ _principal(means)[:, 0]
         order, last = along.argsort().tolist(), len(means) - 1

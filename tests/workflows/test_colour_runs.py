@@ -19,9 +19,10 @@ from pyro_vae.errors import InputError
 from pyro_vae.loggers.tensorboard import sprites
 from pyro_vae.plots import draw_on_axes
 from pyro_vae.plots.display_units import stored_to_pixels, to_pixels
-from pyro_vae.plots.fit_figures import reconstructions, samples
+from pyro_vae.plots.fit_figures import latents, reconstructions, samples
 from pyro_vae.plots.latent_figures import draw_latent_figures
 from pyro_vae.report import latent_explorer
+from pyro_vae.report.latent_planes import base_points
 from pyro_vae.studies.picture_changes import cut, shift
 from pyro_vae.workflows.evaluate_run import evaluate_run
 from pyro_vae.workflows.export_rows import encode_run, reconstruct_run, sample_run
@@ -280,6 +281,16 @@ def test_the_explorer_and_the_projector_have_the_colours(run):
     assert shown.shape == (len(split), 3, 8, 8)
     torch.testing.assert_close(shown[..., 1:7], split.stored.reshape(-1, 3, *SIZE) / 255)
     assert (shown[..., 0] == 1).all()
+
+
+def test_labels_are_the_names_of_folders(run):
+    data = run.data
+    (axes,) = latents(run.program, data).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["leaf", "ruby"]
+    page = latent_explorer.explorer(run.program, data, data.valid)
+    assert page["label_levels"] == ["leaf", "ruby"]
+    names = [point.name for point in base_points(torch.randn(4, 3), torch.tensor([0, 1, -1, 1]), data.label_levels)]
+    assert names[1:] == ["label none", "label leaf", "label ruby"]
 
 
 def test_pictures_in_colour_are_cut_and_moved():

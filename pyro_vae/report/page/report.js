@@ -22,6 +22,7 @@ function explore(data) {
   const width = picture ? channels * picture[0] * picture[1] : data.columns.length;
   const line = data.planes[0].names.length === 1;
   const kinds = rows.labels ? [...new Set(rows.labels)].sort((a, b) => a - b) : [];
+  const word = (label) => (data.label_levels.length ? data.label_levels[label] ?? "none" : String(label));
   const byLabel = kinds.length > 1 && kinds.length <= data.colours.length;
   const byLogPx = () => ($("colouring") ? $("colouring").value === "log_px" : !byLabel && rows.log_px !== null);
   const order = [...Array(count).keys()];
@@ -172,7 +173,7 @@ function explore(data) {
       return one;
     };
     const ramp = () => named(`linear-gradient(90deg, ${data.shades})`, "log p(x): least to most probable of these rows", "ramp");
-    const all = byLogPx() ? [ramp()] : byLabel ? kinds.map((kind, k) => named(data.colours[k], String(kind))) : [];
+    const all = byLogPx() ? [ramp()] : byLabel ? kinds.map((kind, k) => named(data.colours[k], word(kind))) : [];
     $("legend").replaceChildren(...all);
   }
 
@@ -200,7 +201,7 @@ function explore(data) {
 
   const tableRows = () => [...$("decoded").tBodies[0].rows];
   const along = (value, k) => `${100 * Math.min(Math.max((value - data.low[k]) / (data.high[k] - data.low[k] || 1), 0), 1)}%`;
-  const naming = (row) => `row ${rows.index[row]}${rows.labels ? `, label ${rows.labels[row]}` : ""}`;
+  const naming = (row) => `row ${rows.index[row]}${rows.labels ? `, label ${word(rows.labels[row])}` : ""}`;
 
   function nearest(at) {
     const [x, y] = share(at);
@@ -222,7 +223,7 @@ function explore(data) {
       mark.style.left = along(values[0][k], k);
     });
     $("row-title").textContent = `Row ${rows.index[row]}`;
-    if (rows.labels) $("label").textContent = rows.labels[row];
+    if (rows.labels) $("label").textContent = word(rows.labels[row]);
     let words = "";
     if (rows.log_px) {
       const [log_px, khat] = [rows.log_px[row], rows.khat ? rows.khat[row] : null];
