@@ -19,9 +19,9 @@ INITIAL_GAIN = 0.1  # of the network's last layer: a fit begins at the single no
 class MultivariateNormal(LikelihoodModule):
     r"""Real columns with one correlation of their residuals, $p(x|z) = N(x; f(z), S(z) L L^T S(z))$.
 
-    $S(z) = \mathrm{diag}(e^{g(z)})$. L is learned and the same for all z; the network gives the means and the scales. A fit begins at the normal with the
-    training rows' mean and covariance (shrunk after Ledoit & Wolf 2004), so that latents have to explain only what one
-    normal does not. Missing values are integrated out exactly.
+    $S(z) = \mathrm{diag}(e^{g(z)})$. L is learned and the same for all z; the network gives the means and the scales. A
+    fit begins at the normal with the training rows' mean and covariance (shrunk after Ledoit & Wolf 2004), so that
+    latents have to explain only what one normal does not. Missing values are integrated out exactly.
 
     Args:
         net: a network from (..., K) to (..., 2D): means, and logarithms of scales.

@@ -136,7 +136,13 @@ class ModelConfig:
     pyro_vae.errors.InputError: --components belongs to --prior mixture or --guide mixture; leave it out, or choose that
     """
 
-    latent_dim: int = setting(2, int, "Dimensions K of the latent z.", minimum=1, group=MODEL)
+    latent_dim: int = setting(
+        2,
+        int,
+        "Dimensions K of the latent z; of tables with four columns or more by default as many as columns, at most 8.",
+        minimum=1,
+        group=MODEL,
+    )
     prior: str = setting("standard-normal", str, "p(z)", choices=PRIORS, group=MODEL)
     likelihood: str = setting(
         "auto", str, "p(x|z); auto chooses by the values of the data and says why.", choices=LIKELIHOODS, group=MODEL

@@ -27,8 +27,8 @@ from pyro_vae.json_records import Record
     "Evidence",
     "--false-alarms",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    help="The share of usual rows that may be flagged.",
+    default=None,
+    help="The share of usual rows that may be flagged; by default 0.05, or the smallest that can be told.",
 )
 @evidence_options
 @PROGRAM
@@ -82,7 +82,7 @@ def _print(summary: Record, lowest: list[tuple[float, str]]) -> None:
         f"{summary['measure']}"
     )
     click.echo(
-        f"{flagged} flagged ({flagged / count:.1%}) at a false-alarm rate of {summary['false_alarms']:g}: log p(x) "
+        f"{flagged} flagged ({flagged / count:.1%}) at a false-alarm rate of {summary['false_alarms']:.3g}: log p(x) "
         f"below {summary['threshold']:.2f}, by {summary['num_reference']} validation rows"
     )
     click.echo(f"least probable rows: {', '.join(f'{index} ({log_px:.1f})' for log_px, index in lowest)}")

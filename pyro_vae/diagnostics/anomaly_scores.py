@@ -16,6 +16,8 @@ from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.evidence.log_px_result import LogPx, weakest_kind
 from pyro_vae.typing import Program
 
+DEFAULT_RATE = 0.05  # of false alarms
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -62,7 +64,7 @@ def score(
     data: Dataset | Split | Tensor,
     reference: Dataset | Split | Tensor | LogPx,
     *,
-    false_alarms: float = 0.05,
+    false_alarms: float | None = None,
     num_samples: int = 1000,
     prior_share: float | None = None,
     memory_mib: float = 64,
@@ -85,7 +87,8 @@ def score(
         reference: rows held out, a split or a data set (its validation split), since training rows have a higher log
             p(x); or what `auto_evidence`, `exact_evidence` or `log_evidence` returned for them, and then rows are
             scored likewise.
-        false_alarms: the share of usual rows that may be flagged, between 0 and 1.
+        false_alarms: the share of usual rows that may be flagged, between 0 and 1; by default 0.05, or
+            the smallest that the number of reference rows can tell.
         num_samples: draws for each row.
         prior_share: where it is given, log p(x) is by `log_evidence`, with this share of draws from the prior; else by
             `auto_evidence`.
@@ -106,7 +109,6 @@ def score(
     >>> bool(pv.score(vae, noise, data.valid, num_samples=100).anomaly.all())
     True
     """
-    _require_rate(false_alarms)
     if isinstance(reference, Evidence):  # the same estimator for both, or the p-values would compare two estimators
         num_samples = reference.num_samples
         prior_share = None if isinstance(reference, AutoEvidence) else reference.prior_share
@@ -117,12 +119,12 @@ def score(
 
     if not isinstance(reference, LogPx):
         held_out = as_split(reference, "valid")
-        require_enough(len(held_out), false_alarms)
+        usable_rate(false_alarms, len(held_out))
         reference = evidence(held_out)
     elif not isinstance(reference, Evidence | Exact):
         raise InputError(f"rows are not scored as {type(reference).__name__} was; give the reference rows themselves")
-    require_enough(int(reference.has_number.sum()), false_alarms)
-    return compare_with_reference(evidence(data, rows), reference, false_alarms)
+    rate = usable_rate(false_alarms, int(reference.has_number.sum()))
+    return compare_with_reference(evidence(data, rows), reference, rate)
 
 
 def compare_with_reference(found: LogPx, reference: LogPx, false_alarms: float) -> Scores:
@@ -167,6 +169,23 @@ def _require_comparable(found: LogPx, reference: LogPx) -> None:
 def _ordered(reference: LogPx) -> Tensor:
     """log p(x) of the reference rows that have a number, in rising order."""
     return reference.log_px[reference.has_number].sort().values
+
+
+def usable_rate(false_alarms: float | None, num_rows: int) -> float:
+    """The false-alarm rate that is asked for; by default 0.05, or the smallest that so few reference rows can tell.
+
+    Args:
+        false_alarms: the rate; None for the default. One that is too small is an `InputError`.
+        num_rows: the number of reference rows.
+
+    Returns:
+        The rate.
+    """
+    if false_alarms is None:
+        return max(DEFAULT_RATE, 1 / (num_rows + 1))
+    _require_rate(false_alarms)
+    require_enough(num_rows, false_alarms)
+    return false_alarms
 
 
 def require_enough(num_rows: int, false_alarms: float) -> None:

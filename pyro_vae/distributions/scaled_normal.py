@@ -61,7 +61,8 @@ class ScaledMultivariateNormal(TorchDistribution):
             noise = torch.randn(
                 self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device
             )
-            return self.loc + self.scale * (noise @ self.tril.mT)
+            correlated: Tensor = noise @ self.tril.mT
+            return self.loc + self.scale * correlated
 
     def condition(self, value: Tensor) -> "ScaledMultivariateNormal":
         """The distribution of the values that the mask leaves out, given those that were observed.
@@ -101,4 +102,5 @@ def _tril_of_observed(tril: Tensor, observed: Tensor) -> Tensor:
     """The factor of the observed block of $L L^T$ for each row (N, D, D), with ones for the other values."""
     seen = observed.to(tril.dtype)
     block = (tril @ tril.mT) * seen.unsqueeze(-1) * seen.unsqueeze(-2)
-    return torch.linalg.cholesky(block + torch.diag_embed(1 - seen))
+    factor: Tensor = torch.linalg.cholesky(block + torch.diag_embed(1 - seen))
+    return factor

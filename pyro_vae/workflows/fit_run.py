@@ -101,7 +101,7 @@ def fit_run(
     elif out is not None and process_group().is_main:
         require_unused(Path(out))
     folder = None if out is None else Path(out)
-    job = _Job(FitSettings.from_options(settings), folder, program, resume is not None, log, debug)
+    job = _Job(FitSettings.from_options(settings), settings, folder, program, resume is not None, log, debug)
     return job.run(logger, progress)
 
 
@@ -129,7 +129,14 @@ class _Job:
     """One call of `fit_run`: everything that is checked and made before the fit begins, and the fit."""
 
     def __init__(
-        self, settings: FitSettings, out: Path | None, own: str | None, resuming: bool, log: Log, debug: bool
+        self,
+        settings: FitSettings,
+        given: Given,
+        out: Path | None,
+        own: str | None,
+        resuming: bool,
+        log: Log,
+        debug: bool,
     ) -> None:
         self.out, self.own, self.resuming, self.log, self.debug = out, own, resuming, log, debug
         self.group = process_group()
@@ -137,6 +144,8 @@ class _Job:
         build = None if own is None else load_builder(own)
         self.settings = settings = settings.with_absolute_paths()
         self.data = load_dataset(settings.data, settings.model.likelihood)
+        if own is None and "latent_dim" not in given and self.data.image_shape is None:
+            self.settings = settings = settings.with_latents_for(self.data.num_features)
         self.likelihood: LikelihoodChoice | None = None
         seed = settings.training.seed
         if build is None:

@@ -12,6 +12,7 @@ from pyro_vae.inference.svi.train_config import DEVICE, DTYPE, TrainConfig
 from pyro_vae.option_registry import Option, Value, options_of, require_known
 from pyro_vae.registry import ModelConfig, model_options
 
+MIN_TABLE_COLUMNS, MAX_TABLE_LATENTS = 4, 8  # chosen on validation rows of four tables (docs/design.md)
 GROUPS = ("data", "model", "objective", "training")
 RUN_TABLES = (
     "about",
@@ -103,6 +104,14 @@ class FitSettings:
         given = self.values["data"]
         values = given | {name: absolute(str(given[name])) for name in names if given[name] is not None}
         return replace(self, data=DataConfig(**values), values=self.values | {"data": values})  # type: ignore[arg-type]  # checked there
+
+    def with_latents_for(self, num_features: int) -> "FitSettings":
+        """The same settings with the default number of latents for a table of so many columns."""
+        if num_features < MIN_TABLE_COLUMNS:
+            return self
+        latents = min(num_features, MAX_TABLE_LATENTS)
+        values: dict[str, Value] = self.values["model"] | {"latent_dim": latents}
+        return replace(self, model=replace(self.model, latent_dim=latents), values=self.values | {"model": values})
 
     def to_toml(self) -> dict[str, dict[str, object]]:
         """The settings as TOML can hold them: nothing for None, lists for tuples, text for paths."""

@@ -16,7 +16,7 @@ from pyro_vae.data.image_shapes import as_image_shape
 from pyro_vae.data.load_tables import Source
 from pyro_vae.data.prepare_rows import Preparation
 from pyro_vae.data.stored_split import chunk_rows
-from pyro_vae.diagnostics.anomaly_scores import compare_with_reference, require_enough
+from pyro_vae.diagnostics.anomaly_scores import compare_with_reference, usable_rate
 from pyro_vae.errors import InputError, ZeroDensityWarning
 from pyro_vae.evidence.estimate_log_px import estimate_log_px
 from pyro_vae.evidence.evidence_methods import Estimator
@@ -172,24 +172,28 @@ class Run:
         """
         return self._frame_of(rows, lambda part, number: reconstruction_frame(self.program(), part, self.prepare))
 
-    def score(self, rows: NewRows = None, *, false_alarms: float = 0.05, estimator: Estimator | None = None) -> Any:
+    def score(
+        self, rows: NewRows = None, *, false_alarms: float | None = None, estimator: Estimator | None = None
+    ) -> Any:
         """log p(x) of each row, nats, its percentile among the run's validation rows, and whether it is unusual.
 
         Args:
             rows: the rows (N).
-            false_alarms: the share of usual rows that may be flagged, between 0 and 1.
+            false_alarms: the share of usual rows that may be flagged, between 0 and 1; by default 0.05, or the smallest
+                that the number of validation rows can tell.
             estimator: how log p(x) is computed; by default as that of the validation rows was when the run was fitted.
 
         Returns:
             A frame (N rows): ids, numbers, labels, log_px, khat, percentile, anomaly.
         """
         reference, estimator = self.reference_scores(false_alarms, estimator)
+        rate = usable_rate(false_alarms, int(reference.has_number.sum()))
 
         def score_part(part: Split, number: int) -> "pandas.DataFrame":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ZeroDensityWarning)  # −inf says it
                 found = estimate_log_px(estimator, self.program(), part, seed=estimator.seed + number)
-            return score_frame(compare_with_reference(found, reference, false_alarms))
+            return score_frame(compare_with_reference(found, reference, rate))
 
         return self._frame_of(rows, score_part)
 
@@ -219,7 +223,9 @@ class Run:
             )
         return frame_like(rows, pandas.concat(parts, ignore_index=True))
 
-    def reference_scores(self, false_alarms: float, estimator: Estimator | None = None) -> tuple[LogPx, Estimator]:
+    def reference_scores(
+        self, false_alarms: float | None, estimator: Estimator | None = None
+    ) -> tuple[LogPx, Estimator]:
         """log p(x) of the validation rows: those that the run has kept, else computed from its data.
 
         Args:
@@ -231,10 +237,10 @@ class Run:
         """
         kept = read_reference_scores(self.folder)
         if kept is not None and (estimator is None or estimate_alike(kept.estimator, estimator)):
-            require_enough(int(kept.log_px.has_number.sum()), false_alarms)
+            usable_rate(false_alarms, int(kept.log_px.has_number.sum()))
             return kept.log_px, estimator or kept.estimator
         estimator, held_out = estimator or Estimator(), self.data().valid
-        require_enough(len(held_out), false_alarms)
+        usable_rate(false_alarms, len(held_out))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZeroDensityWarning)
             return estimate_log_px(estimator, self.program(), held_out), estimator

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.data import Split
 from pyro_vae.data.row_weights import effective_rows
 from pyro_vae.data.stored_split import chunk_rows
-from pyro_vae.diagnostics.anomaly_scores import Scores, compare_with_reference
+from pyro_vae.diagnostics.anomaly_scores import Scores, compare_with_reference, usable_rate
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import ZeroDensityWarning
 from pyro_vae.evidence.estimate_log_px import estimate_log_px
@@ -124,7 +124,7 @@ def score_rows(
     *,
     split: str = "test",
     out: str | Path | None = None,
-    false_alarms: float = 0.05,
+    false_alarms: float | None = None,
     estimator: Estimator | None = None,
     program: str | None = None,
 ) -> tuple[ScoreSummary, ScoreTotals]:
@@ -138,7 +138,8 @@ def score_rows(
         split: which rows of a named data set.
         out: a `.csv` or `.parquet`, by default `scores.csv` in the run's folder; or a `.h5ad`, a copy of `data` with
             the columns in `obs`.
-        false_alarms: the share of usual rows that may be flagged, between 0 and 1.
+        false_alarms: the share of usual rows that may be flagged, between 0 and 1; by default 0.05, or
+            the smallest that the number of validation rows can tell.
         estimator: how log p(x) is computed; by default as that of the validation rows was when the run was fitted.
         program: `FILE.py:FUNCTION` of a program of one's own.
 
@@ -152,6 +153,7 @@ def score_rows(
     run = Run(folder, program)
     rows, scored = run.rows(data, split), run.program()
     reference, estimator = run.reference_scores(false_alarms, estimator)
+    rate = usable_rate(false_alarms, int(reference.has_number.sum()))
     weights = rows.relative_weights
     totals, places = ScoreTotals(), torch.arange(len(rows)) if rows.name == "train" else None
     output = open_row_writer(path, len(rows), ENDINGS, source) if group.is_main else nullcontext()
@@ -161,7 +163,7 @@ def score_rows(
         for number, part in enumerate(rows.chunks(size)):
             own = None if places is None else places[number * size :][: len(part)]
             log_px = estimate_log_px(estimator, scored, part, rows=own, seed=estimator.seed + number)
-            scores = compare_with_reference(log_px, reference, false_alarms)
+            scores = compare_with_reference(log_px, reference, rate)
             if writer is not None:
                 writer.write(describe_rows(part, run.prepare), score_frame(scores))
             own_weights = None if weights is None else weights[number * size :][: len(part)]
@@ -171,7 +173,7 @@ def score_rows(
         path=str(path),
         num_data=len(rows),
         num_anomalies=totals.num_anomalies,
-        false_alarms=false_alarms,
+        false_alarms=rate,
         threshold=scores.threshold,
         num_reference=int(reference.has_number.sum()),
         log_px=finite_or_none(totals.log_px / totals.weight) if totals.weight else None,

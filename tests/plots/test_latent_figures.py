@@ -8,6 +8,7 @@ from example_programs import Hierarchical, global_mean, plain_functions, vamp_va
 from figure_checks import Given, build_vae, check_drawn, look_at, sheet_of, words
 
 import pyro_vae as pv
+from pyro_vae.data.columns import Column, Schema
 from pyro_vae.diagnostics.latent_usage import LatentUsage
 from pyro_vae.errors import InputError
 from pyro_vae.plots import style
@@ -168,7 +169,7 @@ def test_best_and_worst_rows_are_those_by_log_px():
 def test_a_dollar_in_a_name_is_a_dollar(tmp_path):
     split = pv.Split("valid", torch.randn(30, 3))
     names = ("profit_$_per_$", "$x^$", r"a\$b$")
-    data = pv.Dataset("a$b$", split, split, split, columns=names)
+    data = pv.Dataset("a$b$", split, split, split, schema=Schema(tuple(Column(name, "real") for name in names)))
     vae = build_vae(2, 3, likelihood=pv.likelihoods.Normal)
     pictures = draw_latent_figures(vae, data, split, torch.randn(30))
     assert [picture.name for picture in pictures] == ALL
