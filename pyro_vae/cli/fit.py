@@ -133,6 +133,10 @@ def _print(done: Any) -> None:
     ended = f"{len(fitted.history)} epochs in {fitted.seconds:.0f} s, stopped by {fitted.stopped}"
     print_record(record, f"Validation rows · {ended}, kept epoch {fitted.best_epoch}")
     print_kl_by_latent(fitted.history[fitted.best_epoch - 1].get("valid_kl_apart"))
+    if (base := done.baseline) is not None:
+        click.echo(
+            f"  {base.name:<17}{base.log_px:>10.2f}  this fit gains {base.gain:+.2f} ± {base.gain_se:.2f} on it, paired"
+        )
     if fitted.advice:
         click.echo(f"\nNote: {fitted.advice}", err=True)
     click.echo(f"\nWritten to {folder}/")

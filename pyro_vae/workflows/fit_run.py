@@ -32,6 +32,7 @@ from pyro_vae.serialization import recipe_of, save
 from pyro_vae.typing import Program
 from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice, choose_likelihood, load_dataset
+from pyro_vae.workflows.fit_baseline import Baseline, fit_baseline
 from pyro_vae.workflows.fit_messages import Log, describe_fit, reason_of_interruption, warnings_to_log
 from pyro_vae.workflows.fit_settings import (
     FitSettings,
@@ -52,8 +53,8 @@ class FitRun:
     """A run that was fitted: its `folder`, the `record` of the validation rows, and what the fit did.
 
     `program` is on the CPU and holds the best weights. `unscored` says why rows have no log p(x) of their own, empty
-    where they have; `figures` are the files that were drawn. The processes of a distributed run other than the first
-    have an empty record.
+    where they have; `figures` are the files that were drawn; `baseline` is what one normal gives on the same rows. The
+    processes of a distributed run other than the first have an empty record.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class FitRun:
     record: EvidenceRecord
     figures: tuple[Path, ...] = ()
     unscored: str = ""
+    baseline: Baseline | None = None
 
 
 def fit_run(
@@ -275,7 +277,9 @@ class _Job:
         path = folder / EVALUATION
         known = json.loads(path.read_text()) if path.exists() else {}
         write_json(path, known | {"valid": dict(record)})
-        return FitRun(folder, program, data, fitted, record, tuple(figures))
+        return FitRun(
+            folder, program, data, fitted, record, tuple(figures), baseline=fit_baseline(data, scored, log_px)
+        )
 
     @contextmanager
     def _continue_on_error(self, what: str) -> Iterator[None]:
