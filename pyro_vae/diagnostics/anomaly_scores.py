@@ -182,6 +182,7 @@ def usable_rate(false_alarms: float | None, num_rows: int) -> float:
         The rate.
     """
     if false_alarms is None:
+        require_enough(num_rows, 1 / 2)
         return max(DEFAULT_RATE, 1 / (num_rows + 1))
     _require_rate(false_alarms)
     require_enough(num_rows, false_alarms)

@@ -28,7 +28,7 @@ def folder(tmp_path_factory, frame):
     """A run of a file that is gone when new rows come."""
     folder = tmp_path_factory.mktemp("customers")
     frame.to_csv(folder / "customers.csv", index=False)
-    fit_run(folder / "run", data=str(folder / "customers.csv"), label="churned", epochs=2, hidden=(16,))
+    fit_run(folder / "run", data=str(folder / "customers.csv"), label="churned", epochs=2, hidden=(16,), latent_dim=2)
     (folder / "customers.csv").rename(folder / "gone.csv")
     return folder
 
