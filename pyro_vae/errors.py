@@ -21,6 +21,10 @@ class ZeroDensityWarning(UserWarning):
     """Some rows have a density of zero, or none that can be computed; the message says which, and why."""
 
 
+class ImputationWarning(UserWarning):
+    """Some rows' missing values are not to be trusted, or stay missing; the message says which, and why."""
+
+
 class PrecisionWarning(UserWarning):
     """Log densities lose digits in the program's floating type; the message says how many nats, and what to do."""
 

@@ -29,6 +29,7 @@ __all__ = [
     "Conjugate",
     "Density",
     "Distribution",
+    "DrawsMissing",
     "Guide",
     "Latents",
     "Likelihood",
@@ -96,6 +97,19 @@ class Density(Program, Protocol):
     """A program that knows log p(x) of each row in closed form, nats."""
 
     def log_prob(self, x: Any) -> Tensor: ...
+
+
+@runtime_checkable
+class DrawsMissing(Protocol):
+    """A program that knows the density of a row's missing values given its observed ones.
+
+    Rows x (n, D) hold NaN where a value is missing. `draw_missing` gives `num` draws of x (num, n, D), of which those
+    of missing values count, and `mean_missing` the means (n, D).
+    """
+
+    def draw_missing(self, x: Tensor, num: int) -> Tensor: ...
+
+    def mean_missing(self, x: Tensor) -> Tensor: ...
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from pyro_vae.evidence.annealing_schedule import sigmoid_betas
 from pyro_vae.evidence.proposal_mixture import DEGREES_OF_FREEDOM, Counts, Proposal
 from pyro_vae.evidence.row_blocks import RowBlock
 from pyro_vae.inference.posterior.hmc import Noise, State, state_at, transition
-from pyro_vae.typing import PerRow
+from pyro_vae.typing import LogWeights, PerRow
 
 TEMPERATURES, CHAINS, LEAPFROG = 40, 16, 4
 NUM_DENSITIES = TEMPERATURES * CHAINS * LEAPFROG  # that are computed for a row
@@ -36,17 +36,35 @@ def anneal_from_modes(block: RowBlock, proposal: Proposal, index: Tensor) -> dic
     Returns:
         `log_px`, `mc_se`, `ess`, `khat` (NaN) and `smoothed` (equal to `log_px`) of these rows, (m,).
     """
+    return _mean_weight(anneal_chains(block, proposal, index)[1])
+
+
+def anneal_chains(block: RowBlock, proposal: Proposal, index: Tensor, turn: int = 0) -> tuple[Tensor, LogWeights]:
+    """The last points of the chains of `anneal_from_modes`, and their log weights.
+
+    Args:
+        block: the rows.
+        proposal: the mixtures of all rows of the block.
+        index: the rows that are annealed, (m,).
+        turn: a number of the chains' random numbers, from 0; others are independent.
+
+    Returns:
+        Points u (C, m, K), and log weights (C, m), nats.
+    """
     start = Proposal(Counts(0, CHAINS, 0), proposal.modes, proposal.num_modes).take(index)
-    noise = _RowNoise(block, index, len(start.modes[0].loc[0]))
+    noise = _RowNoise(block, index, len(start.modes[0].loc[0]), STREAM + turn)
     chosen = torch.arange(CHAINS)[:, None] % start.num_modes
     rows = torch.arange(len(index))
     loc = torch.stack([mode.loc for mode in start.modes])[chosen, rows]
     tril = torch.stack([mode.scale_tril for mode in start.modes])[chosen, rows]
     joint = block.at_draws(CHAINS, block.batch.take(index))
 
+    def points(v: Tensor) -> Tensor:
+        return loc + torch.einsum("cnij,cnj->cni", tril, v.reshape(loc.shape))
+
     def at(v: Tensor) -> State:
         def terms(v: Tensor) -> list[Tensor]:
-            u = loc + torch.einsum("cnij,cnj->cni", tril, v.reshape(loc.shape))
+            u = points(v)
             log_start = start.log_prob(u, torch.empty(0), None)
             return [joint.at(u).log_joint.flatten(), log_start.flatten()]
 
@@ -62,14 +80,14 @@ def anneal_from_modes(block: RowBlock, proposal: Proposal, index: Tensor) -> dic
         if beta < 1:
             coefficients = state.u.new_tensor([beta, 1 - beta])
             state, _ = transition(at, state, coefficients, step, LEAPFROG, noise.transition())
-    return _mean_weight(log_weights.reshape(CHAINS, -1))
+    return points(state.u.detach()), log_weights.reshape(CHAINS, -1)
 
 
 class _RowNoise:
     """Random numbers of rows' chains, chains first, then rows, keyed by row."""
 
-    def __init__(self, block: RowBlock, index: Tensor, dim: int) -> None:
-        self.generators = [np.random.default_rng([block.seed, STREAM, block.first + row]) for row in index.tolist()]
+    def __init__(self, block: RowBlock, index: Tensor, dim: int, stream: int) -> None:
+        self.generators = [np.random.default_rng([block.seed, stream, block.first + row]) for row in index.tolist()]
         self.dim, self.like = dim, block.batch.x
 
     def _stack(self, rows: list[np.ndarray]) -> Tensor:

@@ -25,6 +25,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.evidence.evidence_record import EvidenceRecord, finite_or_none, mean_or_none
 from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit, pareto_smoothed
+from pyro_vae.evidence.proposal_mixture import log_mixture
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import require_guide_density
@@ -283,7 +284,7 @@ def summarize(
     log_weights = log_likelihood + log_ratio
     guided = log_weights[:num_guided]
     if from_prior:
-        log_weights = log_likelihood - _log_mixture(share, log_ratio)
+        log_weights = log_likelihood - log_mixture(share, log_ratio)
     log_weights = torch.where(log_weights == math.inf, math.nan, log_weights)  # no density is infinite
     log_sum = torch.logsumexp(log_weights, 0)
     log_px = log_sum - math.log(num_samples)
@@ -311,10 +312,3 @@ def summarize(
         grouped = guided[: groups * k].reshape(groups, k, -1)
         summary[f"iwae {k}"] = (torch.logsumexp(grouped, 1) - math.log(k)).mean(0)
     return summary
-
-
-def _log_mixture(share: float, log_ratio: LogWeights) -> LogWeights:
-    """log [α p(z) + (1 − α) q(z|x)] − log p(z) from log p(z) − log q(z|x), without overflow however far q lies."""
-    if share == 1:
-        return torch.zeros_like(log_ratio)
-    return torch.logaddexp(torch.full_like(log_ratio, math.log(share)), math.log1p(-share) - log_ratio)

@@ -185,3 +185,18 @@ class Proposal:
 
 def _log(count: int) -> float:
     return math.log(count) if count else -math.inf
+
+
+def log_mixture(share: float, log_ratio: LogWeights) -> LogWeights:
+    """log [α p(z) + (1 − α) q(z|x)] − log p(z), without overflow however far q lies.
+
+    Args:
+        share: α, from 0 to 1.
+        log_ratio: log p(z) − log q(z|x) of draws (S, N), nats.
+
+    Returns:
+        The logarithms (S, N).
+    """
+    if share == 1:
+        return torch.zeros_like(log_ratio)
+    return torch.logaddexp(torch.full_like(log_ratio, math.log(share)), math.log1p(-share) - log_ratio)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, cast
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -15,6 +14,7 @@ from torch.distributions.constraints import Constraint
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start, rows_with_nan
+from pyro_vae.models.mixture_labels import Labels, find_centres
 from pyro_vae.programs.parameters import register_parameters
 from pyro_vae.programs.row_inputs import RowInputs, accepts_row_inputs, bind_supported_kwargs
 from pyro_vae.typing import Guide, PerRow, Rows
@@ -50,14 +50,14 @@ class Mixture(Density):
     def model(self, x: Rows) -> None:
         register_parameters(self, "mixture")
         with pyro.plate("data", len(x)):
-            c = pyro.sample("c", _Labels(self.logits), infer={"enumerate": "parallel"})
+            c = pyro.sample("c", Labels(self.logits), infer={"enumerate": "parallel"})
             pyro.sample("x", _Component(self, c), obs=x)
 
     @accepts_row_inputs  # they are passed to the guide part, if its forward takes them
     def guide(self, x: Rows, **row_inputs: object) -> None:
         register_parameters(self, "mixture")
         with pyro.plate("data", len(x)):
-            pyro.sample("c", _Labels(self._posterior(x, row_inputs).logits), infer={"enumerate": "parallel"})
+            pyro.sample("c", Labels(self._posterior(x, row_inputs).logits), infer={"enumerate": "parallel"})
 
     def _posterior(self, x: Rows, row_inputs: RowInputs) -> dist.Categorical:
         if self.posterior is not None:
@@ -120,6 +120,44 @@ class Mixture(Density):
         r"""$p(c | x_i) = \pi_c p(x_i | c) / p(x_i)$, (N, C)."""
         x, table = rows_with_nan(self.rows_of(x), slice(None)).to(self.logits), self.table()
         return torch.cat([self._log_joint(self.prepare(rows), table).softmax(0).T for rows in x.split(self.block_rows)])
+
+    @torch.no_grad()
+    def draw_missing(self, x: Rows, num: int) -> Tensor:
+        """Draws of x given the observed values of each row: a component by its responsibility, and x given both.
+
+        Args:
+            x: rows (n, D), NaN where a value is missing.
+            num: the number of draws.
+
+        Returns:
+            Draws (num, n, D).
+        """
+        x = x.to(self.logits)
+        labels = dist.Categorical(logits=self._log_joint(self.prepare(x), self.table()).T).sample(torch.Size([num]))
+        return self.draw_given(labels, x)
+
+    @torch.no_grad()
+    def mean_missing(self, x: Rows) -> Rows:
+        """E[x] given the observed values of rows (n, D), NaN where a value is missing."""
+        x = x.to(self.logits)
+        shares = self._log_joint(self.prepare(x), self.table()).softmax(0)
+        return torch.einsum("cn,cnd->nd", shares, self.means_given(x))
+
+    def draw_given(self, c: Tensor, x: Rows) -> Tensor:
+        """A draw of x given a label and the observed values: by default values are independent given the label.
+
+        Args:
+            c: labels (num, n).
+            x: rows (n, D), NaN where a value is missing.
+
+        Returns:
+            Draws (num, n, D).
+        """
+        return self.draw(c)
+
+    def means_given(self, x: Rows) -> Tensor:
+        """E[x | c, observed values] of rows (n, D) under each component, (C, n, D): by default the component's."""
+        return self.means[:, None].expand(-1, len(x), -1)
 
     def predict(self, x: Dataset | Split | Tensor) -> Tensor:
         """The most probable component of each row, (N,)."""
@@ -207,7 +245,7 @@ class Mixture(Density):
             raise InputError(f"{self.num_components} components need as many rows to start at, got {len(rows)}")
         self.describe_rows(mean, rows)
         rows, total = torch.where(rows.isnan(), mean, rows).to(self.logits), None
-        centres = _centres(rows, self.num_components, kind, seed)
+        centres = find_centres(rows, self.num_components, kind, seed)
         self.move_components(torch.arange(self.num_components), centres)
         for block in rows.split(self.block_rows):
             label = (centres.square().sum(1)[:, None] - 2 * centres @ block.T).argmin(0)
@@ -232,27 +270,6 @@ class Mixture(Density):
             rows: the rows (m, D).
         """
         raise NotImplementedError
-
-
-class _Labels(dist.Categorical):
-    """Categories with log-probabilities by indexing: the gradient of all C labels of n rows is (n, C) in memory, where
-    that of a gather is (C, n, C)."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__(logits=logits)
-        self.table = self.logits
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "_Labels":
-        new: _Labels = super().expand(torch.Size(batch_shape), self.__new__(_Labels))  # type: ignore[no-untyped-call]  # torch's
-        new.table = self.table
-        return new
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        shape, label = torch.broadcast_shapes(value.shape, self.batch_shape), value.long()
-        if self.table.dim() == 1:
-            return self.table[label].expand(shape)
-        row = torch.arange(self.table.shape[0], device=label.device).expand(shape)
-        return self.table[row, label.expand(shape)]
 
 
 class _Component(TorchDistribution):
@@ -286,18 +303,3 @@ class _Component(TorchDistribution):
     @property
     def mean(self) -> Tensor:
         return self.mixture.means[self.c]
-
-
-def _centres(rows: Tensor, count: int, kind: str, seed: int) -> Tensor:
-    """Initial centres (C, D) by k-means++, k-means, or at random rows."""
-    from sklearn.cluster import KMeans, kmeans_plusplus
-
-    values = rows.cpu().numpy()
-    if kind == "random":
-        return rows[
-            torch.from_numpy(np.random.RandomState(seed % 2**32).permutation(len(rows))[:count]).to(rows.device)
-        ]
-    if kind == "k-means":
-        found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(values)
-        return torch.from_numpy(found.cluster_centers_).to(rows)
-    return torch.from_numpy(kmeans_plusplus(values, count, random_state=seed % 2**32)[0]).to(rows)

@@ -15,7 +15,7 @@ from pyro_vae.models.covariance_forms import (
     scatter_about_means,
 )
 from pyro_vae.models.exact_density import Statistics, column_scales
-from pyro_vae.models.missing_values import expected_statistics, observed_log_probs
+from pyro_vae.models.missing_values import conditional_draws, conditional_means, expected_statistics, observed_log_probs
 from pyro_vae.models.mixture_features import coefficients_of, features_of, loses_digits
 from pyro_vae.models.regularization import cross_validate
 from pyro_vae.models.regularized_mixture import RegularizedMixture
@@ -312,3 +312,9 @@ class GaussianMixture(RegularizedMixture):
             return self.loc[c] + (factor @ noise[..., None])[..., 0]
         scale = self.raw_scale.exp()[c]
         return self.loc[c] + (scale if self.covariance == "diagonal" else scale[..., None]) * noise
+
+    def means_given(self, x: Rows) -> Tensor:
+        return conditional_means(x, self.loc, self._each_covariance) if self._blocks else super().means_given(x)
+
+    def draw_given(self, c: Tensor, x: Rows) -> Tensor:
+        return conditional_draws(c, x, self.loc, self._each_covariance) if self._blocks else self.draw(c)

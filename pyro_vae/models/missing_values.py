@@ -120,3 +120,57 @@ def _expected_moments(x: Tensor, share: Tensor, mean: Tensor, covariance: Tensor
     expected = (gain @ difference.T[..., None])[..., 0]
     left = torch.einsum("n,njk->jk", share, covariance - gain @ covariance)
     return share @ expected, (expected * share[:, None]).T @ expected + left
+
+
+def conditional_means(x: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
+    """The mean of rows under each normal, given their observed values.
+
+    Args:
+        x: rows (n, D), NaN where a value is missing.
+        means: (C, D).
+        covariances: (C, D, D).
+
+    Returns:
+        The means (C, n, D).
+    """
+    pairs = zip(means, covariances, strict=True)
+    return torch.stack([_conditional_moments(x, mean, covariance)[0] for mean, covariance in pairs])
+
+
+def conditional_draws(c: Tensor, x: Tensor, means: Tensor, covariances: Tensor) -> Tensor:
+    """Draws of rows, each under the normal of its label, given their observed values.
+
+    Args:
+        c: labels (M, n).
+        x: rows (n, D), NaN where a value is missing.
+        means: (C, D).
+        covariances: (C, D, D).
+
+    Returns:
+        The draws (M, n, D).
+    """
+    noise = torch.randn(*c.shape, x.shape[1]).to(means)
+    drawn = torch.zeros_like(noise)
+    for number, (own_mean, covariance) in enumerate(zip(means, covariances, strict=True)):
+        mean, left = _conditional_moments(x, own_mean, covariance)
+        own = mean + torch.einsum("nij,mnj->mni", _factor_of_missing(left, x), noise)
+        drawn = torch.where((c == number)[..., None], own, drawn)
+    return drawn
+
+
+def _conditional_moments(x: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (n, D) and covariance (n, D, D) of rows given their observed values, whose covariance is zero."""
+    is_observed = ~x.isnan()
+    difference = torch.where(is_observed, x - mean, 0.0)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(_of_observed(covariance, is_observed.T)))
+    gain = covariance @ torch.where(is_observed[:, :, None] & is_observed[:, None, :], inverse, 0.0)
+    both = ~is_observed[:, :, None] & ~is_observed[:, None, :]
+    left = torch.where(both, covariance - gain @ covariance, 0.0)
+    return mean + (gain @ difference[..., None])[..., 0], (left + left.mT) / 2
+
+
+def _factor_of_missing(covariance: Tensor, x: Tensor) -> Tensor:
+    """The Cholesky factors (n, D, D) of covariances of missing values, zero for observed ones."""
+    is_observed = ~x.isnan()
+    factor = torch.linalg.cholesky(covariance + is_observed.to(covariance).diag_embed())
+    return torch.where(is_observed[:, :, None], 0.0, factor)

@@ -103,6 +103,26 @@ class _LinearGaussian(Density):
         return self._solve(x)[2]
 
     @torch.no_grad()
+    def draw_missing(self, x: Rows, num: int) -> Tensor:
+        """Draws of x given the observed values of each row: z from its posterior, and x given z.
+
+        Args:
+            x: rows (n, D), NaN where a value is missing.
+            num: the number of draws.
+
+        Returns:
+            Draws (num, n, D).
+        """
+        z = self.posterior(x).sample(torch.Size([num])).expand(num, len(x), -1)
+        mean = z @ self.weight.T + self.loc
+        return mean + self.scale * torch.randn(mean.shape, dtype=mean.dtype, device=mean.device)
+
+    @torch.no_grad()
+    def mean_missing(self, x: Rows) -> Rows:
+        """E[x] given the observed values of rows (n, D), NaN where a value is missing."""
+        return self._solve(x)[1] @ self.weight.T + self.loc
+
+    @torch.no_grad()
     def transform(self, x: Dataset | Split | Tensor) -> RowLatents:
         """Posterior means of z (N, K)."""
         split, blocks = self.rows_of(x), torch.arange(len(self.rows_of(x))).split(self.block_rows)

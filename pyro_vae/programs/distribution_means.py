@@ -36,7 +36,7 @@ def distribution_mean(fn: Distribution, draws: int = 64) -> Tensor:
     return mean
 
 
-def mean_in_closed_form(fn: Distribution) -> Tensor | None:
+def mean_in_closed_form(fn: Distribution | TorchDistribution) -> Tensor | None:
     """The mean of a distribution; None where it has none in closed form."""
     assert isinstance(fn, TorchDistribution)
     try:
