@@ -19,6 +19,7 @@ COMMANDS = {  # name: (the module that holds it, what the list of commands says)
     "report": ("report", "Write one page about a run, to open in a browser."),
     "sample": ("sample", "Draw new rows from a run's model."),
     "reconstruct": ("reconstruct", "Send rows through a run's guide and back."),
+    "impute": ("impute", "Fill the missing cells of a file's rows."),
     "encode": ("encode", "Write the posterior means of rows."),
     "datasets": ("datasets", "List the data sets that have names."),
     "info": ("info", "Say what a run holds."),

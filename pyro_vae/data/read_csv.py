@@ -53,12 +53,15 @@ class TextFormat:
     notes: tuple[str, ...] = ()
 
 
-def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame", tuple[str, ...], bool]:
+def read_text_table(
+    path: Path, header: str = "auto", *, as_text: bool = False
+) -> tuple["pandas.DataFrame", tuple[str, ...], bool]:
     """The data frame of a text table, `.csv` or `.tsv`, also compressed (`.gz`, `.bz2`, `.xz`, or alone in a `.zip`).
 
     Args:
         path: the file.
         header: whether the first row holds the columns' names: `yes`, `no`, or `auto`, which looks.
+        as_text: whether each cell stays the text that it is.
 
     Returns:
         The frame, what was decided in reading it, and whether its columns have names; `InputError` for a file that is
@@ -80,7 +83,8 @@ def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame
                 encoding=form.encoding,
                 index_col=None if form.is_indexed else False,
                 skipinitialspace=True,
-                dtype=dict.fromkeys(form.as_text, str),
+                dtype=str if as_text else dict.fromkeys(form.as_text, str),
+                keep_default_na=not as_text,
                 low_memory=False,
             )
     except InputError:
@@ -92,7 +96,7 @@ def read_text_table(path: Path, header: str = "auto") -> tuple["pandas.DataFrame
         ) from warning
     except (ValueError, IndexError, UnicodeDecodeError, OSError, EOFError, *UNPACKING) as error:
         raise InputError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from error
-    if len(frame) > NUM_LINES // 2 and bool(frame.iloc[:, -1].isna().any()):
+    if len(frame) > NUM_LINES // 2 and not as_text and bool(frame.iloc[:, -1].isna().any()):
         _require_whole_rows(path, form)
     if form.has_header and str(frame.columns[0]).startswith("#"):  # as numpy.savetxt writes names
         first = frame.columns[0]

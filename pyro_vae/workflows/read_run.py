@@ -17,7 +17,7 @@ from pyro_vae.data.load_tables import Source
 from pyro_vae.data.prepare_rows import Preparation
 from pyro_vae.data.stored_split import chunk_rows
 from pyro_vae.diagnostics.anomaly_scores import compare_with_reference, usable_rate
-from pyro_vae.errors import InputError, ZeroDensityWarning
+from pyro_vae.errors import ImputationWarning, InputError, ZeroDensityWarning
 from pyro_vae.evidence.estimate_log_px import estimate_log_px
 from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.log_px_result import LogPx
@@ -27,9 +27,11 @@ from pyro_vae.run_folder import WEIGHTS, read_config
 from pyro_vae.serialization import load
 from pyro_vae.typing import Program
 from pyro_vae.workflows.choose_likelihood import load_dataset
+from pyro_vae.workflows.fill_rows import FilledRows, Imputing, fill_rows
 from pyro_vae.workflows.fit_settings import settings_of_earlier_version
 from pyro_vae.workflows.reference_scores import estimate_alike, read_reference_scores
 from pyro_vae.workflows.row_frames import describe_rows, latent_frame, reconstruction_frame, score_frame, values_frame
+from pyro_vae.workflows.source_frames import frame_of_source, frame_of_split
 from pyro_vae.workflows.user_program import load_builder
 
 if TYPE_CHECKING:
@@ -196,6 +198,54 @@ class Run:
             return score_frame(compare_with_reference(found, reference, rate))
 
         return self._frame_of(rows, score_part)
+
+    def impute(
+        self,
+        rows: NewRows = None,
+        *,
+        method: str = "draws",
+        num_imputations: int = 1,
+        num_samples: int = 1000,
+        seed: int = 0,
+    ) -> Any:
+        """Rows with their missing cells filled, the others as they were; `evidence.impute_rows` says how.
+
+        Args:
+            rows: the rows (N).
+            method: draws; mean, of levels the most probable; or mode, that and the mean of numbers. In columns of whole
+                numbers all are whole.
+            num_imputations: how often each missing cell is drawn, M.
+            num_samples: weighted latents of each row.
+            seed: seed of the draws.
+
+        Returns:
+            A frame like the rows, the ids first; of M > 1, M · N rows with the column `imputation`, from 1.
+        """
+        filled = self.fill(rows, "test", Imputing(method, num_imputations, num_samples, seed))
+        for message in filled.warnings():
+            warnings.warn(message, ImputationWarning, stacklevel=2)
+        return filled.frame
+
+    def fill(self, rows: NewRows, split: str, how: Imputing, *, as_written: bool = False) -> FilledRows:
+        """Rows with their missing cells filled, and how well that went.
+
+        Args:
+            rows: a file, the name of a data set, or rows in memory; None for the run's own.
+            split: which rows of a data set: train, valid or test.
+            how: how missing values are filled.
+            as_written: whether cells of a text table stay the text that they are.
+
+        Returns:
+            The frame and what is to be said of it.
+        """
+        preparation = replace(self.prepare, missing=True)
+        if rows is None or (isinstance(rows, str) and rows in NAMED_DATASETS):
+            found = self.rows(rows, split)
+            source = frame_of_split(found, preparation)
+        else:
+            found = preparation(rows, self._header)
+            source = frame_of_source(rows, found, preparation, self._header, as_written)
+        return fill_rows(self.program(), found, source, preparation, how)
 
     def sample(self, num: int = 64, *, seed: int | None = None) -> "pandas.DataFrame":
         """Rows drawn from the model, z from the prior and x from the likelihood, with names, types and units.
