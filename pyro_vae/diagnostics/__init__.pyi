@@ -8,8 +8,8 @@ from .gaps import inference_gaps as inference_gaps
 from .latent_interpolation import interpolate as interpolate
 from .latent_usage import LatentUsage as LatentUsage
 from .latent_usage import measure_latent_usage as measure_latent_usage
-from .pool_estimates import PooledEstimate as PooledEstimate
-from .pool_estimates import pool_estimates as pool_estimates
+from .multiple_imputation import PooledEstimate as PooledEstimate
+from .multiple_imputation import pool_estimates as pool_estimates
 from .two_sample_test import TwoSample as TwoSample
 from .two_sample_test import two_sample as two_sample
 

@@ -12,6 +12,7 @@ from torch.distributions import Categorical, Distribution, Independent, constrai
 from pyro_vae.distributions import Observed
 from pyro_vae.distributions.column_vector import ColumnVector, Levels
 from pyro_vae.distributions.discrete_values import EachValue
+from pyro_vae.distributions.scaled_normal import ScaledMultivariateNormal
 from pyro_vae.errors import InputError
 from pyro_vae.programs.distribution_means import mean_in_closed_form
 from pyro_vae.programs.plates import PlateStructure
@@ -51,9 +52,10 @@ class Expected:
 
 
 class ObservedValues:
-    """The sites of a run of a model that observe x, each value of which is drawn independently given the latents.
+    """The sites of a run of a model that observe x, whose missing values are drawn given the latents.
 
-    Raises `InputError` where the values of a row are not independent given the latents, or where what the model
+    These are independent of the observed ones, or normal with one correlation (`likelihoods.MultivariateNormal`), and
+    then conditioned on them. Raises `InputError` for other distributions of several values, or where what the model
     observes is not x, column by column.
 
     Args:
@@ -77,7 +79,7 @@ class ObservedValues:
 
     def draw(self) -> Tensor:
         """A draw of all values of each row, (n, D)."""
-        return self.plates.concatenate(self.sites, lambda site: _whole(site).sample())
+        return self.plates.concatenate(self.sites, lambda site: _draw(_whole(site)))
 
     def expected(self) -> Expected:
         """What x is expected to be, (n, D)."""
@@ -103,6 +105,8 @@ def _whole(site: Site) -> Distribution:
     """The distribution of all values of a site, in the shape of what it observes."""
     fn: Distribution = in_shape_of(site["fn"], site["value"])
     fn = fn.values if isinstance(fn, Observed) else fn
+    if isinstance(fn, ScaledMultivariateNormal):
+        return fn.condition(site["value"])
     batch = site["value"].shape[: site["value"].dim() - len(fn.event_shape)]
     return fn if fn.batch_shape == batch else fn.expand(batch)
 
@@ -116,12 +120,20 @@ def _unwrapped(fn: object) -> object:
 
 def _require_independent(site: Site) -> None:
     fn = _unwrapped(site["fn"])
-    if isinstance(fn, EachValue) or (isinstance(fn, Distribution) and not fn.event_shape):
+    if isinstance(fn, EachValue | ScaledMultivariateNormal) or (isinstance(fn, Distribution) and not fn.event_shape):
         return
     raise InputError(
         f"the values that {site['name']} observes are not independent given the latents ({type(fn).__name__}), so the "
         "missing ones cannot be drawn one by one; give the likelihood independent values (to_event(1))"
     )
+
+
+def _draw(fn: Distribution) -> Tensor:
+    if isinstance(fn, ScaledMultivariateNormal):  # of rows with a factor each
+        noise = torch.randn_like(fn.loc)
+        return fn.loc + fn.scale * (fn.tril @ noise.unsqueeze(-1)).squeeze(-1)
+    drawn: Tensor = fn.sample()
+    return drawn
 
 
 def _mean(fn: Distribution) -> Tensor:

@@ -16,7 +16,7 @@ from pyro_vae.typing import Program
 from pyro_vae.workflows.row_frames import values_frame
 from pyro_vae.workflows.source_frames import SourceFrame, missing_cells
 
-IMPUTED_AT_ONCE = 6_400  # rows: a whole number of the blocks that they are worked on in
+CHUNK_ROWS = 6_400  # rows: a whole number of the blocks that they are worked on in
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def fill_rows(
 
     if how.num_imputations > 1:
         source.require_free_names()
-    size = min(IMPUTED_AT_ONCE, chunk_rows(rows.shape[1], IMPUTED_AT_ONCE))
+    size = min(CHUNK_ROWS, chunk_rows(rows.shape[1], CHUNK_ROWS))
     places = torch.arange(len(rows)) if rows.name == "train" else None
     parts = []
     for number, part in enumerate(rows.chunks(size)):

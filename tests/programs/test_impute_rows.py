@@ -40,6 +40,20 @@ def linear_vae(guide=None):
     return pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Normal(net, scale=NOISE), guide or Fixed())
 
 
+def correlated_vae():
+    """The same density of x, half of its noise correlated: z's and the residuals' covariances add up."""
+    net = nn.Linear(2, 8)
+    with torch.no_grad():
+        net.weight.copy_(torch.cat([0.5 * W, torch.zeros(4, 2)]))
+        net.bias.copy_(torch.cat([LOC, torch.zeros(4)]))
+    likelihood = pv.likelihoods.MultivariateNormal(net, num_features=4)
+    with torch.no_grad():
+        factor = torch.linalg.cholesky(COV - 0.25 * W @ W.T)
+        likelihood.raw_tril.copy_(factor)
+        likelihood.raw_diagonal.copy_((factor.diagonal() - likelihood.floor).expm1().log())
+    return pv.VAE(pv.priors.StandardNormal(2), likelihood, Fixed())
+
+
 def drawn_rows(n, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, 2, generator=generator) @ W.T + LOC + NOISE * torch.randn(n, 4, generator=generator)
@@ -80,7 +94,7 @@ GUIDES = {
     "shifted and narrow": lambda: Fixed(loc=-3.0, scale=0.1),
 }
 LINEAR = {name: lambda name=name: linear_vae(GUIDES[name]()) for name in GUIDES}
-LINEAR |= {"ppca": ppca, "a mixture of one": one_normal}
+LINEAR |= {"correlated": correlated_vae, "ppca": ppca, "a mixture of one": one_normal}
 
 
 @pytest.mark.parametrize("name", LINEAR)

@@ -43,7 +43,11 @@ def test_several_numbers_at_once_and_their_intervals():
     assert pooled.fraction_missing[1] == 0
     low, high = pooled.interval(0.95)
     assert math.isclose(float(high[1]), 1.959963984540054, rel_tol=1e-9)
-    assert math.isclose(float(low[0]), 2 - 2.5706 * math.sqrt(7 / 3), rel_tol=2e-2)  # t of 6.125 degrees of freedom
+    assert math.isclose(float(pooled.df[0]), 6.125)
+    quantile = (2 - float(low[0])) / math.sqrt(7 / 3)
+    assert 2.364624 < quantile < 2.446912  # those of 7 and of 6 degrees of freedom
+    two = pv.diagnostics.PooledEstimate(*torch.tensor([0.0, 1.0, 0.0, 1.0, 2.0, 0.0], dtype=torch.float64))
+    assert math.isclose(float(two.interval(0.9)[1]), 0.9 / math.sqrt(2 * 0.95 * 0.05), rel_tol=1e-9)
 
 
 @pytest.mark.parametrize(
