@@ -5,6 +5,17 @@ class InputError(ValueError):
     """An argument, option or file cannot be used; the command line prints the message alone and exits with 2."""
 
 
+class DamagedFileError(InputError):
+    """A file of a run is not what was written: a bit has changed, or a part is missing."""
+
+
+class UnwritableError(OSError):
+    """A file could not be written, because the disk is full or may not be written; the message says what to do."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
+
+
 class RowsError(InputError):
     """A program has no log weight for each row, because a site lies outside the one plate over rows."""
 

@@ -1,16 +1,19 @@
 """A run's folder: the names of its files, its settings, and a new one that nothing else uses."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 
-from pyro_vae.atomic_write import JsonDict, read_toml, write_atomic, write_toml
+from pyro_vae.atomic_write import JsonDict, is_leftover, read_json, read_toml, write_json, write_toml
 from pyro_vae.errors import InputError
+from pyro_vae.folder_lock import LOCK, lock_folder
 
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"
 REFERENCE = "reference.safetensors"  # scores of validation rows
 SETTINGS = "settings.json"  # of a comparison or study
+RUNS = Path("runs")  # where new runs are made
 FORMAT = 1  # of a run's folder; a config.toml that names none is of format 1
 
 
@@ -23,7 +26,7 @@ def read_config(folder: Path) -> JsonDict:
     path = folder / CONFIG
     if not path.is_file():
         raise InputError(f"{folder} is not a run: it has no {CONFIG}; `pyro-vae fit` makes one, by default under runs/")
-    config = read_toml(path)
+    config = read_toml(path, of_run=True)
     about = config.get("about", {})
     if about.get("format", FORMAT) > FORMAT:
         raise InputError(
@@ -54,13 +57,58 @@ def new_run(parent: Path, name: str) -> Path:
     raise InputError(f"no free name for a run called {stem} under {parent}")
 
 
+@contextmanager
+def lock_new_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """Inside, this process alone writes into a folder, which is made; at the end those made are removed if empty.
+
+    Args:
+        out: the folder, by default a new one under `runs/`; `InputError` where it cannot be made, or another process
+            writes to it.
+        name: what a new one is named after.
+
+    Yields:
+        Path: the folder.
+    """
+    planned = RUNS / name if out is None else out
+    made = [path for path in (planned, *planned.parents) if not path.exists()]
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        folder = new_run(RUNS, name) if out is None else out
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{planned}: no folder can be made there ({reason}); name another with --out") from error
+    if out is None:
+        made = [folder, *made]
+    try:
+        with lock_folder(folder):
+            yield folder
+    finally:
+        for path in made:
+            with suppress(OSError):  # it holds files
+                path.rmdir()
+
+
+@contextmanager
+def lock_run(folder: Path, written: Path | None = None) -> Iterator[None]:
+    """Inside, this process alone writes into a folder, if it is that of a run.
+
+    Args:
+        folder: the folder; `InputError` where another process writes to it.
+        written: the file that will be written, if it is one alone: outside the folder, nothing is locked.
+    """
+    is_outside = written is not None and folder.resolve() not in written.resolve().parents
+    with nullcontext() if is_outside or not (folder / CONFIG).is_file() else lock_folder(folder):
+        yield
+
+
 def require_unused(folder: Path) -> None:
     """`InputError` where a folder that a new run is to be written to is a file, a run, or holds other files."""
     if folder.is_file():
         raise InputError(f"{folder} is a file: name a folder that is new or empty")
     if (folder / CONFIG).exists():
         raise InputError(f"{folder} holds a run already: go on with it (--resume {folder}), or name another folder")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(path.name != LOCK and not is_leftover(path) for path in folder.iterdir()):
         raise InputError(f"{folder} holds other files: name a folder that is new or empty")
 
 
@@ -75,20 +123,19 @@ def claim_folder(folder: Path, settings: Mapping[str, object], fingerprint: str)
         fingerprint: the fingerprint of the data.
     """
     path = folder / SETTINGS
-    plain = {n: list(v) if isinstance(v, tuple) else v for n, v in settings.items() if v is not None}
-    text = json.dumps(plain | {"fingerprint": fingerprint}, default=list, sort_keys=True) + "\n"
-    if path.exists() and path.read_text() != text:
-        before, now = json.loads(path.read_text()), json.loads(text)
+    plain = {n: v for n, v in settings.items() if v is not None} | {"fingerprint": fingerprint}
+    now = json.loads(json.dumps(plain, default=list, sort_keys=True))
+    if path.exists() and (before := read_json(path)) != now:
         changed = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
         other = "; ".join(f"{n}: {before.get(n)} → {now.get(n)}" for n in changed)
         raise InputError(f"{folder} holds a comparison with other settings ({other}): name another folder")
     if not path.exists():
         require_unused(folder)
-        write_atomic(path, text.encode())
+        write_json(path, now)
 
 
 def remove_if_empty(folder: Path, result: str) -> None:
-    """Remove a folder in which no part was finished.
+    """Remove what is in a folder in which no part was finished; `lock_new_folder` removes the folder.
 
     Args:
         folder: the folder.
@@ -96,5 +143,5 @@ def remove_if_empty(folder: Path, result: str) -> None:
     """
     if not any(folder.glob(f"*/{result}")):
         for path in sorted(folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        folder.rmdir()
+            if path != folder / LOCK:
+                path.rmdir() if path.is_dir() else path.unlink()

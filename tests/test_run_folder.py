@@ -141,7 +141,7 @@ def test_a_run_of_a_later_format_is_refused(tiny_vae, tmp_path):
     vae, _ = tiny_vae
     pv.save(vae, tmp_path)
     path = tmp_path / "config.toml"
-    whole = path.read_text()
+    whole = path.read_text().partition("\n")[2]  # without its digest, as one edits it by hand
     path.write_text("[about]\nformat = 1\n\n" + whole)
     assert isinstance(pv.load(tmp_path), pv.VAE)
     path.write_text('[about]\npyro_vae = "9.0"\nformat = 2\n\n' + whole)

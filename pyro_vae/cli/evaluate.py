@@ -108,19 +108,21 @@ def evaluate(
     estimator = given_estimator(ctx, options)
     from pyro_vae.cli.print_tables import print_record
     from pyro_vae.distributed import process_group
+    from pyro_vae.evidence.evidence_record import EvidenceRecord
     from pyro_vae.workflows.evaluate_run import evaluate_run
 
-    name, record = evaluate_run(
-        run, estimator=estimator, netcdf=netcdf, log=lambda line: click.echo(line, err=True), **options
+    def show(name: str, record: EvidenceRecord) -> None:
+        if as_json:
+            print_json(record)
+        elif record.num_with_number != 0:
+            print_record(record, f"{run} · {name} rows · {record.seconds:.0f} s")
+
+    _, record = evaluate_run(
+        run, estimator=estimator, netcdf=netcdf, log=lambda line: click.echo(line, err=True), on_found=show, **options
     )
     if not process_group().is_main:
         return
-    if as_json:
-        print_json(record)
     if record.num_with_number == 0:
         ctx.exit(1)
-    if as_json:
-        return
-    print_record(record, f"{run} · {name} rows · {record.seconds:.0f} s")
-    if netcdf is not None:
+    if netcdf is not None and not as_json:
         click.echo(f"\n{netcdf}: draws, weights and rows; arviz.from_netcdf reads it")

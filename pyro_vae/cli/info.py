@@ -13,15 +13,13 @@ from pyro_vae.cli.print_json import print_json
 @output_options
 def info(run: Path, as_json: bool, debug: bool) -> None:
     """Say what a run holds: its settings, how far its fit went, and what was found when it was scored."""
-    import json
-
-    from pyro_vae.atomic_write import read_json_lines
+    from pyro_vae.atomic_write import read_json, read_json_lines
     from pyro_vae.run_folder import EVALUATION, METRICS, read_config
 
     config = read_config(run)
-    history = read_json_lines(run / METRICS)
     path = run / EVALUATION
-    evaluation = json.loads(path.read_text()) if path.exists() else {}
+    evaluation = read_json(path) if path.exists() else {}
+    history = read_json_lines(run / METRICS, complete=path.exists())
     found = {
         "run": str(run),
         "finished": path.exists(),

@@ -1,14 +1,15 @@
 """The one JSON object of a command, and the line about a file of rows that was written."""
 
-import json
 from collections.abc import Mapping
 
 import click
 
+from pyro_vae.json_records import to_json
+
 
 def print_json(content: object) -> None:
-    """The one object that --json promises on stdout; records become objects."""
-    click.echo(json.dumps(content, allow_nan=False, default=dict))
+    """The one object that --json promises on stdout; records become objects, and infinities null with a flag."""
+    click.echo(to_json(content))
 
 
 def print_export(written: Mapping[str, object], as_json: bool) -> None:

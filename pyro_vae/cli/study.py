@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,10 @@ def swiss_roll(seed: int, out: Path | None, as_json: bool, debug: bool) -> None:
     """A sheet rolled up in space, encoded in two dimensions by each kind of encoder: how flat it becomes."""
     from pyro_vae.studies.swiss_roll import run_swiss_roll
 
-    began, folder = time.perf_counter(), _folder(out, "swiss-roll")
-    table, figure = run_swiss_roll(folder, seed=seed, log=_log(as_json))
-    _finish(folder, table, [figure], began, as_json)
+    began = time.perf_counter()
+    with _locked_folder(out, "swiss-roll") as folder:
+        table, figure = run_swiss_roll(folder, seed=seed, log=_log(as_json))
+        _finish(folder, table, [figure], began, as_json)
 
 
 @study.command("posterior-collapse", cls=GroupedCommand)
@@ -126,9 +128,10 @@ def posterior_collapse(setting: str, seeds: str, epochs: int, out: Path | None, 
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
         raise InputError(f"--seeds {seeds}: expected whole numbers, as in 0,1,2") from error
-    began, folder = time.perf_counter(), _folder(out, "posterior-collapse")
-    table, figure = run_posterior_collapse(folder, setting=setting, seeds=numbers, epochs=epochs, log=_log(as_json))
-    _finish(folder, table, [figure], began, as_json)
+    began = time.perf_counter()
+    with _locked_folder(out, "posterior-collapse") as folder:
+        table, figure = run_posterior_collapse(folder, setting=setting, seeds=numbers, epochs=epochs, log=_log(as_json))
+        _finish(folder, table, [figure], began, as_json)
 
 
 @study.command("squared-error-trap", cls=GroupedCommand)
@@ -161,8 +164,8 @@ def squared_error_trap(
     table, found = run_squared_error_trap(
         run, data=data, data_root=data_root, split=split, num_rows=num_rows, num_samples=num_samples
     )
-    folder = _folder(out, "squared-error-trap")
-    _finish(folder, table, [draw_squared_error_trap(folder, found)], began, as_json)
+    with _locked_folder(out, "squared-error-trap") as folder:
+        _finish(folder, table, [draw_squared_error_trap(folder, found)], began, as_json)
 
 
 @study.command("em-bounds", cls=GroupedCommand)
@@ -172,31 +175,33 @@ def em_bounds(out: Path | None, as_json: bool, debug: bool) -> None:
     """EM and VI by coordinate ascent on a mixture with one parameter: EM's bound touches log p(x), VI's does not."""
     from pyro_vae.studies.em_bounds import run_em_bounds
 
-    began, folder = time.perf_counter(), _folder(out, "em-bounds")
-    table, figure = run_em_bounds(folder)
-    _finish(folder, table, [figure], began, as_json)
+    began = time.perf_counter()
+    with _locked_folder(out, "em-bounds") as folder:
+        table, figure = run_em_bounds(folder)
+        _finish(folder, table, [figure], began, as_json)
 
 
 def _log(as_json: bool) -> Callable[[str], None]:
     return (lambda line: None) if as_json else (lambda line: click.echo(line, err=True))
 
 
-def _folder(out: Path | None, name: str) -> Path:
-    from pyro_vae.run_folder import new_run
+def _locked_folder(out: Path | None, name: str) -> AbstractContextManager[Path]:
+    from pyro_vae.run_folder import lock_new_folder
 
-    return new_run(Path("runs"), name) if out is None else out
+    return lock_new_folder(out, name)
 
 
 def _finish(
     folder: Path, table: Sequence[Mapping[str, object]], figures: list[Path], began: float, as_json: bool
 ) -> None:
-    """Write the table next to the figures, and print it."""
+    """Print the table, and write it next to the figures."""
     from pyro_vae.atomic_write import write_json
     from pyro_vae.cli.print_tables import print_rows, print_written
 
-    write_json(folder / TABLE, {"rows": [dict(row) for row in table]})
     if as_json:
         print_json({"rows": table})
-        return
-    print_rows(table)
-    print_written(folder, TABLE, figures, time.perf_counter() - began)
+    else:
+        print_rows(table)
+    write_json(folder / TABLE, {"rows": [dict(row) for row in table]})
+    if not as_json:
+        print_written(folder, TABLE, figures, time.perf_counter() - began)

@@ -333,4 +333,4 @@ class Schema:
         """Write the schema to a file, which can be edited and given to `load_data` and `pyro-vae fit --schema`."""
         from pyro_vae.atomic_write import write_toml
 
-        write_toml(Path(path), self.to_dict())
+        write_toml(Path(path), self.to_dict(), to_edit=True)

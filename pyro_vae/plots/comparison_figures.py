@@ -87,7 +87,7 @@ def _write(folder: Path, drawings: Mapping[str, Callable[[], Figure | None]]) ->
             if (figure := draw()) is not None:
                 folder.mkdir(parents=True, exist_ok=True)
                 written.append(folder / f"{name}.png")
-                figure.savefig(written[-1])
+                style.save_figure(figure, written[-1])
     return written
 
 

@@ -59,7 +59,7 @@ def write_figures(
             figure = draw()
             if figure is not None:
                 written.append(folder / f"{name}.png")
-                figure.savefig(written[-1])
+                style.save_figure(figure, written[-1])
     return written
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -9,7 +10,10 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
+
+from pyro_vae.atomic_write import atomic_path
 
 # Paul Tol's muted scheme and a grey, ten colours that stay apart for colour-blind readers; three of his vibrant ones
 COLOURS = (
@@ -42,6 +46,17 @@ def figure_style() -> Iterator[None]:
     """The package's matplotlib style, for the figures drawn inside."""
     with mpl.rc_context(STYLE):
         yield
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to a file, whole or not at all.
+
+    Args:
+        figure: the figure.
+        path: the file, whose ending is its format.
+    """
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix("."))
 
 
 def escape_mathtext(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.evidence.pareto_smoothing import khat_limit
+from pyro_vae.file_digests import is_whole_png
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import write_figures
@@ -34,6 +36,7 @@ from pyro_vae.report.settings_in_words import Table, describe_run, recipe, setti
 from pyro_vae.typing import Program
 
 NUM_ROWS, NUM_SAMPLES = 500, 200
+log = logging.getLogger(__name__)
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 CAPTIONS = {  # of the figures that every fit writes: title, what to look for
     "training": (
@@ -263,14 +266,15 @@ def _trained(run: _Run) -> str:
 
 
 def _page_figures(run: _Run, found: LogPx | None) -> list[PageFigure]:
-    """The figures that the fit wrote, drawn again where they are gone, and the latent figures."""
+    """The figures that the fit wrote, drawn again where they are gone or damaged, and the latent figures."""
     shown = {}
     with tempfile.TemporaryDirectory() as drawn:
-        paths = sorted((run.folder / "figures").glob("*.png"))
-        if not any(path.stem in CAPTIONS for path in paths):
+        paths, lost = _whole_figures(run.folder / "figures")
+        if lost or not any(path.stem in CAPTIONS for path in paths):
             with suppress(InputError):  # what cannot be drawn of this program is left out
                 write_figures(Path(drawn), run.program, run.data, run.history, run.best_epoch)
-            paths += sorted(Path(drawn).glob("*.png"))
+            there = {path.stem for path in paths}
+            paths += [path for path in sorted(Path(drawn).glob("*.png")) if path.stem not in there]
         for path in sorted(paths, key=lambda path: [*CAPTIONS, path.stem].index(path.stem)):
             title, caption = CAPTIONS.get(path.stem, (path.stem.replace("-", " ").capitalize(), ""))
             shown[path.stem] = _page_figure(path.stem, title, caption, path.read_bytes())
@@ -279,6 +283,16 @@ def _page_figures(run: _Run, found: LogPx | None) -> list[PageFigure]:
         for drawing in draw_latent_figures(run.program, run.data, run.rows, log_px, seed=run.seed):
             shown[drawing.name] = _page_figure(drawing.name, drawing.title, drawing.caption, _png(drawing.figure))
     return list(shown.values())
+
+
+def _whole_figures(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The figures in a folder, and those of them that are damaged, each of which is noted."""
+    paths = sorted(folder.glob("*.png"))
+    lost = [path for path in paths if not is_whole_png(path.read_bytes())]
+    for path in lost:
+        again = "it is drawn again" if path.stem in CAPTIONS else "it is left out; delete it, or draw it again"
+        log.warning("note: %s: damaged (not a whole PNG); %s", path, again)
+    return [path for path in paths if path not in lost], lost
 
 
 def _png(figure: Figure) -> bytes:

@@ -1,12 +1,11 @@
 """The study of autoencoder, VAE, PCA and kernel PCA: encoders of several sizes on the same rows, tables and figures."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
-from pyro_vae.atomic_write import write_json
+from pyro_vae.atomic_write import read_json, write_json
 from pyro_vae.comparison.learning_curves import first_rows
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.data_config import DataConfig
@@ -16,7 +15,7 @@ from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.pca import MAX_ROWS
 from pyro_vae.models.vae import VAE
-from pyro_vae.run_folder import claim_folder, new_run, remove_if_empty
+from pyro_vae.run_folder import claim_folder, lock_new_folder, remove_if_empty
 from pyro_vae.serialization import load, save
 from pyro_vae.studies.autoencoder_vs_vae_encoders import (
     KINDS,
@@ -107,7 +106,6 @@ def run_encoder_study(
     sizes = sorted(set(latent_dim))
     _require_suitable(dataset, rows, sizes)
     is_new = out is None or not Path(out).exists()
-    folder = new_run(Path("runs"), "ae-vs-vae") if out is None else Path(out)
     settings = asdict(data) | {
         "latent_dim": sizes,
         "seeds": seeds,
@@ -115,18 +113,19 @@ def run_encoder_study(
         "num_rows": num_rows,
         "roll": swiss_roll,
     }
-    claim_folder(folder, settings | vars(training), dataset.fingerprint)
-    log(f"{dataset.name}: fitted to {len(dataset.train):,} rows, measured on {len(rows):,} {rows.name} rows")
-    log(f"results go to {folder}; Ctrl-C keeps what is done, and the same command with --out {folder} resumes it")
-    plan = _Plan(folder, dataset, rows, sizes, range(seed, seed + seeds), training, log)
-    try:
-        found = list(_measure(plan))
-    except InputError:
-        if is_new:
-            remove_if_empty(folder, FITTED)
-        raise
-    rolls = [load_or_fit_swiss_roll(folder / f"roll-{kind}", kind, seed, log) for kind in KINDS * swiss_roll]
-    return _finish(plan, found, rolls)
+    with lock_new_folder(None if out is None else Path(out), "ae-vs-vae") as folder:
+        claim_folder(folder, settings | vars(training), dataset.fingerprint)
+        log(f"{dataset.name}: fitted to {len(dataset.train):,} rows, measured on {len(rows):,} {rows.name} rows")
+        log(f"results go to {folder}; Ctrl-C keeps what is done, and the same command with --out {folder} resumes it")
+        plan = _Plan(folder, dataset, rows, sizes, range(seed, seed + seeds), training, log)
+        try:
+            found = list(_measure(plan))
+        except InputError:
+            if is_new:
+                remove_if_empty(folder, FITTED)
+            raise
+        rolls = [load_or_fit_swiss_roll(folder / f"roll-{kind}", kind, seed, log) for kind in KINDS * swiss_roll]
+        return _finish(plan, found, rolls)
 
 
 def _finish(plan: _Plan, found: list[EncoderRow], rolls: list[UnrolledSheet]) -> EncoderStudy:
@@ -185,7 +184,7 @@ def _measure(plan: _Plan) -> Iterator[EncoderRow]:
                 numbers = evaluate_encoder(model, plan.data, plan.rows, seed=seed)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, dict(EncoderRow(kind, size, seed, seconds, num_parameters(model), **numbers)))
-            yield EncoderRow.from_dict(json.loads(path.read_text()))
+            yield EncoderRow.from_dict(read_json(path))
 
 
 def _load_or_fit(plan: _Plan, kind: str, size: int, seed: int) -> tuple[Encoder, float]:
@@ -194,7 +193,7 @@ def _load_or_fit(plan: _Plan, kind: str, size: int, seed: int) -> tuple[Encoder,
     if (folder / FITTED).exists():
         saved = load(folder)
         assert isinstance(saved, VAE | Autoencoder)
-        return saved, json.loads((folder / FITTED).read_text())["seconds"]
+        return saved, read_json(folder / FITTED)["seconds"]
     model, seconds = fit_encoder(kind, size, plan.data, plan.training, seed)
     if isinstance(model, VAE | Autoencoder):
         save(model, folder)

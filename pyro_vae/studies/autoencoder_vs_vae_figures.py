@@ -69,7 +69,7 @@ def draw_encoders(
         for name, draw in drawings.items():
             if (figure := draw()) is not None:
                 written.append(folder / f"{name}.png")
-                figure.savefig(written[-1])
+                style.save_figure(figure, written[-1])
     return written
 
 

@@ -121,7 +121,7 @@ def draw_em_bounds(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "coordinate_ascent.png"
     with style.figure_style(), rc_context({"backend": "agg"}):
-        plot_coordinate_ascent(coordinate_ascent_demo()).savefig(path)
+        style.save_figure(plot_coordinate_ascent(coordinate_ascent_demo()), path)
     return path
 
 

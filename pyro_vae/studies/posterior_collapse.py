@@ -291,7 +291,7 @@ def run_posterior_collapse(
     path = folder / "posterior_collapse.png"
     folder.mkdir(parents=True, exist_ok=True)
     with rc_context({"backend": "agg"}):
-        plot_collapse(found).savefig(path)
+        style.save_figure(plot_collapse(found), path)
     return [_record(one, found) for one in found], path
 
 

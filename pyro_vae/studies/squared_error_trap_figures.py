@@ -162,5 +162,5 @@ def draw_squared_error_trap(folder: Path, found: SquaredErrorTrap) -> Path:
     path = folder / "squared_error_trap.png"
     folder.mkdir(parents=True, exist_ok=True)
     with rc_context({"backend": "agg"}):
-        plot_squared_error_trap(found).savefig(path)
+        style.save_figure(plot_squared_error_trap(found), path)
     return path

@@ -181,7 +181,7 @@ def run_swiss_roll(
     found = [load_or_fit_swiss_roll(folder / f"roll-{kind}", kind, seed, log) for kind in kinds]
     path = folder / "roll.png"
     with rc_context({"backend": "agg"}):
-        plot_rolls(found).savefig(path)
+        style.save_figure(plot_rolls(found), path)
     return [one.row for one in found], path
 
 

@@ -1,12 +1,11 @@
 """Models and fit methods, or saved runs, compared on the same rows: fits, one table, the figures."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.atomic_write import write_json
+from pyro_vae.atomic_write import read_json, write_json
 from pyro_vae.comparison.build_model import build_model, choose_model
 from pyro_vae.comparison.comparison_table import ComparisonRow, Fitted, compare
 from pyro_vae.comparison.fit_by_name import fit_by_name, supports
@@ -23,7 +22,7 @@ from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.registry import ModelConfig
-from pyro_vae.run_folder import claim_folder, new_run, remove_if_empty
+from pyro_vae.run_folder import claim_folder, lock_new_folder, remove_if_empty
 from pyro_vae.serialization import load, save
 from pyro_vae.typing import Program
 from pyro_vae.workflows.build_vae import build_vae
@@ -70,7 +69,7 @@ class Choice:
 
     @classmethod
     def read(cls, path: Path) -> "Choice":
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_json(path)
         scores = [MixtureScore(**score | {"folds": tuple(score["folds"])}) for score in kept["scores"]]
         return cls(kept["model"], tuple(scores))
 
@@ -122,14 +121,14 @@ def compare_models(
     rows = data.split(chosen["split"])
     rows = rows if chosen["num_rows"] is None else rows.head(chosen["num_rows"])
     is_new = out is None or not Path(out).exists()
-    folder = new_run(Path("runs"), "compare") if out is None else Path(out)
-    claim_folder(folder, _repeated_settings(chosen), data.fingerprint)
-    try:
-        return _compare(folder, opened, entries, data, rows, chosen, extra_figures, log)
-    except InputError:
-        if is_new:
-            remove_if_empty(folder, RESULT)
-        raise
+    with lock_new_folder(None if out is None else Path(out), "compare") as folder:
+        claim_folder(folder, _repeated_settings(chosen), data.fingerprint)
+        try:
+            return _compare(folder, opened, entries, data, rows, chosen, extra_figures, log)
+        except InputError:
+            if is_new:
+                remove_if_empty(folder, RESULT)
+            raise
 
 
 def _compare(
@@ -295,7 +294,7 @@ def _fit_or_load(
 ) -> tuple[Fitted, list[Point]]:
     """One entry, fitted now or loaded where an interrupted comparison has fitted it."""
     if (folder / RESULT).exists():
-        kept = json.loads((folder / RESULT).read_text())
+        kept = read_json(folder / RESULT)
         result, points = FitResult.from_dict(kept["result"]), [Point(**point) for point in kept["curve"]]
         return _fitted(entry, load(folder), result, points), points
     log(f"{label}: {FIT_METHODS[entry.fit_method].help}")

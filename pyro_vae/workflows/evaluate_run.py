@@ -1,15 +1,15 @@
 """The numbers of a run's program on one of its splits, kept with the run."""
 
-import json
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from pyro_vae.atomic_write import write_json
+from pyro_vae.atomic_write import read_json, write_json
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Split
 from pyro_vae.data.stored_split import readable_rows
@@ -27,7 +27,7 @@ from pyro_vae.programs.encode_rows import active_units
 from pyro_vae.programs.parameters import named_parameters, use_param_store
 from pyro_vae.programs.precision_check import CHECKED_ROWS, check_precision
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
-from pyro_vae.run_folder import EVALUATION
+from pyro_vae.run_folder import EVALUATION, lock_run
 from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import Run
 
@@ -48,6 +48,7 @@ def evaluate_run(
     netcdf: str | Path | None = None,
     program: str | None = None,
     log: Callable[[str], None] = lambda line: None,
+    on_found: Callable[[str, EvidenceRecord], None] = lambda name, record: None,
 ) -> tuple[str, EvidenceRecord]:
     """Score a run's rows and keep the record in `evaluation.json`.
 
@@ -63,29 +64,30 @@ def evaluate_run(
         netcdf: a file for draws, weights and rows, which ArviZ reads.
         program: `FILE.py:FUNCTION` of a program of one's own.
         log: called with each line about progress.
+        on_found: called with the result of this function before it is written: a full disk does not lose it.
 
     Returns:
         The name that the record has in `evaluation.json`, and the record, nats per row.
     """
-    run = Run(Path(folder), program)
-    rows = run.data().split(split)
-    rows = rows if num_rows is None else rows.head(num_rows)
-    scored = run.program()
-    if isinstance(scored, nn.Module):
-        scored.to(pick_device(device))
-    found, _ = evaluate_split(scored, rows, run.folder, estimator, log=log)
-    name = split + estimator.label + (f" first {len(rows)}" if num_rows else "")
-    if process_group().is_main:
-        _keep(run.folder / EVALUATION, name, found)
-        if netcdf is not None:
-            some = rows if num_rows else rows.head(NETCDF_ROWS)
-            to_inference_data(scored, some, columns=run.columns(), path=netcdf, seed=estimator.seed)
-    return name, found
-
-
-def _keep(path: Path, name: str, record: EvidenceRecord) -> None:
-    known = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, known | {name: dict(record)})
+    group = process_group()
+    with lock_run(Path(folder)) if group.is_main else nullcontext():
+        run = Run(Path(folder), program)
+        path = run.folder / EVALUATION
+        known = read_json(path) if path.exists() else {}
+        rows = run.data().split(split)
+        rows = rows if num_rows is None else rows.head(num_rows)
+        scored = run.program()
+        if isinstance(scored, nn.Module):
+            scored.to(pick_device(device))
+        found, _ = evaluate_split(scored, rows, run.folder, estimator, log=log)
+        name = split + estimator.label + (f" first {len(rows)}" if num_rows else "")
+        if group.is_main:
+            on_found(name, found)
+            write_json(path, known | {name: dict(found)})
+            if netcdf is not None:
+                some = rows if num_rows else rows.head(NETCDF_ROWS)
+                to_inference_data(scored, some, columns=run.columns(), path=netcdf, seed=estimator.seed)
+        return name, found
 
 
 def _estimates(

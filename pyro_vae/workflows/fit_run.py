@@ -1,9 +1,8 @@
 """From settings to a run's folder: data, program, fit, scores, figures."""
 
-import json
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from pyro_vae import __version__
-from pyro_vae.atomic_write import read_json_lines, read_tensors, write_json, write_json_lines
+from pyro_vae.atomic_write import append_json_line, read_json, read_json_lines, write_json, write_json_lines
 from pyro_vae.context_managers import defer_signals, seeded
 from pyro_vae.data import Dataset
 from pyro_vae.distributed import process_group
@@ -21,13 +20,23 @@ from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.objectives.make_objective import make_objective
 from pyro_vae.inference.svi.callbacks import Callback, CallbackBase, RunningFit
-from pyro_vae.inference.svi.checkpoint import CHECKPOINT
+from pyro_vae.inference.svi.checkpoint import CHECKPOINT, read_checkpoint
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
 from pyro_vae.inference.svi.progress import Style
-from pyro_vae.loggers.open_logger import RunLogger, logger_opener
+from pyro_vae.loggers.open_logger import OpenLogger, RunLogger, logger_opener
 from pyro_vae.option_registry import Value
 from pyro_vae.programs.row_inputs import probe_batch
-from pyro_vae.run_folder import CONFIG, EVALUATION, METRICS, WEIGHTS, new_run, read_config, require_unused, write_config
+from pyro_vae.run_folder import (
+    CONFIG,
+    EVALUATION,
+    METRICS,
+    WEIGHTS,
+    lock_new_folder,
+    lock_run,
+    read_config,
+    require_unused,
+    write_config,
+)
 from pyro_vae.serialization import recipe_of, save
 from pyro_vae.typing import Program
 from pyro_vae.workflows.build_vae import build_vae
@@ -123,8 +132,7 @@ class _MetricsFile(CallbackBase):
         self.path = path
 
     def on_epoch(self, fit: RunningFit) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(dict(fit.history[-1]), allow_nan=False) + "\n")
+        append_json_line(self.path, dict(fit.history[-1]))
 
 
 class _Job:
@@ -179,12 +187,25 @@ class _Job:
         )
 
     def run(self, logger: str | None, progress: Style) -> FitRun:
-        group, made = self.group, _missing_folders(self.out)
         open_logger = logger_opener(logger, self.out if self.resuming else None)
-        new = new_run(Path("runs"), Path(self.data.name).stem) if self.out is None and group.is_main else self.out
-        folder = group.broadcast(new)
-        assert folder is not None  # the first process has named it
-        self.folder = folder
+        with ExitStack() as locks:
+            new = self._locked_folder(locks) if self.group.is_main else None
+            folder = self.group.broadcast(new)
+            assert folder is not None  # the first process has named it
+            self.folder = folder
+            return self._run_in_folder(open_logger, progress)
+
+    def _locked_folder(self, locks: ExitStack) -> Path:
+        """The run's folder, into which this process alone writes until the locks are closed."""
+        if self.resuming and self.out is not None:
+            locks.enter_context(lock_run(self.out))
+            return self.out
+        folder = locks.enter_context(lock_new_folder(self.out, Path(self.data.name).stem))
+        require_unused(folder)
+        return folder
+
+    def _run_in_folder(self, open_logger: OpenLogger, progress: Style) -> FitRun:
+        group = self.group
         if self.resuming:
             _require_same_data(self.folder, self.data.fingerprint)
         elif group.is_main:
@@ -198,7 +219,7 @@ class _Job:
                 return self._finish(self._fit(board, progress), board)
         except InputError:
             if group.is_main and not self.resuming and not (self.folder / WEIGHTS).exists():
-                _remove_unstarted(self.folder, made if self.out else [self.folder, *made])
+                _remove_unstarted(self.folder)
             raise
         except (KeyboardInterrupt, RankLostError) as error:
             with defer_signals():
@@ -275,7 +296,7 @@ class _Job:
             figures = write_figures(folder / "figures", program, data, fitted.history, fitted.best_epoch)
         figures = figures or sorted((folder / "figures").glob("*.png"))
         path = folder / EVALUATION
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = read_json(path) if path.exists() else {}
         write_json(path, known | {"valid": dict(record)})
         return FitRun(
             folder, program, data, fitted, record, tuple(figures), baseline=fit_baseline(data, scored, log_px)
@@ -301,16 +322,10 @@ class _Job:
         )
 
 
-def _missing_folders(out: Path | None) -> list[Path]:
-    return [path for path in ((out, *out.parents) if out else (Path("runs"),)) if not path.exists()]
-
-
-def _remove_unstarted(folder: Path, made: list[Path]) -> None:
-    """Remove the files of a run that could not begin, and the folders that were made for it."""
+def _remove_unstarted(folder: Path) -> None:
+    """Remove the files of a run that could not begin; the lock's end removes the folders that were made for it."""
     for name in (CONFIG, METRICS):
         (folder / name).unlink(missing_ok=True)
-    for path in made:
-        path.rmdir()
 
 
 def _require_same_data(folder: Path, fingerprint: str) -> None:
@@ -322,9 +337,8 @@ def _require_same_data(folder: Path, fingerprint: str) -> None:
 
 def _drop_later_epochs(folder: Path) -> None:
     """Keep the metrics of the epochs that the fit will not repeat: after a crash the file may be ahead of them."""
-    path = folder / CHECKPOINT
-    rows = read_tensors(path)[1]["history"] if path.exists() else []
-    write_json_lines(folder / METRICS, rows)
+    found = read_checkpoint(folder / CHECKPOINT)
+    write_json_lines(folder / METRICS, [] if found is None else found[1]["history"])
 
 
 def _to_cpu(program: Program) -> None:

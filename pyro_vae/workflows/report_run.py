@@ -1,12 +1,11 @@
 """The page about a run: everything in its folder, and the page written from it."""
 
-import json
 from pathlib import Path
 
-from pyro_vae.atomic_write import read_json_lines
+from pyro_vae.atomic_write import read_json, read_json_lines
 from pyro_vae.errors import InputError
 from pyro_vae.report.html_page import write_report
-from pyro_vae.run_folder import EVALUATION, METRICS
+from pyro_vae.run_folder import EVALUATION, METRICS, lock_run
 from pyro_vae.workflows.read_run import Run
 
 
@@ -35,17 +34,19 @@ def report_run(
     path = None if out is None else Path(out)
     if path is not None and path.suffix not in (".html", ".htm"):
         raise InputError(f"{path}: a report is written as .html, not {path.suffix or 'a file without an ending'}")
-    run = Run(Path(folder), program)
-    evaluation = run.folder / EVALUATION
-    return write_report(
-        run.folder,
-        run.program(),
-        run.data(),
-        config=run.config,
-        records=json.loads(evaluation.read_text()) if evaluation.exists() else {},
-        history=read_json_lines(run.folder / METRICS),
-        split=split,
-        num_rows=num_rows,
-        num_samples=num_samples,
-        out=path,
-    )
+    with lock_run(Path(folder), path):
+        run = Run(Path(folder), program)
+        evaluation = run.folder / EVALUATION
+        is_finished = evaluation.exists()
+        return write_report(
+            run.folder,
+            run.program(),
+            run.data(),
+            config=run.config,
+            records=read_json(evaluation) if is_finished else {},
+            history=read_json_lines(run.folder / METRICS, complete=is_finished),
+            split=split,
+            num_rows=num_rows,
+            num_samples=num_samples,
+            out=path,
+        )

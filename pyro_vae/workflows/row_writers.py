@@ -9,6 +9,7 @@ import numpy as np
 
 from pyro_vae.atomic_write import atomic_path
 from pyro_vae.errors import InputError
+from pyro_vae.run_folder import lock_run
 
 if TYPE_CHECKING:
     import pandas
@@ -200,7 +201,7 @@ def open_row_writer(
         RowWriter: the writer.
     """
     require_writer(path, endings, source)
-    with atomic_path(path) as temporary, temporary.open("wb+") as file:
+    with lock_run(path.parent), atomic_path(path) as temporary, temporary.open("wb+") as file:
         if path.suffix == ANNOTATED and source is not None:
             writer: RowWriter = AnnotatedWriter(file, num_rows, source, place)
         else:

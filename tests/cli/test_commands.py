@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.atomic_write import read_json_lines, read_tensors
+from pyro_vae.atomic_write import read_json, read_json_lines, read_tensors
 from pyro_vae.cli.main import _run
 
 KEYS = {
@@ -77,7 +77,7 @@ def test_every_command_prints_one_json_object(run, capsys, tmp_path):
     assert set(found) == KEYS
     assert (found["split"], found["num_samples"], found["measure"]) == ("test", 60, "counting measure on {0, 1}^64")
     assert json_of(capsys, "evaluate", run, "--num-samples", 60)["log_px"] == found["log_px"]
-    assert set(json.loads((run / "evaluation.json").read_text())) == {"valid", "test"}
+    assert set(read_json(run / "evaluation.json")) == {"valid", "test"}
     assert json_of(capsys, "sample", run, "--num", 5, "--out", tmp_path / "s.npy")["num_rows"] == 5
     assert json_of(capsys, "reconstruct", run, "--out", tmp_path / "r.npy")["num_rows"] == 180
     assert json_of(capsys, "encode", run, "--out", tmp_path / "z.csv")["num_columns"] == 2

@@ -1,6 +1,7 @@
 """The state of a fit between two epochs, and the checkpoint: that state and settings in a file, to resume from."""
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -15,15 +16,17 @@ from pyro_vae.atomic_write import read_tensors, write_tensors
 from pyro_vae.data import Split
 from pyro_vae.data.stored_split import readable_rows
 from pyro_vae.distributed import ProcessGroup
-from pyro_vae.errors import InputError
+from pyro_vae.errors import DamagedFileError, InputError
 from pyro_vae.inference.fit_result import EpochRecord, epoch_record
 from pyro_vae.inference.svi.train_config import TrainConfig
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"  # in a run's folder
+PREVIOUS = "previous.safetensors"  # beside it, the checkpoint before it
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 FINGERPRINT_ROWS = 1000
 PREFIXES = ("now", "best", "optimizer")  # in the file, of the current and best weights and of the method's state
 Counters = Mapping[str, Any]  # of a fit's state: what is no tensor, as JSON
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -106,9 +109,10 @@ class Checkpoint:
 
     def load(self) -> FitState | None:
         """The state in the file, None where there is no file; `InputError` where its settings are other ones."""
-        if not self.path.exists():
+        found = read_checkpoint(self.path)
+        if found is None:
             return None
-        tensors, metadata = read_tensors(self.path)
+        tensors, metadata = found
         old, new = asdict(TrainConfig()) | metadata["settings"], self.settings  # a later setting had its default
         if different := [f"{name} was {old.get(name)}, is {new[name]}" for name in new if old.get(name) != new[name]]:
             raise InputError(
@@ -128,7 +132,34 @@ class Checkpoint:
         """Write the state of the last whole epoch, if there was one."""
         if self._latest is not None:
             tensors, counters = self._latest.to_file()
-            write_tensors(self.path, tensors, dict(counters) | {"settings": dict(self.settings)})
+            about = dict(counters) | {"settings": dict(self.settings)}
+            write_tensors(self.path, tensors, about, keep_as=self.path.with_name(PREVIOUS))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Counters] | None:
+    """What a checkpoint holds, or the one before it where it is damaged, which then takes its place, with a note.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The tensors and the counters; None where there is neither file; `DamagedFileError` where both are damaged.
+    """
+    before = path.with_name(PREVIOUS)
+    if not path.exists() and not before.exists():
+        return None
+    try:
+        if not path.exists():
+            raise DamagedFileError(f"{path}: missing")
+        return read_tensors(path)
+    except DamagedFileError as error:
+        if not before.exists():
+            raise
+        tensors, counters = read_tensors(before)
+        before.replace(path)
+        log.warning("note: %s is damaged or missing: the one before it is used, of epoch %d", path, counters["epoch"])
+        log.debug("%s", error)
+        return tensors, counters
 
 
 def checkpoint_settings(config: TrainConfig, loss_name: str, train: Split) -> dict[str, object]:
