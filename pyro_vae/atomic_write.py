@@ -85,9 +85,33 @@ def atomic_path(path: Path, keep_as: Path | None = None) -> Iterator[Path]:
 
 
 def unwritable(path: Path, error: OSError) -> UnwritableError:
-    """The error for a file that a full or read-only disk refused, with what can be done about it."""
+    """The error for a file that a full or read-only disk refused, with what can be done about it.
+
+    Args:
+        path: the file.
+        error: what the system said, of a kind in `REASONS`.
+
+    Returns:
+        The error.
+    """
     reason = os.strerror(error.errno or 0)
     return UnwritableError(error.errno, f"{path}: not written ({reason}); {REASONS[error.errno or 0]}")
+
+
+class DeferUnwritable:
+    """A context that keeps the first `UnwritableError` as `error`, so that a finished result is returned first."""
+
+    def __init__(self) -> None:
+        self.error: UnwritableError | None = None
+
+    def __enter__(self) -> "DeferUnwritable":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, UnwritableError):
+            return False
+        self.error = self.error or error
+        return True
 
 
 def is_leftover(path: Path) -> bool:
@@ -170,7 +194,13 @@ def write_toml(path: Path, content: Mapping[str, object], to_edit: bool = False)
         content: plain values.
         to_edit: whether it is made to be edited, and has no digest.
     """
-    text = tomli_w.dumps(content).encode()
+    try:
+        text = tomli_w.dumps(content).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path}: {error.object[error.start : error.end]!r} is no text in this locale (it stands in a file's name, "
+            "perhaps): set PYTHONUTF8=1, or rename the file"
+        ) from error
     write_atomic(path, text if to_edit else add_toml_digest(text))
 
 
@@ -204,7 +234,12 @@ def write_json_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def append_json_line(path: Path, row: Mapping[str, object]) -> None:
-    """Write one more line, in one piece."""
+    """Write one more line, in one piece.
+
+    Args:
+        path: the file.
+        row: plain values.
+    """
     line = add_line_crc(to_json(row).encode())
     try:
         with path.open("ab", buffering=0) as file:

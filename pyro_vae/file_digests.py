@@ -112,7 +112,15 @@ def remove_digest(path: Path, content: bytes) -> tuple[bytes, bool]:
 
 
 def add_line_crc(line: bytes, is_last: bool = False) -> bytes:
-    """A JSON object as a line that ends with its CRC-32, and with a mark where it is the last line of a whole file."""
+    """A JSON object as a line that ends with its CRC-32.
+
+    Args:
+        line: the object, which is not empty, without a line feed.
+        is_last: whether it is the last line of a whole file, which it is marked as.
+
+    Returns:
+        The line, with a line feed.
+    """
     body = line.removesuffix(b"}")
     end = b" end" if is_last else b""
     crc = zlib.crc32(body + end)

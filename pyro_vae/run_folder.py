@@ -96,6 +96,9 @@ def lock_run(folder: Path, written: Path | None = None) -> Iterator[None]:
     Args:
         folder: the folder; `InputError` where another process writes to it.
         written: the file that will be written, if it is one alone: outside the folder, nothing is locked.
+
+    Yields:
+        None: nothing.
     """
     is_outside = written is not None and folder.resolve() not in written.resolve().parents
     with nullcontext() if is_outside or not (folder / CONFIG).is_file() else lock_folder(folder):

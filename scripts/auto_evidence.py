@@ -8,7 +8,6 @@ computed again:
     python scripts/auto_evidence.py coverage [--repeats 2000] [--out runs/coverage.json]
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae.atomic_write import write_json
+from pyro_vae.atomic_write import read_json, write_json
 from pyro_vae.evidence.auto_evidence import AutoEvidence
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 from pyro_vae.typing import Program
@@ -52,7 +51,7 @@ def stored(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A result from its file, computed and written where there is none."""
     if not path.exists():
         write_json(path, compute())
-    found: dict[str, Any] = json.loads(path.read_text())
+    found: dict[str, Any] = read_json(path)
     return found
 
 

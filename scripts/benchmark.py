@@ -84,13 +84,15 @@ def time_cases(
     if unknown := [name for name in wanted if name not in table_of_arms]:
         raise click.BadParameter(f"no arm called {unknown[0]!r}; try {'; '.join(table_of_arms)}")
     chosen, results = {name: table_of_arms[name] for name in wanted}, []
-    kept = [json.loads(line) for line in out.read_text().splitlines()] if out is not None and out.exists() else []
+    kept = (
+        [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out is not None and out.exists() else []
+    )
     for case in cases:
         same = [k for k in kept if (k["command"], k["case"], k["turns"], [*k["arms"]]) ==
                 (command, asdict(case), turns, wanted)]  # fmt: skip
         result = same[0] if same else record(command, case, interleave(chosen, case, turns), turns)
         if out is not None and not same:
-            with out.open("a") as lines:
+            with out.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(result) + "\n")
         results.append(result)
         click.echo(json.dumps(result) if as_json else table(result) + "\n")

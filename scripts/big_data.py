@@ -59,7 +59,7 @@ import sys
 from pathlib import Path
 from pyro_vae.cli.main import _run
 code = _run(sys.argv[2:])
-Path(sys.argv[1]).write_text(Path("/proc/self/status").read_text())
+Path(sys.argv[1]).write_text(Path("/proc/self/status").read_text("utf-8"), encoding="utf-8")
 sys.exit(code)
 """  # a child's ru_maxrss starts at its parent's value, so VmHWM is read instead
 
@@ -71,7 +71,7 @@ def measure_peak(*words: str) -> tuple[float, float]:
         done = subprocess.run([sys.executable, "-c", MEASURED, status.name, *words], stdout=subprocess.DEVNULL)
         if done.returncode:
             raise click.ClickException(f"pyro-vae {' '.join(words)} ended with {done.returncode}")
-        (line,) = (line for line in Path(status.name).read_text().splitlines() if line.startswith("VmHWM"))
+        (line,) = (line for line in Path(status.name).read_text("utf-8").splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024, time.perf_counter() - began
 
 
@@ -210,7 +210,7 @@ def _elbo(train: Split, valid: Split, epochs: int, seed: int) -> float:
 
 def _write_json(path: Path | None, found: Any) -> None:
     if path is not None:
-        path.write_text(json.dumps(found, indent=2) + "\n")
+        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def fit_bits(data_root: str | None, out: Path, sizes: str, prior_rows: str, iter
         pv.save(mixture, folder)
         found: dict[str, object] = {"size": size, "prior_rows": rows, "valid": valid, "seconds": fitted.seconds}
         found |= {"history": [dict(row) for row in fitted.history]}
-        (folder / "fit.json").write_text(json.dumps(found))
+        (folder / "fit.json").write_text(json.dumps(found), encoding="utf-8")
         click.echo(f"{size} components, prior of {rows:g} rows: {fitted}; validation {valid:.2f}")
 
 
@@ -85,7 +85,7 @@ def table_of_bits(
     first_rows = rows.head(num_rows)
     found: dict[str, Tensor] = {}
     for folder in sorted(out.glob("bits-*-1"), key=lambda path: int(path.name.split("-")[1])):
-        kept, mixture = json.loads((folder / "fit.json").read_text()), pv.load(folder)
+        kept, mixture = json.loads((folder / "fit.json").read_text("utf-8")), pv.load(folder)
         assert isinstance(mixture, pv.BernoulliMixture)
         began = time.perf_counter()
         log_px = mixture.log_prob(rows)

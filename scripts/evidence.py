@@ -76,8 +76,8 @@ def annealed(
         kept = runs / f"{arm}-0" / f"annealed-{split}-{rows}-{num_samples}-{temperatures}.json"
         if not kept.exists():
             record = sample_and_anneal(pv.load(runs / f"{arm}-0"), x, simulated, num_samples, temperatures)
-            kept.write_text(json.dumps(record, indent=1))
-        records[arm] = json.loads(kept.read_text())
+            kept.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        records[arm] = json.loads(kept.read_text("utf-8"))
     click.echo(
         "| model | ELBO | IS | smoothed | k-hat bad | AIS | AIS − IS, paired | gain on the first, AIS "
         "| sandwich, simulated | IS below its top |\n|---|---|---|---|---|---|---|---|---|---|"

@@ -38,7 +38,7 @@ def cli() -> None:
 def left_by(page: str) -> dict[str, Any]:
     """Run a page's examples and return their variables."""
     names: dict[str, Any] = {}
-    for example in doctest.DocTestParser().get_examples((DOCS / page).read_text()):
+    for example in doctest.DocTestParser().get_examples((DOCS / page).read_text("utf-8")):
         exec(compile(example.source, page, "exec"), names)
     return names
 

@@ -7,7 +7,6 @@ computed again:
     python scripts/mixtures.py gaps                        # a table with a fifth of its cells empty
 """
 
-import json
 import time
 import warnings
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import torch
 from sklearn.mixture import GaussianMixture
 
 import pyro_vae as pv
-from pyro_vae.atomic_write import write_json
+from pyro_vae.atomic_write import read_json, write_json
 from pyro_vae.data import Measure, Split
 
 REG_COVAR = (1e-6, 1e-4, 1e-2, 1e-1)
@@ -106,7 +105,7 @@ def stored(path: Path, compute: Callable[[], Any]) -> Any:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, compute())
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 @cli.command()

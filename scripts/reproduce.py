@@ -156,7 +156,8 @@ def table(out: Path, split: str, rows: int, num_samples: int, as_json: bool) -> 
         if not both:
             continue
         seconds = [
-            json.loads((out / f"{arm}-{seed}" / METRICS).read_text().splitlines()[-1])["seconds"] for seed in both
+            json.loads((out / f"{arm}-{seed}" / METRICS).read_text("utf-8").splitlines()[-1])["seconds"]
+            for seed in both
         ]
         gains = [scores[seed][0] - plain[seed][0] for seed in both]
         over_rows = np.mean(gains, axis=0)  # each row's gain, its seeds averaged: rows are what the error is over

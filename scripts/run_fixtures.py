@@ -114,11 +114,11 @@ def write_facts(folder: Path, program: Any, found: dict[str, Tensor], **facts: A
         "num_parameters": sum(parameter.numel() for parameter in program.parameters()),
         "dtype": str(next(program.parameters()).dtype).removeprefix("torch."),
     }
-    (folder / "expected.json").write_text(json.dumps(made_by | about, indent=1) + "\n")
+    (folder / "expected.json").write_text(json.dumps(made_by | about, indent=1) + "\n", encoding="utf-8")
 
 
 def make_fits(out: Path) -> None:
-    (out / "conditional.py").write_text(CONDITIONAL)
+    (out / "conditional.py").write_text(CONDITIONAL, encoding="utf-8")
     for name, words in FITS.items():
         parts = [] if name == "conditional" else ["--hidden", "8"]
         command(out, "fit", *words, *parts, "--epochs", "4", "--out", name, "--json")
@@ -132,10 +132,10 @@ def make_fits(out: Path) -> None:
         found = expected_of_vae(program, split.x[:ROWS], given)
         write_expected(out / name, found)
         write_facts(out / name, program, found, num_latents=found["z"].shape[-1])
-        (out / name / "evaluate.json").write_text(command(out, "evaluate", name, *EVALUATE, "--json"))
+        (out / name / "evaluate.json").write_text(command(out, "evaluate", name, *EVALUATE, "--json"), encoding="utf-8")
         if name == "plain":
             words = ["evaluate", name, "--method", "exact", "--num-rows", "20", "--num-samples", "100", "--json"]
-            (out / name / "evaluate-exact.json").write_text(command(out, *words))
+            (out / name / "evaluate-exact.json").write_text(command(out, *words), encoding="utf-8")
 
 
 def make_mixture(out: Path) -> None:
@@ -157,7 +157,7 @@ def make_interrupted(out: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     metrics = out / "interrupted" / "metrics.jsonl"
-    while not metrics.exists() or len(metrics.read_text().splitlines()) < 6:
+    while not metrics.exists() or len(metrics.read_text("utf-8").splitlines()) < 6:
         if running.poll() is not None:
             raise SystemExit(f"the fit to interrupt ended by itself, with exit status {running.returncode}")
         time.sleep(0.005)
@@ -167,8 +167,8 @@ def make_interrupted(out: Path) -> None:
     remove_figures(out / "interrupted")
     found = pv.load(out / "whole").state_dict()
     save_file({name: value.contiguous() for name, value in found.items()}, out / "interrupted" / "expected.safetensors")
-    record = json.loads((out / "whole" / "evaluation.json").read_text())["valid"]
-    (out / "interrupted" / "expected.json").write_text(json.dumps(record, indent=1) + "\n")
+    record = json.loads((out / "whole" / "evaluation.json").read_text("utf-8"))["valid"]
+    (out / "interrupted" / "expected.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(out / "whole")
 
 

@@ -96,7 +96,7 @@ def child(path: str, batch_size: int, steps: int, hidden: int) -> None:
     if size == 1:
         found["half"] = timed(batch_size // 2, steps, hidden)
     if process_group().is_main:
-        Path(path).write_text(json.dumps(found))
+        Path(path).write_text(json.dumps(found), encoding="utf-8")
     sys.stderr.flush()
     os._exit(0)  # Gloo's threads sometimes abort a process when the interpreter exits
 
@@ -117,7 +117,7 @@ def run(size: int, batch_size: int, steps: int, hidden: int) -> dict[str, Any]:
         codes = [process.wait() for process in started]
         if any(codes):
             raise click.ClickException(f"a process of {size} failed")
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return found
 
 
@@ -238,7 +238,7 @@ def main(
     print_plan(planned, num_rows)
     if path is not None:
         found_here = {"batch_size": batch_size, "scaling": lines, "plan": planned, "runs": runs}
-        path.write_text(json.dumps(found_here, indent=2) + "\n")
+        path.write_text(json.dumps(found_here, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

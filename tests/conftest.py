@@ -1,6 +1,7 @@
 """Every test starts from a seed, an empty param store, Pyro's validation on, and the package's annotations enforced."""
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest -n has a process for each core
 
@@ -34,3 +35,35 @@ def tiny_vae():
         guide=pv.guides.MeanFieldNormal(pv.nets.mlp(6, 8, 4)),
     )
     return vae, (torch.rand(60, 6) < 0.4).float()
+
+
+@pytest.fixture(scope="session")
+def table_csv(tmp_path_factory):
+    """A table of 120 rows and three columns."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("rows") / "rows.csv"
+    values = generator.normal(size=(120, 2)) @ generator.normal(size=(2, 3)) + 0.1 * generator.normal(size=(120, 3))
+    np.savetxt(path, values, delimiter=",", header="a,b,c", comments="")
+    return path
+
+
+@pytest.fixture(scope="session")
+def fitted_folder(table_csv, tmp_path_factory):
+    """The folder of a small run, not to be changed."""
+    from pyro_vae.workflows.fit_run import fit_run
+
+    folder = tmp_path_factory.mktemp("fitted") / "run"
+    fit_run(folder, data=str(table_csv), epochs=2, hidden=(4,), latent_dim=2, seed=0)
+    return folder
+
+
+@pytest.fixture
+def run_folder(fitted_folder, tmp_path):
+    """A small run's folder, to be damaged."""
+    from pyro_vae import file_digests
+
+    shutil.copytree(fitted_folder, tmp_path / "run")
+    file_digests._noted.clear()
+    return tmp_path / "run"

@@ -1,5 +1,6 @@
 """What a newcomer finds beside the code: a licence, how to contribute and cite, and one version everywhere."""
 
+import ast
 import hashlib
 import re
 import subprocess
@@ -119,3 +120,43 @@ def test_the_report_may_not_connect():  # what SECURITY.md promises
     page = (ROOT / "pyro_vae/report/page/report.html").read_text()
     assert "default-src 'none'" in page
     assert not re.search(r"connect-src|https?://", page.partition("</head>")[0])
+
+
+def calls_in_the_locales_encoding(path):
+    """The lines of a file that open text without naming an encoding."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        texts = [value.value for value in node.args if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+        if name in ("read_text", "write_text"):
+            if len(node.args) < (1 if name == "read_text" else 2):
+                yield node.lineno
+        elif name in ("open", "fdopen"):
+            is_module = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") in ("Image", "os")
+            is_binary = any("b" in text and len(text) < 4 for text in texts)
+            if (
+                not is_binary
+                and not is_module
+                and not (name == "open" and not isinstance(node.func, ast.Name) and not texts)
+            ):
+                yield node.lineno
+
+
+def test_text_files_are_opened_as_utf_8_everywhere():
+    files = [path for folder in ("pyro_vae", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
+    found = [f"{path.relative_to(ROOT)}:{line}" for path in files for line in calls_in_the_locales_encoding(path)]
+    assert found == []
+
+
+TEXT_CALLS = {
+    'path.read_text()': 1, 'path.read_text("utf-8")': 0, 'path.read_text(encoding="utf-8")': 0,
+    'path.write_text("x")': 1, 'path.write_text("x", encoding="utf-8")': 0, 'open(name)': 1, 'open(name, "w")': 1,
+    'open(name, "rb")': 0, 'path.open("a")': 1, 'path.open("wb+")': 0, 'path.open("w", encoding="utf-8")': 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", TEXT_CALLS)
+def test_calls_without_an_encoding_are_found(call, tmp_path):
+    (tmp_path / "a.py").write_text(call)
+    assert len(list(calls_in_the_locales_encoding(tmp_path / "a.py"))) == TEXT_CALLS[call]

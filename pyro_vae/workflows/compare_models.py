@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.atomic_write import read_json, write_json
+from pyro_vae.atomic_write import DeferUnwritable, read_json, write_json
 from pyro_vae.comparison.build_model import build_model, choose_model
 from pyro_vae.comparison.comparison_table import ComparisonRow, Fitted, compare
 from pyro_vae.comparison.fit_by_name import fit_by_name, supports
@@ -13,7 +13,7 @@ from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget
 from pyro_vae.comparison.learning_curves import Point, first_rows, fit_with_curve
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.data_config import DataConfig
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, UnwritableError
 from pyro_vae.inference.em.select_mixture import MixtureScore, best_score
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.svi.train_config import TrainConfig
@@ -78,7 +78,8 @@ class Choice:
 class Comparison:
     """A comparison that was made: its folder, its table with the best first, the rows scored and the figures.
 
-    `chosen` holds the models that cross-validation chose, by the name that was asked for.
+    `chosen` holds the models that cross-validation chose, by the name that was asked for; `unwritten` is why the table
+    or figures are not in the folder, None where they are.
     """
 
     folder: Path
@@ -86,6 +87,7 @@ class Comparison:
     rows: Split
     figures: list[Path]
     chosen: Mapping[str, Choice]
+    unwritten: UnwritableError | None = None
 
 
 def compare_models(
@@ -160,14 +162,15 @@ def _compare(
     log("scoring")
     options = {name: settings[name] for name in ("method", "num_samples", "level", "seed")}
     table = compare(fitted, rows, **options)
-    write_json(folder / TABLE, {"rows": [dict(row) for row in table]})
     several_sizes = len(settings["train_rows"]) > 1
-    figures = draw_comparison(folder / "figures", fitted, table, data, curves, by_train_rows=several_sizes)
     chosen = {name: choice for name, choice in chosen.items() if choice.scores}
-    figures += draw_selections(folder / "figures", {name: choice.scores for name, choice in chosen.items()})
-    if extra_figures is not None:
-        figures += extra_figures(folder / "figures")
-    return Comparison(folder, table, rows, figures, chosen)
+    figures: list[Path] = []
+    with DeferUnwritable() as unwritten:
+        write_json(folder / TABLE, {"rows": [dict(row) for row in table]})
+        figures += draw_comparison(folder / "figures", fitted, table, data, curves, by_train_rows=several_sizes)
+        figures += draw_selections(folder / "figures", {name: choice.scores for name, choice in chosen.items()})
+        figures += [] if extra_figures is None else extra_figures(folder / "figures")
+    return Comparison(folder, table, rows, figures, chosen, unwritten.error)
 
 
 def _repeated_settings(settings: Settings) -> Settings:

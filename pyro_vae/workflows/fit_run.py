@@ -10,17 +10,16 @@ import torch
 from torch import nn
 
 from pyro_vae import __version__
-from pyro_vae.atomic_write import append_json_line, read_json, read_json_lines, write_json, write_json_lines
+from pyro_vae.atomic_write import DeferUnwritable, read_json, read_json_lines, write_json, write_json_lines
 from pyro_vae.context_managers import defer_signals, seeded
 from pyro_vae.data import Dataset
 from pyro_vae.distributed import process_group
-from pyro_vae.errors import DivergedError, InputError, PointMassError, RankLostError, RowsError
+from pyro_vae.errors import DivergedError, InputError, PointMassError, RankLostError, RowsError, UnwritableError
 from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.objectives.make_objective import make_objective
-from pyro_vae.inference.svi.callbacks import Callback, CallbackBase, RunningFit
-from pyro_vae.inference.svi.checkpoint import CHECKPOINT, read_checkpoint
+from pyro_vae.inference.svi.callbacks import Callback
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
 from pyro_vae.inference.svi.progress import Style
 from pyro_vae.loggers.open_logger import OpenLogger, RunLogger, logger_opener
@@ -50,6 +49,7 @@ from pyro_vae.workflows.fit_settings import (
     require_program,
     settings_of_earlier_version,
 )
+from pyro_vae.workflows.metrics_file import MetricsFile, drop_later_epochs
 from pyro_vae.workflows.reference_scores import write_reference_scores
 from pyro_vae.workflows.user_program import load_builder
 
@@ -62,8 +62,9 @@ class FitRun:
     """A run that was fitted: its `folder`, the `record` of the validation rows, and what the fit did.
 
     `program` is on the CPU and holds the best weights. `unscored` says why rows have no log p(x) of their own, empty
-    where they have; `figures` are the files that were drawn; `baseline` is what one normal gives on the same rows. The
-    processes of a distributed run other than the first have an empty record.
+    where they have; `figures` are the files that were drawn; `baseline` is what one normal gives on the same rows;
+    `unwritten` is why the scores are not in the folder, None where they are. The processes of a distributed run other
+    than the first have an empty record.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class FitRun:
     figures: tuple[Path, ...] = ()
     unscored: str = ""
     baseline: Baseline | None = None
+    unwritten: UnwritableError | None = None
 
 
 def fit_run(
@@ -125,16 +127,6 @@ def _settings_of_run(folder: Path, given: Given, program: str | None) -> dict[st
     return {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
 
 
-class _MetricsFile(CallbackBase):
-    """Writes each epoch's metrics as they come, a JSON object a line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_epoch(self, fit: RunningFit) -> None:
-        append_json_line(self.path, dict(fit.history[-1]))
-
-
 class _Job:
     """One call of `fit_run`: everything that is checked and made before the fit begins, and the fit."""
 
@@ -149,7 +141,7 @@ class _Job:
         debug: bool,
     ) -> None:
         self.out, self.own, self.resuming, self.log, self.debug = out, own, resuming, log, debug
-        self.group = process_group()
+        self.group, self.known = process_group(), dict[str, object]()  # the scores of other splits
         pick_device(settings.device)
         build = None if own is None else load_builder(own)
         self.settings = settings = settings.with_absolute_paths()
@@ -199,6 +191,8 @@ class _Job:
         """The run's folder, into which this process alone writes until the locks are closed."""
         if self.resuming and self.out is not None:
             locks.enter_context(lock_run(self.out))
+            path = self.out / EVALUATION
+            self.known = read_json(path) if path.exists() else {}
             return self.out
         folder = locks.enter_context(lock_new_folder(self.out, Path(self.data.name).stem))
         require_unused(folder)
@@ -242,8 +236,8 @@ class _Job:
     def _fit(self, board: RunLogger | None, progress: Style) -> FitResult:
         """The fit itself, its metrics written as they come; if it diverges the folder holds the last good weights."""
         folder = self.folder
-        _drop_later_epochs(folder)
-        callbacks = [_MetricsFile(folder / METRICS), *([] if board is None else [board])]
+        drop_later_epochs(folder)
+        callbacks = [MetricsFile(folder / METRICS), *([] if board is None else [board])]
         try:
             with warnings_to_log(self.log):
                 fitted = self._fit_program(folder, callbacks, progress)
@@ -287,20 +281,20 @@ class _Job:
             elbo = best["valid_elbo"]
             about = EvidenceRecord(run=str(folder), model="program", fit_method="svi", split="valid")
             record = replace(about, elbo=elbo, bound=elbo, seconds=fitted.seconds)
-            write_json(folder / EVALUATION, {"valid": dict(record)})
-            return FitRun(folder, program, data, fitted, record, unscored=str(error))
+            with DeferUnwritable() as unwritten:
+                write_json(folder / EVALUATION, {"valid": dict(record)})
+            return FitRun(folder, program, data, fitted, record, unscored=str(error), unwritten=unwritten.error)
         record = replace(record, seconds=fitted.seconds)
-        write_reference_scores(folder, log_px, VALID_ESTIMATOR)
+        with DeferUnwritable() as unwritten:
+            write_reference_scores(folder, log_px, VALID_ESTIMATOR)
         figures: list[Path] = []
         with self._continue_on_error("figures"):
             figures = write_figures(folder / "figures", program, data, fitted.history, fitted.best_epoch)
         figures = figures or sorted((folder / "figures").glob("*.png"))
-        path = folder / EVALUATION
-        known = read_json(path) if path.exists() else {}
-        write_json(path, known | {"valid": dict(record)})
-        return FitRun(
-            folder, program, data, fitted, record, tuple(figures), baseline=fit_baseline(data, scored, log_px)
-        )
+        with unwritten:
+            write_json(folder / EVALUATION, self.known | {"valid": dict(record)})
+        baseline = fit_baseline(data, scored, log_px)
+        return FitRun(folder, program, data, fitted, record, tuple(figures), "", baseline, unwritten.error)
 
     @contextmanager
     def _continue_on_error(self, what: str) -> Iterator[None]:
@@ -333,12 +327,6 @@ def _require_same_data(folder: Path, fingerprint: str) -> None:
         raise InputError(
             f"{folder}: the data is not what it was when this run began; start a new run, or bring the old data back"
         )
-
-
-def _drop_later_epochs(folder: Path) -> None:
-    """Keep the metrics of the epochs that the fit will not repeat: after a crash the file may be ahead of them."""
-    found = read_checkpoint(folder / CHECKPOINT)
-    write_json_lines(folder / METRICS, [] if found is None else found[1]["history"])
 
 
 def _to_cpu(program: Program) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pyro_vae.atomic_write import atomic_path
 from pyro_vae.data.annotated.annotated_rows import Group, SparseGroup
-from pyro_vae.data.cache import cache_folder, cache_key
+from pyro_vae.data.cache import cache_folder, cache_key, note_damaged, read_cache
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.sparse.read_sparse import SparseMatrix, is_sparse, table_from_sparse
 from pyro_vae.data.sparse.sparse_rows import SparseRows
@@ -101,11 +101,25 @@ class EntryFiles:
         with atomic_path(self.path) as temporary, temporary.open("wb") as file:
             np.savez(file, indptr=indptr, dtype=np.array(dtype.str))
 
-    def read(self, width: int) -> SparseRows:
-        """The rows, their entries memory-mapped."""
-        with np.load(self.path, allow_pickle=False) as archive:
-            indptr, dtype = archive["indptr"], np.dtype(str(archive["dtype"]))
+    def read(self, num_rows: int, width: int) -> SparseRows | None:
+        """The rows, their entries memory-mapped.
+
+        Args:
+            num_rows: how many there must be.
+            width: the number of columns.
+
+        Returns:
+            The rows; None where the files are missing or damaged, which is noted.
+        """
+        kept = read_cache(self.path, "indptr", "dtype")
+        if kept is None:
+            return None
+        indptr, dtype = kept["indptr"].astype(np.int64), np.dtype(str(kept["dtype"]))
         shape = (int(indptr[-1]),)
+        for path, size in ((self.indices, 4), (self.values, dtype.itemsize)):
+            if len(indptr) != num_rows + 1 or not path.exists() or path.stat().st_size != shape[0] * size:
+                note_damaged(path, "its size is wrong")
+                return None
         indices, values = (
             np.memmap(self.indices, np.int32, "r", shape=shape),
             np.memmap(self.values, dtype, "r", shape=shape),
@@ -169,9 +183,12 @@ def _read_blocks(matrix: StoredMatrix, source: Path, files: EntryFiles | None, o
     num_entries = _num_entries(matrix)
     num_bytes = num_entries * (matrix.dtype.itemsize + 4)
     if files is not None and (on_disk or (on_disk is None and num_bytes > MAX_BYTES)):
-        if not files.path.exists():
+        rows = files.read(*matrix.shape)
+        if rows is None:
             files.write(_blocks(matrix, num_entries, source), matrix.dtype)
-        rows = files.read(matrix.shape[1])
+            rows = files.read(*matrix.shape)
+        if rows is None:
+            raise InputError(f"{files.path}: was written and cannot be read; name another folder in PYRO_VAE_CACHE")
         return Table(rows, notes=(f"{len(rows.values):,} entries of sparse rows stay on disk, in the cache folder",))
     blocks = list(_blocks(matrix, num_entries, source))
     lengths: Array = np.concatenate([np.diff(rows.indptr) for rows in blocks])

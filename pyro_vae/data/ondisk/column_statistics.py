@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.cache import cache_folder, cache_key, write_cache
+from pyro_vae.data.cache import cache_folder, cache_key, read_cache, write_cache
 from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk
 from pyro_vae.errors import InputError
 
@@ -30,9 +30,8 @@ def validate_rows(rows: RowsOnDisk, source: Path, names: tuple[str, ...] = ()) -
         The same rows.
     """
     cached = cache_folder() / f"statistics-{cache_key(rows.path, rows.columns, str(rows.dtype))}.npz"
-    if cached.exists():
-        with np.load(cached, allow_pickle=False) as archive:
-            values, digest = torch.from_numpy(archive["representative_values"]), str(archive["digest"])
+    if (kept := read_cache(cached, "representative_values", "digest")) is not None:
+        values, digest = torch.from_numpy(kept["representative_values"]), str(kept["digest"])
         return replace(rows, representative_values=values, digest=digest)
     values, digest = _representatives_and_digest(rows, source, names)
     write_cache(cached, representative_values=values.numpy(), digest=np.array(digest))

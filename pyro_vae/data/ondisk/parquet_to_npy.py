@@ -1,12 +1,14 @@
 """Parquet files larger than memory, converted once, batch by batch, to a `.npy` array with random access to rows."""
 
+import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from pyro_vae.atomic_write import atomic_path
-from pyro_vae.data.cache import cache_folder, cache_key
+from pyro_vae.data.cache import cache_folder, cache_key, note_damaged
 from pyro_vae.data.column_values import is_text
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.infer_columns import LABEL_COLUMNS
@@ -28,7 +30,7 @@ def table_from_parquet(path: Path) -> Table[RowsOnDisk]:
     label = next((name for name in names if name.lower() in LABEL_COLUMNS), None)
     values = [name for name in names if name.lower() not in LABEL_COLUMNS]
     converted = cache_folder() / f"{path.stem}-{cache_key(path)}.npy"
-    if not converted.exists():
+    if not _is_converted(file, values, converted):
         _convert(file, values, path, converted)
     rows = rows_from_npy(converted, as_floats=True)
     columns = [Column(name, "real") for name in values]
@@ -68,10 +70,29 @@ def _convert(file: ParquetFile, names: list[str], path: Path, converted: Path) -
         ) from error
 
 
+def _is_converted(file: ParquetFile, names: list[str], converted: Path) -> bool:
+    """Whether the array is there, with the header and the size that it was written with."""
+    if not converted.exists():
+        return False
+    dtype, shape = _array_dtype(file, names), (file.metadata.num_rows, len(names))
+    header = _header(dtype, shape)
+    with converted.open("rb") as array:
+        is_whole = array.read(len(header)) == header
+    if is_whole and converted.stat().st_size == len(header) + math.prod(shape) * dtype.itemsize:
+        return True
+    note_damaged(converted, "its header or its size is wrong")
+    return False
+
+
+def _header(dtype: np.dtype[Any], shape: tuple[int, int]) -> bytes:
+    header = io.BytesIO()
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, about)
+    return header.getvalue()
+
+
 def _write_array(file: ParquetFile, names: list[str], dtype: np.dtype[Any], path: Path, out: BinaryIO) -> None:
-    shape = (file.metadata.num_rows, len(names))
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(out, header)
+    out.write(_header(dtype, (file.metadata.num_rows, len(names))))
     for batch in file.iter_batches(ROWS_PER_BATCH, columns=names):
         values = _numbers(batch.to_pandas(ignore_metadata=True), path)
         if dtype != np.float64 and bool(np.isnan(values).any()):
