@@ -148,3 +148,22 @@ def remove_if_empty(folder: Path, result: str) -> None:
         for path in sorted(folder.rglob("*"), reverse=True):
             if path != folder / LOCK:
                 path.rmdir() if path.is_dir() else path.unlink()
+
+
+def remove_unstarted(folder: Path) -> None:
+    """Remove the files of a run that could not begin; the lock's end removes the folders that were made for it."""
+    for name in (CONFIG, METRICS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def require_same_data(folder: Path, fingerprint: str) -> None:
+    """`InputError` where a run that is resumed was begun with other data.
+
+    Args:
+        folder: the run's folder.
+        fingerprint: of the data that is there now.
+    """
+    if read_config(folder)["about"]["fingerprint"] != fingerprint:
+        raise InputError(
+            f"{folder}: the data is not what it was when this run began; start a new run, or bring the old data back"
+        )

@@ -33,6 +33,8 @@ from pyro_vae.run_folder import (
     lock_new_folder,
     lock_run,
     read_config,
+    remove_unstarted,
+    require_same_data,
     require_unused,
     write_config,
 )
@@ -201,7 +203,7 @@ class _Job:
     def _run_in_folder(self, open_logger: OpenLogger, progress: Style) -> FitRun:
         group = self.group
         if self.resuming:
-            _require_same_data(self.folder, self.data.fingerprint)
+            require_same_data(self.folder, self.data.fingerprint)
         elif group.is_main:
             write_config(self.folder, self._config() | recipe_of(self.program))
         try:
@@ -213,7 +215,7 @@ class _Job:
                 return self._finish(self._fit(board, progress), board)
         except InputError:
             if group.is_main and not self.resuming and not (self.folder / WEIGHTS).exists():
-                _remove_unstarted(self.folder)
+                remove_unstarted(self.folder)
             raise
         except (KeyboardInterrupt, RankLostError) as error:
             with defer_signals():
@@ -313,19 +315,6 @@ class _Job:
         self.log(
             f"{reason_of_interruption(error, self.group)} after {done} whole epochs, the best weights so far are kept; "
             f"--resume {self.folder} goes on from there"
-        )
-
-
-def _remove_unstarted(folder: Path) -> None:
-    """Remove the files of a run that could not begin; the lock's end removes the folders that were made for it."""
-    for name in (CONFIG, METRICS):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _require_same_data(folder: Path, fingerprint: str) -> None:
-    if read_config(folder)["about"]["fingerprint"] != fingerprint:
-        raise InputError(
-            f"{folder}: the data is not what it was when this run began; start a new run, or bring the old data back"
         )
 
 
