@@ -137,7 +137,7 @@ class Columns(LikelihoodModule):
             self.register_buffer(f"columns_{i}", torch.tensor(group.columns), persistent=False)
             if group.num_levels:
                 self.register_buffer(f"num_levels_{i}", torch.tensor(group.num_levels), persistent=False)
-        self.support = ColumnSupport(*zip(*(_range_and_placeholder(column) for column in columns), strict=True))
+        self.support = column_support(columns)
         self._add_parameters(columns)
 
     def _add_parameters(self, columns: Sequence[Column]) -> None:
@@ -204,6 +204,18 @@ def _initial(group: Group, mean: Tensor) -> Tensor:
     if group.family in ("normal", "log-normal", "logit-normal", "logistic", "zero or log-normal"):
         outputs[-1] = INITIAL_RAW_SCALE
     return outputs.flatten()
+
+
+def column_support(columns: Sequence[Column]) -> ColumnSupport:
+    """The support of a row.
+
+    Args:
+        columns: the modelled columns (D).
+
+    Returns:
+        The constraint of its values.
+    """
+    return ColumnSupport(*zip(*(_range_and_placeholder(column) for column in columns), strict=True))
 
 
 def _range_and_placeholder(column: Column) -> tuple[ColumnRange, float]:

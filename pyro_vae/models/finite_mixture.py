@@ -63,7 +63,9 @@ class Mixture(Density):
         if self.posterior is not None:
             return cast(dist.Categorical, bind_supported_kwargs(self.posterior)(x, row_inputs))
         with torch.no_grad():
-            return dist.Categorical(logits=self._log_joint(self.prepare(x), self.table()).T)
+            log_joint = self._log_joint(self.prepare(x), self.table()).T
+            has_density = log_joint.isfinite().any(1, keepdim=True)  # not where x is a placeholder outside the support
+            return dist.Categorical(logits=torch.where(has_density, log_joint, self.logits.log_softmax(0)))
 
     @property
     def weights(self) -> Tensor:
@@ -303,3 +305,28 @@ class _Component(TorchDistribution):
     @property
     def mean(self) -> Tensor:
         return self.mixture.means[self.c]
+
+
+def find_centres(rows: Tensor, count: int, kind: str, seed: int) -> Tensor:
+    """Initial centres by k-means++, k-means, or at random rows.
+
+    Args:
+        rows: complete rows (n, D).
+        count: the number C of centres.
+        kind: one of `STARTS`, not "current".
+        seed: the seed of its random numbers.
+
+    Returns:
+        The centres (C, D).
+    """
+    from sklearn.cluster import KMeans, kmeans_plusplus
+
+    values = rows.cpu().numpy()
+    if kind == "random":
+        return rows[
+            torch.from_numpy(np.random.RandomState(seed % 2**32).permutation(len(rows))[:count]).to(rows.device)
+        ]
+    if kind == "k-means":
+        found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(values)
+        return torch.from_numpy(found.cluster_centers_).to(rows)
+    return torch.from_numpy(kmeans_plusplus(values, count, random_state=seed % 2**32)[0]).to(rows)

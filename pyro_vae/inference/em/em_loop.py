@@ -125,7 +125,8 @@ class EMRows:
         total, counts = torch.zeros_like(placeholders[0]), torch.zeros_like(placeholders[0])
         for start in range(0, len(self), CHECK_BATCH_SIZE):
             part = slice(start, start + CHECK_BATCH_SIZE)
-            plates.check(self.train[part].to(*self.target))  # 0 where a value is missing
+            mask = None if self.train.mask is None else self.train.mask[part].to(self.target[0])
+            plates.check(self.train[part].to(*self.target), mask)  # 0 where a value is missing
             rows = self[part]
             count = 1.0 if self.weights is None else self.weights[part, None]
             total += (count * rows).nansum(0)
