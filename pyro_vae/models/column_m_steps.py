@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 NEWTON_STEPS = 8
-LONGEST_STEP = 2.0  # of a logarithm
+LONGEST_STEP, SURE_STEP = 2.0, 1e-4  # of a logarithm
 
 
 def raise_total_count(
-    log_count: Tensor, mean: Tensor, slope: Tensor, curvature: Tensor, ends: tuple[float, float]
+    log_count: Tensor, first: Tensor, mean: Tensor, slope: Tensor, curvature: Tensor, ends: tuple[float, float]
 ) -> Tensor:
     r"""Total counts r of negative binomials that raise the expected log p, by a few safeguarded Newton steps.
 
@@ -18,7 +18,8 @@ def raise_total_count(
     on the objective, and a step is halved until the bound does not fall.
 
     Args:
-        log_count: log r₀, (C, n).
+        log_count: log r, (C, n).
+        first: r₀, where the bound touches: r again, except between batches of online EM.
         mean: the weighted means of x, which are the mean's maximum whatever r is.
         slope: the weighted means of ψ(r₀ + x).
         curvature: those of ψ'(r₀ + x).
@@ -27,7 +28,7 @@ def raise_total_count(
     Returns:
         log r, (C, n).
     """
-    first, best = log_count.exp(), log_count.clone()
+    best = log_count
     halves = 0.5 ** torch.arange(6, dtype=mean.dtype, device=mean.device)[:, None, None]
 
     def bound(log_r: Tensor) -> Tensor:
@@ -46,7 +47,9 @@ def raise_total_count(
         newton = torch.where(down < 0, -up / down, up.sign() * LONGEST_STEP)
         tried = (best + halves * newton.clamp(-LONGEST_STEP, LONGEST_STEP)).clamp(*ends)
         value, index = bound(tried).max(0)
-        best = torch.where(value > bound(best), tried.gather(0, index[None])[0], best)
+        raised = torch.where(value > bound(best), tried.gather(0, index[None])[0], best)
+        is_near = (down < 0) & (newton.abs() < SURE_STEP)  # where the bound's own rounding is larger than its gain
+        best = torch.where(is_near, tried[0], raised)
     return best
 
 

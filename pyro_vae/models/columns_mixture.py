@@ -66,7 +66,7 @@ class ColumnsMixture(Mixture):
     supports_missing, reads_columns = True, True
 
     def __init__(
-        self, num_components: int, schema: Schema, *, prior_rows: float = 1.0, guide: Guide | None = None
+        self, num_components: int, schema: Schema, *, prior_rows: float = 5.0, guide: Guide | None = None
     ) -> None:
         columns = schema.modelled
         super().__init__(num_components, len(columns), guide)

@@ -58,22 +58,24 @@ class NegativeBinomialColumns(ColumnFamily):
             The sums, (C, n) each.
         """
         is_known = ~x.isnan()
-        at = self.log_total_count.detach().exp()[:, None] + x.nan_to_num()
-        weights = shares[..., None] * is_known
+        log_count, weights = self.log_total_count.detach(), shares[..., None] * is_known
+        at = log_count.exp()[:, None] + x.nan_to_num()
         sums = {"slope": torch.digamma(at), "curvature": torch.polygamma(1, at)}
         found = {name: (weights * value).sum(1) for name, value in sums.items()}
-        return found | {"known": weights.sum(1), "sum": shares @ x.nan_to_num()}
+        known = weights.sum(1)
+        return found | {"known": known, "sum": shares @ x.nan_to_num(), "at": known * log_count}
 
     @torch.no_grad()
     def maximize(self, statistics: Statistics) -> None:
-        n, count, prior = self.prior_rows, self.log_total_count.exp(), self.prior_mean
-        known, total = statistics["known"] + n, statistics["sum"] + n * prior
+        n, prior, own = self.prior_rows, self.prior_mean, statistics["known"]
+        known, total = own + n, statistics["sum"] + n * prior
+        count = torch.where(own > 0, statistics["at"] / torch.where(own > 0, own, 1.0), self.log_total_count).exp()
         is_known = known > 0
         known = torch.where(is_known, known, 1.0)
         mean = (total / known).clamp(min=SMALLEST_MEAN)
         slope = (statistics["slope"] + n * torch.digamma(count + prior)) / known
         curvature = (statistics["curvature"] + n * torch.polygamma(1, count + prior)) / known
-        raised = raise_total_count(self.log_total_count, mean, slope, curvature, LOG_TOTAL_COUNTS)
+        raised = raise_total_count(self.log_total_count, count, mean, slope, curvature, LOG_TOTAL_COUNTS)
         self.log_mean.copy_(torch.where(is_known, mean.log(), self.log_mean))
         self.log_total_count.copy_(torch.where(is_known, raised, self.log_total_count))
 
@@ -133,13 +135,11 @@ class LogisticColumns(ColumnFamily):
         """
         is_known, loc = ~x.isnan(), (self.loc.detach() - self.center)[:, None]
         from_center, scale = (x - self.center).nan_to_num(), self.log_scale.detach().exp()[:, None]
-        weights, sums = shares[..., None] * is_known, {"first": 0.0, "second": 0.0, "bound": 0.0}
-        found: Statistics = {"known": weights.sum(1)}
-        for end in (from_center + self.step / 2, from_center - self.step / 2):
-            each = weights * logistic_bound((end - loc) / scale)
-            for name, value in (("bound", each), ("first", each * end), ("second", each * end.square())):
-                found[name] = sums[name] = sums[name] + value.sum(1)
-        return found
+        weights = shares[..., None] * is_known
+        ends = torch.stack([from_center + self.step / 2, from_center - self.step / 2])[:, None]
+        each = weights * logistic_bound((ends - loc) / scale)  # (2, C, rows, n)
+        sums = {"bound": each, "first": each * ends, "second": each * ends.square()}
+        return {"known": weights.sum(1)} | {name: value.sum((0, 2)) for name, value in sums.items()}
 
     @torch.no_grad()
     def maximize(self, statistics: Statistics) -> None:
