@@ -26,6 +26,7 @@ from pyro_vae.errors import InputError, RowsError
 from pyro_vae.evidence.grid_quadrature import INITIAL_CELLS
 from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.shared_grid import integrate_by_grid
+from pyro_vae.models import exact_density as models
 from pyro_vae.programs.log_densities import sum_sites
 from pyro_vae.programs.log_weights import CountOperations, LogWeightSampler
 from pyro_vae.programs.masked_latents import mask_of, uniform_where_masked
@@ -162,7 +163,12 @@ def _convolves(joint: UnconstrainedJoint) -> bool:
 
 
 def _program_log_prob(program: Density, batch: Batch) -> tuple[PerRow, PerRow]:
-    log_px = program.log_prob(batch.x).cpu().double()
+    if batch.mask is None:
+        log_px = program.log_prob(batch.x).cpu().double()
+    elif isinstance(program, models.Density):
+        log_px = program.log_density(torch.where(batch.mask, batch.x, math.nan)).cpu().double()
+    else:
+        raise InputError("values are missing, and the program's log_prob(x) takes no mask: fill them first")
     return log_px, torch.zeros_like(log_px)
 
 

@@ -18,7 +18,8 @@ from pyro_vae.models.column_families import (
 )
 from pyro_vae.models.counted_families import LevelColumns, LogisticColumns, NegativeBinomialColumns
 from pyro_vae.models.exact_density import Statistics, add_statistics, check_start
-from pyro_vae.models.finite_mixture import Mixture, find_centres
+from pyro_vae.models.finite_mixture import Mixture
+from pyro_vae.models.mixture_labels import find_centres
 from pyro_vae.typing import Guide, Rows
 
 MAX_BLOCK_NUMBERS = 2**20  # C × rows × D of a block

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.data import Dataset, Split
+from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
 from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start, rows_with_nan
 from pyro_vae.models.mixture_labels import Labels, find_centres
@@ -47,11 +48,12 @@ class Mixture(Density):
     def extra_repr(self) -> str:
         return f"num_components={self.num_components}, num_features={self.num_features}"
 
-    def model(self, x: Rows) -> None:
+    def model(self, x: Rows, mask: Tensor | None = None) -> None:
         register_parameters(self, "mixture")
         with pyro.plate("data", len(x)):
             c = pyro.sample("c", Labels(self.logits), infer={"enumerate": "parallel"})
-            pyro.sample("x", _Component(self, c), obs=x)
+            component = _Component(self, c)
+            pyro.sample("x", component if mask is None else _ObservedPart(component, mask), obs=x)
 
     @accepts_row_inputs  # they are passed to the guide part, if its forward takes them
     def guide(self, x: Rows, **row_inputs: object) -> None:
@@ -62,7 +64,9 @@ class Mixture(Density):
     def _posterior(self, x: Rows, row_inputs: RowInputs) -> dist.Categorical:
         if self.posterior is not None:
             return cast(dist.Categorical, bind_supported_kwargs(self.posterior)(x, row_inputs))
+        mask = row_inputs.get("mask")
         with torch.no_grad():
+            x = torch.where(mask, x, math.nan) if isinstance(mask, Tensor) else x
             log_joint = self._log_joint(self.prepare(x), self.table()).T
             has_density = log_joint.isfinite().any(1, keepdim=True)  # not where x is a placeholder outside the support
             return dist.Categorical(logits=torch.where(has_density, log_joint, self.logits.log_softmax(0)))
@@ -307,26 +311,15 @@ class _Component(TorchDistribution):
         return self.mixture.means[self.c]
 
 
-def find_centres(rows: Tensor, count: int, kind: str, seed: int) -> Tensor:
-    """Initial centres by k-means++, k-means, or at random rows.
+class _ObservedPart(Observed):
+    """p of the observed values of x given labels c, the others summed and integrated out."""
 
-    Args:
-        rows: complete rows (n, D).
-        count: the number C of centres.
-        kind: one of `STARTS`, not "current".
-        seed: the seed of its random numbers.
+    def __init__(self, component: _Component, mask: Tensor) -> None:
+        super().__init__(component, mask)
 
-    Returns:
-        The centres (C, D).
-    """
-    from sklearn.cluster import KMeans, kmeans_plusplus
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "_ObservedPart":
+        component = cast(_Component, self.values)
+        return _ObservedPart(component.expand(batch_shape), self.observed)
 
-    values = rows.cpu().numpy()
-    if kind == "random":
-        return rows[
-            torch.from_numpy(np.random.RandomState(seed % 2**32).permutation(len(rows))[:count]).to(rows.device)
-        ]
-    if kind == "k-means":
-        found = KMeans(count, n_init=1, random_state=seed % 2**32).fit(values)
-        return torch.from_numpy(found.cluster_centers_).to(rows)
-    return torch.from_numpy(kmeans_plusplus(values, count, random_state=seed % 2**32)[0]).to(rows)
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.values.log_prob(torch.where(self.observed, value, math.nan))

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pandas
@@ -206,22 +207,22 @@ def start_at(mixture, weights, means, variances):
 
 def test_real_columns_are_scikit_learns_diagonal_mixture():
     x = real_rows()
-    weights, means, variances = torch.full((3,), 1 / 3).double(), x[:3], torch.ones(3, 4).double()
+    weights, means, variances = torch.full((3,), 1 / 3, dtype=torch.float64), x[:3], torch.ones(3, 4).double()
     other = OtherGaussianMixture(
         3, covariance_type="diag", reg_covar=0.0, weights_init=weights, means_init=means, precisions_init=variances,
-        max_iter=200, tol=0.0,
+        max_iter=50, tol=0.0,
     )  # fmt: skip
-    with pytest.warns(Warning, match="converge"):
+    with warnings.catch_warnings(action="ignore"):  # that it has not converged
         other.fit(x)
     mixture = start_at(ColumnsMixture(3, real_schema(4), prior_rows=0), weights, means, variances)
-    pv.fit_em(mixture, x, start="current", epochs=201, tolerance=0.0)
-    torch.testing.assert_close(mixture.log_prob(x), torch.from_numpy(other.score_samples(x)), rtol=0, atol=1e-7)
+    pv.fit_em(mixture, x, start="current", epochs=51, tolerance=0.0)
+    torch.testing.assert_close(mixture.log_prob(x), torch.from_numpy(other.score_samples(x)), rtol=0, atol=1e-9)
     assert mixture.bic(x) == pytest.approx(other.bic(x), abs=1e-5)
 
 
 def test_real_columns_are_the_regularized_diagonal_mixture():
     x = real_rows()
-    weights, means, variances = torch.full((3,), 1 / 3).double(), x[:3], torch.ones(3, 4).double()
+    weights, means, variances = torch.full((3,), 1 / 3, dtype=torch.float64), x[:3], torch.ones(3, 4).double()
     same = pv.GaussianMixture(3, 4, "diagonal", prior_rows=5.0)
     same.set_parameters(weights, means, variances)
     mixture = start_at(ColumnsMixture(3, real_schema(4), prior_rows=5.0), weights, means, variances)
@@ -322,7 +323,7 @@ def test_the_bound_of_total_counts_holds_and_touches():
         assert value(raised) >= value(r0) - 1e-9
 
 
-@pytest.mark.parametrize("scale", [0.05, 1.0, 30.0])
+@pytest.mark.parametrize("scale", [0.2, 1.0, 30.0])
 def test_discretized_logistic_values_are_at_their_maximum(scale):
     g = np.random.default_rng(0)
     x = np.round(0.3 + scale * g.logistic(size=400))

@@ -21,6 +21,7 @@ from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.svi.prepare_fit import check_batches
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.validation_elbo import HeldOutRows
+from pyro_vae.models.exact_density import Density, rows_with_nan
 from pyro_vae.programs.find_plates import find_plates, trace_rows
 from pyro_vae.programs.latent_support import latents_outside, uncertain_latents
 from pyro_vae.programs.observed_support import require_inside
@@ -116,7 +117,8 @@ class FitTask:
             check_batches(self.plates, config, self.num_rows, has_valid=valid is not None, num_processes=group.size)
         most = readable_rows(train.shape[1], START_ROWS)
         rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, most)).long()
-        init_program_from_data(program, train.mean.to(*target), train[rows].to(*target))
+        shown = rows_with_nan(train, rows) if isinstance(program, Density) else train[rows]
+        init_program_from_data(program, train.mean.to(*target), shown.to(*target))
         set_num_features(program, train.shape[1])
         set_fitted_measure(program, train.measure)
         self._warn_of_rounding(train[first])
