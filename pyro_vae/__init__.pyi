@@ -45,10 +45,10 @@ from .loggers.tensorboard import TensorBoard as TensorBoard
 from .models.autoencoder import Autoencoder as Autoencoder
 from .models.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
 from .models.bernoulli_mixture import BernoulliMixture as BernoulliMixture
+from .models.columns_mixture import ColumnsMixture as ColumnsMixture
 from .models.exact_density import Density as Density
 from .models.gaussian_mixture import GaussianMixture as GaussianMixture
 from .models.pca import PCA as PCA
-from .models.pca import KernelPCA as KernelPCA
 from .models.ppca import PPCA as PPCA
 from .models.ppca import FactorAnalysis as FactorAnalysis
 from .models.vae import VAE as VAE
@@ -69,6 +69,7 @@ __all__ = [
     "BayesianGaussianMixture",
     "BernoulliMixture",
     "Callback",
+    "ColumnsMixture",
     "ConditionalVAE",
     "Dataset",
     "Density",
@@ -80,7 +81,6 @@ __all__ = [
     "GaussianMixture",
     "ImportanceWeighted_ELBO",
     "InputError",
-    "KernelPCA",
     "Program",
     "ReweightedWakeSleep",
     "Split",

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from pyro_vae.comparison.models_by_name import AUTO, MODEL_NAMES, MODELS, ModelEntry
+from pyro_vae.comparison.models_by_name import AUTO, FOR_COLUMNS, MODEL_NAMES, MODELS, VAE, ModelEntry
 from pyro_vae.constructor_args import rebuild_with
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
 from pyro_vae.inference.em.select_mixture import MixtureScore, best_score, score_mixtures
+from pyro_vae.models import vae
 from pyro_vae.models.finite_mixture import Mixture
-from pyro_vae.models.vae import VAE
 from pyro_vae.typing import Distribution, Prior, Program
 
 
@@ -26,10 +26,29 @@ def build_model(spec: str, data: Dataset) -> Program:
         The model, not fitted.
     """
     entry, size = _entry(spec)
+    _require_kinds(entry, data)
     rows = {"num_rows": len(data.train)} if entry.for_num_rows else {}
     number = int(size) if size.isdigit() else entry.size
-    model: Program = entry.load()(number, data.num_features, **rows, **entry.fixed)
+    columns = data.schema if entry.for_columns else data.num_features
+    model: Program = entry.load()(number, columns, **rows, **entry.fixed)
     return model
+
+
+def _require_kinds(entry: ModelEntry, data: Dataset) -> None:
+    """`InputError` where a model has no density of the rows: of columns with kinds, or of rows without."""
+    has_kinds = data.schema.coding == "columns"
+    if has_kinds == entry.for_columns:
+        return
+    if has_kinds:
+        kinds = ", ".join(dict.fromkeys(column.kind for column in data.schema.modelled))
+        raise InputError(
+            f"{entry.name} takes {entry.takes}, and the columns of {data.name} are of several kinds ({kinds}): compare "
+            f"{', '.join((*FOR_COLUMNS, VAE))}, or code categories as numbers (--coding one-hot)"
+        )
+    raise InputError(
+        f"{entry.name} takes {entry.takes}, and the rows of {data.name} are plain numbers: code them so (--coding "
+        "columns), or compare gaussian-mixture (real numbers) or bernoulli-mixture (bits)"
+    )
 
 
 def choose_model(
@@ -49,8 +68,12 @@ def choose_model(
     if not entry.is_chosen(size):
         return spec, ()
     components: str | int = AUTO if size == AUTO else int(size or entry.size)
-    scores = score_mixtures(data.train, components, entry.covariances, on_scored=on_scored)
+    _require_kinds(entry, data)
+    schema = data.schema if entry.for_columns else None
+    scores = score_mixtures(data.train, components, entry.covariances, on_scored=on_scored, schema=schema)
     best = best_score(scores)
+    if entry.for_columns:
+        return f"{entry.name}:{best.num_components}", tuple(scores)
     form = "" if best.covariance in ("", "full") else f"-{best.covariance}"
     kind = "gaussian-mixture" if best.covariance else "bernoulli-mixture"
     return f"{kind}{form}:{best.num_components}", tuple(scores)
@@ -81,8 +104,8 @@ class FromPrior(nn.Module):
 
 def without_guide(program: Program) -> Program:
     """The same model, its guide the prior, or a mixture's exact posterior."""
-    if isinstance(program, VAE):
-        return VAE(program.prior, program.likelihood, FromPrior(program.prior))
+    if isinstance(program, vae.VAE):
+        return vae.VAE(program.prior, program.likelihood, FromPrior(program.prior))
     if isinstance(program, Mixture) and program.posterior is not None:
         exact = rebuild_with(program, guide=None).to(program.logits)
         state = program.state_dict()

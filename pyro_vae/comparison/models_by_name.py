@@ -7,17 +7,21 @@ from pyro_vae.option_registry import Entry, Registry
 
 @dataclass(frozen=True)
 class ModelEntry(Entry):
-    """A model: `path` is a class of (size, num_features).
+    """A model: `path` is a class of (size, num_features), or of (size, schema).
 
     Attributes:
         size: components or latents where no size is given.
         for_num_rows: whether the class takes the number of training rows too.
         covariances: for a mixture, the forms of covariances that cross-validation chooses from.
+        for_columns: whether the class takes the schema, and rows that are coded by the kinds of their columns.
+        takes: the values that it is a density of, in words.
     """
 
     size: int = 10
     for_num_rows: bool = False
     covariances: tuple[str, ...] = ()
+    for_columns: bool = False
+    takes: str = "real numbers"
 
     def is_chosen(self, size: str) -> bool:
         """Whether cross-validation chooses the model's size or form.
@@ -50,7 +54,19 @@ MODELS = Registry(
             covariances=COVARIANCES,
         ),
         ModelEntry(
-            "bernoulli-mixture", "pyro_vae.models.bernoulli_mixture:BernoulliMixture", "for bits", covariances=("",)
+            "bernoulli-mixture",
+            "pyro_vae.models.bernoulli_mixture:BernoulliMixture",
+            "for bits",
+            covariances=("",),
+            takes="values of 0 and 1",
+        ),
+        ModelEntry(
+            "columns-mixture",
+            "pyro_vae.models.columns_mixture:ColumnsMixture",
+            "products of columns, each of its kind, for tables of several kinds",
+            covariances=("",),
+            for_columns=True,
+            takes="columns coded by their kinds",
         ),
         ModelEntry(
             "bayesian-mixture",
@@ -65,3 +81,4 @@ MODELS = Registry(
 )
 VAE = "vae"  # is built from its parts by name, as in `pyro-vae fit`
 MODEL_NAMES = (*MODELS, VAE)
+FOR_COLUMNS = tuple(name for name, entry in MODELS.items() if entry.for_columns)

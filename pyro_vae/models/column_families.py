@@ -106,7 +106,13 @@ class ColumnFamily(nn.Module):
 
 
 class NormalColumns(ColumnFamily):
-    r"""Normal values, with variances $(\sum_i r_i (x_i - \mu)^2 + n V) / (\sum_i r_i + n)$, n `prior_rows`."""
+    r"""Normal values, with variances $(\sum_i r_i (x_i - \mu)^2 + n V) / (\sum_i r_i + n)$, n `prior_rows`.
+
+    Args:
+        columns: the columns (n).
+        num_components: C.
+        prior_rows: the weight of the prior, in rows.
+    """
 
     center: Tensor
     prior_variance: Tensor
@@ -196,7 +202,13 @@ class LogitNormalColumns(NormalColumns):
 
 
 class ZeroOrLogNormalColumns(LogNormalColumns):
-    """Zeros with a probability, as if `prior_rows` more rows had the data's share; above, logarithms are normal."""
+    """Zeros with a probability, as if `prior_rows` more rows had the data's share; above, logarithms are normal.
+
+    Args:
+        columns: the columns (n).
+        num_components: C.
+        prior_rows: the weight of the prior, in rows.
+    """
 
     prior_zeros: Tensor
 

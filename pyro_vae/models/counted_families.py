@@ -20,7 +20,13 @@ SMALLEST_MEAN = 1e-10  # of counts
 
 
 class NegativeBinomialColumns(ColumnFamily):
-    """Counts with a mean and a total count of their own, as if `prior_rows` more rows had the data's mean."""
+    """Counts with a mean and a total count of their own, as if `prior_rows` more rows had the data's mean.
+
+    Args:
+        columns: the columns (n).
+        num_components: C.
+        prior_rows: the weight of the prior, in rows.
+    """
 
     prior_mean: Tensor
     prior_total_count: Tensor
@@ -97,7 +103,13 @@ class NegativeBinomialColumns(ColumnFamily):
 
 
 class LogisticColumns(ColumnFamily):
-    """Whole numbers in steps of h, as if `prior_rows` more rows lay a deviation of the prior from the mean."""
+    """Whole numbers in steps of h, as if `prior_rows` more rows lay a deviation of the prior from the mean.
+
+    Args:
+        columns: the columns (n).
+        num_components: C.
+        prior_rows: the weight of the prior, in rows.
+    """
 
     center: Tensor
     distance: Tensor
@@ -174,7 +186,13 @@ class LogisticColumns(ColumnFamily):
 
 
 class LevelColumns(ColumnFamily):
-    """Levels with probabilities, as if `prior_rows` more rows had the data's shares."""
+    """Levels with probabilities, as if `prior_rows` more rows had the data's shares.
+
+    Args:
+        columns: the columns (n).
+        num_components: C.
+        prior_rows: the weight of the prior, in rows.
+    """
 
     prior: Tensor
     num_levels: Tensor

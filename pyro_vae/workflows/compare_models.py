@@ -28,6 +28,7 @@ from pyro_vae.typing import Program
 from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import choose_likelihood, load_dataset
 from pyro_vae.workflows.comparison_settings import (
+    COLUMNS_MODELS,
     DATA_SETTINGS,
     TRAIN_SETTINGS,
     VAE_SETTINGS,
@@ -118,6 +119,8 @@ def compare_models(
     chosen = comparison_settings(preset, settings, bool(runs))
     opened = [Run(Path(folder)) for folder in runs]
     data = _dataset(opened, chosen)
+    if chosen["preset"] == "toy" and preset is None and data.schema.coding == "columns":
+        chosen = comparison_settings(None, settings | {"models": COLUMNS_MODELS}, has_runs=False)
     entries = list(_entries(chosen, data))
     _require_one_measure(opened, entries, chosen)
     rows = data.split(chosen["split"])

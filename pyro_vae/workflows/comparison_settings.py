@@ -12,8 +12,9 @@ from pyro_vae.workflows.fit_settings import fit_options
 Settings = dict[str, Any]  # of a comparison: values by the names of the options, and what else a preset says
 COMPARISON, DATA, VAE = "Comparison", "Data", "VAE"
 DATA_SETTINGS = (
-    "data_root", "binarize", "dequantize", "standardize", "image_shape", "gray", "resize", "label", "layer"
+    "data_root", "binarize", "dequantize", "standardize", "image_shape", "gray", "resize", "label", "layer", "coding"
 )  # fmt: skip
+COLUMNS_MODELS = ("columns-mixture:auto", "vae:2")  # what is compared by default where columns have kinds
 VAE_SETTINGS = ("likelihood", "scale", "network", "hidden")
 TRAIN_SETTINGS = ("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "seed")
 METHOD_HELP = (

@@ -180,3 +180,38 @@ def test_help_names_every_model_and_fit_method():
         assert name in printed
     for model in MODELS:
         assert model.split("-")[0] in printed
+
+
+MIXED = ["--data", "customers", "--label", "churned", "--num-rows", "30", "--epochs", "2", "--iterations", "5"]
+
+
+def test_a_table_of_several_kinds_compares_a_mixture_of_its_columns_and_a_vae(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(select_mixture, "NUM_COMPONENTS", (1, 2))
+    code, printed, _ = run(capsys, "compare", *MIXED, "--num-samples", "50", "--out", tmp_path / "c")
+    assert code == 0
+    assert "columns-mixture:auto em" in printed
+    assert "vae:2 svi" in printed
+    rows = json.loads((tmp_path / "c" / "comparison.json").read_text())["rows"]
+    kinds = {row["model"]: row["log_px_kind"] for row in rows}
+    assert kinds["columns-mixture:auto"] == "exact"
+    assert len({row["measure"] for row in rows}) == 1
+    assert all("counting measure" in row["measure"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*MIXED, "--model", "gaussian-mixture:2", "--model", "vae:2"], "takes real numbers, and the columns of custo"),
+        ([*MIXED, "--model", "gaussian-mixture:auto"], "compare columns-mixture, vae"),
+        ([*MIXED, "--model", "ppca:2"], "--coding one-hot"),
+        ([*MIXED, "--model", "bayesian-mixture:2"], "takes real numbers"),
+        ([*MIXED, "--model", "bernoulli-mixture:2"], "takes values of 0 and 1"),
+        (["--data", "two-moons", "--model", "columns-mixture:2"], "takes columns coded by their kinds"),
+        ([*MIXED, "--model", "columns-mixture:some"], "a whole number, as in columns-mixture:10 or columns-mixture:au"),
+    ],
+)
+def test_models_that_do_not_take_the_columns_are_refused_before_a_fit(tmp_path, capsys, words, said):
+    code, _, err = run(capsys, "compare", *words, "--out", tmp_path / "c")
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "c").exists()

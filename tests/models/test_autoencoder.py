@@ -6,6 +6,7 @@ from sklearn import decomposition
 
 import pyro_vae as pv
 from pyro_vae.errors import InputError
+from pyro_vae.models.pca import KernelPCA
 
 
 def autoencoder(likelihood="bernoulli", D=6, K=2, **options):
@@ -95,7 +96,7 @@ def test_it_is_saved_and_loaded(binary, tmp_path):
 
 def models_of(x):
     yield autoencoder()
-    for projection in (pv.PCA(2), pv.KernelPCA(2)):
+    for projection in (pv.PCA(2), KernelPCA(2)):
         projection.model = projection.guide = None  # the tests' type checker lets only programs pass
         yield projection.fit(x)
 
@@ -129,7 +130,7 @@ def test_wrong_arguments_say_what_to_do(binary):
     with pytest.raises(InputError, match="fewer latents"):
         pv.PCA(6).fit(binary)
     with pytest.raises(InputError, match="fit to 20000 or fewer"):
-        pv.KernelPCA(1).fit(torch.zeros(20_001, 2))
+        KernelPCA(1).fit(torch.zeros(20_001, 2))
 
 
 def test_pca_is_scikit_learns_and_exact_with_all_but_nothing_left():
@@ -147,7 +148,7 @@ def test_kernel_pca_unbends_a_circle_where_pca_cannot():
     angle = torch.rand(200, dtype=torch.float64) * 2 * torch.pi
     radius = torch.where(torch.arange(200) % 2 == 0, 1.0, 3.0).double()
     x = torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
-    kernel = pv.KernelPCA(1, gamma=0.3).fit(torch.cat([x, torch.zeros(200, 1)], 1))
+    kernel = KernelPCA(1, gamma=0.3).fit(torch.cat([x, torch.zeros(200, 1)], 1))
     codes = kernel.encode(torch.cat([x, torch.zeros(200, 1)], 1))[:, 0]
     inner, outer = codes[radius == 1], codes[radius == 3]
     assert inner.min() > outer.max() or inner.max() < outer.min()

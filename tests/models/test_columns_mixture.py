@@ -197,7 +197,7 @@ def real_rows(n=400):
 
 
 @torch.no_grad()
-def start_at(mixture, weights, means, variances):
+def with_parameters(mixture, weights, means, variances):
     (family,) = mixture.families
     mixture.logits.copy_(weights.log())
     family.loc.copy_(means)
@@ -214,7 +214,7 @@ def test_real_columns_are_scikit_learns_diagonal_mixture():
     )  # fmt: skip
     with warnings.catch_warnings(action="ignore"):  # that it has not converged
         other.fit(x)
-    mixture = start_at(ColumnsMixture(3, real_schema(4), prior_rows=0), weights, means, variances)
+    mixture = with_parameters(ColumnsMixture(3, real_schema(4), prior_rows=0), weights, means, variances)
     pv.fit_em(mixture, x, start="current", epochs=51, tolerance=0.0)
     torch.testing.assert_close(mixture.log_prob(x), torch.from_numpy(other.score_samples(x)), rtol=0, atol=1e-9)
     assert mixture.bic(x) == pytest.approx(other.bic(x), abs=1e-5)
@@ -225,7 +225,7 @@ def test_real_columns_are_the_regularized_diagonal_mixture():
     weights, means, variances = torch.full((3,), 1 / 3, dtype=torch.float64), x[:3], torch.ones(3, 4).double()
     same = pv.GaussianMixture(3, 4, "diagonal", prior_rows=5.0)
     same.set_parameters(weights, means, variances)
-    mixture = start_at(ColumnsMixture(3, real_schema(4), prior_rows=5.0), weights, means, variances)
+    mixture = with_parameters(ColumnsMixture(3, real_schema(4), prior_rows=5.0), weights, means, variances)
     objectives = [
         pv.fit_em(each, x, start="current", epochs=20, tolerance=0.0).history[-1]["elbo"] for each in (same, mixture)
     ]
@@ -472,3 +472,29 @@ def test_online_em_comes_near(data):
 def test_what_cannot_be_is_refused_in_words(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+def test_every_verb_takes_rows_with_gaps(data, fitted):
+    """The program's model and guide with a mask, against `log_prob` of the split."""
+    mixture, expected = fitted[0], fitted[0].log_prob(data.test)
+    assert data.test.mask is not None
+    for found in (pv.exact_evidence(mixture, data.test), pv.log_evidence(mixture, data.test, num_samples=20)):
+        torch.testing.assert_close(found.log_px, expected, rtol=0, atol=1e-10)
+    (row,) = pv.compare({"columns": mixture}, data.test)
+    assert row["log_px"] == pytest.approx(float(expected.mean()))
+
+
+def test_a_fit_by_gradients_counts_what_was_observed(data):
+    by_em, by_gradients = ColumnsMixture(2, data.schema), ColumnsMixture(2, data.schema)
+    pv.fit_em(by_em, data.train, seed=0)
+    result = pv.fit(by_gradients, data.train, epochs=60, learning_rate=0.03, batch_size=120, seed=0)
+    assert result.history[-1]["elbo"] == pytest.approx(by_em.elbo(data.train).mean().item(), abs=0.1)
+
+
+def test_the_number_of_components_is_chosen_by_cross_validation(data):
+    found = pv.select_mixture(data, components=(1, 3), num_starts=2)
+    assert isinstance(found.mixture, ColumnsMixture)
+    assert [score.num_components for score in found.scores] == [1, 3]
+    assert found.best.num_components == 3
+    with pytest.raises(InputError, match="give the data set"):
+        pv.select_mixture(data.train)

@@ -11,7 +11,7 @@ import pyro_vae as pv
 from pyro_vae.data import Measure, Split
 from pyro_vae.diagnostics.latent_space_metrics import draws_near_rows
 from pyro_vae.errors import InputError
-from pyro_vae.models.pca import median_square
+from pyro_vae.models.pca import KernelPCA, median_square
 from pyro_vae.studies.autoencoder_vs_vae_encoders import (
     Training,
     evaluate_encoder,
@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_network(digits):
 
 def test_kernel_is_the_best_of_those_tried_on_validation_rows(digits):
     chosen, _ = fit_encoder("kernel-pca", 5, digits)
-    other = pv.KernelPCA(5, chosen.gamma * 2, 1e-2).fit(digits)
+    other = KernelPCA(5, chosen.gamma * 2, 1e-2).fit(digits)
     error = [float(pv.studies.reconstruction_error(m, digits.valid).mean()) for m in (chosen, other)]
     assert error[0] <= error[1]
 

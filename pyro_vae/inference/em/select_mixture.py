@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Measure, Split, as_split
+from pyro_vae.data.columns import Schema
 from pyro_vae.data.row_weights import relative_weights, weighted_mean
 from pyro_vae.errors import InputError
 from pyro_vae.inference.em.fit_em import fit_em
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.models.bernoulli_mixture import BernoulliMixture
+from pyro_vae.models.columns_mixture import ColumnsMixture
 from pyro_vae.models.covariance_forms import COVARIANCES
 from pyro_vae.models.exact_density import rows_with_nan
 from pyro_vae.models.finite_mixture import Mixture
@@ -39,7 +41,7 @@ class MixtureScore:
 
     Attributes:
         num_components: C.
-        covariance: the form of its covariances; empty for bits.
+        covariance: the form of its covariances; empty for bits and for columns with kinds.
         folds: the mean log p(x) of each fold's held-out rows, nats a row.
     """
 
@@ -100,9 +102,9 @@ def select_mixture(
     """Choose a mixture by five-fold cross-validation on training rows, and fit it to all of them by EM.
 
     A mixture of normals, whose strengths of regularization are chosen on the same folds for each candidate; where all
-    values are 0 or 1, a mixture of bits. Validation and test rows are not looked at. With "auto" the number of
-    components grows until three numbers in a row score less than the best before them. No more than 5,000 rows are
-    used for the choice. Rows may have missing values, and weights.
+    values are 0 or 1, a mixture of bits; where a data set's columns have kinds, a `ColumnsMixture`. Validation and test
+    rows are not looked at. With "auto" the number of components grows until three numbers in a row score less than the
+    best before them. No more than 5,000 rows are used for the choice. Rows may have missing values, and weights.
 
     Raises `InputError` where there are too few rows for any candidate.
 
@@ -119,22 +121,26 @@ def select_mixture(
         The fitted mixture and all scores.
     """
     train = as_split(data, "train")
-    scores = score_mixtures(train, components, covariance, num_workers, on_scored)
-    mixture = build_mixture(best_score(scores), train.shape[1])
+    schema = data.schema if isinstance(data, Dataset) and train.measure.counted else None
+    scores = score_mixtures(train, components, covariance, num_workers, on_scored, schema)
+    mixture = build_mixture(best_score(scores), train.shape[1], schema)
     result = fit_em(mixture, train, num_starts=num_starts, num_workers=num_workers, seed=seed)
     return MixtureSelection(tuple(scores), mixture, result)
 
 
-def build_mixture(score: MixtureScore, num_features: int) -> Mixture:
+def build_mixture(score: MixtureScore, num_features: int, schema: Schema | None = None) -> Mixture:
     """A new mixture of the size and form that a score belongs to.
 
     Args:
         score: the score.
         num_features: the number D of features.
+        schema: the columns, where they have kinds.
 
     Returns:
         The mixture, not fitted.
     """
+    if schema is not None:
+        return ColumnsMixture(score.num_components, schema)
     if not score.covariance:
         return BernoulliMixture(score.num_components, num_features)
     return GaussianMixture(score.num_components, num_features, score.covariance)
@@ -146,6 +152,7 @@ def score_mixtures(
     covariance: str | Sequence[str] = AUTO,
     num_workers: int = 1,
     on_scored: Callable[[MixtureScore], object] | None = None,
+    schema: Schema | None = None,
 ) -> list[MixtureScore]:
     """Held-out log p(x) of mixtures, as `select_mixture` compares them.
 
@@ -155,14 +162,17 @@ def score_mixtures(
         covariance: as there.
         num_workers: processes.
         on_scored: called with each score, as they come.
+        schema: the columns, where they have kinds.
 
     Returns:
         The scores, in original units where the rows are standardized; `InputError` where there are none.
     """
     train = train.without_uncounted()
     rows, shift = _rows_to_score(train), weighted_mean(train.log_jacobian, train.weights)
-    task = rows, shift, _sizes(components), components == AUTO
-    forms, scores = _forms(rows.x, covariance), []
+    if train.measure.counted and schema is None:
+        raise InputError("these rows are codes of columns with kinds, which a split does not have: give the data set")
+    task = rows, shift, _sizes(components), components == AUTO, schema
+    forms, scores = ("",) if schema else _forms(rows.x, covariance), []
     if num_workers > 1 and len(forms) > 1:
         from joblib import Parallel, delayed
 
@@ -221,12 +231,13 @@ def _score_sizes(
     shift: float,
     sizes: Sequence[int],
     is_auto: bool,
+    schema: Schema | None,
     on_scored: Callable[[MixtureScore], object] | None = None,
 ) -> list[MixtureScore]:
     """The scores of mixtures of one form; with `is_auto` up to where they fall."""
     found: list[MixtureScore] = []
     for size in sizes:
-        folds = _fold_scores(build_mixture(MixtureScore(size, form, ()), rows.x.shape[1]), rows)
+        folds = _fold_scores(build_mixture(MixtureScore(size, form, ()), rows.x.shape[1], schema), rows)
         if not folds:
             break  # too few rows, or too much work
         found.append(MixtureScore(size, form, tuple(value + shift for value in folds)))
