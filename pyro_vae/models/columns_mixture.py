@@ -64,7 +64,7 @@ class ColumnsMixture(Mixture):
     True
     """
 
-    supports_missing, reads_columns = True, True
+    supports_missing, reads_columns, accelerated = True, True, True
 
     def __init__(
         self, num_components: int, schema: Schema, *, prior_rows: float = 5.0, guide: Guide | None = None
