@@ -82,8 +82,8 @@ def fit_em(
             them take turns.
         num_starts: the number of starts, of which the best is kept.
         num_workers: processes that starts are fitted in; more than one give the history of a start when it has ended.
-        accelerate: whether steps are extrapolated; None for the model's default, True for PPCA, factor analysis and columns' mixtures.
-            Neither hard nor online EM is accelerated.
+        accelerate: whether steps are extrapolated; None for the model's default, True for PPCA, factor analysis and
+            `ColumnsMixture`. Neither hard nor online EM is accelerated.
         hard: whether q is the posterior's mode.
         batch_size: rows of a batch of online EM; by default all rows for each iteration.
         memory_mib: MiB that prepared rows may take.
