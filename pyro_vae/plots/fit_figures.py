@@ -18,6 +18,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.posterior.nuts import Posterior
 from pyro_vae.plots import draw_on_axes, style
+from pyro_vae.plots.column_axes import format_column_axes, shown_columns
 from pyro_vae.plots.display_units import escaped_column_names, observed, stored_to_pixels, to_pixels
 from pyro_vae.plots.latent_manifold import manifold
 from pyro_vae.programs.encode_rows import encode, reconstruct
@@ -118,16 +119,17 @@ def reconstructions(program: Program, data: Dataset) -> Figure:
         _name_rows(axes, ["stored", "x", "E[x | z]"], height_and_width(data.image_shape)[0])
         return figure
     figure = Figure(figsize=(6, 4.4))
-    known, found = _with_two_known_columns(observed(split, index)), split.measure.to_original_units(again.cpu()).numpy()
-    draw_on_axes.data_and_samples(
-        figure.subplots(),
-        known,
-        found,
-        "Validation rows and their reconstructions",
-        escaped_column_names(data),
-        "E[x | z]",
-    )
+    found = split.measure.to_original_units(again.cpu()).numpy()
+    _draw_plane(figure, data, observed(split, index), found, "Validation rows and their reconstructions", "E[x | z]")
     return figure
+
+
+def _draw_plane(figure: Figure, data: Dataset, rows: np.ndarray, found: np.ndarray, title: str, label: str) -> None:
+    """Rows of a table in the plane of two of its columns, and others over them."""
+    axes, places, names = figure.subplots(), shown_columns(data), escaped_column_names(data)
+    known = _with_two_known_columns(rows[:, places])
+    draw_on_axes.data_and_samples(axes, known, found[:, places], title, [names[place] for place in places], label)
+    format_column_axes(axes, data, places)
 
 
 def _name_rows(axes: Axes, names: list[str], height: int, gap: int = 2) -> None:
@@ -149,14 +151,9 @@ def samples(program: Program, data: Dataset) -> Figure:
         if not data.image_shape:
             drawn = sample(program, min(1000, len(data.train)), num_features=data.num_features).cpu()
             figure = Figure(figsize=(6, 4.4))
-            draw_on_axes.data_and_samples(
-                figure.subplots(),
-                _with_two_known_columns(observed(data.train, torch.arange(len(drawn)))),
-                data.train.measure.to_original_units(drawn).numpy(),
-                "Training rows and draws from the model",
-                escaped_column_names(data),
-                "drawn from p(x)",
-            )
+            rows = observed(data.train, torch.arange(len(drawn)))
+            found = data.train.measure.to_original_units(drawn).numpy()
+            _draw_plane(figure, data, rows, found, "Training rows and draws from the model", "drawn from p(x)")
             return figure
         drawn = sample_means(program, PRIOR_DRAWS, num_features=data.num_features)
     figure = Figure(figsize=(5.2, 5.5))
