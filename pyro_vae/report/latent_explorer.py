@@ -3,6 +3,7 @@
 import base64
 import inspect
 import io
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.columns import Column
 from pyro_vae.data.image_shapes import NUM_COLOURS, height_and_width, is_colour
 from pyro_vae.diagnostics.latent_codes import encode_rows, reconstruct_rows
 from pyro_vae.errors import InputError
@@ -78,6 +80,8 @@ class Explorer(TypedDict):
     label_levels: list[str]
     shrink: int
     columns: list[str]
+    levels: list[list[str] | None]
+    dates: list[bool]
     low: list[float]
     high: list[float]
     size: int
@@ -241,6 +245,8 @@ def explorer(program: Program, data: Dataset, split: Split, found: LogPx | None 
         "label_levels": list(data.label_levels),
         "shrink": encoder.shrink,
         "columns": [] if split.image_shape else column_names(data),
+        "levels": [[str(level) for level in column.levels] or None for column in _coded(data)],
+        "dates": [column.kind == "datetime" for column in _coded(data)],
         "low": [] if split.image_shape else encoder.low.tolist(),
         "high": [] if split.image_shape else encoder.high.tolist(),
         "size": size,
@@ -253,6 +259,13 @@ def explorer(program: Program, data: Dataset, split: Split, found: LogPx | None 
         "plain_colour": style.BLUE,
         "shades": [to_hex(style.SHADES(at)) for at in np.linspace(0.25, 1, 7)],
     }
+
+
+def _coded(data: Dataset) -> Sequence[Column]:
+    """The columns whose values are codes of their kinds; those of plain numbers have neither levels nor dates."""
+    if data.schema.coding == "columns":
+        return data.schema.modelled
+    return [Column(name, "real") for name in ([] if data.image_shape else column_names(data))]
 
 
 def grid_size(encoder: RowEncoder, num_grids: int, num_directions: int) -> int:

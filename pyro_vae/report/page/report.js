@@ -191,12 +191,19 @@ function explore(data) {
     const values = decoded(state.at);
     if (picture) draw($("decoded"), values);
     else tableRows().forEach((row, k) => {
-      row.cells[1].textContent = short(values[k]);
+      row.cells[1].textContent = cell(values[k], k);
       row.querySelector("i").style.left = along(values[k], k);
     });
     $("where").textContent = names.map((name, k) => `${name} = ${written(state.at[k])}`).join(", ");
     drawMarks();
     announce(`${$("where").textContent}; nearest ${naming(nearest(state.at).row)}`);
+  }
+
+  const dated = (days) => new Date(Math.round(days * 864e5)).toISOString().slice(0, 10);
+  function cell(value, k) { // a number, a level's text or a date
+    if (Number.isNaN(value)) return short(value);
+    if (data.levels[k]) return data.levels[k][Math.round(value)] ?? "never seen";
+    return data.dates[k] && Math.abs(value) < 1e6 ? dated(value) : short(value);
   }
 
   const tableRows = () => [...$("decoded").tBodies[0].rows];
@@ -217,7 +224,7 @@ function explore(data) {
     const values = (await Promise.all(texts.map((name) => matrix(rows[name])))).map((sheet) => lineOf(sheet, row));
     if (picture) texts.forEach((name, k) => draw($(name), values[k]));
     else tableRows().forEach((one, k) => {
-      values.forEach((column, j) => (one.cells[j + 2].textContent = short(column[k])));
+      values.forEach((column, j) => (one.cells[j + 2].textContent = cell(column[k], k)));
       const mark = one.querySelector("b");
       mark.hidden = Number.isNaN(values[0][k]);
       mark.style.left = along(values[0][k], k);
