@@ -151,12 +151,14 @@ def main() -> None:
                 path = options.out / f"{stem}.json"
                 if not path.exists():
                     found = measure(name, seed, method, options.out / stem)
-                    path.write_text(json.dumps(found))
+                    path.write_text(json.dumps(found), encoding="utf-8")
                     print(f"{stem}: {found}", flush=True)
     for name in TABLES:
         for method in METHODS:
             stems = [f"{name}-{seed}-{method.replace(' ', '-')}" for seed in options.seeds]
-            results[name, method] = [json.loads((options.out / f"{stem}.json").read_text()) for stem in stems]
+            results[name, method] = [
+                json.loads((options.out / f"{stem}.json").read_text(encoding="utf-8")) for stem in stems
+            ]
     print_table(results)
 
 

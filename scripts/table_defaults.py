@@ -61,8 +61,8 @@ def main(folder: Path, seeds: int, tables: tuple[str, ...]) -> None:
             for number in range(5):
                 path = folder / f"{name}-{seed}-{number}.json"
                 if not path.exists():
-                    path.write_text(json.dumps(fold(name, number, seed)))
-                for model, log_px in json.loads(path.read_text()).items():
+                    path.write_text(json.dumps(fold(name, number, seed)), encoding="utf-8")
+                for model, log_px in json.loads(path.read_text(encoding="utf-8")).items():
                     found.setdefault(model, []).extend(log_px)
         rows = {model: np.array(values) for model, values in found.items()}
         means = [f"{rows[model].mean():.2f}" for model in ("one normal", "mixture", "default fit")]

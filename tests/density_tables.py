@@ -18,6 +18,7 @@ from density_rows import Row
 from torch import nn
 
 from pyro_vae import guides, likelihoods, priors
+from pyro_vae.data.columns import Column, Schema
 from pyro_vae.part_bases import scores_only_own_samples
 
 K = 2
@@ -123,6 +124,20 @@ def with_scale(function, floor):
     return log_prob
 
 
+def normal_of_log_scale(x, out, settings, part):
+    """A normal whose scale is the exponential of the second output, between −5 and 5, times L."""
+    scale = mp.exp(min(max(out[1], mp.mpf(-5)), mp.mpf(5))) * exactly(part.tril())[0][0]
+    return oracles.normal(x[0], out[0], scale)
+
+
+def log_normal(x, loc, scale):
+    return oracles.normal(mp.log(x), loc, scale) - mp.log(x)
+
+
+def one_column(kind):
+    return Schema((Column("x", kind),), coding="columns")
+
+
 def at_zero(function):
     """A prior of two latents of location zero, the first with the row's scale, the second with scale one."""
     return lambda x, out, settings, part: mp.fsum(
@@ -201,6 +216,31 @@ LIKELIHOODS = {
             lambda s: likelihoods.Normal(nn.Identity(), scale="network"),
             rows.raw_scales,
             with_scale(oracles.normal, likelihoods.SCALE_FLOOR),
+        ),
+    ],
+    "multivariate-normal": [
+        Case(
+            "multivariate-normal",
+            "logarithms of scales ±1e4, which end at ±5",
+            lambda s: likelihoods.MultivariateNormal(nn.Identity(), 1),
+            rows.raw_scales,
+            normal_of_log_scale,
+        )
+    ],
+    "columns": [
+        Case(
+            "columns, real",
+            "raw scales ±1e4",
+            lambda s: likelihoods.Columns(nn.Identity(), one_column("real")),
+            rows.raw_scales,
+            with_scale(oracles.normal, likelihoods.SCALE_FLOOR),
+        ),
+        Case(
+            "columns, positive",
+            "raw scales ±1e4, values to 1e5",
+            lambda s: likelihoods.Columns(nn.Identity(), one_column("positive")),
+            lambda dtype: [Row(row.values.abs() + 1e-3, row.outputs) for row in rows.raw_scales(dtype)],
+            with_scale(log_normal, likelihoods.SCALE_FLOOR),
         ),
     ],
     "student-t": [

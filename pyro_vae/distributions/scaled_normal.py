@@ -43,7 +43,7 @@ class ScaledMultivariateNormal(TorchDistribution):
         return ScaledMultivariateNormal(self.loc.expand(shape), self.scale.expand(shape), self.tril, self.observed)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        residual = in_float64(value - self.loc) / in_float64(self.scale)
+        residual = (in_float64(value) - in_float64(self.loc)) / in_float64(self.scale)
         tril, log_scale, count = in_float64(self.tril), self.scale.log(), float(self.event_shape[0])
         if self.observed is not None:
             tril = _tril_of_observed(tril, self.observed)

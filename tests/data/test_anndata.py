@@ -125,7 +125,7 @@ def test_counts_above_a_thousand_are_counts():
     data = pv.load_data(annotated())
     assert choose_likelihood(ModelConfig(), data).name == "negative-binomial"
     assert not data.train.measure.scale
-    assert choose_likelihood(ModelConfig(), pv.load_data(counts())).name == "normal"
+    assert choose_likelihood(ModelConfig(), pv.load_data(counts())).name == "multivariate-normal"
 
 
 def test_views_are_read_as_they_are_seen():
@@ -247,7 +247,7 @@ def test_commands_write_results_into_a_copy(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "a.h5ad").read_bytes() == before
     found, again, latents = anndata.read_h5ad("s.h5ad"), anndata.read_h5ad("s2.h5ad"), pandas.read_csv("z.csv")
     scores = pandas.read_csv("s.csv")
-    np.testing.assert_allclose(found.obsm["X_vae"], latents[["z1", "z2"]], rtol=1e-6)
+    np.testing.assert_allclose(found.obsm["X_vae"], latents[[f"z{i}" for i in range(1, 9)]], rtol=1e-6)
     assert latents["obs_name"].tolist() == scores["obs_name"].tolist() == found.obs_names.tolist()
     assert [None if isinstance(x, float) else x for x in latents["cell_type"]] == list(CELLS[np.arange(240) % 4])
     np.testing.assert_allclose(found.obs["log_px"], scores["log_px"], rtol=1e-12)
