@@ -391,7 +391,7 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path, how):
     assert "another process of this run" in output
     assert output.count(f"--resume {folder} goes on from there") == 1
     kept = read_tensors(folder / CHECKPOINT)[1]["history"]
-    assert 3 <= len(kept) < 60
+    assert 2 <= len(kept) < 60  # the metrics may be an epoch ahead of the checkpoint
     if how != "Ctrl-C":
         code, out, err = command("fit", "--resume", folder, "--json")  # a single process resumes the fit of two
         assert code == 0, err
