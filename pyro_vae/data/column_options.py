@@ -51,6 +51,12 @@ class ColumnOptions:
                 raise InputError(f"column {name} is given two kinds, {found[name]} and {kind}; give it one")
         return found
 
+    def column_of(self, role: str) -> str | None:
+        """The column that has a role, whether an option names it, its kind says so, or the file of kinds; else None."""
+        kinds = {} if self.schema is None else {column.name: column.kind for column in read_schema(self.schema)}
+        kinds |= {name: text.partition(":")[0] for name, text in self.roles.items()}
+        return next((name for name, kind in kinds.items() if kind == role), None)
+
     @property
     def _named_roles(self) -> list[tuple[str, str | None]]:
         return [("label", self.label), ("weights", self.weights), ("split", self.split), ("group", self.group)]

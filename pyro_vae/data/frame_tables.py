@@ -50,15 +50,16 @@ def split_frame(frame: Frame, options: ColumnOptions, seed: int) -> FrameParts:
         raise InputError(
             f"{source}: {len(values)} rows are too few to train, validate and test on; {MIN_ROWS} are needed"
         )
-    for name in (options.split, options.group):
+    split, group = options.column_of("split"), options.column_of("group")
+    for name in (split, group):
         if name is not None and name not in values:
             infer_schema(frame, ColumnOptions(kinds={name: "ignored"}))  # raises: it says which columns there are
-    if options.split is not None and options.group is not None:
+    if split is not None and group is not None:
         raise InputError("a column of splits says where each row belongs: leave the column of groups out")
-    if options.split is not None:
-        return FrameParts(frame, *parts_of_column(values[options.split], seed, source))
-    if options.group is not None:
-        return FrameParts(frame, parts_of_groups(values[options.group], seed, source))
+    if split is not None:
+        return FrameParts(frame, *parts_of_column(values[split], seed, source))
+    if group is not None:
+        return FrameParts(frame, parts_of_groups(values[group], seed, source))
     held_out = max(1, len(values) // 10)
     return FrameParts(frame, random_parts(len(values), seed, held_out, held_out))
 
@@ -78,7 +79,7 @@ def stack_frames(frame: Frame, others: Mapping[str, Frame], options: ColumnOptio
     """
     import pandas
 
-    if options.split is not None or options.group is not None:
+    if options.column_of("split") is not None or options.column_of("group") is not None:
         raise InputError("files of their own say where each row belongs: leave the columns of splits and groups out")
     for other in others.values():
         if missing := [name for name in frame.values.columns if name not in other.values]:

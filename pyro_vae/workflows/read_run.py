@@ -123,7 +123,12 @@ class Run:
         """
         if name is None or name in NAMED_DATASETS:
             config = self._data_config()
-            data = self.data() if name is None else load_data(name, binarize=config.binarize, root=config.data_root)
+            if name is None or name == config.data:
+                data = self.data()
+            else:
+                data = load_data(name, binarize=config.binarize, root=config.data_root)
+                if data.schema.modelled or self.schema.modelled:
+                    raise InputError(f"{name}: columns of another data set; this run was fitted to {config.data}")
             found = data.split(split)
             self._check_width(found.shape[1], data.name)
             return replace(found, name=split, measure=self.measure)

@@ -272,6 +272,24 @@ def test_a_column_of_splits(spellings):
     assert "no rows for valid: 4 of the training rows taken" in only.notes
 
 
+def test_roles_count_however_they_are_said(tmp_path):
+    """By an option, as a kind, or in a file of kinds: none is read and ignored."""
+    which = ["train"] * 40 + ["valid"] * 10 + ["test"] * 10
+    frame = pandas.DataFrame({"x": NORMAL, "fold": which, "w": np.arange(1.0, N + 1)})
+    said = pv.load_data(frame, split="fold", weights="w")
+    said.schema.to_toml(tmp_path / "schema.toml")
+    others = (
+        pv.load_data(frame, columns={"fold": "split", "w": "weights"}),
+        pv.load_data(frame, schema=tmp_path / "schema.toml"),
+    )
+    for data in (said, *others):
+        assert data.columns == ("x",)
+        assert data.valid.index.tolist() == list(range(40, 50))
+        assert data.test.weights.tolist() == list(range(51, 61))
+    with pytest.raises(pv.InputError, match="leave the column of groups out"):
+        pv.load_data(frame, schema=tmp_path / "schema.toml", group="x")
+
+
 def test_groups_stay_in_one_split():
     household = G.integers(0, 15, 300)
     frame = pandas.DataFrame({"x": G.normal(size=300), "household": household})

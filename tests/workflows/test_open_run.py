@@ -113,6 +113,14 @@ def test_what_does_not_fit_is_refused(folder, frame):
             run.encode(rows)
 
 
+def test_a_named_table_is_read_as_in_the_fit(tmp_path):
+    fit_run(tmp_path / "run", data="customers", label="churned", epochs=1, hidden=(8,))
+    run = pv.open_run(tmp_path / "run")
+    assert run.rows("customers", "test").x.equal(run.data().test.x)
+    with pytest.raises(pv.InputError, match="columns of another data set; this run was fitted to customers"):
+        run.rows("swiss-roll", "test")
+
+
 def test_a_run_of_an_array_gives_frames_too(tmp_path):
     values = np.random.default_rng(0).normal(size=(200, 3))
     np.save(tmp_path / "x.npy", values)
