@@ -207,6 +207,11 @@ class Schema:
     def label(self) -> Column | None:
         return self.role("label")
 
+    @property
+    def label_levels(self) -> tuple[str, ...]:
+        """The text of labels 0, 1, …; empty where labels are whole numbers, kept as they are, or there are none."""
+        return tuple(str(level) for level in self.label.levels) if self.label else ()
+
     @cached_property
     def ids(self) -> tuple[Column, ...]:
         return tuple(column for column in self.columns if column.kind == "id")

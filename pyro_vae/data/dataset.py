@@ -97,7 +97,7 @@ class Dataset:
     @property
     def label_levels(self) -> tuple[str, ...]:
         """The text of labels 0, 1, …; empty where labels are whole numbers, kept as they are."""
-        return tuple(str(level) for level in self.schema.label.levels) if self.schema.label else ()
+        return self.schema.label_levels
 
     @property
     def has_missing(self) -> bool:

@@ -65,7 +65,7 @@ class Preparation:
     @property
     def label_levels(self) -> tuple[str, ...]:
         """The text of labels 0, 1, …; empty for whole numbers."""
-        return tuple(str(level) for level in self.schema.label.levels) if self.schema.label else ()
+        return self.schema.label_levels
 
     def __call__(self, rows: Source, header: str = "auto") -> Split:
         """Rows of a file or in memory, in their order, as a split on the measure that the program was fitted to.

@@ -59,7 +59,7 @@ class Table(Generic[Values_co]):
     @property
     def label_levels(self) -> tuple[str, ...]:
         """The text of labels 0, 1, …; empty where labels are whole numbers, kept as they are."""
-        return tuple(str(level) for level in self.schema.label.levels) if self.schema.label else ()
+        return self.schema.label_levels
 
     def take(self, rows: Tensor) -> "Table[Tensor]":
         """Some rows, by their index (n,), in memory and dense."""

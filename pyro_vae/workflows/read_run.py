@@ -142,7 +142,7 @@ class Run:
             gray=data.get("gray", shape is not None),  # 0.1.0 had no such setting and read colours as grey levels
             resize=None if "resize" not in data else (data["resize"][0], data["resize"][1]),
             fitted=None if shape is None else as_image_shape(shape),
-            label_levels=tuple(str(level) for level in schema.label.levels) if schema.label else (),
+            label_levels=schema.label_levels,
         )
         missing = bool(self.about.get("missing", data.get("missing") == "mask"))
         of_rows = data.get("stream"), data.get("layer"), images
