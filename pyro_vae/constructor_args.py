@@ -9,12 +9,14 @@ from pyro_vae.errors import InputError
 
 Constructor = TypeVar("Constructor", bound=Callable[..., object])
 Part = TypeVar("Part")
-PACKAGES = ("nets", "guides")  # a recipe names the package of these parts, and the module of the others
+PACKAGES = ("nets", "guides", "likelihoods")  # a recipe names the package of these parts, and the module of the others
 CONSTRUCTORS: dict[str, Callable[..., object]] = {}
-RENAMED = {  # the name in a recipe of version 0.1.0: the name now
+RENAMED = {  # the name in a recipe of an earlier version: the name now
     "guides.Categories": "guides.CategoricalGuide",
     "guides.PerRowCategories": "guides.PerRowCategorical",
     "guides.SeesMask": "guides.MaskAwareGuide",
+    "column_likelihood.Columns": "likelihoods.Columns",
+    "multivariate_likelihood.MultivariateNormal": "likelihoods.MultivariateNormal",
 }
 
 
@@ -32,7 +34,7 @@ def part(constructor: Constructor) -> Constructor:
 
 
 def find_constructor(name: str) -> Callable[..., object] | None:
-    """The constructor that a recipe names, also by its name in version 0.1.0; None where there is none."""
+    """The constructor that a recipe names, also by its name in an earlier version; None where there is none."""
     return CONSTRUCTORS.get(RENAMED.get(name, name))
 
 

@@ -35,7 +35,10 @@ LIKELIHOODS = {  # name: (outputs of the network for each value, likelihood(netw
     "categorical": (3, lambda net, size: likelihoods.Categorical(net, num_categories=3)),
     "poisson": (1, lambda net, size: likelihoods.Poisson(net)),
     "negative-binomial": (1, lambda net, size: likelihoods.NegativeBinomial(net, num_features=size)),
-    "columns": (2, lambda net, size: likelihoods.Columns(net, real_columns(size))),  # others: test_column_likelihood.py
+    "columns": (
+        2,
+        lambda net, size: likelihoods.Columns(net, real_columns(size)),
+    ),  # others: test_columns_likelihood.py
 }
 GUIDES = {  # name: (outputs of the network, guide(network))
     "mean-field": (guides.MeanFieldNormal.outputs(K), lambda net: guides.MeanFieldNormal(net)),

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.column_likelihood import column_support, family_of
 from pyro_vae.constructor_args import part
 from pyro_vae.data.columns import Schema
 from pyro_vae.distributions.column_vector import ColumnVector
 from pyro_vae.errors import InputError
+from pyro_vae.likelihoods.columns import column_support, family_of
 from pyro_vae.models.column_families import (
     ColumnFamily,
     LogitNormalColumns,

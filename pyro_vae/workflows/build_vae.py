@@ -6,12 +6,12 @@ from typing import TypeVar
 
 from torch import nn
 
-from pyro_vae.column_likelihood import Columns
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.reference_measure import observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.guides import MaskAwareGuide
+from pyro_vae.likelihoods.columns import Columns
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import ColumnEncoder, log1p
 from pyro_vae.option_registry import Entry, Value

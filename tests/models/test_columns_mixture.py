@@ -13,10 +13,10 @@ from scipy import optimize, special, stats
 from sklearn.mixture import GaussianMixture as OtherGaussianMixture
 
 import pyro_vae as pv
-from pyro_vae.column_likelihood import UNSEEN, Columns
 from pyro_vae.data import Measure, Split
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.errors import InputError
+from pyro_vae.likelihoods.columns import UNSEEN, Columns
 from pyro_vae.models.column_families import NormalColumns, ZeroOrLogNormalColumns
 from pyro_vae.models.column_m_steps import raise_total_count
 from pyro_vae.models.columns_mixture import ColumnsMixture

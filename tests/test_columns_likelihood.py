@@ -9,9 +9,9 @@ import torch
 from scipy import integrate, special, stats
 
 import pyro_vae as pv
-from pyro_vae.column_likelihood import SCALE_FLOOR, UNSEEN, group_columns
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.distributions.column_vector import Levels, LogisticSteps, LogitNormal, LogNormal, ZeroOrLogNormal
+from pyro_vae.likelihoods.columns import SCALE_FLOOR, UNSEEN, group_columns
 
 G = np.random.default_rng(0)
 N = 300

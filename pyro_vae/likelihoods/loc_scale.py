@@ -1,77 +1,19 @@
-"""Likelihoods p(x|z): modules from z (..., K) to a distribution over x with event shape (D,).
-
-`likelihood.masked(z, mask)` is the density of the observed values only.
-"""
+"""Likelihoods of a location and a scale for each value: real numbers, and grey levels as they are stored."""
 
 import math
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.column_likelihood import Columns as Columns
 from pyro_vae.constructor_args import part
-from pyro_vae.distributions import BernoulliVector, LogisticBins, stable_densities
+from pyro_vae.distributions import LogisticBins, stable_densities
 from pyro_vae.errors import InputError
-from pyro_vae.multivariate_likelihood import MultivariateNormal as MultivariateNormal
 from pyro_vae.nets import init_output_bias, positive
 from pyro_vae.part_bases import LikelihoodModule
 from pyro_vae.typing import Distribution, Latents
 
 SCALE_FLOOR = 0.01
 INITIAL_SCALE = 0.5
-LARGEST_LOG_RATE = 30.0  # counts beyond 10¹³ are no counts; without a bound the first steps may overflow
-
-
-@part
-class Bernoulli(LikelihoodModule):
-    r"""Bernoulli pixels, $p(x|z) = \prod_d \mathrm{Bernoulli}(x_d; \mathrm{logits} = f_d(z))$ with a network f.
-
-    The values of x must be 0 or 1.
-
-    Args:
-        net: a network from (..., K) to (..., D).
-        relaxed: whether grey levels between 0 and 1 are accepted; all results computed from it are then marked as not
-            being densities (arXiv:1907.06845).
-
-    >>> from pyro_vae.nets import mlp
-    >>> Bernoulli(mlp(2, 10, 784))(torch.zeros(3, 2)).event_shape
-    torch.Size([784])
-    """
-
-    def __init__(self, net: nn.Module, relaxed: bool = False) -> None:
-        super().__init__()
-        self.net, self.relaxed = net, relaxed
-
-    def forward(self, z: Latents) -> BernoulliVector:
-        return BernoulliVector(self.net(z), self.relaxed)
-
-    def init_from_data(self, mean: Tensor) -> None:
-        init_output_bias(self.net, torch.logit(mean.clamp(1e-3, 1 - 1e-3)))
-
-
-@part
-class ContinuousBernoulli(LikelihoodModule):
-    r"""Grey levels in [0, 1] with a true density, $p(x|z) \propto \prod_d \lambda_d^{x_d} (1 - \lambda_d)^{1 - x_d}$.
-
-    $\mathrm{logit}\, \lambda_d = f_d(z)$, and the constant that makes each factor integrate to one (Loaiza-Ganem &
-    Cunningham, arXiv:1907.06845). `net` maps (..., K) to (..., D).
-
-    >>> from pyro_vae.nets import mlp
-    >>> ContinuousBernoulli(mlp(2, 10, 784))(torch.zeros(3, 2)).log_prob(torch.rand(3, 784)).shape
-    torch.Size([3])
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, z: Latents) -> Distribution:
-        p: Distribution = stable_densities.ContinuousBernoulli(logits=self.net(z)).to_event(1)
-        return p
-
-    def init_from_data(self, mean: Tensor) -> None:
-        init_output_bias(self.net, torch.logit(mean.clamp(1e-2, 1 - 1e-2)))
 
 
 class _LocScale(LikelihoodModule):
@@ -232,92 +174,3 @@ class DiscretizedLogistic(_LocScale):
         bins: Distribution = LogisticBins(*self.loc_and_scale(z), self.levels)
         p: Distribution = bins.to_event(1)
         return p
-
-
-@part
-class Categorical(LikelihoodModule):
-    r"""D values, each one of C categories 0 … C − 1, $p(x|z) = \prod_d \mathrm{softmax}(f_d(z))_{x_d}$.
-
-    Categories have no mean, so `reconstruct` gives the most probable one.
-
-    Args:
-        net: a network from (..., K) to (..., D·C), the C logits of each value next to each other.
-        num_categories: the number C of categories.
-
-    >>> from pyro_vae.nets import mlp
-    >>> Categorical(mlp(2, 10, 3 * 4), num_categories=4)(torch.zeros(5, 2)).event_shape
-    torch.Size([3])
-    """
-
-    def __init__(self, net: nn.Module, num_categories: int) -> None:
-        super().__init__()
-        if num_categories < 2:
-            raise InputError(f"a categorical value needs two categories or more, got {num_categories}")
-        self.net, self.num_categories = net, num_categories
-
-    @classmethod
-    def outputs_per_value(cls, num_categories: int = 2) -> int:
-        """The number of outputs that the network gives for each value: one for each category."""
-        return num_categories
-
-    def forward(self, z: Latents) -> Distribution:
-        out = self.net(z)
-        if out.shape[-1] % self.num_categories:
-            raise InputError(
-                f"expected D·{self.num_categories} outputs, {self.num_categories} for each value; got {out.shape[-1]}"
-            )
-        logits = out.unflatten(-1, (-1, self.num_categories))
-        p: Distribution = dist.Categorical(logits=logits - logits.detach().amax(-1, keepdim=True)).to_event(1)
-        return p
-
-
-@part
-class Poisson(LikelihoodModule):
-    r"""Counts, $p(x|z) = \prod_d \mathrm{Poisson}(x_d; \mathrm{rate} = e^{f_d(z)})$. `net` maps (..., K) to (..., D).
-
-    >>> from pyro_vae.nets import mlp
-    >>> Poisson(mlp(2, 10, 3))(torch.zeros(4, 2)).log_prob(torch.ones(4, 3)).shape
-    torch.Size([4])
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, z: Latents) -> Distribution:
-        counts: Distribution = stable_densities.LogRatePoisson(self.net(z).clamp(max=LARGEST_LOG_RATE))
-        p: Distribution = counts.to_event(1)
-        return p
-
-    def init_from_data(self, mean: Tensor) -> None:
-        init_output_bias(self.net, mean.clamp(min=1e-3).log())
-
-
-@part
-class NegativeBinomial(LikelihoodModule):
-    r"""Overdispersed counts, with mean $e^{f_d(z)}$ and variance mean + mean²/r.
-
-    The total count r is learned, one for each feature; large r is Poisson.
-
-    Args:
-        net: a network from (..., K) to (..., D).
-        num_features: the number D of features.
-
-    >>> from pyro_vae.nets import mlp
-    >>> NegativeBinomial(mlp(2, 10, 3), num_features=3)(torch.zeros(4, 2)).log_prob(torch.ones(4, 3)).shape
-    torch.Size([4])
-    """
-
-    def __init__(self, net: nn.Module, num_features: int) -> None:
-        super().__init__()
-        self.net, self.num_features = net, num_features
-        self.log_total_count = nn.Parameter(torch.full((num_features,), 1.0))
-
-    def forward(self, z: Latents) -> Distribution:
-        total_count = self.log_total_count.clamp(-7.0, 9.0).exp()
-        logits = self.net(z).clamp(max=LARGEST_LOG_RATE) - total_count.log()
-        p: Distribution = stable_densities.NegativeBinomial(total_count, logits).to_event(1)
-        return p
-
-    def init_from_data(self, mean: Tensor) -> None:
-        init_output_bias(self.net, mean.clamp(min=1e-3).log())
