@@ -1,10 +1,14 @@
 """A table of customers, generated and seeded: an id, a date, categories, counts, amounts, gaps, three strange rows."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyro_vae.data.frames import Frame
+
+if TYPE_CHECKING:
+    import pandas
 
 NUM_ROWS = 1000
 SEGMENTS = {"Retail": 0.55, "Business": 0.25, "Public": 0.12, "Partner": 0.08}
@@ -33,10 +37,26 @@ def customers(root: str | Path | None, seed: int) -> Frame:
     Returns:
         The table as a data frame.
     """
+    frame = draw_customers(NUM_ROWS, seed=20)
+    for row, values in STRANGE.items():
+        for name, value in values.items():
+            frame.loc[row, name] = value
+    return Frame(frame, Path("customers"))
+
+
+def draw_customers(n: int, seed: int) -> "pandas.DataFrame":
+    """More customers of the same distribution, none of them strange.
+
+    Args:
+        n: the number of rows.
+        seed: of the draws.
+
+    Returns:
+        The frame (n rows), with the columns of the table.
+    """
     import pandas
 
-    g = np.random.default_rng(20)
-    n = NUM_ROWS
+    g = np.random.default_rng(seed)
     segment = g.choice(list(SEGMENTS), n, p=list(SEGMENTS.values()))
     size = np.select([segment == "Business", segment == "Public", segment == "Partner"], [1.2, 0.9, 0.6], 0.0)
     activity = g.normal(size=n)
@@ -46,7 +66,7 @@ def customers(root: str | Path | None, seed: int) -> Frame:
     satisfaction = np.round(np.clip(7.2 + 0.8 * activity - 0.3 * size + 1.1 * g.normal(size=n), 0, 10), 1)
     churn = 1 / (1 + np.exp(-(-1.0 - 1.1 * activity - 0.35 * (satisfaction - 7))))
     first, days = SIGNUP_DAYS
-    frame = pandas.DataFrame(
+    return pandas.DataFrame(
         {
             "customer_id": [f"C{number:05d}" for number in g.permutation(np.arange(10_000, 10_000 + n))],
             "signup": (first + g.integers(0, days, n)).astype("datetime64[s]"),
@@ -58,7 +78,3 @@ def customers(root: str | Path | None, seed: int) -> Frame:
             "churned": np.where(g.random(n) < churn, "yes", "no"),
         }
     )
-    for row, values in STRANGE.items():
-        for name, value in values.items():
-            frame.loc[row, name] = value
-    return Frame(frame, Path("customers"))

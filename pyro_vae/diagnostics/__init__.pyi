@@ -10,6 +10,9 @@ from .latent_usage import LatentUsage as LatentUsage
 from .latent_usage import measure_latent_usage as measure_latent_usage
 from .multiple_imputation import PooledEstimate as PooledEstimate
 from .multiple_imputation import pool_estimates as pool_estimates
+from .samples.compare_samples import SampleComparison as SampleComparison
+from .samples.compare_samples import compare_samples as compare_samples
+from .samples.nearest_rows import NearestRows as NearestRows
 from .two_sample_test import TwoSample as TwoSample
 from .two_sample_test import two_sample as two_sample
 
@@ -17,10 +20,13 @@ __all__ = [
     "AggregatePosterior",
     "Gaps",
     "LatentUsage",
+    "NearestRows",
     "PooledEstimate",
+    "SampleComparison",
     "Scores",
     "TwoSample",
     "aggregate",
+    "compare_samples",
     "density_on_grid",
     "inference_gaps",
     "interpolate",

@@ -37,7 +37,7 @@ class TwoSample:
 
 
 def two_sample(
-    program: Program,
+    program: Program | Tensor,
     data: Dataset | Split | Tensor,
     num_rows: int = 1000,
     *,
@@ -50,12 +50,12 @@ def two_sample(
     five folds. Labels are given to programs that take them. This test and log p(x) find different faults: a program may
     give real rows a high log p(x) and draw rows that look nothing like them.
 
-    Raises `InputError` for fewer than 20 rows.
+    Raises `InputError` for fewer than 20 rows, or fewer draws than rows.
 
     Rows count alike, whatever weights they have.
 
     Args:
-        program: the fitted program.
+        program: the fitted program; or rows (N or more, D) that were drawn, in their order.
         data: rows x (N, D), a split, or a data set (its test split).
         num_rows: the first rows of it that are used.
         classifier: an object with scikit-learn's `fit` and `predict_proba`, its gradient-boosted trees by default; one
@@ -81,8 +81,7 @@ def two_sample(
     real = split.x.cpu().numpy()
     if len(real) < 4 * FOLDS:
         raise InputError(f"a two-sample test needs {4 * FOLDS} rows or more, got {len(real)}")
-    given = {"labels": split.labels, **split.inputs}
-    drawn = sample(program, len(real), num_features=real.shape[1], seed=seed, row_inputs=given).cpu().numpy()
+    drawn = _draws(program, split, seed)
     if split.mask is not None:  # the same gaps on both sides, or they alone would separate them
         real, drawn = (np.where(split.mask.numpy(), rows, np.nan) for rows in (real, drawn))
     rows, labels = np.concatenate([real, drawn]), np.repeat([1, 0], len(real))
@@ -99,3 +98,14 @@ def two_sample(
         real_score=share[: len(real)],
         drawn_score=share[len(real) :],
     )
+
+
+def _draws(program: Program | Tensor, split: Split, seed: int) -> np.ndarray:
+    """As many draws as there are rows."""
+    N, D = split.shape
+    if not isinstance(program, Tensor):
+        given = {"labels": split.labels, **split.inputs}
+        return sample(program, N, num_features=D, seed=seed, row_inputs=given).cpu().numpy()
+    if len(program) < N or program.shape[1] != D:
+        raise InputError(f"expected {N} drawn rows of {D} columns or more rows, got {tuple(program.shape)}")
+    return program[:N].cpu().numpy()

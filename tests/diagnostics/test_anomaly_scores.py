@@ -13,6 +13,7 @@ from oracles import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
+from pyro_vae.programs.sample_rows import sample
 
 
 @pytest.fixture
@@ -109,6 +110,16 @@ def test_two_samples_of_one_distribution_are_not_told_apart_and_others_are(doubl
     assert len(shifted.real_score) == len(shifted.drawn_score) == 500
     with pytest.raises(pv.InputError, match="20 rows or more, got 5"):
         pv.diagnostics.two_sample(program, program.rows(5))
+
+
+def test_rows_that_were_drawn_take_the_place_of_a_program(double):
+    program = LinearGaussian(2, 5)
+    rows = program.rows(60, seed=8)
+    drawn = sample(program, 60, num_features=5, seed=0)
+    found = pv.diagnostics.two_sample(torch.cat([drawn, drawn + 9]), rows)
+    assert found.auc == pv.diagnostics.two_sample(program, rows).auc
+    with pytest.raises(pv.InputError, match="expected 60 drawn rows of 5 columns or more rows"):
+        pv.diagnostics.two_sample(drawn[:59], rows)
 
 
 def test_nuts_finds_the_exact_posterior(double):
