@@ -22,6 +22,7 @@ from .evidence.annealed_importance import annealed_evidence as annealed_evidence
 from .evidence.annealed_importance import bidirectional as bidirectional
 from .evidence.arviz_export import to_inference_data as to_inference_data
 from .evidence.auto_evidence import auto_evidence as auto_evidence
+from .evidence.conditional_evidence import conditional_evidence as conditional_evidence
 from .evidence.exact_log_px import exact_evidence as exact_evidence
 from .evidence.importance_sampling import Evidence as Evidence
 from .evidence.importance_sampling import log_evidence as log_evidence
@@ -92,6 +93,7 @@ __all__ = [
     "bidirectional",
     "compare",
     "compare_evidence",
+    "conditional_evidence",
     "data",
     "diagnostics",
     "distributed",

@@ -240,6 +240,11 @@ class Schema:
             return ()
         return tuple(name for column in self.modelled for name in self._names_of(column))
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many numbers of a row each modelled column has."""
+        return tuple(len(self._names_of(column)) for column in self.modelled)
+
     def _names_of(self, column: Column) -> list[str]:
         is_one_hot = self._is_one_hot(column)
         return [f"{column.name}={level}" for level in column.levels] if is_one_hot else [column.name]

@@ -209,6 +209,20 @@ class Split:
         split.__dict__["mask"] = None if self.mask is None else self.mask[rows]
         return split
 
+    def with_mask(self, observed: Tensor) -> "Split":
+        """The same rows and the same fixed draw, as if only some of the values had been observed.
+
+        Args:
+            observed: booleans (N, D), true for the values that stay.
+
+        Returns:
+            A split in memory.
+        """
+        stored = self.stored if isinstance(self.stored, Tensor) else self.x
+        split = self._with_rows(slice(None), stored, Split)
+        split.__dict__.update(_fixed_draw=torch.where(observed, self.x, 0.0), mask=observed)
+        return split
+
     def ids_of(self, rows: slice | Tensor) -> dict[str, Array]:
         """What names some rows, by column, (n,) each."""
         index = rows if isinstance(rows, slice) else rows.cpu().numpy()

@@ -30,13 +30,12 @@ from pyro_vae.evidence.exact_log_px import Exact, exact_evidence
 from pyro_vae.evidence.importance_sampling import Evidence, at_zero, log_evidence
 from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit
-from pyro_vae.evidence.score_blocks import STAGES, BlockScorer
+from pyro_vae.evidence.score_blocks import MIN_ANNEALING_ESS, STAGES, BlockScorer
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import require_guide_density
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.typing import Program
 
-MIN_ANNEALING_ESS = 4.0
 ZERO_DENSITY, EXACT = "density zero", "exact"  # in place of a stage
 EXACT_MEMORY = 4  # times the memory for draws
 
@@ -139,7 +138,7 @@ def auto_evidence(
         use_guide = use_guide and scored.program is program  # else its prior has taken the guide's place
         if use_guide:
             require_guide_density(scored.plates)
-        known = _exact(program, split, rows, memory_mib, seed, group) if exact else None
+        known = exact_where_cheap(program, split, rows, memory_mib, seed, group) if exact else None
         own, program = program, scored.program
         if known is not None and not (known.error == math.inf).any():
             return known
@@ -209,10 +208,22 @@ def _reasons(no_number: Tensor, num_samples: int) -> dict[int, str]:
     }
 
 
-def _exact(
+def exact_where_cheap(
     program: Program, split: Split, rows: Tensor | None, memory_mib: float, seed: int | None, group: ProcessGroup
 ) -> Exact | None:
-    """`exact_evidence` where it applies and is cheap."""
+    """`exact_evidence` where it applies and is cheap.
+
+    Args:
+        program: any program.
+        split: the rows (N).
+        rows: their indices (N,) in the training set, for programs that take them.
+        memory_mib: memory for draws, of which a grid takes four times as much.
+        seed: seed of the draws that the methods are checked with.
+        group: the processes that share the rows.
+
+    Returns:
+        log p(x) (N,), nats per row; None where no method applies.
+    """
     memory = EXACT_MEMORY * memory_mib  # with less, points are decoded more than once
     with warnings.catch_warnings(), suppress(InputError):
         warnings.simplefilter("ignore", ZeroDensityWarning)  # it has been given

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from pyro_vae.context_managers import seeded
-from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealing_from_modes import CHAINS, anneal_chains
 from pyro_vae.evidence.pareto_smoothing import khat_limit, pareto_smoothed
 from pyro_vae.evidence.proposal_mixture import Proposal
@@ -206,24 +205,10 @@ class BlockImputer(BlockScorer):
             found.add(observed_at(self.joint, batch, some).expected(), shares)
         return found.values(self.wanted.method)
 
-    def require_placeholders_unread(self) -> None:
-        """`InputError` where the model reads the placeholders of missing values: then nothing is right."""
-        block = self._block(0, self.scored.first.take(torch.arange(BLOCK) % len(self.scored.first.x)))
-        batch, u = block.batch, block.draw("prior", 1, STARTS)[0]
-        assert batch.mask is not None
-        others = replace(batch, x=torch.where(batch.mask, batch.x, 1.0))
-        log_joints, draws = [], []
-        for rows in (batch, others):
-            log_joints.append(self.joint.over(rows).at(u).log_joint)
-            with seeded(0):
-                draws.append(observed_at(self.joint, rows, u[None]).draw())
-        if not all(
-            torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True) for one, other in (log_joints, draws)
-        ):
-            raise InputError(
-                "the model reads the values that are missing, and not only those that its mask marks as observed: let "
-                "its likelihood leave them out (likelihood.masked(z, mask))"
-            )
+    def _at_some_point(self, batch: Batch) -> list[Tensor]:
+        u = self._block(0, batch).draw("prior", 1, STARTS)
+        with seeded(0):
+            return [*super()._at_some_point(batch), observed_at(self.joint, batch, u).draw()]
 
 
 def observed_at(joint: UnconstrainedJoint, batch: Batch, u: Tensor) -> ObservedValues:

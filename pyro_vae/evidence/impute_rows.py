@@ -20,14 +20,13 @@ from torch.distributions import constraints
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
-from pyro_vae.errors import ImputationWarning, InputError, OutsideSupportError, ZeroDensityWarning
+from pyro_vae.errors import ImputationWarning, InputError, ZeroDensityWarning
 from pyro_vae.evidence.impute_blocks import METHODS, BlockImputer, Wanted
 from pyro_vae.evidence.impute_by_traces import TraceImputer
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS
-from pyro_vae.evidence.score_blocks import STAGES
+from pyro_vae.evidence.score_blocks import STAGES, has_row_guide, score_by_modes
 from pyro_vae.models.exact_density import Density, rows_with_nan
 from pyro_vae.programs.parameters import use_param_store
-from pyro_vae.programs.plates import require_guide_density
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import require_mask
 from pyro_vae.programs.traces import base_constraint
@@ -211,7 +210,10 @@ def _by_weights(program: Program, part: Split, rows: Tensor | None, wanted: Want
             f"{', '.join(scored.plates.enumerated)} is summed out, and missing values are drawn given all latents: let "
             "the guide draw it"
         )
-    results = _by_blocks(scored, wanted, use_guide=_has_density(program, scored))
+    results = score_by_modes(
+        lambda use_guide: BlockImputer(scored.program, scored, wanted, use_guide=use_guide),
+        has_row_guide(program, scored),
+    )
     if results is None:
         results = _by_traces(scored, wanted)
     columns = {name: torch.cat([block[name].cpu() for block in results]) for name in results[0]}
@@ -228,30 +230,6 @@ def _by_weights(program: Program, part: Split, rows: Tensor | None, wanted: Want
     for name, column in whole.items():
         column[kept] = columns[name]
     return whole
-
-
-def _has_density(program: Program, scored: ScoredRows) -> bool:
-    """Whether the guide gives each row a q with a density."""
-    if scored.program is not program:  # its prior has taken the guide's place
-        return False
-    try:
-        require_guide_density(scored.plates)
-    except InputError:
-        return False
-    return True
-
-
-def _by_blocks(scored: ScoredRows, wanted: Wanted, *, use_guide: bool) -> list[dict[str, Tensor]] | None:
-    """The results with modes as proposals; None for latents that have none."""
-    try:
-        imputer = BlockImputer(scored.program, scored, wanted, use_guide=use_guide)
-    except InputError:  # no continuous latents with a transform from the real numbers, or too many
-        return None
-    imputer.require_placeholders_unread()
-    try:
-        return imputer.score()
-    except OutsideSupportError:  # some draws of the guide
-        return BlockImputer(scored.program, scored, wanted, use_guide=False).score()
 
 
 def _by_traces(scored: ScoredRows, wanted: Wanted) -> list[dict[str, Tensor]]:

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, OutsideSupportError
 from pyro_vae.evidence.annealing_from_modes import NUM_DENSITIES, anneal_from_modes
 from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
 from pyro_vae.evidence.proposal_mixture import Counts, Proposal, StudentT, student_t_at
 from pyro_vae.evidence.row_blocks import RowBlock, summarize_mixture
 from pyro_vae.inference.posterior.newton_modes import maximize
 from pyro_vae.programs.log_weights import LogWeightSampler
+from pyro_vae.programs.plates import require_guide_density
 from pyro_vae.programs.row_batches import ScoredRows
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
@@ -29,6 +30,7 @@ MIN_MASS = -4.0  # log of the mass around the mode found from there, relative to
 PILOT_DRAWS = 150
 PILOT_KHAT = 0.7  # of a pilot's draws; above it a row goes to the next stage
 EXTRA_STARTS = 2  # of Newton's method for such rows: the pilot's best draw, then draws of the prior
+MIN_ANNEALING_ESS = 4.0
 MAX_DIM = 256  # latents for which modes are looked for
 PRIOR_SCALE_DRAWS, PRIOR_SCALES = 64, 2.0  # a scale is at most so many standard deviations of the prior
 STARTS, PILOT, SECOND_PILOT, FINAL = range(0, 8, 2)  # streams of random numbers; a mixture takes two
@@ -68,7 +70,7 @@ class BlockScorer:
         self.has_guide = use_guide and _has_density(self.joint)
         self.counts, self.pilot_counts = (Counts.of(draws, self.has_guide) for draws in (num_samples, PILOT_DRAWS))
         self.sizes = [k for k in sizes if k <= self.counts.guide]
-        first, self.one_call = _filled(scored.first, torch.arange(len(scored.first.x))), True
+        first, self.one_call = fill_block(scored.first, torch.arange(len(scored.first.x))), True
         self.one_call = all(self._rows_are_independent(name, first) for name in ("guide", "prior"))
         prior = self._block(0, first).draw("prior", PRIOR_SCALE_DRAWS, STARTS)
         self.largest_scale = PRIOR_SCALES * prior.std((0, 1)).max()
@@ -107,14 +109,38 @@ class BlockScorer:
 
         def of_block(first: int, batch: Batch, places: Tensor) -> dict[str, Tensor]:
             nonlocal done
-            block = self._block(first, _filled(batch, places))
-            found = {name: values[places] for name, values in self._score(block).items()}
+            found = {name: values[places] for name, values in self._score_rows(first, batch, places).items()}
             done += len(batch.x)
             if on_rows is not None:
                 on_rows(done)
             return found
 
         return self.scored.map_blocks(BLOCK, of_block)
+
+    def require_placeholders_unread(self, rows: Batch | None = None) -> None:
+        """`InputError` where the model reads the placeholders of missing values: then nothing is right.
+
+        Args:
+            rows: some rows with missing values; by default the first that are scored.
+        """
+        rows = self.scored.first if rows is None else rows
+        batch = rows.take(torch.arange(BLOCK, device=rows.x.device) % len(rows.x))
+        assert batch.mask is not None
+        others = replace(batch, x=torch.where(batch.mask, batch.x, 1.0))
+        pairs = zip(self._at_some_point(batch), self._at_some_point(others), strict=True)
+        if not all(torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True) for one, other in pairs):
+            raise InputError(
+                "the model reads the values that are missing, and not only those that its mask marks as observed: let "
+                "its likelihood leave them out (likelihood.masked(z, mask))"
+            )
+
+    def _at_some_point(self, batch: Batch) -> list[Tensor]:
+        """What must not depend on the values that are missing, at a draw of the prior: log p(x, u) (n,)."""
+        return [self.joint.over(batch).at(self._block(0, batch).draw("prior", 1, STARTS)[0]).log_joint]
+
+    def _score_rows(self, first: int, batch: Batch, places: Tensor) -> dict[str, Tensor]:
+        """The numbers of a whole block, of which those at the rows' places count."""
+        return self._score(self._block(first, fill_block(batch, places)))
 
     def _score(self, block: RowBlock) -> dict[str, Tensor]:
         everything = torch.arange(BLOCK)
@@ -163,10 +189,58 @@ class BlockScorer:
         return student_t, torch.where(mode.finite, mode.value + log_det, -math.inf)
 
 
-def _filled(batch: Batch, places: Tensor) -> Batch:
-    """A whole block with rows at their places, and copies of the first of them at the others."""
+def fill_block(batch: Batch, places: Tensor) -> Batch:
+    """A whole block with rows at their places, and copies of the first of them at the others.
+
+    Args:
+        batch: the rows (n).
+        places: their places in the block, (n,).
+
+    Returns:
+        The block's rows.
+    """
     index = torch.zeros(BLOCK, dtype=torch.long).index_copy_(0, places, torch.arange(len(places)))
     return batch.take(index.to(batch.x.device))
+
+
+def score_by_modes(make: Callable[[bool], BlockScorer], use_guide: bool) -> list[dict[str, Tensor]] | None:
+    """The numbers of all rows by a scorer of rows with missing values, block by block.
+
+    Args:
+        make: makes the scorer, with the guide as a component of its mixtures or without.
+        use_guide: whether the guide may be one.
+
+    Returns:
+        The blocks in order; None for latents that have no modes.
+    """
+    try:
+        scorer = make(use_guide)
+    except InputError:  # no continuous latents with a transform from the real numbers, or too many
+        return None
+    scorer.require_placeholders_unread()
+    try:
+        return scorer.score()
+    except OutsideSupportError:  # some draws of the guide
+        return make(False).score()
+
+
+def has_row_guide(program: Program, scored: ScoredRows) -> bool:
+    """Whether the guide gives each row a q with a density.
+
+    Args:
+        program: the program.
+        scored: its rows.
+
+    Returns:
+        False also where the prior has taken the guide's place in `scored.program`.
+    """
+    if scored.program is not program:
+        return False
+    try:
+        require_guide_density(scored.plates)
+    except InputError:
+        return False
+    return True
 
 
 def _has_density(joint: UnconstrainedJoint) -> bool:

@@ -172,10 +172,7 @@ def missing_cells(schema: Schema, missing: Tensor) -> Array:
     """
     if not schema.modelled:
         return np.asarray(missing.cpu())
-    is_one_hot = [schema.coding == "one-hot" and column.kind == "categorical" for column in schema.modelled]
-    pairs = zip(schema.modelled, is_one_hot, strict=True)
-    widths = [len(column.levels) if is_many else 1 for column, is_many in pairs]
-    return np.stack([part.any(1).cpu().numpy() for part in missing.split(widths, 1)], 1)
+    return np.stack([part.any(1).cpu().numpy() for part in missing.split(list(schema.widths), 1)], 1)
 
 
 def frame_of_source(rows: Source, split: Split, preparation: Preparation, header: str, as_written: bool) -> SourceFrame:
