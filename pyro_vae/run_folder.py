@@ -1,11 +1,14 @@
 """A run's folder: the names of its files, its settings, and a new one that nothing else uses."""
 
 import json
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 
+from pyro_vae import __version__
 from pyro_vae.atomic_write import JsonDict, is_leftover, read_json, read_toml, write_json, write_toml
 from pyro_vae.errors import InputError
 from pyro_vae.folder_lock import LOCK, lock_folder
@@ -14,11 +17,15 @@ CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metr
 REFERENCE = "reference.safetensors"  # scores of validation rows
 SETTINGS = "settings.json"  # of a comparison or study
 RUNS = Path("runs")  # where new runs are made
-FORMAT = 1  # of a run's folder; a config.toml that names none is of format 1
+FORMAT = 2  # of a run's folder: 1 had no digests; a config.toml that names none is of format 1
+log = logging.getLogger(__name__)
 
 
 def write_config(folder: Path, config: Mapping[str, object]) -> None:
-    write_toml(folder / CONFIG, config)
+    """Write a run's settings, with the number of the format and the version that began the run."""
+    about = config.get("about", {})
+    known = about if isinstance(about, Mapping) else {}
+    write_toml(folder / CONFIG, dict(config) | {"about": {"pyro_vae": __version__, **known, "format": FORMAT}})
 
 
 def read_config(folder: Path) -> JsonDict:
@@ -27,13 +34,31 @@ def read_config(folder: Path) -> JsonDict:
     if not path.is_file():
         raise InputError(f"{folder} is not a run: it has no {CONFIG}; `pyro-vae fit` makes one, by default under runs/")
     config = read_toml(path, of_run=True)
-    about = config.get("about", {})
-    if about.get("format", FORMAT) > FORMAT:
-        raise InputError(
-            f"{folder} has format {about['format']} of a later version ({about.get('pyro_vae', 'unknown')}), and this "
-            f"version reads formats up to {FORMAT}: install a later pyro-vae"
-        )
+    _require_known_format(folder, config.get("about", {}))
     return config
+
+
+def _require_known_format(folder: Path, about: JsonDict) -> None:
+    """`InputError` for a run of a later format; a run of a later version whose format is known is noted."""
+    number, version = about.get("format", 1), str(about.get("pyro_vae", ""))
+    is_later = _as_numbers(version) > _as_numbers(__version__)
+    if not isinstance(number, int) or not 1 <= number <= FORMAT:
+        raise InputError(
+            f"{folder} has format {number} of a later version ({version or 'unknown'}), and this "
+            f"version ({__version__}) reads formats up to {FORMAT}: install a later pyro-vae"
+        )
+    if is_later and "format" not in about:
+        raise InputError(
+            f"{folder} was written by pyro-vae {version}, a later version than this one ({__version__}), and names no "
+            "format: install a later pyro-vae"
+        )
+    if is_later:
+        log.warning("note: %s was written by pyro-vae %s; what is new there is left out", folder, version)
+
+
+def _as_numbers(version: str) -> tuple[int, ...]:
+    """The release of a version, as in (0, 1, 0)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
 def new_run(parent: Path, name: str) -> Path:

@@ -9,9 +9,9 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae import atomic_write
-from pyro_vae.atomic_write import read_json_lines, read_tensors, write_atomic, write_tensors
+from pyro_vae.atomic_write import read_json_lines, read_tensors, read_toml, write_atomic, write_tensors, write_toml
 from pyro_vae.constructor_args import RENAMED
-from pyro_vae.run_folder import new_run
+from pyro_vae.run_folder import FORMAT, new_run, read_config
 from pyro_vae.serialization import from_recipe, to_recipe
 
 
@@ -137,13 +137,41 @@ def test_loading_is_the_first_thing_a_process_does(tiny_vae, tmp_path):
     assert run.stdout.strip() == "VAE", run.stderr
 
 
-def test_a_run_of_a_later_format_is_refused(tiny_vae, tmp_path):
-    vae, _ = tiny_vae
-    pv.save(vae, tmp_path)
-    path = tmp_path / "config.toml"
-    whole = path.read_text().partition("\n")[2]  # without its digest, as one edits it by hand
-    path.write_text("[about]\nformat = 1\n\n" + whole)
-    assert isinstance(pv.load(tmp_path), pv.VAE)
-    path.write_text('[about]\npyro_vae = "9.0"\nformat = 2\n\n' + whole)
-    with pytest.raises(pv.InputError, match=r"has format 2 of a later version \(9\.0\)"):
+FORMATS = {  # what `about` says, and the refusal or note that follows
+    "nothing, as 0.1.0": ({}, None),
+    "this one": ({"format": FORMAT, "pyro_vae": pv.__version__}, None),
+    "a later one": (
+        {"format": FORMAT + 1, "pyro_vae": "9.0.0"},
+        rf"format {FORMAT + 1} of a later version \(9\.0\.0\)",
+    ),
+    "no number": ({"format": "9.0.0"}, r"format 9\.0\.0 of a later version"),
+    "a later version that names none": ({"pyro_vae": "9.0.0"}, r"written by pyro-vae 9\.0\.0, a later version"),
+}
+
+
+def save_with_about(program, folder, about):
+    """A saved program whose `config.toml` says something else about itself."""
+    pv.save(program, folder)
+    write_toml(folder / "config.toml", read_toml(folder / "config.toml") | {"about": about})
+
+
+@pytest.mark.parametrize("case", FORMATS)
+def test_a_run_of_a_later_format_is_refused(case, tiny_vae, tmp_path):
+    about, refusal = FORMATS[case]
+    save_with_about(tiny_vae[0], tmp_path, about)
+    if refusal is None:
+        assert isinstance(pv.load(tmp_path), pv.VAE)
+        return
+    with pytest.raises(pv.InputError, match=refusal):
         pv.load(tmp_path)
+
+
+def test_a_run_of_a_later_version_with_a_known_format_is_noted(tiny_vae, tmp_path, caplog):
+    save_with_about(tiny_vae[0], tmp_path, {"format": FORMAT, "pyro_vae": "9.0.0"})
+    assert isinstance(pv.load(tmp_path), pv.VAE)
+    assert "was written by pyro-vae 9.0.0" in caplog.text
+
+
+def test_a_saved_program_names_its_format_and_version(tiny_vae, tmp_path):
+    pv.save(tiny_vae[0], tmp_path)
+    assert read_config(tmp_path)["about"] == {"format": FORMAT, "pyro_vae": pv.__version__}

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pyro_vae import __version__
 from pyro_vae.atomic_write import DeferUnwritable, read_json, read_json_lines, write_json, write_json_lines
 from pyro_vae.context_managers import defer_signals, seeded
 from pyro_vae.data import Dataset
@@ -226,7 +225,7 @@ class _Job:
     def _config(self) -> dict[str, object]:
         """The run's `config.toml`, its program apart: version, data fingerprint, every setting, the measure."""
         data = self.data
-        about: dict[str, object] = {"pyro_vae": __version__, "data": data.name, "fingerprint": data.fingerprint}
+        about: dict[str, object] = {"data": data.name, "fingerprint": data.fingerprint}
         about |= {"num_features": data.num_features}
         about |= {"columns": list(data.columns)} if data.columns else {}
         about |= {"missing": True} if data.has_missing else {}
