@@ -22,7 +22,12 @@ log = logging.getLogger(__name__)
 
 
 def write_config(folder: Path, config: Mapping[str, object]) -> None:
-    """Write a run's settings, with the number of the format and the version that began the run."""
+    """Write a run's settings, with the number of the format and the version that began the run.
+
+    Args:
+        folder: the run's folder.
+        config: the settings, in tables.
+    """
     about = config.get("about", {})
     known = about if isinstance(about, Mapping) else {}
     write_toml(folder / CONFIG, dict(config) | {"about": {"pyro_vae": __version__, **known, "format": FORMAT}})

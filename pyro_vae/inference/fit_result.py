@@ -28,6 +28,8 @@ class EpochRecord(Record):
         learning_rate: of the epoch's last step.
         beta: the weight of the KL term in the objective, in the epoch's last step.
         seconds: of the fit so far.
+        restarts: how often the fit had run away and gone back to its best weights, with a lower learning rate, before
+            this epoch.
     """
 
     epoch: int
@@ -43,6 +45,14 @@ class EpochRecord(Record):
     learning_rate: float | None = None
     beta: float | None = None
     seconds: float = 0.0
+    restarts: int = 0
+
+    @property
+    def training_value(self) -> float | None:
+        """What the fit maximizes on the training rows, at its β: it falls where a fit runs away."""
+        if self.reconstruction is None or self.kl is None or self.beta is None:
+            return self.elbo
+        return self.reconstruction - self.beta * self.kl
 
     @property
     def selection_value(self) -> float | None:
@@ -90,6 +100,10 @@ class MCEMEpoch(EpochRecord):
     acceptance: float | None = None
     step_size: float | None = None
 
+    @property
+    def training_value(self) -> float | None:
+        return self.log_joint
+
 
 @dataclass(frozen=True)
 class MAPEpoch(EpochRecord):
@@ -103,6 +117,10 @@ class MAPEpoch(EpochRecord):
 
     log_joint: float | None = None
     valid_log_joint: float | None = None
+
+    @property
+    def training_value(self) -> float | None:
+        return self.log_joint
 
     @property
     def selection_value(self) -> float | None:
@@ -143,7 +161,8 @@ class FitResult:
     Attributes:
         history: one record for each epoch.
         best_epoch: the epoch whose weights were kept, from one.
-        stopped: why the fit ended: "epochs", "patience", "callback" or, for EM and CAVI, "tolerance".
+        stopped: why the fit ended: "epochs", "patience", "callback", "diverged" where it ran away once more after its
+            last restart, or, for EM and CAVI, "tolerance".
         seconds: its wall time.
         advice: what to try where most latents are inactive or a bound still rises, else empty.
     """

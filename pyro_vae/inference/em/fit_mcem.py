@@ -238,7 +238,7 @@ class MCEMMethod:
         batch = step.batch
         assert batch.rows is not None
         rows = batch.rows.cpu()
-        self.optimizer.learning_rate = self.task.config.rate(step.done)
+        self.optimizer.learning_rate = self.task.rate(step.done)
         with pyro.validation_enabled(step.is_first):
             with evaluating(self.task.program):
                 joint = self._joint(batch)

@@ -24,7 +24,7 @@ CHECKPOINT = Path("checkpoint") / "state.safetensors"  # in a run's folder
 PREVIOUS = "previous.safetensors"  # beside it, the checkpoint before it
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 FINGERPRINT_ROWS = 1000
-PREFIXES = ("now", "best", "optimizer")  # in the file, of the current and best weights and of the method's state
+PREFIXES = ("now", "best", "optimizer", "best optimizer")  # in the file, of weights and of the method's state
 Counters = Mapping[str, Any]  # of a fit's state: what is no tensor, as JSON
 log = logging.getLogger(__name__)
 
@@ -37,29 +37,34 @@ class FitState:
         best_weights: the program's weights after the best epoch.
         weights: its current weights; None in the state that a running fit updates, where the program has them.
         method: the tensors of the fit method's `state`, such as the optimizer's moments; None as `weights`.
+        best_method: those after the best epoch; None where the fit does not go back, or an earlier version began it.
         epoch: the number of finished epochs.
         best_epoch: the epoch with the best validation ELBO, or the last one without validation rows; 0 before any.
         best_value: that validation ELBO in nats per row, or the epoch's number.
         history: one record for each epoch.
+        restarts: how often the fit has gone back to its best weights.
     """
 
     best_weights: dict[str, Tensor]
     weights: dict[str, Tensor] | None = None
     method: dict[str, Tensor] | None = None
+    best_method: dict[str, Tensor] | None = None
     epoch: int = 0
     best_epoch: int = 0
     best_value: float = -math.inf
     history: list[EpochRecord] = field(default_factory=list)
+    restarts: int = 0
 
     def to_file(self) -> tuple[dict[str, Tensor], Counters]:
-        """The tensors, each as `now/NAME`, `best/NAME` or `optimizer/NAME`, and the counters."""
-        groups = zip(PREFIXES, (self.weights, self.best_weights, self.method), strict=True)
+        """The tensors, each as `now/NAME`, `best/NAME` or another of `PREFIXES`, and the counters."""
+        groups = zip(PREFIXES, (self.weights, self.best_weights, self.method, self.best_method), strict=True)
         tensors = {f"{prefix}/{name}": value for prefix, group in groups for name, value in (group or {}).items()}
         return tensors, {
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
             "history": [dict(row) for row in self.history],
+            "restarts": None if self.best_method is None else self.restarts,
         }
 
     @classmethod
@@ -81,10 +86,12 @@ class FitState:
             weights=groups["now"],
             best_weights=groups["best"],
             method=groups["optimizer"],
+            best_method=None if counters.get("restarts") is None else groups["best optimizer"],
             epoch=counters["epoch"],
             best_epoch=counters["best_epoch"],
             best_value=counters["best_value"],
             history=[epoch_record(row) for row in counters["history"]],
+            restarts=counters.get("restarts") or 0,
         )
 
     def broadcast(self, group: ProcessGroup) -> "FitState":

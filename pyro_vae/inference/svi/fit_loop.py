@@ -1,5 +1,7 @@
 """The training loop that fit methods share: epochs, the best weights, patience, checkpoints, callbacks, the result."""
 
+import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -22,6 +24,7 @@ from pyro_vae.inference.svi.checkpoint import (
     quick_fingerprint,
 )
 from pyro_vae.inference.svi.fit_method import FitMethod, FitTask
+from pyro_vae.inference.svi.restarts import EPOCHS_BELOW, RATE_FACTOR, fall_from_best
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.validation_elbo import collapse_advice
 from pyro_vae.programs.parameters import (
@@ -35,6 +38,7 @@ from pyro_vae.programs.parameters import (
 from pyro_vae.typing import Program
 
 FLOPS_FOR_THREADS = 15_000_000  # in a step: with fewer, two threads took as long as one on two cores
+log = logging.getLogger(__name__)
 
 
 def fit_with(
@@ -105,7 +109,9 @@ class FitLoop:
         self.method, self.task, self.config, self.group = method, task, task.config, task.group
         self.callbacks, self.path = callbacks if task.group.is_main else (), path
         method.prepare(task)
-        self.state = FitState(copy_state(task.program))
+        self.state = FitState(
+            copy_state(task.program), best_method=method.state() if self.config.max_restarts else None
+        )
 
     def run(self) -> FitResult:
         """Fit until the last epoch, out of patience or stopped by a callback, from the checkpoint where there is one.
@@ -144,17 +150,27 @@ class FitLoop:
         state = self.state
         earlier, start = state.history[-1].seconds if state.history else 0.0, time.perf_counter()
         while not self._stopped():
+            self._steps = 0
             try:
-                record = self.method.epoch(state.epoch, callbacks.step)
+                record = self.method.epoch(state.epoch, lambda: self._step_taken(callbacks))
             except DivergedError as error:
-                raise self._diverged(str(error)) from error
-            record = replace(record, seconds=earlier + time.perf_counter() - start)
+                if not self._may_go_back or state.epoch == self._steps == 0:  # of no step, no rate is the cause
+                    raise self._diverged(str(error)) from error
+                self._go_back(str(error))
+                continue
+            record = replace(record, seconds=earlier + time.perf_counter() - start, restarts=state.restarts)
             record = self.group.broadcast(record)  # so that all stop at the same epoch and keep the same weights
             self._update_best(record)
             callbacks.epoch()
             self.running.stop = self.group.broadcast(self.running.stop)
+            if not self._stopped() and (fall := self._fall) is not None:
+                self._go_back(f"the objective has fallen {fall:,.0f} nats per row below its best")
             if checkpoint is not None:
                 checkpoint.update(self._current_state())
+
+    def _step_taken(self, callbacks: Callbacks) -> None:
+        self._steps += 1
+        callbacks.step()
 
     def _stopped(self) -> str:
         """Why the fit has ended; empty while it has not."""
@@ -162,15 +178,50 @@ class FitLoop:
             return "callback"
         if self.config.out_of_patience(self.state.epoch, self.state.best_epoch):
             return "patience"
-        return "epochs" if self.state.epoch >= self.config.epochs else ""
+        if self.state.epoch >= self.config.epochs:
+            return "epochs"
+        return "diverged" if self._fall is not None and not self._may_go_back else ""
+
+    @property
+    def _fall(self) -> float | None:
+        """How far the fit has run away, nats per row; None where it has not, or is not watched."""
+        history, restarts = self.state.history, self.state.restarts
+        is_watched = self.state.best_method is not None and history and history[-1].restarts == restarts
+        return fall_from_best(history, EPOCHS_BELOW) if is_watched else None
+
+    @property
+    def _may_go_back(self) -> bool:
+        return self.state.best_method is not None and self.state.restarts < self.config.max_restarts
+
+    def _go_back(self, reason: str) -> None:
+        """Continue from the best weights and the fit method's state there, with a lower learning rate."""
+        state = self.state
+        state.restarts += 1
+        load_state(self.task.program, state.best_weights)
+        self.method.load_state({name: value.clone() for name, value in (state.best_method or {}).items()})
+        self.task.rate_factor = RATE_FACTOR**state.restarts
+        if self.group.is_main:
+            log.warning(
+                "note: %s after epoch %d: the fit goes back to the weights of epoch %d, with a learning rate of %.2g "
+                "(restart %d of %d)",
+                reason,
+                state.epoch,
+                state.best_epoch,
+                self.config.learning_rate * self.task.rate_factor,
+                state.restarts,
+                self.config.max_restarts,
+            )
 
     def _update_best(self, record: EpochRecord) -> None:
         state = self.state
         state.epoch += 1
         state.history.append(record)
-        value = float(state.epoch) if record.selection_value is None else record.selection_value
+        value = record.selection_value
+        if value is None:  # the last epoch, unless it lies far below the best one
+            value = float(state.epoch) if fall_from_best(state.history) is None else -math.inf
         if value > state.best_value:
             state.best_epoch, state.best_value, state.best_weights = state.epoch, value, copy_state(self.task.program)
+            state.best_method = None if state.best_method is None else self.method.state()
 
     def _current_state(self) -> FitState:
         """A copy of the state with the current weights and the method's state."""
@@ -181,6 +232,7 @@ class FitLoop:
         load_state(self.task.program, state.weights or {})
         self.method.load_state(state.method or {})
         self.state = replace(state, weights=None, method=None)
+        self.task.rate_factor = RATE_FACTOR**state.restarts
 
     def _synchronize_state(self) -> None:
         """Start all processes from the state of rank 0; `InputError` where program, rows or settings differ."""
@@ -194,8 +246,10 @@ class FitLoop:
         self._restore_state(self._current_state().broadcast(self.group))
 
     def _diverged(self, what: str) -> DivergedError:
+        state, rate = self.state, self.config.learning_rate * self.task.rate_factor / 10
+        tried = f" after {state.restarts} of {self.config.max_restarts} restarts" if state.restarts else ""
         return DivergedError(
-            f"{what} in epoch {self.state.epoch + 1}; the weights of epoch {self.state.best_epoch} were kept. Likely "
-            f"causes: a learning rate too high (try {self.config.learning_rate / 10:g}), gradients too large (try "
-            "clip=10), columns on very different scales (standardize them), a likelihood scale too small"
+            f"{what} in epoch {state.epoch + 1}{tried}; the weights of epoch {state.best_epoch} were kept. Likely "
+            f"causes: a learning rate too high (try {rate:g}), gradients too large (try clip=10), "
+            "columns on very different scales (standardize them), a likelihood scale too small"
         )

@@ -19,6 +19,7 @@ from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import DivergedError, PrecisionWarning
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.svi.prepare_fit import check_batches
+from pyro_vae.inference.svi.restarts import fall_in_epoch
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.validation_elbo import HeldOutRows
 from pyro_vae.models.exact_density import Density, rows_with_nan
@@ -91,6 +92,7 @@ class FitTask:
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.program, self.config, self.target, self.group = program, config, target, group
+        self.rate_factor = 1.0  # the loop lowers it where a fit runs away
         self.num_places, self.places = len(train), train.counted
         self.labels = train.labels if labels is None else labels
         if self.labels is not None and self.places is not None:
@@ -142,6 +144,10 @@ class FitTask:
         if message and self.group.is_main:
             warnings.warn(message, PrecisionWarning, stacklevel=2)
 
+    def rate(self, epoch: float) -> float:
+        """The learning rate at a (fractional) epoch, counted from zero: the schedule's, lower after restarts."""
+        return self.config.rate(epoch) * self.rate_factor
+
     @property
     def steps_per_epoch(self) -> int:
         """The number of batches in an epoch."""
@@ -183,16 +189,23 @@ class FitTask:
             on_step: called after each step.
 
         Returns:
-            The sum of the losses over all rows; `DivergedError` where it is not finite.
+            The sum of the losses over all rows; `DivergedError` where it is not finite, and where the first epoch ends
+            far below its beginning.
         """
         set_training(self.program, True)
         total: Loss = 0.0
+        first: list[Loss] = []  # of the first epoch
         for number, step in enumerate(self._steps(epoch)):
-            total = total + take_step(step) * step.num_rows
+            loss = take_step(step)
+            total = total + loss * step.num_rows
+            if epoch == 0:
+                first.append(loss)
             is_check_due = self.target.device.type == "cpu" or number % FINITE_CHECK_INTERVAL == 0
             if is_check_due and not math.isfinite(total):
                 raise DivergedError(f"the objective became {float(total)}")
             on_step()
+        if self.config.max_restarts and not self.config.kl_warmup and (fall := fall_in_epoch(first)):
+            raise DivergedError(f"the objective fell by {fall:,.0f} nats per row")
         return total
 
     def end_epoch(self, parameters: Iterable[Tensor]) -> None:

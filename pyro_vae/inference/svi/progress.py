@@ -44,7 +44,8 @@ class Progress(CallbackBase):
         """Show the epoch's metrics."""
         row = fit.history[-1]
         if self._bar:
-            self._bar.update(self._task, numbers=_summary(row, fit.epochs, short=self._bar.console.width < 120))
+            numbers = _summary(row, fit.epochs, short=self._bar.console.width < 120)
+            self._bar.update(self._task, completed=row.epoch * fit.steps_per_epoch, numbers=numbers)
         elif self.style == "lines":
             now = time.monotonic()
             if row.epoch in (1, fit.epochs) or now - self._last_line > SECONDS_BETWEEN_LINES:

@@ -28,6 +28,7 @@ from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import sample_sites, trace_program
 
 SEARCH_DRAWS = 20  # of the guide, to name the latent that it drew outside the prior's support
+MIN_KL = -1e4  # nats per row, of exact densities never below 0
 GRAPH_CHECK_STEPS = (1, 1, 1, 100)  # steps between checks of a graph at the start of the first epochs, and of others
 
 
@@ -138,7 +139,7 @@ class SVIMethod:
         """Take one step of `SVI`; its loss on the batch of all processes, a number or a tensor on the device."""
         batch, config = step.batch, self.task.config
         self.reducer.share = len(batch.x) / step.num_rows
-        self.optimizer.learning_rate = config.rate(step.done)
+        self.optimizer.learning_rate = self.task.rate(step.done)
         self._set_kl_weight(config.kl_weight(step.done))
         if not len(batch.x):  # this rank has no row of a small last batch, and takes part in the reduction
             self.reducer.loss = 0.0
@@ -195,6 +196,8 @@ class SVIMethod:
     def _terms(self, elbo: float | None, split: Split) -> tuple[float | None, float | None, float | None]:
         """ELBO, reconstruction and KL in the data's units, from the traces; only `elbo` where sites are enumerated."""
         elbo, reconstruction, kl = self.terms.means() or (elbo, None, None)
+        if kl is not None and kl < MIN_KL and not self.is_map:
+            raise DivergedError(f"the KL, which is never negative, became {kl:.2g}: log q has lost all its digits")
         jacobian = weighted_mean(split.log_jacobian, split.weights)
         return _add(elbo, jacobian), _add(reconstruction, jacobian), kl
 

@@ -86,6 +86,13 @@ class TrainConfig(Settings):
         group=TRAINING,
         is_optional=True,
     )
+    max_restarts: int = setting(
+        3,
+        int,
+        "How often a fit that runs away goes back to its best weights with a quarter of the learning rate; 0: never.",
+        minimum=0,
+        group=TRAINING,
+    )
     seed: int = setting(0, int, "Same seed, same machine, same bits.", group=TRAINING)
     compile: bool | None = setting(
         None,
@@ -157,5 +164,6 @@ class TrainOverrides(TypedDict, total=False):
     kl_warmup: float
     num_particles: int | None
     patience: int | None
+    max_restarts: int
     seed: int
     compile: bool | None

@@ -1,0 +1,62 @@
+"""When a fit has run away, and by how much the learning rate is lowered when it goes back to its best weights.
+
+A fit has run away where its objective on the training rows was, for three epochs in a row, below that of its best epoch
+by more than ten nats per row and by more than half of what it had gained since its first epoch. Epochs of a KL warm-up,
+whose objective is another one in each, are not compared. A fall on the validation rows alone is none: a lower learning
+rate does not help against overfitting. The first epoch, which has no earlier one, has run away where the later half of
+its steps lies below the first step by more than ten nats and the size of that step's objective.
+
+>>> risen = [EpochRecord(epoch, epoch, elbo=-100.0 / epoch) for epoch in range(1, 9)]
+>>> fall_from_best(risen) is None
+True
+>>> fall_from_best([*risen, *(EpochRecord(epoch, epoch, elbo=-90.0) for epoch in (9, 10, 11))], EPOCHS_BELOW)
+77.5
+"""
+
+from collections.abc import Sequence
+from statistics import median
+
+from torch import Tensor
+
+from pyro_vae.inference.fit_result import EpochRecord
+
+RATE_FACTOR = 0.25  # of the learning rate, at each restart
+MIN_FALL = 10.0  # nats per row below the best epoch
+MIN_SHARE = 0.5  # of what had been gained since the first epoch
+MIN_STEPS = 2  # of an epoch whose later half is compared with its first step
+EPOCHS_BELOW = 3  # what one epoch has lost, the next often makes good
+
+
+def fall_from_best(history: Sequence[EpochRecord], epochs: int = 1) -> float | None:
+    """How far the last epochs' objective on the training rows lies below the best one, where each lies far below it.
+
+    Args:
+        history: one record for each epoch, at least one.
+        epochs: how many of the last ones, which have to lie after the last restart.
+
+    Returns:
+        The least of their falls, nats per row; None where one of them is no far fall.
+    """
+    alike = [row for row in history if row.beta == history[-1].beta and row.training_value is not None]
+    since = [row for row in alike[-epochs:] if row.restarts == history[-1].restarts]
+    if len(alike) <= epochs or len(since) < epochs:
+        return None
+    values, last = ([row.training_value or 0.0 for row in rows] for rows in (alike, since))
+    fall = max(values) - max(last)
+    return fall if fall > max(MIN_FALL, MIN_SHARE * (max(values) - values[0])) else None
+
+
+def fall_in_epoch(losses: Sequence[Tensor | float]) -> float:
+    """How far the median of the later half of an epoch's losses lies above the first loss, if that is far.
+
+    Args:
+        losses: of each step, nats per row.
+
+    Returns:
+        The rise, nats per row; 0 where it is not far.
+    """
+    if len(losses) < MIN_STEPS:
+        return 0.0
+    first = float(losses[0])
+    rise = median(float(loss) for loss in losses[len(losses) // 2 :]) - first
+    return rise if rise > MIN_FALL + abs(first) else 0.0
