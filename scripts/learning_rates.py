@@ -9,7 +9,7 @@ at the end.
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,11 +78,14 @@ def load(name: str) -> Dataset:
     return pv.load_data(name)
 
 
-def fits(data: str, latents: int | None, epochs: int, rates: Iterable[float], kinds: Iterable[str]) -> Iterable[Fit]:
+def fits(
+    data: str, latents: int | None, epochs: int, rates: Iterable[float], kinds: Iterable[str], parts: Collection[str]
+) -> Iterable[Fit]:
+    """The fits of a data set, of each part of these kinds that suits it, or of some of them."""
     is_image = load(data).image_shape is not None
     for kind in kinds:
         for entry in PARTS[kind]:
-            if is_image or entry not in FOR_IMAGES:
+            if (is_image or entry not in FOR_IMAGES) and (not parts or entry in parts):
                 yield from (Fit(data, kind, entry, rate, latents, epochs) for rate in rates)
 
 
@@ -90,11 +93,18 @@ def fits(data: str, latents: int | None, epochs: int, rates: Iterable[float], ki
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--data", "names", multiple=True, default=("digits", "iris", "wine", "customers"))
 @click.option("--kind", "kinds", multiple=True, default=tuple(PARTS))
+@click.option("--part", "parts", multiple=True, help="Some of their parts; by default all.")
 @click.option("--rate", "rates", multiple=True, type=float, default=RATES)
 @click.option("--latents", type=int, default=None, help="Latents; by default those of the fit.")
 @click.option("--epochs", type=int, default=TrainConfig().epochs)
 def main(
-    folder: Path, names: list[str], kinds: list[str], rates: list[float], latents: int | None, epochs: int
+    folder: Path,
+    names: list[str],
+    kinds: list[str],
+    parts: list[str],
+    rates: list[float],
+    latents: int | None,
+    epochs: int,
 ) -> None:
     """Run what is missing, and print the table."""
     torch.set_num_threads(1)
@@ -103,7 +113,7 @@ def main(
     print("|---" * (len(rates) + 4) + "|")
     for name in names:
         found: dict[str, dict[float, tuple[float, int]]] = {}
-        for fit in fits(name, latents, epochs, rates, kinds):
+        for fit in fits(name, latents, epochs, rates, kinds, parts):
             path = folder / f"{fit.name}.json"
             if not path.exists():
                 print(fit.name, file=sys.stderr, flush=True)
