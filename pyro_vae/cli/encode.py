@@ -8,6 +8,7 @@ import click
 
 from pyro_vae.cli.option_types import OUT, PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, output_options
 from pyro_vae.cli.print_json import print_export
+from pyro_vae.cli.streams import progress_style
 
 
 def rows_command(function: Callable[..., None]) -> click.Command:
@@ -25,4 +26,4 @@ def encode(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
     """
     from pyro_vae.workflows.export_rows import encode_run
 
-    print_export(encode_run(run, **options), as_json)
+    print_export(encode_run(run, progress=progress_style(), **options), as_json)

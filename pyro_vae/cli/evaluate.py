@@ -19,6 +19,7 @@ from pyro_vae.cli.option_types import (
 )
 from pyro_vae.cli.print_json import print_json
 from pyro_vae.cli.setting_options import setting_options
+from pyro_vae.cli.streams import progress_style
 from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, GROUP, Estimator
 from pyro_vae.option_registry import Option, options_of
 
@@ -118,7 +119,13 @@ def evaluate(
             print_record(record, f"{run} · {name} rows · {record.seconds:.0f} s")
 
     _, record = evaluate_run(
-        run, estimator=estimator, netcdf=netcdf, log=lambda line: click.echo(line, err=True), on_found=show, **options
+        run,
+        estimator=estimator,
+        netcdf=netcdf,
+        log=lambda line: click.echo(line, err=True),
+        progress=progress_style(),
+        on_found=show,
+        **options,
     )
     if not process_group().is_main:
         return

@@ -1,6 +1,5 @@
 """`pyro-vae fit`: data to a run's folder, with its numbers and its figures."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pyro_vae.cli.option_types import (
 )
 from pyro_vae.cli.print_json import print_json
 from pyro_vae.cli.setting_options import fit_parameters
+from pyro_vae.cli.streams import progress_style
 from pyro_vae.errors import InputError
 from pyro_vae.registry import model_options
 from pyro_vae.workflows.fit_settings import require_program
@@ -81,7 +81,7 @@ def fit(
         program=program,
         resume=resume,
         logger=logger,
-        progress="none" if as_json else "bar" if sys.stderr.isatty() else "lines",
+        progress=progress_style(),
         log=(lambda line: None) if as_json else (lambda line: click.echo(line, err=True)),
         debug=debug,
         **settings,

@@ -1,7 +1,9 @@
 """Options in named groups, and where a setting comes from: flag, then config file, then default."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -12,6 +14,22 @@ from pyro_vae.option_registry import Option
 from pyro_vae.workflows.fit_settings import fit_options, flatten_config
 
 Decorator = Callable[[Any], Any]
+
+
+class Duration(click.ParamType):
+    """A time as a number with its unit, `90s`, `10m` or `2h`; in seconds."""
+
+    name = "time"
+    UNITS = MappingProxyType({"s": 1, "m": 60, "h": 3600})
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds; `BadParameter` for text that is no time."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+\.?\d*)([smh])", str(value).strip())
+        if found is None or float(found[1]) == 0:
+            self.fail(f"{value!r} is no time: write a number with its unit, as in 90s, 10m or 2h", param, ctx)
+        return float(found[1]) * self.UNITS[found[2]]
 
 
 class Grouped(click.Option):

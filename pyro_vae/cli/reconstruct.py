@@ -5,6 +5,7 @@ from typing import Any
 
 from pyro_vae.cli.encode import rows_command
 from pyro_vae.cli.print_json import print_export
+from pyro_vae.cli.streams import progress_style
 
 
 @rows_command
@@ -15,4 +16,4 @@ def reconstruct(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
     """
     from pyro_vae.workflows.export_rows import reconstruct_run
 
-    print_export(reconstruct_run(run, **options), as_json)
+    print_export(reconstruct_run(run, progress=progress_style(), **options), as_json)

@@ -7,6 +7,7 @@ import click
 
 from pyro_vae.cli.option_types import OUT, PROGRAM, RUN, GroupedCommand, option, output_options
 from pyro_vae.cli.print_json import print_export
+from pyro_vae.cli.streams import progress_style
 
 
 @click.command(cls=GroupedCommand)
@@ -23,4 +24,4 @@ def sample(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
     """
     from pyro_vae.workflows.export_rows import sample_run
 
-    print_export(sample_run(run, **options), as_json)
+    print_export(sample_run(run, progress=progress_style(), **options), as_json)

@@ -6,8 +6,20 @@ from typing import Any
 import click
 
 from pyro_vae.cli.evaluate import COMMON, evidence_options, given_estimator
-from pyro_vae.cli.option_types import PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, given_options, option, output_options
+from pyro_vae.cli.option_types import (
+    PROGRAM,
+    ROWS,
+    RUN,
+    SPLIT,
+    Duration,
+    GroupedCommand,
+    given_options,
+    option,
+    output_options,
+)
 from pyro_vae.cli.print_json import print_json
+from pyro_vae.cli.streams import progress_style
+from pyro_vae.errors import InputError
 from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS
 from pyro_vae.json_records import Record
 
@@ -31,6 +43,15 @@ from pyro_vae.json_records import Record
     help="The share of usual rows that may be flagged; by default 0.05, or the smallest that can be told.",
 )
 @evidence_options
+@option(
+    "Evidence",
+    "--time",
+    "seconds",
+    type=Duration(),
+    metavar="TIME",
+    help="Choose the draws S so that all rows take about so long, as in 90s, 10m or 2h; in place of --num-samples.",
+)
+@option("Rows", "--resume", is_flag=True, help="Go on with an interrupted score of the same rows into the same file.")
 @PROGRAM
 @output_options
 @click.pass_context
@@ -40,12 +61,21 @@ def score(ctx: click.Context, run: Path, data: str | None, as_json: bool, debug:
     DATA is a file, whose rows keep their order, or a named data set; without it, the run's own. A row is flagged where
     fewer validation rows are as improbable as --false-alarms allows. High log p(x) does not make a row typical.
     """
+    if options["seconds"] is not None and "num_samples" in given_options(ctx):
+        raise InputError("--time chooses the number of draws: leave out --num-samples, or --time")
     is_asked_for = bool(given_options(ctx).keys() & {*COMMON, *EVIDENCE_METHODS.owned_options()})
     estimator = given_estimator(ctx, options)
     from pyro_vae.distributed import process_group
     from pyro_vae.workflows.score_rows import score_rows
 
-    summary, totals = score_rows(run, data, estimator=estimator if is_asked_for else None, **options)
+    summary, totals = score_rows(
+        run,
+        data,
+        estimator=estimator if is_asked_for else None,
+        progress=progress_style(),
+        log=lambda line: click.echo(line, err=True),
+        **options,
+    )
     if not process_group().is_main:
         return
     if summary.reason:

@@ -3,6 +3,12 @@
 import io
 import os
 import sys
+from typing import Literal
+
+
+def progress_style() -> Literal["bar", "lines"]:
+    """How a command shows its progress on standard error: a bar on a terminal, else lines, also with --json."""
+    return "bar" if sys.stderr.isatty() else "lines"
 
 
 class KeptStream(io.TextIOBase):

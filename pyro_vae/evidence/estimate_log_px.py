@@ -1,6 +1,5 @@
-"""log p(x) of rows by a method's name, with progress of slow methods; several processes share the rows."""
+"""log p(x) of rows by a method's name; several processes share the rows."""
 
-import time
 from collections.abc import Callable
 
 from torch import Tensor
@@ -12,7 +11,6 @@ from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.typing import Program
 
 IWAE_SIZES = (1, 5, 50, 500)  # those below the number of draws are reported
-SECONDS_BETWEEN_LINES = 10.0  # about the progress of slow methods
 
 
 def estimate_log_px(
@@ -22,7 +20,7 @@ def estimate_log_px(
     *,
     rows: Tensor | None = None,
     seed: int | None = None,
-    log: Callable[[str], None] = lambda line: None,
+    on_rows: Callable[[int], None] = lambda done: None,
 ) -> LogPx:
     """log p(x) of each row by an estimator's method; several processes share the rows.
 
@@ -32,24 +30,18 @@ def estimate_log_px(
         data: the rows.
         rows: their indices (N,) in the training set, for programs that take them.
         seed: a seed in place of the estimator's own.
-        log: called with lines about the progress of slow methods.
+        on_rows: called with the number of rows done, now and then, where the method is slow.
 
     Returns:
         log p(x) (N,), nats per row.
     """
-    method, group, began = EVIDENCE_METHODS[estimator.method], process_group(), time.perf_counter()
-    last = began
+    method, group = EVIDENCE_METHODS[estimator.method], process_group()
 
-    def log_rows(done: int) -> None:
-        nonlocal last
-        if (now := time.perf_counter()) < last + SECONDS_BETWEEN_LINES:
-            return
-        last, each = now, (now - began) / done
-        of = f"{len(data)} rows" + ("" if group.is_single else f" by {group.size} processes, this one")
-        log(f"{method.progress} {done} of {of}, {each:.2f} s a row")
+    def all_rows(done: int) -> None:
+        on_rows(min(done * group.size, len(data)))
 
     common = {"memory_mib": estimator.memory_mib, "seed": estimator.seed if seed is None else seed, "group": group}
-    progress = {"on_rows": log_rows if group.is_main else None} if method.progress else {}
+    progress = {"on_rows": all_rows if group.is_main else None} if method.progress else {}
     draws = {"num_samples": estimator.num_samples, "iwae": IWAE_SIZES} if method.takes_draws else {}
     places = {} if rows is None else {"rows": rows}
     found: LogPx = method.load()(program, data, **places, **common, **draws, **progress, **estimator.keywords)

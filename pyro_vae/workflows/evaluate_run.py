@@ -17,12 +17,13 @@ from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError, PointMassError, ZeroDensityWarning
 from pyro_vae.evidence.arviz_export import to_inference_data
 from pyro_vae.evidence.estimate_log_px import estimate_log_px
-from pyro_vae.evidence.evidence_methods import Estimator
+from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, Estimator
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.exact_log_px import Exact
 from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.inference.svi.fit_svi import pick_device
+from pyro_vae.inference.svi.progress import Style
 from pyro_vae.programs.encode_rows import active_units
 from pyro_vae.programs.parameters import named_parameters, use_param_store
 from pyro_vae.programs.precision_check import CHECKED_ROWS, check_precision
@@ -30,6 +31,7 @@ from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.run_folder import EVALUATION, lock_run
 from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import Run
+from pyro_vae.workflows.row_progress import RowProgress
 
 ACTIVE_UNITS_ROWS = 5000
 NETCDF_ROWS = 100
@@ -48,6 +50,7 @@ def evaluate_run(
     netcdf: str | Path | None = None,
     program: str | None = None,
     log: Callable[[str], None] = lambda line: None,
+    progress: Style = "none",
     on_found: Callable[[str, EvidenceRecord], None] = lambda name, record: None,
 ) -> tuple[str, EvidenceRecord]:
     """Score a run's rows and keep the record in `evaluation.json`.
@@ -63,7 +66,8 @@ def evaluate_run(
         device: where: `auto` is an accelerator, if there is one.
         netcdf: a file for draws, weights and rows, which ArviZ reads.
         program: `FILE.py:FUNCTION` of a program of one's own.
-        log: called with each line about progress.
+        log: called with each note.
+        progress: how progress is shown: `auto`, `bar`, `lines` or `none`.
         on_found: called with the result of this function before it is written: a full disk does not lose it.
 
     Returns:
@@ -79,7 +83,7 @@ def evaluate_run(
         scored = run.program()
         if isinstance(scored, nn.Module):
             scored.to(pick_device(device))
-        found, _ = evaluate_split(scored, rows, run.folder, estimator, log=log)
+        found, _ = evaluate_split(scored, rows, run.folder, estimator, log=log, progress=progress)
         name = split + estimator.label + (f" first {len(rows)}" if num_rows else "")
         if group.is_main:
             on_found(name, found)
@@ -90,11 +94,11 @@ def evaluate_run(
         return name, found
 
 
-def _estimates(
-    program: Program, rows: Split, estimator: Estimator, log: Callable[[str], None]
-) -> tuple[LogPx, Evidence | None]:
+def _estimates(program: Program, rows: Split, estimator: Estimator, progress: Style) -> tuple[LogPx, Evidence | None]:
     """log p(x) by the method, and the estimate that has an ELBO: the same, importance sampling's, or none."""
-    best = estimate_log_px(estimator, program, rows, log=log)
+    verb = EVIDENCE_METHODS[estimator.method].progress or "scored"
+    with RowProgress(verb, len(rows), progress if process_group().is_main else "none") as shown:
+        best = estimate_log_px(estimator, program, rows, on_rows=shown.show)
     if isinstance(best, Evidence):
         return best, best
     try:
@@ -130,6 +134,7 @@ def evaluate_split(
     estimator: Estimator = DEFAULT,
     *,
     log: Callable[[str], None] = lambda line: None,
+    progress: Style = "none",
 ) -> tuple[EvidenceRecord, LogPx]:
     """The record of one split under a program, and log p(x) of its rows.
 
@@ -138,7 +143,8 @@ def evaluate_split(
         rows: the split.
         folder: the run's folder.
         estimator: how log p(x) is computed.
-        log: called with each line about progress.
+        log: called with each note.
+        progress: how progress is shown.
 
     Returns:
         The record, and log p(x) of each row, nats per row.
@@ -146,7 +152,7 @@ def evaluate_split(
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroDensityWarning)  # it is logged
-        best, found = _estimates(program, rows, estimator, log)
+        best, found = _estimates(program, rows, estimator, progress)
     if lost := _precision_message(program, rows):
         log(f"note: {lost}")
     if best.without_number:

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
 from pyro_vae.data.stored_split import chunk_rows
+from pyro_vae.inference.svi.progress import Style
 from pyro_vae.json_records import Record
 from pyro_vae.programs.sample_rows import sample
 from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
 from pyro_vae.workflows.row_frames import describe_rows, latent_frame, reconstruction_frame, values_frame
+from pyro_vae.workflows.row_progress import RowProgress
 from pyro_vae.workflows.row_writers import ANNOTATED, WRITERS, open_row_writer, require_writer
 
 if TYPE_CHECKING:
     import pandas
+
+VERBS = {"latents": "encoded", "reconstructions": "reconstructed"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,13 @@ class ExportedRows(Record):
 
 
 def sample_run(
-    folder: str | Path, num: int = 64, *, seed: int = 0, out: str | Path | None = None, program: str | None = None
+    folder: str | Path,
+    num: int = 64,
+    *,
+    seed: int = 0,
+    out: str | Path | None = None,
+    program: str | None = None,
+    progress: Style = "none",
 ) -> ExportedRows:
     """Draw rows from the model, z from the prior and x from the likelihood, in the data's units.
 
@@ -40,6 +50,7 @@ def sample_run(
         seed: seed of the draws.
         out: a `.csv`, `.parquet` or `.npy` file; by default one in the run's folder, `.csv` where columns have names.
         program: `FILE.py:FUNCTION` of a program of one's own.
+        progress: how progress is shown: `auto`, `bar`, `lines` or `none`.
 
     Returns:
         The file, with its number of rows and columns.
@@ -57,7 +68,7 @@ def sample_run(
                 rows = sample(drawn, min(CHUNK_ROWS, num - start), num_features=width)
                 yield pandas.DataFrame(), values_frame(rows, run.prepare, rounded=True)
 
-    return _write(run, path, parts(), num)
+    return _write(run, path, parts(), RowProgress("drawn", num, progress))
 
 
 def reconstruct_run(
@@ -67,6 +78,7 @@ def reconstruct_run(
     split: str = "test",
     out: str | Path | None = None,
     program: str | None = None,
+    progress: Style = "none",
 ) -> ExportedRows:
     """Write E[x | z] at each row's posterior mean, in the data's units.
 
@@ -76,6 +88,7 @@ def reconstruct_run(
         split: which rows of a named data set.
         out: a `.csv`, `.parquet` or `.npy` file; by default one in the run's folder, `.csv` where columns have names.
         program: `FILE.py:FUNCTION` of a program of one's own.
+        progress: how progress is shown: `auto`, `bar`, `lines` or `none`.
 
     Returns:
         The file, with its number of rows and columns.
@@ -85,7 +98,7 @@ def reconstruct_run(
     def reconstruct_part(own: Program, part: Split) -> "pandas.DataFrame":
         return reconstruction_frame(own, part, run.prepare)
 
-    return _export(run, data, split, out, ("reconstructions", _ending(run)), reconstruct_part)
+    return _export(run, data, split, out, ("reconstructions", _ending(run)), reconstruct_part, progress)
 
 
 def encode_run(
@@ -95,6 +108,7 @@ def encode_run(
     split: str = "test",
     out: str | Path | None = None,
     program: str | None = None,
+    progress: Style = "none",
 ) -> ExportedRows:
     """Write each row's posterior mean of z, with its index and label.
 
@@ -105,12 +119,13 @@ def encode_run(
         out: a `.csv`, `.parquet` or `.npy` file, by default one in the run's folder; or a `.h5ad`, a copy of `data`
             with the means in `obsm["X_vae"]`.
         program: `FILE.py:FUNCTION` of a program of one's own.
+        progress: how progress is shown: `auto`, `bar`, `lines` or `none`.
 
     Returns:
         The file, with its number of rows and columns.
     """
     endings = (*WRITERS, ANNOTATED)
-    return _export(Run(Path(folder), program), data, split, out, ("latents", ".csv"), latent_frame, endings)
+    return _export(Run(Path(folder), program), data, split, out, ("latents", ".csv"), latent_frame, progress, endings)
 
 
 def _ending(run: Run) -> str:
@@ -125,6 +140,7 @@ def _export(
     out: str | Path | None,
     name: tuple[str, str],
     function: Callable[[Program, Split], "pandas.DataFrame"],
+    progress: Style,
     endings: tuple[str, ...] = tuple(WRITERS),
 ) -> ExportedRows:
     """Write what a function makes of the run's program and each chunk of rows; `name` is a file's stem and ending."""
@@ -135,18 +151,19 @@ def _export(
     rows, program = run.rows(data, split), run.program()
     chunks = rows.chunks(chunk_rows(rows.shape[1], CHUNK_ROWS))
     parts = ((describe_rows(part, run.prepare), function(program, part)) for part in chunks)
-    return _write(run, path, parts, len(rows), endings, source)
+    return _write(run, path, parts, RowProgress(VERBS[stem], len(rows), progress), endings, source)
 
 
 def _write(
     run: Run,
     path: Path,
     parts: Iterable[tuple["pandas.DataFrame", "pandas.DataFrame"]],
-    num_rows: int,
+    shown: RowProgress,
     endings: tuple[str, ...] = tuple(WRITERS),
     source: Path | None = None,
 ) -> ExportedRows:
-    with open_row_writer(path, num_rows, endings, source, "obsm") as writer:
+    with open_row_writer(path, shown.total, endings, source, "obsm") as writer, shown:
         for about, values in parts:
             writer.write(about, values)
-    return ExportedRows(str(run.folder), str(path), num_rows, values.shape[1])
+            shown.advance(len(values))
+    return ExportedRows(str(run.folder), str(path), shown.total, values.shape[1])

@@ -103,7 +103,7 @@ def fit_run(
         resume: the folder of an interrupted run, whose own settings count: none may be given.
         logger: `tensorboard`, or none.
         progress: how progress is shown, as in `fit`.
-        log: called with each line of progress.
+        log: called with each line about what is done.
         debug: whether the trace of a figure that fails is printed.
         **settings: the options of the command with underscores (`fit_settings.fit_options`).
 
@@ -180,13 +180,14 @@ class _Job:
         )
 
     def run(self, logger: str | None, progress: Style) -> FitRun:
+        self.progress: Style = progress
         open_logger = logger_opener(logger, self.out if self.resuming else None)
         with ExitStack() as locks:
             new = self._locked_folder(locks) if self.group.is_main else None
             folder = self.group.broadcast(new)
             assert folder is not None  # the first process has named it
             self.folder = folder
-            return self._run_in_folder(open_logger, progress)
+            return self._run_in_folder(open_logger)
 
     def _locked_folder(self, locks: ExitStack) -> Path:
         """The run's folder, into which this process alone writes until the locks are closed."""
@@ -199,7 +200,7 @@ class _Job:
         require_unused(folder)
         return folder
 
-    def _run_in_folder(self, open_logger: OpenLogger, progress: Style) -> FitRun:
+    def _run_in_folder(self, open_logger: OpenLogger) -> FitRun:
         group = self.group
         if self.resuming:
             require_same_data(self.folder, self.data.fingerprint)
@@ -211,7 +212,7 @@ class _Job:
             self.log(describe_fit(self.settings.model, self.data, self.program, self.likelihood, self.own))
             self.log(f"run {self.folder}; Ctrl-C saves, pyro-vae fit --resume {self.folder} resumes it")
             with open_logger(self.folder) as board:
-                return self._finish(self._fit(board, progress), board)
+                return self._finish(self._fit(board), board)
         except InputError:
             if group.is_main and not self.resuming and not (self.folder / WEIGHTS).exists():
                 remove_unstarted(self.folder)
@@ -234,14 +235,14 @@ class _Job:
         schema = {"schema": data.schema.to_dict()} if data.schema else {}
         return {"about": about, **self.settings.to_toml(), "measure": data.train.measure.to_dict(), **schema}
 
-    def _fit(self, board: RunLogger | None, progress: Style) -> FitResult:
+    def _fit(self, board: RunLogger | None) -> FitResult:
         """The fit itself, its metrics written as they come; if it diverges the folder holds the last good weights."""
         folder = self.folder
         drop_later_epochs(folder)
         callbacks = [MetricsFile(folder / METRICS), *([] if board is None else [board])]
         try:
             with warnings_to_log(self.log):
-                fitted = self._fit_program(folder, callbacks, progress)
+                fitted = self._fit_program(folder, callbacks, self.progress)
         except DivergedError:
             save(self.program, folder)
             raise
@@ -276,7 +277,9 @@ class _Job:
             more = f"pyro-vae evaluate {folder} --split valid scores all"
             self.log(f"scoring the first {len(scored):,} of {len(data.valid):,} validation rows; {more}")
         try:
-            record, log_px = evaluate_split(program, scored, folder, VALID_ESTIMATOR, log=self.log)
+            record, log_px = evaluate_split(
+                program, scored, folder, VALID_ESTIMATOR, log=self.log, progress=self.progress
+            )
         except (RowsError, PointMassError) as error:  # a user's program whose rows have no weights of their own
             best = fitted.history[fitted.best_epoch - 1]
             elbo = best["valid_elbo"]

@@ -31,7 +31,7 @@ def write_reference_scores(folder: Path, found: LogPx, estimator: Estimator) -> 
         "measure": found.measure,
         "kind": found.kind,
         "estimator": asdict(estimator),
-        "weights": _digest(folder / WEIGHTS),
+        "weights": digest_of_weights(folder),
     }
     write_tensors(folder / REFERENCE, {"log_px": found.log_px, "mc_se": found.mc_se}, about)
 
@@ -49,7 +49,7 @@ def read_reference_scores(folder: Path) -> ReferenceScores | None:
         return None
     tensors, about = read_tensors(folder / REFERENCE)
     try:
-        if about["weights"] != _digest(folder / WEIGHTS):
+        if about["weights"] != digest_of_weights(folder):
             return None
         found = LogPx(log_px=tensors["log_px"], mc_se=tensors["mc_se"], measure=about["measure"], kind=about["kind"])
         return ReferenceScores(found, Estimator(**about["estimator"]))
@@ -70,5 +70,6 @@ def estimate_alike(first: Estimator, second: Estimator) -> bool:
     return replace(first, memory_mib=second.memory_mib, seed=second.seed) == second
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def digest_of_weights(folder: Path) -> str:
+    """The SHA-256 of the file of a run's weights."""
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()

@@ -11,6 +11,7 @@ from pyro_vae.diagnostics.anomaly_scores import Scores
 from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.programs.encode_rows import encode, reconstruct
 from pyro_vae.typing import Program
+from pyro_vae.workflows.unfinished_scores import KeptLogPx
 
 if TYPE_CHECKING:
     import pandas
@@ -120,7 +121,7 @@ def score_frame(scores: Scores) -> "pandas.DataFrame":
     return pandas.DataFrame(
         {
             "log_px": found.log_px.numpy(),
-            "khat": found.khat.numpy() if isinstance(found, Evidence) else np.full(len(found), np.nan),
+            "khat": found.khat.numpy() if isinstance(found, (Evidence, KeptLogPx)) else np.full(len(found), np.nan),
             "percentile": scores.percentile.numpy(),
             "anomaly": anomaly,
         }

@@ -34,8 +34,22 @@ class RowWriter(Protocol):
         """Write what is left."""
         ...
 
+    def abandon(self) -> None:
+        """Let go of what is open, where rows are missing because of an error or an interruption."""
+        ...
 
-class CsvWriter:
+
+class WriterBase:
+    """A base class of writers, which leave nothing open."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def abandon(self) -> None:
+        """Nothing."""
+
+
+class CsvWriter(WriterBase):
     """A text table, the names above the first row.
 
     Args:
@@ -51,11 +65,8 @@ class CsvWriter:
         self.file.write(frame.to_csv(index=False, header=not self.has_header).encode())
         self.has_header = True
 
-    def close(self) -> None:
-        pass
 
-
-class ParquetWriter:
+class ParquetWriter(WriterBase):
     """A Parquet file, a row group a chunk; types are those of the first chunk.
 
     Args:
@@ -86,8 +97,11 @@ class ParquetWriter:
         if self.writer is not None:
             self.writer.close()
 
+    def abandon(self) -> None:
+        self.close()  # pyarrow's writer does so when it is deleted, to a file that is closed then
 
-class NpyWriter:
+
+class NpyWriter(WriterBase):
     """An array of the values alone, without what names the rows.
 
     Args:
@@ -108,11 +122,8 @@ class NpyWriter:
             self.has_header = True
         self.file.write(array.data)
 
-    def close(self) -> None:
-        pass
 
-
-class AnnotatedWriter:
+class AnnotatedWriter(WriterBase):
     """A copy of the `.h5ad` that rows are read from, with the values in `obsm["X_vae"]`, or as columns of `obs`.
 
     Args:
@@ -206,5 +217,9 @@ def open_row_writer(
             writer: RowWriter = AnnotatedWriter(file, num_rows, source, place)
         else:
             writer = WRITERS[path.suffix](file, num_rows)
-        yield writer
+        try:
+            yield writer
+        except BaseException:
+            writer.abandon()
+            raise
         writer.close()

@@ -3,7 +3,8 @@
 import math
 import time
 import warnings
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,13 +18,20 @@ from pyro_vae.diagnostics.anomaly_scores import Scores, compare_with_reference, 
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import ZeroDensityWarning
 from pyro_vae.evidence.estimate_log_px import estimate_log_px
-from pyro_vae.evidence.evidence_methods import Estimator
+from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, Estimator
 from pyro_vae.evidence.evidence_record import finite_or_none
-from pyro_vae.evidence.log_px_result import weakest_kind
+from pyro_vae.evidence.log_px_result import LogPx, weakest_kind
+from pyro_vae.inference.svi.checkpoint import quick_fingerprint
+from pyro_vae.inference.svi.progress import Style
 from pyro_vae.json_records import Record
+from pyro_vae.typing import Program
+from pyro_vae.workflows.choose_draws import choose_draws
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
+from pyro_vae.workflows.reference_scores import digest_of_weights
 from pyro_vae.workflows.row_frames import describe_rows, score_frame
+from pyro_vae.workflows.row_progress import RowProgress, words_of_seconds
 from pyro_vae.workflows.row_writers import ANNOTATED, open_row_writer, require_writer
+from pyro_vae.workflows.unfinished_scores import UnfinishedScores
 
 NUM_LOWEST = 5
 ENDINGS = (".csv", ".parquet", ANNOTATED)
@@ -127,6 +135,10 @@ def score_rows(
     false_alarms: float | None = None,
     estimator: Estimator | None = None,
     program: str | None = None,
+    resume: bool = False,
+    seconds: float | None = None,
+    progress: Style = "none",
+    log: Callable[[str], None] = lambda line: None,
 ) -> tuple[ScoreSummary, ScoreTotals]:
     """Write log p(x), k-hat, percentile and an anomaly flag of each row to a `.csv`.
 
@@ -142,6 +154,10 @@ def score_rows(
             the smallest that the number of validation rows can tell.
         estimator: how log p(x) is computed; by default as that of the validation rows was when the run was fitted.
         program: `FILE.py:FUNCTION` of a program of one's own.
+        resume: whether to go on with an interrupted call for the same file: the rows it has scored are kept.
+        seconds: the time for all rows, by which the number of draws is chosen once.
+        progress: how progress is shown: `auto`, `bar`, `lines` or `none`.
+        log: called with each note.
 
     Returns:
         The summary, and the totals, which name the least probable rows.
@@ -150,24 +166,29 @@ def score_rows(
     path = Path(out) if out is not None else folder / "scores.csv"
     source = None if data is None else Path(data)
     require_writer(path, ENDINGS, source)
+    unfinished = UnfinishedScores(path, resume)
     run = Run(folder, program)
     rows, scored = run.rows(data, split), run.program()
+    if resume:
+        estimator = estimator or unfinished.estimator
+    elif seconds is not None:
+        estimator, needed = choose_draws(estimator or run.reference_scores(None)[1], scored, rows, seconds)
+        log(f"{estimator.num_samples} draws for each of {len(rows):,} rows, about {words_of_seconds(needed)}")
     reference, estimator = run.reference_scores(false_alarms, estimator)
     rate = usable_rate(false_alarms, int(reference.has_number.sum()))
-    weights = rows.relative_weights
-    totals, places = ScoreTotals(), torch.arange(len(rows)) if rows.name == "train" else None
+    weights, totals, begun = rows.relative_weights, ScoreTotals(), 0
     output = open_row_writer(path, len(rows), ENDINGS, source) if group.is_main else nullcontext()
-    with output as writer, warnings.catch_warnings():
+    chunks = _Chunks(scored, rows, estimator, unfinished, digest_of_weights(folder), progress)
+    with output as writer, chunks.interrupted(log), warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroDensityWarning)  # the summary says it
-        size = chunk_rows(rows.shape[1], CHUNK_ROWS)
-        for number, part in enumerate(rows.chunks(size)):
-            own = None if places is None else places[number * size :][: len(part)]
-            log_px = estimate_log_px(estimator, scored, part, rows=own, seed=estimator.seed + number)
+        for part, log_px in chunks:
             scores = compare_with_reference(log_px, reference, rate)
             if writer is not None:
                 writer.write(describe_rows(part, run.prepare), score_frame(scores))
-            own_weights = None if weights is None else weights[number * size :][: len(part)]
-            totals.add(scores, part, own_weights)
+            totals.add(scores, part, None if weights is None else weights[begun : begun + len(part)])
+            begun += len(part)
+    if group.is_main:
+        unfinished.remove()
     summary = ScoreSummary(
         run=str(folder),
         path=str(path),
@@ -189,3 +210,60 @@ def score_rows(
         effective_rows=effective_rows(rows.weights),
     )
     return summary, totals
+
+
+class _Chunks:
+    """The chunks of rows in order, each with log p(x); the processes of a group share each chunk.
+
+    Args:
+        program: the program.
+        rows: all rows.
+        estimator: how log p(x) is computed.
+        unfinished: where the scores of finished chunks are kept, and taken from where a call is resumed.
+        weights: the digest of the program's weights.
+        progress: how progress is shown.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        rows: Split,
+        estimator: Estimator,
+        unfinished: UnfinishedScores,
+        weights: str,
+        progress: Style,
+    ) -> None:
+        self.program, self.rows, self.estimator, self.unfinished = program, rows, estimator, unfinished
+        self.size, self.is_main = chunk_rows(rows.shape[1], CHUNK_ROWS), process_group().is_main
+        self.about = {"weights": weights, "rows": quick_fingerprint(rows), "chunk size": self.size}
+        verb = EVIDENCE_METHODS[estimator.method].progress or "scored"
+        self.shown = RowProgress(verb, len(rows), progress if self.is_main else "none")
+        self.is_kept = self.is_main and len(rows) > self.size
+
+    def __iter__(self) -> Iterator[tuple[Split, LogPx]]:
+        if self.is_kept:
+            self.unfinished.begin(self.estimator, self.about)
+        places = torch.arange(len(self.rows)) if self.rows.name == "train" else None
+        with self.shown:
+            for number, part in enumerate(self.rows.chunks(self.size)):
+                kept = self.unfinished.read(number)
+                found = self._score(number, part, places) if kept is None else kept
+                if kept is None and self.is_kept:
+                    self.unfinished.write(number, found)
+                self.shown.advance(len(part), kept=kept is not None)
+                yield part, found
+
+    def _score(self, number: int, part: Split, places: Tensor | None) -> LogPx:
+        own = None if places is None else places[number * self.size :][: len(part)]
+        seed = self.estimator.seed + number
+        return estimate_log_px(self.estimator, self.program, part, rows=own, seed=seed, on_rows=self.shown.show)
+
+    @contextmanager
+    def interrupted(self, log: Callable[[str], None]) -> Iterator[None]:
+        """Inside, an interruption is logged with what is kept."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.is_kept and len(self.unfinished):
+                log(f"the scores of {self.shown.done:,} rows are kept in {self.unfinished.folder}; --resume goes on")
+            raise

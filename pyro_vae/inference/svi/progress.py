@@ -1,4 +1,4 @@
-"""The progress of a fit on stderr: a bar on a terminal, a line every ten seconds, or nothing."""
+"""The progress of a fit on stderr: a bar on a terminal, a line every ten seconds after five, or nothing."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.svi.callbacks import Callback, CallbackBase, CallWithHistory, OnEpoch, RunningFit
 
 Style = Literal["auto", "bar", "lines", "none"]
-SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES, SECONDS_WITHOUT_WORD = 10.0, 5.0  # shorter work needs no line
 
 
 class Progress(CallbackBase):
@@ -23,13 +23,13 @@ class Progress(CallbackBase):
     def __init__(self, style: Style = "auto") -> None:
         self.style = ("bar" if sys.stderr.isatty() else "none") if style == "auto" else style
         self._bar: Any = None  # rich is imported for a bar only
-        self._last_line = time.monotonic()
+        self._began = self._last_line = time.monotonic()
 
     def on_fit_start(self, fit: RunningFit) -> None:
         """Start the bar, from the epochs that are done."""
-        self._last_line = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         if self.style == "bar":
-            self._bar, steps = _make_bar(), fit.steps_per_epoch
+            self._bar, steps = make_bar(), fit.steps_per_epoch
             self._task = self._bar.add_task(
                 "", total=fit.epochs * steps, completed=len(fit.history) * steps, numbers=""
             )
@@ -48,7 +48,8 @@ class Progress(CallbackBase):
             self._bar.update(self._task, completed=row.epoch * fit.steps_per_epoch, numbers=numbers)
         elif self.style == "lines":
             now = time.monotonic()
-            if row.epoch in (1, fit.epochs) or now - self._last_line > SECONDS_BETWEEN_LINES:
+            is_due = row.epoch in (1, fit.epochs) or now - self._last_line > SECONDS_BETWEEN_LINES
+            if is_due and now - self._began > SECONDS_WITHOUT_WORD:
                 print(_summary(row, fit.epochs), file=sys.stderr, flush=True)
                 self._last_line = now
 
@@ -59,7 +60,8 @@ class Progress(CallbackBase):
             self._bar = None
 
 
-def _make_bar() -> Any:  # rich's `Progress`
+def make_bar() -> Any:
+    """A bar of rich's on stderr that disappears when it ends; its tasks have a field `numbers`."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
