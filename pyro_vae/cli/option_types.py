@@ -23,7 +23,16 @@ class Duration(click.ParamType):
     UNITS = MappingProxyType({"s": 1, "m": 60, "h": 3600})
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds; `BadParameter` for text that is no time."""
+        """The seconds of a time; `BadParameter` for text that is none.
+
+        Args:
+            value: the text, or the seconds themselves.
+            param: the option, for the message.
+            ctx: the command's context.
+
+        Returns:
+            The seconds.
+        """
         if isinstance(value, float):
             return value
         found = re.fullmatch(r"(\d+\.?\d*)([smh])", str(value).strip())

@@ -43,7 +43,12 @@ class RowProgress:
             self._bar.stop()
 
     def advance(self, rows: int, kept: bool = False) -> None:
-        """Some more rows are done; those that were `kept` from an earlier command took no time."""
+        """Some more rows are done.
+
+        Args:
+            rows: how many.
+            kept: whether an earlier command has done them, so that they took no time.
+        """
         self.done += rows
         self.kept += rows if kept else 0
         self.show(0)

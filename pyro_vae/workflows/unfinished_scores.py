@@ -89,7 +89,12 @@ class UnfinishedScores:
         )
 
     def write(self, number: int, found: LogPx) -> None:
-        """Keep log p(x) of a chunk, nats."""
+        """Keep log p(x) of a chunk.
+
+        Args:
+            number: the chunk's number, from zero.
+            found: log p(x) of its rows, nats.
+        """
         khat = found.khat if isinstance(found, Evidence) else torch.full_like(found.log_px, torch.nan)
         about = {"measure": found.measure, "kind": found.kind, "bad_share": found.khat_bad}
         reasons = {str(row): reason for row, reason in found.reasons.items()}

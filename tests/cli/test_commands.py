@@ -63,7 +63,7 @@ def test_fit_writes_a_run_and_prints_a_record(run, capsys):
     assert set(rows[0]) == {
         "epoch", "step", "elbo", "reconstruction", "kl", "valid_elbo", "valid_reconstruction", "valid_kl",
         "valid_kl_apart",
-        "active_units", "learning_rate", "beta", "seconds",
+        "active_units", "learning_rate", "beta", "seconds", "restarts",
     }  # fmt: skip
     record = json.loads((run / "evaluation.json").read_text())["valid"]
     assert set(record) == KEYS
