@@ -39,7 +39,10 @@ def test_rows_come_back_in_their_own_columns(folder, frame):
     assert list(drawn.columns) == COLUMNS
     assert drawn["orders"].dtype.kind == "i"
     assert (drawn["orders"] >= 0).all()
-    assert set(drawn["segment"]) <= set(frame["segment"])
+    for name in ("segment", "city"):  # one level a row, of those that the data has
+        assert set(drawn[name]) <= set(frame[name])
+    assert drawn["signup"].str.fullmatch(r"\d{4}-\d{2}-\d{2}").all()  # days, as in the file
+    assert drawn.notna().all(axis=None)
     assert drawn["revenue"].round(2).equals(drawn["revenue"])
     pandas.testing.assert_frame_equal(drawn, run.sample(500, seed=0))
     some = frame.iloc[[7, 417, 3]].reset_index(drop=True)
