@@ -8,6 +8,7 @@ from . import likelihoods as likelihoods
 from . import nets as nets
 from . import plots as plots
 from . import priors as priors
+from . import sklearn as sklearn
 from . import studies as studies
 from . import typing as typing
 from .comparison.comparison_table import compare as compare
@@ -120,6 +121,7 @@ __all__ = [
     "save",
     "score",
     "select_mixture",
+    "sklearn",
     "studies",
     "to_inference_data",
     "typing",

@@ -21,7 +21,7 @@ from pyro_vae.data.columns import Schema
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
 from pyro_vae.data.image_shapes import ImageShape, as_image_shape, describe_shape, is_colour
-from pyro_vae.data.load_tables import ReadOptions, Source, load_tables
+from pyro_vae.data.load_tables import ReadOptions, Source, SplitSource, load_tables
 from pyro_vae.data.prepare_rows import Preparation, draw_dense, make_split
 from pyro_vae.data.reference_measure import Measure, infer_measure, measure_of_columns
 from pyro_vae.data.split import Split
@@ -160,7 +160,7 @@ class Dataset:
 
 
 def load_data(
-    name: Source = "mnist-5k",
+    name: SplitSource = "mnist-5k",
     *,
     binarize: str | None = None,
     dequantize: bool = False,
@@ -194,7 +194,7 @@ def load_data(
     Args:
         name: the name or path; in memory an array or tensor (N, D) or (N, height, width), in colour (N, 3, height,
             width) or (N, height, width, 3), a sparse matrix (N, D), which stays sparse, a data frame of pandas, polars
-            or pyarrow, or annotated rows (`anndata.AnnData`).
+            or pyarrow, or such a frame that is split already (`FrameParts`), or annotated rows (`anndata.AnnData`).
         binarize: stochastic, fixed, threshold or none; by default grey images are binarized stochastically, images in
             colour and tables are not.
         dequantize: whether uniform noise is added to integers.

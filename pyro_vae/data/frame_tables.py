@@ -26,12 +26,14 @@ class FrameParts:
         parts: the row numbers of the training, validation and test rows.
         notes: what was decided.
         index: the number of each row in its own file, where rows come from several.
+        infer_label: whether a column that is called label, labels, target or class is taken for the labels.
     """
 
     frame: Frame
     parts: Parts
     notes: tuple[str, ...] = ()
     index: Tensor | None = None
+    infer_label: bool = True
 
 
 def split_frame(frame: Frame, options: ColumnOptions, seed: int) -> FrameParts:
@@ -114,7 +116,7 @@ def tables_of_frame(parts: FrameParts, options: ColumnOptions, refuse_missing: b
         The training, validation and test tables.
     """
     frame = parts.frame
-    schema = infer_schema(frame, options, parts.parts[0].numpy())
+    schema = infer_schema(frame, options, parts.parts[0].numpy(), parts.infer_label)
     if not schema.modelled:
         raise InputError(f"{frame.source}: no column is left to model: {'; '.join(schema.describe()[:5])}")
     table = table_from_frame(frame, schema)

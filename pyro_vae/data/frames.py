@@ -87,11 +87,21 @@ def read_frame(data: object, source: Path) -> Frame:
         return without_row_numbers(Frame(data.reset_index(drop=True), source, has_names=has_names))
     import narwhals.stable.v2 as nw
 
-    if type(data).__name__ == "LazyFrame":
-        raise InputError(f"{source}: a lazy frame has no rows yet; collect it first (frame.collect())")
+    require_eager(data, source)
     frame: nw.DataFrame[Any] = nw.from_native(cast(Any, data), eager_only=True)
     columns: Mapping[str, Any] = {name: _as_pandas(frame[name]) for name in frame.columns}
     return without_row_numbers(Frame(pandas.DataFrame(columns), source))
+
+
+def require_eager(data: object, source: Path) -> None:
+    """`InputError` for a lazy frame.
+
+    Args:
+        data: a frame of any library.
+        source: what it is, for the message.
+    """
+    if type(data).__name__ == "LazyFrame":
+        raise InputError(f"{source}: a lazy frame has no rows yet; collect it first (frame.collect())")
 
 
 def _as_pandas(series: Any) -> Any:

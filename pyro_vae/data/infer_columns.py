@@ -45,13 +45,16 @@ MIN_FOR_ID = 20  # rows
 MAX_LOOKED_AT = 100_000  # training rows by which shapes of distributions are judged; ranges are those of all
 
 
-def infer_schema(frame: Frame, options: ColumnOptions, training: Array | None = None) -> Schema:
+def infer_schema(
+    frame: Frame, options: ColumnOptions, training: Array | None = None, infer_label: bool = True
+) -> Schema:
     """The columns of a frame with their kinds.
 
     Args:
         frame: the frame, of all rows.
         options: what the user says.
         training: the numbers of the training rows, by which kinds, levels and ranges are decided; all by default.
+        infer_label: whether a column that is called label, labels, target or class is taken for the labels.
 
     Returns:
         The schema; `InputError` for names that the frame does not have, and for values that a kind cannot hold.
@@ -62,7 +65,7 @@ def infer_schema(frame: Frame, options: ColumnOptions, training: Array | None = 
         raise InputError(f"{source}: two columns are called {repeated[0]!r}; give each a name of its own")
     given = given_columns(options, names, source)
     rows = values if training is None else values.iloc[training]
-    has_label = any(column.kind == "label" for column in given.values())
+    has_label = not infer_label or any(column.kind == "label" for column in given.values())
     columns = []
     for name in names:
         column = given.get(name) or Column(name, "")

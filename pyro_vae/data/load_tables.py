@@ -12,7 +12,7 @@ from pyro_vae.data.annotated.annotated_rows import AnnotatedRows
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.annotated.read_annotated import OBS_NAME
 from pyro_vae.data.column_options import ColumnOptions
-from pyro_vae.data.frame_tables import MIN_ROWS, split_frame, stack_frames, tables_of_frame
+from pyro_vae.data.frame_tables import MIN_ROWS, FrameParts, split_frame, stack_frames, tables_of_frame
 from pyro_vae.data.frames import DataFrame, Frame
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
 from pyro_vae.data.image_shapes import ImageShape, describe_shape
@@ -27,6 +27,7 @@ from pyro_vae.data.table import Table, require_complete
 from pyro_vae.errors import InputError
 
 Source = str | Path | Tensor | Array | DataFrame | SparseMatrix | AnnotatedRows
+SplitSource = Source | FrameParts
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,12 @@ class LoadedTables:
     description: str
 
 
-def load_tables(name: Source, options: ReadOptions) -> LoadedTables:
+def load_tables(name: SplitSource, options: ReadOptions) -> LoadedTables:
     """The tables of a data set.
 
     Args:
-        name: the name or path; in memory an array or tensor of rows or images, a sparse matrix, a data frame, or
-            annotated rows.
+        name: the name or path; in memory an array or tensor of rows or images, a sparse matrix, a data frame, one that
+            is split already, or annotated rows.
         options: how rows are read and split.
 
     Returns:
@@ -90,6 +91,8 @@ def load_tables(name: Source, options: ReadOptions) -> LoadedTables:
         raise InputError("only the rows of a file can stay on disk: leave stream (--stream) out")
     if isinstance(name, str) and is_named:
         return _load_named(name, options)
+    if isinstance(name, FrameParts):
+        return _from_parts(name, str(name.frame.source), options)
     read, source = _read(name, options)
     if isinstance(read, Frame):
         return _from_frame(read, source, options)
@@ -149,6 +152,10 @@ def _from_frame(frame: Frame, source: str, options: ReadOptions) -> LoadedTables
         if others
         else split_frame(frame, options.columns, options.seed)
     )
+    return _from_parts(parts, source, options)
+
+
+def _from_parts(parts: FrameParts, source: str, options: ReadOptions) -> LoadedTables:
     tables = tables_of_frame(parts, options.columns, options.missing == "refuse")
     if options.image_shape is not None:
         tables = [replace(table, image_shape=options.image_shape) for table in tables]

@@ -34,7 +34,7 @@ def check_weights(weights: Tensor, num_rows: int) -> Tensor:
             "the row out, or give it the weight 0"
         )
     if num_rows and not bool((weights > 0).any()):
-        raise InputError(f"the weights of all {num_rows} rows are 0, and one of them has to be above 0")
+        raise InputError(f"the weights of all {num_rows} rows are zero, and one of them has to be above 0")
     return weights
 
 

@@ -20,7 +20,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.context_managers import evaluating
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
@@ -133,7 +133,13 @@ def auto_evidence(
     """
     split, rows = rows_to_score(data, rows, labels)
     sizes = sorted({k for k in iwae if k >= 1})
-    with torch.no_grad(), use_param_store(program), evaluating(program), pyro.validation_enabled(False):
+    with (
+        torch.no_grad(),
+        seeded(seed or 0),
+        use_param_store(program),
+        evaluating(program),
+        pyro.validation_enabled(False),
+    ):
         scored = ScoredRows(program, split, rows, group, seed, allow_zero=True, needs_guide=False)
         use_guide = use_guide and scored.program is program  # else its prior has taken the guide's place
         if use_guide:

@@ -17,7 +17,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.context_managers import evaluating
+from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.choose_columns import choose_columns, number_names
 from pyro_vae.data.columns import Schema
@@ -130,7 +130,13 @@ def conditional_evidence(
         return _with_found(blank, _by_density(program, both, only_given), index)
     require_conditional(program)
     pair = _Pair(program, both, only_given, own, memory_mib, seed, group)
-    with torch.no_grad(), use_param_store(program), evaluating(program), pyro.validation_enabled(False):
+    with (
+        torch.no_grad(),
+        seeded(seed or 0),
+        use_param_store(program),
+        evaluating(program),
+        pyro.validation_enabled(False),
+    ):
         found = pair.score(wanted, num_samples, exact)
     return _with_found(blank, found, index)
 

@@ -115,7 +115,7 @@ def impute_rows(
         return blank
     index = (~observed).any(1).nonzero()[:, 0]
     part, own_rows = split.take(index), None if rows is None else rows[index]
-    with torch.no_grad(), use_param_store(program), evaluating(program), pyro.validation_enabled(False):
+    with torch.no_grad(), seeded(seed), use_param_store(program), evaluating(program), pyro.validation_enabled(False):
         if isinstance(program, DrawsMissing) and isinstance(program, Density):
             found = _exactly(program, part, wanted)
         else:

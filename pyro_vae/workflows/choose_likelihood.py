@@ -8,6 +8,7 @@ from pyro_vae.data import Dataset, load_data
 from pyro_vae.data.column_options import parse_kinds
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.image_shapes import is_colour
+from pyro_vae.data.load_tables import SplitSource
 from pyro_vae.data.reference_measure import are_counts, observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.option_registry import Value
@@ -26,7 +27,7 @@ class LikelihoodChoice:
     reason: str
 
 
-def load_dataset(config: DataConfig, likelihood: str = "auto") -> Dataset:
+def load_dataset(config: DataConfig, likelihood: str = "auto", rows: SplitSource | None = None) -> Dataset:
     """The data set of a configuration, its measure the one that the likelihood is for.
 
     Likelihoods of grey levels get pictures as they are; only those of real numbers get standardized columns.
@@ -34,10 +35,12 @@ def load_dataset(config: DataConfig, likelihood: str = "auto") -> Dataset:
     Args:
         config: the data settings.
         likelihood: the likelihood's name, or auto.
+        rows: rows in memory, in place of those that `config.data` names.
 
     Returns:
         The data set.
     """
+    rows = config.data if rows is None else rows
     values = "" if likelihood == "auto" else LIKELIHOODS[likelihood].values
     binarize, standardize = config.binarize, config.standardize
     if values not in ("", "bits") and binarize is None:
@@ -50,17 +53,17 @@ def load_dataset(config: DataConfig, likelihood: str = "auto") -> Dataset:
     if values == "columns":
         binarize = standardize = None
     config = replace(config, coding=coding)
-    data = _load(replace(config, binarize=binarize, standardize=standardize))
+    data = _load(replace(config, binarize=binarize, standardize=standardize), rows)
     if values == "reals" and standardize is None and data.train.measure.levels is None:
         if data.train.measure.scale:
             return data
-        return _load(replace(config, binarize=binarize, standardize=True))  # counts, taken as real numbers
+        return _load(replace(config, binarize=binarize, standardize=True), rows)  # counts, taken as real numbers
     return data
 
 
-def _load(config: DataConfig) -> Dataset:
+def _load(config: DataConfig, rows: SplitSource) -> Dataset:
     return load_data(
-        config.data,
+        rows,
         binarize=config.binarize,
         dequantize=config.dequantize,
         standardize=config.standardize,

@@ -153,7 +153,7 @@ class _Job:
         seed = settings.training.seed
         if build is None:
             self.likelihood = choose_likelihood(settings.model, self.data)
-            masked = settings.data.missing == "mask" or self.data.has_missing
+            masked = settings.is_masked(self.data.has_missing)
             self.program: Program = build_vae(settings.model, self.likelihood, self.data, seed, masked)
         else:
             with seeded(seed):

@@ -113,6 +113,10 @@ class FitSettings:
         values: dict[str, Value] = self.values["model"] | {"latent_dim": latents}
         return replace(self, model=replace(self.model, latent_dim=latents), values=self.values | {"model": values})
 
+    def is_masked(self, has_missing: bool) -> bool:
+        """Whether the mask of missing values is an input of the guide: where some are, or `missing` says so."""
+        return self.data.missing == "mask" or has_missing
+
     def to_toml(self) -> dict[str, dict[str, object]]:
         """The settings as TOML can hold them: nothing for None, lists for tuples, text for paths."""
 

@@ -1,6 +1,6 @@
 """The rows that came in as a frame of their own kind, and copies of it with the missing cells filled."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -40,8 +40,8 @@ class SourceFrame:
     """
 
     given: Any
-    columns: Sequence[str]
-    ids: Sequence[str]
+    columns: Sequence[Hashable]
+    ids: Sequence[Hashable]
     holds_text: bool = False
 
     def filled(self, frames: Sequence[pandas.DataFrame], missing: Array) -> Any:
@@ -93,7 +93,7 @@ class SourceFrame:
         import narwhals.stable.v2 as nw
 
         changed = []
-        for place, (name, given) in enumerate(zip(self.columns, values, strict=True)):
+        for place, (name, given) in enumerate(zip(map(str, self.columns), values, strict=True)):
             if not (mask := missing[:, place]).any():
                 continue
             before = own[name]

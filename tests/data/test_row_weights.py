@@ -44,7 +44,7 @@ def on_disk(tmp_path):
         (torch.tensor([1.0, 1, 1, -1, 1, -2]), "that of row 3 is -1"),
         (torch.tensor([1.0, math.nan, 1, 1, 1, 1]), "that of row 1 is nan"),
         (torch.tensor([1.0, 1, 1, 1, 1, math.inf]), "that of row 5 is inf"),
-        (torch.zeros(6), "the weights of all 6 rows are 0"),
+        (torch.zeros(6), "the weights of all 6 rows are zero"),
     ],
 )
 def test_weights_that_are_refused(weights, message):
@@ -91,7 +91,7 @@ def test_weights_go_with_their_rows_on_disk(on_disk):
 def test_a_part_may_have_no_row_that_counts():
     part = in_memory().take(torch.tensor([1, 4]))
     assert part.weights.tolist() == [0, 0]
-    with pytest.raises(InputError, match="the weights of all 2 rows are 0"):
+    with pytest.raises(InputError, match="the weights of all 2 rows are zero"):
         part.without_uncounted()
 
 

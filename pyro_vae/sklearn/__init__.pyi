@@ -1,0 +1,3 @@
+from .vae_density import VAEDensity as VAEDensity
+
+__all__ = ["VAEDensity"]
