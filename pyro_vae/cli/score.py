@@ -23,6 +23,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS
 from pyro_vae.json_records import Record
 
+NUM_EXPLAINED = 5  # rows that are printed
+
 
 @click.command(cls=GroupedCommand)
 @RUN
@@ -41,6 +43,12 @@ from pyro_vae.json_records import Record
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=None,
     help="The share of usual rows that may be flagged; by default 0.05, or the smallest that can be told.",
+)
+@option(
+    "Evidence",
+    "--explain",
+    is_flag=True,
+    help="For each flagged row the columns that make it improbable given its others, in nats; tables only.",
 )
 @evidence_options
 @option(
@@ -116,9 +124,22 @@ def _print(summary: Record, lowest: list[tuple[float, str]]) -> None:
         f"below {summary['threshold']:.2f}, by {summary['num_reference']} validation rows"
     )
     click.echo(f"least probable rows: {', '.join(f'{index} ({log_px:.1f})' for log_px, index in lowest)}")
+    if summary["explanations"] is not None:
+        _print_explanations(summary["explanations"], flagged)
     if (bad := summary["khat_bad"]) is not None and bad >= 0.1:
         click.echo(
             f"k-hat is bad for {bad:.0%} of the rows: their log p(x) is likely too low, as that of validation rows; "
             f"{'--method auto' if summary['method'] == 'is' else '--method ais, more draws'} or a richer guide would "
             "tighten both"
         )
+
+
+def _print_explanations(explained: list[Record], num_flagged: int) -> None:
+    if not explained:
+        return
+    few = "" if len(explained) == num_flagged else f" (the {len(explained)} least probable of {num_flagged})"
+    click.echo(f"flagged rows{few}, log p of a value given the row's others, less what is expected there, in nats:")
+    for row in explained[:NUM_EXPLAINED]:
+        click.echo(f"  row {row['row']}: {row}")
+    if len(explained) > NUM_EXPLAINED:
+        click.echo(f"  and {len(explained) - NUM_EXPLAINED} more, in the file")

@@ -13,21 +13,27 @@ from .multiple_imputation import pool_estimates as pool_estimates
 from .samples.compare_samples import SampleComparison as SampleComparison
 from .samples.compare_samples import compare_samples as compare_samples
 from .samples.nearest_rows import NearestRows as NearestRows
+from .strange_columns import Explanations as Explanations
+from .strange_columns import StrangeColumn as StrangeColumn
+from .strange_columns import explain_rows as explain_rows
 from .two_sample_test import TwoSample as TwoSample
 from .two_sample_test import two_sample as two_sample
 
 __all__ = [
     "AggregatePosterior",
+    "Explanations",
     "Gaps",
     "LatentUsage",
     "NearestRows",
     "PooledEstimate",
     "SampleComparison",
     "Scores",
+    "StrangeColumn",
     "TwoSample",
     "aggregate",
     "compare_samples",
     "density_on_grid",
+    "explain_rows",
     "inference_gaps",
     "interpolate",
     "measure_latent_usage",

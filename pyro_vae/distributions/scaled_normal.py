@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Independent, Normal, constraints
 
 from pyro_vae.distributions.stable_densities import in_float64
 
@@ -87,6 +87,27 @@ class ScaledMultivariateNormal(TorchDistribution):
         factor = torch.linalg.cholesky(rest + torch.diag_embed(seen)).to(self.loc.dtype)
         loc = torch.where(self.observed, value, self.loc + shift)
         return ScaledMultivariateNormal(loc, self.scale * ~self.observed, factor)
+
+    def given_others(self, value: Tensor) -> "Independent[Normal]":
+        r"""The distribution of each observed value given all other observed ones.
+
+        With the precision P of the observed block of $L L^T$ and $r = (x - \mu) / s$: normal, with mean $x_d - s_d (P
+        r)_d / P_{dd}$ and standard deviation $s_d / \sqrt{P_{dd}}$.
+
+        Args:
+            value: the values (..., D).
+
+        Returns:
+            Independent normals of D values.
+        """
+        seen = torch.ones_like(value, dtype=torch.bool) if self.observed is None else self.observed
+        tril = in_float64(self.tril)
+        precision = torch.cholesky_inverse(tril if self.observed is None else _tril_of_observed(tril, seen))
+        residual = in_float64(value - self.loc) / in_float64(self.scale) * seen
+        pull = (precision @ residual.unsqueeze(-1)).squeeze(-1)
+        diagonal = precision.diagonal(dim1=-2, dim2=-1)
+        loc = value - self.scale * (pull / diagonal).to(value)
+        return Independent(Normal(loc, self.scale * diagonal.rsqrt().to(value), validate_args=False), 1)
 
     @property
     def mean(self) -> Tensor:

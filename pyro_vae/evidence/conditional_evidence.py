@@ -9,38 +9,29 @@
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.choose_columns import choose_columns, number_names
 from pyro_vae.data.columns import Schema
 from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.data.split import OBSERVED_ONLY
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
-from pyro_vae.errors import InputError, ZeroDensityWarning
-from pyro_vae.evidence.auto_evidence import exact_where_cheap
+from pyro_vae.errors import InputError
 from pyro_vae.evidence.evidence_record import finite_or_none
-from pyro_vae.evidence.importance_sampling import Evidence, log_evidence
 from pyro_vae.evidence.log_px_result import LogPx
-from pyro_vae.evidence.paired_blocks import PairedScorer
-from pyro_vae.evidence.pareto_smoothing import khat_limit
-from pyro_vae.evidence.score_blocks import has_row_guide, score_by_modes
+from pyro_vae.evidence.paired_rows import UNDEFINED, FoundRows, PairedRows
 from pyro_vae.models import exact_density as models
-from pyro_vae.programs.parameters import use_param_store
-from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
-from pyro_vae.programs.row_inputs import model_takes
+from pyro_vae.programs.row_batches import rows_to_score
 from pyro_vae.typing import PerRow, Program
 
 Columns = Sequence[str | int]
+FIELDS = ("log_px", "mc_se", "khat", "is_bad")
 NAMED_COLUMNS = 8  # in the name of a measure
-UNDEFINED = "the values that are conditioned on have density zero"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -128,26 +119,8 @@ def conditional_evidence(
     both, only_given = (part.with_mask(observed[index] & some) for some in (wanted | known, known))
     if isinstance(program, models.Density):
         return _with_found(blank, _by_density(program, both, only_given), index)
-    require_conditional(program)
-    pair = _Pair(program, both, only_given, own, memory_mib, seed, group)
-    with (
-        torch.no_grad(),
-        seeded(seed or 0),
-        use_param_store(program),
-        evaluating(program),
-        pyro.validation_enabled(False),
-    ):
-        found = pair.score(wanted, num_samples, exact)
-    return _with_found(blank, found, index)
-
-
-def require_conditional(program: Program) -> None:
-    """`InputError` for a program whose model cannot leave values out."""
-    if not model_takes(program, "mask"):
-        raise InputError(
-            "log p(x_A | x_B) needs log p(x_B), and the program's model takes no mask: give model(x, mask=None) a "
-            "likelihood of the observed values (likelihood.masked(z, mask))"
-        )
+    pair = PairedRows(program, both, only_given, own, memory_mib, seed, group)
+    return _with_found(blank, pair.score(num_samples, exact=exact), index)
 
 
 def _two_sides(columns: Columns, given: Columns | None, schema: Schema, num_features: int) -> tuple[Tensor, Tensor]:
@@ -183,112 +156,20 @@ def _measure(name: str, sides: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
     return f"{name.removesuffix(OBSERVED_ONLY)}: {columns} given {given}"
 
 
-def _with_found(blank: ConditionalEvidence, found: "_Found", index: Tensor) -> ConditionalEvidence:
+def _with_found(blank: ConditionalEvidence, found: FoundRows, index: Tensor) -> ConditionalEvidence:
     """The results with those of some rows (n,)."""
-    columns = {name: getattr(blank, name).index_copy(0, index, values) for name, values in found.values.items()}
+    columns = {
+        name: vars(blank)[name].index_copy(0, index, values) for name, values in found.values.items() if name in FIELDS
+    }
     sides = (blank.columns, blank.given)
     reasons = {int(index[row]): reason for row, reason in found.reasons.items()}
     return replace(blank, **columns, measure=_measure(found.measure, sides), kind=found.kind, reasons=reasons)
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Columns of n rows by the name of the field, and what is said of them."""
-
-    values: dict[str, Tensor]
-    measure: str
-    kind: str
-    reasons: dict[int, str]
-
-
-def _by_density(program: models.Density, both: Split, given: Split) -> _Found:
+def _by_density(program: models.Density, both: Split, given: Split) -> FoundRows:
     log_px = program.log_prob(both) - program.log_prob(given)
     reasons = {int(row): UNDEFINED for row in log_px.isnan().nonzero()}
-    return _Found({"log_px": log_px, "mc_se": 0.0 * log_px}, both.measure_name, "exact", reasons)
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Rows with the values of A and B, the same with those of B alone, and how they are scored."""
-
-    program: Program
-    both: Split
-    given: Split
-    rows: Tensor | None
-    memory_mib: float
-    seed: int | None
-    group: ProcessGroup
-
-    def score(self, wanted: Tensor, num_samples: int, exact: bool) -> _Found:
-        """The results, exact if both parts are."""
-        scored = self._scored(self.both)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ZeroDensityWarning)
-            undefined = torch.tensor([row in self._scored(self.given).reasons for row in range(len(self.both))])
-        values, kind = self._exact() if exact else None, "exact"
-        if values is None:
-            values, kind = self._sampled(scored, wanted, num_samples), "estimate"
-        values["log_px"] = torch.where(undefined, math.nan, values["log_px"])
-        values["mc_se"] = torch.where(values["log_px"].isnan(), math.nan, values["mc_se"])
-        no_number = {int(row): "its log density is NaN" for row in values["log_px"].isnan().nonzero()}
-        reasons = no_number | scored.reasons | {int(row): UNDEFINED for row in undefined.nonzero()}
-        return _Found(values, scored.measure, kind, reasons)
-
-    def _scored(self, split: Split) -> ScoredRows:
-        about = (self.rows, self.group, self.seed)
-        return ScoredRows(self.program, split, *about, allow_zero=True, needs_guide=False)
-
-    def _exact(self) -> dict[str, Tensor] | None:
-        """The difference of two exact values; None where one of them is not."""
-        parts = []
-        for split in (self.both, self.given):
-            part = exact_where_cheap(self.program, split, self.rows, self.memory_mib, self.seed, self.group)
-            if part is None or (part.error == math.inf).any():
-                return None
-            parts.append(part.log_px)
-        return {"log_px": parts[0] - parts[1], "mc_se": torch.zeros(len(self.both), dtype=torch.float64)}
-
-    def _sampled(self, scored: ScoredRows, wanted: Tensor, num_samples: int) -> dict[str, Tensor]:
-        hidden = wanted.expand(self.both.shape)
-        results = None
-        if scored.plates.num_rows is None:
-            results = score_by_modes(
-                lambda use_guide: PairedScorer(
-                    scored.program, scored, hidden, num_samples, self.memory_mib, use_guide=use_guide
-                ),
-                has_row_guide(self.program, scored),
-            )
-        if results is None:
-            return self._by_guide(scored.program if scored.plates.num_rows is None else self.program, num_samples)
-        at_zero = {"log_px": -math.inf, "mc_se": 0.0, "khat": math.nan, "is_bad": 0.0}
-        found = {
-            name: scored.restore(torch.cat([block[name] for block in results]), zero) for name, zero in at_zero.items()
-        }
-        found["log_px"] = found["log_px"] + self.both.log_jacobian - self.given.log_jacobian
-        return found
-
-    def _by_guide(self, program: Program, num_samples: int) -> dict[str, Tensor]:
-        """The difference of two estimates by the guide's draws, whose pairing the error does not count."""
-
-        def estimate(split: Split) -> Evidence:
-            return log_evidence(
-                program,
-                split,
-                num_samples,
-                rows=self.rows,
-                memory_mib=self.memory_mib,
-                seed=self.seed,
-                group=self.group,
-            )
-
-        both, given = estimate(self.both), estimate(self.given)
-        khat = torch.maximum(both.khat, given.khat)
-        return {
-            "log_px": both.log_px - given.log_px,
-            "mc_se": torch.hypot(both.mc_se, given.mc_se),
-            "khat": khat,
-            "is_bad": ~(khat <= khat_limit(num_samples)) & both.log_px.isfinite(),
-        }
+    return FoundRows({"log_px": log_px, "mc_se": 0.0 * log_px}, both.measure_name, "exact", reasons)
 
 
 def _pick(names: Sequence[str], chosen: Tensor) -> list[str]:

@@ -183,9 +183,9 @@ class BlockImputer(BlockScorer):
     def _draws(self, block: RowBlock, points: Points, index: Tensor, ends: Points | None) -> Tensor:
         """Draws of x, (n, M, D): of rows `index` at the chains' ends, of the others at the mixture's points."""
         num, seed = self.wanted.num_imputations, self.scored.seed
-        chosen = _taken(points.u, choose_points(points.log_weights, num, seed, block.first + torch.arange(BLOCK)))
+        chosen = taken(points.u, choose_points(points.log_weights, num, seed, block.first + torch.arange(BLOCK)))
         if ends is not None:
-            chosen[:, index] = _taken(ends.u, choose_points(ends.log_weights, num, seed, block.first + index))
+            chosen[:, index] = taken(ends.u, choose_points(ends.log_weights, num, seed, block.first + index))
         with seeded(key(seed, DRAWING, block.first)):
             parts = chosen.split(max(1, self.chunk // BLOCK))
             drawn = [observed_at(self.joint, block.batch, some).draw().reshape(len(some), BLOCK, -1) for some in parts]
@@ -211,22 +211,31 @@ class BlockImputer(BlockScorer):
             return [*super()._at_some_point(batch), observed_at(self.joint, batch, u).draw()]
 
 
-def observed_at(joint: UnconstrainedJoint, batch: Batch, u: Tensor) -> ObservedValues:
+def observed_at(joint: UnconstrainedJoint, batch: Batch, u: Tensor, *, given_others: bool = False) -> ObservedValues:
     """What the model observes at points of latents.
 
     Args:
         joint: the program's densities.
         batch: the rows (n).
         u: the points (S, n, K).
+        given_others: whether correlated values are each conditioned on all others.
 
     Returns:
         The distributions of S·n rows, points first.
     """
     rows = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(len(u)))
     trace, _ = joint.over(rows).trace(u.flatten(0, 1))
-    return ObservedValues(joint.plates, sample_sites(trace).values(), rows)
+    return ObservedValues(joint.plates, sample_sites(trace).values(), rows, given_others=given_others)
 
 
-def _taken(u: Tensor, chosen: Tensor) -> Tensor:
-    """The points (M, n, K) of u (S, n, K) with some numbers (M, n)."""
+def taken(u: Tensor, chosen: Tensor) -> Tensor:
+    """Some of the points of n rows.
+
+    Args:
+        u: the points, (S, n, K).
+        chosen: the numbers of those that are taken, (M, n).
+
+    Returns:
+        Points (M, n, K).
+    """
     return u[chosen.to(u.device), torch.arange(u.shape[1], device=u.device)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evidence.annealing_from_modes import CHAINS, anneal_chains
+from pyro_vae.evidence.impute_blocks import Points
 from pyro_vae.evidence.pareto_smoothing import khat_limit, pareto_smoothed
 from pyro_vae.evidence.proposal_mixture import Proposal
 from pyro_vae.evidence.row_blocks import RowBlock
@@ -55,20 +56,26 @@ class PairedScorer(BlockScorer):
     def _score_pair(self, joint: RowBlock, given: RowBlock) -> dict[str, Tensor]:
         (around_joint, stage), (around_given, other_stage) = self._find_modes(joint), self._find_modes(given)
         pairs = (joint, around_joint), (given, around_given)
-        above, below = (self._final_weights(*pair) for pair in pairs)
-        found = summarize_ratio(above, below, self.counts.strata)
-        stage = torch.maximum(stage, other_stage)
-        if len(bad := (stage == ANNEALING).nonzero()[:, 0]):
-            above, below = (anneal_chains(*pair, bad)[1] for pair in pairs)
-            chains = summarize_ratio(above, below, [CHAINS])
+        points = [self._points(*pair) for pair in pairs]
+        found = summarize_ratio(points[0].log_weights, points[1].log_weights, self.counts.strata)
+        index, ends = (torch.maximum(stage, other_stage) == ANNEALING).nonzero()[:, 0], None
+        if len(index):
+            above, ends = (Points(*anneal_chains(*pair, index)) for pair in pairs)
+            chains = summarize_ratio(above.log_weights, ends.log_weights, [CHAINS])
             chains["is_bad"] = ~(chains["ess"] >= MIN_ANNEALING_ESS)
             for name, values in chains.items():
-                found[name][bad] = values
-        return found
+                found[name][index] = values
+        return found | self._given_rest(joint, given, points[1], index, ends)
 
-    def _final_weights(self, block: RowBlock, proposal: Proposal) -> LogWeights:
+    def _points(self, block: RowBlock, proposal: Proposal) -> Points:
         u = block.proposal_draws(proposal, FINAL)
-        return block.weigh(proposal, u, torch.arange(BLOCK)).log_weights
+        return Points(u, block.weigh(proposal, u, torch.arange(BLOCK)).log_weights)
+
+    def _given_rest(
+        self, joint: RowBlock, given: RowBlock, points: Points, index: Tensor, ends: Points | None
+    ) -> dict[str, Tensor]:
+        """Further numbers of all rows, from weighted points given x_B; those of rows `index` are the chains' ends."""
+        return {}
 
     def require_placeholders_unread(self, rows: Batch | None = None) -> None:
         """`InputError` where the model reads the values of A although its mask leaves them out.

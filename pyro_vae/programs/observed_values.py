@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from pyro.distributions import MaskedDistribution
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, constraints
+from torch.distributions import Categorical, Distribution, Independent, Normal, constraints
 
 from pyro_vae.distributions import Observed
 from pyro_vae.distributions.column_vector import ColumnVector, Levels
@@ -62,10 +63,15 @@ class ObservedValues:
         plates: the program's plates.
         sites: the sites of the run by name.
         batch: its rows (n, D).
+        given_others: whether values with one correlation are each conditioned on all others that were observed, in
+            place of the missing ones on the observed ones.
     """
 
-    def __init__(self, plates: PlateStructure, sites: Iterable[Site], batch: Batch) -> None:
-        self.plates = plates
+    def __init__(
+        self, plates: PlateStructure, sites: Iterable[Site], batch: Batch, *, given_others: bool = False
+    ) -> None:
+        self.plates, self.given_others = plates, given_others
+        self._distributions: dict[str, Distribution] = {}
         observed = [site for site in sites if site["is_observed"] and not is_point_mass(site["fn"])]
         self.sites = [site for site in observed if not is_input(site["value"], batch.row_inputs)]
         for site in self.sites:
@@ -79,19 +85,45 @@ class ObservedValues:
 
     def draw(self) -> Tensor:
         """A draw of all values of each row, (n, D)."""
-        return self.plates.concatenate(self.sites, lambda site: _draw(_whole(site)))
+        return self.plates.concatenate(self.sites, lambda site: _draw(self._distribution(site)))
 
     def expected(self) -> Expected:
         """What x is expected to be, (n, D)."""
-        mean = self.plates.concatenate(self.sites, lambda site: _mean(_whole(site)))
+        mean = self.plates.concatenate(self.sites, lambda site: _mean(self._distribution(site)))
         levels, bits, start = [], [], 0
         for site in self.sites:
-            fn = _unwrapped(_whole(site))
+            fn = _unwrapped(self._distribution(site))
             width = self.plates.rows_to_front(site, site["value"]).shape[1]
             levels += [self._moved(site, each, start) for each in _levels_of(fn)]
             bits.append(torch.full((width,), _is_bit(site), device=mean.device))
             start += width
         return Expected(mean, tuple(levels), torch.cat(bits))
+
+    def each_log_prob(self, x: Tensor) -> Tensor:
+        """log p of each value given the latents, nats.
+
+        Args:
+            x: values in place of the rows' own, (n, D).
+
+        Returns:
+            Log densities or probabilities (n, D); of values with one correlation, those of the missing ones alone given
+            the observed ones.
+        """
+        parts, start = [], 0
+        for site in filter(self.plates.row_plate_frame, self.sites):
+            assert self.plates.row_dim is not None
+            axis, own = self.plates.row_dim - site["fn"].event_dim, site["value"]
+            width = self.plates.rows_to_front(site, own).shape[1]
+            value = x[:, start : start + width].reshape(own.movedim(axis, 0).shape).movedim(0, axis)
+            parts.append(self.plates.rows_to_front(site, _each_log_prob(self._distribution(site), value)))
+            start += width
+        return torch.cat(parts, -1)
+
+    def _distribution(self, site: Site) -> Distribution:
+        name = site["name"]
+        if name not in self._distributions:  # of correlated values it takes a factor for each row
+            self._distributions[name] = _whole(site, given_others=self.given_others)
+        return self._distributions[name]
 
     def _moved(self, site: Site, levels: LevelProbs, start: int) -> LevelProbs:
         """Probabilities with the rows in front, and the values' numbers counted over all sites."""
@@ -101,12 +133,12 @@ class ObservedValues:
         return LevelProbs(start + columns.to(probs.device), probs)
 
 
-def _whole(site: Site) -> Distribution:
+def _whole(site: Site, *, given_others: bool = False) -> Distribution:
     """The distribution of all values of a site, in the shape of what it observes."""
     fn: Distribution = in_shape_of(site["fn"], site["value"])
     fn = fn.values if isinstance(fn, Observed) else fn
     if isinstance(fn, ScaledMultivariateNormal):
-        return fn.condition(site["value"])
+        return fn.given_others(site["value"]) if given_others else fn.condition(site["value"])
     batch = site["value"].shape[: site["value"].dim() - len(fn.event_shape)]
     return fn if fn.batch_shape == batch else fn.expand(batch)
 
@@ -134,6 +166,16 @@ def _draw(fn: Distribution) -> Tensor:
         return fn.loc + fn.scale * (fn.tril @ noise.unsqueeze(-1)).squeeze(-1)
     drawn: Tensor = fn.sample()
     return drawn
+
+
+def _each_log_prob(fn: Distribution, value: Tensor) -> Tensor:
+    base = _unwrapped(fn)
+    if isinstance(base, ScaledMultivariateNormal):
+        base = Normal(base.loc, base.variance.sqrt(), validate_args=False)
+    each: Tensor = (
+        base.each_log_prob(value) if isinstance(base, EachValue) else cast(Distribution, base).log_prob(value)
+    )
+    return each.expand(value.shape)
 
 
 def _mean(fn: Distribution) -> Tensor:

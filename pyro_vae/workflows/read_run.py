@@ -12,11 +12,12 @@ from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.frames import frame_like
 from pyro_vae.data.image_settings import ImageSettings
-from pyro_vae.data.image_shapes import as_image_shape
+from pyro_vae.data.image_shapes import ImageShape, as_image_shape
 from pyro_vae.data.load_tables import Source
 from pyro_vae.data.prepare_rows import Preparation
 from pyro_vae.data.stored_split import chunk_rows
 from pyro_vae.diagnostics.anomaly_scores import compare_with_reference, usable_rate
+from pyro_vae.diagnostics.strange_columns import require_no_pictures
 from pyro_vae.errors import ImputationWarning, InputError, ZeroDensityWarning
 from pyro_vae.evidence.estimate_log_px import estimate_log_px
 from pyro_vae.evidence.evidence_methods import Estimator
@@ -27,6 +28,7 @@ from pyro_vae.run_folder import WEIGHTS, read_config
 from pyro_vae.serialization import load
 from pyro_vae.typing import Program
 from pyro_vae.workflows.choose_likelihood import load_dataset
+from pyro_vae.workflows.explain_scores import explain_flagged
 from pyro_vae.workflows.fill_rows import FilledRows, Imputing, fill_rows
 from pyro_vae.workflows.fit_settings import settings_of_earlier_version
 from pyro_vae.workflows.reference_scores import estimate_alike, read_reference_scores
@@ -137,16 +139,22 @@ class Run:
     @property
     def prepare(self) -> Preparation:
         """What new rows go through to be those of this run."""
-        data, shape, schema = self.config["data"], self.about.get("image_shape"), self.schema
+        data, shape, schema = self.config["data"], self.image_shape, self.schema
         images = ImageSettings(
             gray=data.get("gray", shape is not None),  # 0.1.0 had no such setting and read colours as grey levels
             resize=None if "resize" not in data else (data["resize"][0], data["resize"][1]),
-            fitted=None if shape is None else as_image_shape(shape),
+            fitted=shape,
             label_levels=schema.label_levels,
         )
         missing = bool(self.about.get("missing", data.get("missing") == "mask"))
         of_rows = data.get("stream"), data.get("layer"), images
         return Preparation(self.measure, self.about["num_features"], schema, missing, *of_rows)
+
+    @property
+    def image_shape(self) -> ImageShape | None:
+        """That of the pictures it was fitted to; None for a table."""
+        shape = self.about.get("image_shape")
+        return None if shape is None else as_image_shape(shape)
 
     @property
     def schema(self) -> Schema:
@@ -180,7 +188,12 @@ class Run:
         return self._frame_of(rows, lambda part, number: reconstruction_frame(self.program(), part, self.prepare))
 
     def score(
-        self, rows: NewRows = None, *, false_alarms: float | None = None, estimator: Estimator | None = None
+        self,
+        rows: NewRows = None,
+        *,
+        false_alarms: float | None = None,
+        estimator: Estimator | None = None,
+        explain: bool = False,
     ) -> Any:
         """log p(x) of each row, nats, its percentile among the run's validation rows, and whether it is unusual.
 
@@ -189,10 +202,14 @@ class Run:
             false_alarms: the share of usual rows that may be flagged, between 0 and 1; by default 0.05, or the smallest
                 that the number of validation rows can tell.
             estimator: how log p(x) is computed; by default as that of the validation rows was when the run was fitted.
+            explain: whether the columns are named that make flagged rows improbable; `InputError` for pictures.
 
         Returns:
-            A frame (N rows): ids, numbers, labels, log_px, khat, percentile, anomaly.
+            A frame (N rows): ids, numbers, labels, log_px, khat, percentile, anomaly; and column_1, nats_1, … of at
+            most three columns of flagged rows, with log p of each given the row's other values, less what is expected.
         """
+        if explain:
+            require_no_pictures(self.image_shape)
         reference, estimator = self.reference_scores(false_alarms, estimator)
         rate = usable_rate(false_alarms, int(reference.has_number.sum()))
 
@@ -200,7 +217,11 @@ class Run:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ZeroDensityWarning)  # −inf says it
                 found = estimate_log_px(estimator, self.program(), part, seed=estimator.seed + number)
-            return score_frame(compare_with_reference(found, reference, rate))
+            scores = compare_with_reference(found, reference, rate)
+            frame = score_frame(scores)
+            if not explain:
+                return frame
+            return frame.join(explain_flagged(self.program(), part, scores, self.prepare, estimator)[0])
 
         return self._frame_of(rows, score_part)
 

@@ -152,7 +152,10 @@ class AnnotatedWriter(WriterBase):
         if self.place == "obsm":
             copy_with_latents(self.source, self.file, LATENTS, values.to_numpy())
         else:
-            copy_with_columns(self.source, self.file, {str(name): values[name].to_numpy() for name in values})
+            columns = {str(name): values[name] for name in values}
+            texts = {name: each.fillna("") for name, each in columns.items() if each.dtype == "string"}
+            arrays = {name: texts.get(name, each).to_numpy() for name, each in columns.items()}
+            copy_with_columns(self.source, self.file, arrays)
 
 
 WRITERS: dict[str, Callable[[BinaryIO, int], RowWriter]] = {

@@ -15,6 +15,7 @@ from pyro_vae.data import Split
 from pyro_vae.data.row_weights import effective_rows
 from pyro_vae.data.stored_split import chunk_rows
 from pyro_vae.diagnostics.anomaly_scores import Scores, compare_with_reference, usable_rate
+from pyro_vae.diagnostics.strange_columns import require_no_pictures
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import ZeroDensityWarning
 from pyro_vae.evidence.estimate_log_px import estimate_log_px
@@ -24,8 +25,10 @@ from pyro_vae.evidence.log_px_result import LogPx, weakest_kind
 from pyro_vae.inference.svi.checkpoint import quick_fingerprint
 from pyro_vae.inference.svi.progress import Style
 from pyro_vae.json_records import Record
+from pyro_vae.report.explained_rows import ExplainedRow, row_names
 from pyro_vae.typing import Program
 from pyro_vae.workflows.choose_draws import choose_draws
+from pyro_vae.workflows.explain_scores import explain_flagged
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
 from pyro_vae.workflows.reference_scores import digest_of_weights
 from pyro_vae.workflows.row_frames import describe_rows, score_frame
@@ -54,6 +57,7 @@ class ScoreTotals:
     reason: str = ""
     kinds: set[str] = field(default_factory=set)
     lowest: list[tuple[float, str]] = field(default_factory=list)
+    explained: list[ExplainedRow] = field(default_factory=list)
 
     def add(self, scores: Scores, rows: Split, weights: Tensor | None = None) -> None:
         """Count a chunk of rows in.
@@ -64,7 +68,7 @@ class ScoreTotals:
             weights: their weights (n,), of which all rows have the mean 1.
         """
         index = rows.source_index(slice(None))
-        names = next(iter(rows.ids.values()), index.numpy())
+        names = row_names(rows)
         found, log_px = scores.found, scores.found.log_px
         self.kinds.add(scores.kind)
         self.num_anomalies += int(scores.anomaly.sum())
@@ -81,7 +85,7 @@ class ScoreTotals:
             self.reason = f"row {int(index[row])}: {found.reasons[row]}"
         few = log_px.argsort()[:NUM_LOWEST]
         few = few[found.has_number[few]]
-        lowest = [*self.lowest, *((float(log_px[row]), str(names[row])) for row in few.tolist())]
+        lowest = [*self.lowest, *((float(log_px[row]), names[row]) for row in few.tolist())]
         self.lowest = sorted(lowest)[:NUM_LOWEST]
 
 
@@ -103,7 +107,9 @@ class ScoreSummary(Record):
     `threshold` is the log p(x) below which rows are flagged, by `num_reference` validation rows at a rate of
     `false_alarms`; `khat_bad` the share of rows that were sampled whose k-hat is above its limit, None for few draws
     and where all are exact. `method` is the evidence method. `effective_rows` is (Σw)² / Σw² of the rows' weights, None
-    where they have none: they count in `log_px` and `khat_bad`, and not in flags and threshold.
+    where they have none: they count in `log_px` and `khat_bad`, and not in flags and threshold. `explanations` are the
+    flagged rows with the columns that make them improbable, the least probable first, None where they were not asked
+    for.
     """
 
     run: str
@@ -124,6 +130,7 @@ class ScoreSummary(Record):
     num_zero: int | None = None
     reason: str | None = None
     effective_rows: float | None = None
+    explanations: list[ExplainedRow] | None = None
 
 
 def score_rows(
@@ -134,6 +141,7 @@ def score_rows(
     out: str | Path | None = None,
     false_alarms: float | None = None,
     estimator: Estimator | None = None,
+    explain: bool = False,
     program: str | None = None,
     resume: bool = False,
     seconds: float | None = None,
@@ -153,6 +161,7 @@ def score_rows(
         false_alarms: the share of usual rows that may be flagged, between 0 and 1; by default 0.05, or
             the smallest that the number of validation rows can tell.
         estimator: how log p(x) is computed; by default as that of the validation rows was when the run was fitted.
+        explain: whether the columns are named that make flagged rows improbable; `InputError` for pictures.
         program: `FILE.py:FUNCTION` of a program of one's own.
         resume: whether to go on with an interrupted call for the same file: the rows it has scored are kept.
         seconds: the time for all rows, by which the number of draws is chosen once.
@@ -168,6 +177,8 @@ def score_rows(
     require_writer(path, ENDINGS, source)
     unfinished = UnfinishedScores(path, resume)
     run = Run(folder, program)
+    if explain:
+        require_no_pictures(run.image_shape)
     rows, scored = run.rows(data, split), run.program()
     if resume:
         estimator = estimator or unfinished.estimator
@@ -183,8 +194,14 @@ def score_rows(
         warnings.simplefilter("ignore", ZeroDensityWarning)  # the summary says it
         for part, log_px in chunks:
             scores = compare_with_reference(log_px, reference, rate)
+            frame = score_frame(scores)
+            if explain:
+                places = torch.arange(begun, begun + len(part)) if rows.name == "train" else None
+                columns, explained = explain_flagged(scored, part, scores, run.prepare, estimator, places)
+                frame = frame.join(columns)
+                totals.explained = sorted([*totals.explained, *explained], key=lambda row: row.log_px)
             if writer is not None:
-                writer.write(describe_rows(part, run.prepare), score_frame(scores))
+                writer.write(describe_rows(part, run.prepare), frame)
             totals.add(scores, part, None if weights is None else weights[begun : begun + len(part)])
             begun += len(part)
     if group.is_main:
@@ -208,6 +225,7 @@ def score_rows(
         num_zero=totals.num_zero or None,
         reason=totals.reason or None,
         effective_rows=effective_rows(rows.weights),
+        explanations=totals.explained if explain else None,
     )
     return summary, totals
 

@@ -612,6 +612,7 @@ def test_mistakes_about_evidence(run, capsys, tmp_path):
         ("evaluate", run, "--temperatures", 5): "--temperatures belongs to --method ais",
         ("evaluate", run, "--method", "ais", "--prior-share", 0.5): "--prior-share belongs to --method is",
         ("score", run, "--false-alarms", 0.0001): "cannot tell one in 10000",
+        ("score", run, "--explain"): "those of pictures are single pixels",
         ("score", run, "--out", tmp_path / "scores.txt"): "can write .csv, .parquet or .h5ad, not .txt",
     }.items():
         code, out, err = command(capsys, *words)

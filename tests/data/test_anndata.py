@@ -242,7 +242,8 @@ def test_commands_write_results_into_a_copy(tmp_path, monkeypatch, capsys):
     assert run("score", "run", "z.h5ad", "--num-samples", 20, "--false-alarms", 0.1, "--out", "s.h5ad") == 0
     assert run("score", "run", "a.h5ad", "--num-samples", 20, "--false-alarms", 0.1, "--out", "s.csv") == 0
     shutil.copy("s.h5ad", "again.h5ad")
-    assert run("score", "run", "again.h5ad", "--num-samples", 20, "--false-alarms", 0.1, "--out", "s2.h5ad") == 0
+    again = ("score", "run", "again.h5ad", "--num-samples", 20, "--false-alarms", 0.1, "--explain")
+    assert run(*again, "--out", "s2.h5ad") == 0
     capsys.readouterr()
     assert (tmp_path / "a.h5ad").read_bytes() == before
     found, again, latents = anndata.read_h5ad("s.h5ad"), anndata.read_h5ad("s2.h5ad"), pandas.read_csv("z.csv")
@@ -253,7 +254,11 @@ def test_commands_write_results_into_a_copy(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(found.obs["log_px"], scores["log_px"], rtol=1e-12)
     assert found.obs["anomaly"].tolist() == (scores["anomaly"] == 1).tolist()
     names = ["cell_type", "cluster", "depth", "log_px", "khat", "percentile", "anomaly"]
-    assert list(found.obs.columns) == list(again.obs.columns) == names
+    explained = ["column_1", "nats_1", "column_2", "nats_2", "column_3", "nats_3"]
+    assert list(found.obs.columns) == names
+    assert list(again.obs.columns) == [*names, *explained]
+    flagged = again.obs[again.obs["anomaly"].fillna(False).astype(bool)]
+    assert set(flagged["column_1"]) <= {*again.var_names, ""}
     assert (found.X != source.X).nnz == 0
     assert (found.layers["counts"] != source.layers["counts"]).nnz == 0
     assert np.array_equal(found.obsm["X_pca"], source.obsm["X_pca"])

@@ -48,8 +48,8 @@ def copy_with_columns(source: Path, file: BinaryIO, columns: Mapping[str, np.nda
 
 
 def _with_truth_values(values: np.ndarray) -> object:
-    """Integers and None as truth values; other columns unchanged."""
-    if values.dtype == object:
+    """Integers and None as truth values; other columns, of text too, unchanged."""
+    if values.dtype == object and not any(isinstance(value, str) for value in values):
         import pandas
 
         return pandas.array([None if value is None else bool(value) for value in values], dtype="boolean")
