@@ -14,6 +14,7 @@ training rows, each as often. Results are lines of FOLDER/results.jsonl; what is
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.data.customers import customers, draw_customers
+from pyro_vae.run_folder import WEIGHTS
 from pyro_vae.workflows.fit_run import fit_run
 from pyro_vae.workflows.read_run import Run
 
@@ -84,7 +86,8 @@ def prepare(name: str, seed: int, folder: Path, judges: Judges) -> Run:
         table, *held_out = (whole.iloc[part] for part in np.split(order, [len(whole) * 3 // 5, len(whole) * 4 // 5]))
         table.to_csv(folder / "table.csv", index=False)
         data, label = str(folder / "table.csv"), None
-    if not (folder / "run" / "model.safetensors").exists():
+    if not (folder / "run" / WEIGHTS).exists():
+        shutil.rmtree(folder / "run", ignore_errors=True)  # of a fit that was interrupted
         began = time.process_time()
         fit_run(folder / "run", data=data, label=label, seed=seed)
         seconds = {"fit": time.process_time() - began}

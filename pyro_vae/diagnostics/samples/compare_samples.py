@@ -88,6 +88,8 @@ def compare_samples(
     Give rows that the model was not fitted to, and the training rows apart: their own distance from the rows says what
     the number of rows allows, and copies of them reach no less, while `nearest` finds them.
 
+    Distances take time in proportion to S (M + N): of very many rows give some.
+
     Raises `InputError` for a frame without one of the columns, or without rows.
 
     Args:
