@@ -5,6 +5,7 @@ from . import errors as errors
 from . import flows as flows
 from . import guides as guides
 from . import likelihoods as likelihoods
+from . import models as models
 from . import nets as nets
 from . import plots as plots
 from . import priors as priors
@@ -112,6 +113,7 @@ __all__ = [
     "load",
     "load_data",
     "log_evidence",
+    "models",
     "nets",
     "nuts",
     "open_run",

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from pyro_vae.errors import InputError
 from pyro_vae.option_registry import Entry, Option, Registry, Value, check_owned, options_of, setting
 
 MODEL = "Model"
@@ -149,14 +150,45 @@ class ModelConfig:
     )
     guide: str = setting("mean-field", str, "q(z|x)", choices=GUIDES, group=MODEL)
     network: str = setting("mlp", str, "Encoder and decoder networks", choices=NETWORKS, group=MODEL)
+    semi_supervised: bool = setting(
+        False,
+        bool,
+        "Model x and its label, which is known for some rows and summed out elsewhere (Kingma et al., 2014, M2).",
+        is_flag=True,
+        group=MODEL,
+    )
+    classification_weight: float = setting(
+        1.0,
+        float,
+        "Weight of the mean log q(label | x) of labelled rows beside the ELBO, in a semi-supervised fit: α = this · "
+        "N / N labelled, for which the paper has 0.1.",
+        minimum=0,
+        group=MODEL,
+    )
+    labelled_share: float = setting(
+        1.0,
+        float,
+        "Share of the known training labels that a semi-supervised fit sees, at random by the seed: for experiments.",
+        minimum=0,
+        exclusive=True,
+        maximum=1,
+        group=MODEL,
+    )
     options: Mapping[str, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, option in options_of(type(self)).items():
             if (name, getattr(self, name)) != ("likelihood", "auto"):
                 object.__setattr__(self, name, option.check(getattr(self, name)))
+        self._check_semi_supervised()
         given = {name: value for name, value in self.options.items() if (name, self.likelihood) != ("scale", "auto")}
         check_owned(given, self.parts(), KINDS)
+
+    def _check_semi_supervised(self) -> None:
+        options = options_of(type(self))
+        for name in ("classification_weight", "labelled_share"):
+            if not self.semi_supervised and getattr(self, name) != options[name].default:
+                raise InputError(f"{options[name].flag} belongs to --semi-supervised; leave it out, or choose that")
 
     def parts(self) -> dict[str, Entry]:
         """The chosen entry of each kind of part; a likelihood that is still to be chosen is left out."""

@@ -14,7 +14,15 @@ from pyro_vae.constructor_args import CONSTRUCTORS, find_constructor, recorded_c
 from pyro_vae.context_managers import set_training
 from pyro_vae.data import Measure
 from pyro_vae.errors import InputError
-from pyro_vae.models import autoencoder, bayesian_mixture, bernoulli_mixture, gaussian_mixture, ppca, vae  # noqa: F401 - the same
+from pyro_vae.models import (  # noqa: F401 - the same
+    autoencoder,
+    bayesian_mixture,
+    bernoulli_mixture,
+    gaussian_mixture,
+    ppca,
+    semi_supervised_vae,
+    vae,
+)
 from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import copy_state, load_state
 from pyro_vae.programs.program_defaults import fitted_measure_of, num_features_of, set_fitted_measure, set_num_features

@@ -18,6 +18,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 Rows = Float[Tensor, "N D"]
+BatchedRows = Float[Tensor, "*batch N D"]
 Latents = Float[Tensor, "*batch K"]
 RowLatents = Float[Tensor, "N K"]
 PerRow = Float[Tensor, " N"]
@@ -26,6 +27,7 @@ Points = Float[Tensor, "*points K"]
 PerPoint = Float[Tensor, "*points"]
 
 __all__ = [
+    "BatchedRows",
     "Conjugate",
     "Density",
     "Distribution",
@@ -63,6 +65,7 @@ class Likelihood(Protocol):
 class Guide(Protocol):
     """A part q(z|x): from x (N, D) to a distribution over z with event shape (K,).
 
+    In a semi-supervised program x has a label appended, and an axis for its values before the rows, (C, N, D + C).
     A guide that needs more than x takes keywords named after the row inputs (`docs/programs.md`): `rows`, `labels`,
     `mask` or `num_rows`.
     """

@@ -19,7 +19,14 @@ DOCUMENTED = re.findall(r"^::: (\S+)", "".join(page.read_text() for page in (DOC
 
 PARTS = ("flows", "guides", "likelihoods", "nets", "priors")  # modules that a page documents whole
 OTHERS = ("data", "distributed", "errors", "typing")
-NAMESPACES = {"": pv, "diagnostics": pv.diagnostics, "plots": pv.plots, "sklearn": pv.sklearn, "studies": pv.studies}
+NAMESPACES = {
+    "": pv,
+    "diagnostics": pv.diagnostics,
+    "models": pv.models,
+    "plots": pv.plots,
+    "sklearn": pv.sklearn,
+    "studies": pv.studies,
+}
 PUBLIC = [(space, name) for space, module in NAMESPACES.items() for name in module.__all__ if name not in OTHERS]
 
 

@@ -20,7 +20,8 @@ def rows_command(function: Callable[..., None]) -> click.Command:
 
 @rows_command
 def encode(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
-    """Write the posterior mean of z for each row, with its index and label.
+    """Write the posterior mean of z for each row, with its index and label; of a semi-supervised run the predicted
+    label and the probabilities of all labels too.
 
     DATA is a file, whose rows keep their order, or a named data set; without it, the run's own.
     """

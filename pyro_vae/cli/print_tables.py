@@ -73,6 +73,8 @@ def print_record(record: EvidenceRecord, title: str) -> None:
         rows.append(
             ("active units", str(record.active_units), "latent dimensions whose posterior mean varies over rows")
         )
+    if record.accuracy is not None:
+        rows.append(("accuracy", f"{record.accuracy:.1%}", "of the known labels, predicted by q(label | x)"))
     click.secho(f"\n{title}", bold=True)
     for name, value, note in rows:
         click.echo(f"  {name:<17}{value:>10}  {note}".rstrip())

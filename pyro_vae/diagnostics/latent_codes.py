@@ -10,7 +10,7 @@ from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
 from pyro_vae.data import Dataset, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.encode_rows import encode, reconstruct
-from pyro_vae.programs.find_plates import find_model_plates
+from pyro_vae.programs.find_plates import find_model_plates, find_plates
 from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_density
 from pyro_vae.programs.program_defaults import no_density_reason
@@ -98,7 +98,7 @@ def sample_codes(program: Program | Encoder, data: Dataset | Split | Tensor, *, 
 
 def _sample_latents(program: Program, scored: ScoredRows, batch: Batch) -> Tensor:
     guide = sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(batch.x, batch.row_inputs))
-    kept = [s for s in guide.values() if scored.plates.row_plate_frame(s) and not s["infer"].get("is_auxiliary")]
+    kept = list(scored.plates.code_sites(guide).values())
     if not kept:
         raise InputError("the guide draws no latent for each row, so rows have no codes")
     return _concatenate(scored.plates, kept, scored.device, scored.dtype)
@@ -138,11 +138,17 @@ def sample_prior_codes(
     given = {"rows": torch.arange(len(split)), "num_rows": len(split), **split.row_inputs(slice(None))}
     few = Batch.of(split.x.to(device, dtype), given).take(torch.arange(min(2, len(split)), device=device))
     with PYRO_LOCK, poutine.block(), seeded(seed), use_param_store(program), evaluating(program):
-        order = list(sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(few.x, few.row_inputs)))
+        guide = sample_sites(poutine.trace(bind_supported_kwargs(program.guide)).get_trace(few.x, few.row_inputs))
+        order, codes = list(guide), find_plates(program, few).code_sites(guide)
         plates = find_model_plates(program, placeholder)
         require_unread(program, placeholder)
         drawn = draw_observed(program, placeholder)
-    sites = [site for site in drawn.values() if not site["is_observed"] and not site["infer"].get("was_observed")]
+    left_out = guide.keys() - codes.keys()
+    sites = [
+        site
+        for name, site in drawn.items()
+        if not site["is_observed"] and not site["infer"].get("was_observed") and name not in left_out
+    ]
     kept = sorted((s for s in sites if plates.row_plate_frame(s)), key=lambda s: _position(order, s["name"]))
     if not kept:
         raise InputError("the model draws no latent for each row")

@@ -100,8 +100,7 @@ def measure_latent_usage(
     found = terms.site_kl_means()
     if found is None:
         raise InputError("latents that are summed out by enumeration have no draws to take a KL from")
-    drawn = {name: site for name, site in sample_sites(guide).items() if scored.plates.row_plate_frame(site)}
-    sites = {name: site for name, site in drawn.items() if not site["infer"].get("is_auxiliary")}
+    sites = scored.plates.code_sites(sample_sites(guide))
     kl = {name: torch.as_tensor(found[name], dtype=torch.float64).reshape(-1) for name in sites if name in found}
     return LatentUsage(kl, variance, latent_names(scored.plates, sites))
 

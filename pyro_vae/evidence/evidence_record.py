@@ -50,6 +50,8 @@ class EvidenceRecord(Record):
         num_with_number: how many rows the means are over; None where all have a number.
         num_zero: rows whose density is zero, so that the mean of log p(x) is −∞; None where there is none.
         effective_rows: (Σw)² / Σw² of the rows' weights w, which all means count; None where rows have none.
+        accuracy: the share of the rows with a known label whose most probable class under q(label | x) it is; None
+            where the program predicts no label, or none is known.
     """
 
     run: str | None = None
@@ -83,6 +85,7 @@ class EvidenceRecord(Record):
     num_with_number: int | None = None
     num_zero: int | None = None
     effective_rows: float | None = None
+    accuracy: float | None = None
 
     def __post_init__(self) -> None:
         fit_method = self.way if self.fit_method is None else self.fit_method

@@ -42,8 +42,9 @@ class Evidence(LogPx):
     """The results of importance sampling with S draws for N rows, in addition to those of `LogPx`.
 
     `log_px` (N,) is log of the mean weight, a lower bound on log p(x) in expectation (the IWAE bound at S). `elbo` (N,)
-    is the mean log weight of the guide's draws, `reconstruction` (N,) − `kl` (N,) its two terms. `iwae` maps a number
-    of draws k to the bound (N,) at k. `smoothed` (N,) is log of the mean weight with its largest weights
+    is the mean log weight of the guide's draws, `reconstruction` (N,) − `kl` (N,) its two terms; latents that the guide
+    enumerates are summed inside each weight, and the ELBO is then the expectation over them under the guide. `iwae`
+    maps a number of draws k to the bound (N,) at k. `smoothed` (N,) is log of the mean weight with its largest weights
     Pareto-smoothed, an estimate and no bound (NaN where S < 25). `ess` (N,) is the effective number of the S draws,
     `khat` (N,) the Pareto shape of their tail (NaN where S < 25). `prior_share` is the share of the draws that came
     from the prior. `outside_share` (N,) is the share of the guide's draws at which the prior's density is zero, as
@@ -221,7 +222,7 @@ def _summarize_rows(
     program: Program, scored: ScoredRows, num_samples: int, from_prior: int, sizes: list[int], memory_mib: float
 ) -> dict[str, PerRow]:
     """The numbers of `Evidence` for all rows, in batches under the memory budget."""
-    sampler = LogWeightSampler(program, scored.plates, scored.first)
+    sampler = LogWeightSampler(program, scored.plates, scored.first, sum_out=not from_prior)
     size, draws = chunks(num_samples, len(scored.split), sampler.bytes_per_weight(scored.first), memory_mib)
     plan = [
         (prior, min(draws, count - done))
@@ -232,16 +233,25 @@ def _summarize_rows(
     def of_batch(batch: Batch) -> dict[str, PerRow]:
         # filled in place: small tensors that outlive a chunk would lie between large ones and make the heap grow
         likelihood, ratio = (torch.empty(num_samples, len(batch.x), dtype=torch.float64) for _ in range(2))
+        expected = torch.zeros(2, len(batch.x), dtype=torch.float64)
         done = 0
         for prior, count in plan:
             weights = sampler(batch, count, from_prior=prior)
             likelihood[done : done + count] = weights.log_likelihood
             ratio[done : done + count] = weights.log_ratio
+            if weights.expected_likelihood is not None and weights.expected_ratio is not None:
+                expected += torch.stack([weights.expected_likelihood.sum(0), weights.expected_ratio.sum(0)])
             done += count
-        return summarize(likelihood, ratio, sizes, from_prior)
+        found = summarize(likelihood, ratio, sizes, from_prior)
+        return found | _elbo_terms(*expected / num_samples) if sampler.sums_out else found
 
     results = scored.map_batches(size, of_batch)
     return {name: torch.cat([part[name] for part in results]) for name in results[0]}
+
+
+def _elbo_terms(reconstruction: PerRow, ratio: PerRow) -> dict[str, PerRow]:
+    """The ELBO and its terms of rows where the weights are not those of the ELBO's draws."""
+    return {"elbo": reconstruction + ratio, "reconstruction": reconstruction, "kl": -ratio}
 
 
 def chunks(num_samples: int, num_rows: int, bytes_per_weight: int, memory_mib: float) -> tuple[int, int]:

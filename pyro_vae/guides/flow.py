@@ -10,7 +10,7 @@ from pyro_vae.flows import Autoregressive, Couplings
 from pyro_vae.guides.normal import SCALE_FLOOR, check_num_outputs
 from pyro_vae.nets import positive
 from pyro_vae.part_bases import GuideModule
-from pyro_vae.typing import Distribution, Rows
+from pyro_vae.typing import BatchedRows, Distribution
 
 
 @part
@@ -73,7 +73,7 @@ class FlowGuide(GuideModule):
         """Whether the guide scores only its own samples in one pass."""
         return self.kind == "autoregressive"
 
-    def forward(self, x: Rows) -> Distribution:
+    def forward(self, x: BatchedRows) -> Distribution:
         K = self.num_latents
         expected = self.outputs(K, self.num_context)
         out = check_num_outputs(self.net(x), expected, f"FlowGuide.outputs({K}, num_context={self.num_context})")

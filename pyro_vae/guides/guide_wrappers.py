@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyro_vae.constructor_args import part
 from pyro_vae.errors import InputError
 from pyro_vae.part_bases import GuideModule, masked_likelihood, scores_only_own_samples
-from pyro_vae.typing import Distribution, Guide, Likelihood, Prior, Rows
+from pyro_vae.typing import BatchedRows, Distribution, Guide, Likelihood, Prior, Rows
 
 
 @part
@@ -38,7 +38,7 @@ class MaskAwareGuide(GuideModule):
     def scores_only_own_samples(self) -> bool:
         return scores_only_own_samples(self.guide)
 
-    def forward(self, x: Rows, mask: Tensor | None = None) -> Distribution:
+    def forward(self, x: BatchedRows, mask: Tensor | None = None) -> Distribution:
         observed = torch.ones_like(x)
         if mask is not None:
             observed[..., : mask.shape[-1]] = mask.to(x.dtype)  # a label appended to x is always observed

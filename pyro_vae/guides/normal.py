@@ -9,7 +9,7 @@ from pyro_vae.distributions import stable_densities
 from pyro_vae.errors import InputError
 from pyro_vae.nets import positive
 from pyro_vae.part_bases import GuideModule
-from pyro_vae.typing import Distribution, Rows
+from pyro_vae.typing import BatchedRows, Distribution
 
 SCALE_FLOOR = 1e-4
 
@@ -38,7 +38,7 @@ class MeanFieldNormal(GuideModule):
         """The number of outputs that the network gives for each row."""
         return 2 * num_latents
 
-    def forward(self, x: Rows) -> Distribution:
+    def forward(self, x: BatchedRows) -> Distribution:
         out = self.net(x)
         if out.shape[-1] % 2:
             raise InputError(
@@ -78,7 +78,7 @@ class FullRankNormal(GuideModule):
         """The number of outputs that the network gives for each row."""
         return 2 * num_latents + num_latents * (num_latents - 1) // 2
 
-    def forward(self, x: Rows) -> Distribution:
+    def forward(self, x: BatchedRows) -> Distribution:
         K = self.num_latents
         out = check_num_outputs(self.net(x), self.outputs(K), f"FullRankNormal.outputs({K})")
         loc, raw, off_diagonal = out.split([K, K, out.shape[-1] - 2 * K], -1)
@@ -122,7 +122,7 @@ class LowRankNormal(GuideModule):
         """
         return (2 + (min(2, num_latents) if rank is None else rank)) * num_latents
 
-    def forward(self, x: Rows) -> Distribution:
+    def forward(self, x: BatchedRows) -> Distribution:
         K, rank = self.num_latents, self.rank
         out = check_num_outputs(self.net(x), self.outputs(K, rank), f"LowRankNormal.outputs({K}, rank={rank})")
         loc, raw, factor = out.split([K, K, K * rank], -1)

@@ -9,7 +9,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.guides.normal import SCALE_FLOOR, check_num_outputs
 from pyro_vae.nets import positive
 from pyro_vae.part_bases import GuideModule
-from pyro_vae.typing import Distribution, Rows
+from pyro_vae.typing import BatchedRows, Distribution
 
 
 @part
@@ -51,7 +51,7 @@ class MixtureGuide(GuideModule):
         """
         return num_components * (2 * num_latents + 1)
 
-    def forward(self, x: Rows) -> Distribution:
+    def forward(self, x: BatchedRows) -> Distribution:
         K, C = self.num_latents, self.num_components
         out = check_num_outputs(self.net(x), self.outputs(K, C), f"MixtureGuide.outputs({K}, num_components={C})")
         logits, loc, raw = out.split([C, C * K, C * K], -1)

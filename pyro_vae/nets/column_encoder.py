@@ -25,6 +25,8 @@ class ColumnEncoder(nn.Module):
         net: a network from (..., `ColumnEncoder.num_inputs(schema, masked)`).
         schema: the columns (`data.schema`).
         masked: whether x is followed by the mask of observed values, (..., 2D).
+        num_appended: how many inputs follow the columns, as the indicator of a label does, and go to the network as
+            they are; the mask has as many.
 
     >>> import pyro_vae as pv
     >>> data = pv.load_data("customers", label="churned")
@@ -33,10 +35,10 @@ class ColumnEncoder(nn.Module):
     torch.Size([5, 4])
     """
 
-    def __init__(self, net: nn.Module, schema: Schema, masked: bool = False) -> None:
+    def __init__(self, net: nn.Module, schema: Schema, masked: bool = False, num_appended: int = 0) -> None:
         super().__init__()
         columns = schema.modelled
-        self.net, self.masked, self.num_columns = net, masked, len(columns)
+        self.net, self.masked, self.num_columns, self.num_appended = net, masked, len(columns), num_appended
         kinds = _by_transform(columns)
         for name in ("plain", "log", "zero", "logit", "count"):
             self.register_buffer(f"_{name}", torch.tensor(kinds[name], dtype=torch.long), persistent=False)
@@ -80,7 +82,9 @@ class ColumnEncoder(nn.Module):
         return numbers + levels + EMBEDDING_DIM * len(kinds["embedded"]) + masked * len(columns)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, mask = (x[..., : self.num_columns], x[..., self.num_columns :]) if self.masked else (x, None)
+        width = self.num_columns + self.num_appended
+        mask = x[..., width : width + self.num_columns] if self.masked else None
+        x, appended = x[..., : self.num_columns], x[..., self.num_columns : width]
         with_zeros = x[..., self._zero]
         logs = (with_zeros / self._unit).clamp(min=TINY).log() * (with_zeros > 0)
         parts = [
@@ -100,6 +104,8 @@ class ColumnEncoder(nn.Module):
             parts.append(vectors.flatten(-2))
         if mask is not None:
             parts.append(mask)
+        if self.num_appended:
+            parts.append(appended)
         out: Tensor = self.net(torch.cat(parts, -1))
         return out
 

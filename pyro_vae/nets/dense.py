@@ -111,6 +111,31 @@ def log1p(net: nn.Module) -> nn.Sequential:
     return nn.Sequential(Log1p(), net)
 
 
+@part
+class AppendedInputs(nn.Module):
+    """A network of the first D inputs, and a second one of its outputs and the inputs after them, (..., D + C).
+
+    So an image's network, which takes pixels only, takes the indicator of a label too.
+
+    Args:
+        net: a network of the first D inputs, with H outputs.
+        head: a network from H + C inputs.
+        num_features: the number D.
+
+    >>> AppendedInputs(mlp(6, 8), mlp(8 + 2, 4), num_features=6)(torch.zeros(3, 6 + 2)).shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(self, net: nn.Module, head: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self.net, self.head, self.num_features = net, head, num_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, appended = self.net(x[..., : self.num_features]), x[..., self.num_features :]
+        out: Tensor = self.head(torch.cat([torch.relu(features), appended], -1))
+        return out
+
+
 def positive(raw: Tensor, floor: float) -> Tensor:
     """A scale above a floor from any real number.
 

@@ -105,10 +105,11 @@ class LatentView:
 
     def _sites(self, batch: Batch, plates: PlateStructure) -> dict[str, Site]:
         """The guide's sites for each row, drawn anew."""
-        guide = sample_sites(
-            poutine.trace(bind_supported_kwargs(self.program.guide)).get_trace(batch.x, batch.row_inputs)
-        )
-        return {n: s for n, s in guide.items() if plates.row_plate_frame(s) and not s["infer"].get("is_auxiliary")}
+        return plates.code_sites(self._run_guide(batch))
+
+    def _run_guide(self, batch: Batch) -> dict[str, Site]:
+        guide = poutine.trace(bind_supported_kwargs(self.program.guide))
+        return sample_sites(guide.get_trace(batch.x, batch.row_inputs))
 
     def _prior_sites(self, batch: Batch) -> dict[str, Site]:
         """The model's sites of the same names, drawn from the prior."""
@@ -199,9 +200,12 @@ class LatentView:
             return self._require_rows_of_x(decode(z))
         plates, batch, _ = self.guide_sites
         batch = batch.take(rows)
-        z, start, values = z.to(*device_and_dtype(self.program, like=z)), 0, {}
+        z, start = z.to(*device_and_dtype(self.program, like=z)), 0
+        values: dict[str, Tensor] = {}
         with use_param_store(self.program), seeded(self.seed), evaluating(self.program):
-            for name, site in self._sites(batch, plates).items():
+            guide = self._run_guide(batch)
+            values |= {name: guide[name]["fn"].mode for name in plates.enumerated_in_guide}
+            for name, site in plates.code_sites(guide).items():
                 assert plates.row_dim is not None
                 dim = plates.row_dim - site["fn"].event_dim
                 shape = site["value"].movedim(dim, 0).shape

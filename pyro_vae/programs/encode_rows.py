@@ -44,6 +44,9 @@ class _SetLatentsToMean(Messenger):
 def encode(program: Program, x: Rows, **row_inputs: object) -> RowLatents:
     """Posterior means under the guide; several latent sites are concatenated in the order they are drawn.
 
+    A discrete latent that the guide enumerates, as the class of a semi-supervised program, has its most probable value,
+    and is left out where there are other latents.
+
     Args:
         program: any program.
         x: rows (N, D).
@@ -57,8 +60,7 @@ def encode(program: Program, x: Rows, **row_inputs: object) -> RowLatents:
 
 
 def _means(program: Program, plates: PlateStructure, batch: Batch) -> RowLatents:
-    sites = sample_sites(_guide_at_means(program, batch)).values()
-    latents = [site for site in sites if plates.row_plate_frame(site) and not site["infer"].get("is_auxiliary")]
+    latents = plates.code_sites(sample_sites(_guide_at_means(program, batch))).values()
     if not latents:
         raise InputError("the guide draws no latent for each row, so rows cannot be encoded")
     return torch.cat(

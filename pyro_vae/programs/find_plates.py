@@ -282,6 +282,11 @@ def _plate_structure(batch: Batch, whole: _Run, few: _Run | None, enumerated: tu
         masked=tuple(
             name for name, site in whole.model.items() if not site["is_observed"] and mask_of(site) is not None
         ),
+        enumerated_in_guide=tuple(
+            name
+            for name, site in whole.guide.items()
+            if site["infer"].get("enumerate") == "parallel" and is_inside(site)
+        ),
     )
 
 

@@ -52,6 +52,39 @@ def sum_sites(sites: Iterable[Site], keep: set[int], *, on_support: bool = True)
     return total
 
 
+def enumerated_weight_terms(
+    model: Trace, guide: Trace, keep: set[int], values: set[int], *, on_support: bool = True
+) -> tuple[Tensor, ...]:
+    """The terms of the log weights of a run in which the guide has enumerated latents, nats, with these summed out.
+
+    With y such a latent and z the others, drawn for each of its values, a weight is $\\sum_y p(x, y, z_y) / q(z_y | x,
+    y)$, whose mean is p(x); q(y|x) is in the ELBO only.
+
+    Args:
+        model: the model's trace, replayed against the guide's.
+        guide: the guide's trace.
+        keep: the dimensions of the plates that are kept; the terms are summed over all others.
+        values: the dimensions of the values.
+        on_support: whether supports are checked.
+
+    Returns:
+        The two terms of the log weights, as `log_weight_terms` has them, and of the ELBO, the expectations under q(y|x)
+        of log p(x|z, y) and of log p(z, y) − log q(z, y|x).
+    """
+    sites, drawn = sample_sites(model).values(), [s for s in sample_sites(guide).values() if not s["is_observed"]]
+    sum_some = partial(sum_sites, keep=keep | values, on_support=on_support)
+    likelihood = sum_some(site for site in sites if site["is_observed"])
+    prior = sum_some(site for site in sites if not site["is_observed"])
+    ratio = prior - sum_some(site for site in drawn if "_enumerate_dim" not in site["infer"])
+    log_q = sum_some(site for site in drawn if "_enumerate_dim" in site["infer"])
+    likelihood, ratio, log_q = torch.broadcast_tensors(likelihood, ratio, log_q)
+    dims, q = sorted(values), log_q.exp()
+    log_ratio = torch.logsumexp(ratio, dims)
+    log_likelihood = torch.logsumexp(likelihood + ratio, dims) - log_ratio
+    expected = (torch.where(q > 0, q * term, 0).sum(dims) for term in (likelihood, ratio - log_q))
+    return log_likelihood, log_ratio, *expected
+
+
 def log_weight_terms(model: Trace, guide: Trace, keep: set[int], *, on_support: bool = True) -> tuple[Tensor, Tensor]:
     """The two terms of the log weights, nats, each summed over its sites, and over the values of enumerated latents.
 

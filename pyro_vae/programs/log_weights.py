@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.errors import InputError
 from pyro_vae.programs.enumeration import enumerate_sites
-from pyro_vae.programs.log_densities import log_weight_terms
+from pyro_vae.programs.log_densities import enumerated_weight_terms, log_weight_terms
 from pyro_vae.programs.masked_latents import require_masks_alike
 from pyro_vae.programs.plates import PlateStructure, require_row_plate
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
@@ -29,10 +29,15 @@ class LogWeightTerms:
     Attributes:
         log_likelihood: log p(x | z) over all observed sites.
         log_ratio: log p(z) − log q(z | x) over all latent sites.
+        expected_likelihood: its expectation over the latents that the guide enumerates; None where there are none, and
+            the mean log weight is the ELBO.
+        expected_ratio: likewise of the other term.
     """
 
     log_likelihood: LogWeights
     log_ratio: LogWeights
+    expected_likelihood: LogWeights | None = None
+    expected_ratio: LogWeights | None = None
 
     @property
     def log_weights(self) -> LogWeights:
@@ -46,22 +51,24 @@ class LogWeightSampler:
     time, draws are vectorized, and the guide's network runs once for all of them. Otherwise rows are repeated, once for
     each draw, which any program with a row plate supports. Scales (`poutine.scale`, a subsampling plate) belong to an
     objective and are ignored; masks belong to the model and are applied. Discrete latents that the guide leaves out are
-    summed inside each weight. Raises `RowsError` where rows have no weight
-    of their own.
+    summed inside each weight, and with `sum_out` those that it enumerates, with a draw of the others for each value.
+    Raises `RowsError` where rows have no weight of their own.
 
     Args:
         program: any program.
         plates: its plates.
         example: some of the rows, with their inputs.
+        sum_out: whether latents that the guide enumerates are summed out and not drawn.
     """
 
-    def __init__(self, program: Program, plates: PlateStructure, example: Batch) -> None:
+    def __init__(self, program: Program, plates: PlateStructure, example: Batch, *, sum_out: bool = False) -> None:
         self.program, self.plates = program, plates
         self.row_dim = require_row_plate(plates)
         self._enumerate: Wrapper = partial(enumerate_sites, plates=plates)
         rows = self._some_rows(example, 2)
         with torch.no_grad(), seeded(0), evaluating(program):
             self.vectorized = self._supports_vectorized_draws(rows, draws=3)
+            self.sums_out = sum_out and self._supports_enumeration(rows)
 
     def __call__(
         self, batch: Batch, draws: int, *, from_prior: bool = False, on_support: bool = True
@@ -77,6 +84,8 @@ class LogWeightSampler:
         Returns:
             The terms, (S, N) nats each.
         """
+        if self.sums_out and not from_prior:
+            return self._summed_out(batch, draws, on_support)
         if draws > 1 and not self.vectorized and self.plates.num_rows is not None:  # rows cannot be repeated
             parts = [self(batch, 1, from_prior=from_prior, on_support=on_support) for _ in range(draws)]
             terms = zip(*((part.log_likelihood, part.log_ratio) for part in parts), strict=True)
@@ -100,6 +109,35 @@ class LogWeightSampler:
         require_masks_alike(model, guide)
         likelihood, ratio = log_weight_terms(model, guide, keep, on_support=on_support)
         return LogWeightTerms(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
+
+    def _summed_out(self, batch: Batch, draws: int, on_support: bool) -> LogWeightTerms:
+        """Log weights of draws from the guide with the latents that it enumerates summed out."""
+        first, keep = -self.plates.nesting - 2, {self.row_dim}
+        draws_plate: Wrapper = unchanged
+        if self.vectorized:
+            keep, draws_plate = {self.row_dim, first + 1}, self._draws_plate(draws)
+        else:
+            batch = batch.take(torch.arange(len(batch.x), device=batch.x.device).repeat(draws))
+
+        def around(function: Callable[[], object]) -> Callable[[], object]:
+            enumerated: Callable[[], object] = poutine.enum(function, first_available_dim=first)
+            return draws_plate(enumerated)
+
+        model, guide = trace_program(self.program, batch, around)
+        values = {first - number for number in range(len(self.plates.enumerated_in_guide))}
+        terms = enumerated_weight_terms(model, guide, keep, values, on_support=on_support)
+        return LogWeightTerms(*(term.reshape(draws, -1) for term in terms))
+
+    def _supports_enumeration(self, rows: Batch) -> bool:
+        """Whether the guide enumerates latents, and the program runs with all their values in one call."""
+        plates = self.plates
+        if not plates.enumerated_in_guide or plates.enumerated or plates.num_rows is not None:
+            return False
+        try:
+            terms = self._summed_out(rows, 3, on_support=False)
+        except Exception:  # any error of the program's own code on a further batch axis
+            return False
+        return terms.log_likelihood.shape == (3, len(rows.x))
 
     def _draw_from_prior(self, batch: Batch, draws_plate: Wrapper) -> dict[str, Tensor]:
         """The values of the latents, but for those that are summed out, in a run of the model alone."""

@@ -127,6 +127,9 @@ class Program(ParamStoreModule):
             rows: some of them (n, D).
         """
 
+    def init_from_labels(self, labels: Tensor) -> None:
+        """Before a fit: set initial values from the labels (N,) of the training rows. By default nothing is set."""
+
     def check_labels(self, labels: Tensor) -> None:
         """Raise `InputError` for labels (N,) that the program cannot take. By default it takes any."""
 

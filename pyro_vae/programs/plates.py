@@ -42,6 +42,7 @@ class PlateStructure:
         joint: the guide's auxiliary sites that draw the latents of all rows together: q does not factorize over rows.
         num_rows: the number of rows that the program runs for, where it runs for no other; None where for any.
         masked: the model's latents that have a mask: where it is false a latent has no density.
+        enumerated_in_guide: the guide's latents inside the row plate that it enumerates.
     """
 
     row_dim: int | None
@@ -57,6 +58,7 @@ class PlateStructure:
     joint: tuple[str, ...] = ()
     num_rows: int | None = None
     masked: tuple[str, ...] = ()
+    enumerated_in_guide: tuple[str, ...] = ()
 
     @property
     def is_counting(self) -> bool:
@@ -88,6 +90,21 @@ class PlateStructure:
         """
         assert self.row_dim is not None
         return value.movedim(self.row_dim - site["fn"].event_dim, 0).unsqueeze(-1).flatten(1)
+
+    def code_sites(self, guide: Mapping[str, Site]) -> dict[str, Site]:
+        """The guide's sites that are a row's code: latents inside the row plate, auxiliary ones left out.
+
+        A latent that the guide enumerates, a class, is left out where there are others.
+
+        Args:
+            guide: the guide's sites by name.
+
+        Returns:
+            Those sites by name.
+        """
+        inside = {name: site for name, site in guide.items() if self.row_plate_frame(site) and not site["is_observed"]}
+        latents = {name: site for name, site in inside.items() if not site["infer"].get("is_auxiliary")}
+        return {name: site for name, site in latents.items() if name not in self.enumerated_in_guide} or latents
 
     def concatenate(self, sites: Iterable[Site], value: Callable[[Site], Tensor]) -> Tensor:
         """What the sites inside the row plate have for each row, side by side.

@@ -90,6 +90,18 @@ def init_program_from_data(program: object, mean: Tensor, rows: Tensor) -> None:
         initialize(mean, rows)
 
 
+def init_program_from_labels(program: object, labels: Tensor) -> None:
+    """Before a fit: set a program's initial values from the training labels, if it supports that.
+
+    Args:
+        program: any program.
+        labels: the labels (N,) of the training rows.
+    """
+    initialize = _offered(program, "init_from_labels")
+    if callable(initialize):
+        initialize(labels)
+
+
 def check_labels(program: object, labels: Tensor) -> None:
     """`InputError` for labels that a program cannot take, if it checks them.
 

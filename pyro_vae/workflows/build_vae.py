@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from torch import nn
@@ -10,15 +11,18 @@ from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.reference_measure import observed_values
 from pyro_vae.errors import InputError
-from pyro_vae.guides import MaskAwareGuide
+from pyro_vae.guides import CategoricalGuide, MaskAwareGuide
 from pyro_vae.likelihoods.columns import Columns
+from pyro_vae.models.semi_supervised_vae import SemiSupervisedVAE
 from pyro_vae.models.vae import VAE
-from pyro_vae.nets import ColumnEncoder, log1p
+from pyro_vae.nets import AppendedInputs, ColumnEncoder, log1p, mlp
 from pyro_vae.option_registry import Entry, Value
 from pyro_vae.part_bases import LikelihoodModule
 from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, LikelihoodEntry, ModelConfig, NetworkEntry
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice
+from pyro_vae.workflows.class_labels import num_classes
 
+IMAGE_FEATURES = 128  # of an image, to which a label is appended
 T = TypeVar("T")
 MakeNetwork = Callable[[int], nn.Module]  # from the number of outputs (of each value, for a decoder)
 
@@ -36,13 +40,19 @@ def build_vae(config: ModelConfig, likelihood: LikelihoodChoice, data: Dataset, 
     Returns:
         The VAE; `InputError` where parts and data do not go together.
     """
+    num_labels = num_classes(data) if config.semi_supervised else 0
     with seeded(seed):
-        decoder = _decoder(config, data)
-        part = _likelihood(likelihood, decoder, data)
-        guide = _guide(config, lambda outputs: _encoder(config, data, likelihood.name, outputs, masked))
+        part = _likelihood(likelihood, _decoder(config, data, num_labels), data)
+        encoder = partial(_encoder, config, data, likelihood.name, masked)
+        guide = _guide(config, partial(encoder, num_labels))
         guide = MaskAwareGuide(guide) if masked else guide
-        context = {"num_latents": config.latent_dim, "guide": guide, "num_features": data.num_features}
-        return VAE(_make(PRIORS[config.prior], config.options, context), part, guide)
+        context = {"num_latents": config.latent_dim, "guide": guide, "num_features": data.num_features + num_labels}
+        prior = _make(PRIORS[config.prior], config.options, context)
+        if not num_labels:
+            return VAE(prior, part, guide)
+        classifier: nn.Module = CategoricalGuide(encoder(0, num_labels))
+        classifier = MaskAwareGuide(classifier) if masked else classifier
+        return SemiSupervisedVAE(prior, part, guide, classifier, num_labels, config.classification_weight)
 
 
 def _make(entry: Entry, settings: Mapping[str, Value], context: Mapping[str, object]) -> nn.Module:
@@ -71,17 +81,20 @@ def _network(config: ModelConfig, data: Dataset) -> tuple[NetworkEntry, tuple[in
     return entry, tuple(int(width) for width in hidden), options
 
 
-def _decoder(config: ModelConfig, data: Dataset) -> MakeNetwork:
+def _decoder(config: ModelConfig, data: Dataset, num_labels: int) -> MakeNetwork:
     entry, hidden, options = _network(config, data)
-    make = Entry(entry.name, entry.decoder).load()
+    make, inputs = Entry(entry.name, entry.decoder).load(), config.latent_dim + num_labels
     if entry.for_images:
         shape = data.image_shape
-        return lambda maps: make(config.latent_dim, *reversed(hidden), image_shape=shape, maps=maps, **options)
+        return lambda maps: make(inputs, *reversed(hidden), image_shape=shape, maps=maps, **options)
     width = 1 if data.schema.coding == "columns" else data.num_features  # whose outputs are counted by their kinds
-    return lambda maps: make(config.latent_dim, *reversed(hidden), maps * width, **options)
+    return lambda maps: make(inputs, *reversed(hidden), maps * width, **options)
 
 
-def _encoder(config: ModelConfig, data: Dataset, likelihood: str, outputs: int, masked: bool) -> nn.Module:
+def _encoder(
+    config: ModelConfig, data: Dataset, likelihood: str, masked: bool, num_labels: int, outputs: int
+) -> nn.Module:
+    """The network of a guide: of x, its mask if there is one, and the indicator of a label if there are labels."""
     entry, hidden, options = _network(config, data)
     if masked and entry.for_images:
         raise InputError(
@@ -89,12 +102,14 @@ def _encoder(config: ModelConfig, data: Dataset, likelihood: str, outputs: int, 
         )
     make = entry.load()
     if LIKELIHOODS[likelihood].encoder == "columns":
-        inputs = ColumnEncoder.num_inputs(data.schema, masked)
-        return ColumnEncoder(make(inputs, *hidden, outputs, **options), data.schema, masked)
+        inputs = ColumnEncoder.num_inputs(data.schema, masked) + num_labels
+        return ColumnEncoder(make(inputs, *hidden, outputs, **options), data.schema, masked, num_labels)
     if entry.for_images:
-        net: nn.Module = make(data.image_shape, *hidden, outputs=outputs, **options)
+        net: nn.Module = make(data.image_shape, *hidden, outputs=IMAGE_FEATURES if num_labels else outputs, **options)
     else:
-        net = make(data.num_features * (1 + masked), *hidden, outputs, **options)
+        net = make((data.num_features + num_labels) * (1 + masked), *hidden, outputs, **options)
+    if entry.for_images and num_labels:
+        net = AppendedInputs(net, mlp(IMAGE_FEATURES + num_labels, outputs), data.num_features)
     return log1p(net) if LIKELIHOODS[likelihood].encoder == "log1p" else net
 
 

@@ -30,6 +30,7 @@ from pyro_vae.programs.precision_check import CHECKED_ROWS, check_precision
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.run_folder import EVALUATION, lock_run
 from pyro_vae.typing import Program
+from pyro_vae.workflows.class_labels import accuracy
 from pyro_vae.workflows.read_run import Run
 from pyro_vae.workflows.row_progress import RowProgress
 
@@ -173,5 +174,6 @@ def evaluate_split(
         active_units=active,
         num_parameters=sum(parameter.numel() for parameter in named_parameters(program).values()),
         seconds=time.perf_counter() - began,
+        accuracy=accuracy(program, rows),
     )
     return best.to_record(about) if found is None else found.to_record(about, best), best

@@ -13,7 +13,7 @@ from pyro_vae.json_records import Record
 from pyro_vae.programs.sample_rows import sample
 from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
-from pyro_vae.workflows.row_frames import describe_rows, latent_frame, reconstruction_frame, values_frame
+from pyro_vae.workflows.row_frames import code_frame, describe_rows, latent_frame, reconstruction_frame, values_frame
 from pyro_vae.workflows.row_progress import RowProgress
 from pyro_vae.workflows.row_writers import ANNOTATED, WRITERS, open_row_writer, require_writer
 
@@ -110,22 +110,27 @@ def encode_run(
     program: str | None = None,
     progress: Style = "none",
 ) -> ExportedRows:
-    """Write each row's posterior mean of z, with its index and label.
+    """Write each row's posterior mean of z, with its index and label, and the labels that the program predicts.
 
     Args:
         folder: the run's folder.
         data: a file, whose rows keep their order, or a named data set; by default the run's own.
         split: which rows of a named data set.
         out: a `.csv`, `.parquet` or `.npy` file, by default one in the run's folder; or a `.h5ad`, a copy of `data`
-            with the means in `obsm["X_vae"]`.
+            with the means alone in `obsm["X_vae"]`.
         program: `FILE.py:FUNCTION` of a program of one's own.
         progress: how progress is shown: `auto`, `bar`, `lines` or `none`.
 
     Returns:
         The file, with its number of rows and columns.
     """
-    endings = (*WRITERS, ANNOTATED)
-    return _export(Run(Path(folder), program), data, split, out, ("latents", ".csv"), latent_frame, progress, endings)
+    run, endings = Run(Path(folder), program), (*WRITERS, ANNOTATED)
+
+    def encode_part(own: Program, part: Split) -> "pandas.DataFrame":
+        is_annotated = out is not None and Path(out).suffix == ANNOTATED
+        return latent_frame(own, part) if is_annotated else code_frame(own, part, run.prepare)
+
+    return _export(run, data, split, out, ("latents", ".csv"), encode_part, progress, endings)
 
 
 def _ending(run: Run) -> str:

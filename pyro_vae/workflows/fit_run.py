@@ -41,6 +41,7 @@ from pyro_vae.serialization import recipe_of, save
 from pyro_vae.typing import Program
 from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice, choose_likelihood, load_dataset
+from pyro_vae.workflows.class_labels import describe_labels, num_classes, require_elbo, training_labels
 from pyro_vae.workflows.fit_baseline import Baseline, fit_baseline
 from pyro_vae.workflows.fit_messages import Log, describe_fit, reason_of_interruption, warnings_to_log
 from pyro_vae.workflows.fit_settings import (
@@ -158,6 +159,8 @@ class _Job:
         else:
             with seeded(seed):
                 self.program = build(self.data)
+        require_elbo(settings.model, settings.objective)
+        self.labels = training_labels(settings.model, self.data, seed)
         particles = settings.training.num_particles
         self.loss = make_objective(settings.objective, self.program, probe_batch(self.data), particles)
 
@@ -172,6 +175,7 @@ class _Job:
             training if self.loss is None else replace(training, num_particles=None),
             valid=self.data.valid,
             loss=self.loss,
+            labels=self.labels,
             device=settings.device,
             dtype=getattr(torch, settings.dtype),
             checkpoint=checkpoint,
@@ -210,6 +214,8 @@ class _Job:
             if not group.is_main:
                 return self._fit_along()
             self.log(describe_fit(self.settings.model, self.data, self.program, self.likelihood, self.own))
+            if self.labels is not None:
+                self.log(describe_labels(self.labels, self.settings.model, num_classes(self.data)))
             self.log(f"run {self.folder}; Ctrl-C saves, pyro-vae fit --resume {self.folder} resumes it")
             with open_logger(self.folder) as board:
                 return self._finish(self._fit(board), board)

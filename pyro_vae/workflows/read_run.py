@@ -32,7 +32,7 @@ from pyro_vae.workflows.explain_scores import explain_flagged
 from pyro_vae.workflows.fill_rows import FilledRows, Imputing, fill_rows
 from pyro_vae.workflows.fit_settings import settings_of_earlier_version
 from pyro_vae.workflows.reference_scores import estimate_alike, read_reference_scores
-from pyro_vae.workflows.row_frames import describe_rows, latent_frame, reconstruction_frame, score_frame, values_frame
+from pyro_vae.workflows.row_frames import code_frame, describe_rows, reconstruction_frame, score_frame, values_frame
 from pyro_vae.workflows.source_frames import frame_of_source, frame_of_split
 from pyro_vae.workflows.user_program import load_builder
 
@@ -166,15 +166,16 @@ class Run:
         return Schema((*columns, *([Column("label", "label", "text", levels)] if levels else [])), bool(columns))
 
     def encode(self, rows: NewRows = None) -> Any:
-        """The posterior means of z under the guide, z1, z2, ….
+        """The posterior means of z under the guide, z1, z2, …, and the labels that the program predicts, if it does.
 
         Args:
             rows: the rows (N).
 
         Returns:
-            A frame (N rows): ids, numbers, labels, and K means.
+            A frame (N rows): ids, numbers, labels, and K means; of a semi-supervised run the most probable label of
+            each row, `predicted_LABEL`, and the probability of each, `probability_LEVEL`.
         """
-        return self._frame_of(rows, lambda part, number: latent_frame(self.program(), part))
+        return self._frame_of(rows, lambda part, number: code_frame(self.program(), part, self.prepare))
 
     def reconstruct(self, rows: NewRows = None) -> Any:
         """E[x | z] at each row's posterior mean, with the names and units of the data.

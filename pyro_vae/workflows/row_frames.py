@@ -6,11 +6,13 @@ import numpy as np
 from torch import Tensor
 
 from pyro_vae.data import Split
+from pyro_vae.data.label_text import label_text
 from pyro_vae.data.prepare_rows import Preparation
 from pyro_vae.diagnostics.anomaly_scores import Scores
 from pyro_vae.evidence.importance_sampling import Evidence
 from pyro_vae.programs.encode_rows import encode, reconstruct
 from pyro_vae.typing import Program
+from pyro_vae.workflows.class_labels import Classifier, predicted_probs
 from pyro_vae.workflows.unfinished_scores import KeptLogPx
 
 if TYPE_CHECKING:
@@ -64,6 +66,28 @@ def latent_frame(program: Program, rows: Split) -> "pandas.DataFrame":
         The frame (n rows, K columns).
     """
     return _numbered(encode(program, rows.x, **rows.row_inputs(slice(None))), "z")
+
+
+def code_frame(program: Program, rows: Split, preparation: Preparation) -> "pandas.DataFrame":
+    """The posterior means of some rows; of a program that predicts labels, the predicted one and all probabilities too.
+
+    Args:
+        program: the program.
+        rows: the rows (n).
+        preparation: of the data that the program was fitted to.
+
+    Returns:
+        The frame (n rows): z1, z2, …, and where labels are predicted `predicted_LABEL` and `probability_LEVEL`, ….
+    """
+    frame = latent_frame(program, rows)
+    if not isinstance(program, Classifier):
+        return frame
+    probs, levels, label = predicted_probs(program, rows), preparation.label_levels, preparation.schema.label
+    name = "label" if label is None else label.name
+    frame[f"predicted_{name}"] = labels_in_words(probs.argmax(-1), levels)
+    for code, values in enumerate(probs.T.numpy()):
+        frame[f"probability_{label_text(code, levels)}"] = values
+    return frame
 
 
 def reconstruction_frame(program: Program, rows: Split, preparation: Preparation) -> "pandas.DataFrame":

@@ -104,8 +104,9 @@ class Terms:
     """Sums over rows of the ELBO's two terms, at β = 1 whatever the objective, from the traces that an ELBO makes.
 
     `reconstruction` sums log p of observed sites, `kl` sums log q − log p of latent ones; a site outside the row plate
-    counts by the batch's share of the rows. `exact` is False where sites were enumerated: their log-probabilities are
-    not those of draws, and the sums would mean something else.
+    counts by the batch's share of the rows. A latent that the guide enumerates counts by its expectation under q. What
+    the guide observes, a term of the objective and of no density, counts nowhere. `exact` is False where the model
+    alone enumerates sites, whose log-probabilities are not those of draws.
 
     Args:
         plates: the program's plates.
@@ -184,7 +185,9 @@ class Terms:
         """
         model, guide = sample_sites(model_trace), sample_sites(guide_trace)
         sites = [*model.values(), *guide.values()]
-        if any(site["infer"].get("_enumerate_dim") is not None for site in sites):
+        enumerated = {site["name"] for site in sites if site["infer"].get("_enumerate_dim") is not None}
+        probs = self._probs([guide[name] for name in enumerated if name in guide])
+        if enumerated - guide.keys() or (enumerated and probs is None):
             self.exact = False
             if latents_outside(model, self.uncertain):
                 self.kl = math.inf
@@ -195,13 +198,22 @@ class Terms:
         self.rows += batch if vectorized else batch / draws
         for site in model.values():
             if site["is_observed"]:
-                self.reconstruction = self.reconstruction + self._sum(site, batch) / draws
+                self.reconstruction = self.reconstruction + self._sum(site, batch, probs) / draws
             else:
-                self.kl = self.kl - self._sum(site, batch) / draws
+                self.kl = self.kl - self._sum(site, batch, probs) / draws
         for name, site in guide.items():
-            self.kl = self.kl + self._sum(site, batch) / draws
+            if site["is_observed"]:
+                continue
+            self.kl = self.kl + self._sum(site, batch, probs) / draws
             if self.site_kl is not None and name in model:
-                self.site_kl[name] = self.site_kl.get(name, 0.0) + self._site_kl(model[name], site, batch) / draws
+                own = self._site_kl(model[name], site, batch, probs)
+                self.site_kl[name] = self.site_kl.get(name, 0.0) + own / draws
+
+    def _probs(self, enumerated: list[Site]) -> Tensor | None:
+        """q of the values of the latents that the guide enumerates, in the rows; None where there are none such."""
+        if not enumerated or any(self.plates.row_plate_frame(site) is None for site in enumerated):
+            return None
+        return torch.stack(torch.broadcast_tensors(*(site["unscaled_log_prob"] for site in enumerated))).sum(0).exp()
 
     def all_reduce(self, group: ProcessGroup) -> None:
         """Overwrite the sums with those over the rows of all processes."""
@@ -230,21 +242,26 @@ class Terms:
         reconstruction, kl = float(self.reconstruction) / self.rows, float(self.kl) / self.rows
         return reconstruction - kl, reconstruction, kl
 
-    def _sum(self, site: Site, batch: int) -> Tensor:
+    def _sum(self, site: Site, batch: int, probs: Tensor | None = None) -> Tensor:
         log_prob = site["unscaled_log_prob"]
         if site["name"] in self.uncertain:
             log_prob = zero_outside_support(site["fn"], site["value"], log_prob)
         log_prob, weights = scale_and_mask(log_prob, mask=site["mask"]), row_weights_of(site)
+        is_inside = self.plates.row_plate_frame(site) is not None
+        if probs is not None and is_inside:
+            log_prob = torch.where(probs > 0, probs * log_prob, 0)
         total = _wide((log_prob if weights is None else log_prob * weights).sum())
-        return total * (batch / self.num_rows) if self.plates.row_plate_frame(site) is None else total
+        return total if is_inside else total * (batch / self.num_rows)
 
-    def _site_kl(self, model: Site, guide: Site, batch: int) -> Tensor:
+    def _site_kl(self, model: Site, guide: Site, batch: int, probs: Tensor | None) -> Tensor:
         """log q − log p of one site summed over rows and draws, for each dimension (K,) where both factorize."""
         bases, value = independent_dimensions(model["fn"], guide["fn"]), guide["value"]
         if bases is None or guide["mask"] is not None or model["mask"] is not None:
-            return self._sum(guide, batch) - self._sum(model, batch)
+            return self._sum(guide, batch, probs) - self._sum(model, batch, probs)
         p, q = bases
         each, weights = q.log_prob(value) - p.log_prob(value), row_weights_of(guide)
+        if probs is not None and self.plates.row_plate_frame(guide) is not None:
+            each = torch.where(probs[..., None] > 0, probs[..., None] * each, 0)
         each = (each if weights is None else each * weights[..., None]).reshape(-1, value.shape[-1]).sum(0)
         return each * (batch / self.num_rows) if self.plates.row_plate_frame(guide) is None else each
 

@@ -31,6 +31,7 @@ from pyro_vae.programs.precision_check import check_precision
 from pyro_vae.programs.program_defaults import (
     check_labels,
     init_program_from_data,
+    init_program_from_labels,
     set_fitted_measure,
     set_num_features,
 )
@@ -121,6 +122,8 @@ class FitTask:
         rows = torch.linspace(0, self.num_rows - 1, min(self.num_rows, most)).long()
         shown = rows_with_nan(train, rows) if isinstance(program, Density) else train[rows]
         init_program_from_data(program, train.mean.to(*target), shown.to(*target))
+        if self.labels is not None:
+            init_program_from_labels(program, self.labels)
         set_num_features(program, train.shape[1])
         set_fitted_measure(program, train.measure)
         self._warn_of_rounding(train[first])

@@ -1,0 +1,3 @@
+from .semi_supervised_vae import SemiSupervisedVAE as SemiSupervisedVAE
+
+__all__ = ["SemiSupervisedVAE"]
