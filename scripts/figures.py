@@ -1,6 +1,7 @@
 """Figures of the documentation; a tutorial's figure is drawn from the variables of its own examples.
 
     python scripts/figures.py your-data            # docs/images/your_data.png
+    python scripts/figures.py your-table           # docs/images/your_table.png
     python scripts/figures.py swap                 # docs/images/swap.png
     python scripts/figures.py trust                # docs/images/trust.png
     python scripts/figures.py your-program         # docs/images/your_program.png
@@ -96,6 +97,37 @@ def your_data() -> None:
         for axes in (first, *others):
             axes.set_xlabel("$z_1$")
         figure.savefig(IMAGES / "your_data.png", dpi=150)
+
+
+@cli.command("your-table")
+def your_table() -> None:
+    """Latent means of the customers, coloured by two columns, by the label, and by log p(x)."""
+    names = left_by("tutorials/your_table.md")
+    table, scores = names["table"], names["scores"]
+    z = names["codes"][["z1", "z2"]].to_numpy()
+    shades = {
+        "Revenue, logarithm": np.log(table["revenue"]),
+        "Orders, square root": np.sqrt(table["orders"]),
+        "log p(x), nats": scores["log_px"],
+    }
+    with style.figure_style():
+        figure = Figure(figsize=(13, 3.6))
+        first, *others = figure.subplots(1, 4, sharey=True)
+        for answer, colour in (("no", style.BLUE), ("yes", style.ORANGE)):
+            rows = (table["churned"] == answer).to_numpy()
+            first.scatter(*z[rows].T, s=8, color=colour, alpha=0.6, linewidths=0, label=answer)
+        first.set(title="Churned (not modelled)", ylabel="$z_2$")
+        first.legend(loc="best", markerscale=1.5)
+        for axes, (name, values) in zip(others, shades.items(), strict=True):
+            low, high = np.percentile(values, [5, 95])
+            dots = axes.scatter(
+                *z.T, c=values, cmap=style.SHADES, vmin=low, vmax=high, s=10, edgecolors="0.6", linewidths=0.3
+            )
+            axes.set_title(name)
+            figure.colorbar(dots, ax=axes, extend="both").outline.set_visible(False)
+        for axes in (first, *others):
+            axes.set_xlabel("$z_1$")
+        figure.savefig(IMAGES / "your_table.png", dpi=130)
 
 
 @cli.command()
