@@ -56,6 +56,17 @@ def negative_binomial(x, log_mean, log_count):
     return count * log_sigmoid(-logit) + x * log_sigmoid(logit) + choices
 
 
+def gamma(x, log_mean, shape):
+    rate = shape * mp.exp(-log_mean)
+    return shape * mp.log(rate) + (shape - 1) * mp.log(x) - rate * x - mp.loggamma(shape)
+
+
+def beta(x, logit, concentration):
+    a, b = concentration * mp.exp(log_sigmoid(logit)), concentration * mp.exp(log_sigmoid(-logit))
+    constant = mp.loggamma(concentration) - mp.loggamma(a) - mp.loggamma(b)
+    return (a - 1) * mp.log(x) + (b - 1) * mp.log1p(-x) + constant
+
+
 def log_sum_exp(terms):
     top = max(terms)
     return top + mp.log(sum(mp.exp(term - top) for term in terms))

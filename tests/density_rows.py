@@ -101,6 +101,35 @@ def dispersed_counts(dtype):
     return [Row(r.values, r.outputs, {"log_count": log}) for r in near_counts(dtype) for log in (-7.0, -1.0, 2.0, 8.99)]
 
 
+def positive_means(dtype):
+    """Values near their mean and far from it."""
+    return [
+        Row(torch.tensor([math.exp(log_mean) * ratio]), torch.tensor([log_mean, raw]))
+        for log_mean in (-69.0, -3.0, 0.0, 10.0, 29.0)
+        for ratio in (1e-7, 0.5, 1.0, 1.001, 40.0)
+        for raw in (-1e4, -3.0, 0.5, 30.0, 1e4)
+    ]
+
+
+def shares(dtype):
+    eps = torch.finfo(dtype).eps
+    return [
+        Row(torch.tensor([x], dtype=dtype), torch.tensor([logit, raw]))
+        for x in (1e-30, 0.01, 0.5, 0.9, 1 - eps)
+        for logit in (-1e4, -20.0, -0.5, 0.0, 3.0, 90.0)
+        for raw in (-1e4, -3.0, 0.5, 30.0, 1e4)
+    ]
+
+
+def inflated_counts(dtype):
+    singles = [row for row in near_counts(dtype) if len(row.values) == 1]
+    return [
+        Row(r.values, torch.cat([torch.tensor([logit]), r.outputs]))
+        for r in singles
+        for logit in (-1e4, -20.0, 0.3, 1e4)
+    ]
+
+
 def latents(dtype):
     """Latents of two dimensions under priors of zero location: the second scale is one."""
     rows = []

@@ -19,6 +19,7 @@ from torch import nn
 
 from pyro_vae import guides, likelihoods, priors
 from pyro_vae.data.columns import Column, Schema
+from pyro_vae.likelihoods.loc_scale import SCALE_FLOOR
 from pyro_vae.part_bases import scores_only_own_samples
 
 K = 2
@@ -126,7 +127,7 @@ def with_scale(function, floor):
 
 def normal_of_log_scale(x, out, settings, part):
     """A normal whose scale is the exponential of the second output, between −5 and 5, times L."""
-    scale = mp.exp(min(max(out[1], mp.mpf(-5)), mp.mpf(5))) * exactly(part.tril())[0][0]
+    scale = mp.exp(min(max(out[1], mp.mpf(-5)), mp.mpf(5))) * exactly(part.residual())[0][0]
     return oracles.normal(x[0], out[0], scale)
 
 
@@ -134,8 +135,22 @@ def log_normal(x, loc, scale):
     return oracles.normal(mp.log(x), loc, scale) - mp.log(x)
 
 
-def one_column(kind):
-    return Schema((Column("x", kind),), coding="columns")
+def one_column(kind, family=""):
+    return Schema((Column("x", kind, family=family),), coding="columns")
+
+
+def gamma_column(x, out, settings, part):
+    shape = softplus(out[1]) + mp.mpf(SCALE_FLOOR)
+    return oracles.gamma(x[0], min(out[0], mp.mpf(30)), shape)
+
+
+def beta_column(x, out, settings, part):
+    return oracles.beta(x[0], out[0], softplus(out[1]) + mp.mpf(SCALE_FLOOR))
+
+
+def zero_inflated_column(x, out, settings, part):
+    counted = oracles.negative_binomial(x[0], min(out[1], mp.mpf(30)), mp.mpf(1)) + oracles.log_sigmoid(-out[0])
+    return oracles.log_sum_exp([counted, oracles.log_sigmoid(out[0])]) if x[0] == 0 else counted
 
 
 def at_zero(function):
@@ -215,7 +230,7 @@ LIKELIHOODS = {
             "raw scales ±1e4",
             lambda s: likelihoods.Normal(nn.Identity(), scale="network"),
             rows.raw_scales,
-            with_scale(oracles.normal, likelihoods.SCALE_FLOOR),
+            with_scale(oracles.normal, SCALE_FLOOR),
         ),
     ],
     "multivariate-normal": [
@@ -233,14 +248,35 @@ LIKELIHOODS = {
             "raw scales ±1e4",
             lambda s: likelihoods.Columns(nn.Identity(), one_column("real")),
             rows.raw_scales,
-            with_scale(oracles.normal, likelihoods.SCALE_FLOOR),
+            with_scale(oracles.normal, SCALE_FLOOR),
         ),
         Case(
             "columns, positive",
             "raw scales ±1e4, values to 1e5",
             lambda s: likelihoods.Columns(nn.Identity(), one_column("positive")),
             lambda dtype: [Row(row.values.abs() + 1e-3, row.outputs) for row in rows.raw_scales(dtype)],
-            with_scale(log_normal, likelihoods.SCALE_FLOOR),
+            with_scale(log_normal, SCALE_FLOOR),
+        ),
+        Case(
+            "columns, gamma",
+            "means 1e-30 to 1e13, raw concentrations ±1e4",
+            lambda s: likelihoods.Columns(nn.Identity(), one_column("positive", "gamma")),
+            rows.positive_means,
+            gamma_column,
+        ),
+        Case(
+            "columns, beta",
+            "logits and raw concentrations ±1e4",
+            lambda s: likelihoods.Columns(nn.Identity(), one_column("bounded", "beta")),
+            rows.shares,
+            beta_column,
+        ),
+        Case(
+            "columns, zero-inflated",
+            "logits ±1e4, counts to 1e9",
+            lambda s: likelihoods.Columns(nn.Identity(), one_column("count", "zero-inflated")),
+            rows.inflated_counts,
+            zero_inflated_column,
         ),
     ],
     "student-t": [
@@ -252,7 +288,7 @@ LIKELIHOODS = {
             "raw scales ±1e4, df 2 to 1e6",
             make_student,
             rows.with_df,
-            with_scale(STUDENT_T, likelihoods.SCALE_FLOOR),
+            with_scale(STUDENT_T, SCALE_FLOOR),
         ),
     ],
     "discretized-logistic": [

@@ -22,6 +22,18 @@ MODELLED = (*NUMBERS, *WITH_LEVELS, "datetime")
 ROLES = ("id", "label", "weights", "split", "group", "ignored")  # of columns that are not modelled
 KINDS = (*MODELLED, *ROLES)
 WHOLE = ("count", "integer")
+ZERO_OR_LOG_NORMAL = "zero or log-normal"
+FAMILIES: dict[str, tuple[str, ...]] = {  # of distributions, by kind; the first where none is named
+    "real": ("normal", "student-t"),
+    "datetime": ("normal", "student-t"),
+    "positive": ("log-normal", "gamma"),
+    "bounded": ("logit-normal", "beta"),
+    "count": ("negative-binomial", "zero-inflated"),
+    "integer": ("logistic",),
+    "binary": ("levels",),
+    "categorical": ("levels",),
+    "ordinal": ("ordinal",),
+}
 Level = str | int | float | bool
 DAY = 86_400.0  # seconds; dates are days since 1970-01-01, time spans days
 DEFAULTS = (("dtype", "float64"), ("has_zeros", False), ("shift", 0.0), ("scale", 1.0))
@@ -49,6 +61,7 @@ class Column:
         shift: what is subtracted from its numbers before they are divided by `scale`, where columns have kinds.
         scale: what they are divided by; of a positive column with zeros the unit of its logarithms.
         note: what is unusual about it, in words.
+        family: the family of its distribution, for `likelihoods.Columns`; the first of its kind in `FAMILIES` if empty.
     """
 
     name: str
@@ -65,9 +78,22 @@ class Column:
     shift: float = 0.0
     scale: float = 1.0
     note: str = ""
+    family: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
+        if self.family and self.family not in self._families:
+            known = ", ".join(self._families) or "one family only"
+            raise InputError(f"column {self.name}: family {self.family!r}; a {self.kind} column has {known}")
+
+    @property
+    def _families(self) -> tuple[str, ...]:
+        return (ZERO_OR_LOG_NORMAL,) if self.kind == "positive" and self.has_zeros else FAMILIES.get(self.kind, ())
+
+    @property
+    def distribution(self) -> str:
+        """The name of the family of its distribution: the one that is named, else the first of its kind."""
+        return self.family or self._families[0]
 
     @property
     def is_modelled(self) -> bool:

@@ -1,257 +1,17 @@
-"""A row of a table as one event: columns of several families, independent given the latents."""
+"""A row of a table as one event: columns of several families."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from pyro_vae.distributions.stable_densities import Normal
+from pyro_vae.distributions.discrete_values import DependentValues, EachValue
 
-MEAN_POINTS = 32  # of the Gauss–Hermite rule for the mean of a logit-normal
 WHOLE_TOLERANCE = 1e-2  # of a number of steps, which float32 rounds
-
-
-class LogNormal(dist.TorchDistribution):
-    r"""A log-normal value, $\log p(x) = \log N(\log x; \mu, \sigma^2) - \log x$; −∞ at 0 and below.
-
-    Args:
-        loc: μ, (...).
-        scale: σ, broadcast with it.
-    """
-
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 - as torch's own
-    support = constraints.positive
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
-        super().__init__(self.loc.shape, validate_args=False)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "LogNormal":
-        return LogNormal(self.loc.expand(torch.Size(batch_shape)), self.scale.expand(torch.Size(batch_shape)))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        is_inside = value > 0
-        log = torch.where(is_inside, value, 1.0).log()
-        return torch.where(is_inside, Normal(self.loc, self.scale).log_prob(log) - log, -math.inf)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            shape = self._extended_shape(torch.Size(sample_shape))
-            return torch.normal(self.loc.expand(shape), self.scale.expand(shape)).exp()
-
-    @property
-    def mean(self) -> Tensor:
-        return (self.loc + self.scale.square() / 2).exp()
-
-    @property
-    def variance(self) -> Tensor:
-        return self.mean.square() * torch.expm1(self.scale.square())
-
-
-class ZeroOrLogNormal(TorchDistribution):
-    r"""A value that is 0 with probability σ(l), else log-normal: a probability at 0, a density above.
-
-    Args:
-        zero_logits: l, (...).
-        loc: of the log-normal's logarithm.
-        scale: likewise.
-    """
-
-    arg_constraints = {"zero_logits": constraints.real}  # noqa: RUF012 - as torch's own
-    support = constraints.nonnegative
-
-    def __init__(self, zero_logits: Tensor, loc: Tensor, scale: Tensor) -> None:
-        self.zero_logits = zero_logits
-        self.positive = LogNormal(loc, scale)
-        super().__init__(zero_logits.shape, validate_args=False)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "ZeroOrLogNormal":
-        shape = torch.Size(batch_shape)
-        return ZeroOrLogNormal(
-            self.zero_logits.expand(shape), self.positive.loc.expand(shape), self.positive.scale.expand(shape)
-        )
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        is_zero = value == 0
-        above = self.positive.log_prob(torch.where(is_zero, 1.0, value))
-        return torch.where(is_zero, F.logsigmoid(self.zero_logits), F.logsigmoid(-self.zero_logits) + above)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            value = self.positive.sample(torch.Size(sample_shape))
-            return torch.where(torch.rand_like(value) < torch.sigmoid(self.zero_logits), 0.0, value)
-
-    @property
-    def mean(self) -> Tensor:
-        return torch.sigmoid(-self.zero_logits) * self.positive.mean
-
-    @property
-    def variance(self) -> Tensor:
-        above = torch.sigmoid(-self.zero_logits)
-        return above * (self.positive.variance + self.positive.mean.square()) - self.mean.square()
-
-
-class LogitNormal(TorchDistribution):
-    r"""A value between 0 and 1 whose logit is normal.
-
-    $\log p(x) = \log N(\mathrm{logit}\, x; \mu, \sigma^2) - \log x - \log(1 - x)$.
-
-    Args:
-        loc: μ, (...).
-        scale: σ, broadcast with it.
-    """
-
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 - as torch's own
-    support = constraints.unit_interval
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
-        super().__init__(self.loc.shape, validate_args=False)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "LogitNormal":
-        return LogitNormal(self.loc.expand(torch.Size(batch_shape)), self.scale.expand(torch.Size(batch_shape)))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        is_inside = (value > 0) & (value < 1)
-        x = torch.where(is_inside, value, 0.5)
-        log_x, log_rest = x.log(), torch.log1p(-x)
-        inside = Normal(self.loc, self.scale).log_prob(log_x - log_rest) - log_x - log_rest
-        return torch.where(is_inside, inside, -math.inf)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            shape = self._extended_shape(torch.Size(sample_shape))
-            return torch.sigmoid(torch.normal(self.loc.expand(shape), self.scale.expand(shape)))
-
-    def _moment(self, power: int) -> Tensor:
-        import numpy as np
-
-        points, weights = np.polynomial.hermite_e.hermegauss(MEAN_POINTS)
-        at, share = self.loc.new_tensor(points), self.loc.new_tensor(weights / weights.sum())
-        moment: Tensor = (torch.sigmoid(self.loc[..., None] + self.scale[..., None] * at) ** power * share).sum(-1)
-        return moment
-
-    @property
-    def mean(self) -> Tensor:
-        return self._moment(1)
-
-    @property
-    def variance(self) -> Tensor:
-        return self._moment(2) - self._moment(1).square()
-
-
-class LogisticSteps(TorchDistribution):
-    r"""Whole numbers in steps of h: a logistic density, integrated over the width of each step.
-
-    $P(x) = \sigma((x + h/2 - \mu)/s) - \sigma((x - h/2 - \mu)/s)$ for x = …, −h, 0, h, ….
-
-    Args:
-        loc: μ, (...).
-        scale: s, broadcast with it.
-        step: h, broadcast with it.
-    """
-
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 - as torch's own
-    support = constraints.real
-
-    loc: Tensor
-    scale: Tensor
-    step: Tensor
-
-    def __init__(self, loc: Tensor, scale: Tensor, step: Tensor) -> None:
-        self.loc, self.scale, self.step = torch.broadcast_tensors(loc, scale, step)
-        super().__init__(self.loc.shape, validate_args=False)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "LogisticSteps":
-        shape = torch.Size(batch_shape)
-        return LogisticSteps(self.loc.expand(shape), self.scale.expand(shape), self.step.expand(shape))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        width = self.step / self.scale
-        above, below = (value - self.loc) / self.scale + width / 2, (value - self.loc) / self.scale - width / 2
-        # log(σ(a) − σ(b)) = log σ(a) + log σ(−b) + log(1 − e^{b − a}), exact in both tails
-        inside: Tensor = F.logsigmoid(above) + F.logsigmoid(-below) + torch.log(-torch.expm1(-width))
-        return inside
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            shape = self._extended_shape(torch.Size(sample_shape))
-            uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
-            x: Tensor = self.loc + self.scale * torch.logit(uniform.clamp(1e-6, 1 - 1e-6))
-            whole: Tensor = (x / self.step).round()
-            return whole * self.step
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def variance(self) -> Tensor:
-        return (math.pi * self.scale).square() / 3 + self.step.square() / 12
-
-
-class Levels(TorchDistribution):
-    r"""One of a column's levels, 0 … L − 1, or L, a level that no training row had, with probability ε.
-
-    $P(k) = (1 - \varepsilon)\, \mathrm{softmax}(l)_k$. Draws and the most probable level are never L.
-
-    Args:
-        logits: l, (..., C), −∞ beyond the levels of a column with fewer than C.
-        num_levels: L, (...).
-        unseen: ε, the probability of a level that was never seen.
-    """
-
-    arg_constraints = {}  # noqa: RUF012 - torch.distributions looks for this attribute
-    support = constraints.nonnegative_integer
-
-    def __init__(self, logits: Tensor, num_levels: Tensor, unseen: float) -> None:
-        self.logits, self.num_levels, self.unseen = logits, num_levels, unseen
-        super().__init__(logits.shape[:-1], validate_args=False)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "Levels":
-        shape = torch.Size(batch_shape)
-        return Levels(self.logits.expand(*shape, -1), self.num_levels, self.unseen)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        log_probs = torch.log_softmax(self.logits, -1)
-        is_unseen = value >= self.num_levels
-        code = torch.where(is_unseen, 0.0, value).long().unsqueeze(-1)
-        code, log_probs = torch.broadcast_tensors(code, log_probs[..., :1])[0], log_probs
-        log_probs = log_probs.expand(*code.shape[:-1], log_probs.shape[-1])
-        known = log_probs.gather(-1, code).squeeze(-1) + math.log1p(-self.unseen)
-        return torch.where(is_unseen, math.log(self.unseen), known)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            shape = self._extended_shape(torch.Size(sample_shape))
-            logits = self.logits.expand(*shape, self.logits.shape[-1])
-            code: Tensor = dist.Categorical(logits=logits).sample()
-            return code.to(logits.dtype)
-
-    @property
-    def mean(self) -> Tensor:
-        """The most probable level: levels have no mean."""
-        return self.logits.argmax(-1).to(self.logits.dtype)
-
-    @property
-    def variance(self) -> Tensor:
-        probs = torch.softmax(self.logits, -1)
-        places = torch.arange(probs.shape[-1], dtype=probs.dtype, device=probs.device)
-        mean = (probs * places).sum(-1)
-        second: Tensor = (probs * places.square()).sum(-1)
-        return second - mean.square()
 
 
 @dataclass(frozen=True)
@@ -309,10 +69,11 @@ class ColumnSupport(constraints.Constraint):
 
 
 class ColumnVector(TorchDistribution):
-    """D columns as one event, independent, in groups of one family.
+    """D columns as one event, in groups of one family; the columns of a group may depend on each other.
 
     Args:
-        families: for each group a distribution with batch shape (..., n), of its n columns.
+        families: for each group of n columns a distribution, with batch shape (..., n) of independent columns, else
+            with event shape (n,) and `DependentValues`.
         columns: for each group the numbers of its columns (n,).
         order: the place of each column among the columns of all groups, (D,).
         support: that of each column.
@@ -325,25 +86,86 @@ class ColumnVector(TorchDistribution):
     ) -> None:
         self.families, self.columns, self.order = tuple(families), tuple(columns), order
         self._support = support
-        super().__init__(families[0].batch_shape[:-1], order.shape, validate_args=False)
+        super().__init__(_batch_shape(families[0]), order.shape, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
         return constraints.independent(self._support, 1)
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "ColumnVector":
-        families = [each.expand([*batch_shape, each.batch_shape[-1]]) for each in self.families]
+        shape = torch.Size(batch_shape)
+        families = [each.expand(shape if each.event_shape else shape + each.batch_shape[-1:]) for each in self.families]
         return ColumnVector(families, self.columns, self.order, self._support)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        parts = [each.log_prob(value[..., at]).sum(-1) for each, at in zip(self.families, self.columns, strict=True)]
-        total: Tensor = sum(parts[1:], parts[0])
+        total = value.new_zeros(())
+        for family, x in self._groups(value):
+            total = total + (family.log_prob(x) if family.event_shape else family.log_prob(x).sum(-1))
+        return total
+
+    def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
+        """The log density of the observed values alone.
+
+        Args:
+            value: the values (..., D), of which only the observed ones count.
+            observed: booleans (N, D).
+
+        Returns:
+            The log densities (...), 0 where nothing was observed.
+        """
+        value = torch.where(observed, value, value.new_tensor(self._support.placeholders))
+        total = value.new_zeros(())
+        for (family, x), at in zip(self._groups(value), self.columns, strict=True):
+            if isinstance(family, DependentValues):
+                total = total + family.observed_log_prob(x, observed[..., at])
+            else:
+                total = total + torch.where(observed[..., at], family.log_prob(x), 0.0).sum(-1)
         return total
 
     def each_log_prob(self, value: Tensor) -> Tensor:
-        """The log-probability or log-density of each of the D columns."""
-        parts = [each.log_prob(value[..., at]) for each, at in zip(self.families, self.columns, strict=True)]
+        """The log-probability or log-density of each of the D columns alone, (..., D)."""
+        parts = [
+            family.each_log_prob(x) if isinstance(family, EachValue) else family.log_prob(x)
+            for family, x in self._groups(value)
+        ]
         return torch.cat(parts, -1)[..., self.order]
+
+    def condition(self, value: Tensor, observed: Tensor) -> "ColumnVector":
+        """The distribution of all columns given the values that were observed.
+
+        Args:
+            value: the values (..., D), of which only the observed ones count.
+            observed: booleans (N, D).
+
+        Returns:
+            A distribution of all D columns; those that do not depend on others are as they were, observed or not.
+        """
+        return self._map_dependent(lambda family, x, at: family.condition(x, observed[..., at]), value)
+
+    def given_others(self, value: Tensor, observed: Tensor) -> "ColumnVector":
+        """The distribution of each observed column given all other observed ones.
+
+        Args:
+            value: the values (..., D).
+            observed: booleans (N, D).
+
+        Returns:
+            A distribution of D columns that are independent.
+        """
+        return self._map_dependent(lambda family, x, at: family.given_others(x, observed[..., at]), value)
+
+    def _map_dependent(
+        self, function: Callable[[DependentValues, Tensor, Tensor], Distribution], value: Tensor
+    ) -> "ColumnVector":
+        """The vector with what a function makes of families whose columns depend on each other."""
+        families = [
+            function(family, x, at) if isinstance(family, DependentValues) else family
+            for (family, x), at in zip(self._groups(value), self.columns, strict=True)
+        ]
+        return ColumnVector(families, self.columns, self.order, self._support)
+
+    def _groups(self, value: Tensor) -> list[tuple[Distribution, Tensor]]:
+        return [(family, value[..., at]) for family, at in zip(self.families, self.columns, strict=True)]
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return torch.cat([each.sample(torch.Size(sample_shape)) for each in self.families], -1)[..., self.order]
@@ -355,3 +177,7 @@ class ColumnVector(TorchDistribution):
     @property
     def variance(self) -> Tensor:
         return torch.cat([each.variance for each in self.families], -1)[..., self.order]
+
+
+def _batch_shape(family: Distribution) -> torch.Size:
+    return family.batch_shape if family.event_shape else family.batch_shape[:-1]

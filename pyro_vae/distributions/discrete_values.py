@@ -98,6 +98,31 @@ class EachValue(Protocol):
 
 
 @runtime_checkable
+class DependentValues(Protocol):
+    """A distribution of a vector whose values depend on each other, that knows its marginals and conditionals."""
+
+    def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
+        """The log density of the observed values alone, (...), where `observed` (..., D) marks them."""
+        ...
+
+    def condition(self, value: Tensor, observed: Tensor) -> TorchDistribution:
+        """The distribution of all values given the observed ones, which are themselves."""
+        ...
+
+    def given_others(self, value: Tensor, observed: Tensor) -> TorchDistribution:
+        """The distribution of each observed value given all other observed ones.
+
+        Args:
+            value: the values (..., D).
+            observed: booleans (N, D).
+
+        Returns:
+            A distribution of D values that are independent.
+        """
+        ...
+
+
+@runtime_checkable
 class WithPlaceholders(Protocol):
     """A support that knows a value inside for each of the values of a vector."""
 
@@ -106,12 +131,12 @@ class WithPlaceholders(Protocol):
 
 
 class Observed(TorchDistribution):
-    """D independent values, of which only those that a mask (..., D) marks as observed count in `log_prob`.
+    """D values, of which only those that a mask (..., D) marks as observed count in `log_prob`.
 
     All D values are sampled, so that the missing ones can be imputed.
 
     Args:
-        values: the distribution of all D values.
+        values: the distribution of all D values, independent or with marginals (`DependentValues`).
         mask: booleans (..., D), true where a value was observed.
     """
 
@@ -142,6 +167,9 @@ class Observed(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         values = self.values
+        if isinstance(values, DependentValues):
+            marginal: Tensor = values.observed_log_prob(value, self.observed)
+            return marginal
         value = _fill_inside(value, self.observed, values.support)
         if isinstance(values, EachValue):
             log_probs = values.each_log_prob(value)

@@ -1,5 +1,7 @@
 """Mixtures of products over columns with kinds: each component holds one distribution a column."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -8,7 +10,7 @@ from pyro_vae.constructor_args import part
 from pyro_vae.data.columns import Schema
 from pyro_vae.distributions.column_vector import ColumnVector
 from pyro_vae.errors import InputError
-from pyro_vae.likelihoods.columns import column_support, family_of
+from pyro_vae.likelihoods.columns import column_support
 from pyro_vae.models.column_families import (
     ColumnFamily,
     LogitNormalColumns,
@@ -28,7 +30,7 @@ FAMILIES: dict[str, type[ColumnFamily]] = {
     "log-normal": LogNormalColumns,
     "zero or log-normal": ZeroOrLogNormalColumns,
     "logit-normal": LogitNormalColumns,
-    "negative binomial": NegativeBinomialColumns,
+    "negative-binomial": NegativeBinomialColumns,
     "logistic": LogisticColumns,
     "levels": LevelColumns,
     "ordinal": LevelColumns,
@@ -85,7 +87,7 @@ class ColumnsMixture(Mixture):
         groups: dict[tuple[str, int], list[int]] = {}
         for number, column in enumerate(columns):
             width = max(0, len(column.levels) - 1).bit_length()
-            groups.setdefault((family_of(column), width), []).append(number)
+            groups.setdefault((replace(column, family="").distribution, width), []).append(number)
         self.families = nn.ModuleList(
             FAMILIES[name]([columns[i] for i in numbers], num_components, self.prior_rows)
             for (name, _), numbers in groups.items()

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.data.columns import Column
-from pyro_vae.distributions.column_vector import Levels, LogisticSteps
+from pyro_vae.distributions.column_distributions import Levels, LogisticSteps
 from pyro_vae.distributions.stable_densities import NegativeBinomial
-from pyro_vae.likelihoods.columns import UNSEEN
+from pyro_vae.likelihoods.column_groups import UNSEEN
 from pyro_vae.models.column_families import SMALLEST_SCALE, ColumnFamily
 from pyro_vae.models.column_m_steps import inverse_scale, logistic_bound, raise_total_count
 from pyro_vae.models.exact_density import Statistics, column_scales

@@ -8,12 +8,12 @@ import torch
 from pyro.distributions import MaskedDistribution
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, Normal, constraints
+from torch.distributions import Categorical, Distribution, Independent, constraints
 
 from pyro_vae.distributions import Observed
-from pyro_vae.distributions.column_vector import ColumnVector, Levels
-from pyro_vae.distributions.discrete_values import EachValue
-from pyro_vae.distributions.scaled_normal import ScaledMultivariateNormal
+from pyro_vae.distributions.column_distributions import Levels
+from pyro_vae.distributions.column_vector import ColumnVector
+from pyro_vae.distributions.discrete_values import DependentValues, EachValue
 from pyro_vae.errors import InputError
 from pyro_vae.programs.distribution_means import mean_in_closed_form
 from pyro_vae.programs.plates import PlateStructure
@@ -55,9 +55,9 @@ class Expected:
 class ObservedValues:
     """The sites of a run of a model that observe x, whose missing values are drawn given the latents.
 
-    These are independent of the observed ones, or normal with one correlation (`likelihoods.MultivariateNormal`), and
-    then conditioned on them. Raises `InputError` for other distributions of several values, or where what the model
-    observes is not x, column by column.
+    These are independent of the observed ones given the latents, or their distribution knows its conditionals
+    (`DependentValues`: `likelihoods.MultivariateNormal`, `likelihoods.Columns`). Raises `InputError` for other
+    distributions of several values, or where what the model observes is not x, column by column.
 
     Args:
         plates: the program's plates.
@@ -136,9 +136,13 @@ class ObservedValues:
 def _whole(site: Site, *, given_others: bool = False) -> Distribution:
     """The distribution of all values of a site, in the shape of what it observes."""
     fn: Distribution = in_shape_of(site["fn"], site["value"])
+    observed = fn.observed if isinstance(fn, Observed) else torch.ones_like(site["value"], dtype=torch.bool)
+    is_whole = not isinstance(fn, Observed)
     fn = fn.values if isinstance(fn, Observed) else fn
-    if isinstance(fn, ScaledMultivariateNormal):
-        return fn.given_others(site["value"]) if given_others else fn.condition(site["value"])
+    if isinstance(fn, DependentValues) and (given_others or not is_whole):
+        condition = fn.given_others if given_others else fn.condition
+        given: Distribution = condition(site["value"], observed)
+        return given
     batch = site["value"].shape[: site["value"].dim() - len(fn.event_shape)]
     return fn if fn.batch_shape == batch else fn.expand(batch)
 
@@ -152,7 +156,7 @@ def _unwrapped(fn: object) -> object:
 
 def _require_independent(site: Site) -> None:
     fn = _unwrapped(site["fn"])
-    if isinstance(fn, EachValue | ScaledMultivariateNormal) or (isinstance(fn, Distribution) and not fn.event_shape):
+    if isinstance(fn, EachValue | DependentValues) or (isinstance(fn, Distribution) and not fn.event_shape):
         return
     raise InputError(
         f"the values that {site['name']} observes are not independent given the latents ({type(fn).__name__}), so the "
@@ -161,17 +165,12 @@ def _require_independent(site: Site) -> None:
 
 
 def _draw(fn: Distribution) -> Tensor:
-    if isinstance(fn, ScaledMultivariateNormal):  # of rows with a factor each
-        noise = torch.randn_like(fn.loc)
-        return fn.loc + fn.scale * (fn.tril @ noise.unsqueeze(-1)).squeeze(-1)
     drawn: Tensor = fn.sample()
     return drawn
 
 
 def _each_log_prob(fn: Distribution, value: Tensor) -> Tensor:
     base = _unwrapped(fn)
-    if isinstance(base, ScaledMultivariateNormal):
-        base = Normal(base.loc, base.variance.sqrt(), validate_args=False)
     each: Tensor = (
         base.each_log_prob(value) if isinstance(base, EachValue) else cast(Distribution, base).log_prob(value)
     )

@@ -37,7 +37,7 @@ def covariance(scale, tril):
 def test_the_density_and_its_marginals_are_scipys(pieces):
     loc, scale, tril, x, mask = pieces
     whole = ScaledMultivariateNormal(loc, scale, tril).log_prob(x)
-    some = ScaledMultivariateNormal(loc, scale, tril, mask).log_prob(torch.where(mask, x, 1e6))
+    some = ScaledMultivariateNormal(loc, scale, tril).observed_log_prob(torch.where(mask, x, 1e6), mask)
     for i in range(6):
         sigma, seen = covariance(scale[i], tril), mask[i].numpy()
         expected = stats.multivariate_normal(loc[i].numpy(), sigma).logpdf(x[i].numpy())
@@ -47,13 +47,15 @@ def test_the_density_and_its_marginals_are_scipys(pieces):
             part = stats.multivariate_normal(loc[i].numpy()[seen], sigma[np.ix_(seen, seen)])
             marginal = part.logpdf(x[i].numpy()[seen])
         assert some[i].item() == pytest.approx(marginal, abs=1e-10)
-    batches = ScaledMultivariateNormal(loc.expand(3, 6, D), scale, tril, mask).log_prob(torch.where(mask, x, 0.0))
+    batches = ScaledMultivariateNormal(loc.expand(3, 6, D), scale, tril).observed_log_prob(
+        torch.where(mask, x, 0.0), mask
+    )
     torch.testing.assert_close(batches, some.expand(3, 6))
 
 
 def test_what_is_missing_given_what_is_not(pieces):
     loc, scale, tril, x, mask = pieces
-    given = ScaledMultivariateNormal(loc, scale, tril, mask).condition(torch.where(mask, x, 7.0))
+    given = ScaledMultivariateNormal(loc, scale, tril).condition(torch.where(mask, x, 7.0), mask)
     for i in range(6):
         sigma, seen = covariance(scale[i], tril), mask[i].numpy()
         weights = sigma[np.ix_(~seen, seen)] @ np.linalg.inv(sigma[np.ix_(seen, seen)])
@@ -91,7 +93,7 @@ def test_a_fit_begins_at_one_normal_and_is_recorded():
         if compiled is None:
             p = part(torch.zeros(1, 2))
             sigma = LedoitWolf().fit(rows.double().numpy()).covariance_
-            factor = p.scale[0, :, None] * part.tril()
+            factor = p.scale[0, :, None] * part.residual()
             np.testing.assert_allclose((factor @ factor.T).detach().numpy(), sigma, rtol=0.15, atol=0.1)
         elbos.append([epoch.elbo for epoch in pv.fit(vae, rows, epochs=3, compile=compiled).history])
     np.testing.assert_allclose(*elbos, rtol=1e-4)

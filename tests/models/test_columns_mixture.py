@@ -16,7 +16,8 @@ import pyro_vae as pv
 from pyro_vae.data import Measure, Split
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.errors import InputError
-from pyro_vae.likelihoods.columns import UNSEEN, Columns
+from pyro_vae.likelihoods.column_groups import UNSEEN
+from pyro_vae.likelihoods.columns import Columns
 from pyro_vae.models.column_families import NormalColumns, ZeroOrLogNormalColumns
 from pyro_vae.models.column_m_steps import raise_total_count
 from pyro_vae.models.columns_mixture import ColumnsMixture
@@ -148,13 +149,15 @@ def test_a_level_that_was_never_seen_has_the_probability_of_the_likelihood(data,
 def test_one_component_is_the_likelihood_with_the_same_numbers(data):
     """The same measure: `likelihoods.Columns` of a network of constants, every kind of column."""
     torch.manual_seed(1)
-    likelihood = Columns(torch.nn.Linear(2, Columns.num_outputs(data.schema)), data.schema).double()
+    net = torch.nn.Linear(2, Columns.num_outputs(data.schema))
+    likelihood = Columns(net, data.schema, correlated=False).double()
     z, mixture = torch.zeros(1, 2, dtype=torch.float64), ColumnsMixture(1, data.schema)
     x = coded(data.train)
     x = x[~x.isnan().any(1)]
-    likelihood.init_from_data(x.mean(0))
+    likelihood.init_from_rows(x)
     (year, step) = (data.schema[name].scale for name in ("year", "step"))
-    likelihood.step = torch.tensor([1 / year, 1 / step], dtype=torch.float64)  # it was rounded to float32
+    steps = torch.tensor([1 / year, 1 / step], dtype=torch.float64)  # they were rounded to float32
+    next(group for group in likelihood.groups if hasattr(group, "step")).step = steps
     p = likelihood(z)
     for fn, columns in zip(p.families, p.columns, strict=True):
         for number, column in enumerate(columns.tolist()):

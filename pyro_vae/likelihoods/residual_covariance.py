@@ -1,0 +1,60 @@
+"""The covariance of what a likelihood's means leave unexplained, the same for all latents."""
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.nets import positive
+
+LARGEST_LOG_SCALE = 5.0
+INITIAL_GAIN = 0.1  # of the network's last layer: a fit begins at the single normal
+
+
+class ResidualCovariance(nn.Module):
+    r"""A covariance $L L^T$ by its factor, lower triangular (D, D).
+
+    Args:
+        num_features: D.
+        floor: the least diagonal element of L.
+    """
+
+    def __init__(self, num_features: int, floor: float) -> None:
+        super().__init__()
+        self.floor = floor
+        self.raw_tril = nn.Parameter(torch.zeros(num_features, num_features))
+        self.raw_diagonal = nn.Parameter(torch.full((num_features,), 0.54))  # softplus gives 1
+
+    def forward(self) -> Tensor:
+        """L, (D, D)."""
+        return torch.tril(self.raw_tril, -1) + torch.diag(positive(self.raw_diagonal, self.floor))
+
+    @torch.no_grad()
+    def init_from_rows(self, rows: Tensor) -> None:
+        """L begins at the factor of the rows' covariance, shrunk after Ledoit & Wolf (2004).
+
+        Args:
+            rows: some training rows (n, D).
+        """
+        from sklearn.covariance import LedoitWolf
+
+        values = rows.detach().cpu().double().numpy()
+        covariance = torch.from_numpy(LedoitWolf().fit(values).covariance_)
+        factor = torch.linalg.cholesky(covariance).to(self.raw_tril)
+        self.raw_tril.copy_(factor)
+        self.raw_diagonal.copy_((factor.diagonal() - self.floor).clamp(min=1e-4).expm1().log())
+
+
+def bounded_scale(log_scale: Tensor) -> Tensor:
+    """Scales from their logarithms, from e⁻⁵ to e⁵."""
+    return log_scale.clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE).exp()
+
+
+@torch.no_grad()
+def shrink_last_layer(net: nn.Module) -> None:
+    """Let a network begin near a constant, its last layer's weights a tenth of what they were.
+
+    Args:
+        net: the network.
+    """
+    layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    if layers:
+        layers[-1].weight.mul_(INITIAL_GAIN)
