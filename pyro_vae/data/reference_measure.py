@@ -234,7 +234,8 @@ def _with_scale(column: Column, values: Tensor) -> Column:
         return replace(column, scale=float(known[known > 0].log().mean().exp()))
     if column.kind == "bounded":
         low, high = min(0.0, float(known.min())), max(1.0, float(known.max()))
-        margin = (high - low) / (2 * len(known)) if bool(((known == low) | (known == high)).any()) else 0.0
+        last = high - torch.finfo(torch.float32).eps * (high - low)  # beyond it float32 knows the end only
+        margin = (high - low) / (2 * len(known)) if bool(((known <= low) | (known >= last)).any()) else 0.0
         return replace(column, shift=low - margin, scale=high - low + 2 * margin)
     return column
 

@@ -354,3 +354,9 @@ def test_schemas_say_what_is_wrong_in_a_file(tmp_path):
             pv.load_data(pandas.DataFrame({"x": NORMAL}), schema=path)
     assert set(KINDS) >= {"real", "id"}
     assert Column("x", "real").describe() == "x  real"
+
+
+def test_shares_that_float32_cannot_tell_from_one_are_inside():
+    values = np.tile([0.2, 0.7, 1 - 1e-10, 1e-12], 20)
+    data = pv.load_data(pandas.DataFrame({"share": values}), columns={"share": "bounded"}, coding="columns")
+    assert 0 < data.train.x.min() < data.train.x.max() < 1

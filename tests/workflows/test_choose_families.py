@@ -15,7 +15,7 @@ def table(num=3000):
         {
             "wait": g.gamma(0.6, 3, num),
             "price": np.exp(g.normal(2, 1, num)),
-            "share": np.where(g.random(num) < 0.5, g.beta(0.4, 0.4, num), g.beta(0.3, 0.3, num)),
+            "share": g.beta(0.4, 5, num),
             "logit": 1 / (1 + np.exp(-g.normal(0, 2, num))),
             "visits": g.negative_binomial(2, 0.3, num),
             "returns": np.where(g.random(num) < 0.5, 0, g.poisson(6, num)),
