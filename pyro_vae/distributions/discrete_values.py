@@ -102,11 +102,27 @@ class DependentValues(Protocol):
     """A distribution of a vector whose values depend on each other, that knows its marginals and conditionals."""
 
     def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
-        """The log density of the observed values alone, (...), where `observed` (..., D) marks them."""
+        """The log density of the observed values alone.
+
+        Args:
+            value: the values (..., D), of which only the observed ones count.
+            observed: booleans (N, D).
+
+        Returns:
+            The log densities (...), 0 where nothing was observed.
+        """
         ...
 
     def condition(self, value: Tensor, observed: Tensor) -> TorchDistribution:
-        """The distribution of all values given the observed ones, which are themselves."""
+        """The distribution of all values given those that were observed.
+
+        Args:
+            value: the values (..., D), of which only the observed ones count.
+            observed: booleans (N, D).
+
+        Returns:
+            A distribution of all D values.
+        """
         ...
 
     def given_others(self, value: Tensor, observed: Tensor) -> TorchDistribution:

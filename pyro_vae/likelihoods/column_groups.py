@@ -45,6 +45,10 @@ class ColumnGroup(nn.Module):
     def __init__(self, columns: Sequence[Column], floor: float) -> None:
         super().__init__()
         self.num_columns, self.floor = len(columns), floor
+        self._add_parameters(columns)
+
+    def _add_parameters(self, columns: Sequence[Column]) -> None:
+        """Parameters and buffers that do not depend on z."""
 
     @classmethod
     def width(cls, column: Column) -> int:
@@ -86,8 +90,7 @@ class NormalGroup(ColumnGroup):
 class StudentTGroup(NormalGroup):
     """Real numbers with heavy tails, Student-t with degrees of freedom above 2 for each column."""
 
-    def __init__(self, columns: Sequence[Column], floor: float) -> None:
-        super().__init__(columns, floor)
+    def _add_parameters(self, columns: Sequence[Column]) -> None:
         self.raw_df = nn.Parameter(torch.full((len(columns),), 2.0))
 
     def forward(self, out: Tensor) -> Distribution:
@@ -118,17 +121,14 @@ class LogitNormalGroup(NormalGroup):
 class CorrelatedGroup(ColumnGroup):
     """Real numbers, dates, positive numbers and shares with one correlation of their residuals, after a transform.
 
-    Args:
-        columns: the columns (n).
-        floor: the least diagonal element of the factor of the covariance.
+    The floor is that of the diagonal of the covariance's factor.
     """
 
     is_log: Tensor
     is_logit: Tensor
 
-    def __init__(self, columns: Sequence[Column], floor: float) -> None:
-        super().__init__(columns, floor)
-        self.residual = ResidualCovariance(len(columns), floor)
+    def _add_parameters(self, columns: Sequence[Column]) -> None:
+        self.residual = ResidualCovariance(len(columns), self.floor)
         kinds = [column.kind for column in columns]
         self.register_buffer("is_log", torch.tensor([kind == "positive" for kind in kinds]), persistent=False)
         self.register_buffer("is_logit", torch.tensor([kind == "bounded" for kind in kinds]), persistent=False)
@@ -151,8 +151,7 @@ class ZeroOrLogNormalGroup(ColumnGroup):
     outputs = 3
     log_unit: Tensor
 
-    def __init__(self, columns: Sequence[Column], floor: float) -> None:
-        super().__init__(columns, floor)
+    def _add_parameters(self, columns: Sequence[Column]) -> None:
         scales = torch.tensor([column.scale for column in columns])
         self.register_buffer("log_unit", scales.log(), persistent=False)
 
@@ -196,8 +195,7 @@ class NegativeBinomialGroup(ColumnGroup):
 
     outputs = 1
 
-    def __init__(self, columns: Sequence[Column], floor: float) -> None:
-        super().__init__(columns, floor)
+    def _add_parameters(self, columns: Sequence[Column]) -> None:
         self.log_total_count = nn.Parameter(torch.ones(len(columns)))
 
     def forward(self, out: Tensor) -> Distribution:
@@ -233,8 +231,7 @@ class LogisticGroup(NormalGroup):
 
     step: Tensor
 
-    def __init__(self, columns: Sequence[Column], floor: float) -> None:
-        super().__init__(columns, floor)
+    def _add_parameters(self, columns: Sequence[Column]) -> None:
         steps = torch.tensor([1 / column.scale for column in columns])
         self.register_buffer("step", steps, persistent=False)
 
@@ -250,8 +247,7 @@ class LevelsGroup(ColumnGroup):
 
     num_levels: Tensor
 
-    def __init__(self, columns: Sequence[Column], floor: float) -> None:
-        super().__init__(columns, floor)
+    def _add_parameters(self, columns: Sequence[Column]) -> None:
         sizes = [len(column.levels) for column in columns]
         self.register_buffer("num_levels", torch.tensor(sizes), persistent=False)
 
@@ -278,8 +274,7 @@ class OrdinalGroup(ColumnGroup):
     num_levels: Tensor
     beyond: Tensor
 
-    def __init__(self, columns: Sequence[Column], floor: float) -> None:
-        super().__init__(columns, floor)
+    def _add_parameters(self, columns: Sequence[Column]) -> None:
         num_levels = torch.tensor([len(column.levels) for column in columns])
         widest = int(num_levels.max())
         cuts = torch.linspace(-1.5, 1.5, widest - 1).repeat(len(columns), 1)

@@ -49,8 +49,9 @@ def correlated_vae():
     likelihood = pv.likelihoods.MultivariateNormal(net, num_features=4)
     with torch.no_grad():
         factor = torch.linalg.cholesky(COV - 0.25 * W @ W.T)
-        likelihood.raw_tril.copy_(factor)
-        likelihood.raw_diagonal.copy_((factor.diagonal() - likelihood.floor).expm1().log())
+        residual = likelihood.residual
+        residual.raw_tril.copy_(factor)
+        residual.raw_diagonal.copy_((factor.diagonal() - residual.floor).expm1().log())
     return pv.VAE(pv.priors.StandardNormal(2), likelihood, Fixed())
 
 
