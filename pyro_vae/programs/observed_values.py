@@ -136,14 +136,17 @@ class ObservedValues:
 def _whole(site: Site, *, given_others: bool = False) -> Distribution:
     """The distribution of all values of a site, in the shape of what it observes."""
     fn: Distribution = in_shape_of(site["fn"], site["value"])
-    observed = fn.observed if isinstance(fn, Observed) else torch.ones_like(site["value"], dtype=torch.bool)
-    is_whole = not isinstance(fn, Observed)
-    fn = fn.values if isinstance(fn, Observed) else fn
-    if isinstance(fn, DependentValues) and (given_others or not is_whole):
-        condition = fn.given_others if given_others else fn.condition
-        given: Distribution = condition(site["value"], observed)
-        return given
-    batch = site["value"].shape[: site["value"].dim() - len(fn.event_shape)]
+    value, observed = site["value"], None
+    if isinstance(fn, Observed):
+        fn, observed = fn.values, fn.observed
+    if isinstance(fn, DependentValues) and given_others:
+        everything = torch.ones_like(value, dtype=torch.bool)
+        others: Distribution = fn.given_others(value, everything if observed is None else observed)
+        return others
+    if isinstance(fn, DependentValues) and observed is not None:
+        missing: Distribution = fn.condition(value, observed)
+        return missing
+    batch = value.shape[: value.dim() - len(fn.event_shape)]
     return fn if fn.batch_shape == batch else fn.expand(batch)
 
 

@@ -18,7 +18,7 @@ from pyro_vae.models.vae import VAE
 from pyro_vae.nets import AppendedInputs, ColumnEncoder, log1p, mlp
 from pyro_vae.option_registry import Entry, Value
 from pyro_vae.part_bases import LikelihoodModule
-from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, LikelihoodEntry, ModelConfig, NetworkEntry
+from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, ModelConfig, NetworkEntry
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice
 from pyro_vae.workflows.class_labels import num_classes
 
@@ -119,7 +119,7 @@ def _likelihood(choice: LikelihoodChoice, decoder: MakeNetwork, data: Dataset) -
     factory = entry.load()
     parameters = inspect.signature(factory).parameters
     if entry.values == "columns":
-        return _column_likelihood(entry, decoder, data)
+        return _column_likelihood(choice, decoder, data)
     known: dict[str, Value] = {"levels": data.train.measure.levels or 255}
     if "num_categories" in parameters:
         splits = (data.train, data.valid, data.test)
@@ -133,13 +133,13 @@ def _likelihood(choice: LikelihoodChoice, decoder: MakeNetwork, data: Dataset) -
     return _make(entry, options, _accepted(factory, known) | {"net": decoder(outputs(**_accepted(outputs, keywords)))})
 
 
-def _column_likelihood(entry: LikelihoodEntry, decoder: MakeNetwork, data: Dataset) -> nn.Module:
-    if data.schema.coding != "columns":
+def _column_likelihood(choice: LikelihoodChoice, decoder: MakeNetwork, data: Dataset) -> nn.Module:
+    if choice.schema is None:
         raise InputError(
-            f"{data.name}: --likelihood {entry.name} is for tables whose columns have kinds: a file of columns, or a "
+            f"{data.name}: --likelihood {choice.name} is for tables whose columns have kinds: a file of columns, or a "
             "data frame, with --coding columns"
         )
-    return Columns(decoder(Columns.num_outputs(data.schema)), data.schema)
+    return Columns(decoder(Columns.num_outputs(choice.schema)), choice.schema)
 
 
 def _guide(config: ModelConfig, encoder: MakeNetwork) -> nn.Module:

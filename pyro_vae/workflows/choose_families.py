@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset
-from pyro_vae.data.columns import FAMILIES, Column
+from pyro_vae.data.columns import FAMILIES, Column, Schema
 from pyro_vae.likelihoods.columns import GROUPS, SCALE_FLOOR
 from pyro_vae.models.exact_density import rows_with_nan
 
@@ -36,12 +36,11 @@ class FamilyChoice:
     gain_se: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.column}: {self.family}, {self.gain:.2f} ± {self.gain_se:.2f} nats better alone on validation rows"
-        )
+        gain = f"{self.gain:.2f} ± {self.gain_se:.2f} nats"
+        return f"{self.column}: {self.family}, on validation rows {gain} better by itself"
 
 
-def choose_families(data: Dataset) -> Dataset:
+def choose_families(data: Dataset) -> tuple[Schema, list[FamilyChoice]]:
     """For each positive column, share or count the family whose best fit alone is better on validation rows.
 
     Each family is fitted to the training values of the column alone, by maximum likelihood; another than the first is
@@ -51,7 +50,7 @@ def choose_families(data: Dataset) -> Dataset:
         data: a table coded by the kinds of its columns.
 
     Returns:
-        The data set with the families in its schema, and what was chosen among its notes.
+        The schema with the families, and what was chosen.
     """
     sizes = [torch.linspace(0, len(split) - 1, min(len(split), MAX_ROWS)).long() for split in (data.train, data.valid)]
     train, valid = (rows_with_nan(split, at) for split, at in zip((data.train, data.valid), sizes, strict=True))
@@ -64,8 +63,7 @@ def choose_families(data: Dataset) -> Dataset:
                 chosen.append(found)
                 families[column.name] = found.family
     columns = [replace(column, family=families.get(column.name, column.family)) for column in data.schema]
-    notes = (*data.notes, *map(str, chosen))
-    return replace(data, schema=replace(data.schema, columns=tuple(columns)), notes=notes)
+    return replace(data.schema, columns=tuple(columns)), chosen
 
 
 def _known(values: Tensor) -> Tensor:

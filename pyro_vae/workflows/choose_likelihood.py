@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.data.column_options import parse_kinds
+from pyro_vae.data.columns import Schema
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.image_shapes import is_colour
 from pyro_vae.data.load_tables import SplitSource
@@ -13,6 +14,7 @@ from pyro_vae.data.reference_measure import are_counts, observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.option_registry import Value
 from pyro_vae.registry import LIKELIHOODS, ModelConfig
+from pyro_vae.workflows.choose_families import choose_families
 
 Scale = float | str | None
 MIN_CORRELATED, MAX_CORRELATED = 4, 200  # columns of tables whose residuals are modelled with their correlation
@@ -20,11 +22,15 @@ MIN_CORRELATED, MAX_CORRELATED = 4, 200  # columns of tables whose residuals are
 
 @dataclass(frozen=True)
 class LikelihoodChoice:
-    """A likelihood by its name, the scale it gets (None where it has none), and why it was chosen."""
+    """A likelihood by its name, the scale it gets (None where it has none), and why it was chosen.
+
+    `schema` has the families of columns with kinds; None for other likelihoods.
+    """
 
     name: str
     scale: Scale
     reason: str
+    schema: Schema | None = None
 
 
 def load_dataset(config: DataConfig, likelihood: str = "auto", rows: SplitSource | None = None) -> Dataset:
@@ -105,7 +111,11 @@ def choose_likelihood(config: ModelConfig, data: Dataset) -> LikelihoodChoice:
     reason = "asked for"
     if name == "auto":
         name, reason = _infer_likelihood(stored, data)
-    return LikelihoodChoice(name, _scale_of(config.options.get("scale"), name, data), reason)
+    schema = None
+    if LIKELIHOODS[name].values == "columns" and data.schema.coding == "columns":
+        schema, chosen = choose_families(data)
+        reason = "; ".join([reason, *map(str, chosen)])
+    return LikelihoodChoice(name, _scale_of(config.options.get("scale"), name, data), reason, schema)
 
 
 def _require_support(name: str, stored: Tensor, data: Dataset) -> None:

@@ -40,7 +40,6 @@ from pyro_vae.run_folder import (
 from pyro_vae.serialization import recipe_of, save
 from pyro_vae.typing import Program
 from pyro_vae.workflows.build_vae import build_vae
-from pyro_vae.workflows.choose_families import choose_families
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice, choose_likelihood, load_dataset
 from pyro_vae.workflows.class_labels import describe_labels, num_classes, require_elbo, training_labels
 from pyro_vae.workflows.fit_baseline import Baseline, fit_baseline
@@ -155,8 +154,6 @@ class _Job:
         seed = settings.training.seed
         if build is None:
             self.likelihood = choose_likelihood(settings.model, self.data)
-            if self.likelihood.name == "columns":
-                self.data = choose_families(self.data)
             masked = settings.is_masked(self.data.has_missing)
             self.program: Program = build_vae(settings.model, self.likelihood, self.data, seed, masked)
         else:
