@@ -1,9 +1,11 @@
 """What a fit logs: what it is about to do, its warnings, and why it was interrupted."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from torch import Tensor
 
 from pyro_vae.data import Dataset
 from pyro_vae.distributed import ProcessGroup
@@ -16,6 +18,7 @@ from pyro_vae.typing import Program
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice
 
 Log = Callable[[str], None]
+DOMINATED_BY, MIN_ROWS, NAMED_ROWS = 10.0, 10, 5  # nats; rows
 
 
 def describe_fit(
@@ -80,3 +83,28 @@ def reason_of_interruption(error: BaseException, group: ProcessGroup) -> str:
     if not isinstance(error, KeyboardInterrupt):
         return "stopped, since another process of this run has ended,"
     return "interrupted" if group.is_single else "interrupted, or told to end because another process of this run did,"
+
+
+def dominating_rows(log_px: Tensor, names: Sequence[object]) -> str:
+    """Which few rows pull a mean of log p(x) down by more than ten nats.
+
+    Args:
+        log_px: log p(x) (n,), nats.
+        names: what the rows are called (n).
+
+    Returns:
+        A sentence; empty where a hundredth of the rows, at least one, pulls it down by less.
+    """
+    found = log_px.isfinite().nonzero()[:, 0]
+    few = max(1, len(found) // 100)
+    if len(found) < MIN_ROWS:
+        return ""
+    ordered = found[log_px[found].argsort()]
+    with_all, without = float(log_px[found].mean()), float(log_px[ordered[few:]].mean())
+    if without - with_all <= DOMINATED_BY:
+        return ""
+    said = ", ".join(f"{names[row]} ({float(log_px[row]):,.0f})" for row in ordered[:few].tolist()[:NAMED_ROWS])
+    return (
+        f"{few} of {len(found)} validation rows pull the mean log p(x) from {without:,.2f} to {with_all:,.2f} nats: "
+        f"look at row {said}; a likelihood with heavier tails (student-t) bears them better"
+    )

@@ -43,7 +43,7 @@ from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice, choose_likelihood, load_dataset
 from pyro_vae.workflows.class_labels import describe_labels, num_classes, require_elbo, training_labels
 from pyro_vae.workflows.fit_baseline import Baseline, fit_baseline
-from pyro_vae.workflows.fit_messages import Log, describe_fit, reason_of_interruption, warnings_to_log
+from pyro_vae.workflows.fit_messages import Log, describe_fit, dominating_rows, reason_of_interruption, warnings_to_log
 from pyro_vae.workflows.fit_settings import (
     FitSettings,
     fit_options,
@@ -295,6 +295,8 @@ class _Job:
                 write_json(folder / EVALUATION, {"valid": dict(record)})
             return FitRun(folder, program, data, fitted, record, unscored=str(error), unwritten=unwritten.error)
         record = replace(record, seconds=fitted.seconds)
+        if note := dominating_rows(log_px.log_px, scored.source_index(slice(None)).tolist()):
+            self.log(f"note: {note}")
         with DeferUnwritable() as unwritten:
             write_reference_scores(folder, log_px, VALID_ESTIMATOR)
         figures: list[Path] = []

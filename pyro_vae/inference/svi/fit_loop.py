@@ -24,7 +24,7 @@ from pyro_vae.inference.svi.checkpoint import (
     quick_fingerprint,
 )
 from pyro_vae.inference.svi.fit_method import FitMethod, FitTask
-from pyro_vae.inference.svi.restarts import EPOCHS_BELOW, RATE_FACTOR, fall_from_best
+from pyro_vae.inference.svi.restarts import EPOCHS_BELOW, RATE_FACTOR, fall_from_best, validation_note
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.validation_elbo import collapse_advice
 from pyro_vae.programs.parameters import (
@@ -144,6 +144,8 @@ class FitLoop:
         history, best_epoch, held_out = self.state.history, self.state.best_epoch, self.task.held_out
         active = history[best_epoch - 1].active_units if history else None
         advice = "" if held_out is None else collapse_advice(active, held_out.num_units, self.config.epochs)
+        if self.group.is_main and (note := validation_note(history)):
+            log.warning("note: %s", note)
         return FitResult(history, best_epoch, self._stopped(), history[-1].seconds if history else 0.0, advice)
 
     def _run_epochs(self, checkpoint: Checkpoint | None, callbacks: Callbacks) -> None:

@@ -60,3 +60,31 @@ def fall_in_epoch(losses: Sequence[Tensor | float]) -> float:
     first = float(losses[0])
     rise = median(float(loss) for loss in losses[len(losses) // 2 :]) - first
     return rise if rise > MIN_FALL + abs(first) else 0.0
+
+
+def validation_note(history: Sequence[EpochRecord]) -> str:
+    """What is to be said where the validation objective ended far below its best epoch, with the cause.
+
+    Args:
+        history: one record for each epoch.
+
+    Returns:
+        A sentence; empty where it is not more than ten nats and half of its gain below.
+    """
+    rows = [row for row in history if row.selection_value is not None]
+    if len(rows) < 2:
+        return ""
+    values = [row.selection_value or 0.0 for row in rows]
+    best = values.index(max(values))
+    if values[best] - values[-1] <= max(MIN_FALL, MIN_SHARE * (values[best] - values[0])):
+        return ""
+    before, after = rows[best].training_value, rows[-1].training_value
+    fell = (
+        f"the validation objective fell from {values[best]:,.2f} in epoch {rows[best].epoch}, whose weights are kept, "
+        f"to {values[-1]:,.2f} nats per row"
+    )
+    if before is None or after is None or after >= before:
+        return (
+            f"{fell}, and that of the training rows did not: overfitting; try fewer epochs, a smaller network, patience"
+        )
+    return f"{fell}, and that of the training rows fell too: a learning rate too high; try a lower one"

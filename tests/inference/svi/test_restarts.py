@@ -11,9 +11,10 @@ from pyro_vae.inference.fit_result import EpochRecord, MAPEpoch, MCEMEpoch
 from pyro_vae.inference.svi import fit_loop
 from pyro_vae.inference.svi.callbacks import CallbackBase
 from pyro_vae.inference.svi.fit_loop import fit_with
-from pyro_vae.inference.svi.restarts import EPOCHS_BELOW, fall_from_best, fall_in_epoch
+from pyro_vae.inference.svi.restarts import EPOCHS_BELOW, fall_from_best, fall_in_epoch, validation_note
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.programs.parameters import copy_state
+from pyro_vae.workflows.fit_messages import dominating_rows
 
 
 def history(values, beta=None, restarts=None):
@@ -224,3 +225,38 @@ def test_before_any_step_no_learning_rate_is_tried(steps, epochs):
     with pytest.raises(pv.DivergedError, match="the weights of epoch 0 were kept"):
         fit_with(method, small_vae(), table()[0], TrainConfig())
     assert method.epochs == epochs
+
+
+def with_validation(pairs):
+    """Records with these objectives on training and validation rows."""
+    return [EpochRecord(epoch, epoch, elbo=train, valid_elbo=valid) for epoch, (train, valid) in enumerate(pairs, 1)]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "cause"),
+    [
+        ([(-200, -200), (-100, -110), (-90, -105)], ""),
+        ([(-200, -200), (-100, -110), (-90, -125)], ""),
+        ([(-5.0, -5.0), (-4.0, -4.0), (-3.0, -12.0)], ""),
+        ([(-5.0, -5.0), (-4.0, -4.0), (-3.0, -300.0)], "overfitting; try fewer epochs"),
+        ([(-5.0, -5.0), (-4.0, -4.0), (-200.0, -300.0)], "a learning rate too high"),
+        ([(-5.0, None), (-4.0, None)], ""),
+        ([], ""),
+    ],
+)
+def test_a_collapse_of_validation_is_told_with_its_cause(pairs, cause):
+    note = validation_note(with_validation(pairs))
+    assert cause in note
+    assert bool(note) == bool(cause)
+    if cause:
+        assert "fell from -4.00 in epoch 2, whose weights are kept, to -300.00" in note
+
+
+def test_a_row_that_dominates_is_named():
+    log_px = torch.full((100,), -3.0)
+    assert dominating_rows(log_px, range(100)) == ""
+    log_px[17] = -5000.0
+    assert "1 of 100 validation rows pull the mean log p(x) from -3.00 to -52.97" in dominating_rows(log_px, range(100))
+    assert "look at row 17 (-5,000)" in dominating_rows(log_px, range(100))
+    log_px[3] = -float("inf")
+    assert "1 of 99 validation rows" in dominating_rows(log_px, range(100))
