@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 import pyro_vae as pv
+from pyro_vae.atomic_write import read_json, read_json_lines
 from pyro_vae.cli.main import _run
+from pyro_vae.run_folder import read_config
 
 FOLDER = Path(__file__).parent / "fixtures" / "runs_0_1_0"
 VAES = ("plain", "vamp", "flow", "conditional")
@@ -170,3 +172,25 @@ def test_a_corrected_density_has_to_be_the_true_one(monkeypatch):
     monkeypatch.setitem(CORRECTED, ("plain", "log_q"), ((stored + 2).tolist(), (stored + 1).tolist(), "not stored"))
     with pytest.raises(AssertionError):
         assert_tensor("plain", "log_q", stored + 1, stored)
+
+
+FORMAT_2 = Path(__file__).parent / "fixtures" / "runs_format_2"
+
+
+@pytest.mark.parametrize("name", VAES)
+def test_a_run_of_format_2_gives_what_it_gave(name, quantities, caplog):
+    folder = FORMAT_2 / name
+    assert read_config(folder)["about"]["format"] == 2
+    program, stored = pv.load(folder), load_file(folder / "model.safetensors")
+    assert all(torch.equal(program.state_dict()[key], value) for key, value in stored.items())
+    expected = load_file(folder / "expected.safetensors")
+    given = {key: expected[key] for key in ("labels",) if key in expected}
+    assert_tensors(name, quantities.expected_of_vae(program, expected["x"], given, expected["z"]), expected)
+    assert [row["epoch"] for row in read_json_lines(folder / "metrics.jsonl", complete=True)] == [1, 2, 3, 4]
+    assert read_json(folder / "evaluation.json")["valid"]["split"] == "valid"
+    assert caplog.text == ""
+
+
+def test_a_mixture_of_format_2_gives_the_density_that_it_gave(quantities):
+    stored = load_file(FORMAT_2 / "mixture" / "expected.safetensors")
+    assert_tensors("mixture", quantities.expected_of_mixture(pv.load(FORMAT_2 / "mixture"), stored["x"]), stored)
