@@ -32,22 +32,22 @@ from pyro_vae.workflows.class_labels import training_labels
 
 SHARE = 0.05
 Accuracies = dict[str, float]  # by the name of a split
-# data set, binarize: likelihood, K, hidden, epochs, learning rate
-CASES: dict[tuple[str, str], tuple[str, int, int, int, float]] = {
-    ("digits", "stochastic"): ("bernoulli", 10, 200, 40, 3e-3),
-    ("digits", "none"): ("normal", 5, 200, 30, 3e-3),
-    ("mnist-5k", "stochastic"): ("bernoulli", 10, 128, 12, 4e-3),
+# data set, binarize: likelihood, K, hidden, epochs, learning rate, classification_weight
+CASES: dict[tuple[str, str], tuple[str, int, int, int, float, float]] = {
+    ("digits", "stochastic"): ("bernoulli", 10, 200, 40, 3e-3, 1.0),
+    ("digits", "none"): ("normal", 5, 200, 30, 3e-3, 1.0),
+    ("mnist-5k", "stochastic"): ("bernoulli", 10, 128, 20, 4e-3, 10.0),
 }
 
 
 def _config(case: tuple[str, str], **settings: float | bool) -> ModelConfig:
-    likelihood, latents, hidden, _, _ = CASES[case]
+    likelihood, latents, hidden, *_ = CASES[case]
     options = {"hidden": (hidden,)} | ({"scale": "learned"} if likelihood == "normal" else {})
     return ModelConfig(likelihood=likelihood, latent_dim=latents, options=options, **settings)  # type: ignore[arg-type]  # checked there
 
 
 def _fitted(case: tuple[str, str], config: ModelConfig, data: pv.Dataset, labels: Tensor | None, seed: int) -> VAE:
-    _, _, _, epochs, rate = CASES[case]
+    _, _, _, epochs, rate, _ = CASES[case]
     vae = build_vae(config, choose_likelihood(config, data), data, seed)
     pv.fit(vae, data.train, labels=labels, epochs=epochs, learning_rate=rate, seed=seed)
     return vae
@@ -115,7 +115,7 @@ def main() -> None:
     )
     parser.add_argument("--method", action="append", choices=(*METHODS, *CODES), help="By default all.")
     parser.add_argument("--case", type=int, action="append", help="Numbers of cases; by default all.")
-    parser.add_argument("--weight", type=float, action="append", help="classification_weight; by default 1.")
+    parser.add_argument("--weight", type=float, action="append", help="classification_weight, in place of the case's.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def main() -> None:
     for case in cases:
         for seed in args.seed or range(3):
             for method in args.method or (*METHODS, *CODES):
-                for weight in args.weight or [1.0] if method == "semi-supervised VAE" else [0.0]:
+                for weight in args.weight or [CASES[case][-1]] if method == "semi-supervised VAE" else [0.0]:
                     key = {"data": case[0], "binarize": case[1], "method": method, "weight": weight, "seed": seed}
                     if any(key.items() <= line.items() for line in _lines(path)):
                         continue
