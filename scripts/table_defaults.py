@@ -45,12 +45,13 @@ def read_table(name: str) -> pandas.DataFrame:
     return pandas.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])]).assign(price=target)
 
 
-def load_fold(frame: pandas.DataFrame, number: int, **options: object) -> tuple[Dataset, Split]:
+def load_fold(frame: pandas.DataFrame, number: int, all_real: bool = False) -> tuple[Dataset, Split]:
     """The training rows as a data set, with validation rows of their own, and the held-out rows."""
     from sklearn.model_selection import KFold
 
     train, test = list(KFold(NUM_FOLDS, shuffle=True, random_state=0).split(frame))[number]
-    data = pv.load_data(frame.iloc[train].reset_index(drop=True), **options)
+    kinds, coding = (dict.fromkeys(frame.columns, "real"), "columns") if all_real else (None, "auto")
+    data = pv.load_data(frame.iloc[train].reset_index(drop=True), columns=kinds, coding=coding)
     return data, data.prepare(frame.iloc[test].reset_index(drop=True))
 
 
@@ -63,15 +64,13 @@ def fold(name: str, number: int) -> dict[str, list[float]]:
     pv.fit(vae, data.train, settings.training, valid=data.valid, seed=number)
     found = {"default fit": pv.auto_evidence(vae, held_out, 500).log_px}
     if data.schema.coding == "columns":
-        single: pv.Program = pv.ColumnsMixture(1, data.schema)
+        single: pv.ColumnsMixture | pv.GaussianMixture = pv.ColumnsMixture(1, data.schema)
     else:
         single = pv.GaussianMixture(1, data.num_features)
         mixture = pv.select_mixture(data.train).mixture
         found["mixture"] = mixture.log_prob(held_out)
-        kinds = dict.fromkeys(frame.columns, "real")
-        data, held_out = load_fold(frame, number, coding="columns", columns=kinds)
-        found["columns-mixture"] = pv.select_mixture(data).mixture.log_prob(held_out)
-        data, held_out = load_fold(frame, number)
+        coded, coded_rows = load_fold(frame, number, all_real=True)
+        found["columns-mixture"] = pv.select_mixture(coded).mixture.log_prob(coded_rows)
     pv.fit_em(single, data.train)
     found["one normal"] = single.log_prob(held_out)
     if data.schema.coding == "columns":

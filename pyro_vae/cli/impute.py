@@ -40,6 +40,15 @@ METHODS = ("draws", "mean", "mode")
     default=1000,
     help="Weighted latents of each row, of which draws take one.",
 )
+@option(
+    "Imputation",
+    "--bootstrap",
+    type=click.IntRange(0),
+    default=0,
+    metavar="B",
+    help="Fit B programs to training rows drawn with replacement, and let each draw equally often: the uncertainty of "
+    "the parameters is then in the draws. Takes B fits.",
+)
 @PROGRAM
 @output_options
 def impute(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
@@ -47,7 +56,7 @@ def impute(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
 
     DATA is a file, whose rows keep their order, or a named data set; without it, the run's own. Latents are weighed, so
     draws are the model's and not the guide's. They are draws at the fitted parameters, whose own uncertainty is not in
-    them (improper imputation): with few training rows, intervals are somewhat too narrow.
+    them (improper imputation): with few training rows, intervals are somewhat too narrow, unless --bootstrap is given.
     """
     from pyro_vae.workflows.impute_run import impute_run
 

@@ -289,7 +289,7 @@ class VAEDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin
         split = preparation(rows)
         source = frame_of_source(rows, split, preparation, "auto", as_written=False)
         how = Imputing(method, num_samples=self.num_samples, seed=self._seed)
-        filled = fill_rows(self.program_, split, source, preparation, how)
+        filled = fill_rows([self.program_], split, source, preparation, how)
         for message in filled.warnings():
             warnings.warn(message, ImputationWarning, stacklevel=2)
         if not is_frame(X):

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from pyro_vae.data import Split
 from pyro_vae.data.prepare_rows import Preparation
 from pyro_vae.data.stored_split import chunk_rows
-from pyro_vae.errors import ImputationWarning
+from pyro_vae.errors import ImputationWarning, InputError
 from pyro_vae.evidence.impute_rows import ZERO_DENSITY, Imputations, impute_rows, name_rows
 from pyro_vae.typing import Program
 from pyro_vae.workflows.row_frames import values_frame
@@ -28,12 +28,26 @@ class Imputing:
         num_imputations: the number M of draws of each missing value.
         num_samples: the number S of weighted points of each row's latents.
         seed: of the draws.
+        bootstrap: the number B of programs, each fitted to training rows drawn with replacement, that draw M/B times
+            each; 0 for the run's own.
+
+    Raises `InputError` for a bootstrap of other than draws, or of a number that does not divide M.
     """
 
     method: str = "draws"
     num_imputations: int = 1
     num_samples: int = 1000
     seed: int = 0
+    bootstrap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.bootstrap and self.method != "draws":
+            raise InputError(f"bootstrap is for draws, and not for the {self.method}: leave one of them out")
+        if self.bootstrap and self.num_imputations % self.bootstrap:
+            raise InputError(
+                f"bootstrap={self.bootstrap} programs draw equally often: num_imputations={self.num_imputations} is no "
+                "multiple of it"
+            )
 
 
 @dataclass(frozen=True)
@@ -74,12 +88,12 @@ class FilledRows:
 
 
 def fill_rows(
-    program: Program, rows: Split, source: SourceFrame, preparation: Preparation, how: Imputing
+    programs: Sequence[Program], rows: Split, source: SourceFrame, preparation: Preparation, how: Imputing
 ) -> FilledRows:
     """Rows with their missing cells filled, in their own columns and types.
 
     Args:
-        program: the program.
+        programs: the program, or several that draw equally often.
         rows: the rows (N), prepared.
         source: the same rows as they came.
         preparation: how they were prepared.
@@ -88,24 +102,24 @@ def fill_rows(
     Returns:
         The frame, M times as long, and how well that went.
     """
-    import pandas
-
     if how.num_imputations > 1:
         source.require_free_names()
     size = min(CHUNK_ROWS, chunk_rows(rows.shape[1], CHUNK_ROWS))
     places = torch.arange(len(rows)) if rows.name == "train" else None
-    parts = []
-    for number, part in enumerate(rows.chunks(size)):
-        own = None if places is None else places[number * size :][: len(part)]
-        parts.append(_impute(program, part, own, how, number))
-    frames = [
-        pandas.concat([values_frame(part.values[m], preparation, rounded=True) for part in parts], ignore_index=True)
-        for m in range(how.num_imputations)
-    ]
-    stage = [stage for part in parts for stage in part.stage]
-    zero = [row for row, name in enumerate(stage) if name == ZERO_DENSITY]
-    bad = torch.cat([part.is_bad for part in parts])
-    missing = missing_cells(preparation.schema, torch.cat([part.missing for part in parts]))
+    each = replace(how, num_imputations=how.num_imputations // len(programs), bootstrap=0)
+    by_program, frames = [], []
+    for program in programs:
+        parts = []
+        for number, part in enumerate(rows.chunks(size)):
+            own = None if places is None else places[number * size :][: len(part)]
+            parts.append(_impute(program, part, own, each, number))
+        drawn = torch.cat([part.values for part in parts], 1)
+        frames += [values_frame(values, preparation, rounded=True) for values in drawn]
+        by_program.append(parts)
+    stages = zip(*([stage for part in parts for stage in part.stage] for parts in by_program), strict=True)
+    zero = [row for row, found in enumerate(stages) if ZERO_DENSITY in found]
+    bad = torch.stack([torch.cat([part.is_bad for part in parts]) for parts in by_program]).any(0)
+    missing = missing_cells(preparation.schema, torch.cat([part.missing for part in by_program[0]]))
     num_incomplete = int(missing.any(1).sum())
     missing[zero] = False
     return FilledRows(
@@ -113,7 +127,7 @@ def fill_rows(
         num_rows=len(rows),
         num_incomplete=num_incomplete,
         num_filled=int(missing.sum()),
-        bad_rows=[row for row in bad.nonzero()[:, 0].tolist() if stage[row] != ZERO_DENSITY],
+        bad_rows=[row for row in bad.nonzero()[:, 0].tolist() if row not in zero],
         zero_rows=zero,
     )
 

@@ -129,6 +129,30 @@ def _settings_of_run(folder: Path, given: Given, program: str | None) -> dict[st
     return {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
 
 
+def fit_resampled(folder: Path, program: str | None, number: int) -> Program:
+    """The program of a run, made anew and fitted to its training rows drawn with replacement (a bootstrap).
+
+    Args:
+        folder: the run's folder, whose settings and data count.
+        program: `FILE.py:FUNCTION` of a program of one's own.
+        number: which draw of rows and weights, from 1.
+
+    Returns:
+        The program on the CPU, with the weights of its best epoch on the run's validation rows.
+    """
+    settings = _settings_of_run(folder, {}, program)
+    seed = settings["seed"]
+    assert isinstance(seed, int)
+    settings |= {"seed": seed + number}
+    job = _Job(FitSettings.from_options(settings), settings, None, program, False, lambda line: None, False)
+    require_same_data(folder, job.data.fingerprint)
+    job.resample(seed + number)
+    with warnings_to_log(job.log):
+        job._fit_program()
+    _to_cpu(job.program)
+    return job.program
+
+
 class _Job:
     """One call of `fit_run`: everything that is checked and made before the fit begins, and the fit."""
 
@@ -163,6 +187,13 @@ class _Job:
         self.labels = training_labels(settings.model, self.data, seed)
         particles = settings.training.num_particles
         self.loss = make_objective(settings.objective, self.program, probe_batch(self.data), particles)
+
+    def resample(self, seed: int) -> None:
+        """As many training rows as there are, drawn with replacement."""
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randint(len(self.data.train), (len(self.data.train),), generator=generator)
+        self.data = replace(self.data, train=self.data.train.take(rows))
+        self.labels = None if self.labels is None else self.labels[rows]
 
     def _fit_program(
         self, checkpoint: Path | None = None, callbacks: Sequence[Callback] = (), progress: Style = "none"

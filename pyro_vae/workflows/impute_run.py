@@ -28,6 +28,7 @@ class ImputedRows(Record):
     num_incomplete: int
     num_filled: int
     num_imputations: int
+    bootstrap: int
     method: str
     num_samples: int
     seconds: float
@@ -45,6 +46,7 @@ def impute_run(
     num_imputations: int = 1,
     num_samples: int = 1000,
     seed: int = 0,
+    bootstrap: int = 0,
     program: str | None = None,
 ) -> tuple[ImputedRows, list[str]]:
     """Write rows with their missing cells filled: observed cells as they were, and of a text table as they are written.
@@ -58,6 +60,7 @@ def impute_run(
         num_imputations: how often each missing cell is drawn; the file then has a column `imputation`, from 1.
         num_samples: weighted points of each row's latents.
         seed: seed of the draws.
+        bootstrap: how many programs draw, each fitted to training rows drawn with replacement; 0 for the run's own.
         program: `FILE.py:FUNCTION` of a program of one's own.
 
     Returns:
@@ -66,7 +69,7 @@ def impute_run(
     run, began = Run(Path(folder), program), time.perf_counter()
     path = run.folder / "imputed.csv" if out is None else Path(out)
     require_writer(path)
-    how = Imputing(method, num_imputations, num_samples, seed)
+    how = Imputing(method, num_imputations, num_samples, seed, bootstrap)
     filled = run.fill(data, split, how, as_written=path.suffix == ".csv")
     frame, ids = filled.frame, [column.name for column in run.schema.ids]
     about = [name for name in frame.columns if name in (*ids, INDEX, IMPUTATION)]
@@ -81,6 +84,7 @@ def impute_run(
         num_incomplete=filled.num_incomplete,
         num_filled=filled.num_filled,
         num_imputations=num_imputations,
+        bootstrap=bootstrap,
         method=method,
         num_samples=num_samples,
         seconds=time.perf_counter() - began,

@@ -30,6 +30,7 @@ from pyro_vae.typing import Program
 from pyro_vae.workflows.choose_likelihood import load_dataset
 from pyro_vae.workflows.explain_scores import explain_flagged
 from pyro_vae.workflows.fill_rows import FilledRows, Imputing, fill_rows
+from pyro_vae.workflows.fit_run import fit_resampled
 from pyro_vae.workflows.fit_settings import settings_of_earlier_version
 from pyro_vae.workflows.reference_scores import estimate_alike, read_reference_scores
 from pyro_vae.workflows.row_frames import code_frame, describe_rows, reconstruction_frame, score_frame, values_frame
@@ -234,6 +235,7 @@ class Run:
         num_imputations: int = 1,
         num_samples: int = 1000,
         seed: int = 0,
+        bootstrap: int = 0,
     ) -> Any:
         """Rows with their missing cells filled, the others as they were; `evidence.impute_rows` says how.
 
@@ -244,11 +246,13 @@ class Run:
             num_imputations: how often each missing cell is drawn, M.
             num_samples: weighted latents of each row.
             seed: seed of the draws.
+            bootstrap: how many programs draw, each fitted to the run's training rows drawn with replacement, so that
+                the parameters' uncertainty is in the draws (proper imputation); M is a multiple of it.
 
         Returns:
             A frame like the rows, the ids first; of M > 1, M · N rows with the column `imputation`, from 1.
         """
-        filled = self.fill(rows, "test", Imputing(method, num_imputations, num_samples, seed))
+        filled = self.fill(rows, "test", Imputing(method, num_imputations, num_samples, seed, bootstrap))
         for message in filled.warnings():
             warnings.warn(message, ImputationWarning, stacklevel=2)
         return filled.frame
@@ -272,7 +276,9 @@ class Run:
         else:
             found = preparation(rows, self._header)
             source = frame_of_source(rows, found, preparation, self._header, as_written)
-        return fill_rows(self.program(), found, source, preparation, how)
+        numbers = range(1, how.bootstrap + 1)
+        programs = [fit_resampled(self.folder, self.build, number) for number in numbers] or [self.program()]
+        return fill_rows(programs, found, source, preparation, how)
 
     def sample(self, num: int = 64, *, seed: int | None = None) -> "pandas.DataFrame":
         """Rows drawn from the model, z from the prior and x from the likelihood, with names, types and units.

@@ -11,7 +11,7 @@ import pytest
 import pyro_vae as pv
 from pyro_vae.cli.main import main
 from pyro_vae.data.customers import customers
-from pyro_vae.workflows.fit_run import fit_run
+from pyro_vae.workflows.fit_run import fit_resampled, fit_run
 
 COLUMNS = ["signup", "segment", "city", "revenue", "orders", "satisfaction"]
 
@@ -186,3 +186,20 @@ def test_own_rows_and_arrays(run, tmp_path):
     assert (filled[["x1", "x3"]].to_numpy() == values[:, [0, 2]]).all()
     assert (filled["x2"].to_numpy()[1::2] == values[1::2, 1]).all()
     assert filled["x2"].notna().all()
+
+
+def test_a_bootstrap_draws_by_programs_of_resampled_rows(run, frame):
+    """Draws of one program differ less than those of programs that saw other rows; observed cells stay."""
+    holed = with_holes(frame).head(40)
+    found = run.impute(holed, num_imputations=4, bootstrap=2, num_samples=100)
+    assert list(found["imputation"].unique()) == [1, 2, 3, 4]
+    pandas.testing.assert_frame_equal(found, run.impute(holed, num_imputations=4, bootstrap=2, num_samples=100))
+    known = holed["revenue"].notna().to_numpy()
+    for m in range(4):
+        part = found[found["imputation"] == m + 1]
+        np.testing.assert_array_equal(part["revenue"].to_numpy()[known], holed["revenue"].to_numpy()[known])
+    first, second = (fit_resampled(run.folder, None, number).state_dict() for number in (1, 2))
+    assert any(not first[name].equal(second[name]) for name in first)
+    for wrong, message in (({"bootstrap": 3}, "no multiple"), ({"bootstrap": 2, "method": "mean"}, "for draws")):
+        with pytest.raises(pv.InputError, match=message):
+            run.impute(holed, **{"num_imputations": 4} | wrong)
