@@ -30,6 +30,7 @@ from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import write_figures
 from pyro_vae.plots.latent_figures import draw_latent_figures
 from pyro_vae.plots.latent_view import require_program
+from pyro_vae.report.improbable_rows import ImprobableRows, improbable_rows
 from pyro_vae.report.latent_explorer import Explorer, explorer, fitting_rows, reason_for_no_explorer
 from pyro_vae.report.numbers_in_words import Number, number, numbers
 from pyro_vae.report.settings_in_words import Table, describe_run, recipe, settings
@@ -119,6 +120,7 @@ class PageContent:
     recorded: bool
     others: list[tuple[str, EvidenceRecord]]
     unscored: str
+    improbable: ImprobableRows | None
     figures: list[PageFigure]
     left_out: str
     explorer: Explorer | None
@@ -213,6 +215,7 @@ def _content(run: _Run) -> PageContent:
         recorded=main is not None,
         others=[(name, record) for name, record in run.records.items() if record is not main],
         unscored=unscored,
+        improbable=improbable_rows(run.program, run.data, run.rows, found, run.seed),
         figures=_page_figures(run, found),
         left_out=left_out,
         explorer=None if left_out else explorer(run.program, run.data, run.rows, found, run.seed),

@@ -50,6 +50,8 @@ def test_the_page_is_one_file_whose_data_cannot_end_its_script(tmp_path, fake_fi
     assert path == tmp_path / "report.html"
     assert page.count("<script") == page.count("</script>") == 2
     assert inside(page)["columns"] == ["</script><b>a", "b & c"]
+    assert '<section id="improbable"' in page
+    assert '<th scope="col" class="figure">&lt;/script&gt;&lt;b&gt;a</th>' in page
     assert "A &lt;portrait&gt;" in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert "http://" not in page
