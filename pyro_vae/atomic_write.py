@@ -41,6 +41,7 @@ from pyro_vae.json_records import to_json
 JsonDict = dict[str, Any]  # plain values, as JSON and TOML hold them
 PARTIAL = re.compile(r"\..+\.([0-9a-f]{8})\.(\d+)\.partial")  # of a host and a process
 OLD_PARTIAL = re.compile(r"\..+\.\d+\.partial")  # of earlier versions
+ROOM_IN_NAME = 40  # characters that a temporary file's name has more
 REASONS = {
     errno.ENOSPC: "free some space on that disk, or write to another",
     errno.EDQUOT: "your quota is used up: free some space, or write to another disk",
@@ -82,6 +83,23 @@ def atomic_path(path: Path, keep_as: Path | None = None) -> Iterator[Path]:
         raise unwritable(path, error) from error
     finally:
         _remove(temporary)
+
+
+def require_file_path(path: Path) -> None:
+    """`InputError` where no file can be written: before any work is done.
+
+    Args:
+        path: the file that is to be written.
+    """
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} cannot be written: it is a folder; try another name")
+        if taken := next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None):
+            raise InputError(f"{path} cannot be written: {taken} is a file, not a folder; try another path")
+        path.with_name(f"{path.name}{'.' * ROOM_IN_NAME}").exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{str(path)!r:.80} cannot be written: {reason}; try another name") from error
 
 
 def unwritable(path: Path, error: OSError) -> UnwritableError:
@@ -177,7 +195,7 @@ def read_json(path: Path) -> JsonDict:
         found = json.loads(content)
     except FileNotFoundError as error:
         raise InputError(f"no file {path}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise damaged(path, f"not readable as JSON: {error}") from error
     if not isinstance(found, dict):
         raise damaged(path, f"it holds a {type(found).__name__} where an object is expected")
@@ -219,7 +237,7 @@ def read_toml(path: Path, of_run: bool = False) -> JsonDict:
         found = tomllib.loads(content.decode())
     except FileNotFoundError as error:
         raise InputError(f"no file {path}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:  # TOML's and the encoding's are ValueErrors
         raise InputError(f"{path}: not readable as TOML ({error})") from error
     if of_run and not found:
         raise damaged(path, "it is empty")
@@ -271,12 +289,15 @@ def read_json_lines(path: Path, complete: bool = False) -> list[JsonDict]:
         raise damaged(path, "some of its lines have no CRC")
     if complete and with_crc and not checked[-1][2]:
         raise damaged(path, f"lines after line {len(checked)} are missing")
+    try:
+        rows = [json.loads(line) for line, _, _ in checked]
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"not readable as JSON lines: {error}") from error
+    if strange := [number for number, row in enumerate(rows, 1) if not isinstance(row, dict)]:
+        raise damaged(path, f"line {strange[0]} is no object")
     if not with_crc and lines:
         note_no_digest(path)
-    try:
-        return [json.loads(line) for line, _, _ in checked]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise damaged(path, f"not readable as JSON lines: {error}") from error
+    return rows
 
 
 def write_tensors(

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
+from pyro_vae.argument_checks import check_arguments
 from pyro_vae.errors import InputError
 
 Constructor = TypeVar("Constructor", bound=Callable[..., object])
@@ -65,6 +66,8 @@ def _record_arguments_of(cls: type, name: str) -> None:
 
     @functools.wraps(init)
     def recording_init(self: object, *args: object, **kwargs: object) -> None:
+        if type(self) is cls:
+            check_arguments(cls.__name__, signature, args, kwargs)
         init(self, *args, **kwargs)
         if type(self) is cls:  # the recipe would not rebuild a user's subclass
             _record_call(self, name, signature, args, kwargs)
@@ -78,6 +81,7 @@ def _recording_function(function: Callable[..., object], name: str) -> Callable[
 
     @functools.wraps(function)
     def recording(*args: object, **kwargs: object) -> object:
+        check_arguments(function.__name__, signature, args, kwargs)
         instance = function(*args, **kwargs)
         _record_call(instance, name, signature, args, kwargs)
         return instance

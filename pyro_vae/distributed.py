@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pyro_vae.errors import InputError, RankLostError
+from pyro_vae.launch_environment import launched_rank
 
 Value = TypeVar("Value")
 TIMEOUT_VARIABLE = "PYRO_VAE_TIMEOUT"  # seconds that a process waits for the others
@@ -102,7 +103,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 def is_launched_distributed() -> bool:
     """Whether this process was started as one of several, by `torchrun` or a similar launcher."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return launched_rank() is not None
 
 
 def process_group() -> ProcessGroup:

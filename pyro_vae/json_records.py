@@ -2,9 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pyro_vae.errors import InputError
 
 R = TypeVar("R", bound="Record")
 NOT_FINITE = "not_finite"  # the key beside values that JSON cannot hold
@@ -38,9 +41,47 @@ class Record(Mapping[str, Any]):
 
     @classmethod
     def from_dict(cls: type[R], values: Mapping[str, Any]) -> R:
-        """The record with these values; names that are none of its fields are left out."""
+        """The record with these values; names that are none of its fields are left out.
+
+        Raises `InputError` for values of another type, which a file may hold.
+        """
+        require_types(cls, values, f"a {cls.__name__}")
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def require_types(kind: type, values: object, what: str) -> None:
+    """`InputError` for plain values of a file that do not have the types of a dataclass's fields.
+
+    Args:
+        kind: the dataclass; names that are none of its fields are not looked at.
+        values: what the file holds.
+        what: what they are, as the message begins.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{what} must be a table of names and values, got {values!r:.60}")
+    for name, annotation in get_type_hints(kind).items():
+        if name in values and not _fits(values[name], annotation):
+            words = getattr(annotation, "__name__", str(annotation)).removeprefix("typing.")
+            raise InputError(f"{what}: {name} must be of type {words}, got {values[name]!r:.60}; bring back a copy")
+
+
+def _fits(value: object, annotation: Any) -> bool:
+    """Whether a plain value is of a type; lists count as tuples, whole numbers as floats, true and false as neither."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in inside)
+    if annotation in (int, float):
+        return isinstance(value, (int, float) if annotation is float else int) and not isinstance(value, bool)
+    if origin is not None and issubclass(origin, Mapping):
+        return (
+            isinstance(value, Mapping)
+            and all(_fits(key, inside[0]) for key in value)
+            and all(_fits(each, inside[1]) for each in value.values())
+        )
+    if origin is not None and issubclass(origin, Sequence):
+        return isinstance(value, (list, tuple)) and all(_fits(each, inside[0]) for each in value)
+    return not isinstance(annotation, type) or isinstance(value, annotation)
 
 
 def to_json(content: object, indent: int | None = None) -> str:

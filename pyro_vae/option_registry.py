@@ -12,10 +12,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pyro_vae.errors import InputError
 
+MAX_COUNT, MAX_SEED = 10**9, 2**63 - 1  # of whole numbers: of epochs, draws, latents; and of seeds, of 64 bits
 Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | None
 
 
@@ -66,7 +68,7 @@ class Option:
         if not isinstance(value, type) and callable(getattr(value, "item", None)) and getattr(value, "ndim", 0) == 0:
             value = value.item()
         names = tuple(self.choices)
-        if names and value not in names:
+        if names and (not isinstance(value, str) or value not in names):
             if isinstance(self.choices, Registry):
                 raise InputError(f"no {self.name} called {value!r}; try one of {', '.join(names)}")
             shown = [repr(name) for name in names]
@@ -75,10 +77,12 @@ class Option:
             return self._check_number(value)
         if self.type is bool and not isinstance(value, bool):
             raise InputError(f"{self.name} must be true or false, got {value!r}")
+        if self.type in (str, "path") and not isinstance(value, (str, Path) if self.type == "path" else str):
+            raise InputError(f"{self.name} must be a text, got {value!r}")
         if self.type == "texts":
             return _texts(self.name, value)
         if self.type == "widths":
-            if not isinstance(value, (list, tuple)) or not all(isinstance(each, int) and each > 0 for each in value):
+            if not isinstance(value, (list, tuple)) or not value or not all(map(_is_count, value)):
                 raise InputError(f"{self.name} must be whole numbers of one or more, as in (500, 200), got {value!r}")
             return tuple(value)
         if self.type in ("shape", "size"):
@@ -94,9 +98,18 @@ class Option:
             raise InputError(f"{self.name} must be a whole number, got {value!r}")
         if self.minimum is not None and not (value > self.minimum if self.exclusive else value >= self.minimum):
             raise InputError(f"{self.name} must be {self._bound()}, got {value}")
-        if self.maximum is not None and not value <= self.maximum:
-            raise InputError(f"{self.name} must be at most {self.maximum:g}, got {value}")
+        maximum = self._largest() if self.maximum is None else self.maximum
+        if maximum is not None and not value <= maximum:
+            raise InputError(f"{self.name} must be at most {maximum:g}, got {value}")
+        if self.type is int and self.minimum is None and not value >= -MAX_SEED:
+            raise InputError(f"{self.name} must be at least {-MAX_SEED:g}, got {value}")
         return int(value) if self.type is int else float(value)
+
+    def _largest(self) -> float | None:
+        """The largest whole number where the option names none: a count that a machine can do, a seed that it knows."""
+        if self.type is not int:
+            return None
+        return MAX_SEED if self.minimum is None else MAX_COUNT
 
     def _bound(self) -> str:
         if self.minimum == 0:
@@ -104,6 +117,10 @@ class Option:
         if self.minimum == 1 and not self.exclusive:
             return "one or more"
         return f"{'more than' if self.exclusive else 'at least'} {self.minimum:g}"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_COUNT
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -116,7 +133,7 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 def _sizes(name: str, value: Any, lengths: tuple[int, ...]) -> tuple[int, ...]:
     """The sizes of an image; `InputError` for anything else."""
     is_sequence = isinstance(value, (list, tuple)) and len(value) in lengths
-    if not is_sequence or not all(isinstance(each, int) and each > 0 for each in value):
+    if not is_sequence or not all(map(_is_count, value)):
         words = "[channels,] height and width" if 3 in lengths else "height and width"
         raise InputError(f"{name} must be {words}, whole numbers of one or more, got {value!r}")
     return tuple(value)

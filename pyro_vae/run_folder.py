@@ -3,22 +3,43 @@
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import datetime
+from math import prod
 from pathlib import Path
 
 from pyro_vae import __version__
 from pyro_vae.atomic_write import JsonDict, is_leftover, read_json, read_toml, write_json, write_toml
 from pyro_vae.errors import InputError
 from pyro_vae.folder_lock import LOCK, lock_folder
+from pyro_vae.json_records import require_types
+from pyro_vae.option_registry import MAX_COUNT
 
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"
 REFERENCE = "reference.safetensors"  # scores of validation rows
+FOLDERS = ("figures", "checkpoint", "tensorboard")  # in a run's folder
 SETTINGS = "settings.json"  # of a comparison or study
 RUNS = Path("runs")  # where new runs are made
+TABLES = ("about", "data", "model", "objective", "training", "measure", "schema", "program", "fitted_measure")
 FORMAT = 2  # of a run's folder: 1 had no digests; a config.toml that names none is of format 1
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _About:
+    """The types of single values in a run's `config.toml`."""
+
+    format: int = FORMAT
+    pyro_vae: str = ""
+    data: str | Mapping[str, object] = ""
+    fingerprint: str = ""
+    num_features: int = 1
+    columns: Sequence[str] = ()
+    missing: bool = False
+    image_shape: Sequence[int] = ()
+    program_needs: str = ""
 
 
 def write_config(folder: Path, config: Mapping[str, object]) -> None:
@@ -39,7 +60,9 @@ def read_config(folder: Path) -> JsonDict:
     if not path.is_file():
         raise InputError(f"{folder} is not a run: it has no {CONFIG}; `pyro-vae fit` makes one, by default under runs/")
     config = read_toml(path, of_run=True)
-    _require_known_format(folder, config.get("about", {}))
+    about = config.get("about", {})
+    _require_known_format(folder, about if isinstance(about, dict) else {})
+    _require_tables(config, path)
     return config
 
 
@@ -64,6 +87,26 @@ def _require_known_format(folder: Path, about: JsonDict) -> None:
 def _as_numbers(version: str) -> tuple[int, ...]:
     """The release of a version, as in (0, 1, 0)."""
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def _require_tables(config: JsonDict, path: Path) -> None:
+    """`InputError` where a run's settings are not of the types that a fit writes."""
+    for name in TABLES:
+        if not isinstance(config.get(name, {}), dict):
+            raise InputError(f"{path}: {name} must be a table, [{name}], got {config[name]!r:.60}; bring back a copy")
+    require_types(_About, config.get("about", {}), f"{path}: [about]")
+    require_types(_About, config, str(path))
+    about = config.get("about", {})
+    for place in (config, about):
+        if not 0 < place.get("num_features", 1) <= MAX_COUNT:
+            raise InputError(
+                f"{path}: num_features must be one or more, got {place['num_features']}; bring back a copy"
+            )
+    shape, width = about.get("image_shape"), about.get("num_features")
+    if width is not None and config.get("num_features", width) != width:
+        raise InputError(f"{path}: num_features is {width} and {config['num_features']}; bring back a copy")
+    if shape is not None and (len(shape) not in (2, 3) or min(shape) < 1 or prod(shape) != width):
+        raise InputError(f"{path}: image_shape {shape} is not one of {width} values; bring back a copy")
 
 
 def new_run(parent: Path, name: str) -> Path:
@@ -130,9 +173,21 @@ def lock_run(folder: Path, written: Path | None = None) -> Iterator[None]:
     Yields:
         None: nothing.
     """
+    require_own_folders(folder)
     is_outside = written is not None and folder.resolve() not in written.resolve().parents
     with nullcontext() if is_outside or not (folder / CONFIG).is_file() else lock_folder(folder):
         yield
+
+
+def require_own_folders(folder: Path) -> None:
+    """`InputError` where a folder in a run's folder is a symbolic link: what is written there would leave the run.
+
+    Args:
+        folder: the run's folder, which may be a link itself.
+    """
+    for name in FOLDERS:
+        if (folder / name).is_symlink():
+            raise InputError(f"{folder / name} is a symbolic link, which no command follows: remove it")
 
 
 def require_unused(folder: Path) -> None:

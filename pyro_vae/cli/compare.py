@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pyro_vae.cli.echo import echo
 from pyro_vae.cli.option_types import Decorator, GroupedCommand, click_option, given_options, option, output_options
 from pyro_vae.cli.print_json import print_json
 from pyro_vae.errors import InputError
@@ -95,7 +96,7 @@ def compare(ctx: click.Context, runs: tuple[Path, ...], as_json: bool, debug: bo
         preset=given.get("preset"),
         out=given.get("out"),
         extra_figures=_coordinate_ascent if _is_toy(given, settings, runs) else None,
-        log=(lambda line: None) if as_json else (lambda line: click.echo(line, err=True)),
+        log=(lambda line: None) if as_json else (lambda line: echo(line, err=True)),
         **settings,
     )
     if as_json:

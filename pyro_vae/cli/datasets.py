@@ -2,6 +2,7 @@
 
 import click
 
+from pyro_vae.cli.echo import echo
 from pyro_vae.cli.option_types import GroupedCommand, output_options
 from pyro_vae.cli.print_json import print_json
 from pyro_vae.data.named_datasets import NAMED_DATASETS
@@ -16,8 +17,8 @@ def datasets(as_json: bool, debug: bool) -> None:
         print_json({"datasets": rows})
         return
     for name, named in NAMED_DATASETS.items():
-        click.echo(f"{name:<15}{named.help}{'' if named.offline else '; downloaded once, or --data-root'}")
-    click.echo(
+        echo(f"{name:<15}{named.help}{'' if named.offline else '; downloaded once, or --data-root'}")
+    echo(
         "\nYour own: a .npy, .npz, .csv or .parquet file with a row for each observation, or a folder of images of "
         "one size."
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pyro_vae.cli.echo import echo
 from pyro_vae.cli.option_types import (
     PROGRAM,
     RUN,
@@ -122,7 +123,7 @@ def evaluate(
         run,
         estimator=estimator,
         netcdf=netcdf,
-        log=lambda line: click.echo(line, err=True),
+        log=lambda line: echo(line, err=True),
         progress=progress_style(),
         on_found=show,
         **options,
@@ -132,4 +133,4 @@ def evaluate(
     if record.num_with_number == 0:
         ctx.exit(1)
     if netcdf is not None and not as_json:
-        click.echo(f"\n{netcdf}: draws, weights and rows; arviz.from_netcdf reads it")
+        echo(f"\n{netcdf}: draws, weights and rows; arviz.from_netcdf reads it")

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from pyro_vae.cli.echo import echo
 from pyro_vae.cli.option_types import (
     PROGRAM,
     GroupedCommand,
@@ -82,7 +83,7 @@ def fit(
         resume=resume,
         logger=logger,
         progress=progress_style(),
-        log=(lambda line: None) if as_json else (lambda line: click.echo(line, err=True)),
+        log=(lambda line: None) if as_json else (lambda line: echo(line, err=True)),
         debug=debug,
         **settings,
     )
@@ -126,27 +127,27 @@ def _print(done: Any) -> None:
     if done.unscored:
         best = fitted.history[fitted.best_epoch - 1]
         name = "ELBO" if best.valid_elbo is not None else "log joint"
-        click.echo(
+        echo(
             f"validation {name} {best.selection_value:.2f} nats per row; no more numbers, since {done.unscored}",
             err=True,
         )
-        click.echo(f"Written to {folder}/")
+        echo(f"Written to {folder}/")
         return
     ended = f"{len(fitted.history)} epochs in {fitted.seconds:.0f} s, stopped by {fitted.stopped}"
     print_record(record, f"Validation rows · {ended}, kept epoch {fitted.best_epoch}")
     print_kl_by_latent(fitted.history[fitted.best_epoch - 1].get("valid_kl_apart"))
     if (base := done.baseline) is not None:
-        click.echo(
+        echo(
             f"  {base.name:<17}{base.log_px:>10.2f}  this fit gains {base.gain:+.2f} ± {base.gain_se:.2f} on it, paired"
         )
     if fitted.advice:
-        click.echo(f"\nNote: {fitted.advice}", err=True)
-    click.echo(f"\nWritten to {folder}/")
-    click.echo("  config.toml  model.safetensors  metrics.jsonl  evaluation.json  checkpoint/")
-    click.echo(f"  figures/     {'  '.join(path.name for path in done.figures)}")
+        echo(f"\nNote: {fitted.advice}", err=True)
+    echo(f"\nWritten to {folder}/")
+    echo("  config.toml  model.safetensors  metrics.jsonl  evaluation.json  checkpoint/")
+    echo(f"  figures/     {'  '.join(path.name for path in done.figures)}")
     if missing := reason_for_no_manifold(done.program, done.data):
-        click.echo(f"  {missing}")
+        echo(f"  {missing}")
     if (folder / TENSORBOARD).exists():
-        click.echo(f"  {TENSORBOARD}/  tensorboard --logdir {folder / TENSORBOARD}")
-    click.echo(f"\nNext: pyro-vae report {folder} makes a page to explore it in a browser;")
-    click.echo(f"      pyro-vae evaluate {folder} scores the test rows, once all choices are made.")
+        echo(f"  {TENSORBOARD}/  tensorboard --logdir {folder / TENSORBOARD}")
+    echo(f"\nNext: pyro-vae report {folder} makes a page to explore it in a browser;")
+    echo(f"      pyro-vae evaluate {folder} scores the test rows, once all choices are made.")

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from pyro_vae.cli.echo import echo
 from pyro_vae.cli.option_types import OUT, PROGRAM, ROWS, RUN, SPLIT, GroupedCommand, option, output_options
 from pyro_vae.cli.print_json import print_json
 from pyro_vae.json_records import Record
@@ -62,11 +63,11 @@ def impute(run: Path, as_json: bool, debug: bool, **options: Any) -> None:
 
     written, notes = impute_run(run, **options)
     for note in notes:
-        click.echo(note, err=True)
+        echo(note, err=True)
     if as_json:
         print_json(written)
     else:
-        click.echo(_in_words(written))
+        echo(_in_words(written))
 
 
 def _in_words(written: Record) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from pyro_vae.cli.echo import echo
 from pyro_vae.cli.option_types import RUN, GroupedCommand, output_options
 from pyro_vae.cli.print_json import print_json
 
@@ -14,11 +15,13 @@ from pyro_vae.cli.print_json import print_json
 def info(run: Path, as_json: bool, debug: bool) -> None:
     """Say what a run holds: its settings, how far its fit went, and what was found when it was scored."""
     from pyro_vae.atomic_write import read_json, read_json_lines
+    from pyro_vae.evidence.evidence_record import EvidenceRecord
     from pyro_vae.run_folder import EVALUATION, METRICS, read_config
 
     config = read_config(run)
     path = run / EVALUATION
     evaluation = read_json(path) if path.exists() else {}
+    records = {split: EvidenceRecord.from_dict(record) for split, record in evaluation.items()}
     history = read_json_lines(run / METRICS, complete=path.exists())
     found = {
         "run": str(run),
@@ -35,13 +38,12 @@ def info(run: Path, as_json: bool, debug: bool) -> None:
         if path.exists()
         else f"{len(history)} epochs, not finished: pyro-vae fit --resume {run}"
     )
-    click.echo(f"{run}: {state}")
+    echo(f"{run}: {state}")
     for group, settings in groups.items():
-        click.echo(f"\n{group}\n" + "\n".join(f"  {name:<16}{value}" for name, value in settings.items()))
+        echo(f"\n{group}\n" + "\n".join(f"  {name:<16}{value}" for name, value in settings.items()))
     if evaluation:
         from pyro_vae.cli.print_tables import print_record
-        from pyro_vae.evidence.evidence_record import EvidenceRecord
 
-        for split, record in evaluation.items():
-            click.echo()
-            print_record(EvidenceRecord.from_dict(record), f"{split} rows")
+        for split, record in records.items():
+            echo()
+            print_record(record, f"{split} rows")

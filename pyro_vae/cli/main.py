@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print. Nothing heavy is imported until a command runs."""
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import click
 
+from pyro_vae.cli.echo import EchoHandler, echo
 from pyro_vae.cli.streams import keep_streams
 
 COMMANDS = {  # name: (the module that holds it, what the list of commands says)
@@ -64,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong usage or input, 1 failed while working, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_streams()
+    logging.getLogger("pyro_vae").addHandler(EchoHandler(logging.WARNING))
     signal.signal(signal.SIGTERM, _interrupt)
     if _rank() is not None:
         signal.signal(signal.SIGINT, _interrupt)
@@ -83,17 +86,25 @@ def _interrupt(*_: Any) -> None:
 
 
 def _rank() -> int | None:
-    """This process's place among those that torchrun started, None for one alone."""
-    return int(os.environ["RANK"]) if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ else None
+    """This process's place among those that torchrun started, None for one alone, or where that is not plain."""
+    from pyro_vae.errors import InputError
+    from pyro_vae.launch_environment import launched_rank
+
+    try:
+        return launched_rank()
+    except InputError:  # `_run` says it
+        return None
 
 
 def _run(words: list[str]) -> int:
     from pyro_vae.errors import InputError, RankLostError, UnwritableError
+    from pyro_vae.launch_environment import launched_rank
 
     try:
+        launched_rank()
         return int(cli.main(words, prog_name="pyro-vae", standalone_mode=False) or DONE)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
+        echo(error.format_message())
         return WRONG_INPUT
     except click.ClickException as error:
         hint = (
@@ -111,6 +122,10 @@ def _run(words: list[str]) -> int:
     except OSError as error:
         kind = "" if isinstance(error, UnwritableError) else f"{type(error).__name__}: "
         return _say(f"{kind}{error}", FAILED, "--debug" in words)
+    except (MemoryError, RecursionError) as error:
+        return _say(
+            f"{type(error).__name__}: {error or 'more than this machine has'}; give less", FAILED, "--debug" in words
+        )
     except SystemExit as error:
         return _say(f"a library ended the command by sys.exit({error.code})", FAILED, "--debug" in words)
     except RankLostError as error:
@@ -131,5 +146,5 @@ def _say(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     who = f"pyro-vae, process {_rank()}" if _rank() else "pyro-vae"
-    click.echo(f"{who}: {' '.join(message.split())}", err=True)
+    echo(f"{who}: {' '.join(message.split())}", err=True)
     return code

@@ -1,5 +1,6 @@
 """Options in named groups, and where a setting comes from: flag, then config file, then default."""
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import Option
+from pyro_vae.option_registry import MAX_COUNT, MAX_SEED, Option
 from pyro_vae.workflows.fit_settings import fit_options, flatten_config
 
 Decorator = Callable[[Any], Any]
@@ -53,6 +54,27 @@ class Grouped(click.Option):
     def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group = group
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """The value as its type has it; numbers are finite, counts and seeds within their bounds.
+
+        Args:
+            ctx: the context.
+            value: what was given.
+
+        Returns:
+            The value.
+        """
+        found = super().type_cast_value(ctx, value)
+        if isinstance(found, Path) and value == "":
+            raise click.BadParameter("the path is empty", ctx, self)
+        for each in found if isinstance(found, tuple) else (found,):
+            if isinstance(each, float) and not math.isfinite(each):
+                raise click.BadParameter(f"{each} is not a finite number", ctx, self)
+            most = MAX_SEED if self.name == "seed" else MAX_COUNT
+            if isinstance(each, int) and not -most <= each <= most:
+                raise click.BadParameter(f"{each} is more than {most:,}", ctx, self)
+        return found
 
 
 class GroupedCommand(click.Command):
@@ -173,6 +195,13 @@ PROGRAM = option(
 )
 
 
+def _whole(part: Any) -> int:
+    """A part of a list of whole numbers; `ValueError` for what is none, also of a config file."""
+    if isinstance(part, (bool, float)):
+        raise ValueError(f"{part} is not a whole number")
+    return int(part)
+
+
 class _Sizes(click.ParamType):
     """Whole numbers with an x between them: 28x20 for height and width, or 3x28x20 with the channels first."""
 
@@ -182,8 +211,8 @@ class _Sizes(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         parts = value if isinstance(value, (tuple, list)) else str(value).lower().replace("×", "x").split("x")
         try:
-            sizes = tuple(int(part) for part in parts)
-        except ValueError:
+            sizes = tuple(_whole(part) for part in parts)
+        except (TypeError, ValueError):
             sizes = ()
         if len(sizes) not in self.lengths:
             self.fail(f"{value!r} is not {self.words}", param, ctx)
@@ -198,11 +227,11 @@ class _Widths(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         parts = value if isinstance(value, (tuple, list)) else str(value).split(",")
         try:
-            widths = tuple(int(part) for part in parts)
-        except ValueError:
+            widths = tuple(_whole(part) for part in parts)
+        except (TypeError, ValueError):
             self.fail(f"{value!r} is not a list of widths, as in 500 or 500,200", param, ctx)
-        if not widths or min(widths) < 1:
-            self.fail(f"{value!r}: every width must be one or more", param, ctx)
+        if not widths or min(widths) < 1 or max(widths) > MAX_COUNT:
+            self.fail(f"{value!r}: every width must be one or more, and at most {MAX_COUNT:,}", param, ctx)
         return widths
 
 
@@ -216,8 +245,10 @@ class _Scale(click.ParamType):
         if value in self.words:
             return str(value)
         try:
+            if isinstance(value, bool):
+                raise ValueError(value)
             return float(value)
-        except ValueError:
+        except (TypeError, ValueError):
             self.fail(f"{value!r} is neither a number nor one of {', '.join(self.words)}", param, ctx)
 
 
@@ -250,6 +281,8 @@ def settings_with_config(ctx: click.Context, config: dict[str, Any] | None, sour
     given = flatten_config(config or {}, [name for name in options if name], source)
     for name, value in given.items():
         try:
+            if known[name].type in (int, float, bool, str, "texts", "path"):
+                known[name].check(value)
             given[name] = options[name].process_value(ctx, value)
         except click.ClickException as error:
             raise InputError(f"{source}: {name}: {error.format_message()}") from error

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 
-import click
-
+from pyro_vae.cli.echo import echo
 from pyro_vae.json_records import to_json
 
 
 def print_json(content: object) -> None:
     """The one object that --json promises on stdout; records become objects, and infinities null with a flag."""
-    click.echo(to_json(content))
+    echo(to_json(content))
 
 
 def print_export(written: Mapping[str, object], as_json: bool) -> None:
@@ -22,4 +21,4 @@ def print_export(written: Mapping[str, object], as_json: bool) -> None:
     if as_json:
         print_json(written)
     else:
-        click.echo(f"{written['path']}: {written['num_rows']} rows of {written['num_columns']}")
+        echo(f"{written['path']}: {written['num_rows']} rows of {written['num_columns']}")

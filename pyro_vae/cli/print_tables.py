@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import click
-
+from pyro_vae.cli.echo import echo
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 
@@ -75,13 +74,13 @@ def print_record(record: EvidenceRecord, title: str) -> None:
         )
     if record.accuracy is not None:
         rows.append(("accuracy", f"{record.accuracy:.1%}", "of the known labels, predicted by q(label | x)"))
-    click.secho(f"\n{title}", bold=True)
+    echo(f"\n{title}", bold=True)
     for name, value, note in rows:
-        click.echo(f"  {name:<17}{value:>10}  {note}".rstrip())
+        echo(f"  {name:<17}{value:>10}  {note}".rstrip())
     known, zero = record.num_with_number, record.num_zero
     many = f"{record.num_data} rows" if known is None else f"the {known} of {record.num_data} rows with a number"
     zeros = f", {zero} of density zero" if zero else ""
-    click.echo(f"  nats per row over {many}{zeros}{weighted_words(record.effective_rows)}; {record.measure}")
+    echo(f"  nats per row over {many}{zeros}{weighted_words(record.effective_rows)}; {record.measure}")
 
 
 def weighted_words(effective_rows: float | None) -> str:
@@ -108,7 +107,7 @@ def print_kl_by_latent(kl_by_site: Mapping[str, float | list[float]] | None) -> 
         numbers = sorted(value, reverse=True) if isinstance(value, list) else [value]
         shown = " ".join(f"{number:.2f}" for number in numbers[:12]) + (" …" if len(numbers) > 12 else "")
         if len(numbers) > 1 or len(kl_by_site or {}) > 1:
-            click.echo(f"  KL of {name:<11}          {shown}")
+            echo(f"  KL of {name:<11}          {shown}")
 
 
 MAX_BAD_SHARE = 0.1  # of rows with a bad k-hat, above which a mean is a loose bound
@@ -167,20 +166,18 @@ def print_comparison(
         ]
         for row in table
     ]
-    click.echo()
+    echo()
     _print_columns([head, *body])
     weighted = weighted_words(table[0]["effective_rows"])
-    click.echo(f"\nNats per row over {len(rows)} {rows.name} rows{weighted}; {table[0]['measure']}.")
+    echo(f"\nNats per row over {len(rows)} {rows.name} rows{weighted}; {table[0]['measure']}.")
     for method in sorted({row["method"] for row in table} & set(ESTIMATORS)):
         bad = max((row["khat_bad"] or 0.0 for row in table if row["method"] == method), default=0.0)
         words = f"; k-hat above its limit in up to {bad:.0%} of rows" if bad else ""
-        click.echo(f"{method}: {ESTIMATORS[method]}{words}")
+        echo(f"{method}: {ESTIMATORS[method]}{words}")
     for name, words in (chosen or {}).items():
-        click.echo(f"{name}: {words}, chosen by five-fold cross-validation on training rows")
+        echo(f"{name}: {words}, chosen by five-fold cross-validation on training rows")
     if level is not None:
-        click.echo(
-            f"The last column: seconds of the fit until held-out rows reached {level:.2f}; – never, or not measured."
-        )
+        echo(f"The last column: seconds of the fit until held-out rows reached {level:.2f}; – never, or not measured.")
 
 
 ESTIMATORS = {
@@ -229,15 +226,15 @@ def print_by_size(table: Sequence[Mapping[str, Any]], rows: ScoredRows, pixels: 
         known = [size for size in sizes if any(cells[kind, size][name] is not None for kind in kinds)]
         if not known:
             continue
-        click.secho(f"\n{title}", bold=True, nl=False)
-        click.echo(f"  ({meaning})")
+        echo(f"\n{title}", bold=True, nl=False)
+        echo(f"  ({meaning})")
         body = [[str(size), *(_with_error(cells[kind, size][name], form) for kind in kinds)] for size in known]
         _print_columns([["K", *kinds], *body], "  ")
         if name == "knn_accuracy" and pixels is not None:
-            click.echo(f"  nearest neighbours on x itself: {pixels:.1%}")
+            echo(f"  nearest neighbours on x itself: {pixels:.1%}")
     seeds = max(line["num_seeds"] for line in table)
     errors = f"; ± is the standard error over {seeds} fits" if seeds > 1 else ""
-    click.echo(f"\nOn {len(rows):,} {rows.name} rows{errors}. No log p(x): only the VAE has one.")
+    echo(f"\nOn {len(rows):,} {rows.name} rows{errors}. No log p(x): only the VAE has one.")
 
 
 def _with_error(value: tuple[float, float | None] | None, form: str) -> str:
@@ -249,13 +246,11 @@ def _with_error(value: tuple[float, float | None] | None, form: str) -> str:
 
 def print_rolls(rolls: Sequence[Unrolled]) -> None:
     """Print how flat each encoder makes the swiss roll."""
-    click.secho("\nThe swiss roll in two dimensions", bold=True)
+    echo("\nThe swiss roll in two dimensions", bold=True)
     head = ["", "flatness", "trust", "error"]
     body = [[one.kind, f"{one.flatness:.2f}", f"{one.trust:.2f}", f"{one.error:.3f}"] for one in rolls]
     _print_columns([head, *body], "  ")
-    click.echo(
-        "  flatness: rank correlation of latent distances with those on the sheet; trust: that of its neighbours"
-    )
+    echo("  flatness: rank correlation of latent distances with those on the sheet; trust: that of its neighbours")
 
 
 def _print_columns(lines: Sequence[Sequence[str]], indent: str = "") -> None:
@@ -263,7 +258,7 @@ def _print_columns(lines: Sequence[Sequence[str]], indent: str = "") -> None:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for number, line in enumerate(lines):
         cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        click.secho(indent + "  ".join(cells).rstrip(), bold=number == 0)
+        echo(indent + "  ".join(cells).rstrip(), bold=number == 0)
 
 
 def print_rows(rows: Sequence[Mapping[str, object]]) -> None:
@@ -271,7 +266,7 @@ def print_rows(rows: Sequence[Mapping[str, object]]) -> None:
     names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     flat = {name: [_cell(row[name]) for row in rows] for name in names}
     lines = [[str(name).replace("_", " ") for name in names], *map(list, zip(*flat.values(), strict=True))]
-    click.echo()
+    echo()
     _print_columns(lines)
 
 
@@ -290,5 +285,5 @@ def print_written(folder: Path, table: str, figures: Sequence[Path], seconds: fl
         figures: the figures' files.
         seconds: what the command took.
     """
-    click.echo(f"\nWritten to {folder}/ in {seconds:.0f} s")
-    click.echo(f"  {table}  " + "  ".join(str(path.relative_to(folder)) for path in figures))
+    echo(f"\nWritten to {folder}/ in {seconds:.0f} s")
+    echo(f"  {table}  " + "  ".join(str(path.relative_to(folder)) for path in figures))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from pyro_vae.cli.echo import echo
 from pyro_vae.cli.option_types import PROGRAM, RUN, GroupedCommand, option, output_options
 from pyro_vae.cli.print_json import print_json
 
@@ -53,5 +54,5 @@ def report(
         seconds = time.perf_counter() - began
         print_json({"run": str(run), "path": str(path), "bytes": size, "split": split, "seconds": seconds})
         return
-    click.echo(f"{path}: {size / 1e6:.1f} MB, one file that needs no network")
-    click.echo(f"Open it in a browser: {path.resolve().as_uri()}")
+    echo(f"{path}: {size / 1e6:.1f} MB, one file that needs no network")
+    echo(f"Open it in a browser: {path.resolve().as_uri()}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from pyro_vae.cli.echo import echo
 from pyro_vae.cli.evaluate import COMMON, evidence_options, given_estimator
 from pyro_vae.cli.option_types import (
     PROGRAM,
@@ -81,13 +82,13 @@ def score(ctx: click.Context, run: Path, data: str | None, as_json: bool, debug:
         data,
         estimator=estimator if is_asked_for else None,
         progress=progress_style(),
-        log=lambda line: click.echo(line, err=True),
+        log=lambda line: echo(line, err=True),
         **options,
     )
     if not process_group().is_main:
         return
     if summary.reason:
-        click.echo(_without_number(summary), err=True)
+        echo(_without_number(summary), err=True)
     if as_json:
         print_json(summary)
     else:
@@ -114,20 +115,20 @@ def _print(summary: Record, lowest: list[tuple[float, str]]) -> None:
     from pyro_vae.cli.print_tables import weighted_words
 
     count, flagged = summary["num_data"], summary["num_anomalies"]
-    click.echo(
+    echo(
         f"{summary['path']}: {count} rows{weighted_words(summary['effective_rows'])}, mean log p(x) {_number(summary)} "
         f"nats ({summary['log_px_kind']}); "
         f"{summary['measure']}"
     )
-    click.echo(
+    echo(
         f"{flagged} flagged ({flagged / count:.1%}) at a false-alarm rate of {summary['false_alarms']:.3g}: log p(x) "
         f"below {summary['threshold']:.2f}, by {summary['num_reference']} validation rows"
     )
-    click.echo(f"least probable rows: {', '.join(f'{index} ({log_px:.1f})' for log_px, index in lowest)}")
+    echo(f"least probable rows: {', '.join(f'{index} ({log_px:.1f})' for log_px, index in lowest)}")
     if summary["explanations"] is not None:
         _print_explanations(summary["explanations"], flagged)
     if (bad := summary["khat_bad"]) is not None and bad >= 0.1:
-        click.echo(
+        echo(
             f"k-hat is bad for {bad:.0%} of the rows: their log p(x) is likely too low, as that of validation rows; "
             f"{'--method auto' if summary['method'] == 'is' else '--method ais, more draws'} or a richer guide would "
             "tighten both"
@@ -138,8 +139,8 @@ def _print_explanations(explained: list[Record], num_flagged: int) -> None:
     if not explained:
         return
     few = "" if len(explained) == num_flagged else f" (the {len(explained)} least probable of {num_flagged})"
-    click.echo(f"flagged rows{few}, log p of a value given the row's others, less what is expected there, in nats:")
+    echo(f"flagged rows{few}, log p of a value given the row's others, less what is expected there, in nats:")
     for row in explained[:NUM_EXPLAINED]:
-        click.echo(f"  row {row['row']}: {row}")
+        echo(f"  row {row['row']}: {row}")
     if len(explained) > NUM_EXPLAINED:
-        click.echo(f"  and {len(explained) - NUM_EXPLAINED} more, in the file")
+        echo(f"  and {len(explained) - NUM_EXPLAINED} more, in the file")

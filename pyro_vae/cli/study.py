@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pyro_vae.cli.echo import echo
 from pyro_vae.cli.option_types import GroupedCommand, given_options, option, output_options
 from pyro_vae.cli.print_json import print_json
 from pyro_vae.cli.setting_options import setting_options
@@ -186,7 +187,7 @@ def em_bounds(out: Path | None, as_json: bool, debug: bool) -> None:
 
 
 def _log(as_json: bool) -> Callable[[str], None]:
-    return (lambda line: None) if as_json else (lambda line: click.echo(line, err=True))
+    return (lambda line: None) if as_json else (lambda line: echo(line, err=True))
 
 
 def _locked_folder(out: Path | None, name: str) -> AbstractContextManager[Path]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.comparison.build_model import without_guide
 from pyro_vae.comparison.fit_methods import FIT_METHODS
 from pyro_vae.comparison.paired_differences import EvidenceDifference, compare_evidence, difference_to
@@ -101,6 +102,7 @@ class ComparisonRow(EvidenceRecord):
     level: float | None = None
 
 
+@check_call
 def compare(
     programs: Sequence[Fitted] | Mapping[str, Program],
     rows: Split,

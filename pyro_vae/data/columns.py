@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ import numpy as np
 from pyro_vae.constructor_args import part
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.errors import InputError
+from pyro_vae.json_records import require_types
+from pyro_vae.option_registry import require_known
 
 if TYPE_CHECKING:
     import pandas
@@ -358,10 +360,14 @@ class Schema:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Schema":
-        """The schema that `to_dict` gave."""
+        """The schema that `to_dict` gave; `InputError` for what is none, which a file may hold."""
+        require_types(cls, {"columns": []} | {name: values[name] for name in values if name != "columns"}, "a schema")
+        about_columns = values.get("columns", {})
+        for name, about in about_columns.items() if isinstance(about_columns, Mapping) else [("columns", None)]:
+            require_types(Column, about, f"column {name}")
         columns = [
-            Column(name, **{**about, "levels": tuple(about.get("levels", ()))})
-            for name, about in values.get("columns", {}).items()
+            _known_column(name, {**about, "levels": tuple(about.get("levels", ()))})
+            for name, about in about_columns.items()
         ]
         return cls(tuple(columns), bool(values.get("has_names", True)), str(values.get("coding", "plain")))
 
@@ -370,3 +376,11 @@ class Schema:
         from pyro_vae.atomic_write import write_toml
 
         write_toml(Path(path), self.to_dict(), to_edit=True)
+
+
+def _known_column(name: str, about: dict[str, Any]) -> Column:
+    """The column that a file describes; `InputError` for an unknown kind, or settings that a column does not have."""
+    require_known(about, [each.name for each in fields(Column)], f"column {name}")
+    if about.get("kind") not in KINDS:
+        raise InputError(f"column {name}: no kind called {about.get('kind')!r}; try one of {', '.join(KINDS)}")
+    return Column(name, **about)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from pyro_vae.data.column_options import ColumnOptions
@@ -28,27 +27,9 @@ from pyro_vae.data.split import Split
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import options_of
+from pyro_vae.option_registry import Option, options_of
 
-
-def as_split(data: "Split | Dataset | Tensor", name: str) -> Split:
-    """Rows as a split.
-
-    Args:
-        data: a data set, a split, which is returned as it is, or a tensor (N, D), whose values are x unchanged.
-        name: which split of a data set.
-
-    Returns:
-        The split.
-    """
-    if isinstance(data, Split):
-        return data
-    if isinstance(data, Dataset):
-        return data.split(name)
-    x = torch.as_tensor(data)
-    if x.dim() != 2 or 0 in x.shape:
-        raise InputError(f"expected rows of shape (N, D), got {tuple(x.shape)}; flatten each observation to one row")
-    return Split("given", x, Measure(given=True))
+SEED = Option("seed", int, 0, "Seed of the order of rows.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +127,10 @@ class Dataset:
         return self.train.measure_name
 
     def split(self, name: str) -> Split:
-        return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+        splits = {"train": self.train, "valid": self.valid, "test": self.test}
+        if not isinstance(name, str) or name not in splits:
+            raise InputError(f"no split called {name!r:.60}; try one of {', '.join(splits)}")
+        return splits[name]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -231,9 +215,14 @@ def load_data(
     Returns:
         The data set.
     """
-    given = {"missing": missing, "header": header, "coding": coding, "image_shape": image_shape}
-    for option, value in (given | {"gray": gray, "resize": resize}).items():
+    given: dict[str, object] = {"missing": missing, "header": header, "coding": coding, "image_shape": image_shape}
+    given |= {"gray": gray, "resize": resize, "binarize": binarize, "dequantize": dequantize, "stream": stream}
+    given |= {"standardize": standardize, "label": label, "weights": weights, "split": split, "group": group}
+    for option, value in (given | {"layer": layer, "schema": schema, "data_root": root}).items():
         options_of(DataConfig)[option].check(value)
+    SEED.check(seed)
+    if columns is not None and not isinstance(columns, Mapping):
+        raise InputError(f"columns must be kinds by name, as in {{'age': 'count'}}, got {columns!r:.60}")
     shape = None if image_shape is None else as_image_shape(image_shape)
     images = ImageSettings(gray, None if resize is None else (resize[0], resize[1]))
     about = ColumnOptions(columns or {}, label, _names(id), _names(drop), weights, split, group, schema, coding)
@@ -271,6 +260,8 @@ def _measure(
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(given, (str, list, tuple)) or not all(isinstance(name, str) for name in given):
+        raise InputError(f"id and drop must be names of columns, got {given!r:.60}")
     return (given,) if isinstance(given, str) else tuple(given)
 
 

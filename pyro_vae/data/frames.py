@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from pyro_vae.errors import InputError
+from pyro_vae.resource_limits import require_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -44,7 +45,8 @@ class Frame:
     has_names: bool = True
 
     def __post_init__(self) -> None:
-        """Names are text."""
+        """Names are text; `InputError` for more columns than can be looked at."""
+        require_columns(len(self.values.columns), self.source)
         names = [str(name) for name in self.values.columns]
         object.__setattr__(self, "values", self.values.set_axis(names, axis=1))
 

@@ -1,29 +1,25 @@
 """Text tables: what a file is, decided by looking at its first lines, and said."""
 
-import bz2
 import csv
-import gzip
 import io
-import lzma
 import re
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyro_vae.data.formula_quotes import unquote_names, unquote_text
+from pyro_vae.data.packed_files import UNPACKING, open_bytes, require_room
 from pyro_vae.errors import InputError
+from pyro_vae.resource_limits import require_columns
 
 if TYPE_CHECKING:
     import pandas
 
 NUM_LINES = 200  # that are looked at
 SEPARATORS = ",;\t|"
-UNPACKING = (zipfile.BadZipFile, lzma.LZMAError, zlib.error)  # errors of compressed files
-COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(e[+-]?\d+)?", re.IGNORECASE)
 MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
 
@@ -70,8 +66,9 @@ def read_text_table(
     import pandas
 
     try:
+        require_room(path)
         form = text_format(path, header)
-        with warnings.catch_warnings(), _open_bytes(path) as file:
+        with warnings.catch_warnings(), open_bytes(path) as file:
             warnings.simplefilter("error", pandas.errors.ParserWarning)  # of cells beyond the header
             if form.has_trailing_separator:
                 warnings.simplefilter("ignore", pandas.errors.ParserWarning)
@@ -94,14 +91,16 @@ def read_text_table(
             f"{path}: some rows have more values than the header has names; quote cells that hold the "
             f"separator {form.separator!r}"
         ) from warning
-    except (ValueError, IndexError, UnicodeDecodeError, OSError, EOFError, *UNPACKING) as error:
-        raise InputError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from error
+    except (ValueError, IndexError, OSError, EOFError, csv.Error, OverflowError, *UNPACKING) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"{path}: not a readable table ({reason})") from error
     if len(frame) > NUM_LINES // 2 and not as_text and bool(frame.iloc[:, -1].isna().any()):
         _require_whole_rows(path, form)
     if form.has_header and str(frame.columns[0]).startswith("#"):  # as numpy.savetxt writes names
         first = frame.columns[0]
         frame = frame.rename(columns={first: str(first).lstrip("# ")})
-    return frame, form.notes, form.has_header
+    frame = unquote_names(frame)
+    return frame if as_text else unquote_text(frame), form.notes, form.has_header
 
 
 def text_format(path: Path, header: str = "auto") -> TextFormat:
@@ -120,6 +119,7 @@ def text_format(path: Path, header: str = "auto") -> TextFormat:
     rows = [row for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if row]
     if not rows:
         raise InputError(f"{path}: no rows in it")
+    require_columns(len(rows[0]), path)
     decimal = _decimal_mark(rows[1:], separator)
     if decimal == ",":
         notes.append("decimal commas")
@@ -183,7 +183,7 @@ def require_names_apart(names: Sequence[str], path: Path) -> None:
 
 
 def _encoding(path: Path) -> tuple[str, list[str]]:
-    with _open_bytes(path) as file:
+    with open_bytes(path) as file:
         begin = file.read(2**16)
     if begin.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16", []
@@ -196,30 +196,9 @@ def _encoding(path: Path) -> tuple[str, list[str]]:
     return "utf-8", []
 
 
-def _open_bytes(path: Path) -> io.BufferedIOBase:
-    """The bytes of a file, unpacked."""
-    suffix = path.suffix.lower()
-    if suffix == ".zip":
-        return _open_zip(path)
-    openers: dict[str, Callable[[Path], Any]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
-    file: io.BufferedIOBase = openers[suffix](path) if suffix in openers else path.open("rb")
-    return file
-
-
 def _open_text(path: Path, encoding: str, errors: str = "strict") -> io.TextIOWrapper:
-    buffer: Any = _open_bytes(path)
+    buffer: Any = open_bytes(path)
     return io.TextIOWrapper(buffer, encoding=encoding, newline="", errors=errors)
-
-
-def _open_zip(path: Path) -> io.BufferedIOBase:
-    """The bytes of the only file in a `.zip`; `InputError` for several."""
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
-        if len(names) != 1:
-            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            raise InputError(f"{path}: holds {len(names)} files ({shown}); unpack it, and give the one with the table")
-        file: Any = archive.open(names[0])
-        return file
 
 
 def _first_lines(path: Path, encoding: str) -> list[str]:

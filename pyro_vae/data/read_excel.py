@@ -9,6 +9,7 @@ from typing import Any
 from pyro_vae.data.frames import Frame, without_row_numbers
 from pyro_vae.data.read_csv import has_header, require_names_apart
 from pyro_vae.errors import InputError
+from pyro_vae.resource_limits import require_unpackable
 
 EXCEL_SUFFIXES = (".xlsx", ".xlsm")
 MISSING_ERROR = "#N/A"
@@ -78,8 +79,12 @@ def _open(path: Path, is_computed: bool) -> Book:
     except ImportError as error:
         raise InputError(f"{path}: Excel needs one more package; pip install 'pyro-vae[excel]'") from error
     try:
+        with zipfile.ZipFile(path) as archive:
+            require_unpackable(path, sum(member.file_size for member in archive.infolist()))
         return openpyxl.load_workbook(path, data_only=is_computed)
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+    except InputError:
+        raise
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, ValueError, TypeError, SyntaxError, OSError) as error:
         raise InputError(f"{path}: not a readable Excel workbook, or one with a password ({error})") from error
 
 

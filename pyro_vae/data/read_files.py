@@ -1,12 +1,8 @@
 """Tables and images from files, checked as they are read."""
 
-import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from pyro_vae.data.annotated.annotated_rows import ANNOTATED_SUFFIXES, AnnotatedRows
@@ -14,17 +10,17 @@ from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.annotated.read_annotated import read_annotated, table_from_annotated
 from pyro_vae.data.frames import Frame, is_frame, read_frame, without_row_numbers
 from pyro_vae.data.image_settings import AS_THEY_ARE, IMAGE_SUFFIXES, ImageSettings
-from pyro_vae.data.infer_columns import LABEL_COLUMNS
-from pyro_vae.data.ondisk.rows_on_disk import Array
-from pyro_vae.data.read_csv import COMPRESSED, read_text_table
+from pyro_vae.data.packed_files import COMPRESSED
+from pyro_vae.data.read_csv import read_text_table
 from pyro_vae.data.read_excel import EXCEL_SUFFIXES, read_excel, split_sheet
-from pyro_vae.data.sparse.read_sparse import is_sparse, read_sparse_npz, table_from_sparse
+from pyro_vae.data.read_numpy import read_npy, read_npz
+from pyro_vae.data.sparse.read_sparse import is_sparse, table_from_sparse
 from pyro_vae.data.stored_rows import Values
-from pyro_vae.data.table import Table, encode_labels, label_schema, table_from_array, without_mask
+from pyro_vae.data.table import Table, table_from_array, without_mask
 from pyro_vae.errors import InputError
+from pyro_vae.resource_limits import require_columns, require_memory
 
 DEFAULT_FIELDS = Fields()
-LABEL_ARRAYS = (*LABEL_COLUMNS, "y")
 
 
 def read_file(
@@ -102,47 +98,6 @@ def _require_no_layer(fields: Fields, source: str = "") -> None:
         raise InputError(f"{source}a layer is one of annotated rows (AnnData, .h5ad, .zarr): leave layer (--layer) out")
 
 
-def _read_npy(path: Path) -> Table[Tensor]:
-    array = _load_numpy(path)
-    if isinstance(array, NpzFile):
-        raise InputError(f"{path}: holds an archive, not one array; name it .npz")
-    return table_from_array(array, path)
-
-
-def _load_numpy(path: Path) -> Array | NpzFile:
-    try:
-        loaded: Array | NpzFile = np.load(path, allow_pickle=False)
-        return loaded
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a readable numpy file ({error})") from error
-
-
-def _read_npz(path: Path) -> Table[Values]:
-    archive = _load_numpy(path)
-    if isinstance(archive, np.ndarray):
-        raise InputError(f"{path}: holds one array, not an archive; name it .npy")
-    names = list(archive.files)
-    if {"format", "shape", "data"} <= set(names):  # as scipy.sparse.save_npz writes them
-        return read_sparse_npz(path)
-    label_arrays = [name for name in names if name.lower() in LABEL_ARRAYS]
-    value_arrays = [name for name in names if name not in label_arrays]
-    preferred = [name for name in value_arrays if name.lower() in ("x", "data")]
-    if not preferred and len(value_arrays) != 1:
-        raise InputError(f"{path}: holds {', '.join(names) or 'nothing'}; name the rows 'x' (and their labels 'y')")
-    table = table_from_array(_read_array(archive, (preferred or value_arrays)[0], path), path)
-    if not label_arrays:
-        return table
-    labels, levels = encode_labels(_read_array(archive, label_arrays[0], path), path, len(table.values))
-    return replace(table, labels=labels, schema=label_schema(label_arrays[0], levels))
-
-
-def _read_array(archive: NpzFile, name: str, path: Path) -> Array:
-    try:
-        return np.asarray(archive[name])
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: {name} cannot be read ({error})") from error
-
-
 def _read_text(path: Path, header: str) -> Frame:
     frame, notes, has_names = read_text_table(path, header)
     return without_row_numbers(Frame(frame, path, notes, has_names))
@@ -151,6 +106,7 @@ def _read_text(path: Path, header: str) -> Frame:
 def _read_parquet(path: Path) -> Frame:
     import pandas
 
+    _require_room(path)
     try:
         frame = pandas.read_parquet(path, engine="pyarrow")
     except ImportError as error:
@@ -161,6 +117,17 @@ def _read_parquet(path: Path) -> Frame:
     named = [str(name) for name in frame.columns if name in folders]
     notes = (f"{', '.join(named)}: from the names of the folders",) if named else ()
     return without_row_numbers(Frame(frame.reset_index(drop=True), path, notes))
+
+
+def _require_room(path: Path) -> None:
+    """`InputError` where the files of Parquet declare more cells than memory holds."""
+    from pyro_vae.data.ondisk.parquet_to_npy import open_parquet
+
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    about = [open_parquet(file).metadata for file in files]
+    cells = sum(each.num_rows * each.num_columns for each in about)
+    require_columns(max((each.num_columns for each in about), default=0), path)
+    require_memory(8 * cells, str(path), "leave its rows on disk (--stream), or give fewer")
 
 
 def _read_arrow(path: Path) -> Frame:
@@ -230,8 +197,8 @@ REMEDIES = {  # of files that people have: what to save instead
     ".mtx": "save it by scipy.sparse.save_npz",
 }
 READERS: dict[str, Callable[[Path], Table[Values] | Frame]] = {
-    ".npy": _read_npy,
-    ".npz": _read_npz,
+    ".npy": read_npy,
+    ".npz": read_npz,
     ".parquet": _read_parquet,
     ".feather": _read_arrow,
     ".arrow": _read_arrow,

@@ -1,5 +1,6 @@
 """Image files as rows of pixels: one size, one number of channels, classes from folders, and what was decided."""
 
+import math
 import re
 import struct
 from collections import Counter
@@ -19,10 +20,12 @@ from pyro_vae.data.image_shapes import as_image_shape, describe_shape, height_an
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.table import Table, encode_labels, label_schema
 from pyro_vae.errors import InputError
+from pyro_vae.resource_limits import require_memory, require_unpackable
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, struct.error)
 MAX_BYTES = 2**32  # of all rows, which are in memory
+BYTES_PER_PIXEL = 16  # of one image while it is read: its channels, with and without transparency, and comparisons
 LABEL_NAME, FILE_ID = "folder", "file"
 ORIENTATION = 0x0112  # the EXIF tag
 TRANSPARENT = "transparent pictures put on white"
@@ -68,9 +71,9 @@ def read_images(source: Path, settings: ImageSettings) -> Table[Tensor]:
         The table.
     """
     paths, notes = _find_images(source) if source.is_dir() else ([source], [])
-    pictures = [_read_image(paths[0], settings)]
-    _require_room(source, len(paths), pictures[0], settings)
-    for path in paths[1:]:
+    _require_room(source, len(paths), settings.resize or _size(paths[0]))
+    pictures = []
+    for path in paths:
         pictures.append(_read_image(path, settings))
         _require_one_size(pictures[0], pictures[-1], settings)
     decisions = Counter(each for picture in pictures for each in picture.decisions)
@@ -107,6 +110,9 @@ def _is_hidden(path: Path) -> bool:
 def _read_image(path: Path, settings: ImageSettings) -> _Picture:
     try:
         with Image.open(path) as opened:
+            num_pixels = opened.height * opened.width
+            require_unpackable(path, len(opened.getbands()) * num_pixels)
+            require_memory(BYTES_PER_PIXEL * num_pixels, str(path), "make the image smaller")
             _require_eight_bits(opened, path)
             image, decisions = _upright_on_white(opened)
             size = image.height, image.width
@@ -172,12 +178,20 @@ def _require_grey(path: Path, has_colours: bool, settings: ImageSettings) -> Non
         )
 
 
-def _require_room(source: Path, num_images: int, first: _Picture, settings: ImageSettings) -> None:
-    """`InputError` for more pixels than memory is likely to hold; and for a first image unlike those of a fit."""
-    _require_one_size(first, first, settings)
-    if (size := num_images * first.pixels.nbytes) > MAX_BYTES:
+def _size(path: Path) -> tuple[int, int]:
+    """The height and width in the header of an image."""
+    try:
+        with Image.open(path) as opened:
+            return opened.height, opened.width
+    except UNREADABLE as error:
+        raise InputError(f"{path}: not a readable image ({error}); save it anew, or take it out") from error
+
+
+def _require_room(source: Path, num_images: int, size: tuple[int, int]) -> None:
+    """`InputError` for more pixels than memory is likely to hold, before any of them is read."""
+    if (num_bytes := num_images * math.prod(size)) > MAX_BYTES:
         raise InputError(
-            f"{source}: {num_images} images of {describe_shape(first.size)} pixels take {size / 2**30:.0f} GiB of "
+            f"{source}: {num_images} images of {describe_shape(size)} pixels take {num_bytes / 2**30:.0f} GiB of "
             "memory; make them smaller with --resize 64x64 (resize=(64, 64))"
         )
 

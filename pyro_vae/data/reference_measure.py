@@ -1,7 +1,8 @@
 """The map from stored values to x, the reference measure of the densities of x, and its choice from the values."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import options_of
+from pyro_vae.json_records import require_types
+from pyro_vae.option_registry import options_of, require_known
 
 ROUNDING = 16 * torch.finfo(torch.float64).eps
 UNSET = (("coded", False), ("num_with_zeros", 0))
@@ -48,6 +50,27 @@ class Measure:
     coded: bool = field(default=False, repr=False)  # fingerprints hold the text of the others
     counted: tuple[bool, ...] = field(default=(), repr=False)
     num_with_zeros: int = field(default=0, repr=False)
+
+    def __post_init__(self) -> None:
+        """`InputError` for values that no measure has, which a file of a stranger may hold."""
+        require_types(Measure, vars(self), "the measure")
+        options_of(DataConfig)["binarize"].check(self.binarize)
+        if self.levels is not None and self.levels <= 0:
+            raise InputError(f"the measure: levels must be positive, got {self.levels}")
+        if len(self.shift) != len(self.scale) or len(self.counted) not in (0, len(self.scale)):
+            raise InputError(
+                f"the measure: {len(self.shift)} shifts, {len(self.scale)} scales and {len(self.counted)} counted: "
+                "one of each for each column"
+            )
+        if not all(math.isfinite(shift) for shift in self.shift):
+            raise InputError("the measure: every shift must be finite")
+        if not all(math.isfinite(scale) and scale > 0 for scale in self.scale):
+            raise InputError("the measure: every scale must be positive and finite")
+
+    def require_width(self, num_features: int) -> None:
+        """`InputError` for rows of another width than the measure has scales for."""
+        if self.scale and len(self.scale) != num_features:
+            raise InputError(f"the measure has {len(self.scale)} scales for {num_features} columns; give each one")
 
     @property
     def is_random(self) -> bool:
@@ -138,12 +161,13 @@ class Measure:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Measure":
+        require_types(cls, values, "the measure")
+        require_known(values, [each.name for each in fields(cls)], "the measure")
         lists = {name: tuple(values.get(name, ())) for name in ("shift", "scale", "counted")}
         return cls(**{**values, **lists})
 
     def check(self) -> "Measure":
         """This measure; `InputError` where its options contradict each other."""
-        options_of(DataConfig)["binarize"].check(self.binarize)
         if self.binarize != "none" and (self.dequantize or self.scale):
             raise InputError(
                 "binarized pixels can be neither dequantized nor standardized; add binarize='none' (--binarize none)"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from pyro_vae.data.image_shapes import ImageShape
 from pyro_vae.data.ondisk.rows_on_disk import Array, as_index
 from pyro_vae.data.reference_measure import Measure
 from pyro_vae.data.row_weights import check_weights, relative_weights
+from pyro_vae.data.stored_rows import StoredRows
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Rows
 
@@ -56,6 +58,12 @@ class Split:
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.measure, Measure):
+            raise InputError(f"a split's measure is a Measure, got {self.measure!r:.60}")
+        if not isinstance(self.stored, StoredRows) and (not isinstance(self.stored, Tensor) or self.stored.dim() != 2):
+            found = tuple(self.stored.shape) if isinstance(self.stored, Tensor) else f"{self.stored!r:.60}"
+            raise InputError(f"a split holds rows, a tensor (N, D), got {found}; pv.data.as_split takes others")
+        self.measure.require_width(self.shape[1])
         if self.weights is not None:
             object.__setattr__(self, "weights", check_weights(self.weights, len(self.stored)))
         if taken := self.inputs.keys() & RESERVED_INPUTS:
@@ -104,6 +112,17 @@ class Split:
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.x)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        """x as an array, which `numpy.asarray` asks for."""
+        return np.asarray(self.x.cpu().numpy(), dtype=dtype)
+
+    def __dlpack__(self, **options: Any) -> object:
+        """x by the protocol that `torch.as_tensor` and other libraries ask for."""
+        return self.x.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> object:
+        return self.x.__dlpack_device__()
 
     def head(self, num_rows: int) -> "Split":
         """The first rows, with the same fixed draw."""

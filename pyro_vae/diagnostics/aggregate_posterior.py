@@ -9,8 +9,9 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import RowsGiven
 from pyro_vae.errors import InputError
 from pyro_vae.programs.log_densities import sum_over_plates
 from pyro_vae.programs.log_weights import LogWeightSampler
@@ -56,9 +57,10 @@ class AggregatePosterior:
         )
 
 
+@check_call
 def aggregate(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     num_samples: int = 1000,
     *,
     rows: Tensor | None = None,
@@ -117,7 +119,7 @@ def aggregate(
     return AggregatePosterior(**means, **errors, num_rows=len(split), num_samples=num_samples)
 
 
-def log_aggregate(program: Program, data: Dataset | Split | Tensor, z: Tensor) -> Tensor:
+def log_aggregate(program: Program, data: RowsGiven, z: Tensor) -> Tensor:
     r"""$\log \bar q(z) = \log \frac1N \sum_i q(z|x_i)$ at some points: where it has holes.
 
     Raises the same errors as `aggregate`.

@@ -6,7 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.argument_checks import check_call
+from pyro_vae.data import RowsGiven, as_split
 from pyro_vae.data.split import OBSERVED_ONLY
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
@@ -59,10 +60,11 @@ class Scores:
         )
 
 
+@check_call
 def score(
     program: Program,
-    data: Dataset | Split | Tensor,
-    reference: Dataset | Split | Tensor | LogPx,
+    data: RowsGiven,
+    reference: RowsGiven | LogPx,
     *,
     false_alarms: float | None = None,
     num_samples: int = 1000,
@@ -113,7 +115,7 @@ def score(
         num_samples = reference.num_samples
         prior_share = None if isinstance(reference, AutoEvidence) else reference.prior_share
 
-    def evidence(some: Dataset | Split | Tensor, rows: Tensor | None = None) -> LogPx:
+    def evidence(some: RowsGiven, rows: Tensor | None = None) -> LogPx:
         estimate = auto_evidence if prior_share is None else partial(log_evidence, prior_share=prior_share)
         return estimate(program, some, num_samples, rows=rows, memory_mib=memory_mib, seed=seed, group=group)
 

@@ -9,8 +9,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import Dataset, RowsGiven, Split, as_split
 from pyro_vae.data.reference_measure import Measure
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import log_evidence
@@ -19,6 +20,7 @@ from pyro_vae.programs.row_batches import ScoredRows
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.traces import Site
 from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
+from pyro_vae.resource_limits import require_memory
 from pyro_vae.typing import Density, Distribution, PerRow, Program, RowLatents
 
 SIDES = {
@@ -38,6 +40,7 @@ class Plane(NamedTuple):
     log_px: Tensor
 
 
+@check_call
 def density_on_grid(
     program: Program,
     low: Sequence[float],
@@ -80,13 +83,14 @@ def density_on_grid(
     """
     if len(low) != 2 or len(high) != 2 or size < 2 or not all(a < b for a, b in zip(low, high, strict=True)):
         raise InputError(f"expected a rectangle from low (2,) to high (2,) and a size of 2 or more, got {low}, {high}")
+    require_memory(64.0 * size**2, f"a grid of {size}² points", "give a smaller size")
     across, up = (torch.linspace(a, b, size, dtype=torch.float64) for a, b in zip(low, high, strict=True))
     yy, xx = torch.meshgrid(up, across, indexing="ij")
     split = rows_like(torch.stack([xx.flatten(), yy.flatten()], 1), like)
     return Plane(xx, yy, _log_px(program, split, num_samples, seed).reshape(size, size))
 
 
-def rows_like(points: Tensor, data: Dataset | Split | Tensor | None) -> Split:
+def rows_like(points: Tensor, data: RowsGiven | None) -> Split:
     """Points as a split that is standardized as some data is.
 
     Args:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data import Dataset, Split
+from pyro_vae.argument_checks import check_call
+from pyro_vae.data import RowsGiven, Split
 from pyro_vae.data.row_weights import weighted_mean, weighted_se
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealed_importance import annealed_evidence
@@ -51,9 +52,10 @@ class Gaps:
         return f"Gaps({len(self.elbo)} rows: {parts} (rows) nats, against log p(x) as {self.log_px.kind})"
 
 
+@check_call
 def inference_gaps(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     log_px: LogPx | None = None,
     *,
     outputs_of: nn.Module | None = None,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import RowsGiven, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.encode_rows import encode, reconstruct
 from pyro_vae.programs.find_plates import find_model_plates, find_plates
@@ -67,7 +67,7 @@ def reconstruct_rows(model: Program | Encoder, x: Rows, **row_inputs: Tensor) ->
 
 
 @torch.no_grad()
-def sample_codes(program: Program | Encoder, data: Dataset | Split | Tensor, *, seed: int | None = 0) -> RowLatents:
+def sample_codes(program: Program | Encoder, data: RowsGiven, *, seed: int | None = 0) -> RowLatents:
     """A draw of z from q(z|x) for each row: draws of the aggregate posterior.
 
     What `spread`, `whiten` and `nearest_code` need of a program with a guide: means lack the width of q. Where the
@@ -109,9 +109,7 @@ def _concatenate(plates: PlateStructure, sites: list[Site], device: torch.device
 
 
 @torch.no_grad()
-def sample_prior_codes(
-    program: Program, num_draws: int, like: Dataset | Split | Tensor, *, seed: int | None = 0
-) -> RowLatents:
+def sample_prior_codes(program: Program, num_draws: int, like: RowsGiven, *, seed: int | None = 0) -> RowLatents:
     """Draws of z from the prior.
 
     Raises `InputError` where there is no prior (`draws_around` some codes then), or none for each row.

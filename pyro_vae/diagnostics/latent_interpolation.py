@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import seeded
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Latents, PerRow, RowLatents
@@ -107,6 +108,7 @@ def draws_around(codes: RowLatents, num_draws: int, distribution: str = "normal"
     raise InputError(f"expected distribution='normal' or 'box', got {distribution!r}")
 
 
+@check_call
 def interpolate(start: Latents, end: Latents, steps: int = 10, method: str = "straight") -> Tensor:
     r"""Points from one code to another, both ends included.
 

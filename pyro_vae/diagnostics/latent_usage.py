@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import RowsGiven
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.elbo_terms import Terms
 from pyro_vae.programs.encode_rows import ACTIVE_VARIANCE, encode
@@ -54,9 +55,8 @@ class LatentUsage:
         return f"LatentUsage({int(self.active.sum())} of {len(self.names)} latents active, KL {total:.2f} nats per row)"
 
 
-def measure_latent_usage(
-    program: Program, data: Dataset | Split | Tensor, *, num_samples: int = 10, seed: int = 0
-) -> LatentUsage:
+@check_call
+def measure_latent_usage(program: Program, data: RowsGiven, *, num_samples: int = 10, seed: int = 0) -> LatentUsage:
     r"""KL and variance of posterior means for each latent of a program.
 
     $\mathrm{KL}_k = \frac1N \sum_i E_{q(z|x_i)}[\log q(z_k|x_i) - \log p(z_k)]$, and $\mathrm{Var}_i\, E_q[z_k|x_i]$

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import Dataset, RowsGiven, Split
 from pyro_vae.data.choose_columns import column_slices
 from pyro_vae.data.columns import Schema
 from pyro_vae.data.image_shapes import ImageShape
@@ -99,7 +99,7 @@ class Explanations:
 
 def explain_rows(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     *,
     schema: Schema | None = None,
     num_samples: int = 400,

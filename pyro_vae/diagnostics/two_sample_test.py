@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.argument_checks import check_call
+from pyro_vae.data import RowsGiven, Split, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.sample_rows import sample
 from pyro_vae.typing import Program
@@ -36,9 +37,10 @@ class TwoSample:
         )
 
 
+@check_call
 def two_sample(
     program: Program | Tensor,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     num_rows: int = 1000,
     *,
     classifier: object = None,

@@ -20,8 +20,9 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Measure, Split
+from pyro_vae.data import Measure, RowsGiven, Split
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.annealing_schedule import Path, Plan
@@ -86,9 +87,10 @@ class Sandwich:
         )
 
 
+@check_call
 def annealed_evidence(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     num_temperatures: int = 500,
     *,
     num_chains: int = 16,
@@ -148,6 +150,7 @@ def annealed_evidence(
     return _annealed(results, split, plan, scored)
 
 
+@check_call
 def bidirectional(
     program: Program,
     num_rows: int = 100,

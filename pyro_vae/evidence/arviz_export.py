@@ -17,9 +17,10 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.arviz_compat import container, write_netcdf
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import RowsGiven, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
 from pyro_vae.programs.log_densities import log_weight_terms, sum_over_plates
@@ -40,9 +41,10 @@ Draw = dict[str, dict[str, Tensor]]  # tensors by group and site
 Draws = dict[str, dict[str, np.ndarray]]
 
 
+@check_call
 def to_inference_data(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     num_samples: int = 200,
     *,
     columns: Sequence[str] = (),

@@ -20,8 +20,9 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import RowsGiven, Split
 from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, OutsideSupportError, ZeroDensityWarning
@@ -81,9 +82,10 @@ class AutoEvidence(Evidence):
         return replace(super().to_record(about, better), stages=self.stages, densities=self.densities)
 
 
+@check_call
 def auto_evidence(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     num_samples: int = 1000,
     *,
     iwae: Iterable[int] = (),

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import Dataset, RowsGiven, Split
 from pyro_vae.data.choose_columns import choose_columns, number_names
 from pyro_vae.data.columns import Schema
 from pyro_vae.data.row_weights import weighted_mean
@@ -61,7 +61,7 @@ class ConditionalEvidence(LogPx):
 
 def conditional_evidence(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     columns: Columns,
     given: Columns | None = None,
     num_samples: int = 1000,

@@ -90,7 +90,12 @@ class Estimator(Settings):
     method: str = setting("auto", str, "log p(x)", choices=EVIDENCE_METHODS, group=GROUP)
     num_samples: int = setting(1000, int, "Draws S for each row.", minimum=1, group=GROUP)
     memory_mib: float = setting(
-        64.0, float, "Memory for the draws in progress; results need a few numbers for each row.", group=GROUP
+        64.0,
+        float,
+        "Memory for the draws in progress; results need a few numbers for each row.",
+        minimum=0,
+        exclusive=True,
+        group=GROUP,
     )
     seed: int = setting(0, int, "Seed of the draws.", group=GROUP)
     options: Mapping[str, Value] = field(default_factory=dict)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.row_weights import weighted_mean
+from pyro_vae.errors import InputError
 from pyro_vae.json_records import Record
 
 
@@ -88,6 +89,8 @@ class EvidenceRecord(Record):
     accuracy: float | None = None
 
     def __post_init__(self) -> None:
+        if strange := [key for key in self.iwae or {} if not key.isdigit()]:
+            raise InputError(f"iwae has numbers of draws as names, got {strange[0]!r:.60}; compute the record again")
         fit_method = self.way if self.fit_method is None else self.fit_method
         object.__setattr__(self, "fit_method", fit_method)
         object.__setattr__(self, "way", fit_method)

@@ -19,8 +19,9 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import RowsGiven
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, RowsError
 from pyro_vae.evidence.grid_quadrature import INITIAL_CELLS
@@ -63,9 +64,10 @@ class Exact(LogPx):
         return self._describe(self.method)
 
 
+@check_call
 def exact_evidence(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     *,
     rows: Tensor | None = None,
     labels: Tensor | None = None,

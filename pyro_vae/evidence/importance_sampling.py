@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import RowsGiven
 from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError
@@ -104,9 +105,10 @@ class Evidence(LogPx):
         return self._describe(f"{elbo}S = {self.num_samples}")
 
 
+@check_call
 def log_evidence(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     num_samples: int = 1000,
     *,
     iwae: Iterable[int] = (),

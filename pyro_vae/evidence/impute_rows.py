@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import Dataset, RowsGiven, Split, as_split
+from pyro_vae.data.rows_given import rows_as_tensor
 from pyro_vae.errors import ImputationWarning, InputError, ZeroDensityWarning
 from pyro_vae.evidence.impute_blocks import METHODS, BlockImputer, Wanted
 from pyro_vae.evidence.impute_by_traces import TraceImputer
@@ -30,6 +32,7 @@ from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import require_mask
 from pyro_vae.programs.traces import base_constraint
+from pyro_vae.resource_limits import require_memory
 from pyro_vae.typing import DrawsMissing, PerRow, Program
 
 EXACT, COMPLETE, ZERO_DENSITY = "exact", "complete", "density zero"  # in place of a stage
@@ -69,9 +72,10 @@ class Imputations:
         return f"Imputations({cells} values in {rows} rows, {len(self.values)} × {self.method}; {bad} rows bad)"
 
 
+@check_call
 def impute_rows(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     num_imputations: int = 1,
     *,
     method: str = "draws",
@@ -110,6 +114,8 @@ def impute_rows(
     wanted = _checked(Wanted(method, num_imputations, num_samples, seed, memory_mib))
     split, rows = rows_to_score(_without_nan(data), rows, labels)
     observed = split.mask
+    num_bytes = 8.0 * wanted.num_imputations * len(split) * split.shape[1]
+    require_memory(num_bytes, f"{wanted.num_imputations:,} imputations of {len(split):,} rows", "ask for fewer")
     blank = _unchanged(split, wanted)
     if observed is None or bool(observed.all()):
         return blank
@@ -142,12 +148,13 @@ def _checked(wanted: Wanted) -> Wanted:
     return wanted
 
 
-def _without_nan(data: Dataset | Split | Tensor) -> Dataset | Split:
+def _without_nan(data: RowsGiven) -> Dataset | Split:
     """The rows, with the mask of a tensor's missing values."""
-    if not isinstance(data, Tensor):
+    if isinstance(data, (Dataset, Split)):
         return data
-    split = as_split(data.nan_to_num(nan=0.0), "given")
-    split.__dict__["mask"] = None if not data.isnan().any() else ~data.isnan()
+    x = rows_as_tensor(data, missing=True)
+    split = as_split(x.nan_to_num(nan=0.0), "given")
+    split.__dict__["mask"] = None if not x.isnan().any() else ~x.isnan()
     return split
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae.constructor_args import part
+from pyro_vae.data import RowsGiven
 from pyro_vae.errors import InputError
 from pyro_vae.part_bases import init_part_from_data
 from pyro_vae.programs.distribution_means import distribution_mean
@@ -130,11 +131,11 @@ class Autoencoder(Program):
         with use_param_store(self):
             return distribution_mean(self.likelihood(z.to(*device_and_dtype(self, like=z))))
 
-    def encode(self, x: Rows, **row_inputs: object) -> RowLatents:
+    def encode(self, x: RowsGiven, **row_inputs: object) -> RowLatents:
         """The codes (N, K)."""
         return super().encode(x)
 
-    def reconstruct(self, x: Rows, **row_inputs: object) -> Rows:
+    def reconstruct(self, x: RowsGiven, **row_inputs: object) -> Rows:
         """E[x | code of x], (N, D)."""
         return super().reconstruct(x)
 

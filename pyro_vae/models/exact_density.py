@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import RowsGiven, Split, as_split
 from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.errors import InputError
 from pyro_vae.programs.model_and_guide import Program
@@ -125,7 +125,7 @@ class Density(Program):
         return 0
 
     @torch.no_grad()
-    def log_prob(self, x: Dataset | Split | Tensor) -> PerRow:
+    def log_prob(self, x: RowsGiven) -> PerRow:
         """log p(x) of each row (N,), float64 on the CPU, nats; a split counts the Jacobian of standardization."""
         split, target = self.rows_of(x), device_and_dtype(self)
         blocks = [
@@ -134,7 +134,7 @@ class Density(Program):
         ]
         return torch.cat(blocks) + split.log_jacobian
 
-    def rows_of(self, x: Dataset | Split | Tensor) -> Split:
+    def rows_of(self, x: RowsGiven) -> Split:
         """The rows as a split; `InputError` for another width or preparation, and for gaps that are not supported."""
         split = as_split(x, "test")
         require_same_preparation(self.fitted_measure, split.measure)
@@ -146,11 +146,11 @@ class Density(Program):
             raise InputError("values are missing, and this model's density needs complete rows: fill them first")
         return split
 
-    def score_samples(self, x: Dataset | Split | Tensor) -> PerRow:
+    def score_samples(self, x: RowsGiven) -> PerRow:
         """`log_prob`, under the name that scikit-learn gives it."""
         return self.log_prob(x)
 
-    def bic(self, x: Dataset | Split | Tensor) -> float:
+    def bic(self, x: RowsGiven) -> float:
         """Schwarz's criterion, −2 Σ log p(x) + p log N with p free parameters; lower is better, as in scikit-learn.
 
         Rows count alike, whatever weights they have.
@@ -158,7 +158,7 @@ class Density(Program):
         log_px = self.log_prob(x)
         return float(-2 * log_px.sum() + self.num_free * math.log(len(log_px)))
 
-    def aic(self, x: Dataset | Split | Tensor) -> float:
+    def aic(self, x: RowsGiven) -> float:
         """Akaike's criterion, −2 Σ log p(x) + 2p; lower is better, as in scikit-learn.
 
         Rows count alike, whatever weights they have.

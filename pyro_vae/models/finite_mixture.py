@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import RowsGiven
 from pyro_vae.distributions import Observed
 from pyro_vae.errors import InputError
 from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start, rows_with_nan
@@ -122,7 +122,7 @@ class Mixture(Density):
         return self._log_joint(self.prepare(x), self.table()).logsumexp(0)
 
     @torch.no_grad()
-    def responsibilities(self, x: Dataset | Split | Tensor) -> Tensor:
+    def responsibilities(self, x: RowsGiven) -> Tensor:
         r"""$p(c | x_i) = \pi_c p(x_i | c) / p(x_i)$, (N, C)."""
         x, table = rows_with_nan(self.rows_of(x), slice(None)).to(self.logits), self.table()
         return torch.cat([self._log_joint(self.prepare(rows), table).softmax(0).T for rows in x.split(self.block_rows)])
@@ -165,12 +165,12 @@ class Mixture(Density):
         """E[x | c, observed values] of rows (n, D) under each component, (C, n, D): by default the component's."""
         return self.means[:, None].expand(-1, len(x), -1)
 
-    def predict(self, x: Dataset | Split | Tensor) -> Tensor:
+    def predict(self, x: RowsGiven) -> Tensor:
         """The most probable component of each row, (N,)."""
         return self.responsibilities(x).argmax(1)
 
     @torch.no_grad()
-    def elbo(self, x: Dataset | Split | Tensor, hard: bool = False) -> PerRow:
+    def elbo(self, x: RowsGiven, hard: bool = False) -> PerRow:
         r"""$\sum_c q(c|x) (\log \pi_c p(x|c) - \log q(c|x))$ of each row under the guide, (N,), summed, not sampled.
 
         In the units of `log_prob`, below it by KL(q(c|x) ‖ p(c|x)). For guides that need no `rows`.

@@ -6,7 +6,7 @@ import torch
 from sklearn import decomposition
 from torch import Tensor
 
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import RowsGiven, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Latents, RowLatents, Rows
 
@@ -27,7 +27,7 @@ class _Projection:
     def _estimator(self, rows: Tensor) -> decomposition.PCA | decomposition.KernelPCA:
         raise NotImplementedError
 
-    def fit(self, data: Dataset | Split | Tensor) -> Self:
+    def fit(self, data: RowsGiven) -> Self:
         """Fit to rows (N, D), a data set's training rows; returns itself."""
         split = as_split(data, "train")
         if split.mask is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
 from pyro_vae.context_managers import is_recording
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import RowsGiven
 from pyro_vae.errors import InputError
 from pyro_vae.models.exact_density import Density, Statistics, add_statistics, check_start, column_scales, rows_with_nan
 from pyro_vae.programs.parameters import register_parameters
@@ -123,7 +123,7 @@ class _LinearGaussian(Density):
         return self._solve(x)[1] @ self.weight.T + self.loc
 
     @torch.no_grad()
-    def transform(self, x: Dataset | Split | Tensor) -> RowLatents:
+    def transform(self, x: RowsGiven) -> RowLatents:
         """Posterior means of z (N, K)."""
         split, blocks = self.rows_of(x), torch.arange(len(self.rows_of(x))).split(self.block_rows)
         return torch.cat([self._solve(rows_with_nan(split, rows).to(self.loc))[1] for rows in blocks])

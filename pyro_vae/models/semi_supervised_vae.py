@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.constructor_args import part
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Split
+from pyro_vae.data import RowsGiven
 from pyro_vae.errors import InputError
 from pyro_vae.flows import concat
 from pyro_vae.models.vae import ConditionalVAE
@@ -178,7 +178,7 @@ class SemiSupervisedVAE(ConditionalVAE):
         """
         return self.predict_proba(x, **row_inputs).argmax(-1)
 
-    def impute(self, x: Tensor | Split, num_samples: int = 100, seed: int | None = 0) -> Rows:
+    def impute(self, x: RowsGiven, num_samples: int = 100, seed: int | None = 0) -> Rows:
         raise InputError(
             "impute is not implemented for a semi-supervised VAE: take pyro_vae.evidence.impute_rows.impute_rows, or "
             "the command pyro-vae impute"

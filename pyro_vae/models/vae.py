@@ -8,11 +8,14 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae.argument_checks import shape_errors_as_input
 from pyro_vae.constructor_args import part
 from pyro_vae.context_managers import evaluating, is_recording, one_thread_per_core, seeded
-from pyro_vae.data import Split
+from pyro_vae.data import RowsGiven, Split
+from pyro_vae.data.rows_given import rows_as_tensor
 from pyro_vae.errors import InputError
 from pyro_vae.flows import concat
+from pyro_vae.models.check_parts import check_parts
 from pyro_vae.part_bases import init_likelihood_from_rows, init_part_from_data, masked_likelihood
 from pyro_vae.programs.distribution_means import distribution_mean, mean_in_closed_form
 from pyro_vae.programs.model_and_guide import Program
@@ -49,6 +52,7 @@ class VAE(Program):
 
     def __init__(self, prior: Prior, likelihood: Likelihood, guide: Guide) -> None:
         nn.Module.__init__(self)
+        check_parts(prior, likelihood, guide)
         self.prior, self.likelihood, self.posterior = prior, likelihood, guide
         self.num_features = None
         self.started: Tensor
@@ -68,23 +72,28 @@ class VAE(Program):
             pyro.sample("z", bind_supported_kwargs(self.posterior)(x, row_inputs))
 
     @torch.no_grad()
-    def encode(self, x: Rows, **row_inputs: object) -> RowLatents:
+    def encode(self, x: RowsGiven, **row_inputs: object) -> RowLatents:
         """Posterior means (N, K), from 64 draws where the guide has no mean; from several threads at the same time."""
         return self._by_parts((self.posterior,), x, row_inputs, super().encode)
 
     @torch.no_grad()
-    def reconstruct(self, x: Rows, **row_inputs: object) -> Rows:
+    def reconstruct(self, x: RowsGiven, **row_inputs: object) -> Rows:
         """E[x | z] at the guide's posterior means, (N, D); from several threads at the same time."""
         return self._by_parts((self.posterior, self.likelihood), x, row_inputs, super().reconstruct)
 
     def _by_parts(
-        self, parts: tuple[Guide | Likelihood, ...], x: Rows, row_inputs: RowInputs, by_trace: Callable[..., Tensor]
+        self,
+        parts: tuple[Guide | Likelihood, ...],
+        x: RowsGiven,
+        row_inputs: RowInputs,
+        by_trace: Callable[..., Tensor],
     ) -> Tensor:
         """The mean of the last part's distribution at the one before: without a trace, so without Pyro's lock.
 
         Only where a trace has given the same numbers before, and its result cannot differ otherwise: in evaluation
         mode, and not for parts with random weights or parameters by `pyro.param`.
         """
+        x = rows_as_tensor(x.x if isinstance(x, Split) else x)
         known = self.__dict__.setdefault("_known_parts", {})
         needs_trace = (
             self.training
@@ -116,11 +125,16 @@ class VAE(Program):
     @torch.no_grad()
     def decode(self, z: Latents) -> Tensor:
         """E[x | z], (..., K) → (..., D)."""
-        with use_param_store(self):
+        if not isinstance(z, Tensor):
+            raise InputError(f"z must be a tensor of latents (..., K), got {z!r:.60}")
+        with (
+            use_param_store(self),
+            shape_errors_as_input(f"the likelihood does not take z of {z.shape[-1]} dimensions"),
+        ):
             return distribution_mean(self.likelihood(z.to(*device_and_dtype(self, like=z))))
 
     @torch.no_grad()
-    def impute(self, x: Tensor | Split, num_samples: int = 100, seed: int | None = 0) -> Rows:
+    def impute(self, x: RowsGiven, num_samples: int = 100, seed: int | None = 0) -> Rows:
         r"""Each missing value replaced by its mean given what was observed in the row.
 
         $E[x_m | x_o] \approx \sum_s \bar w_s E[x_m | z_s]$ with draws $z_s \sim q(z | x_o)$ and self-normalized weights
@@ -137,11 +151,13 @@ class VAE(Program):
         """
         if isinstance(x, Split):
             x = x.x if x.mask is None else torch.where(x.mask, x.x, math.nan)
+        x = rows_as_tensor(x, missing=True)
         x = x.to(*device_and_dtype(self, like=x))
         mask = ~x.isnan()
         filled = x.nan_to_num(nan=0.0)
         blocks = []
-        with use_param_store(self), seeded(seed), evaluating(self):
+        message = f"the VAE does not take rows of {x.shape[1]} columns"
+        with use_param_store(self), seeded(seed), evaluating(self), shape_errors_as_input(message):
             for start in range(0, len(x), IMPUTE_BATCH_SIZE):
                 rows, observed = filled[start : start + IMPUTE_BATCH_SIZE], mask[start : start + IMPUTE_BATCH_SIZE]
                 q = bind_supported_kwargs(self.posterior)(rows, {"mask": observed})
@@ -270,7 +286,7 @@ class ConditionalVAE(VAE):
         """
         return sample(self, n, seed=seed, row_inputs={"labels": labels, **row_inputs})
 
-    def impute(self, x: Tensor | Split, num_samples: int = 100, seed: int | None = 0) -> Rows:
+    def impute(self, x: RowsGiven, num_samples: int = 100, seed: int | None = 0) -> Rows:
         raise InputError(
             "impute is not implemented for a conditional VAE: leave the labels out of the model, or fill x first"
         )

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from pyro_vae.context_managers import PYRO_LOCK, evaluating
+from pyro_vae.data import RowsGiven
 from pyro_vae.errors import InputError
 from pyro_vae.programs.distribution_means import distribution_mean
 from pyro_vae.programs.find_plates import find_plates_on_few
@@ -23,7 +24,7 @@ from pyro_vae.programs.traces import (
     sample_sites,
     unwrap_independent,
 )
-from pyro_vae.typing import Program, RowLatents, Rows
+from pyro_vae.typing import Program, RowLatents
 
 ACTIVE_VARIANCE = 0.01
 FEW_ROWS = 8  # that a program is looked at with
@@ -41,7 +42,7 @@ class _SetLatentsToMean(Messenger):
 
 
 @torch.no_grad()
-def encode(program: Program, x: Rows, **row_inputs: object) -> RowLatents:
+def encode(program: Program, x: RowsGiven, **row_inputs: object) -> RowLatents:
     """Posterior means under the guide; several latent sites are concatenated in the order they are drawn.
 
     A discrete latent that the guide enumerates, as the class of a semi-supervised program, has its most probable value,
@@ -70,7 +71,7 @@ def _means(program: Program, plates: PlateStructure, batch: Batch) -> RowLatents
 
 @torch.no_grad()
 def active_units(
-    program: Program, x: Rows, *, plates: PlateStructure | None = None, **row_inputs: object
+    program: Program, x: RowsGiven, *, plates: PlateStructure | None = None, **row_inputs: object
 ) -> tuple[int, int]:
     """How many latents have posterior means with a variance over rows above 0.01, and the number of latents.
 
@@ -96,7 +97,7 @@ def active_units(
 
 
 @torch.no_grad()
-def reconstruct(program: Program, x: Rows, **row_inputs: object) -> Tensor:
+def reconstruct(program: Program, x: RowsGiven, **row_inputs: object) -> Tensor:
     """E[x | z] with every latent at its posterior mean under the guide.
 
     Sites that observe a row input, such as a label, are left out where there are others.

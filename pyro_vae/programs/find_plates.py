@@ -13,6 +13,7 @@ from pyro.poutine import Trace
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
+from pyro_vae.argument_checks import shape_errors_as_input
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.distributions import is_relaxed
 from pyro_vae.errors import RowsError
@@ -20,6 +21,7 @@ from pyro_vae.programs.masked_latents import mask_of
 from pyro_vae.programs.matching_sites import Sites, enumerated_latents
 from pyro_vae.programs.plates import ONE_SIZE, PlateStructure, require_any_number_of_rows, sized
 from pyro_vae.programs.point_masses import find_point_masses
+from pyro_vae.programs.program_defaults import num_features_of
 from pyro_vae.programs.pyro_guides import PriorGuide, are_set_up, forget_on_error
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.support import (
@@ -180,11 +182,17 @@ def trace_rows(program: Program, batch: Batch) -> tuple[Trace, Trace]:
     Returns:
         The model's trace, replayed against the guide's, and the guide's.
     """
-    try:
-        return trace_program(program, batch)
-    except (RuntimeError, ValueError) as error:
-        _check_sizes_apart(program, batch, error)
-        raise
+    width = "" if (known := num_features_of(program)) is None else f", and it has {known}"
+    message = (
+        f"the program does not run on rows of {batch.x.shape[1]} columns{width}; give rows of the width that its "
+        "networks are made for, and parts with one number of latents"
+    )
+    with shape_errors_as_input(message):
+        try:
+            return trace_program(program, batch)
+        except (RuntimeError, ValueError) as error:
+            _check_sizes_apart(program, batch, error)
+            raise
 
 
 def _run(trace: Callable[[Program, Batch], tuple[Trace, Trace]], program: Program, batch: Batch) -> _Run:

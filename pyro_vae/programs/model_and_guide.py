@@ -8,7 +8,7 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae.data import Measure
+from pyro_vae.data import Measure, RowsGiven
 from pyro_vae.errors import InputError
 from pyro_vae.programs.encode_rows import encode, reconstruct
 from pyro_vae.programs.parameters import ParamStoreModule, use_param_store
@@ -137,11 +137,11 @@ class Program(ParamStoreModule):
         """The parameters' log prior, () nats, differentiable, which `fit` adds to the objective; None by default."""
         return None
 
-    def encode(self, x: Rows, **row_inputs: object) -> RowLatents:
+    def encode(self, x: RowsGiven, **row_inputs: object) -> RowLatents:
         """Posterior means (N, K), latent sites concatenated; from 64 draws where a site has no mean."""
         return encode(self, x, **row_inputs)
 
-    def reconstruct(self, x: Rows, **row_inputs: object) -> Tensor:
+    def reconstruct(self, x: RowsGiven, **row_inputs: object) -> Tensor:
         """E[x | z] at the guide's posterior means, (N, D); of a model that observes something else, its mean."""
         return reconstruct(self, x, **row_inputs)
 

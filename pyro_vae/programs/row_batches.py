@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import RowsGiven, Split, as_split
 from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.data.split import OBSERVED_ONLY
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
@@ -218,9 +218,7 @@ class ScoredRows:
         return describe_measure(self.split, self.plates)
 
 
-def rows_to_score(
-    data: Dataset | Split | Tensor, rows: Tensor | None, labels: Tensor | None
-) -> tuple[Split, Tensor | None]:
+def rows_to_score(data: RowsGiven, rows: Tensor | None, labels: Tensor | None) -> tuple[Split, Tensor | None]:
     """The data as a split, and its rows' indices in the training set.
 
     Args:

@@ -14,11 +14,13 @@ from pyro.infer.autoguide.guides import AutoGuide
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from pyro_vae.data import Dataset
+from pyro_vae.argument_checks import require_program
+from pyro_vae.data import Dataset, RowsGiven, Split
+from pyro_vae.data.rows_given import rows_as_tensor
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.program_defaults import check_labels
-from pyro_vae.typing import Program, Rows
+from pyro_vae.typing import Program
 
 RowInputs = Mapping[str, object]  # by name: `rows`, `labels`, `mask`, `num_rows` and a user's own
 Result = TypeVar("Result")
@@ -229,7 +231,7 @@ def require_mask(program: Program, mask: Tensor | None) -> None:
         )
 
 
-def checked_batch(program: Program, x: Rows, row_inputs: RowInputs) -> Batch:
+def checked_batch(program: Program, x: RowsGiven, row_inputs: RowInputs) -> Batch:
     """Rows with their inputs on the program's device, checked before the program runs.
 
     Args:
@@ -240,6 +242,8 @@ def checked_batch(program: Program, x: Rows, row_inputs: RowInputs) -> Batch:
     Returns:
         The batch; `InputError` for inputs that do not fit.
     """
+    require_program(program)
+    x = rows_as_tensor(x.x if isinstance(x, Split) else x)
     batch = Batch.of(x.to(*device_and_dtype(program, like=x)), row_inputs)
     require_mask(program, batch.mask)
     require_taken(program, batch.inputs)

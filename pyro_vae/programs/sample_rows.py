@@ -8,6 +8,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
 from pyro_vae.errors import InputError
 from pyro_vae.programs.distribution_means import distribution_mean
@@ -16,11 +17,14 @@ from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.program_defaults import num_features_of
 from pyro_vae.programs.row_inputs import Batch, RowInputs, checked_batch
 from pyro_vae.programs.traces import Site, draw_observed
+from pyro_vae.resource_limits import require_memory
 from pyro_vae.typing import Program, Rows
 
+DENSE_BYTES = 8  # of a value, while rows are drawn
 GIVE_X = "give the rows that it reads, program.sample(n, x=rows)"
 
 
+@check_call
 @torch.no_grad()
 def sample(
     program: Program,
@@ -77,7 +81,9 @@ def sample_means(program: Program, n: int, *, num_features: int | None = None, s
 def _placeholder(program: Program, n: int, num_features: int | None) -> Tensor:
     """n rows of zeros, of the width that is given or that the program keeps."""
     device, dtype = device_and_dtype(program)
-    return torch.zeros(n, num_features or num_features_of(program) or 1, device=device, dtype=dtype)
+    width = num_features or num_features_of(program) or 1
+    require_memory(n * width * DENSE_BYTES, f"{n:,} rows of {width}", "draw fewer at a time")
+    return torch.zeros(n, width, device=device, dtype=dtype)
 
 
 def _draw(

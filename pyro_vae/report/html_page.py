@@ -1,6 +1,7 @@
 """One self-contained page about a run: its numbers and what they mean, its figures, and an explorer of its latents."""
 
 import base64
+import hashlib
 import io
 import logging
 import tempfile
@@ -16,7 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyro_vae.atomic_write import write_atomic
+from pyro_vae.atomic_write import require_file_path, write_atomic
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.auto_evidence import AutoEvidence, auto_evidence
@@ -178,7 +179,7 @@ def write_report(
     """
     path = out or folder / "report.html"
     program = require_program(program)
-    _require_writable(path)
+    require_file_path(path)
     if not len(data.split(split)):
         raise InputError(f"{data.name} has no {SPLITS[split]} rows; try another split")
     rows = fitting_rows(data.split(split), num_rows)
@@ -227,14 +228,6 @@ def _content(run: _Run) -> PageContent:
     )
 
 
-def _require_writable(path: Path) -> None:
-    """`InputError` where no file can be written."""
-    if path.is_dir():
-        raise InputError(f"{path} cannot be written: it is a folder; try another name")
-    if taken := next((parent for parent in path.parents if parent.is_file()), None):
-        raise InputError(f"{path} cannot be written: {taken} is a file, not a folder; try another path")
-
-
 def _scored(program: Program, rows: Split, num_samples: int, seed: int) -> tuple[LogPx | None, str]:
     try:
         return auto_evidence(program, rows, num_samples, seed=seed), ""
@@ -259,7 +252,9 @@ def page(content: PageContent) -> str:
     css, script, template = ((assets / name).read_text("utf-8") for name in ("report.css", "report.js", "report.html"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
-    return environment.from_string(template).render(vars(content), css=Markup(css), script=Markup(script))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # the only script that may run
+    parts = {"css": Markup(css), "script": Markup(script), "script_digest": digest}
+    return environment.from_string(template).render(vars(content), **parts)
 
 
 def _trained(run: _Run) -> str:
@@ -289,13 +284,21 @@ def _page_figures(run: _Run, found: LogPx | None) -> list[PageFigure]:
 
 
 def _whole_figures(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The figures in a folder, and those of them that are damaged, each of which is noted."""
-    paths = sorted(folder.glob("*.png"))
+    """The figures in a folder, and those of them that are damaged, each of which is noted; links are not followed."""
+    paths = [] if folder.is_symlink() else [path for path in sorted(folder.glob("*.png")) if _is_own(path)]
     lost = [path for path in paths if not is_whole_png(path.read_bytes())]
     for path in lost:
         again = "it is drawn again" if path.stem in CAPTIONS else "it is left out; delete it, or draw it again"
         log.warning("note: %s: damaged (not a whole PNG); %s", path, again)
     return [path for path in paths if path not in lost], lost
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a figure is a file of the run, and no link to another, which is noted."""
+    if path.is_file() and not path.is_symlink():
+        return True
+    log.warning("note: %s: a link, or no file; it is left out", path)
+    return False
 
 
 def _png(figure: Figure) -> bytes:

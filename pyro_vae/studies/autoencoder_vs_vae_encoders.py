@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.context_managers import seeded
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import Dataset, RowsGiven, Split, as_split
 from pyro_vae.diagnostics.latent_codes import Encoder, encode_rows, sample_codes, sample_prior_codes
 from pyro_vae.diagnostics.latent_interpolation import draws_around, path_ratio
 from pyro_vae.diagnostics.latent_space_metrics import (
@@ -58,7 +58,7 @@ class Reconstructor(Protocol):
 
 
 @torch.no_grad()
-def reconstruction_error(model: Reconstructor, x: Dataset | Split | Tensor) -> PerRow:
+def reconstruction_error(model: Reconstructor, x: RowsGiven) -> PerRow:
     r"""The squared error of each row's reconstruction, $\frac1D |x - \hat x|^2$.
 
     Where values are missing, the mean is over those observed.

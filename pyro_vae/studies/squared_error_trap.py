@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Measure, Split, as_split, load_data
+from pyro_vae.data import Measure, RowsGiven, Split, as_split, load_data
 from pyro_vae.data.image_shapes import ImageShape
 from pyro_vae.diagnostics.latent_codes import Encoder, encode_rows, sample_codes
 from pyro_vae.diagnostics.latent_interpolation import Whitening, whiten
@@ -104,7 +104,7 @@ def _below(first: Tensor, second: Tensor) -> Tensor:
 
 def measure_squared_error_trap(
     program: Program | Encoder,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     *,
     image_shape: ImageShape | None = None,
     shares: Sequence[float] = SHARES,

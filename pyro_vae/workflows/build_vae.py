@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from pyro_vae.allocation_limit import limit_allocation
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.reference_measure import observed_values
@@ -19,10 +20,13 @@ from pyro_vae.nets import AppendedInputs, ColumnEncoder, log1p, mlp
 from pyro_vae.option_registry import Entry, Value
 from pyro_vae.part_bases import LikelihoodModule
 from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, ModelConfig, NetworkEntry
+from pyro_vae.resource_limits import free_memory
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice
 from pyro_vae.workflows.class_labels import num_classes
 
 IMAGE_FEATURES = 128  # of an image, to which a label is appended
+COPIES = 4  # of the weights in a fit: the best ones, gradients, and two moments
+TOO_LARGE = "the program has more weights than memory holds; give fewer latents, hidden units, layers or components"
 T = TypeVar("T")
 MakeNetwork = Callable[[int], nn.Module]  # from the number of outputs (of each value, for a decoder)
 
@@ -41,7 +45,7 @@ def build_vae(config: ModelConfig, likelihood: LikelihoodChoice, data: Dataset, 
         The VAE; `InputError` where parts and data do not go together.
     """
     num_labels = num_classes(data) if config.semi_supervised else 0
-    with seeded(seed):
+    with seeded(seed), limit_allocation(free_memory() / COPIES, TOO_LARGE):
         part = _likelihood(likelihood, _decoder(config, data, num_labels), data)
         encoder = partial(_encoder, config, data, likelihood.name, masked)
         guide = _guide(config, partial(encoder, num_labels))

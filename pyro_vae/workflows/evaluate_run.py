@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pyro_vae.atomic_write import read_json, write_json
+from pyro_vae.atomic_write import read_json, require_file_path, write_json
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Split
 from pyro_vae.data.stored_split import readable_rows
@@ -75,6 +75,8 @@ def evaluate_run(
         The name that the record has in `evaluation.json`, and the record, nats per row.
     """
     group = process_group()
+    if netcdf is not None:
+        require_file_path(Path(netcdf))
     with lock_run(Path(folder)) if group.is_main else nullcontext():
         run = Run(Path(folder), program)
         path = run.folder / EVALUATION

@@ -11,6 +11,7 @@ from pyro_vae.data.stored_split import chunk_rows
 from pyro_vae.inference.svi.progress import Style
 from pyro_vae.json_records import Record
 from pyro_vae.programs.sample_rows import sample
+from pyro_vae.resource_limits import require_disk
 from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
 from pyro_vae.workflows.row_frames import code_frame, describe_rows, latent_frame, reconstruction_frame, values_frame
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas
 
 VERBS = {"latents": "encoded", "reconstructions": "reconstructed"}
+BYTES_PER_VALUE = 4  # at least, in a file of rows
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def sample_run(
     path = run.folder / f"samples{_ending(run)}" if out is None else Path(out)
     require_writer(path)
     drawn, width = run.program(), run.about["num_features"]
+    require_disk(num * width * BYTES_PER_VALUE, path, f"{num:,} rows of {width}", "draw fewer (--num)")
 
     def parts() -> Iterator[tuple["pandas.DataFrame", "pandas.DataFrame"]]:
         import pandas

@@ -23,6 +23,7 @@ RUN_TABLES = (
     "schema",
     "fitted_measure",
 )  # of a config.toml that hold no settings
+NO_TABLES = ("program_needs", "num_features")  # of these, what are single values
 
 
 def fit_options() -> dict[str, Option]:
@@ -142,15 +143,29 @@ def flatten_config(config: Mapping[str, Any], names: Iterable[str], source: str)
     """
     flat: dict[str, Value] = {}
     for key, value in config.items():
-        if isinstance(value, dict) and key in GROUPS:
-            flat |= value
-        elif not isinstance(value, dict) and key not in RUN_TABLES:
-            flat[key] = value
-        elif isinstance(value, dict) and key not in RUN_TABLES:
+        if key in GROUPS or key in RUN_TABLES:
+            _require_table(key, value, source)
+            settings = value if key in GROUPS else {}
+        elif isinstance(value, dict):
             raise InputError(f"{source}: no table called [{key}]; there are [{'], ['.join(GROUPS)}]")
-    given = {key.replace("-", "_"): value for key, value in flat.items()}
-    require_known(given, names, source)
-    return given
+        else:
+            settings = {key: value}
+        for name, given in settings.items():
+            if (plain := name.replace("-", "_")) in flat:
+                raise InputError(f"{source}: {plain} stands there twice")
+            flat[plain] = given
+    require_known(flat, names, source)
+    return flat
+
+
+def _require_table(key: str, value: object, source: str) -> None:
+    """`InputError` for a table of a run that is none."""
+    if key == "program" and not isinstance(value, dict):
+        raise InputError(
+            f"{source}: a file may not name code to run: leave program out, and add --program FILE.py:FUNCTION"
+        )
+    if not isinstance(value, dict) and key not in NO_TABLES:
+        raise InputError(f"{source}: {key} is a table, [{key}], got {value!r}")
 
 
 def settings_of_earlier_version(config: Mapping[str, Any]) -> dict[str, Value]:
@@ -165,7 +180,8 @@ def settings_of_earlier_version(config: Mapping[str, Any]) -> dict[str, Value]:
     from pyro_vae.data.read_files import is_image_source  # late: --help needs no data
 
     data = config.get("data", {})
-    return {} if "gray" in data or not is_image_source(Path(data.get("data", ""))) else {"gray": True}
+    name = data.get("data", "")
+    return {} if "gray" in data or not isinstance(name, str) or not is_image_source(Path(name)) else {"gray": True}
 
 
 def require_program(config: Mapping[str, Any], source: str, program: str | None) -> None:
@@ -176,6 +192,7 @@ def require_program(config: Mapping[str, Any], source: str, program: str | None)
         source: the file, for the message.
         program: what `--program` says, if it is given.
     """
-    own = config.get("about", {}).get("program")
+    about = config.get("about", {})
+    own = about.get("program") if isinstance(about, dict) else None
     if own and program is None:
         raise InputError(f"{source} is of a program of your own, which no file may name for you: add --program {own}")

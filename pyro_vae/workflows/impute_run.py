@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyro_vae.data.formula_quotes import quote_formula
 from pyro_vae.json_records import Record
 from pyro_vae.workflows.fill_rows import Imputing
 from pyro_vae.workflows.read_run import Run
@@ -74,7 +75,10 @@ def impute_run(
     frame, ids = filled.frame, [column.name for column in run.schema.ids]
     about = [name for name in frame.columns if name in (*ids, INDEX, IMPUTATION)]
     values = frame.drop(columns=about)
-    with open_row_writer(path, len(frame)) as writer:
+    levels = {text: quote_formula(text) for column in run.schema.columns for text in map(str, column.levels)}
+    if path.suffix == ".csv" and (quoted := {text: new for text, new in levels.items() if text != new}):
+        values = values.replace(quoted)  # a stranger's run may have filled a cell with one
+    with open_row_writer(path, len(frame), as_read=data is not None) as writer:
         writer.write(frame[about], values)
     record = ImputedRows(
         run=str(run.folder),

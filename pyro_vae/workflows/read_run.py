@@ -24,7 +24,7 @@ from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.option_registry import options_of
 from pyro_vae.programs.sample_rows import sample
-from pyro_vae.run_folder import WEIGHTS, read_config
+from pyro_vae.run_folder import CONFIG, WEIGHTS, read_config
 from pyro_vae.serialization import load
 from pyro_vae.typing import Program
 from pyro_vae.workflows.choose_likelihood import load_dataset
@@ -78,10 +78,31 @@ class Run:
             raise InputError(
                 f"{folder} was saved from Python and does not name its data; load it there: pv.load({str(folder)!r})"
             )
-        self.measure = Measure.from_dict(self.config["measure"])
         self.about = self.config["about"]
+        self._require_settings()
+        self.measure = Measure.from_dict(self.config["measure"])
+        self._check_columns()
         if not (folder / WEIGHTS).exists():
             raise InputError(f"{folder}: this run has no weights yet; finish it with pyro-vae fit --resume {folder}")
+
+    def _require_settings(self) -> None:
+        """`InputError` for a `config.toml` that lacks what a fit writes."""
+        has_all = "likelihood" in self.config.get("model", {}) and "data" in self.config
+        if not has_all or not self.about.keys() >= {"num_features", "fingerprint"}:
+            raise InputError(f"{self.folder / CONFIG} lacks settings that a fit writes: bring back a copy of it")
+
+    def _check_columns(self) -> None:
+        """`InputError` where measure or columns are those of rows of another width."""
+        width, names = self.about["num_features"], self.schema.coded_names
+        try:
+            self._data_config()
+            self.measure.require_width(width)
+        except InputError as error:
+            raise InputError(f"{self.folder / CONFIG}: {error}") from error
+        if len(names) not in (0, width):
+            raise InputError(
+                f"{self.folder / CONFIG}: {len(names)} columns, and rows of {width}: bring back a copy of it"
+            )
 
     def program(self) -> Program:
         """The run's program, read once; `InputError` for one of the user's own that `--program` does not build."""

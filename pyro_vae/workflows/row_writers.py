@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 
-from pyro_vae.atomic_write import atomic_path
+from pyro_vae.atomic_write import atomic_path, require_file_path
+from pyro_vae.data.formula_quotes import quote_formula, quote_text
 from pyro_vae.errors import InputError
 from pyro_vae.run_folder import lock_run
 
@@ -50,19 +51,21 @@ class WriterBase:
 
 
 class CsvWriter(WriterBase):
-    """A text table, the names above the first row.
+    """A text table, the names above the first row; names and levels that a spreadsheet would run are quoted.
 
     Args:
         file: the open file.
         num_rows: how many rows will be written.
+        as_read: whether the cells are those of a file that the user gave, and stay as they are.
     """
 
-    def __init__(self, file: BinaryIO, num_rows: int) -> None:
-        self.file, self.has_header = file, False
+    def __init__(self, file: BinaryIO, num_rows: int, as_read: bool = False) -> None:
+        self.file, self.has_header, self.as_read = file, False, as_read
 
     def write(self, about: "pandas.DataFrame", values: "pandas.DataFrame") -> None:
-        frame = _side_by_side(about, values)
-        self.file.write(frame.to_csv(index=False, header=not self.has_header).encode())
+        frame = _side_by_side(about, values if self.as_read else quote_text(values))
+        header = False if self.has_header else [quote_formula(str(name)) for name in frame.columns]
+        self.file.write(frame.to_csv(index=False, header=header).encode())
         self.has_header = True
 
 
@@ -183,6 +186,7 @@ def require_writer(path: Path, endings: tuple[str, ...] = tuple(WRITERS), source
     if path.suffix not in endings:
         known = f"{', '.join(endings[:-1])} or {endings[-1]}"
         raise InputError(f"{path}: can write {known}, not {path.suffix or 'a file without an ending'}")
+    require_file_path(path)
     if path.suffix != ANNOTATED:
         return
     if source is None or source.suffix.lower() != ANNOTATED:
@@ -201,6 +205,7 @@ def open_row_writer(
     endings: tuple[str, ...] = tuple(WRITERS),
     source: Path | None = None,
     place: str = "obs",
+    as_read: bool = False,
 ) -> Iterator[RowWriter]:
     """Inside, rows are written; the file appears when all of them are, and keeps its old content until then.
 
@@ -210,6 +215,7 @@ def open_row_writer(
         endings: the formats that are allowed.
         source: the file that all rows are read from, if there is one, of which a `.h5ad` is a copy.
         place: where a `.h5ad` holds the values: `obsm`, or `obs` with a column each.
+        as_read: whether cells are those of a file that the user gave, and stay as they are in a `.csv`.
 
     Yields:
         RowWriter: the writer.
@@ -218,6 +224,8 @@ def open_row_writer(
     with lock_run(path.parent), atomic_path(path) as temporary, temporary.open("wb+") as file:
         if path.suffix == ANNOTATED and source is not None:
             writer: RowWriter = AnnotatedWriter(file, num_rows, source, place)
+        elif path.suffix == ".csv":
+            writer = CsvWriter(file, num_rows, as_read)
         else:
             writer = WRITERS[path.suffix](file, num_rows)
         try:

@@ -2,7 +2,9 @@
 
 import inspect
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -24,14 +26,17 @@ def load_builder(where: str) -> Callable[[Dataset], Program]:
         raise InputError(f"--program {where}: {path} is not a Python file")
     module = module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with _errors_as_input(where, path):
+        spec.loader.exec_module(module)
     build = getattr(module, function, None)
     if not callable(build):
         raise InputError(f"--program {where}: {path} has no function {function}")
-    takes_data = bool(inspect.signature(build).parameters)
+    with _errors_as_input(where, path):
+        takes_data = bool(inspect.signature(build).parameters)
 
     def built(data: Dataset) -> Program:
-        program: object = build(data) if takes_data else build()
+        with _errors_as_input(where, path):
+            program: object = build(data) if takes_data else build()
         if not is_program(program):
             raise InputError(
                 f"--program {where}: {function} returned {type(program).__name__}, which has no model and guide; "
@@ -40,3 +45,19 @@ def load_builder(where: str) -> Callable[[Dataset], Program]:
         return program
 
     return built
+
+
+@contextmanager
+def _errors_as_input(where: str, path: Path) -> Iterator[None]:
+    """Inside, what a user's code raises, or its `sys.exit`, becomes an `InputError` with the line of the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = f", line {lines[-1]}" if lines else ""
+        said = (
+            "it ends the process by sys.exit" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        )
+        raise InputError(f"--program {where}{line}: {said}; --debug shows where") from error

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.argument_checks import check_call
+from pyro_vae.data import RowsGiven, Split, as_split
 from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.em.acceleration import ExtrapolatedSteps
@@ -32,10 +33,11 @@ from pyro_vae.typing import Conjugate, Program
 GivenWeights = dict[str, Tensor]  # the keyword `weights`, where rows have some
 
 
+@check_call
 @torch.no_grad()
 def fit_cavi(
     program: Program,
-    x: Dataset | Split | Tensor,
+    x: RowsGiven,
     *,
     epochs: int = 1000,
     tol: float = 1e-8,

@@ -5,7 +5,8 @@ import time
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.argument_checks import check_call
+from pyro_vae.data import RowsGiven, Split, as_split
 from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.errors import InputError
 from pyro_vae.inference.fit_result import EpochRecord, FitResult
@@ -15,8 +16,9 @@ from pyro_vae.programs.program_defaults import set_fitted_measure
 from pyro_vae.typing import Program
 
 
+@check_call
 @torch.no_grad()
-def fit_closed_form(model: Program, data: Dataset | Split | Tensor) -> FitResult:
+def fit_closed_form(model: Program, data: RowsGiven) -> FitResult:
     r"""PPCA's maximum of the likelihood, $W = U_K (\Lambda_K - \sigma^2 I)^{1/2}$ (Tipping & Bishop 1999).
 
     U and Λ are eigenvectors and eigenvalues of the rows' covariance, which counts their weights, σ² the mean of the

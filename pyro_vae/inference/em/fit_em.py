@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import seeded
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import Dataset, RowsGiven, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.em.em_loop import EMRows, EMRun, EMSettings
 from pyro_vae.inference.em.parallel_starts import fit_in_parallel
@@ -27,11 +28,12 @@ from pyro_vae.programs.program_defaults import set_fitted_measure
 from pyro_vae.typing import Program
 
 
+@check_call
 def fit_em(
     model: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     *,
-    valid: Split | Tensor | None = None,
+    valid: RowsGiven | None = None,
     epochs: int = 500,
     tolerance: float = 1e-6,
     weights: Tensor | None = None,

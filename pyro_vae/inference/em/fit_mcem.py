@@ -18,8 +18,9 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import evaluating
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import RowsGiven
 from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.distributed import SINGLE_PROCESS
 from pyro_vae.errors import DivergedError, InputError
@@ -48,12 +49,13 @@ WITHOUT_EFFECT = {  # settings that it does not read: the values they may have
 }
 
 
+@check_call
 def fit_mcem(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     config: TrainConfig | None = None,
     *,
-    valid: Split | Tensor | None = None,
+    valid: RowsGiven | None = None,
     leapfrog: int = 10,
     target_accept: float = 0.9,
     updates: int = 5,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Dataset, Measure, Split, as_split
+from pyro_vae.argument_checks import check_call
+from pyro_vae.data import Dataset, Measure, RowsGiven, Split, as_split
 from pyro_vae.data.columns import Schema
 from pyro_vae.data.row_weights import relative_weights, weighted_mean
 from pyro_vae.errors import InputError
@@ -89,8 +90,9 @@ def best_score(scores: Iterable[MixtureScore]) -> MixtureScore:
     return max(scores, key=lambda score: score.mean)
 
 
+@check_call
 def select_mixture(
-    data: Dataset | Split | Rows,
+    data: RowsGiven,
     *,
     components: str | int | Sequence[int] = AUTO,
     covariance: str | Sequence[str] = AUTO,

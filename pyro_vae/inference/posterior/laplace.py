@@ -24,8 +24,9 @@ from pyro.poutine.runtime import Message
 from torch import Tensor
 from torch.distributions.transforms import ComposeTransform, IndependentTransform, ReshapeTransform, Transform
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import RowsGiven, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.newton_modes import Expansion, highest_mode, normal_at
 from pyro_vae.inference.posterior.refined_guides import PerRowProgram, full_batch
@@ -148,9 +149,10 @@ def _transform_from_flat(site: Site, event: torch.Size) -> Transform | None:
     return None if isinstance(inner, ComposeTransform) and not inner.parts else to_site
 
 
+@check_call
 def laplace_approximation(
     program: Program,
-    x: Dataset | Split | Tensor,
+    x: RowsGiven,
     *,
     steps: int = 50,
     starts: int = 4,

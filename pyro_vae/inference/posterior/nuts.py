@@ -17,9 +17,10 @@ import torch
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.arviz_compat import rhat_and_ess
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split
+from pyro_vae.data import RowsGiven
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
@@ -57,9 +58,10 @@ class Posterior:
         )
 
 
+@check_call
 def nuts(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     num_samples: int = 500,
     *,
     warmup: int = 500,

@@ -22,8 +22,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import evaluating, seeded
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import RowsGiven, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.refined_guides import (
     Refined,
@@ -62,9 +63,10 @@ class _Settings:
             )
 
 
+@check_call
 def refine(
     program: Program,
-    x: Dataset | Split | Tensor,
+    x: RowsGiven,
     steps: int = 100,
     *,
     outputs_of: nn.Module | None = None,

@@ -17,6 +17,7 @@ from pyro_vae.data import Split
 from pyro_vae.data.stored_split import readable_rows
 from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import DamagedFileError, InputError
+from pyro_vae.file_digests import damaged
 from pyro_vae.inference.fit_result import EpochRecord, epoch_record
 from pyro_vae.inference.svi.train_config import TrainConfig
 
@@ -120,13 +121,18 @@ class Checkpoint:
         if found is None:
             return None
         tensors, metadata = found
-        old, new = asdict(TrainConfig()) | metadata["settings"], self.settings  # a later setting had its default
+        if not isinstance(settings := metadata.get("settings"), dict):
+            raise damaged(self.path, "it does not say of which fit it is")
+        old, new = asdict(TrainConfig()) | settings, self.settings  # a later setting had its default
         if different := [f"{name} was {old.get(name)}, is {new[name]}" for name in new if old.get(name) != new[name]]:
             raise InputError(
                 f"{self.path} is of a fit with other settings ({'; '.join(different)}); use the same ones, or another "
                 "folder"
             )
-        return FitState.from_file(tensors, metadata)
+        try:
+            return FitState.from_file(tensors, metadata)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise damaged(self.path, f"it is not that of a fit: {type(error).__name__} {error}") from error
 
     def update(self, state: FitState) -> None:
         """Keep the state after an epoch, and write it where the last writing was long enough ago."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.context_managers import defer_signals, ignore_nan_loss_warnings, limit_threads, seeded, set_training
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.data import Dataset, RowsGiven, as_split
 from pyro_vae.distributed import ProcessGroup, process_group
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.fit_result import EpochRecord, FitResult
@@ -44,10 +44,10 @@ log = logging.getLogger(__name__)
 def fit_with(
     method: FitMethod,
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     config: TrainConfig,
     *,
-    valid: Split | Tensor | None = None,
+    valid: RowsGiven | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     labels: Tensor | None = None,

@@ -16,7 +16,7 @@ from pyro_vae.data import Split
 from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.data.stored_split import readable_rows
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
-from pyro_vae.errors import DivergedError, PrecisionWarning
+from pyro_vae.errors import DivergedError, InputError, PrecisionWarning
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.svi.prepare_fit import check_batches
 from pyro_vae.inference.svi.restarts import fall_in_epoch
@@ -39,6 +39,7 @@ from pyro_vae.programs.pyro_guides import forget_on_error
 from pyro_vae.programs.row_inputs import Batch, require_mask, require_taken
 from pyro_vae.programs.support import require_density_of_columns
 from pyro_vae.programs.traces import sample_sites
+from pyro_vae.resource_limits import require_memory
 from pyro_vae.typing import Program
 
 START_ROWS = 1000  # shown to a program's `init_from_data`
@@ -106,9 +107,19 @@ class FitTask:
             self.train = train.to_device(target.device)
         self.num_rows = len(train)
         self.batch_size = min(config.batch_size, self.num_rows)
+        particles = config.num_particles or 1
+        require_memory(
+            4 * particles * self.batch_size * train.shape[1],
+            f"{particles:,} draws for each of {self.batch_size} rows",
+            "give a smaller num_particles or batch_size",
+        )
         self.held_out = None if valid is None else HeldOutRows(valid, target, self.num_places)
         for split in (train, valid):
             if split is not None:
+                if split.shape[1] != train.shape[1]:
+                    raise InputError(
+                        f"training rows of {train.shape[1]} columns, and validation rows of {split.shape[1]}"
+                    )
                 require_same_preparation(train.measure, split.measure)
                 require_mask(program, split.mask)
                 require_taken(program, split.inputs)

@@ -32,7 +32,8 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_vae.data import Dataset, Split
+from pyro_vae.argument_checks import check_call
+from pyro_vae.data import RowsGiven
 from pyro_vae.distributed import is_launched_distributed, local_cuda_device, process_group
 from pyro_vae.errors import CollapseWarning, InputError
 from pyro_vae.inference.fit_result import FitResult
@@ -44,12 +45,13 @@ from pyro_vae.inference.svi.train_config import TrainConfig, TrainOverrides
 from pyro_vae.typing import Program
 
 
+@check_call
 def fit(
     program: Program,
-    data: Dataset | Split | Tensor,
+    data: RowsGiven,
     config: TrainConfig | None = None,
     *,
-    valid: Split | Tensor | None = None,
+    valid: RowsGiven | None = None,
     loss: ELBO | None = None,
     device: str | None = None,
     dtype: torch.dtype | None = None,

@@ -66,7 +66,7 @@ class TrainConfig(Settings):
         "one-cycle", str, "Learning-rate schedule over all steps of the fit.", choices=SCHEDULES, group=TRAINING
     )
     clip: float | None = setting(
-        None, float, "Largest joint norm of the gradients.", metavar="NORM", minimum=0, group=TRAINING
+        None, float, "Largest joint norm of the gradients.", metavar="NORM", minimum=0, exclusive=True, group=TRAINING
     )
     beta: float = setting(
         1.0, float, "Weight of the KL term in the objective; reports are always at 1.", minimum=0, group=OBJECTIVE

@@ -1,0 +1,63 @@
+"""A limit on the tensors that a block of code makes: each is counted before it is allocated."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+
+from pyro_vae.errors import InputError
+
+TOO_LARGE = ("allocate memory", "out of memory", "overflow", "Storage size", "too large", "out of bounds", "Overflow")
+
+
+class _CountBytes(TorchFunctionMode):
+    """Ask torch, on its device without memory, how large each new tensor would be, before it is made."""
+
+    def __init__(self, limit: float, error: str) -> None:
+        super().__init__()
+        self.limit, self.error, self.made = limit, error, 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        given = dict(kwargs or {})
+        if func in _device_constructors():
+            planned = func(*args, **(given | {"device": "meta"}))
+            self.made += planned.nbytes if isinstance(planned, torch.Tensor) else 0
+            if self.made > self.limit:
+                raise InputError(self.error)
+        return func(*args, **given)
+
+
+@contextmanager
+def limit_allocation(num_bytes: float, error: str) -> Iterator[None]:
+    """Inside, new tensors may take so many bytes together; `InputError` before one would take more.
+
+    Args:
+        num_bytes: the limit.
+        error: the message.
+
+    Yields:
+        None: nothing.
+
+    >>> with limit_allocation(1e6, "too many weights; give fewer"):
+    ...     torch.nn.Linear(100_000, 100_000)
+    Traceback (most recent call last):
+        ...
+    pyro_vae.errors.InputError: too many weights; give fewer
+    """
+    try:
+        with _CountBytes(num_bytes, error):
+            yield
+    except (MemoryError, OverflowError) as found:
+        raise InputError(error) from found
+    except RuntimeError as found:
+        if not any(words in str(found) for words in TOO_LARGE):
+            raise
+        raise InputError(error) from found

@@ -1,0 +1,40 @@
+"""Text for a terminal: control characters, which a stranger's names and files may hold, are shown and not sent."""
+
+import logging
+import unicodedata
+
+import click
+
+
+def printable(text: object) -> str:
+    r"""Text without control characters: escapes that move the cursor, set colours or rename a window.
+
+    Line feeds and tabs stay; others are written as in Python, `\x1b`.
+
+    >>> printable("a\x1b[31mred\x07\u202e")
+    'a\\x1b[31mred\\x07\\u202e'
+    """
+    return "".join(
+        each if each in "\n\t" or unicodedata.category(each)[0] != "C" else each.encode("unicode_escape").decode()
+        for each in str(text)
+    )
+
+
+def echo(text: object = "", *, err: bool = False, bold: bool = False, nl: bool = True) -> None:
+    """`click.echo` of printable text.
+
+    Args:
+        text: the text.
+        err: whether it goes to standard error.
+        bold: whether a terminal shows it in bold.
+        nl: whether a line feed follows.
+    """
+    shown = printable(text)
+    click.echo(click.style(shown, bold=True) if bold else shown, err=err, nl=nl)
+
+
+class EchoHandler(logging.Handler):
+    """The handler of the package's log in commands: each message a line on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        echo(record.getMessage(), err=True)
