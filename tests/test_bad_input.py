@@ -63,7 +63,7 @@ def test_a_split_is_an_array_and_a_tensor():
 BAD_ROWS = {
     "a name": ("rows.csv", "read them first"),
     "complex": (X + 1j, "real numbers"),
-    "infinite": (torch.full((3, 3), torch.inf), "missing or infinite"),
+    "infinite": (torch.full((3, 3), torch.inf), "missing or infinite values"),
     "missing": (torch.full((3, 3), torch.nan), "missing='mask'"),
     "ragged": ([[1.0, 2.0, 3.0], [1.0]], "all of one length"),
     "text in a frame": (pandas.DataFrame({"a": ["x", "y"], "b": [1, 2]}), "holds other than numbers"),
