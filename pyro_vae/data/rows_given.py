@@ -63,7 +63,7 @@ def rows_as_tensor(data: object, missing: bool = False) -> Tensor:
         row, column = wrong.nonzero()[0].tolist()
         remedy = "pv.load_data(rows, missing='mask') models the values that are there" if x[row, column].isnan() else ""
         raise InputError(
-            f"rows hold {int(wrong.sum())} missing or infinite values (NaN or infinity), the first in row {row} (counting from "
+            f"rows hold {int(wrong.sum())} missing or infinite values (NaN or infinity), the first in row {row} (from "
             f"0), column {column}: {remedy or 'remove or fill those rows'}"
         )
     return x
