@@ -49,13 +49,13 @@ from .models.autoencoder import Autoencoder as Autoencoder
 from .models.bayesian_mixture import BayesianGaussianMixture as BayesianGaussianMixture
 from .models.bernoulli_mixture import BernoulliMixture as BernoulliMixture
 from .models.columns_mixture import ColumnsMixture as ColumnsMixture
+from .models.conditional_vae import ConditionalVAE as ConditionalVAE
 from .models.exact_density import Density as Density
 from .models.gaussian_mixture import GaussianMixture as GaussianMixture
 from .models.pca import PCA as PCA
 from .models.ppca import PPCA as PPCA
 from .models.ppca import FactorAnalysis as FactorAnalysis
 from .models.vae import VAE as VAE
-from .models.vae import ConditionalVAE as ConditionalVAE
 from .programs.model_and_guide import Program as Program
 from .report.html_page import write_report as write_report
 from .serialization import load as load

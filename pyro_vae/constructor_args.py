@@ -18,6 +18,7 @@ RENAMED = {  # the name in a recipe of an earlier version: the name now
     "guides.SeesMask": "guides.MaskAwareGuide",
     "column_likelihood.Columns": "likelihoods.Columns",
     "multivariate_likelihood.MultivariateNormal": "likelihoods.MultivariateNormal",
+    "models.vae.ConditionalVAE": "models.conditional_vae.ConditionalVAE",
 }
 
 

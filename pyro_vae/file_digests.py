@@ -27,6 +27,7 @@ REMEDIES = {  # by the name of a file in a run's folder; {folder} is that folder
     "metrics.jsonl": "pyro-vae fit --resume {folder} writes it anew from the checkpoint; else delete it",
     "evaluation.json": "delete it; pyro-vae evaluate {folder} computes its numbers again",
     "reference.safetensors": "delete it; rows are then compared with the validation rows, scored again",
+    "conditions.safetensors": "delete it; rows are then drawn at the conditions of the data's training rows",
     "state.safetensors": "start a new run with pyro-vae fit --config {folder}/config.toml",
     "settings.json": "bring back a copy, or name another folder",
     "fit.json": "delete the folder {folder}, and that fit is repeated",

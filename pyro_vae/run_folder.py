@@ -20,6 +20,7 @@ from pyro_vae.option_registry import MAX_COUNT
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"
 REFERENCE = "reference.safetensors"  # scores of validation rows
 FOLDERS = ("figures", "checkpoint", "tensorboard")  # in a run's folder
+CONDITIONS = "conditions.safetensors"  # of training rows, where columns are given
 SETTINGS = "settings.json"  # of a comparison or study
 RUNS = Path("runs")  # where new runs are made
 TABLES = ("about", "data", "model", "objective", "training", "measure", "schema", "program", "fitted_measure")
@@ -237,7 +238,7 @@ def remove_if_empty(folder: Path, result: str) -> None:
 
 def remove_unstarted(folder: Path) -> None:
     """Remove the files of a run that could not begin; the lock's end removes the folders that were made for it."""
-    for name in (CONFIG, METRICS):
+    for name in (CONFIG, METRICS, CONDITIONS):
         (folder / name).unlink(missing_ok=True)
 
 

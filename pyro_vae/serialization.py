@@ -19,6 +19,7 @@ from pyro_vae.models import (  # noqa: F401 - the same
     autoencoder,
     bayesian_mixture,
     bernoulli_mixture,
+    conditional_vae,
     gaussian_mixture,
     ppca,
     semi_supervised_vae,

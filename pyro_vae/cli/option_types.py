@@ -281,6 +281,7 @@ def settings_with_config(ctx: click.Context, config: dict[str, Any] | None, sour
     given = flatten_config(config or {}, [name for name in options if name], source)
     for name, value in given.items():
         try:
+            value = (value,) if options[name].multiple and isinstance(value, str) else value
             if known[name].type in (int, float, bool, str, "texts", "path"):
                 known[name].check(value)
             given[name] = options[name].process_value(ctx, value)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pyro_vae.cli.echo import echo
+from pyro_vae.data.split import density_name
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 
@@ -45,6 +46,7 @@ def print_record(record: EvidenceRecord, title: str) -> None:
     """
     iwae = record.iwae or {}
     bounds = [f"{_number(bound)} at S = {k}" for k, bound in iwae.items() if int(k) not in (1, record.num_samples)]
+    also = ", y" * (density_name(record.measure) != density_name(None))
     errors = f"± {_number(record.log_px_se)} (rows) ± {_number(record.log_px_mc_se, 3)} (Monte Carlo)"
     rows = [
         (
@@ -53,9 +55,9 @@ def print_record(record: EvidenceRecord, title: str) -> None:
             errors,
         ),
         ("", "", f"{record.log_px_kind}, {_method(record)}"),
-        ("ELBO", _number(record.elbo), f"{_number(record.gap)} below log p(x)"),
-        ("  reconstruction", _number(record.reconstruction), "E[log p(x|z)]"),
-        ("  KL", _number(record.kl), "KL(q(z|x) ‖ p(z))"),
+        ("ELBO", _number(record.elbo), f"{_number(record.gap)} below {density_name(record.measure)}"),
+        ("  reconstruction", _number(record.reconstruction), f"E[log p(x|z{also})]"),
+        ("  KL", _number(record.kl), f"KL(q(z|x{also}) ‖ p(z))"),
     ]
     if bounds:
         rows.append(("IWAE bounds", "", ", ".join(bounds)))
@@ -75,8 +77,9 @@ def print_record(record: EvidenceRecord, title: str) -> None:
     if record.accuracy is not None:
         rows.append(("accuracy", f"{record.accuracy:.1%}", "of the known labels, predicted by q(label | x)"))
     echo(f"\n{title}", bold=True)
+    width = max(17, *(len(name) + 1 for name, _, _ in rows))
     for name, value, note in rows:
-        echo(f"  {name:<17}{value:>10}  {note}".rstrip())
+        echo(f"  {name:<{width}}{value:>10}  {note}".rstrip())
     known, zero = record.num_with_number, record.num_zero
     many = f"{record.num_data} rows" if known is None else f"the {known} of {record.num_data} rows with a number"
     zeros = f", {zero} of density zero" if zero else ""
@@ -115,9 +118,10 @@ MAX_BAD_SHARE = 0.1  # of rows with a bad k-hat, above which a mean is a loose b
 
 def _log_px_name(record: EvidenceRecord) -> str:
     """What log p(x) is called: a density of codes is none of the table."""
+    name = density_name(record.measure)
     if (record.measure or "").startswith("coded columns"):
-        return "log p(codes)"
-    return "log p(x) at least" if _is_loose(record) else "log p(x)"
+        return name.replace("(x", "(codes", 1)
+    return f"{name} at least" if _is_loose(record) else name
 
 
 def _is_loose(record: EvidenceRecord) -> bool:

@@ -13,6 +13,13 @@ from pyro_vae.cli.streams import progress_style
 @click.command(cls=GroupedCommand)
 @RUN
 @option("Rows", "--num", type=click.IntRange(1), default=64, help="How many rows to draw.")
+@option(
+    "Rows",
+    "--given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="The value of a condition; by default rows have the conditions of training rows. May be repeated.",
+)
 @option("Rows", "--seed", type=int, default=0, help="Seed of the draws.")
 @OUT
 @PROGRAM

@@ -113,11 +113,12 @@ def _number(summary: Record) -> str:
 
 def _print(summary: Record, lowest: list[tuple[float, str]]) -> None:
     from pyro_vae.cli.print_tables import weighted_words
+    from pyro_vae.data.split import density_name
 
     count, flagged = summary["num_data"], summary["num_anomalies"]
     echo(
-        f"{summary['path']}: {count} rows{weighted_words(summary['effective_rows'])}, mean log p(x) {_number(summary)} "
-        f"nats ({summary['log_px_kind']}); "
+        f"{summary['path']}: {count} rows{weighted_words(summary['effective_rows'])}, mean "
+        f"{density_name(summary['measure'])} {_number(summary)} nats ({summary['log_px_kind']}); "
         f"{summary['measure']}"
     )
     echo(

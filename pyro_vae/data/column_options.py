@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyro_vae.data.columns import KINDS, Column, Schema
@@ -22,6 +22,7 @@ class ColumnOptions:
         weights: the column of rows' weights.
         split: the column that says to which split a row belongs.
         group: the column of groups, whose rows stay in one split.
+        given: the columns that are conditions, which keep their kinds, or are labels.
         coding: how a row is written as numbers, as in `Schema`, or auto.
         schema: a file of kinds, as `Schema.to_toml` writes it, or a run's config.toml.
     """
@@ -33,6 +34,7 @@ class ColumnOptions:
     weights: str | None = None
     split: str | None = None
     group: str | None = None
+    given: tuple[str, ...] = ()
     schema: str | Path | None = None
     coding: str = "auto"
 
@@ -62,7 +64,7 @@ class ColumnOptions:
         return [("label", self.label), ("weights", self.weights), ("split", self.split), ("group", self.group)]
 
     def __bool__(self) -> bool:
-        return bool(self.roles or self.schema)
+        return bool(self.roles or self.schema or self.given)
 
 
 def parse_kinds(texts: Sequence[str]) -> dict[str, str]:
@@ -85,7 +87,17 @@ def parse_kinds(texts: Sequence[str]) -> dict[str, str]:
     return kinds
 
 
-def given_columns(options: ColumnOptions, names: list[str], source: str) -> dict[str, Column]:
+def split_names(texts: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of columns from one text or several, each of which holds one name, or some with commas between them.
+
+    >>> split_names(("segment,age", "city"))
+    ('segment', 'age', 'city')
+    """
+    texts = (texts,) if isinstance(texts, str) else texts
+    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+
+
+def described_columns(options: ColumnOptions, names: list[str], source: str) -> dict[str, Column]:
     """The columns about which the user says something, by name.
 
     Args:
@@ -104,6 +116,7 @@ def given_columns(options: ColumnOptions, names: list[str], source: str) -> dict
         _require_kind(name, kind, detail)
         levels = tuple(detail.split("<")) if kind == "ordinal" and detail else ()
         columns[name] = Column(name, kind, levels=levels, format=detail if kind == "datetime" else "")
+    columns |= {name: replace(columns.get(name) or Column(name, ""), given=True) for name in options.given}
     if unknown := [name for name in columns if name not in names]:
         near = difflib.get_close_matches(unknown[0], names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -139,5 +152,5 @@ def read_schema(path: str | Path) -> Schema:
         return Schema.from_dict(content)
     except TypeError as error:
         raise InputError(
-            f"{path}: a column has an unknown key ({error}); a column has a kind, levels, format"
+            f"{path}: a column has an unknown key ({error}); a column has a kind, levels, format, given"
         ) from error

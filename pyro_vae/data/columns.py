@@ -38,7 +38,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {  # of distributions, by kind; the first
 }
 Level = str | int | float | bool
 DAY = 86_400.0  # seconds; dates are days since 1970-01-01, time spans days
-DEFAULTS = (("dtype", "float64"), ("has_zeros", False), ("shift", 0.0), ("scale", 1.0))
+DEFAULTS = (
+    ("dtype", "float64"), ("has_zeros", False), ("shift", 0.0), ("scale", 1.0), ("given", False), ("has_missing", False)
+)  # fmt: skip
 MAX_LINES = 40  # of a description, one a column
 
 
@@ -64,6 +66,8 @@ class Column:
         scale: what they are divided by; of a positive column with zeros the unit of its logarithms.
         note: what is unusual about it, in words.
         family: the family of its distribution, for `likelihoods.Columns`; the first of its kind in `FAMILIES` if empty.
+        given: whether it is a condition: not modelled, and an input of a model p(x | conditions).
+        has_missing: of a condition, whether some rows lacked it, so that new ones may.
     """
 
     name: str
@@ -81,6 +85,8 @@ class Column:
     scale: float = 1.0
     note: str = ""
     family: str = ""
+    given: bool = False
+    has_missing: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
@@ -99,7 +105,7 @@ class Column:
 
     @property
     def is_modelled(self) -> bool:
-        return self.kind in MODELLED
+        return self.kind in MODELLED and not self.given
 
     @property
     def has_text(self) -> bool:
@@ -172,10 +178,12 @@ class Column:
         Returns:
             The line.
         """
-        words = "; ".join(filter(None, (self._values_in_words(), self.note)))
+        given = "given, not modelled" if self.given else ""
+        words = "; ".join(filter(None, (self.values_in_words(), given, self.note)))
         return f"{self.name:<{width}}  {self.kind:<11}  {words}".rstrip()
 
-    def _values_in_words(self) -> str:
+    def values_in_words(self) -> str:
+        """Its range or its first levels."""
         if self.constant is not None:
             return f"always {self.constant}"
         if self.kind == "datetime" and self.low is not None and self.high is not None:
@@ -241,6 +249,14 @@ class Schema:
         return tuple(str(level) for level in self.label.levels) if self.label else ()
 
     @cached_property
+    def conditions(self) -> "Schema":
+        """The columns that are given, as a table of their own; labels are levels there."""
+        given = [column for column in self.columns if column.given]
+        kinds = ["categorical" if column.kind == "label" else column.kind for column in given]
+        columns = [replace(column, kind=kind, given=False) for column, kind in zip(given, kinds, strict=True)]
+        return Schema(tuple(columns), self.has_names, "columns")
+
+    @cached_property
     def ids(self) -> tuple[Column, ...]:
         return tuple(column for column in self.columns if column.kind == "id")
 
@@ -301,12 +317,13 @@ class Schema:
         known[np.isnan(codes)] = math.nan
         return known
 
-    def decode(self, values: Array, rounded: bool = True) -> "pandas.DataFrame":
+    def decode(self, values: Array, rounded: bool = True, given: Array | None = None) -> "pandas.DataFrame":
         """Numbers as a frame with the columns' own names, order and types; what never varied comes back too.
 
         Args:
             values: the numbers (N, D), as `encode` gives them; of a category the largest is taken.
             rounded: whether numbers become whole where the column's are.
+            given: the codes of the conditions (N, C), whose columns are left out without.
 
         Returns:
             The frame (N rows).
@@ -314,8 +331,11 @@ class Schema:
         import pandas
 
         series, start = {}, 0
+        conditions = {} if given is None else dict(self.conditions.decode(given).items())
         for column in self.columns:
-            if column.is_modelled:
+            if column.name in conditions:
+                series[column.name] = conditions[column.name]
+            elif column.is_modelled:
                 width = len(self._names_of(column))
                 codes = values[:, start : start + width]
                 one = codes.argmax(1).astype(np.float64) if self._is_one_hot(column) else codes[:, 0]

@@ -136,6 +136,14 @@ class DataConfig(Settings):
     group: str | None = setting(
         None, str, "The column of groups, whose rows stay in one split.", metavar="NAME", group=DATA
     )
+    given: tuple[str, ...] = setting(
+        (),
+        "texts",
+        "Columns that are conditions, or the labels: not modelled, and inputs of model and guide, p(x | these). May be "
+        "repeated.",
+        metavar="NAME[,NAME]",
+        group=DATA,
+    )
     schema: str | None = setting(
         None, "path", "A file of columns with their kinds, or a run's config.toml.", metavar="FILE.toml", group=DATA
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_vae.data.column_options import ColumnOptions
 from pyro_vae.data.columns import Schema
+from pyro_vae.data.conditions import scale_conditions
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
 from pyro_vae.data.image_shapes import ImageShape, as_image_shape, describe_shape, is_colour
@@ -161,6 +162,7 @@ def load_data(
     weights: str | None = None,
     split: str | None = None,
     group: str | None = None,
+    given: str | Sequence[str] = (),
     schema: str | Path | None = None,
     coding: str = "auto",
     valid: Source | None = None,
@@ -199,6 +201,7 @@ def load_data(
         weights: the column of rows' weights.
         split: the column that says to which split a row belongs: train, valid or test.
         group: the column of groups, whose rows stay in one split.
+        given: the columns that are conditions, or the labels: not modelled, inputs of model and guide, p(x | these).
         schema: a file of kinds (`data.schema.to_toml`), or a run's `config.toml`.
         coding: how a row of columns with kinds is written as numbers: columns, a number for each, for
             `likelihoods.Columns` and `ColumnsMixture`; one-hot, for likelihoods of real numbers; auto, the first where
@@ -215,23 +218,26 @@ def load_data(
     Returns:
         The data set.
     """
-    given: dict[str, object] = {"missing": missing, "header": header, "coding": coding, "image_shape": image_shape}
-    given |= {"gray": gray, "resize": resize, "binarize": binarize, "dequantize": dequantize, "stream": stream}
-    given |= {"standardize": standardize, "label": label, "weights": weights, "split": split, "group": group}
-    for option, value in (given | {"layer": layer, "schema": schema, "data_root": root}).items():
+    chosen: dict[str, object] = {"missing": missing, "header": header, "coding": coding, "image_shape": image_shape}
+    chosen |= {"gray": gray, "resize": resize, "binarize": binarize, "dequantize": dequantize, "stream": stream}
+    chosen |= {"standardize": standardize, "label": label, "weights": weights, "split": split, "group": group}
+    for option, value in (chosen | {"layer": layer, "schema": schema, "data_root": root}).items():
         options_of(DataConfig)[option].check(value)
     SEED.check(seed)
     if columns is not None and not isinstance(columns, Mapping):
         raise InputError(f"columns must be kinds by name, as in {{'age': 'count'}}, got {columns!r:.60}")
     shape = None if image_shape is None else as_image_shape(image_shape)
     images = ImageSettings(gray, None if resize is None else (resize[0], resize[1]))
-    about = ColumnOptions(columns or {}, label, _names(id), _names(drop), weights, split, group, schema, coding)
+    about = ColumnOptions(
+        columns or {}, label, _names(id), _names(drop), weights, split, group, _names(given), schema, coding
+    )
     options = ReadOptions(missing, shape, images, header, root, stream, seed, about, valid, test, layer)
     loaded = load_tables(name, options)
-    table = loaded.tables[0]
-    _check_training_table(table)
+    _check_training_table(loaded.tables[0])
+    table, *others = scale_conditions(loaded.tables)
     measure, columns_read = _measure(table, loaded.levels, binarize, dequantize, standardize)
-    tables, names = [draw_dense(each, measure) for each in loaded.tables], ("train", "valid", "test")
+    measure = replace(measure, conditions=tuple(column.name for column in table.schema.conditions))
+    tables, names = [draw_dense(each, measure) for each in (table, *others)], ("train", "valid", "test")
     first, second, third = (make_split(key, each, measure) for key, each in zip(names, tables, strict=True))
     title = str(name) if isinstance(name, (str, Path)) else "memory"
     said = loaded.description, columns_read, tables[0].notes

@@ -1,6 +1,6 @@
 """The training, validation and test tables of a data frame: the training rows decide what its columns are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -139,12 +139,21 @@ def _note_of_codes(schema: Schema) -> list[str]:
 
 
 def _note_of_missing(table: Table[Tensor]) -> list[str]:
-    per_column = table.values.isnan().sum(0)
+    names = [_name(table, i) for i in range(table.values.shape[1])]
+    notes = [_count_missing(table.values, names, "the observed ones are modelled")]
+    if table.given is not None:
+        names = [column.name for column in table.schema.conditions]
+        notes.append(_count_missing(table.given, names, "conditions, whose mask is an input too"))
+    return list(filter(None, notes))
+
+
+def _count_missing(values: Tensor, names: Sequence[str], what: str) -> str:
+    per_column = values.isnan().sum(0)
     if not int(per_column.sum()):
-        return []
-    names = [f"{_name(table, i)}: {int(per_column[i])}" for i in per_column.nonzero()[:3, 0].tolist()]
+        return ""
+    shown = [f"{names[i]}: {int(per_column[i])}" for i in per_column.nonzero()[:3, 0].tolist()]
     more = ", …" if int((per_column > 0).sum()) > 3 else ""
-    return [f"{int(per_column.sum())} values are missing ({', '.join(names)}{more}): the observed ones are modelled"]
+    return f"{int(per_column.sum())} values are missing ({', '.join(shown)}{more}): {what}"
 
 
 def _name(table: Table[Tensor], column: int) -> str:
@@ -183,11 +192,11 @@ def frame_by_schema(frame: Frame, schema: Schema) -> Frame:
             f"{frame.source}: {values.shape[1]} columns, but this run was fitted to rows of {expected}; give rows of "
             "the same kind"
         )
-    if missing := [column.name for column in schema.modelled if column.name not in values]:
-        names = ", ".join(column.name for column in schema.modelled)
-        raise InputError(f"{frame.source}: no column {', '.join(missing)}; this run was fitted to {names}")
+    needed = [column.name for column in schema if column.is_modelled or column.given]
+    if missing := [name for name in needed if name not in values]:
+        raise InputError(f"{frame.source}: no column {', '.join(missing)}; this run was fitted to {', '.join(needed)}")
     return replace(frame, values=values)
 
 
 def _without_roles(schema: Schema) -> tuple[Column, ...]:
-    return tuple(column for column in schema.columns if column.is_modelled or column.constant is not None)
+    return tuple(column for column in schema if column.is_modelled or column.given or column.constant is not None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyro_vae.data.column_options import ColumnOptions, given_columns
+from pyro_vae.data.column_options import ColumnOptions, described_columns
 from pyro_vae.data.column_values import (
     ISO_DATE,
     Level,
@@ -26,7 +26,7 @@ from pyro_vae.data.column_values import (
 from pyro_vae.data.columns import ROLES, WITH_LEVELS, Column, Schema
 from pyro_vae.data.frames import Frame
 from pyro_vae.data.ondisk.rows_on_disk import Array
-from pyro_vae.data.table import encode_labels
+from pyro_vae.data.table import encode_labels, known_labels
 from pyro_vae.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,16 +63,27 @@ def infer_schema(
     names = list(values.columns)
     if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
         raise InputError(f"{source}: two columns are called {repeated[0]!r}; give each a name of its own")
-    given = given_columns(options, names, source)
+    described = described_columns(options, names, source)
     rows = values if training is None else values.iloc[training]
-    has_label = not infer_label or any(column.kind == "label" for column in given.values())
+    has_label = not infer_label or any(column.kind == "label" for column in described.values())
     columns = []
     for name in names:
-        column = given.get(name) or Column(name, "")
+        column = described.get(name) or Column(name, "")
         if not column.kind and not has_label and frame.has_names and name.lower() in LABEL_COLUMNS:
             column, has_label = replace(column, kind="label"), True
         columns.append(_completed(column, rows[name], values[name], source, frame.has_names))
+        _require_condition(columns[-1], source)
     return Schema(tuple(_with_equal_columns_noted(columns, rows)), frame.has_names).coded(options.coding)
+
+
+def _require_condition(column: Column, source: str) -> None:
+    """`InputError` for a column that is to be given and holds nothing that x could depend on."""
+    if not column.given or (column.kind not in ROLES) or (column.kind == "label" and len(column.levels) > 1):
+        return
+    reason = column.note or ("it does not vary" if column.kind == "label" else f"it is {column.kind}")
+    raise InputError(
+        f"{source}: column {column.name} cannot be given: {reason}; a condition has numbers, levels or dates that vary"
+    )
 
 
 def _completed(
@@ -89,7 +100,8 @@ def _completed(
     if column.kind in WITH_LEVELS:
         return replace(column, levels=_as_in(column.levels, rows))
     if column.kind == "label" and not column.levels:
-        return replace(column, levels=encode_labels(all_rows.to_numpy(), Path(source), len(all_rows))[1])
+        labels, levels = encode_labels(all_rows.to_numpy(), Path(source), len(all_rows))
+        return replace(column, levels=levels or (known_labels(labels) if column.given else ()))
     if column.kind in ROLES:
         return column
     numbers = to_days(rows, column.format, source) if column.kind == "datetime" else to_numbers(rows, source)

@@ -12,6 +12,7 @@ from pyro_vae.data.annotated.annotated_rows import AnnotatedRows
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.annotated.read_annotated import OBS_NAME
 from pyro_vae.data.column_options import ColumnOptions
+from pyro_vae.data.conditions import give_label
 from pyro_vae.data.frame_tables import MIN_ROWS, FrameParts, split_frame, stack_frames, tables_of_frame
 from pyro_vae.data.frames import DataFrame, Frame
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
@@ -102,7 +103,8 @@ def load_tables(name: SplitSource, options: ReadOptions) -> LoadedTables:
     if options.missing != "mask":
         require_complete(read, Path(source))
     table = replace(read, image_shape=read.image_shape or options.image_shape or _square_shape(read))
-    return LoadedTables(split_rows(table, options.seed, max(1, len(table.values) // 10)), infer_levels(table), source)
+    tables = split_rows(table, options.seed, max(1, len(table.values) // 10))
+    return LoadedTables(give_label(tables, options.columns.given, source), infer_levels(table), source)
 
 
 def _load_named(name: str, options: ReadOptions) -> LoadedTables:
@@ -116,7 +118,7 @@ def _load_named(name: str, options: ReadOptions) -> LoadedTables:
     if isinstance(loaded, Frame):
         return replace(_from_frame(loaded, name, options), description=named.help)
     _require_no_columns(options, name)
-    return LoadedTables(list(loaded), named.levels, named.help)
+    return LoadedTables(give_label(loaded, options.columns.given, name), named.levels, named.help)
 
 
 def _read(name: Source, options: ReadOptions) -> tuple[Table[Values] | Frame, str]:
@@ -135,8 +137,8 @@ def _without_label(options: ReadOptions) -> ReadOptions:
 
 
 def _require_no_columns(options: ReadOptions, source: str) -> None:
-    """`InputError` for options about columns, where rows have none with names."""
-    if options.columns or options.valid is not None or options.test is not None:
+    """`InputError` for options about columns, where rows have none with names; labels may be given."""
+    if replace(options.columns, given=()) or options.valid is not None or options.test is not None:
         raise InputError(
             f"{source}: columns are named, and rows of other files given, for tables only: a .csv, .parquet or another "
             "file of columns, or a data frame"

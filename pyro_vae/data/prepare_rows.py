@@ -1,16 +1,16 @@
 """New rows prepared as those that a program was fitted to: its columns in their order, its measure, its labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from pyro_vae.data.annotated.annotated_rows import ANNOTATED_SUFFIXES, AnnotatedRows
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.columns import Column, Schema
+from pyro_vae.data.conditions import GIVEN, Value, given_codes, original_codes, require_conditions, standardized
 from pyro_vae.data.frame_tables import frame_by_schema
 from pyro_vae.data.frames import Frame
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
@@ -28,7 +28,7 @@ from pyro_vae.data.sparse.sparse_rows import SparseRows
 from pyro_vae.data.sparse.sparse_split import SparseSplit
 from pyro_vae.data.split import Split
 from pyro_vae.data.stored_rows import Values
-from pyro_vae.data.table import NO_LABEL, Table, require_complete, table_from_frame
+from pyro_vae.data.table import Table, condition_codes, relabelled, require_complete, table_from_frame
 from pyro_vae.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,7 +95,10 @@ class Preparation:
         self._check_shape(table.image_shape, name)
         self._check(table.values, name)
         if not self.missing:
-            require_complete(table, Path(name))
+            require_complete(replace(table, given=None), Path(name))
+        if table.given is not None:
+            require_conditions(self.schema, table.given, name)
+            table = replace(table, schema=self.schema)
         return make_split("given", replace(table, image_shape=None), self.measure)
 
     def _of_frame(self, frame: Frame) -> Table[Values]:
@@ -127,16 +130,14 @@ class Preparation:
             else:
                 values = values.take_columns(order)
             table = replace(table, values=values)
-        return self._relabelled(table)
+        return self._relabelled(table, name)
 
-    def _relabelled(self, table: Table[Values]) -> Table[Values]:
-        """The table with text labels in the places that they had in the fit; −1 for one that was not among them."""
-        if table.labels is None or table.label_levels == self.label_levels:
-            return replace(table, schema=self.schema)
-        places = {level: place for place, level in enumerate(self.label_levels)}
-        own = torch.tensor([places.get(level, NO_LABEL) for level in table.label_levels] + [NO_LABEL])
-        labels = own[table.labels] if table.label_levels else table.labels  # the last is that of −1
-        return replace(table, labels=labels, schema=self.schema)
+    def _relabelled(self, table: Table[Values], name: str) -> Table[Values]:
+        """The table with labels in the places that they had in the fit; −1 for one that was not among them."""
+        labels, label = table.labels, self.schema.label
+        if labels is not None:
+            labels = relabelled(labels, table.label_levels, label.levels if label else ())
+        return replace(table, labels=labels, schema=self.schema, given=condition_codes(self.schema, labels, None, name))
 
     def _check_shape(self, found: ImageShape | None, name: str) -> None:
         """`InputError` for images of another shape than those of the fit, where both are known."""
@@ -166,12 +167,26 @@ class Preparation:
                 "them to that range"
             )
 
-    def to_frame(self, x: Tensor, rounded: bool = True) -> "pandas.DataFrame":
+    def given(self, values: Mapping[str, Value], num_rows: int) -> Tensor:
+        """Conditions that are said by their values, as a program gets them, the same for some rows.
+
+        Args:
+            values: the value of each condition by name; None for a missing one.
+            num_rows: the number n of rows.
+
+        Returns:
+            The row input `given` (n, C); `InputError` for a name or a value that there is not, and for a condition that
+            is not said.
+        """
+        return standardized(self.schema, given_codes(values, self.schema)).expand(num_rows, -1)
+
+    def to_frame(self, x: Tensor, rounded: bool = True, given: Tensor | None = None) -> "pandas.DataFrame":
         """Values of x as a frame with the columns' own names, order, types and units.
 
         Args:
             x: the values (N, D), as a program draws or reconstructs them.
             rounded: whether numbers become whole where the column's are, as draws should; means should not.
+            given: the row input `given` (N, C), whose columns come back too.
 
         Returns:
             The frame (N rows).
@@ -180,7 +195,8 @@ class Preparation:
 
         values = self.measure.to_original_units(x.detach().cpu()).double().numpy()
         if self.schema.modelled:
-            return self.schema.decode(values, rounded)
+            codes = None if given is None else original_codes(self.schema, given)
+            return self.schema.decode(values, rounded, codes)
         return pandas.DataFrame(values, columns=[f"x{i + 1}" for i in range(values.shape[1])])
 
 
@@ -196,12 +212,13 @@ def make_split(name: str, table: Table[Values], measure: Measure) -> Split:
         The split, a `SplitOnDisk` or `SparseSplit` where the rows are on disk or sparse.
     """
     values, about = draw_dense(table, measure).values, (measure, table.labels, table.image_shape, table.index)
+    inputs = {} if table.given is None else {GIVEN: standardized(table.schema, table.given)}
     if isinstance(values, Tensor):
-        return Split(name, values, *about, ids=table.ids, weights=table.weights)
+        return Split(name, values, *about, inputs=inputs, ids=table.ids, weights=table.weights)
     if isinstance(values, RowsOnDisk):
-        return SplitOnDisk(name, values, *about, ids=table.ids, weights=table.weights)
+        return SplitOnDisk(name, values, *about, inputs=inputs, ids=table.ids, weights=table.weights)
     assert isinstance(values, SparseRows)
-    return SparseSplit(name, values, *about, ids=table.ids, weights=table.weights)
+    return SparseSplit(name, values, *about, inputs=inputs, ids=table.ids, weights=table.weights)
 
 
 def draw_dense(table: Table[Values], measure: Measure) -> Table[Values]:

@@ -19,6 +19,7 @@ from pyro_vae.option_registry import options_of, require_known
 ROUNDING = 16 * torch.finfo(torch.float64).eps
 UNSET = (("coded", False), ("num_with_zeros", 0))
 MAX_COUNT = 1000  # years, codes and time stamps are whole numbers too
+GIVEN_WORDS = ", given "  # before the names of conditions, in the name of a measure
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Measure:
         counted: whether each column (D,) has probabilities and no density, so that its scale has no Jacobian; empty
             where all have a density, or the values are bits or grey levels.
         num_with_zeros: how many columns have a density and a probability of 0.
+        conditions: the names of the columns that are given: densities are p(x | these).
     """
 
     levels: int | None = None
@@ -50,6 +52,7 @@ class Measure:
     coded: bool = field(default=False, repr=False)  # fingerprints hold the text of the others
     counted: tuple[bool, ...] = field(default=(), repr=False)
     num_with_zeros: int = field(default=0, repr=False)
+    conditions: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         """`InputError` for values that no measure has, which a file of a stranger may hold."""
@@ -127,7 +130,15 @@ class Measure:
         return -(log_scale * ~torch.tensor(self.counted) if self.counted else log_scale)
 
     def name(self, num_features: int) -> str:
-        """The measure's name: only densities with the same measure may be compared."""
+        """The measure's name: only densities with the same measure, given the same columns, may be compared."""
+        return self._name(num_features) + self.given_words
+
+    @property
+    def given_words(self) -> str:
+        """How the name ends where columns are given."""
+        return f"{GIVEN_WORDS}{', '.join(self.conditions)}" if self.conditions else ""
+
+    def _name(self, num_features: int) -> str:
         if self.given:
             return f"as given: {num_features} columns of a tensor"
         if self.counted:
@@ -154,16 +165,15 @@ class Measure:
     def to_dict(self) -> dict[str, object]:
         """The measure as plain values, for a run's `config.toml`."""
         values = asdict(self) | {name: list(getattr(self, name)) for name in ("shift", "scale")}
-        values |= {"counted": list(self.counted)} if self.counted else {}
-        return {
-            name: value for name, value in values.items() if value is not None and (name, value) != ("coded", False)
-        }
+        values |= {name: list(getattr(self, name)) for name in ("counted", "conditions")}
+        unset = {"coded": False, "conditions": []}
+        return {name: value for name, value in values.items() if value is not None and unset.get(name) != value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Measure":
         require_types(cls, values, "the measure")
         require_known(values, [each.name for each in fields(cls)], "the measure")
-        lists = {name: tuple(values.get(name, ())) for name in ("shift", "scale", "counted")}
+        lists = {name: tuple(values.get(name, ())) for name in ("shift", "scale", "counted", "conditions")}
         return cls(**{**values, **lists})
 
     def check(self) -> "Measure":
@@ -238,13 +248,25 @@ def measure_of_columns(schema: Schema, values: Tensor) -> tuple[Measure, Schema]
         The measure, and the schema.
     """
     found = {column.name: _with_scale(column, values[:, i]) for i, column in enumerate(schema.modelled)}
-    columns = [found.get(column.name, column) for column in schema.columns]
-    scaled = [(0.0, 1.0) if column.has_zeros else (column.shift, column.scale) for column in found.values()]
+    schema = replace(schema, columns=tuple(found.get(column.name, column) for column in schema.columns))
+    return product_measure(schema), schema
+
+
+def product_measure(schema: Schema) -> Measure:
+    """The measure of columns with kinds by the shifts and scales that they have.
+
+    Args:
+        schema: the columns.
+
+    Returns:
+        The measure.
+    """
+    columns = schema.modelled
+    scaled = [(0.0, 1.0) if column.has_zeros else (column.shift, column.scale) for column in columns]
     shift, scale = zip(*scaled, strict=True)
-    counted = tuple(column.is_counted for column in found.values())
-    num_with_zeros = sum(column.has_zeros for column in found.values())
-    measure = Measure(shift=shift, scale=scale, counted=counted, num_with_zeros=num_with_zeros)
-    return measure, replace(schema, columns=tuple(columns))
+    counted = tuple(column.is_counted for column in columns)
+    num_with_zeros = sum(column.has_zeros for column in columns)
+    return Measure(shift=shift, scale=scale, counted=counted, num_with_zeros=num_with_zeros)
 
 
 def _with_scale(column: Column, values: Tensor) -> Column:

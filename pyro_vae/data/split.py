@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data.image_shapes import ImageShape
 from pyro_vae.data.ondisk.rows_on_disk import Array, as_index
-from pyro_vae.data.reference_measure import Measure
+from pyro_vae.data.reference_measure import GIVEN_WORDS, Measure
 from pyro_vae.data.row_weights import check_weights, relative_weights
 from pyro_vae.data.stored_rows import StoredRows
 from pyro_vae.errors import InputError
@@ -275,12 +275,13 @@ class Split:
         return hashlib.sha256(self.fingerprint_bytes()).hexdigest()[:16]
 
     def fingerprint_bytes(self) -> bytes:
-        """What the fingerprint is a hash of: the stored values, and the weights where there are any."""
-        return self.stored.cpu().contiguous().numpy().tobytes() + self._weight_bytes
+        """What the fingerprint is a hash of: the stored values, and weights and inputs where there are any."""
+        return self.stored.cpu().contiguous().numpy().tobytes() + self._other_bytes
 
     @property
-    def _weight_bytes(self) -> bytes:
-        return b"" if self.weights is None else self.weights.cpu().contiguous().numpy().tobytes()
+    def _other_bytes(self) -> bytes:
+        others = [*([] if self.weights is None else [self.weights]), *self.inputs.values()]
+        return b"".join(value.cpu().contiguous().numpy().tobytes() for value in others)
 
     @cached_property
     def mean(self) -> Tensor:
@@ -301,3 +302,15 @@ class Split:
     def measure_name(self) -> str:
         name = self.measure.name(self.shape[1])
         return name if self.mask is None else f"{name}{OBSERVED_ONLY}"
+
+
+def density_name(measure: str | None) -> str:
+    """What a density is called by the name of its measure: log p(x), or with conditions as in log p(x | segment).
+
+    >>> density_name("Lebesgue measure on R^2 (original units), given segment, age, observed values only")
+    'log p(x | segment, age)'
+    """
+    names = (measure or "").partition(GIVEN_WORDS)[2].removesuffix(OBSERVED_ONLY)
+    first, second, more = [*names.split(", ", 2), "", ""][:3]
+    names = f"{first}, {second}, …" if more else names
+    return f"log p(x | {names})" if names else "log p(x)"

@@ -1,5 +1,6 @@
 """Rows and labels as they are read: a table, and how one is made of an array or a data frame."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.column_values import is_missing, to_numbers
+from pyro_vae.data.column_values import Level, is_missing, to_numbers
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.frames import Frame
 from pyro_vae.data.image_shapes import ImageShape, shape_of_array
@@ -39,6 +40,7 @@ class Table(Generic[Values_co]):
         weights: the rows' weights (N,), or None.
         notes: what was decided in reading that is not plain to see.
         holds_counts: whether the source says that its whole numbers are counts, of any size.
+        given: the codes of the conditions (N, C), NaN where one is missing; None where nothing is given.
     """
 
     values: Values_co
@@ -50,6 +52,7 @@ class Table(Generic[Values_co]):
     weights: Tensor | None = None
     notes: tuple[str, ...] = ()
     holds_counts: bool = False
+    given: Tensor | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -75,11 +78,12 @@ class Table(Generic[Values_co]):
         Returns:
             Their table.
         """
-        labels, weights = (None if value is None else value[rows] for value in (self.labels, self.weights))
+        single = (self.labels, self.weights, self.given)
+        labels, weights, given = (None if value is None else value[rows] for value in single)
         index = rows if self.index is None else self.index[rows]
         ids = {name: value[rows.numpy()] for name, value in self.ids.items()}
         of_source = self.notes, self.holds_counts
-        return Table(values, labels, self.image_shape, self.schema, index, ids, weights, *of_source)
+        return Table(values, labels, self.image_shape, self.schema, index, ids, weights, *of_source, given)
 
 
 def label_schema(name: str, levels: Sequence[str] = ()) -> Schema:
@@ -113,21 +117,21 @@ def without_mask(data: object, source: Path) -> Array:
 
 
 def require_complete(table: Table[Tensor] | Table[Values], path: Path) -> None:
-    """`InputError` where values of a tensor are missing; other rows have none.
+    """`InputError` where values of a tensor, or conditions, are missing; other rows have none missing.
 
     Args:
         table: the table.
         path: the source, for the message.
     """
-    values = table.values
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        return
-    if bool((missing := values.isnan()).any()):
-        row, column = (int(i) for i in missing.nonzero()[0])
-        name = f"column {table.columns[column] if table.columns else column}"
+    given = [column.name for column in table.schema.conditions]
+    for values, names in ((table.values, table.columns), (table.given, given)):
+        if not isinstance(values, Tensor) or not values.is_floating_point() or not bool((gaps := values.isnan()).any()):
+            continue
+        row, column = (int(i) for i in gaps.nonzero()[0])
         raise InputError(
-            f"{path}: {int(missing.sum())} values are missing (NaN), the first in row {row} (counting from 0), {name}; "
-            "fit with --missing mask (missing='mask') to model the observed values, or remove or fill those rows"
+            f"{path}: {int(gaps.sum())} values are missing (NaN), the first in row {row} (counting from 0), column "
+            f"{names[column] if names else column}; fit with --missing mask (missing='mask') to model the observed "
+            "values, or remove or fill those rows"
         )
 
 
@@ -226,7 +230,8 @@ def table_from_frame(frame: Frame, schema: Schema) -> Table[Tensor]:
     ids = {column.name: values[column.name].to_numpy() for column in schema.ids if column.name in values}
     labels = None
     if (label := schema.label) is not None and label.name in values:
-        labels = label_codes(values[label.name], label, frame.source)
+        codes, levels = encode_labels(values[label.name].to_numpy(), frame.source, len(values))
+        labels = relabelled(codes, levels, label.levels)
     return Table(
         rows,
         labels,
@@ -234,25 +239,58 @@ def table_from_frame(frame: Frame, schema: Schema) -> Table[Tensor]:
         ids=ids,
         weights=torch.tensor(to_numbers(values[weights.name], source)) if weights and weights.name in values else None,
         notes=frame.notes,
+        given=condition_codes(schema, labels, values, source),
     )
 
 
-def label_codes(values: "pandas.Series[object]", label: Column, source: Path) -> Tensor:
-    """The labels of rows by the levels that a column of labels has; −1 for one that is missing or not among them.
+def relabelled(labels: Tensor, levels: Sequence[str], known: Sequence[Level]) -> Tensor:
+    """Labels by the levels that are known; −1 for one that is missing or not among them.
 
     Args:
-        values: the labels (N,), of any type.
-        label: the column, which has no levels where labels are whole numbers.
-        source: where they come from, for messages.
+        labels: the labels (N,).
+        levels: their text; empty for whole numbers.
+        known: the levels that are known; empty where labels are whole numbers, kept as they are.
 
     Returns:
         The labels (N,), int64.
     """
-    codes, levels = encode_labels(values.to_numpy(), source, len(values))
-    if tuple(levels) == label.levels:
-        return codes
-    places = {str(level): place for place, level in enumerate(label.levels)}
+    places = {str(level): place for place, level in enumerate(known)}
+    if tuple(levels) == tuple(places):
+        return labels
     if not levels:
-        return codes if not label.levels else torch.tensor([places.get(str(code), NO_LABEL) for code in codes.tolist()])
+        return torch.tensor([places.get(str(label), NO_LABEL) for label in labels.tolist()])
     own = torch.tensor([places.get(level, NO_LABEL) for level in levels] + [NO_LABEL])
-    return own[codes]  # −1 takes the last
+    return own[labels]  # −1 takes the last
+
+
+def known_labels(labels: Tensor) -> tuple[int, ...]:
+    """The whole numbers among labels (N,), in their order, without that of no label."""
+    return tuple(labels[labels != NO_LABEL].unique().tolist())
+
+
+def condition_codes(
+    schema: Schema, labels: Tensor | None, values: "pandas.DataFrame | None", source: str
+) -> Tensor | None:
+    """The codes of the conditions of a table: those of labels are the labels, the others those of their columns.
+
+    Args:
+        schema: the columns.
+        labels: the labels (N,), by the levels of their column.
+        values: the other columns by name; None where there are none.
+        source: where they come from, for messages.
+
+    Returns:
+        The codes (N, C) float64, NaN where one is missing, and the number of levels for a level that is not known; None
+        where nothing is given. `InputError` where the column of a condition is absent.
+    """
+    codes = []
+    for column in schema.conditions:
+        if schema[column.name].kind == "label" and labels is not None:
+            known = labels.double()
+            codes.append(known.masked_fill(labels == NO_LABEL, math.nan))
+        elif values is not None and column.name in values:
+            codes.append(torch.tensor(column.encode(values[column.name], source)))
+        else:
+            names = ", ".join(each.name for each in schema.conditions)
+            raise InputError(f"{source}: no column {column.name}, and rows are modelled given {names}; add it")
+    return torch.stack(codes, 1) if codes else None

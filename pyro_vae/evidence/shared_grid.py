@@ -46,8 +46,8 @@ def integrate_by_grid(
     """log p(x) of some rows, by a grid that they share where that is possible, else by a grid for each row.
 
     Rows share a grid where likelihood and prior do not depend on the row, as `SharedLatents.find` tests, or depend on
-    its label alone. Rows whose shared grid does not converge, or has less mass than the guide's draws find, have one of
-    their own.
+    its label and its own inputs (conditions) alone. Rows whose shared grid does not converge, or has less mass than the
+    guide's draws find, have one of their own.
 
     Args:
         program: a program with one or two continuous latents.
@@ -86,16 +86,18 @@ def integrate_by_grid(
 def _rows_that_share(
     program: Program, plates: PlateStructure, batch: Batch, memory: float, bytes_per_row: int
 ) -> Iterator[tuple[Tensor, SharedLatents]]:
-    """The rows of a batch that can share a grid, all of them or those of one label at a time."""
+    """The rows of a batch that can share a grid, all of them or those of one label, or equal inputs, at a time."""
     everyone = torch.arange(len(batch.x))
     shared = SharedLatents.find(program, plates, batch, memory, bytes_per_row)
     if shared is not None:
         if shared.dim == 1 or shared.is_product:  # value by value, a grid for each row is no slower
             yield everyone, shared
         return
-    if batch.labels is None or batch.labels.dim() > 1:
+    known = [each for each in (batch.labels, *batch.inputs.values()) if each is not None]
+    if not known:
         return
-    _, label = batch.labels.cpu().unique(return_inverse=True)
+    table = torch.cat([each.cpu().double().reshape(len(each), -1) for each in known], 1).nan_to_num(nan=math.inf)
+    _, label = table.unique(dim=0, return_inverse=True)
     num_labels = int(label.max()) + 1
     if num_labels == 1 or num_labels * MIN_ROWS_PER_LABEL > len(everyone):
         return

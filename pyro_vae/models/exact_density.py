@@ -11,6 +11,7 @@ from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.errors import InputError
 from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import device_and_dtype
+from pyro_vae.programs.row_inputs import require_taken
 from pyro_vae.programs.support import CODES
 from pyro_vae.typing import PerRow, Rows
 
@@ -138,6 +139,7 @@ class Density(Program):
         """The rows as a split; `InputError` for another width or preparation, and for gaps that are not supported."""
         split = as_split(x, "test")
         require_same_preparation(self.fitted_measure, split.measure)
+        require_taken(self, split.inputs)
         if split.measure.counted and not self.reads_columns:
             raise InputError(CODES)
         if split.shape[1] != self.num_features:

@@ -12,7 +12,7 @@ from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import RowsGiven
 from pyro_vae.errors import InputError
 from pyro_vae.flows import concat
-from pyro_vae.models.vae import ConditionalVAE
+from pyro_vae.models.conditional_vae import ConditionalVAE
 from pyro_vae.part_bases import masked_likelihood
 from pyro_vae.programs.parameters import device_and_dtype, register_parameters, use_param_store
 from pyro_vae.programs.row_inputs import accepts_row_inputs, bind_supported_kwargs, checked_batch
@@ -61,6 +61,8 @@ class SemiSupervisedVAE(ConditionalVAE):
     >>> vae.predict_proba(data.test.x).shape, vae.sample(2, labels=torch.tensor([7, 7])).shape
     (torch.Size([180, 10]), torch.Size([2, 64]))
     """
+
+    num_labels: int
 
     def __init__(
         self,

@@ -10,18 +10,16 @@ from torch import Tensor, nn
 
 from pyro_vae.argument_checks import shape_errors_as_input
 from pyro_vae.constructor_args import part
-from pyro_vae.context_managers import evaluating, is_recording, one_thread_per_core, seeded
+from pyro_vae.context_managers import evaluating, one_thread_per_core, seeded
 from pyro_vae.data import RowsGiven, Split
 from pyro_vae.data.rows_given import rows_as_tensor
 from pyro_vae.errors import InputError
-from pyro_vae.flows import concat
 from pyro_vae.models.check_parts import check_parts
 from pyro_vae.part_bases import init_likelihood_from_rows, init_part_from_data, masked_likelihood
 from pyro_vae.programs.distribution_means import distribution_mean, mean_in_closed_form
 from pyro_vae.programs.model_and_guide import Program
 from pyro_vae.programs.parameters import PARAM_PREFIX, device_and_dtype, register_parameters, use_param_store
 from pyro_vae.programs.row_inputs import Batch, RowInputs, accepts_row_inputs, bind_supported_kwargs
-from pyro_vae.programs.sample_rows import sample
 from pyro_vae.typing import Guide, Latents, Likelihood, Prior, RowLatents, Rows
 
 IMPUTE_BATCH_SIZE = 256
@@ -185,108 +183,3 @@ class VAE(Program):
             init_likelihood_from_rows(self.likelihood, rows[:, : len(mean)])
             init_part_from_data(self.prior, rows)
         self.started.fill_(True)
-
-
-@part
-class ConditionalVAE(VAE):
-    r"""A VAE of x given a label y, $p(x, z | y) = p(z)\, p_\theta(x | z, y)$ with guide $q_\phi(z | x, y)$.
-
-    Kingma et al. (arXiv:1406.5298, their M2 with known labels). Labels 0 … C − 1 come from the data set or as
-    `labels=`; without them `sample` goes through the labels in turn. Raises `InputError` for a label outside.
-
-    Args:
-        prior: the part p(z).
-        likelihood: the part p(x|z, y), of z and the label's indicator concatenated, K + C inputs.
-        guide: the part q(z|x, y), of x and the indicator, D + C inputs.
-        num_labels: the number C of labels.
-
-    >>> import pyro_vae as pv
-    >>> vae = ConditionalVAE(
-    ...     prior=pv.priors.StandardNormal(2),
-    ...     likelihood=pv.likelihoods.Bernoulli(pv.nets.mlp(2 + 10, 50, 64)),
-    ...     guide=pv.guides.MeanFieldNormal(pv.nets.mlp(64 + 10, 50, 2 * 2)),
-    ...     num_labels=10,
-    ... )
-    >>> data = pv.load_data("digits")
-    >>> fitted = pv.fit(vae, data, epochs=2)
-    >>> vae.sample(5, labels=torch.tensor([7, 7, 7, 7, 7])).shape
-    torch.Size([5, 64])
-    """
-
-    def __init__(self, prior: Prior, likelihood: Likelihood, guide: Guide, num_labels: int) -> None:
-        VAE.__init__(self, prior, likelihood, guide)
-        if num_labels < 2:
-            raise InputError(f"expected two labels or more, got {num_labels}")
-        self.num_labels = num_labels
-
-    def model(self, x: Rows, labels: Tensor | None = None, mask: Tensor | None = None) -> None:  # type: ignore[override]  # a label comes first
-        register_parameters(self.prior, "prior")
-        register_parameters(self.likelihood, "likelihood")
-        y = self._indicator(torch.arange(len(x), device=x.device) % self.num_labels if labels is None else labels, x)
-        with pyro.plate("data", len(x)):
-            z = concat(pyro.sample("z", self.prior()), y)
-            pyro.sample("x", masked_likelihood(self.likelihood, z, mask), obs=x)
-
-    @accepts_row_inputs
-    def guide(self, x: Rows, labels: Tensor | None = None, **row_inputs: object) -> None:  # type: ignore[override]  # likewise
-        if labels is None:
-            raise InputError("a conditional VAE needs labels, which these rows do not have: give labels=…")
-        register_parameters(self.posterior, "posterior")
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", bind_supported_kwargs(self.posterior)(concat(x, self._indicator(labels, x)), row_inputs))
-
-    def init_from_data(self, mean: Tensor, rows: Tensor) -> None:
-        """As a VAE's; a prior that starts at rows gets them concatenated with labels, each in turn.
-
-        Args:
-            mean: the data's mean (D,), for the likelihood.
-            rows: some rows (n, D), for both.
-        """
-        turns = torch.arange(len(rows), device=rows.device) % self.num_labels
-        VAE.init_from_data(self, mean, concat(rows, self._indicator(turns, rows)))
-
-    def _indicator(self, labels: Tensor, like: Tensor) -> Tensor:
-        if not is_recording():
-            self.check_labels(labels)
-        return (labels.unsqueeze(-1) == torch.arange(self.num_labels, device=labels.device)).to(like.dtype)
-
-    def check_labels(self, labels: Tensor) -> None:
-        """Raise `InputError` for a label outside 0 … C − 1."""
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_labels:
-            raise InputError(
-                f"labels from {int(labels.min())} to {int(labels.max())}, expected 0 to {self.num_labels - 1}"
-            )
-
-    @torch.no_grad()
-    def decode(self, z: Latents, labels: Tensor) -> Tensor:  # type: ignore[override]  # x depends on a label too
-        """E[x | z, y].
-
-        Args:
-            z: latents (..., K).
-            labels: a label for each, (...,).
-
-        Returns:
-            Means (..., D).
-        """
-        return VAE.decode(self, concat(z, self._indicator(labels, z)))
-
-    def sample(  # type: ignore[override]  # labels are a tensor here, and may be given by position
-        self, n: int, seed: int | None = None, labels: Tensor | None = None, **row_inputs: object
-    ) -> Tensor:
-        """New rows of given labels.
-
-        Args:
-            n: the number of rows.
-            seed: a seed of the random numbers; None continues with torch's generator.
-            labels: their labels (n,); by default each label in turn.
-            **row_inputs: further inputs of the new rows, for a model that takes them.
-
-        Returns:
-            Rows (n, D).
-        """
-        return sample(self, n, seed=seed, row_inputs={"labels": labels, **row_inputs})
-
-    def impute(self, x: RowsGiven, num_samples: int = 100, seed: int | None = 0) -> Rows:
-        raise InputError(
-            "impute is not implemented for a conditional VAE: leave the labels out of the model, or fill x first"
-        )

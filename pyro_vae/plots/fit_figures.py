@@ -22,7 +22,7 @@ from pyro_vae.plots.column_axes import format_column_axes, shown_columns
 from pyro_vae.plots.display_units import escaped_column_names, observed, stored_to_pixels, to_pixels
 from pyro_vae.plots.latent_manifold import manifold
 from pyro_vae.programs.encode_rows import encode, reconstruct
-from pyro_vae.programs.sample_rows import sample, sample_means
+from pyro_vae.programs.sample_rows import inputs_of_rows, sample, sample_means
 from pyro_vae.typing import Program
 
 PRIOR_DRAWS = 64
@@ -149,15 +149,20 @@ def samples(program: Program, data: Dataset) -> Figure:
     """
     with seeded(0):
         if not data.image_shape:
-            drawn = sample(program, min(1000, len(data.train)), num_features=data.num_features).cpu()
+            num = min(1000, len(data.train))
+            inputs = inputs_of_rows(data.train, num)
+            drawn = sample(program, num, num_features=data.num_features, row_inputs=inputs).cpu()
             figure = Figure(figsize=(6, 4.4))
             rows = observed(data.train, torch.arange(len(drawn)))
             found = data.train.measure.to_original_units(drawn).numpy()
-            _draw_plane(figure, data, rows, found, "Training rows and draws from the model", "drawn from p(x)")
+            name = "drawn from p(x | y)" if inputs else "drawn from p(x)"
+            _draw_plane(figure, data, rows, found, "Training rows and draws from the model", name)
             return figure
-        drawn = sample_means(program, PRIOR_DRAWS, num_features=data.num_features)
+        inputs = inputs_of_rows(data.train, PRIOR_DRAWS)
+        drawn = sample_means(program, PRIOR_DRAWS, num_features=data.num_features, row_inputs=inputs)
     figure = Figure(figsize=(5.2, 5.5))
-    title = "Images from the model: E[x | z], z drawn from p(z)"
+    what = "E[x | z, y], y of training rows" if inputs else "E[x | z]"
+    title = f"Images from the model: {what}, z drawn from p(z)"
     draw_on_axes.image_grid(
         figure.subplots(), to_pixels(data.train, drawn).numpy(), data.image_shape, columns=8, title=title
     )

@@ -98,9 +98,9 @@ def _panels(view: LatentView, chosen: Sequence[int]) -> tuple[Figure, list[tuple
 def interpolations(view: LatentView) -> Figure | None:
     """E[x | z] between the posterior means of rows of different labels: on a straight line, and spherical below it.
 
-    None for programs whose model takes labels, since points between two rows have none.
+    None for programs whose model takes labels or conditions, since points between two rows have none.
     """
-    if view.takes_labels:
+    if view.takes_labels or view.takes_conditions:
         return None
     firsts = first_of_each_label(view.rows.labels, len(view.rows)).tolist()
     pairs = list(pairwise(firsts))[::2][:PAIRS]

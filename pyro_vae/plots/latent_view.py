@@ -16,6 +16,7 @@ from torch.distributions.constraints import Constraint, MixtureSameFamilyConstra
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
+from pyro_vae.data.conditions import GIVEN
 from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_names, measure_latent_usage
 from pyro_vae.errors import InputError
 from pyro_vae.plots.display_units import observed, to_pixels
@@ -227,6 +228,10 @@ class LatentView:
     @property
     def takes_labels(self) -> bool:
         return model_takes(self.program, "labels")
+
+    @property
+    def takes_conditions(self) -> bool:
+        return GIVEN in self.split.inputs
 
     def in_original_units(self, x: Tensor) -> np.ndarray:
         """Rows of a table in the data's own units."""

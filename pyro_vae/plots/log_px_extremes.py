@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
+from pyro_vae.data import Measure, Split
 from pyro_vae.data.image_shapes import ImageShape, height_and_width
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.auto_evidence import auto_evidence
@@ -17,7 +18,7 @@ from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.display_units import escaped_column_names, spread
 from pyro_vae.plots.latent_view import LatentView, none_if_unavailable
 from pyro_vae.programs.encode_rows import reconstruct
-from pyro_vae.programs.sample_rows import sample
+from pyro_vae.programs.sample_rows import inputs_of_rows, sample
 
 MODEL_DRAWS = 200
 EVIDENCE_DRAWS = 200
@@ -39,12 +40,15 @@ def samples_by_log_px(view: LatentView, log_px: Tensor | None = None) -> Figure 
     data, measure = view.data, view.split.measure
     labels = None if view.split.labels is None else view.split.labels[torch.arange(MODEL_DRAWS) % len(view.split)]
     labels = labels if view.takes_labels else None
+    inputs = inputs_of_rows(view.split, MODEL_DRAWS)
+    row_inputs = {"labels": labels, **inputs}
     drawn = sample(
-        view.program, MODEL_DRAWS, num_features=data.num_features, seed=view.seed, row_inputs={"labels": labels}
+        view.program, MODEL_DRAWS, num_features=data.num_features, seed=view.seed, row_inputs=row_inputs
     ).cpu()
     if drawn.shape[1] != data.num_features:
         raise InputError("the model observes more than x, or less")
-    found = auto_evidence(view.program, drawn, EVIDENCE_DRAWS, labels=labels, seed=view.seed).log_px
+    rows = Split("drawn", drawn, Measure(given=True), labels, inputs=inputs)
+    found = auto_evidence(view.program, rows, EVIDENCE_DRAWS, seed=view.seed).log_px
     found = found + float(measure.log_jacobian.sum())
     order = found.argsort(descending=True)
     best, worst = order[:EXTREMES], order[-EXTREMES:]

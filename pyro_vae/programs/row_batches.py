@@ -253,10 +253,11 @@ def describe_measure(split: Split, plates: PlateStructure) -> str:
     if plates.relaxed:
         return "relaxed Bernoulli on grey levels: not a density"
     if split.measure.binarize != "none" and plates.support is not None and not plates.support.is_discrete:
-        return f"Lebesgue measure on R^{split.shape[1]} at values that are only 0 and 1: no probability of pictures"
+        only = "at values that are only 0 and 1: no probability of pictures"
+        return f"Lebesgue measure on R^{split.shape[1]} {only}{split.measure.given_words}"
     if split.measure.binarize != "none" or split.measure.scale:
         return split.measure_name
-    suffix = "" if split.mask is None else OBSERVED_ONLY
+    suffix = split.measure.given_words + ("" if split.mask is None else OBSERVED_ONLY)
     counted = [(words, size) for words, size in plates.values if words and size]
     num_continuous = sum(size for words, size in plates.values if not words)
     if not counted:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pyro_vae.argument_checks import require_program
 from pyro_vae.data import Dataset, RowsGiven, Split
+from pyro_vae.data.conditions import GIVEN
 from pyro_vae.data.rows_given import rows_as_tensor
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import device_and_dtype
@@ -86,6 +87,7 @@ class Batch:
             if not isinstance(value, Tensor) or value.shape[:1] != x.shape[:1]:
                 what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
                 raise InputError(f"{name} takes a tensor with one entry for each of the {len(x)} rows, got {what}")
+            value = value.float() if x.device.type == "mps" and value.dtype == torch.float64 else value
             on_device[name] = value.to(x.device)
         known = {name: on_device.pop(name, None) for name in ("rows", "labels", "mask")}
         return cls(x, **known, num_rows=num_rows, inputs=on_device)
@@ -201,13 +203,20 @@ def model_takes(program: Program, name: str) -> bool:
 
 
 def require_taken(program: Program, row_inputs: RowInputs) -> None:
-    """`InputError` where neither model nor guide takes an input of the user's own: it would change nothing.
+    """`InputError` where neither model nor guide takes an input of the user's own, or the model takes no conditions.
+
+    They would change nothing.
 
     Args:
         program: any program.
         row_inputs: the user's own inputs by name.
     """
     functions = functions_of(program)
+    if GIVEN in row_inputs and not takes_row_input(functions[0], GIVEN):
+        raise InputError(
+            "these rows have conditions, and the program's model takes none: take ConditionalVAE(…, conditions=…), or "
+            "load the data without given"
+        )
     if wrong := [name for name in row_inputs if not any(takes_row_input(each, name) for each in functions)]:
         raise InputError(
             f"neither model nor guide takes {', '.join(wrong)}: give one of them an argument of that name, or leave it "

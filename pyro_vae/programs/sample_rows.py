@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import PYRO_LOCK, evaluating, seeded
+from pyro_vae.data import Split
 from pyro_vae.errors import InputError
 from pyro_vae.programs.distribution_means import distribution_mean
 from pyro_vae.programs.find_plates import find_model_plates
@@ -61,7 +62,14 @@ def sample(
 
 
 @torch.no_grad()
-def sample_means(program: Program, n: int, *, num_features: int | None = None, seed: int | None = None) -> Tensor:
+def sample_means(
+    program: Program,
+    n: int,
+    *,
+    num_features: int | None = None,
+    seed: int | None = None,
+    row_inputs: RowInputs | None = None,
+) -> Tensor:
     """E[x | z] for draws of the latents from the model: the likelihood's means, without its noise.
 
     Args:
@@ -69,13 +77,27 @@ def sample_means(program: Program, n: int, *, num_features: int | None = None, s
         n: the number of draws.
         num_features: the width of the placeholder, for models that ask x for its shape.
         seed: a seed of the random numbers; None continues with torch's generator.
+        row_inputs: inputs of the new rows, as in `sample`.
 
     Returns:
         Means (n, D).
     """
-    return _draw(
-        program, Batch(_placeholder(program, n, num_features)), seed, lambda site: distribution_mean(site["fn"])
-    )
+    batch = checked_batch(program, _placeholder(program, n, num_features), row_inputs or {})
+    return _draw(program, batch, seed, lambda site: distribution_mean(site["fn"]))
+
+
+def inputs_of_rows(rows: Split, n: int) -> dict[str, Tensor]:
+    """A split's own inputs and conditions for n new rows: those of its first rows, repeated where it has fewer.
+
+    Args:
+        rows: the split.
+        n: the number of new rows.
+
+    Returns:
+        The row inputs by name.
+    """
+    index = torch.arange(n) % len(rows)
+    return {name: value[index] for name, value in rows.inputs.items()}
 
 
 def _placeholder(program: Program, n: int, num_features: int | None) -> Tensor:

@@ -29,6 +29,7 @@ from pyro_vae.programs.parameters import device_and_dtype, use_param_store
 from pyro_vae.programs.program_defaults import decoder_of
 from pyro_vae.programs.row_inputs import Batch
 from pyro_vae.programs.traces import sample_sites, trace_program
+from pyro_vae.report.explorer_conditions import NO_DECODER, Conditions, decode_given, given_starts
 from pyro_vae.report.latent_planes import BasePoint, Plane, base_points, latent_planes
 from pyro_vae.typing import Program, RowLatents, Rows
 
@@ -37,7 +38,6 @@ PICTURE_VALUES, TABLE_VALUES = 6_000_000, 250_000  # decoded values in a page
 PICTURE_ROWS, TABLE_ROWS = 1_000_000, 250_000  # values of its rows
 MAX_TEXT = 2_600_000  # letters of all grids, so that a page of pictures stays below 5 MB
 SHADES = 64  # of a decoded pixel
-NO_DECODER = "this program has no decode(z), so E[x | z] is not known at points that are no row's"
 MAX_IMAGE_SIDE = 96  # of a picture, in pixels; larger ones are shown at a whole fraction of their size
 
 
@@ -87,6 +87,7 @@ class Explorer(TypedDict):
     size: int
     planes: list[ExplorerPlane]
     starts: list[ExplorerStart]
+    given: str
     grids: list[list[str]]
     blend_error: float
     rows: ExplorerRows
@@ -113,16 +114,18 @@ def reason_for_no_explorer(program: Program, split: Split) -> str:
     named = [
         p for p in inspect.signature(decode).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
-    if needed := [p.name for p in named[1:] if p.default is p.empty]:
-        return f"its decoder needs more than z: {', '.join(needed)}"
     x, row_inputs = _inputs(program, split.head(3))
+    if needed := [p.name for p in named[1:] if p.default is p.empty and p.name not in row_inputs]:
+        return f"its decoder needs more than z: {', '.join(needed)}"
     try:
         means = encode_rows(program, x, **row_inputs)
+        first = {name: value[:1] for name, value in row_inputs.items()}
+        decoded = decode_given(program, means, Conditions(row_inputs=first))
     except InputError as error:
         return str(error)
     if len(sites := _latent_sites(program, split)) > 1:
         return f"z has {len(sites)} sites ({', '.join(sites)}), and a plane shows one"
-    if decode(means).shape != x.shape:
+    if decoded.shape != x.shape:
         return "decode(z) returns another shape than that of the rows"
     return ""
 
@@ -221,17 +224,17 @@ def explorer(program: Program, data: Dataset, split: Split, found: LogPx | None 
     Returns:
         The values.
     """
-    if (decode := decoder_of(program)) is None:
-        raise InputError(NO_DECODER)
     x, row_inputs = _inputs(program, split)
     with seeded(seed):
         means = encode_rows(program, x, **row_inputs).cpu().double()
         again = reconstruct_rows(program, x, **row_inputs).cpu()
     encoder = RowEncoder(split)
-    planes, starts = latent_planes(means), base_points(means, split.labels, data.label_levels)
+    planes, points = latent_planes(means), base_points(means, split.labels, data.label_levels)
+    starts = given_starts(program, data, split, points)
 
-    def decoded(plane: Plane, start: BasePoint, size: int, shift: float = 0.0) -> Tensor:
-        return encoder.values(decode(plane.grid(start.z, size, shift).to(x)).cpu())
+    def decoded(plane: Plane, start: tuple[BasePoint, Conditions], size: int, shift: float = 0.0) -> Tensor:
+        point, conditions = start
+        return encoder.values(decode_given(program, plane.grid(point.z, size, shift).to(x), conditions).cpu())
 
     size = grid_size(encoder, len(planes) * len(starts), planes[0].directions.shape[1])
     grids = [[encoder.text(decoded(plane, start, size), SHADES) for start in starts] for plane in planes]
@@ -251,7 +254,8 @@ def explorer(program: Program, data: Dataset, split: Split, found: LogPx | None 
         "high": [] if split.image_shape else encoder.high.tolist(),
         "size": size,
         "planes": [_plain(plane, means, seed) for plane in planes],
-        "starts": [{"name": start.name, "row": start.row, "at": _coordinates(planes, start.z)} for start in starts],
+        "starts": [{"name": start.name, "row": start.row, "at": _coordinates(planes, start.z)} for start, _ in starts],
+        "given": starts[0][1].words if len(starts) == 1 else starts[0][1].words and "named with each point",
         "grids": grids,
         "blend_error": _blend_error(cells, halfway, size, encoder),
         "rows": _rows(split, encoder, again, found),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pyro_vae.data.split import density_name
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 
@@ -42,9 +43,10 @@ class Number:
 def numbers(record: EvidenceRecord) -> list[Number]:
     """What an evaluation found, each number with a sentence for newcomers; what does not exist is left out."""
     S, kind = record.num_samples, record.log_px_kind or ""
-    below = "" if record.gap is None else f"{number(record.gap)} below log p(x)"
+    density = density_name(record.measure)
+    below = "" if record.gap is None else f"{number(record.gap)} below {density}"
     table: list[tuple[str, str, str | None, str]] = [
-        ("log p(x)", "", _text(record.log_px), kind),
+        ("log p(x)", "", _text(record.log_px), kind if density == density_name(None) else f"{kind}, {density}"),
         ("error over rows", "± ", _text(record.log_px_se), ""),
         ("Monte-Carlo error", "± ", _text(record.log_px_mc_se, 3), ""),
         ("ELBO", "", _text(record.elbo), below),

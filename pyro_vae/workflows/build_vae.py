@@ -10,10 +10,12 @@ from torch import nn
 from pyro_vae.allocation_limit import limit_allocation
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
+from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.reference_measure import observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.guides import CategoricalGuide, MaskAwareGuide
 from pyro_vae.likelihoods.columns import Columns
+from pyro_vae.models.conditional_vae import ConditionalVAE
 from pyro_vae.models.semi_supervised_vae import SemiSupervisedVAE
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import AppendedInputs, ColumnEncoder, log1p, mlp
@@ -32,7 +34,7 @@ MakeNetwork = Callable[[int], nn.Module]  # from the number of outputs (of each 
 
 
 def build_vae(config: ModelConfig, likelihood: LikelihoodChoice, data: Dataset, seed: int, masked: bool = False) -> VAE:
-    """A new VAE with the parts that a configuration names, its weights drawn from the seed.
+    """A new VAE with the parts that a configuration names, its weights drawn from the seed; conditional where data are.
 
     Args:
         config: the names of the parts and their settings.
@@ -44,14 +46,20 @@ def build_vae(config: ModelConfig, likelihood: LikelihoodChoice, data: Dataset, 
     Returns:
         The VAE; `InputError` where parts and data do not go together.
     """
+    conditions = data.schema.conditions
+    if config.semi_supervised and conditions:
+        raise InputError("--semi-supervised infers labels, and --given takes columns as known: leave one of both out")
     num_labels = num_classes(data) if config.semi_supervised else 0
+    num_more = num_labels + ConditionalVAE.num_inputs(conditions)
     with seeded(seed), limit_allocation(free_memory() / COPIES, TOO_LARGE):
-        part = _likelihood(likelihood, _decoder(config, data, num_labels), data)
+        part = _likelihood(likelihood, _decoder(config, data, num_more), data)
         encoder = partial(_encoder, config, data, likelihood.name, masked)
-        guide = _guide(config, partial(encoder, num_labels))
+        guide = _guide(config, partial(encoder, num_more))
         guide = MaskAwareGuide(guide) if masked else guide
-        context = {"num_latents": config.latent_dim, "guide": guide, "num_features": data.num_features + num_labels}
+        context = {"num_latents": config.latent_dim, "guide": guide, "num_features": data.num_features + num_more}
         prior = _make(PRIORS[config.prior], config.options, context)
+        if conditions:
+            return ConditionalVAE(prior, part, guide, conditions=conditions)
         if not num_labels:
             return VAE(prior, part, guide)
         classifier: nn.Module = CategoricalGuide(encoder(0, num_labels))
@@ -85,9 +93,9 @@ def _network(config: ModelConfig, data: Dataset) -> tuple[NetworkEntry, tuple[in
     return entry, tuple(int(width) for width in hidden), options
 
 
-def _decoder(config: ModelConfig, data: Dataset, num_labels: int) -> MakeNetwork:
+def _decoder(config: ModelConfig, data: Dataset, num_more: int) -> MakeNetwork:
     entry, hidden, options = _network(config, data)
-    make, inputs = Entry(entry.name, entry.decoder).load(), config.latent_dim + num_labels
+    make, inputs = Entry(entry.name, entry.decoder).load(), config.latent_dim + num_more
     if entry.for_images:
         shape = data.image_shape
         return lambda maps: make(inputs, *reversed(hidden), image_shape=shape, maps=maps, **options)
@@ -96,25 +104,27 @@ def _decoder(config: ModelConfig, data: Dataset, num_labels: int) -> MakeNetwork
 
 
 def _encoder(
-    config: ModelConfig, data: Dataset, likelihood: str, masked: bool, num_labels: int, outputs: int
+    config: ModelConfig, data: Dataset, likelihood: str, masked: bool, num_more: int, outputs: int
 ) -> nn.Module:
-    """The network of a guide: of x, its mask if there is one, and the indicator of a label if there are labels."""
+    """The network of a guide: of x, its mask if there is one, and a label's indicator or conditions, `num_more`."""
     entry, hidden, options = _network(config, data)
     if masked and entry.for_images:
         raise InputError(
             "--missing mask appends a mask to each row, which conv and resnet do not take; try --network mlp"
         )
-    make = entry.load()
-    if LIKELIHOODS[likelihood].encoder == "columns":
-        inputs = ColumnEncoder.num_inputs(data.schema, masked) + num_labels
-        return ColumnEncoder(make(inputs, *hidden, outputs, **options), data.schema, masked, num_labels)
+    make, kind, schema = entry.load(), LIKELIHOODS[likelihood].encoder, data.schema
+    if kind == "log1p" and data.schema.conditions:  # which may be negative, and have no log(1 + y)
+        kind, schema = "columns", Schema([Column(f"x{i + 1}", "count") for i in range(data.num_features)])
+    if kind == "columns":
+        inputs = ColumnEncoder.num_inputs(schema, masked) + num_more
+        return ColumnEncoder(make(inputs, *hidden, outputs, **options), schema, masked, num_more)
     if entry.for_images:
-        net: nn.Module = make(data.image_shape, *hidden, outputs=IMAGE_FEATURES if num_labels else outputs, **options)
+        net: nn.Module = make(data.image_shape, *hidden, outputs=IMAGE_FEATURES if num_more else outputs, **options)
     else:
-        net = make((data.num_features + num_labels) * (1 + masked), *hidden, outputs, **options)
-    if entry.for_images and num_labels:
-        net = AppendedInputs(net, mlp(IMAGE_FEATURES + num_labels, outputs), data.num_features)
-    return log1p(net) if LIKELIHOODS[likelihood].encoder == "log1p" else net
+        net = make((data.num_features + num_more) * (1 + masked), *hidden, outputs, **options)
+    if entry.for_images and num_more:
+        net = AppendedInputs(net, mlp(IMAGE_FEATURES + num_more, outputs), data.num_features)
+    return log1p(net) if kind == "log1p" else net
 
 
 def _likelihood(choice: LikelihoodChoice, decoder: MakeNetwork, data: Dataset) -> nn.Module:

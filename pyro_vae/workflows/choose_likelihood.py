@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from pyro_vae.data import Dataset, load_data
-from pyro_vae.data.column_options import parse_kinds
+from pyro_vae.data.column_options import parse_kinds, split_names
 from pyro_vae.data.columns import Schema
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.image_shapes import is_colour
@@ -88,6 +88,7 @@ def _load(config: DataConfig, rows: SplitSource) -> Dataset:
         weights=config.weights,
         split=config.split,
         group=config.group,
+        given=split_names(config.given),
         schema=config.schema,
         coding=config.coding,
         valid=config.valid,

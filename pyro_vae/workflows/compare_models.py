@@ -20,7 +20,7 @@ from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.plots.comparison_figures import draw_comparison, draw_selections
 from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.row_batches import describe_measure
-from pyro_vae.programs.row_inputs import probe_batch
+from pyro_vae.programs.row_inputs import probe_batch, require_taken
 from pyro_vae.registry import ModelConfig
 from pyro_vae.run_folder import claim_folder, lock_new_folder, remove_if_empty
 from pyro_vae.serialization import load, save
@@ -261,6 +261,7 @@ def _require_one_measure(opened: list[Run], entries: list[PlannedFit], settings:
 
 def _measure_of(program: Program, data: Dataset) -> str:
     batch = probe_batch(data)
+    require_taken(program, batch.inputs)
     plates = find_plates(program, batch)
     plates.check(batch.x, batch.mask)
     return describe_measure(data.train, plates)

@@ -1,20 +1,20 @@
 """Rows drawn from a run's model, or passed through its guide, written to a file chunk by chunk."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
+from pyro_vae.data.conditions import parse_conditions
 from pyro_vae.data.stored_split import chunk_rows
 from pyro_vae.inference.svi.progress import Style
 from pyro_vae.json_records import Record
-from pyro_vae.programs.sample_rows import sample
 from pyro_vae.resource_limits import require_disk
 from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
-from pyro_vae.workflows.row_frames import code_frame, describe_rows, latent_frame, reconstruction_frame, values_frame
+from pyro_vae.workflows.row_frames import code_frame, describe_rows, latent_frame, reconstruction_frame
 from pyro_vae.workflows.row_progress import RowProgress
 from pyro_vae.workflows.row_writers import ANNOTATED, WRITERS, open_row_writer, require_writer
 
@@ -39,6 +39,7 @@ def sample_run(
     folder: str | Path,
     num: int = 64,
     *,
+    given: Sequence[str] = (),
     seed: int = 0,
     out: str | Path | None = None,
     program: str | None = None,
@@ -49,6 +50,8 @@ def sample_run(
     Args:
         folder: the run's folder.
         num: how many rows.
+        given: the value of each condition, as in `("segment=Retail", "age=40")`; by default rows have the conditions of
+            training rows.
         seed: seed of the draws.
         out: a `.csv`, `.parquet` or `.npy` file; by default one in the run's folder, `.csv` where columns have names.
         program: `FILE.py:FUNCTION` of a program of one's own.
@@ -60,16 +63,17 @@ def sample_run(
     run = Run(Path(folder), program)
     path = run.folder / f"samples{_ending(run)}" if out is None else Path(out)
     require_writer(path)
-    drawn, width = run.program(), run.about["num_features"]
+    width = run.about["num_features"]
     require_disk(num * width * BYTES_PER_VALUE, path, f"{num:,} rows of {width}", "draw fewer (--num)")
+    run.program()  # made before the seed: initial weights are drawn too
+    conditions = parse_conditions(given, run.schema)
+    apart = [] if run.schema.modelled else [column.name for column in run.schema.conditions]
 
     def parts() -> Iterator[tuple["pandas.DataFrame", "pandas.DataFrame"]]:
-        import pandas
-
         with seeded(seed):
             for start in range(0, num, CHUNK_ROWS):
-                rows = sample(drawn, min(CHUNK_ROWS, num - start), num_features=width)
-                yield pandas.DataFrame(), values_frame(rows, run.prepare, rounded=True)
+                rows = run.sample(min(CHUNK_ROWS, num - start), given=conditions)
+                yield rows[apart], rows.drop(columns=apart)
 
     return _write(run, path, parts(), RowProgress("drawn", num, progress))
 

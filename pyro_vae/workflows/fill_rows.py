@@ -116,6 +116,8 @@ def fill_rows(
         drawn = torch.cat([part.values for part in parts], 1)
         frames += [values_frame(values, preparation, rounded=True) for values in drawn]
         by_program.append(parts)
+    if modelled := [column.name for column in preparation.schema.modelled]:  # without columns that never vary
+        frames = [frame[modelled] for frame in frames]
     stages = zip(*([stage for part in parts for stage in part.stage] for parts in by_program), strict=True)
     zero = [row for row, found in enumerate(stages) if ZERO_DENSITY in found]
     bad = torch.stack([torch.cat([part.is_bad for part in parts]) for parts in by_program]).any(0)

@@ -42,6 +42,7 @@ from pyro_vae.typing import Program
 from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice, choose_likelihood, load_dataset
 from pyro_vae.workflows.class_labels import describe_labels, num_classes, require_elbo, training_labels
+from pyro_vae.workflows.conditions_file import write_conditions
 from pyro_vae.workflows.fit_baseline import Baseline, fit_baseline
 from pyro_vae.workflows.fit_messages import Log, describe_fit, dominating_rows, reason_of_interruption, warnings_to_log
 from pyro_vae.workflows.fit_settings import (
@@ -241,6 +242,7 @@ class _Job:
             require_same_data(self.folder, self.data.fingerprint)
         elif group.is_main:
             write_config(self.folder, self._config() | recipe_of(self.program))
+            write_conditions(self.folder, self.data.train)
         try:
             if not group.is_main:
                 return self._fit_along()

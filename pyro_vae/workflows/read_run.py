@@ -1,14 +1,19 @@
 """A run's folder read back: its settings, its program, its data, rows of the same kind, and what it says of them."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
+from pyro_vae.context_managers import seeded
 from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
 from pyro_vae.data.columns import Column, Schema
+from pyro_vae.data.conditions import GIVEN, Value, original_codes
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.frames import frame_like
 from pyro_vae.data.image_settings import ImageSettings
@@ -28,6 +33,7 @@ from pyro_vae.run_folder import CONFIG, WEIGHTS, read_config
 from pyro_vae.serialization import load
 from pyro_vae.typing import Program
 from pyro_vae.workflows.choose_likelihood import load_dataset
+from pyro_vae.workflows.conditions_file import read_conditions, some_conditions
 from pyro_vae.workflows.explain_scores import explain_flagged
 from pyro_vae.workflows.fill_rows import FilledRows, Imputing, fill_rows
 from pyro_vae.workflows.fit_run import fit_resampled
@@ -301,18 +307,39 @@ class Run:
         programs = [fit_resampled(self.folder, self.build, number) for number in numbers] or [self.program()]
         return fill_rows(programs, found, source, preparation, how)
 
-    def sample(self, num: int = 64, *, seed: int | None = None) -> "pandas.DataFrame":
+    def sample(
+        self, num: int = 64, *, seed: int | None = None, given: Mapping[str, Value] | None = None
+    ) -> "pandas.DataFrame":
         """Rows drawn from the model, z from the prior and x from the likelihood, with names, types and units.
 
         Args:
             num: the number of rows.
             seed: a seed of the draws; None continues with torch's generator.
+            given: the value of each condition by name; by default rows have the conditions of training rows.
 
         Returns:
-            A frame (num rows) with the columns of the data.
+            A frame (num rows) with the columns of the data, the conditions among them.
         """
-        drawn = sample(self.program(), num, num_features=self.about["num_features"], seed=seed)
-        return values_frame(drawn, self.prepare, rounded=True)
+        import pandas
+
+        program = self.program()  # made before the seed: initial weights are drawn too
+        with seeded(seed):
+            conditions = self._conditions(num, given or {})
+            row_inputs = {GIVEN: conditions}
+            drawn = sample(program, num, num_features=self.about["num_features"], row_inputs=row_inputs)
+        frame = values_frame(drawn, self.prepare, rounded=True, given=conditions)
+        if conditions is None or self.schema.modelled:
+            return frame
+        labels = self.schema.conditions.decode(original_codes(self.schema, conditions))
+        return pandas.concat([labels, frame], axis=1)
+
+    def _conditions(self, num: int, given: Mapping[str, Value]) -> Tensor | None:
+        """The conditions of new rows, (num, C): those that are given, or those of training rows; None without any."""
+        if given or not self.schema.conditions:
+            return self.prepare.given(given, num) if given else None
+        kept = read_conditions(self.folder)
+        kept = some_conditions(self.data().train) if kept is None else kept
+        return kept[torch.randint(len(kept), (num,))]
 
     def _frame_of(self, rows: NewRows, function: "Callable[[Split, int], pandas.DataFrame]") -> Any:
         """What a function makes of each chunk of rows, beside what names the rows."""

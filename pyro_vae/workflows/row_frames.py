@@ -1,11 +1,14 @@
 """Rows as frames: what names them in the source, and their codes, reconstructions, draws and scores."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from pyro_vae.data import Split
+from pyro_vae.data.column_values import Level
+from pyro_vae.data.conditions import GIVEN
 from pyro_vae.data.label_text import label_text
 from pyro_vae.data.prepare_rows import Preparation
 from pyro_vae.diagnostics.anomaly_scores import Scores
@@ -35,16 +38,17 @@ def describe_rows(rows: Split, preparation: Preparation) -> "pandas.DataFrame":
     columns["index"] = rows.source_index(slice(None)).numpy()
     if rows.labels is not None:
         label = preparation.schema.label
-        columns["label" if label is None else label.name] = labels_in_words(rows.labels, preparation.label_levels)
+        levels = () if label is None else label.levels
+        columns["label" if label is None else label.name] = labels_in_words(rows.labels, levels)
     return pandas.DataFrame(columns)
 
 
-def labels_in_words(labels: Tensor, levels: tuple[str, ...]) -> np.ndarray:
+def labels_in_words(labels: Tensor, levels: Sequence[Level]) -> np.ndarray:
     """Labels as they were in the source, None for one that was missing.
 
     Args:
         labels: the labels (N,).
-        levels: the text of labels 0, 1, …; empty for labels that are numbers.
+        levels: what labels 0, 1, … were; empty for labels that are numbers, kept as they are.
 
     Returns:
         The labels (N,).
@@ -101,23 +105,25 @@ def reconstruction_frame(program: Program, rows: Split, preparation: Preparation
     Returns:
         The frame (n rows).
     """
-    return values_frame(reconstruct(program, rows.x, **rows.row_inputs(slice(None))), preparation, rounded=False)
+    means = reconstruct(program, rows.x, **rows.row_inputs(slice(None)))
+    return values_frame(means, preparation, rounded=False, given=rows.inputs.get(GIVEN))
 
 
-def values_frame(x: Tensor, preparation: Preparation, rounded: bool) -> "pandas.DataFrame":
+def values_frame(x: Tensor, preparation: Preparation, rounded: bool, given: Tensor | None = None) -> "pandas.DataFrame":
     """Values of x with the names, types and units of the data; numbered where a model observes something else.
 
     Args:
         x: the values (n, D).
         preparation: of the data that the program was fitted to.
         rounded: whether numbers become whole where the column's are.
+        given: the conditions that they were drawn at, (n, C), which come back too.
 
     Returns:
         The frame (n rows).
     """
     if x.shape[1] != preparation.num_features:
         return _numbered(x, "x")
-    return preparation.to_frame(x, rounded)
+    return preparation.to_frame(x, rounded, given)
 
 
 def _numbered(values: Tensor, letter: str) -> "pandas.DataFrame":

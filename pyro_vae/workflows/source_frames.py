@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae.data import Split
 from pyro_vae.data.column_values import is_text
 from pyro_vae.data.columns import Schema
+from pyro_vae.data.conditions import GIVEN, original_codes
 from pyro_vae.data.frame_tables import frame_by_schema
 from pyro_vae.data.frames import Frame, is_frame, read_frame
 from pyro_vae.data.load_tables import Source
@@ -232,7 +233,9 @@ def frame_of_split(split: Split, preparation: Preparation) -> SourceFrame:
     stored = split.stored.cpu().double().numpy()
     schema = preparation.schema
     if schema.modelled:
-        values = schema.decode(stored, rounded=False)
+        given = split.inputs.get(GIVEN)
+        codes = None if given is None else original_codes(schema, given)
+        values = schema.decode(stored, rounded=False, given=codes)
         names = [column.name for column in schema.modelled]
     else:
         names = [f"x{i + 1}" for i in range(stored.shape[1])]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import example_programs
 import numpy as np
@@ -185,7 +186,13 @@ def test_why_there_is_no_explorer():
     conditional = pv.ConditionalVAE(
         pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(nets[0]), pv.guides.MeanFieldNormal(nets[1]), 10
     )
-    assert latent_explorer.reason_for_no_explorer(conditional, data.valid) == "its decoder needs more than z: labels"
+    without = replace(data.valid, labels=None)
+    assert "needs labels" in latent_explorer.reason_for_no_explorer(conditional, without)
+    assert latent_explorer.reason_for_no_explorer(conditional, data.valid) == ""
+    page = latent_explorer.explorer(conditional, data, data.valid.head(30))
+    assert page["given"] == "named with each point"
+    assert len(page["starts"]) == len(page["grids"][0]) == len(data.valid.labels[:30].unique())
+    assert page["grids"][0][0] != page["grids"][0][1]
     two = example_programs.Hierarchical(D=64)
     assert "no decode(z)" in latent_explorer.reason_for_no_explorer(two, data.valid)
     two.decode = lambda z: z

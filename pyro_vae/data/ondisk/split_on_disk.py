@@ -100,4 +100,4 @@ class SplitOnDisk(StoredSplit):
 
     def fingerprint_bytes(self) -> bytes:
         rows = f"{self.stored.digest} {tuple(self.shape)} {self.stored.excluded.tolist()}".encode()
-        return rows + self._weight_bytes
+        return rows + self._other_bytes

@@ -70,4 +70,4 @@ class SparseSplit(StoredSplit):
         return (total / len(self)).to(torch.float32)
 
     def fingerprint_bytes(self) -> bytes:
-        return self.stored.digest.encode() + self._weight_bytes
+        return self.stored.digest.encode() + self._other_bytes
