@@ -39,7 +39,7 @@ class UnfinishedScores:
 
     def __init__(self, path: Path, resume: bool) -> None:
         self.path, self.folder = path, path.with_name(f"{path.name}.unfinished")
-        is_there = (self.folder / SETTINGS).exists()
+        is_there = (self.folder / SETTINGS).exists() and len(self) > 0
         if resume and not is_there:
             raise InputError(f"{path}: no interrupted score is kept there ({self.folder}): leave out --resume")
         if is_there and not resume:
