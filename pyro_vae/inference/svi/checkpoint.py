@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.atomic_write import read_tensors, write_tensors
+from pyro_vae.atomic_write import read_tensors, remove_partial_files, write_tensors
 from pyro_vae.data import Split
 from pyro_vae.data.stored_split import readable_rows
 from pyro_vae.distributed import ProcessGroup
@@ -117,6 +117,7 @@ class Checkpoint:
 
     def load(self) -> FitState | None:
         """The state in the file, None where there is no file; `InputError` where its settings are other ones."""
+        remove_partial_files(self.path.parent)  # a fit with no epoch left writes no further checkpoint
         found = read_checkpoint(self.path)
         if found is None:
             return None
