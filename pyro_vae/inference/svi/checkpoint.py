@@ -49,12 +49,12 @@ class FitState:
     best_weights: dict[str, Tensor]
     weights: dict[str, Tensor] | None = None
     method: dict[str, Tensor] | None = None
-    best_method: dict[str, Tensor] | None = None
     epoch: int = 0
     best_epoch: int = 0
     best_value: float = -math.inf
     history: list[EpochRecord] = field(default_factory=list)
     restarts: int = 0
+    best_method: dict[str, Tensor] | None = None
 
     def to_file(self) -> tuple[dict[str, Tensor], Counters]:
         """The tensors, each as `now/NAME`, `best/NAME` or another of `PREFIXES`, and the counters."""
