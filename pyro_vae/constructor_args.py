@@ -16,6 +16,8 @@ RENAMED = {  # the name in a recipe of an earlier version: the name now
     "guides.Categories": "guides.CategoricalGuide",
     "guides.PerRowCategories": "guides.PerRowCategorical",
     "guides.SeesMask": "guides.MaskAwareGuide",
+    "data.columns.Column": "data.columns.column.Column",
+    "data.columns.Schema": "data.columns.schema.Schema",
     "column_likelihood.Columns": "likelihoods.Columns",
     "multivariate_likelihood.MultivariateNormal": "likelihoods.MultivariateNormal",
     "models.vae.ConditionalVAE": "models.conditional_vae.ConditionalVAE",

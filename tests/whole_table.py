@@ -1,8 +1,8 @@
 """The table of all rows of a file or of rows in memory, with the kinds that they suggest."""
 
-from pyro_vae.data.column_options import ColumnOptions
+from pyro_vae.data.columns.column_options import ColumnOptions
+from pyro_vae.data.columns.infer_columns import infer_schema
 from pyro_vae.data.frames import Frame
-from pyro_vae.data.infer_columns import infer_schema
 from pyro_vae.data.read_files import read_file, read_memory
 from pyro_vae.data.table import table_from_frame
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pyro_vae.data.column_options import ColumnOptions
 from pyro_vae.data.columns import Schema
-from pyro_vae.data.conditions import scale_conditions
+from pyro_vae.data.columns.column_options import ColumnOptions
+from pyro_vae.data.columns.conditions import scale_conditions
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
 from pyro_vae.data.image_shapes import ImageShape, as_image_shape, describe_shape, is_colour

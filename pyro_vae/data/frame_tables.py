@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pyro_vae.data.column_options import ColumnOptions
 from pyro_vae.data.columns import Column, Schema
+from pyro_vae.data.columns.column_options import ColumnOptions
+from pyro_vae.data.columns.infer_columns import infer_schema, rows_that_dwarf
 from pyro_vae.data.frames import Frame
-from pyro_vae.data.infer_columns import infer_schema, rows_that_dwarf
 from pyro_vae.data.split_rows import Parts, complete_parts, parts_of_column, parts_of_groups, random_parts
 from pyro_vae.data.table import Table, require_complete, table_from_frame
 from pyro_vae.errors import InputError

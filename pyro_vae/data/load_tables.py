@@ -11,8 +11,8 @@ from torch import Tensor
 from pyro_vae.data.annotated.annotated_rows import AnnotatedRows
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.annotated.read_annotated import OBS_NAME
-from pyro_vae.data.column_options import ColumnOptions
-from pyro_vae.data.conditions import give_label
+from pyro_vae.data.columns.column_options import ColumnOptions
+from pyro_vae.data.columns.conditions import give_label
 from pyro_vae.data.frame_tables import MIN_ROWS, FrameParts, split_frame, stack_frames, tables_of_frame
 from pyro_vae.data.frames import DataFrame, Frame
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings

@@ -10,12 +10,12 @@ from torch import Tensor
 from pyro_vae.data.annotated.annotated_rows import ANNOTATED_SUFFIXES, AnnotatedRows
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.columns import Column, Schema
-from pyro_vae.data.conditions import GIVEN, Value, given_codes, original_codes, require_conditions, standardized
+from pyro_vae.data.columns.conditions import GIVEN, Value, given_codes, original_codes, require_conditions, standardized
+from pyro_vae.data.columns.infer_columns import LABEL_COLUMNS
 from pyro_vae.data.frame_tables import frame_by_schema
 from pyro_vae.data.frames import Frame
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
 from pyro_vae.data.image_shapes import ImageShape, describe_shape, is_colour
-from pyro_vae.data.infer_columns import LABEL_COLUMNS
 from pyro_vae.data.load_tables import Source
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.read_large_files import read_rows

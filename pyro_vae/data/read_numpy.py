@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
-from pyro_vae.data.infer_columns import LABEL_COLUMNS
+from pyro_vae.data.columns.infer_columns import LABEL_COLUMNS
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.sparse.read_sparse import read_sparse_npz
 from pyro_vae.data.stored_rows import Values

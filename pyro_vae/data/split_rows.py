@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.column_values import is_missing
+from pyro_vae.data.columns.column_values import is_missing
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.column_values import Level, is_missing, to_numbers
 from pyro_vae.data.columns import Column, Schema
+from pyro_vae.data.columns.column_values import Level, is_missing, to_numbers
 from pyro_vae.data.frames import Frame
 from pyro_vae.data.image_shapes import ImageShape, shape_of_array
 from pyro_vae.data.ondisk.rows_on_disk import Array

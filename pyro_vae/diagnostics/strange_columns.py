@@ -21,8 +21,8 @@ from torch import Tensor
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, RowsGiven, Split
-from pyro_vae.data.choose_columns import column_slices
 from pyro_vae.data.columns import Schema
+from pyro_vae.data.columns.choose_columns import column_slices
 from pyro_vae.data.image_shapes import ImageShape
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, ZeroDensityWarning

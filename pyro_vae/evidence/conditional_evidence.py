@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, RowsGiven, Split
-from pyro_vae.data.choose_columns import choose_columns, number_names
 from pyro_vae.data.columns import Schema
+from pyro_vae.data.columns.choose_columns import choose_columns, number_names
 from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.data.split import OBSERVED_ONLY
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup

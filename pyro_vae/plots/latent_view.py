@@ -16,7 +16,7 @@ from torch.distributions.constraints import Constraint, MixtureSameFamilyConstra
 
 from pyro_vae.context_managers import evaluating, seeded
 from pyro_vae.data import Dataset, Split
-from pyro_vae.data.conditions import GIVEN
+from pyro_vae.data.columns.conditions import GIVEN
 from pyro_vae.diagnostics.latent_usage import LatentUsage, latent_names, measure_latent_usage
 from pyro_vae.errors import InputError
 from pyro_vae.plots.display_units import observed, to_pixels

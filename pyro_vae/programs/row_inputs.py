@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_vae.argument_checks import require_program
 from pyro_vae.data import Dataset, RowsGiven, Split
-from pyro_vae.data.conditions import GIVEN
+from pyro_vae.data.columns.conditions import GIVEN
 from pyro_vae.data.rows_given import rows_as_tensor
 from pyro_vae.errors import InputError
 from pyro_vae.programs.parameters import device_and_dtype

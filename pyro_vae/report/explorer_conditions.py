@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
-from pyro_vae.data.conditions import GIVEN, original_codes
+from pyro_vae.data.columns.conditions import GIVEN, original_codes
 from pyro_vae.data.label_text import label_text
 from pyro_vae.errors import InputError
 from pyro_vae.programs.program_defaults import decoder_of

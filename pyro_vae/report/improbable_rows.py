@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
-from pyro_vae.data.choose_columns import column_slices
+from pyro_vae.data.columns.choose_columns import column_slices
 from pyro_vae.diagnostics.strange_columns import Explanations, explain_rows
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.log_px_result import LogPx

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from pyro_vae.data import Dataset, load_data
-from pyro_vae.data.column_options import parse_kinds, split_names
 from pyro_vae.data.columns import Schema
+from pyro_vae.data.columns.column_options import parse_kinds, split_names
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.image_shapes import is_colour
 from pyro_vae.data.load_tables import SplitSource

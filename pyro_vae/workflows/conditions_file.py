@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_vae.atomic_write import read_tensors, write_tensors
 from pyro_vae.data import Split
-from pyro_vae.data.conditions import GIVEN
+from pyro_vae.data.columns.conditions import GIVEN
 from pyro_vae.run_folder import CONDITIONS
 
 MAX_ROWS = 10_000

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Split
-from pyro_vae.data.conditions import parse_conditions
+from pyro_vae.data.columns.conditions import parse_conditions
 from pyro_vae.data.stored_split import chunk_rows
 from pyro_vae.inference.svi.progress import Style
 from pyro_vae.json_records import Record

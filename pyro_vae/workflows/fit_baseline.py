@@ -7,7 +7,7 @@ import torch
 from pyro_vae.comparison.paired_differences import difference_to
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.columns import Column, Schema
-from pyro_vae.data.conditions import GIVEN, original_codes
+from pyro_vae.data.columns.conditions import GIVEN, original_codes
 from pyro_vae.data.reference_measure import product_measure
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.conditional_evidence import conditional_evidence

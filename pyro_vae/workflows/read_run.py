@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
 from pyro_vae.data.columns import Column, Schema
-from pyro_vae.data.conditions import GIVEN, Value, original_codes
+from pyro_vae.data.columns.conditions import GIVEN, Value, original_codes
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.frames import frame_like
 from pyro_vae.data.image_settings import ImageSettings

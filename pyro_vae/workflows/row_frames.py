@@ -7,8 +7,8 @@ import numpy as np
 from torch import Tensor
 
 from pyro_vae.data import Split
-from pyro_vae.data.column_values import Level
-from pyro_vae.data.conditions import GIVEN
+from pyro_vae.data.columns.column_values import Level
+from pyro_vae.data.columns.conditions import GIVEN
 from pyro_vae.data.label_text import label_text
 from pyro_vae.data.prepare_rows import Preparation
 from pyro_vae.diagnostics.anomaly_scores import Scores

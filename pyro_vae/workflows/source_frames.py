@@ -10,9 +10,9 @@ import pandas
 from torch import Tensor
 
 from pyro_vae.data import Split
-from pyro_vae.data.column_values import is_text
 from pyro_vae.data.columns import Schema
-from pyro_vae.data.conditions import GIVEN, original_codes
+from pyro_vae.data.columns.column_values import is_text
+from pyro_vae.data.columns.conditions import GIVEN, original_codes
 from pyro_vae.data.frame_tables import frame_by_schema
 from pyro_vae.data.frames import Frame, is_frame, read_frame
 from pyro_vae.data.load_tables import Source

@@ -12,9 +12,9 @@ import torch
 from whole_table import whole_table
 
 import pyro_vae as pv
-from pyro_vae.data.column_options import parse_kinds
-from pyro_vae.data.column_values import decimals_of, precision_of
 from pyro_vae.data.columns import KINDS, Column, Schema
+from pyro_vae.data.columns.column_options import parse_kinds
+from pyro_vae.data.columns.column_values import decimals_of, precision_of
 from pyro_vae.data.frames import frame_like
 from pyro_vae.data.read_files import read_memory
 
@@ -346,7 +346,7 @@ def test_schemas_say_what_is_wrong_in_a_file(tmp_path):
     for text, message in [
         ("kind = 3", "no columns in it"),
         ("[columns.x]\nkind = 'reel'", r"no kind called 'reel'; did you mean 'real'\?"),
-        ("[columns.x]\nkind = 'real'\ncolour = 1", "a column has an unknown key"),
+        ("[columns.x]\nkind = 'real'\ncolour = 1", "column x: no setting called 'colour'"),
         ("[columns.z]\nkind = 'real'", "no column 'z'"),
     ]:
         path.write_text(text)

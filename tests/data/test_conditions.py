@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.data.conditions import original_codes, parse_conditions
+from pyro_vae.data.columns.conditions import original_codes, parse_conditions
 from pyro_vae.data.split import density_name
 
 N = 80

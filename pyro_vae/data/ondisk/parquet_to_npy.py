@@ -9,9 +9,9 @@ import numpy as np
 
 from pyro_vae.atomic_write import atomic_path
 from pyro_vae.data.cache import cache_folder, cache_key, note_damaged
-from pyro_vae.data.column_values import is_text
 from pyro_vae.data.columns import Column, Schema
-from pyro_vae.data.infer_columns import LABEL_COLUMNS
+from pyro_vae.data.columns.column_values import is_text
+from pyro_vae.data.columns.infer_columns import LABEL_COLUMNS
 from pyro_vae.data.ondisk.rows_on_disk import Array, RowsOnDisk, rows_from_npy
 from pyro_vae.data.table import Table, encode_labels
 from pyro_vae.errors import InputError

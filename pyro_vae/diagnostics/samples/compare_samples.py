@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyro_vae.data.column_options import ColumnOptions
 from pyro_vae.data.columns import WITH_LEVELS, Column, Schema
+from pyro_vae.data.columns.column_options import ColumnOptions
+from pyro_vae.data.columns.infer_columns import infer_schema
 from pyro_vae.data.frames import DataFrame, read_frame
-from pyro_vae.data.infer_columns import infer_schema
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.diagnostics.samples.column_association import correlation_ratio, cramers_v, rank_correlation
 from pyro_vae.diagnostics.samples.nearest_rows import NearestRows, nearest_rows

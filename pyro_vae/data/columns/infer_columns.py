@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyro_vae.data.column_options import ColumnOptions, described_columns
-from pyro_vae.data.column_values import (
+from pyro_vae.data.columns import ROLES, WITH_LEVELS, Column, Schema
+from pyro_vae.data.columns.column_options import ColumnOptions, described_columns
+from pyro_vae.data.columns.column_values import (
     ISO_DATE,
     Level,
     decimals_of,
@@ -23,7 +24,6 @@ from pyro_vae.data.column_values import (
     to_days,
     to_numbers,
 )
-from pyro_vae.data.columns import ROLES, WITH_LEVELS, Column, Schema
 from pyro_vae.data.frames import Frame
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.table import encode_labels, known_labels
