@@ -144,7 +144,13 @@ class ModelConfig:
         minimum=1,
         group=MODEL,
     )
-    prior: str = setting("standard-normal", str, "p(z)", choices=PRIORS, group=MODEL)
+    prior: str = setting(
+        "standard-normal",
+        str,
+        "p(z); of tables with four columns or more by default a mixture.",
+        choices=PRIORS,
+        group=MODEL,
+    )
     likelihood: str = setting(
         "auto", str, "p(x|z); auto chooses by the values of the data and says why.", choices=LIKELIHOODS, group=MODEL
     )

@@ -57,8 +57,8 @@ class Fit:
         given: dict[str, Value | Path] = {self.kind: self.part, "learning_rate": self.rate, "epochs": self.epochs}
         given |= {} if self.latents is None else {"latent_dim": self.latents}
         settings, data = FitSettings.from_options(given), load(self.data)
-        if self.latents is None and data.image_shape is None:
-            settings = settings.with_latents_for(data.num_features)
+        if data.image_shape is None:
+            settings = settings.with_table_defaults({*given, "prior", "epochs"}, data.num_features, len(data.train))
         vae = build_vae(settings.model, choose_likelihood(settings.model, data), data, 0)
         loss = make_objective(settings.objective, vae, probe_batch(data), None)
         try:

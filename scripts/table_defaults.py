@@ -59,7 +59,7 @@ def fold(name: str, number: int) -> dict[str, list[float]]:
     """log p(x) of each held-out row under each model, nats in original units."""
     frame = read_table(name)
     data, held_out = load_fold(frame, number)
-    settings = FitSettings.from_options({}).with_latents_for(data.num_features)
+    settings = FitSettings.from_options({}).with_table_defaults((), data.num_features, len(data.train))
     vae = build_vae(settings.model, choose_likelihood(settings.model, data), data, number, data.has_missing)
     pv.fit(vae, data.train, settings.training, valid=data.valid, seed=number)
     found = {"default fit": pv.auto_evidence(vae, held_out, 500).log_px}

@@ -115,7 +115,8 @@ def test_every_likelihood_is_built_by_its_name(name, tmp_path):
 
 def test_the_options_of_the_help_are_those_that_the_entries_own():
     owned = {name for registry in KINDS.values() for name in registry.owned_options()}
-    assert set(model_options()) == owned | {"latent_dim", *KINDS}
+    semi_supervised = {"semi_supervised", "classification_weight", "labelled_share"}
+    assert set(model_options()) == owned | semi_supervised | {"latent_dim", *KINDS}
     words = model_options()
     assert words["components"].help == "Components of a mixture (prior mixture: 50; guide mixture: 4)."
     assert words["pseudo_inputs"].help == "Pseudo-inputs of a VampPrior (100)."

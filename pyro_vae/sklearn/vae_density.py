@@ -154,7 +154,7 @@ class VAEDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin
         if weights is not None:
             data = replace(data, train=_weighted(data.train, weights), valid=_weighted(data.valid, weights))
         if self.latent_dim is None:
-            settings = settings.with_latents_for(data.num_features)
+            settings = settings.with_table_defaults(("prior", "epochs"), data.num_features, len(data.train))
         self.preparation_ = replace(data.preparation, missing=settings.is_masked(data.has_missing))
         fitted = self._fit_program(settings, data)
         self.history_, self.n_iter_ = fitted.history, len(fitted.history)

@@ -173,8 +173,9 @@ class _Job:
         build = None if own is None else load_builder(own)
         self.settings = settings = settings.with_absolute_paths()
         self.data = load_dataset(settings.data, settings.model.likelihood)
-        if own is None and "latent_dim" not in given and self.data.image_shape is None:
-            self.settings = settings = settings.with_latents_for(self.data.num_features)
+        if own is None and self.data.image_shape is None:
+            size = self.data.num_features, len(self.data.train)
+            self.settings = settings = settings.with_table_defaults(given, *size)
         self.likelihood: LikelihoodChoice | None = None
         seed = settings.training.seed
         if build is None:

@@ -1,6 +1,7 @@
 """The settings of `pyro-vae fit`: those of data, model, objective and training, as options and from a `config.toml`."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from pyro_vae.inference.svi.train_config import DEVICE, DTYPE, TrainConfig
 from pyro_vae.option_registry import Option, Value, options_of, require_known
 from pyro_vae.registry import ModelConfig, model_options
 
-MIN_TABLE_COLUMNS, MAX_TABLE_LATENTS = 4, 8  # chosen on validation rows of four tables (docs/design.md)
+# of tables; chosen on validation rows of several (docs/design.md)
+MIN_TABLE_COLUMNS, MAX_TABLE_LATENTS, MIN_TABLE_STEPS, MAX_TABLE_EPOCHS = 4, 8, 2000, 500
 GROUPS = ("data", "model", "objective", "training")
 RUN_TABLES = (
     "about",
@@ -106,13 +108,29 @@ class FitSettings:
         values = given | {name: absolute(str(given[name])) for name in names if given[name] is not None}
         return replace(self, data=DataConfig(**values), values=self.values | {"data": values})  # type: ignore[arg-type]  # checked there
 
-    def with_latents_for(self, num_features: int) -> "FitSettings":
-        """The same settings with the default number of latents for a table of so many columns."""
+    def with_table_defaults(self, given: Collection[str], num_features: int, num_rows: int) -> "FitSettings":
+        """The same settings with the defaults of a table.
+
+        As many latents as columns, at most 8; a mixture as prior; epochs for about 2,000 steps, at most 500.
+
+        Args:
+            given: the names of the settings that were given, which stay.
+            num_features: the number of columns; with fewer than four, nothing changes.
+            num_rows: the number of training rows.
+
+        Returns:
+            The settings.
+        """
         if num_features < MIN_TABLE_COLUMNS:
             return self
+        steps = math.ceil(num_rows / self.training.batch_size)
+        epochs = max(self.training.epochs, min(math.ceil(MIN_TABLE_STEPS / steps), MAX_TABLE_EPOCHS))
         latents = min(num_features, MAX_TABLE_LATENTS)
-        values: dict[str, Value] = self.values["model"] | {"latent_dim": latents}
-        return replace(self, model=replace(self.model, latent_dim=latents), values=self.values | {"model": values})
+        defaults: dict[str, Value] = {"latent_dim": latents, "prior": "mixture", "epochs": epochs}
+        values: dict[str, Value | Path] = {}
+        for group in self.values.values():
+            values |= group
+        return FitSettings.from_options(values | {name: defaults[name] for name in defaults.keys() - set(given)})
 
     def is_masked(self, has_missing: bool) -> bool:
         """Whether the mask of missing values is an input of the guide: where some are, or `missing` says so."""
