@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from types import NoneType, UnionType
-from typing import Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Literal, Protocol, TypeVar, Union, cast, get_args, get_origin, runtime_checkable
 
 import torch
 from pyro.infer import ELBO
@@ -34,8 +34,15 @@ def _is_part(value: object) -> bool:
     return callable(value) and not isinstance(value, (type, Tensor, nn.Linear))
 
 
+@runtime_checkable
+class _WithoutDensity(Protocol):
+    """What says itself that it has no density, as PCA does: whoever needs one gives that reason."""
+
+    no_density: str
+
+
 def _is_a_program(value: object) -> bool:
-    return is_program(value) and not isinstance(value, type)
+    return (is_program(value) or isinstance(value, _WithoutDensity)) and not isinstance(value, type)
 
 
 PROGRAM = "a program, an object with model and guide such as pv.VAE(…)"

@@ -1,5 +1,6 @@
 """What lies on disk: whole or not at all, and never code."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ import pyro_vae as pv
 from pyro_vae import atomic_write
 from pyro_vae.atomic_write import read_json_lines, read_tensors, read_toml, write_atomic, write_tensors, write_toml
 from pyro_vae.constructor_args import RENAMED
+from pyro_vae.data.columns import Column, Schema
 from pyro_vae.run_folder import FORMAT, new_run, read_config
 from pyro_vae.serialization import from_recipe, to_recipe
 
@@ -40,14 +42,29 @@ def test_a_recipe_is_plain_data_and_names_our_parts_alone(tiny_vae, tmp_path):
         from_recipe(recipe)
 
 
-def test_recipes_of_version_0_1_0_name_renamed_parts():
+def test_recipes_of_earlier_versions_name_renamed_parts():
+    schema = Schema((Column("a", "real"), Column("b", "count")), coding="columns")
+    conditional = {"prior": pv.priors.StandardNormal(2), "likelihood": pv.likelihoods.Normal(pv.nets.mlp(4, 3))}
+    conditional |= {"guide": pv.guides.MeanFieldNormal(pv.nets.mlp(5, 4)), "num_labels": 2}
+    columns = pv.nets.mlp(2, pv.likelihoods.Columns.num_outputs(schema))
     parts = {
+        "likelihoods.Columns": pv.likelihoods.Columns(columns, schema),
+        "likelihoods.MultivariateNormal": pv.likelihoods.MultivariateNormal(pv.nets.mlp(2, 6), 3),
+        "models.conditional_vae.ConditionalVAE": pv.ConditionalVAE(**conditional),
         "guides.CategoricalGuide": pv.guides.CategoricalGuide(pv.nets.mlp(6, 3)),
         "guides.MaskAwareGuide": pv.guides.MaskAwareGuide(pv.guides.MeanFieldNormal(pv.nets.mlp(12, 4))),
         "guides.PerRowCategorical": pv.guides.PerRowCategorical(num_rows=5, num_components=3),
     }
-    assert set(RENAMED.values()) == set(parts)
+    inner = {"data.columns.column.Column": "data.columns.Column", "data.columns.schema.Schema": "data.columns.Schema"}
+    text = json.dumps(to_recipe(parts["likelihoods.Columns"]))
+    for new, old in inner.items():
+        assert new in text
+        text = text.replace(new, old)
+    assert from_recipe(json.loads(text)).grouping == parts["likelihoods.Columns"].grouping
+    assert set(RENAMED.values()) == set(parts) | set(inner)
     for old, new in RENAMED.items():
+        if new in inner:
+            continue
         recipe = to_recipe(parts[new])
         assert recipe["make"] == new
         loaded = from_recipe(recipe | {"make": old})

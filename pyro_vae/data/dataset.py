@@ -106,7 +106,7 @@ class Dataset:
         Returns:
             The rows in their order; `InputError` for columns or values of another kind.
 
-        >>> import numpy as np, pyro_vae as pv
+        >>> import numpy as np, torch, pyro_vae as pv
         >>> table = np.random.default_rng(0).normal(5.0, 2.0, size=(100, 3))
         >>> data = pv.load_data(table)
         >>> new = data.prepare(table[:4])

@@ -19,6 +19,7 @@ class Categorical(LikelihoodModule):
         net: a network from (..., K) to (..., D·C), the C logits of each value next to each other.
         num_categories: the number C of categories.
 
+    >>> import torch
     >>> from pyro_vae.nets import mlp
     >>> Categorical(mlp(2, 10, 3 * 4), num_categories=4)(torch.zeros(5, 2)).event_shape
     torch.Size([3])

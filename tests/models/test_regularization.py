@@ -116,7 +116,8 @@ def test_where_it_would_take_too_long_fewer_rows_or_the_usual_strengths_are_take
     [
         ({"regularization": "ridge"}, "no regularization called 'ridge'; try one of auto, inverse-wishart, reg_covar"),
         ({"prior_rows": -1.0}, "prior_rows must not be negative"),
-        ({"pooled_rows": float("nan")}, "pooled_rows must not be negative"),
+        ({"pooled_rows": -1.0}, "pooled_rows must not be negative"),
+        ({"pooled_rows": float("nan")}, "pooled_rows must be a finite number"),
         ({"reg_covar": 0.1}, "reg_covar goes with regularization='reg_covar'"),
         ({"regularization": "reg_covar", "prior_rows": 1.0}, "do not go with regularization='reg_covar'"),
     ],

@@ -212,7 +212,7 @@ def test_what_cannot_be_used_is_refused():
     for number, weight, message in (
         (1, 0.1, "two labels or more"),
         (2, -1.0, "zero or more"),
-        (2, math.nan, "zero or"),
+        (2, math.nan, "a finite number"),
     ):
         with pytest.raises(pv.InputError, match=message):
             SemiSupervisedVAE(vae.prior, vae.likelihood, vae.posterior, vae.classifier, number, weight)
