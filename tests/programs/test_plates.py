@@ -113,7 +113,7 @@ def test_a_program_without_a_row_plate_is_not_fitted_in_batches():
     with pytest.raises(pv.errors.RowsError, match=r"no plate over rows .*batch_size=64"):
         pv.fit(pv.Program(model, guide), x, batch_size=8)
     program = pv.Program(model, guide)
-    pv.fit(program, x, batch_size=64, epochs=2000, learning_rate=0.05, schedule="cosine")
+    pv.fit(program, x, batch_size=64, epochs=800, learning_rate=0.1, schedule="cosine")
     mean, deviation = global_mean_posterior(x)
     assert named_parameters(program)["pyro.param/loc"].item() == pytest.approx(mean, abs=0.1)
     assert named_parameters(program)["pyro.param/scale"].exp().item() == pytest.approx(deviation, rel=0.2)
