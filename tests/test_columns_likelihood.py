@@ -10,16 +10,8 @@ from scipy import integrate, special, stats
 
 import pyro_vae as pv
 from pyro_vae.data.columns import Column, Schema
-from pyro_vae.distributions.column_distributions import (
-    Beta,
-    Gamma,
-    Levels,
-    LogisticSteps,
-    LogitNormal,
-    LogNormal,
-    ZeroInflatedNegativeBinomial,
-    ZeroOrLogNormal,
-)
+from pyro_vae.distributions.counted_columns import Levels, LogisticSteps, ZeroInflatedNegativeBinomial
+from pyro_vae.distributions.real_columns import Beta, Gamma, LogitNormal, LogNormal, ZeroOrLogNormal
 from pyro_vae.likelihoods.column_groups import UNSEEN
 from pyro_vae.likelihoods.columns import SCALE_FLOOR, group_columns
 

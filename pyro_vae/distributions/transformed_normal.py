@@ -8,7 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.distributions.column_distributions import LogitNormal, LogNormal
+from pyro_vae.distributions.real_columns import LogitNormal, LogNormal
 from pyro_vae.distributions.scaled_normal import ScaledMultivariateNormal
 
 

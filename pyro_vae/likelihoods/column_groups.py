@@ -11,16 +11,8 @@ from torch.distributions import Distribution
 
 from pyro_vae.data.columns import Column
 from pyro_vae.distributions import stable_densities
-from pyro_vae.distributions.column_distributions import (
-    Beta,
-    Gamma,
-    Levels,
-    LogisticSteps,
-    LogitNormal,
-    LogNormal,
-    ZeroInflatedNegativeBinomial,
-    ZeroOrLogNormal,
-)
+from pyro_vae.distributions.counted_columns import Levels, LogisticSteps, ZeroInflatedNegativeBinomial
+from pyro_vae.distributions.real_columns import Beta, Gamma, LogitNormal, LogNormal, ZeroOrLogNormal
 from pyro_vae.distributions.scaled_normal import ScaledMultivariateNormal
 from pyro_vae.distributions.transformed_normal import TransformedNormal
 from pyro_vae.likelihoods.residual_covariance import ResidualCovariance, bounded_scale

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.data.columns import Column
-from pyro_vae.distributions.column_distributions import LogitNormal, LogNormal, ZeroOrLogNormal
+from pyro_vae.distributions.real_columns import LogitNormal, LogNormal, ZeroOrLogNormal
 from pyro_vae.distributions.stable_densities import Normal
 from pyro_vae.models.exact_density import Statistics, column_scales
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.data.columns import Column
-from pyro_vae.distributions.column_distributions import Levels, LogisticSteps
+from pyro_vae.distributions.counted_columns import Levels, LogisticSteps
 from pyro_vae.distributions.stable_densities import NegativeBinomial
 from pyro_vae.likelihoods.column_groups import UNSEEN
 from pyro_vae.models.column_families import SMALLEST_SCALE, ColumnFamily

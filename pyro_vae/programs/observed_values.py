@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, constraints
 
 from pyro_vae.distributions import Observed
-from pyro_vae.distributions.column_distributions import Levels
 from pyro_vae.distributions.column_vector import ColumnVector
+from pyro_vae.distributions.counted_columns import Levels
 from pyro_vae.distributions.discrete_values import DependentValues, EachValue
 from pyro_vae.errors import InputError
 from pyro_vae.programs.distribution_means import mean_in_closed_form

@@ -1,40 +1,22 @@
-"""Distributions of the values of one column of a table, each for a kind of column."""
+"""Distributions of the real values of one column of a table: positive numbers, with zeros or without, and shares."""
 
 import math
 from collections.abc import Sequence
-from typing import Self
 
 import numpy as np
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.distributions.stable_densities import NegativeBinomial, Normal, in_float64
+from pyro_vae.distributions.parametrized import LocScale, Parametrized
+from pyro_vae.distributions.stable_densities import Normal, in_float64
 
 MEAN_POINTS = 32  # of the Gauss–Hermite rule for the mean of a logit-normal
 
 
-class Parametrized(TorchDistribution):
-    """A distribution of single values whose parameters have its batch shape.
-
-    Args:
-        *parameters: the parameters, in the order of the constructor, broadcast with each other.
-    """
-
-    arg_constraints = {}  # noqa: RUF012 - torch.distributions looks for this attribute
-
-    def __init__(self, *parameters: Tensor) -> None:
-        self._parameters = torch.broadcast_tensors(*parameters)
-        super().__init__(self._parameters[0].shape, validate_args=False)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Self:
-        return type(self)(*(each.expand(torch.Size(batch_shape)) for each in self._parameters))
-
-
-class LogNormal(Parametrized):
+class LogNormal(LocScale):
     r"""A log-normal value, $\log p(x) = \log N(\log x; \mu, \sigma^2) - \log x$; −∞ at 0 and below.
 
     Args:
@@ -43,13 +25,6 @@ class LogNormal(Parametrized):
     """
 
     support = constraints.positive
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        super().__init__(loc, scale)
-        self.loc, self.scale = self._parameters
 
     def log_prob(self, value: Tensor) -> Tensor:
         is_inside = value > 0
@@ -106,7 +81,7 @@ class ZeroOrLogNormal(Parametrized):
         return above * (self.positive.variance + self.positive.mean.square()) - self.mean.square()
 
 
-class LogitNormal(Parametrized):
+class LogitNormal(LocScale):
     r"""A value between 0 and 1 whose logit is normal.
 
     $\log p(x) = \log N(\mathrm{logit}\, x; \mu, \sigma^2) - \log x - \log(1 - x)$.
@@ -117,13 +92,6 @@ class LogitNormal(Parametrized):
     """
 
     support = constraints.unit_interval
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        super().__init__(loc, scale)
-        self.loc, self.scale = self._parameters
 
     def log_prob(self, value: Tensor) -> Tensor:
         is_inside = (value > 0) & (value < 1)
@@ -241,138 +209,3 @@ class Beta(Parametrized):
     @property
     def variance(self) -> Tensor:
         return self.mean * torch.sigmoid(-self.logits) / (self.concentration + 1)
-
-
-class ZeroInflatedNegativeBinomial(Parametrized):
-    r"""A count that is 0 with probability σ(l), else negative binomial (which may be 0 too).
-
-    Args:
-        zero_logits: l, (...).
-        total_count: of the negative binomial.
-        logits: likewise.
-    """
-
-    support = constraints.nonnegative_integer
-
-    def __init__(self, zero_logits: Tensor, total_count: Tensor, logits: Tensor) -> None:
-        super().__init__(zero_logits, total_count, logits)
-        self.zero_logits = self._parameters[0]
-        self.counts = NegativeBinomial(total_count, logits, validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        counted = F.logsigmoid(-self.zero_logits) + self.counts.log_prob(value)
-        zero = torch.where(value == 0, F.logsigmoid(self.zero_logits), -math.inf)
-        return torch.logaddexp(counted, zero)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            value: Tensor = self.counts.sample(torch.Size(sample_shape))
-            return torch.where(torch.rand_like(value) < torch.sigmoid(self.zero_logits), 0.0, value)
-
-    @property
-    def mean(self) -> Tensor:
-        mean: Tensor = torch.sigmoid(-self.zero_logits) * self.counts.mean
-        return mean
-
-    @property
-    def variance(self) -> Tensor:
-        share, mean = torch.sigmoid(-self.zero_logits), self.counts.mean
-        variance: Tensor = share * (self.counts.variance + mean.square()) - (share * mean).square()
-        return variance
-
-
-class LogisticSteps(Parametrized):
-    r"""Whole numbers in steps of h: a logistic density, integrated over the width of each step.
-
-    $P(x) = \sigma((x + h/2 - \mu)/s) - \sigma((x - h/2 - \mu)/s)$ for x = …, −h, 0, h, ….
-
-    Args:
-        loc: μ, (...).
-        scale: s, broadcast with it.
-        step: h, broadcast with it.
-    """
-
-    support = constraints.real
-
-    loc: Tensor
-    scale: Tensor
-    step: Tensor
-
-    def __init__(self, loc: Tensor, scale: Tensor, step: Tensor) -> None:
-        super().__init__(loc, scale, step)
-        self.loc, self.scale, self.step = self._parameters
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        width = self.step / self.scale
-        above, below = (value - self.loc) / self.scale + width / 2, (value - self.loc) / self.scale - width / 2
-        # log(σ(a) − σ(b)) = log σ(a) + log σ(−b) + log(1 − e^{b − a}), exact in both tails
-        inside: Tensor = F.logsigmoid(above) + F.logsigmoid(-below) + torch.log(-torch.expm1(-width))
-        return inside
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            shape = self._extended_shape(torch.Size(sample_shape))
-            uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
-            x: Tensor = self.loc + self.scale * torch.logit(uniform.clamp(1e-6, 1 - 1e-6))
-            whole: Tensor = (x / self.step).round()
-            return whole * self.step
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def variance(self) -> Tensor:
-        return (math.pi * self.scale).square() / 3 + self.step.square() / 12
-
-
-class Levels(TorchDistribution):
-    r"""One of a column's levels, 0 … L − 1, or L, a level that no training row had, with probability ε.
-
-    $P(k) = (1 - \varepsilon)\, \mathrm{softmax}(l)_k$. Draws and the most probable level are never L.
-
-    Args:
-        logits: l, (..., C), −∞ beyond the levels of a column with fewer than C.
-        num_levels: L, (...).
-        unseen: ε, the probability of a level that was never seen.
-    """
-
-    arg_constraints = {}  # noqa: RUF012 - torch.distributions looks for this attribute
-    support = constraints.nonnegative_integer
-
-    def __init__(self, logits: Tensor, num_levels: Tensor, unseen: float) -> None:
-        self.logits, self.num_levels, self.unseen = logits, num_levels, unseen
-        super().__init__(logits.shape[:-1], validate_args=False)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "Levels":
-        shape = torch.Size(batch_shape)
-        return Levels(self.logits.expand(*shape, -1), self.num_levels, self.unseen)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        log_probs = torch.log_softmax(self.logits, -1)
-        is_unseen = value >= self.num_levels
-        code = torch.where(is_unseen, 0.0, value).long().unsqueeze(-1)
-        code, log_probs = torch.broadcast_tensors(code, log_probs[..., :1])[0], log_probs
-        log_probs = log_probs.expand(*code.shape[:-1], log_probs.shape[-1])
-        known = log_probs.gather(-1, code).squeeze(-1) + math.log1p(-self.unseen)
-        return torch.where(is_unseen, math.log(self.unseen), known)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            shape = self._extended_shape(torch.Size(sample_shape))
-            logits = self.logits.expand(*shape, self.logits.shape[-1])
-            code: Tensor = dist.Categorical(logits=logits).sample()
-            return code.to(logits.dtype)
-
-    @property
-    def mean(self) -> Tensor:
-        """The most probable level: levels have no mean."""
-        return self.logits.argmax(-1).to(self.logits.dtype)
-
-    @property
-    def variance(self) -> Tensor:
-        probs = torch.softmax(self.logits, -1)
-        places = torch.arange(probs.shape[-1], dtype=probs.dtype, device=probs.device)
-        mean = (probs * places).sum(-1)
-        second: Tensor = (probs * places.square()).sum(-1)
-        return second - mean.square()
