@@ -108,7 +108,7 @@ def print_kl_by_latent(kl_by_site: Mapping[str, float | list[float]] | None) -> 
     """Print the KL of each latent site, by dimension where they are known, the largest first."""
     for name, value in (kl_by_site or {}).items():
         numbers = sorted(value, reverse=True) if isinstance(value, list) else [value]
-        shown = " ".join(f"{number:.2f}" for number in numbers[:12]) + (" …" if len(numbers) > 12 else "")
+        shown = " ".join(f"{number:z.2f}" for number in numbers[:12]) + (" …" if len(numbers) > 12 else "")
         if len(numbers) > 1 or len(kl_by_site or {}) > 1:
             echo(f"  KL of {name:<11}          {shown}")
 
