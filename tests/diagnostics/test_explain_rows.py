@@ -6,13 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from linear_programs import COV, LINEAR, LOC, Fixed, conditional_normal, gaps, linear_vae, patterns
 from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.data.customers import STRANGE
 from pyro_vae.errors import InputError
-from tests.evidence.test_conditional_evidence import gaps
-from tests.programs.test_impute_rows import COV, LINEAR, LOC, Fixed, conditional_normal, linear_vae, patterns
 
 D, MOVED = 30, {0: 4, 1: 17, 2: 25}
 

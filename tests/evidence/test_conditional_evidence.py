@@ -6,13 +6,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from linear_programs import COV, LINEAR, LOC, drawn_rows, gaps, linear_vae, patterns, ppca
 from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.errors import InputError, ZeroDensityWarning
-from tests.programs.test_impute_rows import COV, LINEAR, LOC, drawn_rows, linear_vae, patterns, ppca
 
 SAMPLED = ("wide", "too narrow", "correlated")  # and not by a density of their own
 
@@ -35,11 +35,6 @@ def closed_form(x, a, b):
             for row, i, j in rows
         ]
     )
-
-
-def gaps(x):
-    """A split of rows with NaN."""
-    return Split("test", x, Measure())
 
 
 @pytest.mark.parametrize("name", LINEAR)

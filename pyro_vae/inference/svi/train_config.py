@@ -50,12 +50,7 @@ class TrainConfig(Settings):
     """
 
     epochs: int = setting(
-        100,
-        int,
-        "Passes over the training rows, at most; `pyro-vae fit` of a small table takes up to 500, for 2,000 steps.",
-        minimum=0,
-        exclusive=True,
-        group=TRAINING,
+        100, int, "Passes over the training rows, at most.", minimum=0, exclusive=True, group=TRAINING
     )
     batch_size: int = setting(100, int, "Rows for each step.", minimum=0, exclusive=True, group=TRAINING)
     optimizer: str = setting("adam", str, "The optimizer, torch's.", choices=OPTIMIZERS, group=TRAINING)
