@@ -51,8 +51,8 @@ class ColumnGroup(nn.Module):
         """The columns' distribution, from what the network gives for them (..., outputs, n)."""
         raise NotImplementedError
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
-        """What the network gives at first, so that each column has about the distribution of its training values.
+    def init_from_values(self, x: Tensor) -> Tensor:
+        """Set the group's own parameters, and say what the network gives at first, for the distribution of some values.
 
         Args:
             x: training values (rows, n).
@@ -75,7 +75,7 @@ class NormalGroup(ColumnGroup):
     def forward(self, out: Tensor) -> Distribution:
         return stable_densities.Normal(out[..., 0, :], positive(out[..., 1, :], self.floor))
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         return self._loc_and_scale(x)
 
 
@@ -96,7 +96,7 @@ class LogNormalGroup(NormalGroup):
     def forward(self, out: Tensor) -> Distribution:
         return LogNormal(out[..., 0, :], positive(out[..., 1, :], self.floor))
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         return self._loc_and_scale(_log(x))
 
 
@@ -106,7 +106,7 @@ class LogitNormalGroup(NormalGroup):
     def forward(self, out: Tensor) -> Distribution:
         return LogitNormal(out[..., 0, :], positive(out[..., 1, :], self.floor))
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         return self._loc_and_scale(_logit(x))
 
 
@@ -130,7 +130,7 @@ class CorrelatedGroup(ColumnGroup):
         normal = ScaledMultivariateNormal(out[..., 0, :], scale, self.residual())
         return TransformedNormal(normal, self.is_log, self.is_logit)
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         values = torch.where(self.is_log, _log(x), torch.where(self.is_logit, _logit(x), x))
         loc = values.nanmean(0).nan_to_num()
         self.residual.init_from_rows(torch.where(values.isnan(), loc, values))
@@ -151,7 +151,7 @@ class ZeroOrLogNormalGroup(ColumnGroup):
         loc = out[..., 1, :] + self.log_unit
         return ZeroOrLogNormal(out[..., 0, :], loc, positive(out[..., 2, :], self.floor))
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         return torch.cat([_share(x == 0).logit()[None], self._loc_and_scale(_log(x) - self.log_unit)])
 
 
@@ -161,7 +161,7 @@ class GammaGroup(ColumnGroup):
     def forward(self, out: Tensor) -> Distribution:
         return Gamma(out[..., 0, :].clamp(max=LARGEST_LOG_RATE), positive(out[..., 1, :], self.floor))
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         values = torch.where(x > 0, x, math.nan)
         log_mean = values.nanmean(0).log().nan_to_num()
         gap = (log_mean - values.log().nanmean(0)).nan_to_num(nan=1.0).clamp(1e-3, 1e3)  # Minka, 2002
@@ -175,7 +175,7 @@ class BetaGroup(ColumnGroup):
     def forward(self, out: Tensor) -> Distribution:
         return Beta(out[..., 0, :], positive(out[..., 1, :], self.floor))
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         values = torch.where((x > 0) & (x < 1), x, math.nan)
         mean = values.nanmean(0).nan_to_num(nan=0.5).clamp(1e-3, 1 - 1e-3)
         variance = (values - mean).square().nanmean(0).nan_to_num(nan=0.08).clamp(min=1e-6)
@@ -198,7 +198,7 @@ class NegativeBinomialGroup(ColumnGroup):
     def _logits(log_mean: Tensor, total_count: Tensor) -> Tensor:
         return log_mean.clamp(max=LARGEST_LOG_RATE) - total_count.log()
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         return x.mean(0).clamp(min=1e-3).log()[None]
 
 
@@ -212,7 +212,7 @@ class ZeroInflatedGroup(NegativeBinomialGroup):
         logits = self._logits(out[..., 1, :], total_count)
         return ZeroInflatedNegativeBinomial(out[..., 0, :], total_count, logits)
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         share = (_share(x == 0) / 2).clamp(max=0.9)
         mean = x.mean(0) / (1 - share)
         return torch.stack([share.logit(), mean.clamp(min=1e-3).log()])
@@ -230,7 +230,7 @@ class LogisticGroup(NormalGroup):
     def forward(self, out: Tensor) -> Distribution:
         return LogisticSteps(out[..., 0, :], positive(out[..., 1, :], self.floor), self.step)
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         return self._loc_and_scale(x * math.sqrt(3) / math.pi) * x.new_tensor([[math.pi / math.sqrt(3)], [1.0]])
 
 
@@ -253,7 +253,7 @@ class LevelsGroup(ColumnGroup):
         is_beyond = torch.arange(logits.shape[-1], device=out.device) >= self.num_levels[:, None]
         return Levels(logits.masked_fill(is_beyond, -math.inf), self.num_levels, UNSEEN)
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         width = _next_power_of_two(int(self.num_levels.max()))
         share = torch.stack([_share(x == code) for code in range(width)])
         return (share.log() - share.log().mean(0)).to(x)
@@ -289,7 +289,7 @@ class OrdinalGroup(ColumnGroup):
         log_width = torch.log(-torch.expm1(-width.masked_fill(is_beyond, 1.0)))
         return Levels((inside + log_width).masked_fill(is_beyond, -math.inf), self.num_levels, UNSEEN)
 
-    def initial_outputs(self, x: Tensor) -> Tensor:
+    def init_from_values(self, x: Tensor) -> Tensor:
         share = torch.stack([_share(x <= code) for code in range(self.beyond.shape[1])], 1).clamp(0.01, 0.99)
         cuts = share.logit().to(self.raw_cuts)
         with torch.no_grad():

@@ -146,7 +146,7 @@ class Columns(LikelihoodModule):
         found = []
         for i, group in enumerate(self.groups):
             assert isinstance(group, ColumnGroup)
-            found.append(group.initial_outputs(rows[:, self.columns_of(i)]).flatten())
+            found.append(group.init_from_values(rows[:, self.columns_of(i)]).flatten())
         init_output_bias(self.net, torch.cat(found).to(rows))
         shrink_last_layer(self.net)
 

@@ -87,7 +87,7 @@ def _better_family(column: Column, train: Tensor, valid: Tensor) -> FamilyChoice
 def _held_out(column: Column, family: str, train: Tensor, valid: Tensor) -> Tensor:
     """log p of validation values (n,) under a family's best fit to training values, nats."""
     group = GROUPS[family]([column], SCALE_FLOOR).double()
-    out = group.initial_outputs(train).requires_grad_()
+    out = group.init_from_values(train).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [out, *group.parameters()], max_iter=ITERATIONS, tolerance_change=TOLERANCE, line_search_fn="strong_wolfe"
     )

@@ -1,8 +1,9 @@
 """When a fit has run away, and by how much the learning rate is lowered when it goes back to its best weights.
 
 A fit has run away where its objective on the training rows was, for three epochs in a row, below that of its best epoch
-by more than ten nats per row and by more than half of what it had gained since its first epoch. Epochs of a KL warm-up,
-whose objective is another one in each, are not compared. A fall on the validation rows alone is none: a lower learning
+by more than ten nats per row (β times as many where β is above 1) and by more than half of what it had gained since its
+first epoch. Epochs of a KL warm-up, whose objective is another one in each, are not compared.
+A fall on the validation rows alone is none: a lower learning
 rate does not help against overfitting. The first epoch, which has no earlier one, has run away where the later half of
 its steps lies below the first step by more than ten nats and the size of that step's objective.
 
@@ -43,7 +44,8 @@ def fall_from_best(history: Sequence[EpochRecord], epochs: int = 1) -> float | N
         return None
     values, last = ([row.training_value or 0.0 for row in rows] for rows in (alike, since))
     fall = max(values) - max(last)
-    return fall if fall > max(MIN_FALL, MIN_SHARE * (max(values) - values[0])) else None
+    least = MIN_FALL * max(1.0, history[-1].beta or 1.0)  # a KL that counts β times moves the objective β times as far
+    return fall if fall > max(least, MIN_SHARE * (max(values) - values[0])) else None
 
 
 def fall_in_epoch(losses: Sequence[Tensor | float]) -> float:
