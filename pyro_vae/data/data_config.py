@@ -144,6 +144,14 @@ class DataConfig(Settings):
         metavar="NAME[,NAME]",
         group=DATA,
     )
+    exposure: tuple[str, ...] = setting(
+        (),
+        "texts",
+        "The column that the means of counts are proportional to, as days or size factors are, or that of one count: a "
+        "condition whose logarithm is an offset. May be repeated.",
+        metavar="[COUNT=]NAME",
+        group=DATA,
+    )
     schema: str | None = setting(
         None, "path", "A file of columns with their kinds, or a run's config.toml.", metavar="FILE.toml", group=DATA
     )

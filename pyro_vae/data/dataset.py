@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pyro_vae.data.columns import Schema
-from pyro_vae.data.columns.column_options import ColumnOptions
+from pyro_vae.data.columns.column_options import ALL_COUNTS, ColumnOptions
 from pyro_vae.data.columns.conditions import scale_conditions
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
@@ -163,6 +163,7 @@ def load_data(
     split: str | None = None,
     group: str | None = None,
     given: str | Sequence[str] = (),
+    exposure: str | Mapping[str, str] = "",
     schema: str | Path | None = None,
     coding: str = "auto",
     valid: Source | None = None,
@@ -202,6 +203,8 @@ def load_data(
         split: the column that says to which split a row belongs: train, valid or test.
         group: the column of groups, whose rows stay in one split.
         given: the columns that are conditions, or the labels: not modelled, inputs of model and guide, p(x | these).
+        exposure: the column that the means of counts are proportional to (its logarithm is the offset of a generalized
+            linear model), which becomes a condition; or that of each count by its name.
         schema: a file of kinds (`data.schema.to_toml`), or a run's `config.toml`.
         coding: how a row of columns with kinds is written as numbers: columns, a number for each, for
             `likelihoods.Columns` and `ColumnsMixture`; one-hot, for likelihoods of real numbers; auto, the first where
@@ -229,7 +232,17 @@ def load_data(
     shape = None if image_shape is None else as_image_shape(image_shape)
     images = ImageSettings(gray, None if resize is None else (resize[0], resize[1]))
     about = ColumnOptions(
-        columns or {}, label, _names(id), _names(drop), weights, split, group, _names(given), schema, coding
+        columns or {},
+        label,
+        _names(id),
+        _names(drop),
+        weights,
+        split,
+        group,
+        _names(given),
+        _exposures(exposure),
+        schema,
+        coding,
     )
     options = ReadOptions(missing, shape, images, header, root, stream, seed, about, valid, test, layer)
     loaded = load_tables(name, options)
@@ -263,6 +276,19 @@ def _measure(
     standardize = False if table.holds_counts and standardize is None else standardize
     kinds = schema.is_coded, is_colour(table.image_shape)
     return infer_measure(values, levels, binarize, dequantize, standardize, *kinds), schema
+
+
+def _exposures(exposure: str | Mapping[str, str]) -> Mapping[str, str]:
+    if isinstance(exposure, str):
+        return {ALL_COUNTS: exposure} if exposure else {}
+    if not isinstance(exposure, Mapping) or not all(
+        isinstance(name, str) for pair in exposure.items() for name in pair
+    ):
+        raise InputError(
+            f"exposure must be the name of a column, or names by that of a count, as in {{'claims': 'days'}}; got "
+            f"{exposure!r:.60}"
+        )
+    return exposure
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -268,6 +268,17 @@ def known_labels(labels: Tensor) -> tuple[int, ...]:
     return tuple(labels[labels != NO_LABEL].unique().tolist())
 
 
+def _require_exposure(column: Column, values: Tensor, source: str) -> None:
+    """`InputError` for an exposure that is no positive number: a count's mean is proportional to it."""
+    if column.exposure and bool((wrong := ~(values > 0)).any()):
+        row = int(wrong.nonzero()[0])
+        found = "missing" if bool(values[row].isnan()) else f"{values[row].item():g}"
+        raise InputError(
+            f"{source}: {column.name} is {found} in row {row} (counting from 0); the means of counts are "
+            "proportional to it: give each row a positive number, or leave the row out"
+        )
+
+
 def condition_codes(
     schema: Schema, labels: Tensor | None, values: "pandas.DataFrame | None", source: str
 ) -> Tensor | None:
@@ -290,6 +301,7 @@ def condition_codes(
             codes.append(known.masked_fill(labels == NO_LABEL, math.nan))
         elif values is not None and column.name in values:
             codes.append(torch.tensor(column.encode(values[column.name], source)))
+            _require_exposure(column, codes[-1], source)
         else:
             names = ", ".join(each.name for each in schema.conditions)
             raise InputError(f"{source}: no column {column.name}, and rows are modelled given {names}; add it")

@@ -33,6 +33,7 @@ class ColumnGroup(nn.Module):
     """
 
     outputs: ClassVar[int] = 2  # of the network, for each column
+    log_mean: ClassVar[int | None] = None  # which of them is the logarithm of a mean, of counts
 
     def __init__(self, columns: Sequence[Column], floor: float) -> None:
         super().__init__()
@@ -50,6 +51,20 @@ class ColumnGroup(nn.Module):
     def forward(self, out: Tensor) -> Distribution:
         """The columns' distribution, from what the network gives for them (..., outputs, n)."""
         raise NotImplementedError
+
+    def add_exposure(self, out: Tensor, log_exposure: Tensor) -> Tensor:
+        """Outputs that multiply the mean of each column by an exposure.
+
+        Args:
+            out: what the network gives (..., outputs, n).
+            log_exposure: the logarithm of each column's exposure (..., n); 0 for a column that has none.
+
+        Returns:
+            The outputs (..., outputs, n).
+        """
+        zeros = torch.zeros_like(log_exposure)
+        offset = [log_exposure if place == self.log_mean else zeros for place in range(self.outputs)]
+        return out + torch.stack(offset, -2)
 
     def init_from_values(self, x: Tensor) -> Tensor:
         """Set the group's own parameters, and say what the network gives at first, for the distribution of some values.
@@ -185,7 +200,7 @@ class BetaGroup(ColumnGroup):
 class NegativeBinomialGroup(ColumnGroup):
     """Counts with a mean from the network, and a total count (how little they are overdispersed) for each column."""
 
-    outputs = 1
+    outputs, log_mean = 1, 0
 
     def _add_parameters(self, columns: Sequence[Column]) -> None:
         self.log_total_count = nn.Parameter(torch.ones(len(columns)))
@@ -205,7 +220,7 @@ class NegativeBinomialGroup(ColumnGroup):
 class ZeroInflatedGroup(NegativeBinomialGroup):
     """Counts with more zeros than a negative binomial has: a probability of those from the network too."""
 
-    outputs = 2
+    outputs, log_mean = 2, 1
 
     def forward(self, out: Tensor) -> Distribution:
         total_count = self.log_total_count.clamp(*TOTAL_COUNTS).exp()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
@@ -87,6 +88,9 @@ class Columns(LikelihoodModule):
     (the others). A level that no training row had has probability 1e-4. A fit begins at the columns' own distributions
     and at the correlation of the training rows.
 
+    Where the schema has exposures, the last inputs are their logarithms, one for each: the mean of a count that has
+    one is $e\, e^{f(z)}$, and the network f does not get it.
+
     Args:
         net: a network from (..., K) to (..., `Columns.num_outputs(schema)`).
         schema: the columns (`data.schema`).
@@ -114,6 +118,12 @@ class Columns(LikelihoodModule):
         self.register_buffer("order", torch.tensor(flat).argsort(), persistent=False)
         for i, group in enumerate(self.grouping):
             self.register_buffer(f"columns_{i}", torch.tensor(group.columns), persistent=False)
+        self.num_exposures, self.has_exposure = len(schema.exposures), list[bool]()
+        for i, group in enumerate(self.grouping):
+            names = [columns[number].exposure for number in group.columns]
+            places = [schema.exposures.index(name) if name else self.num_exposures for name in names]
+            self.register_buffer(f"exposures_{i}", torch.tensor(places), persistent=False)
+            self.has_exposure.append(any(names))
         self.support = column_support(columns)
 
     order: Tensor
@@ -124,12 +134,18 @@ class Columns(LikelihoodModule):
         return sum(group.outputs * len(group.columns) for group in group_columns(schema.modelled))
 
     def forward(self, z: Latents) -> ColumnVector:
-        out: Tensor = self.net(z)
+        log_exposure = F.pad(z[..., z.shape[-1] - self.num_exposures :], (0, 1))  # 0 for columns without
+        out: Tensor = self.net(z[..., : z.shape[-1] - self.num_exposures])
         sizes = [group.outputs * len(group.columns) for group in self.grouping]
         if out.shape[-1] != sum(sizes):
             raise InputError(f"these columns need a network with {sum(sizes)} outputs, got {out.shape[-1]}")
-        parts = zip(self.grouping, self.groups, out.split(sizes, -1), strict=True)
-        families = [group(values.unflatten(-1, (about.outputs, len(about.columns)))) for about, group, values in parts]
+        families = []
+        for i, (about, group, values) in enumerate(zip(self.grouping, self.groups, out.split(sizes, -1), strict=True)):
+            assert isinstance(group, ColumnGroup)
+            values = values.unflatten(-1, (about.outputs, len(about.columns)))
+            if self.has_exposure[i]:
+                values = group.add_exposure(values, log_exposure[..., self.get_buffer(f"exposures_{i}")])
+            families.append(group(values))
         return ColumnVector(families, [self.columns_of(i) for i in range(len(sizes))], self.order, self.support)
 
     def columns_of(self, group: int) -> Tensor:

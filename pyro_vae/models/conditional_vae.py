@@ -1,5 +1,7 @@
 """The VAE of x given y, a label or conditions: p(z) p_θ(x|z, y) with guide q_φ(z|x, y)."""
 
+from dataclasses import replace
+
 import pyro
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,8 @@ class ConditionalVAE(VAE):
     which comes from the data set or as `labels=`, and without which `sample` goes through the labels in turn; or
     conditions, columns of any kind (`load_data(…, given=…)`), which come from the data set or as `given=` (N, columns),
     NaN where one is missing. Both networks get y beside their own input: a label's indicator, or conditions as
-    `nets.ColumnEncoder` brings them to the range of inputs, with the mask where some may be missing.
+    `nets.ColumnEncoder` brings them to the range of inputs, with the mask where some may be missing. The logarithms of
+    exposures come last: `likelihoods.Columns` adds them to those of its counts' means.
 
     Raises `InputError` for a label outside 0 … C − 1, for rows without y, and for a missing condition that none of the
     columns may lack.
@@ -69,8 +72,19 @@ class ConditionalVAE(VAE):
         if conditions is not None and not conditions.modelled:
             raise InputError("no column is given: load the data with given=…, or take a VAE")
         self.num_labels, self.conditions = num_labels, conditions
-        masked = conditions is not None and _may_lack_some(conditions)
-        self.encoder = None if conditions is None else ColumnEncoder(nn.Identity(), conditions, masked)
+        self.encoder: ColumnEncoder | None = None
+        if conditions is not None:
+            others = _without_exposures(conditions)
+            self.encoder = ColumnEncoder(nn.Identity(), others, _may_lack_some(others))
+            names = [column.name for column in conditions]
+            exposures = torch.tensor([names.index(name) for name in conditions.exposures], dtype=torch.long)
+            self.register_buffer("exposures", exposures, persistent=False)
+            self.register_buffer(
+                "others", torch.tensor([names.index(each.name) for each in others], dtype=torch.long), persistent=False
+            )
+
+    exposures: Tensor
+    others: Tensor
 
     @staticmethod
     def num_inputs(conditions: Schema) -> int:
@@ -82,7 +96,8 @@ class ConditionalVAE(VAE):
         Returns:
             The number E; 0 for no columns.
         """
-        return ColumnEncoder.num_inputs(conditions, _may_lack_some(conditions))
+        others = _without_exposures(conditions)
+        return ColumnEncoder.num_inputs(others, _may_lack_some(others)) + len(conditions.exposures)
 
     def model(  # type: ignore[override]  # y comes first
         self, x: Rows, labels: Tensor | None = None, mask: Tensor | None = None, given: Tensor | None = None
@@ -135,12 +150,13 @@ class ConditionalVAE(VAE):
             raise InputError(
                 f"this VAE needs the conditions {', '.join(names)}, which these rows {found}: give given=…"
             )
+        exposure, given = given[..., self.exposures], given[..., self.others]
         known = ~given.isnan()
         if not self.encoder.masked and not is_recording() and not bool(known.all()):
             raise InputError("a condition is missing, which no row of the fit lacked: fill it")
         values = given.nan_to_num(nan=0.0).to(like.dtype)
         y: Tensor = self.encoder(torch.cat([values, known.to(like.dtype)], -1) if self.encoder.masked else values)
-        return y
+        return torch.cat([y, exposure.log().to(like.dtype)], -1) if len(self.conditions.exposures) else y
 
     def _indicator(self, labels: Tensor, like: Tensor) -> Tensor:
         assert self.num_labels is not None
@@ -186,6 +202,10 @@ class ConditionalVAE(VAE):
 
     def impute(self, x: RowsGiven, num_samples: int = 100, seed: int | None = 0) -> Rows:
         raise InputError("impute is not implemented for a conditional VAE: take evidence.impute_rows, or fill x first")
+
+
+def _without_exposures(conditions: Schema) -> Schema:
+    return replace(conditions, columns=[column for column in conditions if column.name not in conditions.exposures])
 
 
 def _may_lack_some(conditions: Schema) -> bool:

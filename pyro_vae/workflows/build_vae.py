@@ -52,7 +52,7 @@ def build_vae(config: ModelConfig, likelihood: LikelihoodChoice, data: Dataset, 
     num_labels = num_classes(data) if config.semi_supervised else 0
     num_more = num_labels + ConditionalVAE.num_inputs(conditions)
     with seeded(seed), limit_allocation(free_memory() / COPIES, TOO_LARGE):
-        part = _likelihood(likelihood, _decoder(config, data, num_more), data)
+        part = _likelihood(likelihood, _decoder(config, data, num_more - len(data.schema.exposures)), data)
         encoder = partial(_encoder, config, data, likelihood.name, masked)
         guide = _guide(config, partial(encoder, num_more))
         guide = MaskAwareGuide(guide) if masked else guide

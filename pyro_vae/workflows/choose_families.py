@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_vae.data import Dataset
+from pyro_vae.data import Dataset, Split
 from pyro_vae.data.columns import FAMILIES, Column, Schema
+from pyro_vae.data.columns.conditions import GIVEN
 from pyro_vae.likelihoods.columns import GROUPS, SCALE_FLOOR
 from pyro_vae.models.exact_density import rows_with_nan
 
@@ -58,7 +60,11 @@ def choose_families(data: Dataset) -> tuple[Schema, list[FamilyChoice]]:
     families, chosen = dict[str, str](), list[FamilyChoice]()
     for number, column in enumerate(data.schema.modelled):
         if column.kind in CHOSEN and not (column.family or column.has_zeros) and len(names) <= MAX_COLUMNS:
-            found = _better_family(column, _known(train[:, number]), _known(valid[:, number]))
+            found = _better_family(
+                column,
+                _known(train[:, number], _log_exposure(column, data.schema, data.train, sizes[0])),
+                _known(valid[:, number], _log_exposure(column, data.schema, data.valid, sizes[1])),
+            )
             if found is not None:
                 chosen.append(found)
                 families[column.name] = found.family
@@ -66,14 +72,30 @@ def choose_families(data: Dataset) -> tuple[Schema, list[FamilyChoice]]:
     return replace(data.schema, columns=tuple(columns)), chosen
 
 
-def _known(values: Tensor) -> Tensor:
-    return values[~values.isnan()].double()[:, None]
+class _Values(NamedTuple):
+    """The values of one column that are known (n, 1), and the logarithms of their exposures (n, 1); 0 without."""
+
+    x: Tensor
+    log_exposure: Tensor
 
 
-def _better_family(column: Column, train: Tensor, valid: Tensor) -> FamilyChoice | None:
-    """Another family than the first of the column's kind that fits its values (n, 1) better, if there is one."""
+def _known(values: Tensor, log_exposure: Tensor) -> _Values:
+    is_known = ~values.isnan()
+    return _Values(values[is_known].double()[:, None], log_exposure[is_known][:, None])
+
+
+def _log_exposure(column: Column, schema: Schema, split: Split, rows: Tensor) -> Tensor:
+    """The logarithm of a column's exposure (n,), in units of its geometric mean; 0 where it has none."""
+    if not column.exposure:
+        return torch.zeros(len(rows), dtype=torch.float64)
+    names = [each.name for each in schema.conditions]
+    return split.inputs[GIVEN][rows, names.index(column.exposure)].double().log()
+
+
+def _better_family(column: Column, train: _Values, valid: _Values) -> FamilyChoice | None:
+    """Another family than the first of the column's kind that fits its values better, if there is one."""
     first, *others = FAMILIES[column.kind]
-    if min(len(train), len(valid)) < MIN_VALUES:
+    if min(len(train.x), len(valid.x)) < MIN_VALUES:
         return None
     usual, best = _held_out(column, first, train, valid), None
     for family in others:
@@ -84,21 +106,25 @@ def _better_family(column: Column, train: Tensor, valid: Tensor) -> FamilyChoice
     return best
 
 
-def _held_out(column: Column, family: str, train: Tensor, valid: Tensor) -> Tensor:
+def _held_out(column: Column, family: str, train: _Values, valid: _Values) -> Tensor:
     """log p of validation values (n,) under a family's best fit to training values, nats."""
     group = GROUPS[family]([column], SCALE_FLOOR).double()
-    out = group.init_from_values(train).requires_grad_()
+    out = group.init_from_values(train.x).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [out, *group.parameters()], max_iter=ITERATIONS, tolerance_change=TOLERANCE, line_search_fn="strong_wolfe"
     )
 
+    def log_prob(values: _Values) -> Tensor:
+        outputs = group.add_exposure(out, values.log_exposure) if column.exposure else out
+        found: Tensor = group(outputs).log_prob(values.x)
+        return found
+
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value: Tensor = -group(out).log_prob(train).mean()
+        value: Tensor = -log_prob(train).mean()
         value.backward()
         return value
 
     optimizer.step(loss)
     with torch.no_grad():
-        log_prob: Tensor = group(out).log_prob(valid).squeeze(-1)
-    return log_prob
+        return log_prob(valid).squeeze(-1)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.data.columns import Schema
-from pyro_vae.data.columns.column_options import parse_kinds, split_names
+from pyro_vae.data.columns.column_options import parse_exposures, parse_kinds, split_names
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.image_shapes import is_colour
 from pyro_vae.data.load_tables import SplitSource
@@ -89,6 +89,7 @@ def _load(config: DataConfig, rows: SplitSource) -> Dataset:
         split=config.split,
         group=config.group,
         given=split_names(config.given),
+        exposure=parse_exposures(config.exposure),
         schema=config.schema,
         coding=config.coding,
         valid=config.valid,

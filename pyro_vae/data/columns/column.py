@@ -65,6 +65,8 @@ class Column:
         family: the family of its distribution, for `likelihoods.Columns`; the first of its kind in `FAMILIES` if empty.
         given: whether it is a condition: not modelled, and an input of a model p(x | conditions).
         has_missing: of a condition, whether some rows lacked it, so that new ones may.
+        exposure: of a count, the name of the given column that its mean is proportional to; of such a column among the
+            conditions of a program, its own name; empty for others.
     """
 
     name: str
@@ -84,12 +86,18 @@ class Column:
     family: str = ""
     given: bool = False
     has_missing: bool = False
+    exposure: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
         if self.family and self.family not in self._families:
             known = ", ".join(self._families) or "one family only"
             raise InputError(f"column {self.name}: family {self.family!r}; a {self.kind} column has {known}")
+        if self.exposure and self.kind != "count" and self.exposure != self.name:
+            raise InputError(
+                f"column {self.name}: exposure {self.exposure!r}; only counts have one, and it is of kind {self.kind} "
+                f"(--column {self.name}=count)"
+            )
 
     @property
     def _families(self) -> tuple[str, ...]:
@@ -175,8 +183,8 @@ class Column:
         Returns:
             The line.
         """
-        given = "given, not modelled" if self.given else ""
-        words = "; ".join(filter(None, (self.values_in_words(), given, self.note)))
+        role = "given, not modelled" if self.given else f"mean proportional to {self.exposure}" if self.exposure else ""
+        words = "; ".join(filter(None, (self.values_in_words(), role, self.note)))
         return f"{self.name:<{width}}  {self.kind:<11}  {words}".rstrip()
 
     def values_in_words(self) -> str:

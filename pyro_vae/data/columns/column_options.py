@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pyro_vae.data.columns import KINDS, Column, Schema
+from pyro_vae.data.columns import KINDS, NUMBERS, Column, Schema
 from pyro_vae.errors import InputError
+
+ALL_COUNTS = "*"  # in place of a count's name
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class ColumnOptions:
         split: the column that says to which split a row belongs.
         group: the column of groups, whose rows stay in one split.
         given: the columns that are conditions, which keep their kinds, or are labels.
+        exposures: by the name of a count the column that its mean is proportional to; by `ALL_COUNTS` that of the
+            other counts.
         coding: how a row is written as numbers, as in `Schema`, or auto.
         schema: a file of kinds, as `Schema.to_toml` writes it, or a run's config.toml.
     """
@@ -35,6 +39,7 @@ class ColumnOptions:
     split: str | None = None
     group: str | None = None
     given: tuple[str, ...] = ()
+    exposures: Mapping[str, str] = field(default_factory=dict)
     schema: str | Path | None = None
     coding: str = "auto"
 
@@ -64,7 +69,7 @@ class ColumnOptions:
         return [("label", self.label), ("weights", self.weights), ("split", self.split), ("group", self.group)]
 
     def __bool__(self) -> bool:
-        return bool(self.roles or self.schema or self.given)
+        return bool(self.roles or self.schema or self.given or self.exposures)
 
 
 def parse_kinds(texts: Sequence[str]) -> dict[str, str]:
@@ -85,6 +90,24 @@ def parse_kinds(texts: Sequence[str]) -> dict[str, str]:
             raise InputError(f"--column {match[1]} is given twice, {kinds[match[1]]} and {match[2]}; give it once")
         kinds[match[1]] = match[2]
     return kinds
+
+
+def parse_exposures(texts: Sequence[str]) -> dict[str, str]:
+    """COLUMN and COUNT=COLUMN texts as a mapping; `InputError` for two exposures of one count.
+
+    >>> parse_exposures(("days", "claims=insured"))
+    {'*': 'days', 'claims': 'insured'}
+    """
+    exposures: dict[str, str] = {}
+    for text in texts:
+        count, _, column = text.rpartition("=")
+        count, column = count.strip() or ALL_COUNTS, column.strip()
+        if not column:
+            raise InputError(f"--exposure {text}: expected COLUMN, or COUNT=COLUMN")
+        if exposures.setdefault(count, column) != column:
+            of = "all counts" if count == ALL_COUNTS else count
+            raise InputError(f"--exposure is given twice for {of}, {exposures[count]} and {column}; give it once")
+    return exposures
 
 
 def split_names(texts: str | Sequence[str]) -> tuple[str, ...]:
@@ -117,11 +140,26 @@ def described_columns(options: ColumnOptions, names: list[str], source: str) -> 
         levels = tuple(detail.split("<")) if kind == "ordinal" and detail else ()
         columns[name] = Column(name, kind, levels=levels, format=detail if kind == "datetime" else "")
     columns |= {name: replace(columns.get(name) or Column(name, ""), given=True) for name in options.given}
+    for count, name in options.exposures.items():
+        if count != ALL_COUNTS:
+            column = columns.get(count) or Column(count, "")
+            columns[count] = replace(column, kind=column.kind or "count", exposure=name)
+        columns.setdefault(name, Column(name, ""))
+    for name in {column.exposure for column in columns.values() if column.exposure} | set(options.exposures.values()):
+        if name in columns:
+            columns[name] = _as_exposure(columns[name])
     if unknown := [name for name in columns if name not in names]:
         near = difflib.get_close_matches(unknown[0], names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(f"{source}: no column {unknown[0]!r}{hint} (columns: {', '.join(names[:8])})")
     return columns
+
+
+def _as_exposure(column: Column) -> Column:
+    """A column that means of counts are proportional to: a positive number that is given."""
+    if column.kind not in ("", *NUMBERS):
+        raise InputError(f"column {column.name}: an exposure is a positive number, and the column is {column.kind}")
+    return replace(column, kind="positive", given=True)
 
 
 def _require_kind(name: str, kind: str, detail: str) -> None:
@@ -152,5 +190,5 @@ def read_schema(path: str | Path) -> Schema:
         return Schema.from_dict(content)
     except TypeError as error:
         raise InputError(
-            f"{path}: a column has an unknown key ({error}); a column has a kind, levels, format, given"
+            f"{path}: a column has an unknown key ({error}); a column has a kind, levels, format, given, exposure"
         ) from error

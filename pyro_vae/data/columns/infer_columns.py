@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyro_vae.data.columns import ROLES, WITH_LEVELS, Column, Schema
-from pyro_vae.data.columns.column_options import ColumnOptions, described_columns
+from pyro_vae.data.columns.column_options import ALL_COUNTS, ColumnOptions, described_columns
 from pyro_vae.data.columns.column_values import (
     ISO_DATE,
     Level,
@@ -73,7 +73,29 @@ def infer_schema(
             column, has_label = replace(column, kind="label"), True
         columns.append(_completed(column, rows[name], values[name], source, frame.has_names))
         _require_condition(columns[-1], source)
+    columns = _with_exposures(columns, options.exposures.get(ALL_COUNTS), source)
     return Schema(tuple(_with_equal_columns_noted(columns, rows)), frame.has_names).coded(options.coding)
+
+
+def _with_exposures(columns: Sequence[Column], of_all: str | None, source: str) -> list[Column]:
+    """The columns with the exposure that all counts have which do not name their own; `InputError` for one of none."""
+    names = [column.name for column in columns]
+    if unknown := [column for column in columns if column.exposure and column.exposure not in names]:
+        raise InputError(
+            f"{source}: {unknown[0].name} has the exposure {unknown[0].exposure!r}, and no column is called so"
+        )
+    if of_all is None:
+        return list(columns)
+    are_counts = [column.kind == "count" and column.is_modelled for column in columns]
+    if not any(are_counts):
+        raise InputError(
+            f"{source}: {of_all} is the exposure of counts, and no column is one; name one (--exposure COUNT={of_all}, "
+            "or --column NAME=count)"
+        )
+    return [
+        replace(column, exposure=column.exposure or of_all) if is_count else column
+        for column, is_count in zip(columns, are_counts, strict=True)
+    ]
 
 
 def _require_condition(column: Column, source: str) -> None:

@@ -75,8 +75,18 @@ class Schema:
         """The columns that are given, as a table of their own; labels are levels there."""
         given = [column for column in self.columns if column.given]
         kinds = ["categorical" if column.kind == "label" else column.kind for column in given]
-        columns = [replace(column, kind=kind, given=False) for column, kind in zip(given, kinds, strict=True)]
+        names = [column.name if column.name in self.exposures else "" for column in given]
+        columns = [
+            replace(column, kind=kind, given=False, exposure=name)
+            for column, kind, name in zip(given, kinds, names, strict=True)
+        ]
         return Schema(tuple(columns), self.has_names, "columns")
+
+    @cached_property
+    def exposures(self) -> tuple[str, ...]:
+        """The names of the columns that means of counts are proportional to, in their order."""
+        used = {column.exposure for column in self.columns if column.exposure}
+        return tuple(column.name for column in self.columns if column.name in used)
 
     @cached_property
     def ids(self) -> tuple[Column, ...]:
@@ -171,7 +181,12 @@ class Schema:
     def coded(self, coding: str) -> "Schema":
         """The schema with a coding; `auto` is that by kinds where some column is no real number."""
         if coding == "auto":
-            coding = "columns" if self.is_mixed else "plain"
+            coding = "columns" if self.is_mixed or self.exposures else "plain"
+        if self.exposures and coding != "columns":
+            raise InputError(
+                f"{self.exposures[0]} is the exposure of counts, whose distribution a row of codes does not have: take "
+                "--likelihood columns, or leave --exposure out"
+            )
         if coding == "one-hot" and not self.is_mixed:  # real numbers and counts are their own codes
             coding = "plain"
         return replace(self, coding=coding)
