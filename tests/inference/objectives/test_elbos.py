@@ -25,6 +25,13 @@ def gradients(loss, program, x, parameters, seed, weigh=lambda function: functio
         return torch.autograd.grad(value, parameters)
 
 
+def repeated_gradients(loss, program, x, parameters, repeats, copies, weigh=lambda function: function):
+    """Independent gradients, one a line, each the mean of those of `copies` batches, which are one call."""
+    rows = x.repeat(copies, 1)
+    found = [gradients(loss, program, rows, parameters, seed, weigh) for seed in range(repeats)]
+    return torch.stack([torch.cat([g.flatten() for g in one]) for one in found]) / copies
+
+
 class Tempered(poutine.messenger.Messenger):
     """β = 0.3 on latent sites, as a warm-up has it."""
 
@@ -95,13 +102,12 @@ def test_the_bound_rises_with_particles_to_the_exact_value():
     oracle = LinearGaussian(2, 5, inflate=2.0)
     x = oracle.rows(50)
     exact = oracle.exact(x).mean().item()
-    bounds = []
+    bounds, repeated = [], x.repeat(5, 1)
     for S in (1, 2, 5, 20, 100):
+        loss = IW(S, vectorize_particles=True)
         with seeded(1):
-            draws = torch.tensor(
-                [-IW(S, vectorize_particles=True).loss(oracle.model, oracle.guide, x) / 50 for _ in range(100)]
-            )
-        bounds.append((draws.mean().item(), draws.std().item() / 10))
+            draws = torch.tensor([-loss.loss(oracle.model, oracle.guide, repeated) / 250 for _ in range(25)])
+        bounds.append((draws.mean().item(), draws.std().item() / 5))
     for (low, se), (high, other) in itertools.pairwise(bounds):
         assert high > low - 2 * math.hypot(se, other)
     assert bounds[0][0] == pytest.approx(exact - oracle.kl_to_posterior(), abs=4 * bounds[0][1])
@@ -126,8 +132,7 @@ def test_dreg_has_the_gradient_of_the_bound_in_the_mean(kind):
     for dreg in (False, True):
         loss = IW(4, dreg=dreg, vectorize_particles=True)
         weigh = Tempered() if kind == "beta" else lambda function: function
-        repeated = [gradients(loss, program, x, parameters, seed, weigh) for seed in range(600)]
-        flat = torch.stack([torch.cat([g.flatten() for g in one]) for one in repeated])
+        flat = repeated_gradients(loss, program, x, parameters, 60, 20, weigh)
         found[dreg] = flat.mean(0), flat.std(0) / len(flat) ** 0.5
     error = torch.hypot(found[False][1], found[True][1])
     worst = ((found[False][0] - found[True][0]).abs() / error.clamp(min=1e-12)).max().item()
@@ -186,12 +191,7 @@ def test_dreg_keeps_its_signal_to_noise_ratio_as_particles_grow():
     for dreg in (False, True):
         for S in (2, 64):
             loss = IW(S, dreg=dreg, vectorize_particles=True)
-            grads = torch.stack(
-                [
-                    torch.cat([g.flatten() for g in gradients(loss, program, x, [program.a, program.log_s], s)])
-                    for s in range(200)
-                ]
-            )
+            grads = repeated_gradients(loss, program, x, [program.a, program.log_s], 40, 20)
             ratios[dreg, S] = (grads.mean(0).abs() / grads.std(0)).mean().item()
     assert ratios[True, 64] > 2 * ratios[False, 64]
     assert ratios[True, 64] > ratios[True, 2]
