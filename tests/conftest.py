@@ -1,5 +1,6 @@
 """Every test starts from a seed, an empty param store, Pyro's validation on, and the package's annotations enforced."""
 
+import gc
 import os
 import shutil
 
@@ -11,6 +12,12 @@ from jaxtyping import install_import_hook
 from typecheck import number_of_calls
 
 install_import_hook("pyro_vae", "typecheck.check").__enter__()
+
+
+def pytest_collection_finish():
+    """What is imported and collected lives to the end: the collector of garbage need not look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

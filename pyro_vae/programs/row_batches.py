@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
-import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.context_managers import set_rng_seed
 from pyro_vae.data import RowsGiven, Split, as_split
 from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.data.split import OBSERVED_ONLY
@@ -180,7 +180,7 @@ class ScoredRows:
         for start in starts[self.group.rank :: self.group.size]:
             batch = self.batch(start, start + starts.step)
             self.plates.check(batch.x, batch.mask)
-            pyro.set_rng_seed((self.seed * 1_000_003 + start) % 2**32)
+            set_rng_seed((self.seed * 1_000_003 + start) % 2**32)
             own[start] = of_batch(batch)
         results = {start: result for part in self.group.all_gather(own) for start, result in part.items()}
         return [results[start] for start in starts]

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import pyro
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pyro_vae.context_managers import evaluating, seeded, set_training
+from pyro_vae.context_managers import evaluating, seeded, set_rng_seed, set_training
 from pyro_vae.data import Split
 from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.data.stored_split import readable_rows
@@ -244,7 +243,7 @@ class FitTask:
         """Seed an epoch's random numbers; the generators of the rows' order and of values that are drawn anew."""
         seed = self.config.epoch_seed(epoch)
         rank_seed = self.group.rank_seed(seed)
-        pyro.set_rng_seed(rank_seed)
+        set_rng_seed(rank_seed)
         order = torch.Generator().manual_seed(seed)
         if self.group.is_single and self.target.device.type == "cpu":
             return order, order
