@@ -112,7 +112,10 @@ def load(folder: str | Path, build: Callable[[], object] | None = None) -> objec
     if isinstance(program, nn.Module) and first is not None:
         program.to(first.dtype)
     _require_same_kinds(program, tensors, folder / WEIGHTS)
-    load_state(program, tensors)
+    try:
+        load_state(program, tensors)
+    except InputError as error:
+        raise InputError(f"{folder / WEIGHTS}: {error}") from error
     set_training(program, False)
     if "num_features" in config:
         set_num_features(program, config["num_features"], replace=True)

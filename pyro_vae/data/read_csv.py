@@ -115,8 +115,7 @@ def text_format(path: Path, header: str = "auto") -> TextFormat:
     """
     encoding, notes = _encoding(path)
     lines = _first_lines(path, encoding)
-    separator = max(SEPARATORS, key=lambda each: lines[0].count(each) if lines else 0)
-    rows = [row for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if row]
+    separator, rows = _separate(lines)
     if not rows:
         raise InputError(f"{path}: no rows in it")
     require_columns(len(rows[0]), path)
@@ -128,6 +127,21 @@ def text_format(path: Path, header: str = "auto") -> TextFormat:
         require_names_apart([cell.strip() for cell in rows[0]], path)
     form = TextFormat(encoding, separator, decimal, is_named, notes=(*notes, *([reason] if reason else [])))
     return _with_codes_as_text(_with_extra_cells(form, rows, path), rows)
+
+
+def _separate(lines: Sequence[str]) -> tuple[str, list[list[str]]]:
+    """The separator and the cells of lines: of separators that give all rows as many cells, that which gives most."""
+    found = {
+        each: [row for row in csv.reader(lines, delimiter=each, skipinitialspace=True) if row] for each in SEPARATORS
+    }
+
+    def rank(separator: str) -> tuple[bool, int]:
+        rows = found[separator]
+        width = len(rows[0]) if rows else 0
+        return width > 1 and all(len(row) == width for row in rows), width
+
+    separator = max(SEPARATORS, key=rank)
+    return separator, found[separator]
 
 
 def _with_codes_as_text(form: TextFormat, rows: Sequence[Sequence[str]]) -> TextFormat:

@@ -228,6 +228,11 @@ def infer_measure(
     scale: tuple[float, ...] = ()
     if standardize or (standardize is None and binarize == "none" and levels is None and not are_counts(values)):
         mean, deviation, largest = _column_moments(values, levels)
+        if len(wrong := (~(mean.isfinite() & deviation.isfinite())).nonzero()[:, 0]):
+            raise InputError(
+                f"column {int(wrong[0])} (counting from 0) has values too large to standardize, up to "
+                f"{float(largest[wrong[0]]):g}; correct them, leave them empty where they mark missing ones, or rescale"
+            )
         shift = tuple(mean.tolist())
         varies = deviation > ROUNDING * largest  # rounding gives a constant column a deviation above 0
         scale = tuple(torch.where(varies, deviation, torch.ones_like(deviation)).tolist())

@@ -195,3 +195,45 @@ def test_integer_labels_are_not_renumbered(tmp_path):
     assert whole_table(tmp_path / "t.npz").labels.tolist() == [1, 2, 10, 7]
     (tmp_path / "bits.csv").write_text("0,1\n" * 12)
     assert len(whole_table(tmp_path / "bits.csv").values) == 12
+
+
+ROWS = [str(row / 4) for row in range(12)]
+WRITTEN = {  # what random tables found: the text of a column beside others, its kind as said, the separator
+    "a semicolon in a quoted name": ("size; cm", "real", ",", ROWS),
+    "tabs, and a comma in a name": ("size, in cm", "real", "\t", ROWS),
+    "dates of a kind that is said": ("day", "datetime", ",", [f"2024-02-{row + 1:02}" for row in range(12)]),
+    "a date without an end": (
+        "until",
+        "datetime",
+        ",",
+        [*[f"2024-02-{row + 1:02}" for row in range(11)], "9999-12-31"],
+    ),
+    "dates before nanoseconds": ("born", "datetime", ",", [f"{year}-05-01" for year in range(1500, 1512)]),
+    "numbers without decimals": ("large", "real", ",", [f"{row + 1}.5e150" for row in range(12)]),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_cells_come_back_as_they_were_written(case, tmp_path):
+    name, kind, separator, cells = WRITTEN[case]
+    lines = [f'"{name}"{separator}other', *(f"{cell}{separator}{i}.5" for i, cell in enumerate(cells))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    data = pv.load_data(tmp_path / "t.csv", columns={name: kind})
+    for split in (data.train, data.valid, data.test):
+        found = data.schema.decode(split.stored.numpy())[name].tolist()
+        written = [cells[row] for row in split.index.tolist()]
+        assert found == (written if kind == "datetime" else [float(cell) for cell in written])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("largest", [1e200, 1.7e308])
+def test_values_without_a_spread_are_refused_in_memory_and_on_disk(largest, stream, tmp_path):
+    """On disk their columns were not standardized, without a word."""
+    values = np.random.default_rng(0).normal(size=(40, 2))
+    values[:, 1] *= largest / np.abs(values[:, 1]).max()
+    np.save(tmp_path / "x.npy", values)
+    if largest < 1e300 and not stream:
+        assert pv.load_data(tmp_path / "x.npy").train.x.isfinite().all()
+        return
+    with pytest.raises(pv.InputError, match=r"column 1 \(counting from 0\) has values too large to standardize"):
+        pv.load_data(tmp_path / "x.npy", stream=stream or None)

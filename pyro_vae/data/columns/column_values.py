@@ -231,7 +231,10 @@ def as_dates(days: Array, dtype: str, form: str, precision: str) -> "pandas.Seri
     import pandas
 
     known = np.where(np.isnan(days), 0.0, days)
-    limits = np.array(["1677-09-22", "2262-04-10"], "datetime64[D]").astype(float)  # of pandas' nanoseconds
+    zone = re.search(r", (.+)\]", dtype)
+    # of nanoseconds; of Python's dates, a day less where a zone adds hours
+    ends = ("1677-09-22", "2262-04-10") if "[ns" in dtype else ("0001-01-01", "9999-12-31")
+    limits = np.array(ends, "datetime64[D]").astype(float) + ([1, -1] if zone else [0, 0])
     step = PRECISIONS[precision or "us"]
     micros = (np.rint(np.clip(known, *limits) * DAY * 1e6 / step) * step).astype(np.int64)
     stamps = pandas.Series(micros.astype("datetime64[us]")).where(~np.isnan(days))
@@ -240,7 +243,6 @@ def as_dates(days: Array, dtype: str, form: str, precision: str) -> "pandas.Seri
     if dtype == "text":
         cells = stamps.dt.strftime(form or "%Y-%m-%dT%H:%M:%S").tolist()
         return pandas.Series([None if isinstance(cell, float) else cell for cell in cells])
-    zone = re.search(r", (.+)\]", dtype)
     return stamps.dt.tz_localize("UTC").dt.tz_convert(zone.group(1)).astype(dtype) if zone else stamps.astype(dtype)
 
 
@@ -252,9 +254,10 @@ def precision_of(days: Array) -> str:
 
 def decimals_of(values: Array) -> int | None:
     """The number of decimals, at most four, with which all numbers (N,) are written; None where they have more."""
-    for decimals in range(5):
-        if all((np.round(some, decimals) == some).all() for some in (values[:1000], values)):
-            return decimals
+    with np.errstate(over="ignore"):  # of the largest numbers that there are, which round to infinity
+        for decimals in range(5):
+            if all((np.round(some, decimals) == some).all() for some in (values[:1000], values)):
+                return decimals
     return None
 
 
@@ -299,7 +302,9 @@ def as_numbers(
     import pandas
 
     if rounded and decimals is not None:
-        values = np.round(values, decimals)
+        with np.errstate(over="ignore"):
+            near = np.round(values, decimals)
+        values = np.where(np.isfinite(near), near, values)  # a number too large to have decimals stays
     if kind == "count" and rounded:
         values = np.maximum(values, 0.0)
     if kind in ("count", "integer") and rounded:

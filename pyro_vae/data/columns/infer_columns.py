@@ -126,6 +126,8 @@ def _completed(
         return replace(column, levels=levels or (known_labels(labels) if column.given else ()))
     if column.kind in ROLES:
         return column
+    if column.kind == "datetime" and column.dtype == "text" and not column.format:
+        column = replace(column, format=_format_of_dates(all_rows))
     numbers = to_days(rows, column.format, source) if column.kind == "datetime" else to_numbers(rows, source)
     known = numbers[~np.isnan(numbers)]
     if not len(known):
@@ -137,6 +139,12 @@ def _completed(
     return replace(
         column, low=float(known.min()), high=float(known.max()), precision=precision, decimals=decimals or None
     )
+
+
+def _format_of_dates(values: "pandas.Series[Any]") -> str:
+    """The format of dates without times, where all of a column's text is written so; empty for ISO 8601."""
+    cells = [str(cell).strip() for cell in values if not is_missing(cell)]
+    return "%Y-%m-%d" if all(len(cell) == 10 and ISO_DATE.fullmatch(cell) for cell in cells) else ""
 
 
 def _as_in(levels: Sequence[Level], rows: "pandas.Series[Any]") -> tuple[Level, ...]:
@@ -196,8 +204,7 @@ def _infer(
     if share == 1.0:
         return _infer_numbers(replace(column, dtype="text"), to_numbers(known, source), all_rows, has_names)
     if all(ISO_DATE.fullmatch(str(cell).strip()) for cell in known):
-        form = "%Y-%m-%d" if all(len(str(cell).strip()) == 10 for cell in known) else ""
-        return replace(column, kind="datetime", format=form)
+        return replace(column, kind="datetime")
     if share > 0.5:
         to_numbers(rows, source)  # which says what is no number
     return _infer_text(column, known)
@@ -311,9 +318,10 @@ def rows_that_dwarf(schema: Schema, values: Array) -> tuple[Array, list[str]]:
             continue
         known = numbers[~np.isnan(numbers)]
         low, middle, high = np.quantile(known[:MAX_LOOKED_AT], [0.05, 0.5, 0.95])
-        spread = high - low
-        distance = np.abs(np.nan_to_num(numbers, nan=middle) - middle)
-        rows = np.flatnonzero(distance > DWARFS * spread) if spread > 0 else np.empty(0, int)
+        with np.errstate(over="ignore"):  # of the largest numbers that there are
+            spread = high - low
+            distance = np.abs(np.nan_to_num(numbers, nan=middle) - middle)
+        rows = np.flatnonzero(distance / DWARFS > spread) if spread > 0 else np.empty(0, int)
         if not len(rows) or len(rows) > max(1, MAX_DWARFED * len(known)):
             continue
         found |= set(rows.tolist())
