@@ -165,7 +165,7 @@ class ColumnVector(TorchDistribution):
         return ColumnVector(families, self.columns, self.order, self._support)
 
     def _groups(self, value: Tensor) -> list[tuple[Distribution, Tensor]]:
-        return [(family, value[..., at]) for family, at in zip(self.families, self.columns, strict=True)]
+        return [(family, value.index_select(-1, at)) for family, at in zip(self.families, self.columns, strict=True)]
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return torch.cat([each.sample(torch.Size(sample_shape)) for each in self.families], -1)[..., self.order]

@@ -85,22 +85,24 @@ class ColumnEncoder(nn.Module):
         width = self.num_columns + self.num_appended
         mask = x[..., width : width + self.num_columns] if self.masked else None
         x, appended = x[..., : self.num_columns], x[..., self.num_columns : width]
-        with_zeros = x[..., self._zero]
+        with_zeros = x.index_select(-1, self._zero)
         logs = (with_zeros / self._unit).clamp(min=TINY).log() * (with_zeros > 0)
         parts = [
-            self._observed(x[..., self._plain], mask, self._plain),
-            self._observed(x[..., self._log].clamp(min=TINY).log(), mask, self._log),
+            self._observed(x.index_select(-1, self._plain), mask, self._plain),
+            self._observed(x.index_select(-1, self._log).clamp(min=TINY).log(), mask, self._log),
             self._observed(logs, mask, self._zero),
             self._observed((with_zeros == 0).to(x.dtype), mask, self._zero),
-            self._observed(torch.logit(x[..., self._logit].clamp(TINY, 1 - TINY)), mask, self._logit),
-            self._observed(torch.log1p(x[..., self._count].clamp(min=0)), mask, self._count),
-            self._observed((x[..., self._level_column] == self._level).to(x.dtype), mask, self._level_column),
+            self._observed(torch.logit(x.index_select(-1, self._logit).clamp(TINY, 1 - TINY)), mask, self._logit),
+            self._observed(torch.log1p(x.index_select(-1, self._count).clamp(min=0)), mask, self._count),
+            self._observed(
+                (x.index_select(-1, self._level_column) == self._level).to(x.dtype), mask, self._level_column
+            ),
         ]
         if self.embedding is not None:
-            code = torch.minimum(x[..., self._embedded].long().clamp(min=0), self._last)
+            code = torch.minimum(x.index_select(-1, self._embedded).long().clamp(min=0), self._last)
             vectors = self.embedding(code + self._first)
             if mask is not None:
-                vectors = vectors * mask[..., self._embedded].unsqueeze(-1)
+                vectors = vectors * mask.index_select(-1, self._embedded).unsqueeze(-1)
             parts.append(vectors.flatten(-2))
         if mask is not None:
             parts.append(mask)
@@ -111,7 +113,7 @@ class ColumnEncoder(nn.Module):
 
     @staticmethod
     def _observed(values: Tensor, mask: Tensor | None, columns: Tensor) -> Tensor:
-        return values if mask is None else values * mask[..., columns]
+        return values if mask is None else values * mask.index_select(-1, columns)
 
 
 def _by_transform(columns: Sequence[Column]) -> dict[str, list[int]]:

@@ -26,7 +26,20 @@ from pyro_vae.inference.objectives.differentiable_elbo import Arguments, Keyword
 aten = torch.ops.aten
 ALIASES = (aten.detach.default, aten.alias.default)  # they return the same values in the same storage
 RESHAPES = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
-FILLS = (aten.ones_like.default, aten.zeros_like.default, aten.ones.default, aten.zeros.default, aten.full.default)
+FILLS = (  # their values depend on no tensor's
+    aten.arange.default,
+    aten.arange.start,
+    aten.arange.start_step,
+    aten.eye.default,
+    aten.full.default,
+    aten.full_like.default,
+    aten.linspace.default,
+    aten.ones.default,
+    aten.ones_like.default,
+    aten.scalar_tensor.default,
+    aten.zeros.default,
+    aten.zeros_like.default,
+)
 BATCH_NORMS = (aten.native_batch_norm.default, aten.cudnn_batch_norm.default)  # their schemas omit what they write
 
 
