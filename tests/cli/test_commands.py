@@ -1,7 +1,6 @@
 """The command line as people and scripts use it: tables, JSON, files, exit codes, and one line for each mistake."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import tomllib
 import numpy as np
 import pytest
 import torch
+from processes import Command
 
 import pyro_vae as pv
 from pyro_vae.atomic_write import read_json, read_json_lines, read_tensors
@@ -31,6 +31,14 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
     assert _run(["fit", *SMALL, "--out", str(folder), "--json"]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A file of 80 pictures of 4×4."""
+    path = tmp_path_factory.mktemp("pictures") / "pictures.npy"
+    np.save(path, pv.load_data("digits").train.stored[:80].numpy().reshape(80, 8, 8)[:, 2:6, 2:6])
+    return path
 
 
 def command(capsys, *words):
@@ -292,7 +300,7 @@ def test_changed_data_is_noticed(capsys, tmp_path):
     assert "is not what it was when this run was fitted" in err
 
 
-LONG = ["fit", "--data", "digits", "--hidden", "200", "--epochs", "40"]
+LONG = ["fit", "--data", "digits", "--hidden", "20", "--batch-size", "20", "--epochs", "14"]
 
 
 @pytest.fixture(scope="module")
@@ -303,46 +311,32 @@ def whole(tmp_path_factory):
     return folder
 
 
-def heed_interrupts():
-    """A shell that runs the tests in the background has its children ignore Ctrl-C; these are to heed it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.fixture
 def start():
     """Start fits in processes of their own; whatever still runs when the test ends is ended."""
     started = []
 
     def begin(folder):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pyro_vae", *LONG, "--out", str(folder)],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ,
-            preexec_fn=heed_interrupts,
-        )
-        started.append(process)
-        return process
+        started.append(Command(*LONG, "--out", folder))
+        return started[-1]
 
     yield begin
     for process in started:
         process.kill()
-        process.communicate()
 
 
 def wait_for_epochs(folder, n):
-    for _ in range(1200):
+    for _ in range(6000):
         if len(read_json_lines(folder / "metrics.jsonl")) >= n:
             return
-        time.sleep(0.05)
+        time.sleep(0.01)
     raise AssertionError(f"{folder}: no {n} epochs within a minute")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, start, whole, how):
     stopped = start(tmp_path / "stopped")
-    wait_for_epochs(tmp_path / "stopped", 5)
+    wait_for_epochs(tmp_path / "stopped", 3)
     stopped.send_signal(how)
     _, err = stopped.communicate()
     if how == signal.SIGKILL:
@@ -364,7 +358,7 @@ def test_a_stopped_fit_goes_on_to_the_same_numbers(capsys, tmp_path, start, whol
         for folder in (whole, tmp_path / "stopped")
     ]
     assert rows[0] == rows[1]
-    assert len(rows[0]) == 40
+    assert len(rows[0]) == 14
     weights = [read_tensors(folder / "model.safetensors")[0] for folder in (whole, tmp_path / "stopped")]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
@@ -421,9 +415,9 @@ def test_a_normal_likelihood_gets_grey_levels(capsys, tmp_path):
         "--guide mixture --components 2",
     ],
 )
-def test_every_option_of_the_model_fits_and_comes_back(options, capsys, tmp_path):
+def test_every_option_of_the_model_fits_and_comes_back(options, capsys, pictures, tmp_path):
     run = tmp_path / "run"
-    found = json_of(capsys, "fit", "--data", "digits", "--epochs", 1, *options.split(), "--out", run)
+    found = json_of(capsys, "fit", "--data", pictures, "--epochs", 1, *options.split(), "--out", run)
     again = json_of(capsys, "evaluate", run, "--split", "valid", "--num-samples", 200)
     assert again["log_px"] == pytest.approx(found["log_px"], abs=1e-9)
     assert again["measure"] == found["measure"]
