@@ -66,6 +66,15 @@ class Pair:
         return len(self.a)
 
 
+@checked
+@dataclass(frozen=True)
+class PairOfNumbers(Pair):
+    """Its `__init__` has the same code as that of `Pair`."""
+
+    a: int
+    b: int
+
+
 rows = torch.zeros(3, 2)
 
 
@@ -74,6 +83,7 @@ def test_calls_as_annotated_pass():
     assert columns(rows[:2]).shape == (2,)
     assert closure("b")(1, 2.0, name="c", more=3) == "b"
     assert len(Pair.of(rows[0]).b) == 2
+    assert PairOfNumbers(1, 2).b == 2
     with doubled(2) as value:
         assert value == 4
 
@@ -97,6 +107,7 @@ def test_calls_as_annotated_pass():
         lambda: closure(1)(),
         lambda: Pair(rows[0], torch.zeros(3)),
         lambda: Pair.of(rows),
+        lambda: PairOfNumbers(rows[0], rows[0]),
         lambda: Pair.of(1),
         lambda: Pair.of(rows[0]).size,
     ],

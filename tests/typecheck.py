@@ -21,9 +21,9 @@ from beartype import BeartypeConf, FrozenDict, beartype
 CHECKED_CALLS = 5
 
 check = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({Self: object})))
-number_of_calls: Counter[CodeType] = Counter()  # of each function in this test so far, its closures as one
+number_of_calls: Counter[int] = Counter()  # of each function in this test so far, by its code: its closures as one
 shared_shapes = jaxtyping.jaxtyped  # as a context, within which an axis's name means one size
-_checks: dict[CodeType, tuple[Callable, Callable]] = {}  # of arguments, and of results
+_checks: dict[int, tuple[Callable, Callable, CodeType]] = {}  # of arguments, and of results; the code, to keep its id
 
 
 def jaxtyped(function: Callable | type | None = None, *, typechecker: Callable | None = None) -> Callable:
@@ -37,7 +37,7 @@ def jaxtyped(function: Callable | type | None = None, *, typechecker: Callable |
         return function
     if not function.__annotations__:
         return function
-    code = function.__code__
+    code = id(function.__code__)  # of two classes' __init__ that dataclass writes, the codes may be equal
 
     @functools.wraps(function)
     def call(*args, **kwargs):
@@ -46,8 +46,8 @@ def jaxtyped(function: Callable | type | None = None, *, typechecker: Callable |
             return function(*args, **kwargs)
         number_of_calls[code] += 1
         if code not in _checks:
-            _checks[code] = _make_checks(function)
-        check_arguments, check_result = _checks[code]
+            _checks[code] = (*_make_checks(function), function.__code__)
+        check_arguments, check_result, _ = _checks[code]
         with shared_shapes("context"):
             check_arguments(*args, **kwargs)
             result = function(*args, **kwargs)
