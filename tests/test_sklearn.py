@@ -23,14 +23,23 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import pyro_vae as pv
 from pyro_vae.data.customers import customers
 from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.option_registry import options_of
 from pyro_vae.sklearn import VAEDensity
+from pyro_vae.workflows import fit_settings
 from pyro_vae.workflows.fit_settings import fit_options
 
-SMALL = {"latent_dim": 1, "hidden": (4,), "epochs": 1, "random_state": 0}
-LINEAR = {"network": "linear", "likelihood": "normal", "scale": "learned", "random_state": 0}
+SMALL = {"latent_dim": 1, "prior": "standard-normal", "hidden": (4,), "epochs": 1, "random_state": 0}
+BY_TABLE = ("latent_dim", "prior", "epochs")  # whose defaults depend on the rows
+LINEAR = {
+    "prior": "standard-normal",
+    "network": "linear",
+    "likelihood": "normal",
+    "scale": "learned",
+    "random_state": 0,
+}
 X = load_iris().data
 FAILED = {
     "check_sample_weight_equivalence_on_dense_data": "a row twice has two draws of z and two places in the order of "
@@ -56,6 +65,17 @@ def with_nan(rows):
     return np.where(rows > 4.9, np.nan, rows)
 
 
+def test_a_table_gets_the_defaults_of_fit(monkeypatch):
+    monkeypatch.setattr(fit_settings, "MIN_TABLE_STEPS", 4)
+    vae = VAEDensity(hidden=(4,), batch_size=150, validation_fraction=0.0, random_state=0).fit(X)
+    assert vae.n_iter_ == 100
+    assert isinstance(vae.program_.prior, pv.priors.MixtureOfNormals)
+    assert vae.transform(X).shape[1] == X.shape[1]
+    named = VAEDensity(hidden=(4,), prior="standard-normal", epochs=1, random_state=0).fit(X)
+    assert isinstance(named.program_.prior, pv.priors.StandardNormal)
+    assert named.n_iter_ == 1
+
+
 @pytest.fixture(scope="module")
 def of_iris():
     return VAEDensity(**SMALL).fit(X)
@@ -77,7 +97,7 @@ def test_defaults_and_help_are_those_of_the_settings():
     shared = {name: option for name, option in (fit_options() | options_of(Estimator)).items() if name in parameters}
     assert len(shared) > 12
     for name, option in shared.items():
-        assert parameters[name].default == (None if name == "latent_dim" else option.default), name
+        assert parameters[name].default == (None if name in BY_TABLE else option.default), name
     same = (
         "latent_dim",
         "likelihood",
