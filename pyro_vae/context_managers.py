@@ -12,8 +12,21 @@ import numpy as np
 import pyro
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _RECORDING = False
+
+
+class DispatchMode(TorchDispatchMode):
+    """A mode that sees every operation below autograd, and whose use does not import torch's compiler.
+
+    The import takes a second.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # called by torch
+        return False
+
 
 PYRO_LOCK = threading.RLock()
 """Held while a thread uses what belongs to the process: Pyro's handlers, its param store, its validation flag and the

@@ -13,6 +13,7 @@ from typing import cast
 import pyro.distributions.transforms as transforms
 import torch
 import torch.nn.functional as F
+from pyro.distributions.util import broadcast_shape
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import LongTensor, Tensor, nn
 
@@ -193,7 +194,7 @@ def concat(u: Tensor, context: Tensor | None) -> Tensor:
     """
     if context is None:
         return u if u.shape[-1] else u.new_zeros(*u.shape[:-1], 1)
-    shape = torch.broadcast_shapes(u.shape[:-1], context.shape[:-1])
+    shape = broadcast_shape(u.shape[:-1], context.shape[:-1])
     return torch.cat([u.expand(*shape, -1), context.expand(*shape, -1)], -1)
 
 

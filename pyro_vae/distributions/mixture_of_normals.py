@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -37,7 +38,7 @@ class NormalMixture(TorchDistribution):
     has_rsample = True
 
     def __init__(self, loc: Tensor, scale: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
-        rows = torch.broadcast_shapes(loc.shape[:-2], scale.shape[:-2], logits.shape[:-1])
+        rows = broadcast_shape(loc.shape[:-2], scale.shape[:-2], logits.shape[:-1])
         loc, scale = (value.expand(rows + loc.shape[-2:]) for value in (loc, scale))
         self.loc, self.scale, self.logits = loc, scale, logits.expand(rows + logits.shape[-1:])
         self.log_weights = self.logits.log_softmax(-1)

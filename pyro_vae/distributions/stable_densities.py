@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 SMALL_LOGIT = 0.25  # below which functions of a continuous Bernoulli's logit are series
@@ -251,7 +252,7 @@ class LowRankMultivariateNormal(dist.LowRankMultivariateNormal):
     """
 
     def __init__(self, loc: Tensor, cov_factor: Tensor, cov_diag: Tensor, validate_args: bool | None = None) -> None:
-        batch_shape = torch.broadcast_shapes(loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1])
+        batch_shape = broadcast_shape(loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1])
         self.loc, self.cov_diag = (value.expand(batch_shape + loc.shape[-1:]) for value in (loc, cov_diag))
         self.cov_factor = cov_factor.expand(batch_shape + cov_factor.shape[-2:])
         self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag = cov_factor, cov_diag

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
@@ -30,7 +31,7 @@ class WishartCholesky(TorchDistribution):
     has_rsample = True
 
     def __init__(self, df: Tensor, scale_tril: Tensor, validate_args: bool | None = None) -> None:
-        batch_shape, event_shape = torch.broadcast_shapes(df.shape, scale_tril.shape[:-2]), scale_tril.shape[-2:]
+        batch_shape, event_shape = broadcast_shape(df.shape, scale_tril.shape[:-2]), scale_tril.shape[-2:]
         self.df, self.scale_tril = df.expand(batch_shape), scale_tril.expand(batch_shape + event_shape)
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
 

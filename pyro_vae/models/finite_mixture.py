@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
@@ -298,7 +299,7 @@ class _Component(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         prepared = self.mixture.prepare(value.reshape(-1, value.shape[-1]))
         log_probs = self.mixture.log_probs(prepared, self.mixture.table())
-        shape = torch.broadcast_shapes(value.shape[:-1], self.c.shape)
+        shape = broadcast_shape(value.shape[:-1], self.c.shape)
         row = torch.arange(log_probs.shape[1], device=log_probs.device).reshape(value.shape[:-1]).expand(shape)
         return log_probs[self.c.expand(shape), row]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyro.distributions as dist
 import torch
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 
@@ -22,7 +23,7 @@ class Labels(dist.Categorical):
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
-        shape, label = torch.broadcast_shapes(value.shape, self.batch_shape), value.long()
+        shape, label = broadcast_shape(value.shape, self.batch_shape), value.long()
         if self.table.dim() == 1:
             return self.table[label].expand(shape)
         row = torch.arange(self.table.shape[0], device=label.device).expand(shape)

@@ -9,9 +9,8 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae.context_managers import evaluating, seeded
+from pyro_vae.context_managers import DispatchMode, evaluating, seeded
 from pyro_vae.errors import InputError
 from pyro_vae.programs.enumeration import enumerate_sites
 from pyro_vae.programs.log_densities import enumerated_weight_terms, log_weight_terms
@@ -181,7 +180,7 @@ class LogWeightSampler:
         return example.take(torch.arange(number, device=example.x.device) % len(example.x))
 
 
-class CountOperations(TorchDispatchMode):
+class CountOperations(DispatchMode):
     """Counts the bytes of every tensor that operations write, views left out, and the convolutions among them."""
 
     def __init__(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from pyro.distributions.torch_distribution import MaskedDistribution
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
@@ -166,7 +167,7 @@ class _ObservedSite:
         if not isinstance(site["mask"], bool | None):
             masks.append(_over_events(site["mask"], site["fn"].event_dim - _element_dim(base)))
         self.element_dim = _element_dim(base)
-        value = site["value"].expand(torch.broadcast_shapes(site["value"].shape, site["fn"].shape()))
+        value = site["value"].expand(broadcast_shape(site["value"].shape, site["fn"].shape()))
         self.axis = row_dim - site["fn"].event_dim + self.element_dim  # of rows, among those of elements
         self.shape = value.shape[: value.dim() - self.element_dim]
         self.values = value.movedim(self.axis - self.element_dim, 0)

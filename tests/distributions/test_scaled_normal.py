@@ -7,6 +7,7 @@ from scipy import stats
 
 import pyro_vae as pv
 from pyro_vae.distributions.scaled_normal import ScaledMultivariateNormal
+from pyro_vae.likelihoods.residual_covariance import shrunk_covariance
 
 D64 = torch.float64
 D = 5
@@ -104,3 +105,15 @@ def test_a_fit_begins_at_one_normal_and_is_recorded():
     vae = pv.VAE(pv.priors.StandardNormal(2), part, guide)
     pv.fit(vae, data.train, valid=data.valid, epochs=2)
     assert pv.log_evidence(vae, data.test, 50).log_px.isfinite().all()
+
+
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(50, 4, 4), (8, 30, 30), (200, 5, 1), (3, 2, 2), (2, 1, 1)])
+def test_the_shrunk_covariance_is_that_of_sklearn(rows, columns, rank):
+    from sklearn.covariance import LedoitWolf
+
+    g = np.random.default_rng(0)
+    x = g.normal(size=(rows, rank)) @ g.normal(size=(rank, columns)) * 10.0 ** g.integers(-3, 4, columns) + 5
+    found = shrunk_covariance(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, LedoitWolf().fit(x).covariance_, rtol=1e-9, atol=1e-14)
+    same = shrunk_covariance(torch.ones(5, 3, dtype=torch.float64))
+    assert torch.equal(same, torch.zeros(3, 3, dtype=torch.float64))

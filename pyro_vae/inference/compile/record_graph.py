@@ -14,10 +14,9 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.fx.node import Argument, map_aggregate
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae.context_managers import is_recording, recording
+from pyro_vae.context_managers import DispatchMode, is_recording, recording
 from pyro_vae.inference.compile.executable_graph import RecordedGraph
 from pyro_vae.inference.compile.graph_passes import optimize
 from pyro_vae.inference.compile.recorded_operations import Outputs, Recording, Untraceable, storage_id
@@ -97,16 +96,12 @@ def _is_called_by(function: Callable[..., object]) -> bool:
     return False
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(DispatchMode):
     """Adds every operation below autograd to a graph, with the facts that its transformations rely on.
 
     `nodes` maps the id of each tensor to the node that made it; `constants` are tensors that depend on no input,
     parameter or random draw. The other attributes are those of `Recording`.
     """
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:  # called by torch; True would import its compiler, which takes a second
-        return False
 
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
         super().__init__()

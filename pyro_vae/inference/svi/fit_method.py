@@ -8,7 +8,6 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pyro_vae.context_managers import evaluating, seeded, set_rng_seed, set_training
 from pyro_vae.data import Split
@@ -17,6 +16,7 @@ from pyro_vae.data.stored_split import readable_rows
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import DivergedError, InputError, PrecisionWarning
 from pyro_vae.inference.fit_result import EpochRecord
+from pyro_vae.inference.svi.count_flops import CountFlops
 from pyro_vae.inference.svi.prepare_fit import check_batches
 from pyro_vae.inference.svi.restarts import fall_in_epoch
 from pyro_vae.inference.svi.train_config import TrainConfig
@@ -141,12 +141,11 @@ class FitTask:
     def _run_first(self) -> None:
         """Run the program on the first batch: functions make their parameters, and its plates are found."""
         program = self.program
-        counter = FlopCounterMode(display=False)  # it hooks into gradients, so they have to be enabled
-        with torch.enable_grad(), seeded(self.config.epoch_seed(-2)), evaluating(program), counter:
+        with torch.enable_grad(), seeded(self.config.epoch_seed(-2)), evaluating(program), CountFlops() as counter:
             model, self.guide_trace = trace_rows(program, self.example)
         self.uncertain_latents = uncertain_latents(sample_sites(model), sample_sites(self.guide_trace))
         self.latents_outside = latents_outside(sample_sites(model), self.uncertain_latents)
-        self.flops_per_step = 3 * counter.get_total_flops()  # the backward pass takes twice those of the forward pass
+        self.flops_per_step = 3 * counter.total  # the backward pass takes twice those of the forward pass
         self.plates = find_plates(program, self.example)
         self.check(self.example)
 

@@ -1,5 +1,6 @@
 """One fused torch optimizer for all parameters, with the interface of Pyro's optimizers."""
 
+import inspect
 from collections.abc import Callable, Iterable
 
 import pyro
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError
 from pyro_vae.inference.svi.train_config import OPTIMIZERS, TrainConfig
+
+COMPILER_METHODS = ("add_param_group", "load_state_dict", "state_dict", "step")  # that import torch's compiler
 
 
 class FusedOptimizer(PyroOptim):
@@ -48,7 +51,7 @@ class FusedOptimizer(PyroOptim):
         self.parameters |= new
         self._known |= {id(value) for value in new.values()}
         if self._torch is None:
-            made: Callable[..., torch.optim.Optimizer] = self._entry.load()
+            made = _without_compiler(self._entry.load())
             self._torch = made(list(new.values()), lr=self.learning_rate, **self._entry.fixed)
         else:
             self._torch.add_param_group({"params": list(new.values())})
@@ -70,7 +73,8 @@ class FusedOptimizer(PyroOptim):
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
         for group in self._torch.param_groups:
             group["lr"] = self.learning_rate
-        self._torch.step()
+        with torch.no_grad():
+            self._torch.step()
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -100,3 +104,14 @@ class FusedOptimizer(PyroOptim):
                 )
             moments.setdefault(indices[name], {})[key] = item
         self._torch.load_state_dict({"state": moments, "param_groups": self._torch.state_dict()["param_groups"]})
+
+
+def _without_compiler(made: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """A class of optimizers of torch whose methods do not import its compiler, which takes a second; others unchanged.
+
+    Its decorators only keep the compiler out of methods that it does not see here.
+    """
+    if not (isinstance(made, type) and made.__module__.startswith("torch.optim.")):
+        return made
+    methods = {name: inspect.unwrap(getattr(made, name)) for name in COMPILER_METHODS}
+    return type(made.__name__, (made,), methods)

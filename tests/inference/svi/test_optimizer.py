@@ -5,8 +5,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import pyro_vae as pv
+from pyro_vae.inference.svi.optimizer import FusedOptimizer
+from pyro_vae.inference.svi.train_config import OPTIMIZERS
 
 
 class TwoBiases(nn.Module):
@@ -37,3 +40,26 @@ def test_a_clip_is_the_joint_norm_of_the_step(fit):
     moved = torch.cat([program.first.detach(), program.second.detach()])
     assert float(moved.norm()) == pytest.approx(0.1, rel=1e-4)
     assert torch.equal(program.first, program.second)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_are_those_of_torchs_own_class_and_its_hooks_are_called(name):
+    entry, calls = OPTIMIZERS[name], []
+    values = torch.linspace(-1, 1, 6)
+    ours, theirs = nn.Parameter(values.clone()), nn.Parameter(values.clone())
+    optimizer, own = FusedOptimizer(name, 0.1), entry.load()([theirs], lr=0.1, **entry.fixed)
+    optimizer.add_parameters({"weights": ours})
+    hook = register_optimizer_step_pre_hook(lambda *_: calls.append(1))
+    for step in range(3):
+        for parameter in (ours, theirs):
+            parameter.grad = (values * step).cos()
+        optimizer([ours])
+        own.step()
+    hook.remove()
+    assert torch.equal(ours, theirs)
+    assert len(calls) == 6
+    state = optimizer.get_state()
+    again = FusedOptimizer(name, 0.1)
+    again.add_parameters({"weights": ours})
+    again.set_state(state)
+    assert all(torch.equal(value, state[key]) for key, value in again.get_state().items())
