@@ -12,6 +12,7 @@ from pyro_vae.data.columns import FAMILIES, Column, Schema
 from pyro_vae.data.columns.conditions import GIVEN
 from pyro_vae.likelihoods.columns import GROUPS, SCALE_FLOOR
 from pyro_vae.models.exact_density import rows_with_nan
+from pyro_vae.torch_optimizers import without_compiler
 
 MAX_COLUMNS = 50  # of which a family is chosen
 MAX_ROWS = 5_000  # by which it is
@@ -110,7 +111,7 @@ def _held_out(column: Column, family: str, train: _Values, valid: _Values) -> Te
     """log p of validation values (n,) under a family's best fit to training values, nats."""
     group = GROUPS[family]([column], SCALE_FLOOR).double()
     out = group.init_from_values(train.x).requires_grad_()
-    optimizer = torch.optim.LBFGS(
+    optimizer = without_compiler(torch.optim.LBFGS)(
         [out, *group.parameters()], max_iter=ITERATIONS, tolerance_change=TOLERANCE, line_search_fn="strong_wolfe"
     )
 

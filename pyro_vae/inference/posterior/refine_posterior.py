@@ -40,6 +40,7 @@ from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import PlateStructure, require_any_number_of_rows, require_guide_density, require_rows
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import Site, sample_sites, unwrap_independent
+from pyro_vae.torch_optimizers import without_compiler
 from pyro_vae.typing import PerRow, Program
 
 COMPARISON_DRAWS = 256  # on which a row's refined q is compared with the guide's
@@ -200,7 +201,7 @@ def _optimize(refined: Refined, sampler: LogWeightSampler, batch: Batch, setting
     loss = Trace_ELBO(settings.num_particles, sampler.plates.nesting + 1, vectorize_particles=sampler.vectorized)
     model, guide = (_RemoveScales()(bind_supported_kwargs(part)) for part in (refined.model, refined.guide))
     variables = [value.requires_grad_() for value in refined.sites.buffers()]
-    adam = torch.optim.Adam(variables, settings.learning_rate)
+    adam = without_compiler(torch.optim.Adam)(variables, settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, settings.steps)
     for _ in range(settings.steps):
         adam.zero_grad()

@@ -1,6 +1,5 @@
 """One fused torch optimizer for all parameters, with the interface of Pyro's optimizers."""
 
-import inspect
 from collections.abc import Callable, Iterable
 
 import pyro
@@ -10,8 +9,7 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError
 from pyro_vae.inference.svi.train_config import OPTIMIZERS, TrainConfig
-
-COMPILER_METHODS = ("add_param_group", "load_state_dict", "state_dict", "step")  # that import torch's compiler
+from pyro_vae.torch_optimizers import without_compiler
 
 
 class FusedOptimizer(PyroOptim):
@@ -51,7 +49,8 @@ class FusedOptimizer(PyroOptim):
         self.parameters |= new
         self._known |= {id(value) for value in new.values()}
         if self._torch is None:
-            made = _without_compiler(self._entry.load())
+            found: Callable[..., torch.optim.Optimizer] = self._entry.load()
+            made: Callable[..., torch.optim.Optimizer] = without_compiler(found) if isinstance(found, type) else found
             self._torch = made(list(new.values()), lr=self.learning_rate, **self._entry.fixed)
         else:
             self._torch.add_param_group({"params": list(new.values())})
@@ -73,8 +72,7 @@ class FusedOptimizer(PyroOptim):
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
         for group in self._torch.param_groups:
             group["lr"] = self.learning_rate
-        with torch.no_grad():
-            self._torch.step()
+        self._torch.step()
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -104,14 +102,3 @@ class FusedOptimizer(PyroOptim):
                 )
             moments.setdefault(indices[name], {})[key] = item
         self._torch.load_state_dict({"state": moments, "param_groups": self._torch.state_dict()["param_groups"]})
-
-
-def _without_compiler(made: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """A class of optimizers of torch whose methods do not import its compiler, which takes a second; others unchanged.
-
-    Its decorators only keep the compiler out of methods that it does not see here.
-    """
-    if not (isinstance(made, type) and made.__module__.startswith("torch.optim.")):
-        return made
-    methods = {name: inspect.unwrap(getattr(made, name)) for name in COMPILER_METHODS}
-    return type(made.__name__, (made,), methods)
