@@ -94,6 +94,46 @@ def set_rng_seed(seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002  # what programs draw from numpy's own generator repeats too
 
 
+def keyed_generator(*numbers: int) -> np.random.Generator:
+    """A generator of NumPy's whose stream several whole numbers name.
+
+    Args:
+        *numbers: a seed, and what is drawn.
+
+    Returns:
+        The generator.
+    """
+    return np.random.default_rng([number % 2**64 for number in numbers])
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed that several whole numbers name. Sums would not do: part 1 of seed 0 would be part 0 of seed 1.
+
+    Args:
+        *numbers: a seed, and what is drawn.
+
+    Returns:
+        The seed, of 32 bits.
+
+    >>> derived_seed(0, 1) == derived_seed(1, 0)
+    False
+    """
+    return int(np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1)[0])
+
+
+def part_seed(seed: int, number: int) -> int:
+    """The seed of a part of what a seed draws.
+
+    Args:
+        seed: the seed.
+        number: of the part, from 0.
+
+    Returns:
+        The seed itself for part 0, else one of its own.
+    """
+    return derived_seed(seed, number) if number else seed
+
+
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Draw from a seed inside; outside, the generators continue as if nothing had been drawn. None changes nothing."""

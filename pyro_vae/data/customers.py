@@ -56,7 +56,7 @@ def draw_customers(n: int, seed: int) -> "pandas.DataFrame":
     """
     import pandas
 
-    g = np.random.default_rng(seed)
+    g = np.random.default_rng(seed % 2**64)
     segment = g.choice(list(SEGMENTS), n, p=list(SEGMENTS.values()))
     size = np.select([segment == "Business", segment == "Public", segment == "Partner"], [1.2, 0.9, 0.6], 0.0)
     activity = g.normal(size=n)

@@ -19,7 +19,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.context_managers import evaluating, seeded
+from pyro_vae.context_managers import evaluating, part_seed, seeded
 from pyro_vae.data import Dataset, RowsGiven, Split
 from pyro_vae.data.columns import Schema
 from pyro_vae.data.columns.choose_columns import column_slices
@@ -235,7 +235,7 @@ def _by_density(program: Density, both: Split, given: Split, seed: int) -> tuple
     for block in torch.arange(len(both)).split(program.block_rows):
         own, rest = (rows_with_nan(rows, block).to(next(program.parameters())) for rows in (both, given))
         hidden = rest.isnan() & ~own.isnan()
-        with torch.no_grad(), seeded(seed + int(block[0])):
+        with torch.no_grad(), seeded(part_seed(seed, int(block[0]))):
             drawn = program.draw_missing(rest, NUM_VALUES)
             log_probs = torch.stack([program.log_density(torch.where(hidden, x, own)) for x in drawn])
             log_px.append(program.log_density(own).cpu().double())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.context_managers import keyed_generator
 from pyro_vae.evidence.annealing_schedule import sigmoid_betas
 from pyro_vae.evidence.proposal_mixture import DEGREES_OF_FREEDOM, Counts, Proposal
 from pyro_vae.evidence.row_blocks import RowBlock
@@ -87,7 +88,7 @@ class _RowNoise:
     """Random numbers of rows' chains, chains first, then rows, keyed by row."""
 
     def __init__(self, block: RowBlock, index: Tensor, dim: int, stream: int) -> None:
-        self.generators = [np.random.default_rng([block.seed, stream, block.first + row]) for row in index.tolist()]
+        self.generators = [keyed_generator(block.seed, stream, block.first + row) for row in index.tolist()]
         self.dim, self.like = dim, block.batch.x
 
     def _stack(self, rows: list[np.ndarray]) -> Tensor:

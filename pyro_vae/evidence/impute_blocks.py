@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.context_managers import seeded
+from pyro_vae.context_managers import keyed_generator, seeded
 from pyro_vae.evidence.annealing_from_modes import CHAINS, anneal_chains
 from pyro_vae.evidence.pareto_smoothing import khat_limit, pareto_smoothed
 from pyro_vae.evidence.proposal_mixture import Proposal
@@ -120,7 +120,7 @@ def choose_points(log_weights: LogWeights, num: int, seed: int, rows: Tensor) ->
     chosen = torch.zeros(num, log_weights.shape[1], dtype=torch.long)
     for place, (row, probs) in enumerate(zip(rows.tolist(), normalized(log_weights).T.numpy(), strict=True)):
         if np.isfinite(probs).all():
-            generator = np.random.default_rng([seed, RESAMPLING, row])
+            generator = keyed_generator(seed, RESAMPLING, row)
             chosen[:, place] = torch.from_numpy(generator.choice(len(probs), num, p=probs / probs.sum()))
     return chosen
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.context_managers import seeded
+from pyro_vae.context_managers import derived_seed, keyed_generator, seeded
 from pyro_vae.evidence.pareto_smoothing import pareto_smoothed
 from pyro_vae.evidence.proposal_mixture import DEGREES_OF_FREEDOM, Counts, Proposal
 from pyro_vae.programs.repeated_rows import RepeatedRows, joint_at_draws
@@ -134,7 +134,7 @@ class RowBlock:
 
     def _noise(self, row: int, stream: int, draws: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
         """A row's standard normal numbers (S, K) and χ² numbers (S,)."""
-        generator = np.random.default_rng([self.seed, stream, self.first + row])
+        generator = keyed_generator(self.seed, stream, self.first + row)
         return generator.standard_normal((draws, dim)), generator.chisquare(DEGREES_OF_FREEDOM, draws)
 
     def log_joint(self, u: Tensor) -> LogWeights:
@@ -167,7 +167,7 @@ class RowBlock:
 
 def key(*numbers: int) -> int:
     """A seed made of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    return derived_seed(*numbers)
 
 
 def summarize_mixture(draws: WeightedDraws, counts: Counts, sizes: list[int]) -> dict[str, PerRow]:

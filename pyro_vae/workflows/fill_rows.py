@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pyro_vae.context_managers import part_seed
 from pyro_vae.data import Split
 from pyro_vae.data.prepare_rows import Preparation
 from pyro_vae.data.stored_split import chunk_rows
@@ -144,5 +145,5 @@ def _impute(program: Program, part: Split, rows: torch.Tensor | None, how: Imput
             method=how.method,
             num_samples=how.num_samples,
             rows=rows,
-            seed=how.seed + number,
+            seed=part_seed(how.seed, number),
         )

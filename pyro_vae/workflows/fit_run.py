@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.atomic_write import DeferUnwritable, read_json, read_json_lines, write_json, write_json_lines
-from pyro_vae.context_managers import defer_signals, seeded
+from pyro_vae.context_managers import defer_signals, derived_seed, seeded
 from pyro_vae.data import Dataset
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import DivergedError, InputError, PointMassError, RankLostError, RowsError, UnwritableError
@@ -57,6 +57,7 @@ from pyro_vae.workflows.reference_scores import write_reference_scores
 from pyro_vae.workflows.user_program import load_builder
 
 VALID_ESTIMATOR, SCORED_ROWS = Estimator(num_samples=200), 1000  # of the validation rows, the first
+ROWS = 1  # the stream of a bootstrap's rows, apart from that of its weights
 Given = Mapping[str, Value | Path]  # settings by name
 
 
@@ -144,14 +145,27 @@ def fit_resampled(folder: Path, program: str | None, number: int) -> Program:
     settings = _settings_of_run(folder, {}, program)
     seed = settings["seed"]
     assert isinstance(seed, int)
-    settings |= {"seed": seed + number}
+    settings |= {"seed": derived_seed(seed, number)}
     job = _Job(FitSettings.from_options(settings), settings, None, program, False, lambda line: None, False)
     require_same_data(folder, job.data.fingerprint)
-    job.resample(seed + number)
+    job.resample(derived_seed(seed, number, ROWS))
     with warnings_to_log(job.log):
         job._fit_program()
     _to_cpu(job.program)
     return job.program
+
+
+def resampled_rows(num_rows: int, seed: int) -> Tensor:
+    """As many rows as there are, drawn with replacement.
+
+    Args:
+        num_rows: the number N of rows.
+        seed: of the draw.
+
+    Returns:
+        Row numbers (N,).
+    """
+    return torch.randint(num_rows, (num_rows,), generator=torch.Generator().manual_seed(seed))
 
 
 class _Job:
@@ -192,8 +206,7 @@ class _Job:
 
     def resample(self, seed: int) -> None:
         """As many training rows as there are, drawn with replacement."""
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randint(len(self.data.train), (len(self.data.train),), generator=generator)
+        rows = resampled_rows(len(self.data.train), seed)
         self.data = replace(self.data, train=self.data.train.take(rows))
         self.labels = None if self.labels is None else self.labels[rows]
 

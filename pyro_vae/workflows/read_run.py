@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vae.context_managers import seeded
+from pyro_vae.context_managers import part_seed, seeded
 from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.columns.conditions import GIVEN, Value, original_codes
@@ -245,7 +245,7 @@ class Run:
         def score_part(part: Split, number: int) -> "pandas.DataFrame":
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ZeroDensityWarning)  # −inf says it
-                found = estimate_log_px(estimator, self.program(), part, seed=estimator.seed + number)
+                found = estimate_log_px(estimator, self.program(), part, seed=part_seed(estimator.seed, number))
             scores = compare_with_reference(found, reference, rate)
             frame = score_frame(scores)
             if not explain:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_vae.context_managers import part_seed
 from pyro_vae.data import Split
 from pyro_vae.data.row_weights import effective_rows
 from pyro_vae.data.stored_split import chunk_rows
@@ -273,7 +274,7 @@ class _Chunks:
 
     def _score(self, number: int, part: Split, places: Tensor | None) -> LogPx:
         own = None if places is None else places[number * self.size :][: len(part)]
-        seed = self.estimator.seed + number
+        seed = part_seed(self.estimator.seed, number)
         return estimate_log_px(self.estimator, self.program, part, rows=own, seed=seed, on_rows=self.shown.show)
 
     @contextmanager

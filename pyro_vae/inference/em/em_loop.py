@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pyro_vae.context_managers import part_seed
 from pyro_vae.data import Split
 from pyro_vae.data.row_weights import check_weights, weighted_mean
 from pyro_vae.errors import DivergedError, InputError
@@ -163,7 +164,7 @@ class EMRun:
         Args:
             number: of the start.
         """
-        settings, seed = self.settings, self.settings.seed + number
+        settings, seed = self.settings, part_seed(self.settings.seed, number)
         self.model.start_em(self.rows.mean, self.start_rows, settings.starts[number % len(settings.starts)], seed)
         self.stopped[number] = "epochs"
         if settings.batch_size is None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
 from pyro_vae.argument_checks import check_call
-from pyro_vae.context_managers import evaluating, seeded
+from pyro_vae.context_managers import evaluating, part_seed, seeded
 from pyro_vae.data import RowsGiven, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.inference.posterior.refined_guides import (
@@ -224,7 +224,7 @@ class _RemoveScales(Messenger):
 def _elbo(sampler: LogWeightSampler, batch: Batch, settings: _Settings) -> PerRow:
     """Each row's ELBO (N,) on `COMPARISON_DRAWS` draws, the same for the same seed."""
     num_blocks = -(-COMPARISON_DRAWS // settings.num_particles)
-    with seeded(settings.seed + 1):
+    with seeded(part_seed(settings.seed, 1)):
         parts = [sampler(batch, settings.num_particles).log_weights for _ in range(num_blocks)]
     return torch.cat(parts).mean(0)
 

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.context_managers import evaluating, seeded, set_rng_seed, set_training
+from pyro_vae.context_managers import derived_seed, evaluating, seeded, set_rng_seed, set_training
 from pyro_vae.data import Split
 from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.data.stored_split import readable_rows
@@ -42,6 +42,7 @@ from pyro_vae.resource_limits import require_memory
 from pyro_vae.typing import Program
 
 START_ROWS = 1000  # shown to a program's `init_from_data`
+VALUES = 10**9 + 1  # the stream of values that are drawn anew in each epoch
 FINITE_CHECK_INTERVAL = 50  # steps; on an accelerator each check of a value waits for the device
 Loss = Tensor | float
 
@@ -243,10 +244,8 @@ class FitTask:
         seed = self.config.epoch_seed(epoch)
         rank_seed = self.group.rank_seed(seed)
         set_rng_seed(rank_seed)
-        order = torch.Generator().manual_seed(seed)
-        if self.group.is_single and self.target.device.type == "cpu":
-            return order, order
-        return order, torch.Generator(self.target.device).manual_seed(rank_seed)
+        drawn_again = torch.Generator(self.target.device).manual_seed(derived_seed(rank_seed, VALUES))
+        return torch.Generator().manual_seed(seed), drawn_again
 
 
 @runtime_checkable
