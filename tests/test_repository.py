@@ -160,3 +160,15 @@ TEXT_CALLS = {
 def test_calls_without_an_encoding_are_found(call, tmp_path):
     (tmp_path / "a.py").write_text(call)
     assert len(list(calls_in_the_locales_encoding(tmp_path / "a.py"))) == TEXT_CALLS[call]
+
+
+def test_licences_of_direct_dependencies_are_those_of_their_metadata(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import licences
+
+    rows, expected = licences.rows(), licences.dependencies()
+    assert list(rows) == sorted(expected, key=str.lower)
+    for name, text in rows.items():
+        assert licences.families(text), f"{name}: {text}"
+        installed = licences.licence(name)
+        assert installed is None or licences.families(installed) == licences.families(text), name
