@@ -21,9 +21,9 @@ import resource
 import shutil
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ import click
 REPOSITORY = Path(__file__).parent.parent
 TARGETS = ("likelihoods", "priors", "distributions", "guides", "flows", "evidence", "inference", "data")
 COPIED = ("pyro_vae", "tests", "scripts", "docs", "pyproject.toml", "README.md", "mkdocs.yml", "CHANGELOG.md")
-IMPORTED_ONCE = ("torch", "pyro", "pandas", "sklearn.cluster", "scipy.stats", "jaxtyping", "beartype", "pytest")
+IMPORTED_ONCE = ("torch", "pyro", "pandas", "sklearn.cluster", "scipy.stats")  # none with a plugin of pytest
 SECONDS, WALL = 60, 5  # of a core for a mutant's tests; how many times as long by the clock
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -179,19 +179,24 @@ def run_tests(tree: Path, tests: Sequence[str], log: Path, seconds: int) -> int:
     Returns:
         0 where all pass.
     """
+    log.write_bytes(b"")
     pid = os.fork()
     if pid == 0:
         code = 70
-        with suppress(BaseException):
+        try:
             resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
             for stream in (1, 2):
-                os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+                os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
             os.chdir(tree)
             sys.path[:0] = [str(tree), str(tree / "scripts")]
-            os.environ |= {"PYTHONPATH": str(tree)}
+            os.environ["PYTHONPATH"] = str(tree)
             import pytest
 
             code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line", *tests]))
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
     deadline = time.monotonic() + WALL * seconds
     while time.monotonic() < deadline:
