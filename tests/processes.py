@@ -76,14 +76,27 @@ def _run_command(
     _take_over(environment)
     os.chdir(folder)
     for number, (name, place) in enumerate(places.items(), start=1):
-        if place == CLOSED:  # as Python begins where a stream is closed
+        stream = None  # as Python begins where it is closed
+        if place == CLOSED:
             os.close(number)
-            setattr(sys, name, None)
-            setattr(sys, f"__{name}__", None)
         else:
             os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            errors, buffering = ("strict", -1) if name == "stdout" else ("backslashreplace", 1)
+            stream = os.fdopen(number, "w", buffering, "utf-8", errors, closefd=False)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     opened.set()
-    main(words)
+    try:
+        main(words)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            code = 120  # as Python ends
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def _take_over(environment: Mapping[str, str]) -> None:

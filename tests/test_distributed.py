@@ -1,4 +1,4 @@
-"""Several processes compared with a single one; run as a script, this file is one of them (gloo, 2 and 4)."""
+"""Several processes compared with a single one (gloo, 2 and 4)."""
 
 import contextlib
 import io
@@ -18,6 +18,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from filelock import FileLock  # torch depends on it
+from processes import start
 from torch import nn
 
 import pyro_vae as pv
@@ -239,10 +240,12 @@ def results_by_size(base):
         interrupt_at(folder / "from single", epochs=2)
         variables = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         common = os.environ | variables | {"OMP_NUM_THREADS": "1", "PYRO_VAE_TIMEOUT": "120"}
-        words = [sys.executable, __file__, str(folder)]
-        started = [subprocess.Popen(words, env=common | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(size)]
+        ranks = [common | {"RANK": str(r), "LOCAL_RANK": str(r)} for r in range(size)]
+        started = [start(run_process, folder, environment=environment) for environment in ranks]
         try:
-            assert [process.wait(300) for process in started] == [0] * size
+            for process in started:
+                process.join(300)
+            assert [process.exitcode for process in started] == [0] * size
         finally:
             for process in started:
                 process.kill()
@@ -373,7 +376,7 @@ def pid_of_rank_1(process):
 @pytest.mark.parametrize("how", ["a process is killed", "Ctrl-C"])
 def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path, how):
     folder = tmp_path / "run"
-    process = torchrun("fit", "--data", "digits", "--hidden", 20, "--epochs", 60, "--out", folder)
+    process = torchrun("fit", "--data", "digits", "--hidden", 20, "--epochs", 40, "--out", folder)
     try:
         for _ in range(1200):
             if (folder / "metrics.jsonl").exists() and len((folder / "metrics.jsonl").read_text().splitlines()) >= 3:
@@ -391,12 +394,12 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path, how):
     assert "another process of this run" in output
     assert output.count(f"--resume {folder} goes on from there") == 1
     kept = read_tensors(folder / CHECKPOINT)[1]["history"]
-    assert 2 <= len(kept) < 60  # the metrics may be an epoch ahead of the checkpoint
+    assert 2 <= len(kept) < 40  # the metrics may be an epoch ahead of the checkpoint
     if how != "Ctrl-C":
         code, out, err = command("fit", "--resume", folder, "--json")  # a single process resumes the fit of two
         assert code == 0, err
         assert json.loads(out)["log_px"] > json.loads(out)["elbo"]
-        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 60
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 40
 
 
 def test_shards_cover_a_batch_and_their_sizes_differ_by_one_row():
@@ -437,7 +440,3 @@ def test_signals_are_deferred_while_a_file_is_written():
     finally:
         signal.signal(signal.SIGINT, before)
     assert done
-
-
-if __name__ == "__main__":
-    run_process(Path(sys.argv[1]))

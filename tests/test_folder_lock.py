@@ -2,14 +2,13 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
+from processes import CONTEXT, Command
 from run_damage import log_lines
 
 import pyro_vae as pv
@@ -19,8 +18,6 @@ from pyro_vae.atomic_write import (
 from pyro_vae.cli.main import _run
 from pyro_vae.folder_lock import LOCK, lock_folder
 from pyro_vae.run_folder import lock_new_folder, require_unused
-
-CONTEXT = multiprocessing.get_context("spawn")
 
 
 def race(folder, number, barrier, won):
@@ -50,17 +47,14 @@ def test_of_two_processes_one_wins_each_of_many_races(tmp_path):
 
 def test_two_fits_into_one_folder(table_csv, tmp_path):
     words = ["fit", "--data", table_csv, "--epochs", 2, "--hidden", 4, "--out", tmp_path / "run", "--json"]
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "pyro_vae", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=250) for process in both]
+    both = [Command(*words) for _ in range(2)]
+    said = [process.communicate() for process in both]
     assert sorted(process.returncode for process in both) == [0, 2]
     loser = said[0] if both[0].returncode else said[1]
-    assert loser[0] == b""
-    assert b"holds a run already" in loser[1] or b"writes to it; wait until that ends" in loser[1]
+    assert loser[0] == ""
+    assert "holds a run already" in loser[1] or "writes to it; wait until that ends" in loser[1]
+    for process in both:
+        process.kill()
     assert not (tmp_path / "run" / LOCK).exists()
     assert pv.load(tmp_path / "run") is not None
 

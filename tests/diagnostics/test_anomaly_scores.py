@@ -125,7 +125,7 @@ def test_rows_that_were_drawn_take_the_place_of_a_program(double):
 def test_nuts_finds_the_exact_posterior(double):
     program = LinearGaussian(3, 8, sites=1, inflate=2.0)
     x = program.rows(2)
-    found = pv.nuts(program, x, 200, warmup=100, num_chains=2)
+    found = pv.nuts(program, x, 120, warmup=60, num_chains=2)  # errors: 0.065 of a mean, 0.046 of a deviation
     assert found.names == ("z[0]", "z[1]", "z[2]")
     assert found.rhat.max() < 1.05
     draws = found.draws.flatten(0, 1)
@@ -145,8 +145,8 @@ def test_nuts_gives_constrained_latents_in_their_own_units():
         with pyro.plate("data", len(x)):
             pyro.sample("s", dist.Gamma(3.5, 2 + x[:, 0] ** 2 / 2))
 
-    found = pv.nuts(pv.Program(model, guide), torch.tensor([[1.0], [3.0]]), 200, warmup=100, num_chains=2)
-    exact = torch.tensor([3.5 / 2.5, 3.5 / 6.5])
+    found = pv.nuts(pv.Program(model, guide), torch.tensor([[1.0], [3.0]]), 120, warmup=60, num_chains=2)
+    exact = torch.tensor([3.5 / 2.5, 3.5 / 6.5])  # 240 draws: an error of 3.5 %
     torch.testing.assert_close(found.draws.mean((0, 1))[:, 0], exact, rtol=0.12, atol=0)
     with pytest.raises(pv.InputError, match="64 at most; got 65"):
         pv.nuts(pv.Program(model, guide), torch.zeros(65, 1))
