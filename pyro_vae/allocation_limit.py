@@ -28,7 +28,8 @@ class _CountBytes(TorchFunctionMode):
     ) -> object:
         given = dict(kwargs or {})
         if func in _device_constructors():
-            planned = _as_empty(func)(*args, **(given | {"device": "meta"}))
+            sizes = {name: value for name, value in given.items() if name != "generator"}  # which is of another device
+            planned = _as_empty(func)(*args, **(sizes | {"device": "meta"}))
             self.made += planned.nbytes if isinstance(planned, torch.Tensor) else 0
             if self.made > self.limit:
                 raise InputError(self.error)

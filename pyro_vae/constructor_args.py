@@ -3,10 +3,13 @@
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
-from pyro_vae.argument_checks import check_arguments
+from pyro_vae.allocation_limit import limit_allocation
+from pyro_vae.argument_checks import check_arguments, check_sizes
 from pyro_vae.errors import InputError
+from pyro_vae.resource_limits import free_memory
 
 Constructor = TypeVar("Constructor", bound=Callable[..., object])
 Part = TypeVar("Part")
@@ -71,8 +74,10 @@ def _record_arguments_of(cls: type, name: str) -> None:
     def recording_init(self: object, *args: object, **kwargs: object) -> None:
         if type(self) is cls:
             check_arguments(cls.__name__, signature, args, kwargs)
-        init(self, *args, **kwargs)
+        with _limit(cls.__name__):
+            init(self, *args, **kwargs)
         if type(self) is cls:  # the recipe would not rebuild a user's subclass
+            check_sizes(cls.__name__, signature, args, kwargs)
             _record_call(self, name, signature, args, kwargs)
 
     cls.__init__ = recording_init  # type: ignore[misc]  # the same
@@ -85,11 +90,16 @@ def _recording_function(function: Callable[..., object], name: str) -> Callable[
     @functools.wraps(function)
     def recording(*args: object, **kwargs: object) -> object:
         check_arguments(function.__name__, signature, args, kwargs)
-        instance = function(*args, **kwargs)
+        with _limit(function.__name__):
+            instance = function(*args, **kwargs)
         _record_call(instance, name, signature, args, kwargs)
         return instance
 
     return recording
+
+
+def _limit(name: str) -> AbstractContextManager[None]:
+    return limit_allocation(free_memory(), f"{name}: more weights than memory holds; give fewer or smaller layers")
 
 
 def _record_call(

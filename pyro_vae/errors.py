@@ -2,7 +2,14 @@
 
 
 class InputError(ValueError):
-    """An argument, option or file cannot be used; the command line prints the message alone and exits with 2."""
+    """An argument, option or file cannot be used; the command line prints the message alone and exits with 2.
+
+    Args:
+        message: what, where, and what to try; one line, whatever a library's own words in it have.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
 class DamagedFileError(InputError):

@@ -20,6 +20,7 @@ from torch import LongTensor, Tensor, nn
 from pyro_vae.errors import InputError
 from pyro_vae.nets import mlp
 
+MAX_LAYERS = 1000  # each is a network of its own
 BOUND = 5.0  # the splines map [−5, 5] to itself and are the identity outside
 MIN_SIZE = 1e-3  # of slopes, and of widths and heights as shares of [−5, 5]
 MIN_LAMBDA = 0.025
@@ -234,6 +235,15 @@ class Autoregressive(nn.Module):
 
 
 def check_flow(num_latents: int, layers: int, hidden: int) -> None:
+    """`InputError` for sizes of a flow that are not positive, or for more layers than are made one by one.
+
+    Args:
+        num_latents: the number K of latents.
+        layers: the number of layers.
+        hidden: the number of units of the hidden layer of each.
+    """
     for name, value in (("num_latents", num_latents), ("layers", layers), ("hidden", hidden)):
         if value < 1:
             raise InputError(f"a flow's {name} must be one or more, got {value}")
+    if layers > MAX_LAYERS:
+        raise InputError(f"a flow's layers must be {MAX_LAYERS:,} at most, got {layers:,}")

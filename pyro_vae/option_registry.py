@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from pyro_vae.errors import InputError
 
 MAX_COUNT, MAX_SEED = 10**9, 2**63 - 1  # of whole numbers: of epochs, draws, latents; and of seeds, of 64 bits
+MAX_SHOWN = 40  # characters of a value in a message
 Value = bool | int | float | str | tuple[int, ...] | tuple[str, ...] | None
 
 
@@ -70,20 +71,22 @@ class Option:
         names = tuple(self.choices)
         if names and (not isinstance(value, str) or value not in names):
             if isinstance(self.choices, Registry):
-                raise InputError(f"no {self.name} called {value!r}; try one of {', '.join(names)}")
-            shown = [repr(name) for name in names]
-            raise InputError(f"{self.name} must be {', '.join(shown[:-1])} or {shown[-1]}, got {value!r}")
+                raise InputError(f"no {self.name} called {shown(value)}; try one of {', '.join(names)}")
+            known = [repr(name) for name in names]
+            raise InputError(f"{self.name} must be {', '.join(known[:-1])} or {known[-1]}, got {shown(value)}")
         if self.type in (int, float):
             return self._check_number(value)
         if self.type is bool and not isinstance(value, bool):
-            raise InputError(f"{self.name} must be true or false, got {value!r}")
+            raise InputError(f"{self.name} must be true or false, got {shown(value)}")
         if self.type in (str, "path") and not isinstance(value, (str, Path) if self.type == "path" else str):
-            raise InputError(f"{self.name} must be a text, got {value!r}")
+            raise InputError(f"{self.name} must be a text, got {shown(value)}")
         if self.type == "texts":
             return _texts(self.name, value)
         if self.type == "widths":
             if not isinstance(value, (list, tuple)) or not value or not all(map(_is_count, value)):
-                raise InputError(f"{self.name} must be whole numbers of one or more, as in (500, 200), got {value!r}")
+                raise InputError(
+                    f"{self.name} must be whole numbers of one or more, as in (500, 200), got {shown(value)}"
+                )
             return tuple(value)
         if self.type in ("shape", "size"):
             return _sizes(self.name, value, (2,) if self.type == "size" else (2, 3))
@@ -91,11 +94,11 @@ class Option:
 
     def _check_number(self, value: Any) -> int | float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"{self.name} must be a number, got {value!r}")
+            raise InputError(f"{self.name} must be a number, got {shown(value)}")
         if not math.isfinite(value):
             raise InputError(f"{self.name} must be finite, got {value}")
         if self.type is int and isinstance(value, float) and not value.is_integer():
-            raise InputError(f"{self.name} must be a whole number, got {value!r}")
+            raise InputError(f"{self.name} must be a whole number, got {shown(value)}")
         if self.minimum is not None and not (value > self.minimum if self.exclusive else value >= self.minimum):
             raise InputError(f"{self.name} must be {self._bound()}, got {value}")
         maximum = self._largest() if self.maximum is None else self.maximum
@@ -119,6 +122,14 @@ class Option:
         return f"{'more than' if self.exclusive else 'at least'} {self.minimum:g}"
 
 
+def shown(value: object) -> str:
+    """A value in a message: itself where it is short."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}; make an object of it first, {value.__name__}(…)"
+    text = repr(value)
+    return f"a {type(value).__name__}" if len(text) > MAX_SHOWN or not text.isprintable() else text
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_COUNT
 
@@ -126,7 +137,7 @@ def _is_count(value: object) -> bool:
 def _texts(name: str, value: Any) -> tuple[str, ...]:
     """A setting of several texts; `InputError` for anything else."""
     if isinstance(value, str) or not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-        raise InputError(f"{name} must be a list of texts, as in ['a', 'b'], got {value!r}")
+        raise InputError(f"{name} must be a list of texts, as in ['a', 'b'], got {shown(value)}")
     return tuple(value)
 
 
@@ -135,7 +146,7 @@ def _sizes(name: str, value: Any, lengths: tuple[int, ...]) -> tuple[int, ...]:
     is_sequence = isinstance(value, (list, tuple)) and len(value) in lengths
     if not is_sequence or not all(map(_is_count, value)):
         words = "[channels,] height and width" if 3 in lengths else "height and width"
-        raise InputError(f"{name} must be {words}, whole numbers of one or more, got {value!r}")
+        raise InputError(f"{name} must be {words}, whole numbers of one or more, got {shown(value)}")
     return tuple(value)
 
 

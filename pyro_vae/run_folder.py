@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from pyro_vae import __version__
-from pyro_vae.atomic_write import JsonDict, is_leftover, read_json, read_toml, write_json, write_toml
+from pyro_vae.atomic_write import JsonDict, is_leftover, read_json, read_toml, require_path, write_json, write_toml
 from pyro_vae.errors import InputError
 from pyro_vae.folder_lock import LOCK, lock_folder
 from pyro_vae.json_records import require_types
@@ -58,6 +58,7 @@ def write_config(folder: Path, config: Mapping[str, object]) -> None:
 def read_config(folder: Path) -> JsonDict:
     """A run's settings; `InputError` where the folder is no run, or of a later format than this version knows."""
     path = folder / CONFIG
+    require_path(path)
     if not path.is_file():
         raise InputError(f"{folder} is not a run: it has no {CONFIG}; `pyro-vae fit` makes one, by default under runs/")
     config = read_toml(path, of_run=True)
@@ -144,6 +145,7 @@ def lock_new_folder(out: Path | None, name: str) -> Iterator[Path]:
         Path: the folder.
     """
     planned = RUNS / name if out is None else out
+    require_path(planned)
     made = [path for path in (planned, *planned.parents) if not path.exists()]
     try:
         if out is not None:
@@ -186,6 +188,7 @@ def require_own_folders(folder: Path) -> None:
     Args:
         folder: the run's folder, which may be a link itself.
     """
+    require_path(folder)
     for name in FOLDERS:
         if (folder / name).is_symlink():
             raise InputError(f"{folder / name} is a symbolic link, which no command follows: remove it")
@@ -193,6 +196,7 @@ def require_own_folders(folder: Path) -> None:
 
 def require_unused(folder: Path) -> None:
     """`InputError` where a folder that a new run is to be written to is a file, a run, or holds other files."""
+    require_path(folder)
     if folder.is_file():
         raise InputError(f"{folder} is a file: name a folder that is new or empty")
     if (folder / CONFIG).exists():

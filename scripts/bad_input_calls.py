@@ -1,4 +1,4 @@
-"""The Python calls of `bad_input.py`, by kind: expressions of the names that `namespace` gives."""
+"""The Python calls of `bad_input.py`, by kind: expressions of the names that `define_names` makes."""
 
 from typing import Any
 
@@ -182,10 +182,10 @@ pv.VAE(prior, guide, likelihood)
 pv.VAE(3, 4, 5)
 pv.VAE('a', 'b', 'c')
 pv.VAE(prior, likelihood)
-pv.VAE(pv.priors.StandardNormal(3), likelihood, guide)
+pv.fit(pv.VAE(pv.priors.StandardNormal(3), likelihood, guide), x, epochs=1)
 pv.VAE(prior, likelihood, guide, 3)
-pv.VAE(prior, pv.likelihoods.Normal(pv.nets.mlp(5, 4, 3)), guide)
-pv.VAE(prior, likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(3, 4, 6)))
+pv.fit(pv.VAE(prior, pv.likelihoods.Normal(pv.nets.mlp(5, 4, 3)), guide), x, epochs=1)
+pv.fit(pv.VAE(prior, likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(3, 4, 6))), x, epochs=1)
 pv.VAE(pv.priors.StandardNormal, pv.likelihoods.Normal, pv.guides.MeanFieldNormal)
 pv.VAE(prior, pv.nets.mlp(2, 4, 3), guide)
 pv.VAE(prior, likelihood, pv.nets.mlp(3, 4, 4))
@@ -197,9 +197,9 @@ pv.priors.StandardNormal(None)
 pv.priors.StandardNormal(math.nan)
 pv.priors.StandardNormal(True)
 pv.priors.StandardNormal(10**12)
-pv.priors.MixturePrior(2, 0)
-pv.priors.MixturePrior(2, 2.5)
-pv.priors.MixturePrior(2, 10**12)
+pv.priors.MixtureOfNormals(2, 0)
+pv.priors.MixtureOfNormals(2, 2.5)
+pv.priors.MixtureOfNormals(2, 10**12)
 pv.priors.FlowPrior(2, layers=0)
 pv.priors.VampPrior(guide, 0, 3)
 pv.priors.VampPrior(None, 5, 3)
@@ -543,11 +543,6 @@ CALLS: dict[str, list[str]] = {"rows": _of_rows()} | {kind: text.strip().splitli
 CALLS["load_data"] += [
     f"pv.load_data({rows})" for name, rows in ROWS.items() if name not in ("two columns", "four columns")
 ]
-TAKEN = {  # what every function of rows takes, as `load_data` does; tests/test_rows_taken.py compares the results
-    "a tensor": "x",
-    "an array": "x.numpy()",
-    "lists": "x.tolist()",
-}
 known: dict[str, Any] = {}
 
 

@@ -288,15 +288,15 @@ def summary_of_kills(found: Sequence[dict[str, object]]) -> list[str]:
     ]
 
 
-def summary_of_disks(found: Sequence[dict[str, object]]) -> list[str]:
+def summary_of_disks(found: Sequence[dict[str, object]], sizes: Sequence[int]) -> list[str]:
     if any("skipped" in each for each in found):
         return []
     counts = Counter(each["code"] for each in found)
     same = sum(each["resumed"] in (0, 2) and not each["differ"] for each in found)
     codes = ", ".join(f"{count} with exit code {code}" for code, count in sorted(counts.items()))
     return [
-        f"Full disks: {len(found)} fits into file systems of 8 to 1,024 KiB ended {codes}; given room and resumed, "
-        f"{same} of them ended in the same bits."
+        f"Full disks: {len(found)} fits into file systems of {min(sizes)} to {max(sizes):,} KiB ended {codes}; "
+        f"given room and resumed, {same} of them ended in the same bits."
     ]
 
 
@@ -307,7 +307,8 @@ def summary(folder: Path) -> list[str]:
         return [read_json(path) for path in sorted(folder.glob(f"{part}-*.json"))]
 
     lines = summary_of_kills(kills) if (kills := cases("kill")) else []
-    lines += summary_of_disks(disks) if (disks := cases("disk")) else []
+    sizes = [int(path.stem.removeprefix("disk-")) for path in folder.glob("disk-*.json")]
+    lines += summary_of_disks(disks, sizes) if (disks := cases("disk")) else []
     if pairs := cases("writers"):
         right = sum(each["codes"] == [0, 2] and bool(each["told"]) and not each["differ"] for each in pairs)
         lines.append(f"Two writers: in {right} of {len(pairs)} pairs one fit was made and the other told, exit code 2.")
@@ -347,6 +348,7 @@ PARTS = ("kills", "disks", "writers", "extremes", "damage")
 def main(folder: Path, parts: Sequence[str], kills: int, flips: int, cuts: int, seed: int, write: bool) -> None:
     """Run what is missing, and print the figures."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that file systems are unmounted
     torture = Torture(folder.resolve(), seed)
     if "kills" in parts:
         for number in range(kills):

@@ -2,19 +2,25 @@
 
 import base64
 import hashlib
+import os
+import random
 import re
+import shutil
+import sys
 from collections import namedtuple
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pandas
 import pytest
 import scipy.sparse
 import torch
+import typecheck
 
 import pyro_vae as pv
 from pyro_vae import resource_limits
-from pyro_vae.atomic_write import read_toml, write_toml
+from pyro_vae.atomic_write import read_tensors, read_toml, write_tensors, write_toml
 from pyro_vae.cli.echo import printable
 from pyro_vae.cli.main import _run
 from pyro_vae.data.formula_quotes import quote_formula, unquote_formula
@@ -22,7 +28,10 @@ from pyro_vae.run_folder import lock_run
 from pyro_vae.workflows.report_run import report_run
 from pyro_vae.workflows.row_writers import open_row_writer
 
-ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+import bad_input
+import bad_input_files
+
 X = torch.arange(60.0).reshape(20, 3) / 10
 
 # Rows of every kind
@@ -84,6 +93,138 @@ def test_rows_of_another_width_are_refused(vae):
             call()
 
 
+# Arguments of other kinds, in Python
+
+PRIOR, NET, MEASURE = pv.priors.StandardNormal(2), pv.nets.mlp(2, 4, 3), pv.data.Measure(given=True)
+LIKELIHOOD = pv.likelihoods.Normal(NET)
+PPCA = pv.PPCA(1, 3)
+BAD_ARGUMENTS = {
+    "labels of another length": (lambda: pv.Split("a", X, MEASURE, labels=torch.zeros(3)), "for each of the 20 rows"),
+    "an index of another length": (lambda: pv.Split("a", X, MEASURE, index=torch.zeros(3)), "for each of the 20 rows"),
+    "inputs without names": (lambda: pv.Split("a", X, MEASURE, inputs=3), "tensors by name, got 3"),
+    "weights that are a text": (lambda: pv.Split("a", X, MEASURE, weights="a"), "must be numbers"),
+    "another image shape": (lambda: pv.Split("a", X, MEASURE, image_shape=(5, 5)), "5×5 pixels are no rows of 3"),
+    "a data set of tensors": (lambda: pv.Dataset("a", X, X, X), "training rows are a pv.Split"),
+    "kinds that are no texts": (lambda: pv.load_data(KINDS["data frame"], columns={"a": 3}), "kinds by name"),
+    "ragged lists": (lambda: pv.load_data([[1.0, 2.0], [1.0]]), "no array of rows"),
+    "a name that is too long": (lambda: pv.load_data("x" * 300 + ".csv"), "File name too long; try another name"),
+    "a run that is too long": (lambda: pv.load("x" * 300), "File name too long; try another name"),
+    "a header of an array": (lambda: pv.load_data(X).prepare(X, header="maybe"), "header must be"),
+    "no latents of a guide": (lambda: pv.guides.FullRankNormal(NET, 0), "num_latents must be one or more, got 0"),
+    "no draws": (lambda: pv.auto_evidence(PPCA, X, 0), "num_samples must be one or more, got 0"),
+    "a net of 1e18 weights": (lambda: pv.nets.mlp(10**9, 10**9), "mlp: more weights than memory holds"),
+    "a shape that is a text": (lambda: pv.nets.conv("big", 4, outputs=4), "image_shape must be whole numbers"),
+    "a billion layers": (lambda: pv.priors.FlowPrior(2, layers=10**9), "1,000 at most, got 1,000,000,000"),
+    "no functions": (lambda: pv.Program(3, 4), "Program: model must be a function, got 3"),
+    "no schema": (lambda: pv.ColumnsMixture(2, 3), "schema must be a Schema, got 3"),
+    "a whole number as type": (lambda: pv.fit(PPCA, X, dtype=torch.long), "dtype must be a floating type"),
+    "a callback that is none": (lambda: pv.fit(PPCA, X, callbacks=3), "callbacks must be a sequence, got 3"),
+    "a file as checkpoint": (lambda: pv.fit(PPCA, X, checkpoint=__file__), "is a file, not a folder"),
+    "labels of a fit": (lambda: pv.fit(PPCA, X, labels=torch.zeros(3)), "a label for each of 20 rows"),
+    "a tensor of epochs": (lambda: pv.fit(PPCA, X, epochs=X), "epochs must be a number, got a Tensor"),
+    "free bits in words": (lambda: pv.FreeBits_ELBO("a"), "free_bits must be a finite number"),
+    "nothing to compare": (lambda: pv.compare({}, X), "no program to compare"),
+    "evidence of none": (lambda: pv.compare_evidence({"a": 3, "b": 4}), "each value a LogPx"),
+    "texts to pool": (lambda: pv.diagnostics.pool_estimates(["a"], ["b"]), "estimates must be a tensor or a sequence"),
+    "a plane of numbers": (lambda: pv.plots.plot_planes(X[:, :2], {"a": 3}), "each value a Plane"),
+}
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Annotations are not checked at run time, as for users, whose mistakes our own checks have to find."""
+    monkeypatch.setattr(typecheck, "CHECKED_CALLS", 0)
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("kind", BAD_ARGUMENTS)
+def test_arguments_of_other_kinds_are_refused_in_a_line(kind, unchecked):
+    call, words = BAD_ARGUMENTS[kind]
+    with pytest.raises(pv.InputError, match=re.escape(words)) as found:
+        call()
+    assert "\n" not in str(found.value)
+
+
+def test_complete_rows_of_another_width_are_not_imputed(vae):
+    impute_rows = pv.evidence.impute_rows.impute_rows
+    assert torch.equal(impute_rows(vae, X, num_samples=30).values[0], X)
+    for program in (vae, PPCA):
+        with pytest.raises(pv.InputError, match=r"2 columns|the rows have 2"):
+            impute_rows(program, X[:, :2], num_samples=30)
+
+
+# Files and folders
+
+
+@pytest.mark.parametrize(
+    ("kept", "about", "words"),
+    [
+        ({}, "own", "the saved weights do not fit this program"),
+        ("own", None, "it is not that of a fit"),
+        ("own", {"epoch": "a", "history": 3}, "it is not that of a fit"),
+    ],
+)
+def test_a_checkpoint_that_is_none_of_the_run_is_refused_before_anything_is_said(
+    kept, about, words, run_folder, capsys
+):
+    path = run_folder / "checkpoint" / "state.safetensors"
+    (run_folder / "checkpoint" / "previous.safetensors").unlink(missing_ok=True)
+    tensors, own = read_tensors(path)
+    write_tensors(path, tensors if kept == "own" else kept, own if about == "own" else about)
+    assert _run(["fit", "--resume", str(run_folder)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert words in err
+
+
+def test_a_header_of_negative_rows_is_refused(tmp_path):
+    (tmp_path / "rows.npy").write_bytes(bad_input_files._npy("(-40, 3)"))
+    with pytest.raises(pv.InputError, match="not a readable numpy file"):
+        pv.load_data(str(tmp_path / "rows.npy"))
+
+
+def test_a_large_picture_is_refused_without_a_warning(tmp_path):
+    (tmp_path / "a.png").write_bytes(bad_input_files._png(12_000, 13_000, num_rows=20))
+    with pytest.raises(pv.InputError, match=r"unpacks to 0\.468 GB"):
+        pv.load_data(str(tmp_path))
+
+
+def test_a_study_does_not_write_into_a_folder_of_others(run_folder, tmp_path, capsys):
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "a.txt").touch()
+    for folder, words in ((run_folder, "holds a run already"), (tmp_path / "others", "holds other files")):
+        assert _run(["study", "em-bounds", "--out", str(folder)]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_a_command_without_arguments_shows_its_commands_and_says_so(capsys):
+    assert _run([]) == 2
+    out, err = capsys.readouterr()
+    assert "evaluate" in out
+    assert err == "pyro-vae: name one of the commands above\n"
+
+
+LEFT_OUT = ("picture", "own", "unpacks", "million", "strangers")  # what is not prepared here
+COMMANDS = [case for case in bad_input.all_cases() if case.is_command and not any(w in case.text for w in LEFT_OUT)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="cases run in forked processes")
+def test_some_of_the_bad_command_lines_are_refused(fitted_folder, tmp_path, unchecked):
+    bad_input_files.prepare_small(tmp_path / "files")
+    shutil.copytree(fitted_folder, tmp_path / "files" / "run")
+    (tmp_path / "place").mkdir()
+    cases = random.Random(0).sample(COMMANDS, 25)
+    found = bad_input.run_all(cases, tmp_path / "files", tmp_path / "place", verbose=False)
+    assert {case.text: outcome.what for case, outcome in found.items() if outcome.what != "refused"} == {}
+
+
+def test_the_page_has_the_place_of_the_table():
+    page = bad_input.PAGE.read_text("utf-8")
+    assert 0 < page.index(bad_input.BEGIN) < page.index(bad_input.END)
+
+
 # Memory and disk
 
 
@@ -119,14 +260,20 @@ def test_a_file_larger_than_the_free_disk_is_not_begun(run_folder, tmp_path, mon
 # Links, escapes, formulas, scripts
 
 
-def test_links_in_a_run_are_not_followed(run_folder, tmp_path):
+@pytest.fixture(scope="module")
+def report_page(fitted_folder, tmp_path_factory):
+    """The page of a run that has a figure which is a link to another folder."""
+    place = tmp_path_factory.mktemp("report")
+    shutil.copytree(fitted_folder, place / "run")
+    (place / "private.png").write_bytes((fitted_folder / "figures" / "training.png").read_bytes())
+    (place / "run" / "figures" / "private.png").symlink_to(place / "private.png")
+    return report_run(place / "run", num_rows=5, num_samples=5).read_text("utf-8")
+
+
+def test_links_in_a_run_are_not_followed(report_page, run_folder, tmp_path):
+    assert "Private" not in report_page
     outside = tmp_path / "outside"
     outside.mkdir()
-    picture = (run_folder / "figures" / "training.png").read_bytes()
-    (outside / "private.png").write_bytes(picture)
-    (run_folder / "figures" / "private.png").symlink_to(outside / "private.png")
-    page = report_run(run_folder, num_rows=5, num_samples=5).read_text("utf-8")
-    assert "Private" not in page
     (run_folder / "checkpoint").rename(outside / "checkpoint")
     (run_folder / "checkpoint").symlink_to(outside / "checkpoint")
     with pytest.raises(pv.InputError, match="checkpoint is a symbolic link"), lock_run(run_folder):
@@ -172,9 +319,8 @@ def test_names_and_levels_come_back_from_a_csv(tmp_path):
     assert "=a" in data.schema.columns[0].levels
 
 
-def test_the_report_runs_its_own_script_alone(run_folder):
-    page = report_run(run_folder, num_rows=5, num_samples=5).read_text("utf-8")
-    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+def test_the_report_runs_its_own_script_alone(report_page):
+    (script,) = re.findall(r"<script>(.*?)</script>", report_page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in page
-    assert "script-src 'unsafe-inline'" not in page
+    assert f"script-src 'sha256-{digest}'" in report_page
+    assert "script-src 'unsafe-inline'" not in report_page

@@ -97,6 +97,7 @@ def _rank() -> int | None:
 
 
 def _run(words: list[str]) -> int:
+    from pyro_vae.atomic_write import REFUSED_NAMES, refused_name
     from pyro_vae.errors import InputError, RankLostError, UnwritableError
     from pyro_vae.launch_environment import launched_rank
 
@@ -105,7 +106,7 @@ def _run(words: list[str]) -> int:
         return int(cli.main(words, prog_name="pyro-vae", standalone_mode=False) or DONE)
     except click.exceptions.NoArgsIsHelpError as error:
         echo(error.format_message())
-        return WRONG_INPUT
+        return _say("name one of the commands above", WRONG_INPUT, debug=False)
     except click.ClickException as error:
         hint = (
             "; name the data with --data"
@@ -120,6 +121,8 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         return DONE
     except OSError as error:
+        if error.errno in REFUSED_NAMES:
+            return _say(str(refused_name(error)), WRONG_INPUT, "--debug" in words)
         kind = "" if isinstance(error, UnwritableError) else f"{type(error).__name__}: "
         return _say(f"{kind}{error}", FAILED, "--debug" in words)
     except (MemoryError, RecursionError) as error:

@@ -1,8 +1,8 @@
 """`pyro-vae study`: what the study notes claim, measured; each study writes a table and figures into a folder."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +190,15 @@ def _log(as_json: bool) -> Callable[[str], None]:
     return (lambda line: None) if as_json else (lambda line: echo(line, err=True))
 
 
-def _locked_folder(out: Path | None, name: str) -> AbstractContextManager[Path]:
-    from pyro_vae.run_folder import lock_new_folder
+@contextmanager
+def _locked_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """The study's folder; `InputError` for one that holds other files than those of an earlier study."""
+    from pyro_vae.run_folder import lock_new_folder, require_unused
 
-    return lock_new_folder(out, name)
+    with lock_new_folder(out, name) as folder:
+        if not (folder / TABLE).is_file():
+            require_unused(folder)
+        yield folder
 
 
 def _finish(

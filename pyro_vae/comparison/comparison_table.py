@@ -12,7 +12,7 @@ from pyro_vae.comparison.build_model import without_guide
 from pyro_vae.comparison.fit_methods import FIT_METHODS
 from pyro_vae.comparison.paired_differences import EvidenceDifference, compare_evidence, difference_to
 from pyro_vae.context_managers import seeded
-from pyro_vae.data import Split
+from pyro_vae.data import RowsGiven, Split, as_split
 from pyro_vae.errors import InputError, PointMassError
 from pyro_vae.evidence.auto_evidence import auto_evidence
 from pyro_vae.evidence.evidence_record import EvidenceRecord, mean_or_none
@@ -105,7 +105,7 @@ class ComparisonRow(EvidenceRecord):
 @check_call
 def compare(
     programs: Sequence[Fitted] | Mapping[str, Program],
-    rows: Split,
+    rows: RowsGiven,
     *,
     method: str = "auto",
     num_samples: int = 1000,
@@ -137,6 +137,9 @@ def compare(
     >>> [row["name"] for row in pv.compare({"mixture": mixture, "PPCA": ppca}, data.valid)]
     ['mixture', 'PPCA']
     """
+    rows = as_split(rows, "test")
+    if not programs:
+        raise InputError("there is no program to compare: give some by name, {'mixture': mixture, …}")
     if isinstance(programs, Mapping):
         programs = [Fitted(name, "", program) for name, program in programs.items()]
     if odd := [type(one).__name__ for one in programs if not isinstance(one, Fitted)]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.data.row_weights import weighted_mean, weighted_se
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.importance_sampling import Evidence
@@ -44,6 +45,7 @@ class EvidenceDifference(Record):
     num_data: int
 
 
+@check_call
 def compare_evidence(found: Mapping[str, LogPx]) -> list[EvidenceDifference]:
     """Records of programs scored on the same rows, best first, each with what it lacks on the best, paired.
 

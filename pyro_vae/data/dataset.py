@@ -61,6 +61,11 @@ class Dataset:
     holds_counts: bool = False
     images: ImageSettings = AS_THEY_ARE
 
+    def __post_init__(self) -> None:
+        for name, given in (("training", self.train), ("validation", self.valid), ("test", self.test)):
+            if not isinstance(given, Split):
+                raise InputError(f"a data set's {name} rows are a pv.Split, got a {type(given).__name__}")
+
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test rows"
         parts = [f"{self.name}: {sizes} of {self.num_features}", self.measure, *self.notes]
@@ -227,7 +232,7 @@ def load_data(
     for option, value in (chosen | {"layer": layer, "schema": schema, "data_root": root}).items():
         options_of(DataConfig)[option].check(value)
     SEED.check(seed)
-    if columns is not None and not isinstance(columns, Mapping):
+    if columns is not None and not _are_kinds(columns):
         raise InputError(f"columns must be kinds by name, as in {{'age': 'count'}}, got {columns!r:.60}")
     shape = None if image_shape is None else as_image_shape(image_shape)
     images = ImageSettings(gray, None if resize is None else (resize[0], resize[1]))
@@ -289,6 +294,10 @@ def _exposures(exposure: str | Mapping[str, str]) -> Mapping[str, str]:
             f"{exposure!r:.60}"
         )
     return exposure
+
+
+def _are_kinds(columns: object) -> bool:
+    return isinstance(columns, Mapping) and all(isinstance(kind, str) for kind in columns.values())
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pyro_vae.atomic_write import require_path
 from pyro_vae.data.annotated.annotated_rows import AnnotatedRows
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.annotated.read_annotated import OBS_NAME
@@ -173,6 +174,7 @@ def _read_other(name: str, rows: Source, options: ReadOptions) -> Frame:
 
 def _require_path(name: str | Path) -> None:
     """`InputError` for what is neither a file nor written as a path, with the nearest name of a data set."""
+    require_path(Path(name))
     if isinstance(name, Path) or Path(name).exists() or Path(name).suffix or "/" in name:
         return
     near = difflib.get_close_matches(name, NAMED_DATASETS, n=1)

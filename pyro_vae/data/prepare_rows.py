@@ -12,6 +12,7 @@ from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.columns.conditions import GIVEN, Value, given_codes, original_codes, require_conditions, standardized
 from pyro_vae.data.columns.infer_columns import LABEL_COLUMNS
+from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.frame_tables import frame_by_schema
 from pyro_vae.data.frames import Frame
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
@@ -30,9 +31,12 @@ from pyro_vae.data.split import Split
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table, condition_codes, relabelled, require_complete, table_from_frame
 from pyro_vae.errors import InputError
+from pyro_vae.option_registry import options_of
 
 if TYPE_CHECKING:
     import pandas
+
+MAX_NEW_BYTES = 2**26  # of the rows of a `.npy` that are read into memory, where they are the same on disk
 
 
 @dataclass(frozen=True)
@@ -78,13 +82,15 @@ class Preparation:
         Returns:
             The split; `InputError` for columns or values of another kind.
         """
+        options_of(DataConfig)["header"].check(header)
         fields = Fields(self.schema.label.name if self.schema.label else None, self.layer, needs_label=False)
         if isinstance(rows, str | Path):
             path = Path(rows)
             stream = True if self.stream and path.suffix.lower() in (".npy", ".parquet") else None
             name, is_masked = str(rows), self.missing or self.schema.is_coded
             fields = fields if path.suffix.lower() in ANNOTATED_SUFFIXES else Fields()
-            read = read_rows(path, is_masked, stream, header, fields, self.images)
+            most = None if path.suffix.lower() != ".npy" or self._is_drawn else MAX_NEW_BYTES
+            read = read_rows(path, is_masked, stream, header, fields, self.images, most)
         else:
             name = "the data"
             read = read_memory(rows, fields if isinstance(rows, AnnotatedRows) else Fields())
@@ -100,6 +106,11 @@ class Preparation:
             require_conditions(self.schema, table.given, name)
             table = replace(table, schema=self.schema)
         return make_split("given", replace(table, image_shape=None), self.measure)
+
+    @property
+    def _is_drawn(self) -> bool:
+        """Whether x is more than shifted and scaled values: then rows on disk would have other ones than in memory."""
+        return bool(self.measure.binarize != "none" or self.measure.dequantize or not self.measure.scale)
 
     def _of_frame(self, frame: Frame) -> Table[Values]:
         if self.schema.modelled:

@@ -3,8 +3,10 @@
 import math
 import re
 import struct
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -107,9 +109,19 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """An image, without PIL's warning of large ones: `require_unpackable` and `require_memory` say more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        opened = Image.open(path)
+    with opened:
+        yield opened
+
+
 def _read_image(path: Path, settings: ImageSettings) -> _Picture:
     try:
-        with Image.open(path) as opened:
+        with _opened(path) as opened:
             num_pixels = opened.height * opened.width
             require_unpackable(path, len(opened.getbands()) * num_pixels)
             require_memory(BYTES_PER_PIXEL * num_pixels, str(path), "make the image smaller")
@@ -181,7 +193,7 @@ def _require_grey(path: Path, has_colours: bool, settings: ImageSettings) -> Non
 def _size(path: Path) -> tuple[int, int]:
     """The height and width in the header of an image."""
     try:
-        with Image.open(path) as opened:
+        with _opened(path) as opened:
             return opened.height, opened.width
     except UNREADABLE as error:
         raise InputError(f"{path}: not a readable image ({error}); save it anew, or take it out") from error

@@ -1,10 +1,7 @@
 """NumPy's files, `.npy` and `.npz`, as tables: no pickle, and what they declare is compared with what they hold."""
 
 import io
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +12,7 @@ from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from pyro_vae.data.columns.infer_columns import LABEL_COLUMNS
-from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.data.ondisk.rows_on_disk import UNREADABLE, Array
 from pyro_vae.data.sparse.read_sparse import read_sparse_npz
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table, encode_labels, label_schema, table_from_array
@@ -28,10 +25,6 @@ HEADERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 MAX_HEADER = 2**17
-UNREADABLE = (
-    ValueError, TypeError, OSError, EOFError, KeyError, OverflowError, SyntaxError, RecursionError, MemoryError,
-    NotImplementedError, RuntimeError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 def read_npy(path: Path) -> Table[Tensor]:
@@ -47,7 +40,7 @@ def read_npy(path: Path) -> Table[Tensor]:
     if isinstance(array, NpzFile):
         raise InputError(f"{path}: holds an archive, not one array; name it .npz")
     require_memory(array.nbytes + 8 * array.size, str(path), "leave its rows on disk (--stream), or give fewer")
-    return table_from_array(np.array(array), path)
+    return table_from_array(np.array(array) if array.dtype == np.uint8 else array, path)  # others are copied there
 
 
 def read_npz(path: Path) -> Table[Values]:

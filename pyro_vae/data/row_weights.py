@@ -23,7 +23,10 @@ def check_weights(weights: Tensor, num_rows: int) -> Tensor:
     Returns:
         The weights (N,).
     """
-    weights = torch.as_tensor(weights)
+    try:
+        weights = torch.as_tensor(weights)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"weights of rows must be numbers (N,), got {weights!r:.60}") from error
     if weights.shape != (num_rows,):
         raise InputError(f"expected a weight for each of {num_rows} rows, got the shape {tuple(weights.shape)}")
     weights = weights.to(torch.float64)

@@ -1,6 +1,7 @@
 """A split: rows of a data set, and the measure that turns the stored values into x."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.image_shapes import ImageShape
+from pyro_vae.data.image_shapes import ImageShape, describe_shape
 from pyro_vae.data.ondisk.rows_on_disk import Array, as_index
 from pyro_vae.data.reference_measure import GIVEN_WORDS, Measure
 from pyro_vae.data.row_weights import check_weights, relative_weights
@@ -66,10 +67,23 @@ class Split:
         self.measure.require_width(self.shape[1])
         if self.weights is not None:
             object.__setattr__(self, "weights", check_weights(self.weights, len(self.stored)))
+        self._check_image_shape()
+        if not isinstance(self.inputs, Mapping):
+            raise InputError(f"a split's inputs are tensors by name, got {self.inputs!r:.60}")
         if taken := self.inputs.keys() & RESERVED_INPUTS:
             raise InputError(f"inputs may not be called {', '.join(sorted(taken))}, which have a place of their own")
-        if wrong := [f"{len(value)} {name}" for name, value in self.inputs.items() if len(value) != len(self.stored)]:
+        others = {"labels": self.labels, "index": self.index, **self.inputs, **self.ids}
+        known = {name: value for name, value in others.items() if value is not None}
+        if wrong := [name for name, value in known.items() if not isinstance(value, (Tensor, np.ndarray))]:
+            raise InputError(f"a split's {wrong[0]} must be a tensor, got {known[wrong[0]]!r:.60}")
+        if wrong := [f"{len(value)} {name}" for name, value in known.items() if len(value) != len(self.stored)]:
             raise InputError(f"expected one for each of the {len(self.stored)} rows of x, got {', '.join(wrong)}")
+
+    def _check_image_shape(self) -> None:
+        """`InputError` for an image shape of another number of values than a row has."""
+        shape = self.image_shape
+        if shape is not None and math.prod(shape) != self.shape[1]:
+            raise InputError(f"images of {describe_shape(shape)} pixels are no rows of {self.shape[1]} values")
 
     def __repr__(self) -> str:
         return f"Split({self.name}: {len(self)} rows of {self.shape[1]}; {self.measure_name})"

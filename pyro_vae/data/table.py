@@ -110,7 +110,10 @@ def without_mask(data: object, source: Path) -> Array:
         The array.
     """
     if not isinstance(data, np.ma.MaskedArray) or not np.ma.is_masked(data):
-        return np.asarray(data)
+        try:
+            return np.asarray(data)
+        except (ValueError, TypeError, RuntimeError) as error:  # lists of several lengths, tensors with gradients
+            raise InputError(f"{source}: is no array of rows ({error})") from error
     if data.dtype.kind not in "fiub":
         raise InputError(f"{source}: holds {data.dtype} values; expected numbers")
     return np.where(np.ma.getmaskarray(data), np.nan, np.ma.getdata(data).astype(np.float64))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.errors import InputError
 
 
@@ -53,6 +54,7 @@ class PooledEstimate:
         return self.estimate - half, self.estimate + half
 
 
+@check_call
 def pool_estimates(
     estimates: Tensor | Sequence[float], variances: Tensor | Sequence[float], complete_df: float | None = None
 ) -> PooledEstimate:

@@ -118,6 +118,7 @@ def impute_rows(
     require_memory(num_bytes, f"{wanted.num_imputations:,} imputations of {len(split):,} rows", "ask for fewer")
     blank = _unchanged(split, wanted)
     if observed is None or bool(observed.all()):
+        _require_own_rows(program, split, rows, wanted)
         return blank
     index = (~observed).any(1).nonzero()[:, 0]
     part, own_rows = split.take(index), None if rows is None else rows[index]
@@ -146,6 +147,21 @@ def _checked(wanted: Wanted) -> Wanted:
     if not wanted.memory_mib > 0:
         raise InputError(f"memory_mib must be positive, got {wanted.memory_mib}")
     return wanted
+
+
+def _require_own_rows(program: Program, split: Split, rows: Tensor | None, wanted: Wanted) -> None:
+    """`InputError` for complete rows that the program does not run on, as for those with missing values."""
+    with torch.no_grad(), seeded(wanted.seed), use_param_store(program), evaluating(program):
+        if isinstance(program, Density):
+            program.rows_of(split)
+        else:
+            _scored(program, split, rows, wanted)
+
+
+def _scored(program: Program, split: Split, rows: Tensor | None, wanted: Wanted) -> ScoredRows:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZeroDensityWarning)  # it is said of the whole table
+        return ScoredRows(program, split, rows, seed=wanted.seed, allow_zero=True, needs_guide=False)
 
 
 def _without_nan(data: RowsGiven) -> Dataset | Split:
@@ -209,9 +225,7 @@ def _stage(num: int, name: str) -> Tensor:
 
 def _by_weights(program: Program, part: Split, rows: Tensor | None, wanted: Wanted) -> dict[str, Tensor]:
     """The results of the rows of `part`, NaN for those of density zero."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZeroDensityWarning)  # it is said of the whole table
-        scored = ScoredRows(program, part, rows, seed=wanted.seed, allow_zero=True, needs_guide=False)
+    scored = _scored(program, part, rows, wanted)
     if scored.plates.enumerated:
         raise InputError(
             f"{', '.join(scored.plates.enumerated)} is summed out, and missing values are drawn given all latents: let "

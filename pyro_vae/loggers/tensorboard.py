@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
+from pyro_vae.atomic_write import require_file_path
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.image_shapes import height_and_width, is_colour
@@ -72,9 +74,11 @@ class TensorBoard(CallbackBase):
     ...     board.finish(vae, data)
     """
 
+    @check_call
     def __init__(self, folder: str | Path) -> None:
         self._make = summary_writer()
         self.folder, self.epoch = Path(folder), 0
+        require_file_path(self.folder / "events")
         self._writer: EventWriter | None = None
 
     def on_epoch(self, fit: RunningFit) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.constructor_args import part
 from pyro_vae.data.columns import Schema
 from pyro_vae.distributions.column_vector import ColumnVector
@@ -68,6 +69,7 @@ class ColumnsMixture(Mixture):
 
     supports_missing, reads_columns, accelerated = True, True, True
 
+    @check_call
     def __init__(
         self, num_components: int, schema: Schema, *, prior_rows: float = 5.0, guide: Guide | None = None
     ) -> None:

@@ -6,6 +6,7 @@ import torch
 from sklearn import decomposition
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.data import RowsGiven, as_split
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Latents, RowLatents, Rows
@@ -18,6 +19,7 @@ class _Projection:
 
     no_density: ClassVar[str] = ""
 
+    @check_call
     def __init__(self, num_latents: int) -> None:
         if num_latents < 1:
             raise InputError(f"expected one latent or more, got {num_latents}")

@@ -8,7 +8,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.argument_checks import shape_errors_as_input
+from pyro_vae.argument_checks import check_call, shape_errors_as_input
 from pyro_vae.constructor_args import part
 from pyro_vae.context_managers import evaluating, one_thread_per_core, seeded
 from pyro_vae.data import RowsGiven, Split
@@ -132,6 +132,7 @@ class VAE(Program):
             return distribution_mean(self.likelihood(z.to(*device_and_dtype(self, like=z))))
 
     @torch.no_grad()
+    @check_call
     def impute(self, x: RowsGiven, num_samples: int = 100, seed: int | None = 0) -> Rows:
         r"""Each missing value replaced by its mean given what was observed in the row.
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.image_shapes import height_and_width
@@ -203,6 +204,7 @@ def latents(program: Program, data: Dataset) -> Figure | None:
     return figure
 
 
+@check_call
 def plot_posterior(found: Posterior, *, rows: int = 4, latents: int = 4) -> Figure:
     """The marginals of p(z | x) by `nuts` over those of q, with r-hat and ESS.
 

@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
 from pyro_vae.plots import draw_on_axes, style
@@ -75,6 +76,7 @@ TABLE_CAPTIONS = {
 }
 
 
+@check_call
 def draw_latent_figures(
     program: object, data: Dataset, split: Split, log_px: Tensor | None, seed: int = 0
 ) -> list[LatentFigure]:

@@ -9,11 +9,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import ColorType
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.errors import InputError
 from pyro_vae.plots import draw_on_axes, style
 from pyro_vae.plots.draw_on_axes import OptionalPoints, Points
 
 
+@check_call
 def plot_gap(curves: Mapping[str, tuple[Points, OptionalPoints, OptionalPoints]]) -> Figure:
     """The gap between log p(x) and its bound over epochs: a panel for each name, one scale for all.
 
@@ -58,6 +60,7 @@ def require_curves(curves: Mapping[str, object]) -> None:
         raise InputError("expected one curve or more, got none")
 
 
+@check_call
 def plot_curves(
     curves: Mapping[str, Mapping[str, tuple[Points, OptionalPoints, OptionalPoints]]],
     xlabel: str = "training rows processed",

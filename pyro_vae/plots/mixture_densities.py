@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
-from pyro_vae.data import Dataset, Split, as_split
+from pyro_vae.argument_checks import check_call
+from pyro_vae.data import RowsGiven, Split, as_split
 from pyro_vae.diagnostics.density_grid import Plane, rows_like
 from pyro_vae.errors import InputError
 from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
@@ -20,9 +21,10 @@ DEPTH = 8.0  # nats below the highest density that are shaded
 NormalMixture = GaussianMixture | BayesianGaussianMixture
 
 
+@check_call
 def plot_components(
     mixture: GaussianMixture,
-    data: Dataset | Split | torch.Tensor,
+    data: RowsGiven,
     *,
     truth: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None,
     num_points: int = 1000,
@@ -75,8 +77,9 @@ def _draw_true_components(
         axes.plot(at.numpy(), part, color="0.25", linewidth=0.9, linestyle=(0, (4, 2)), label="true components")
 
 
+@check_call
 def plot_planes(
-    data: Dataset | Split | torch.Tensor,
+    data: RowsGiven,
     planes: Mapping[str, Plane],
     *,
     mixture: NormalMixture | None = None,

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.errors import InputError
 from pyro_vae.inference.em.select_mixture import MixtureScore, best_score
 from pyro_vae.plots import style
 from pyro_vae.plots.style import COLOURS
 
 
+@check_call
 def plot_selection(scores: Sequence[MixtureScore]) -> Figure:
     """Held-out log p(x) by cross-validation over the number of components, a line for each form of covariances.
 

@@ -8,6 +8,7 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.data import Measure, RowsGiven
 from pyro_vae.errors import InputError
 from pyro_vae.programs.encode_rows import encode, reconstruct
@@ -50,6 +51,7 @@ class Program(ParamStoreModule):
     num_features: int | None  # the width of x, set by the first fit where it is None
     fitted_measure: Measure | None = None  # how the rows that it was fitted to were prepared
 
+    @check_call
     def __init__(self, model: Callable[..., object], guide: Callable[..., object]) -> None:
         super().__init__()
         self._model, self._guide = model, guide

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.atomic_write import require_file_path, write_atomic
 from pyro_vae.data import Dataset, Split
 from pyro_vae.errors import InputError
@@ -132,6 +133,7 @@ class PageContent:
     description: str
 
 
+@check_call
 def write_report(
     folder: Path,
     program: object,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import guides, likelihoods, nets, priors
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, RowsGiven, Split, as_split
 from pyro_vae.diagnostics.latent_codes import Encoder, encode_rows, sample_codes, sample_prior_codes
@@ -58,6 +59,7 @@ class Reconstructor(Protocol):
 
 
 @torch.no_grad()
+@check_call
 def reconstruction_error(model: Reconstructor, x: RowsGiven) -> PerRow:
     r"""The squared error of each row's reconstruction, $\frac1D |x - \hat x|^2$.
 
@@ -83,6 +85,7 @@ def reconstruction_error(model: Reconstructor, x: RowsGiven) -> PerRow:
     return errors.mean(1) if split.mask is None else (errors * split.mask).sum(1) / split.mask.sum(1)
 
 
+@check_call
 def fit_encoder(
     kind: str, num_latents: int, data: Dataset, training: Training | None = None, seed: int = 0
 ) -> tuple[Encoder, float]:

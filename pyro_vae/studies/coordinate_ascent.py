@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.errors import InputError
 
 GROUPS = ((-3.0, 0.6, 14), (0.5, 0.6, 8), (2.2, 0.7, 20))  # mean, scale and size of the groups that the rows come in
@@ -53,6 +54,7 @@ class CoordinateAscentDemo:
     cuts: tuple[float, ...]
 
 
+@check_call
 def coordinate_ascent_demo(
     x: Tensor | None = None,
     *,

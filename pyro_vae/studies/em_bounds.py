@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.json_records import Record
 from pyro_vae.plots import style
 from pyro_vae.studies.coordinate_ascent import AscentPath, CoordinateAscentDemo, coordinate_ascent_demo
@@ -17,6 +18,7 @@ from pyro_vae.studies.coordinate_ascent import AscentPath, CoordinateAscentDemo,
 MAX_BOUNDS = 4  # bounds in a panel
 
 
+@check_call
 def plot_coordinate_ascent(found: CoordinateAscentDemo) -> Figure:
     r"""EM's bound touches ℓ(θ) at each step; VI's stays below by KL(q ‖ p(c|x)), and so ascends another curve.
 

@@ -15,6 +15,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pyro_vae import guides, likelihoods, nets, priors
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset, load_data
 from pyro_vae.diagnostics.latent_usage import LatentUsage, measure_latent_usage
@@ -110,6 +111,7 @@ def remedies(epochs: int) -> dict[str, FitOptions]:
     }
 
 
+@check_call
 def compare_remedies(
     data: Dataset | None = None,
     build: Callable[[Dataset], Program] | None = None,
@@ -213,6 +215,7 @@ def gain_over_baseline(found: Sequence[CollapseResult], remedy: str, plain: str 
     return float(gains.mean()), float(gains.std() / math.sqrt(len(gains))) if len(gains) > 1 else math.nan
 
 
+@check_call
 def plot_collapse(found: Sequence[CollapseResult], plain: str = "plain") -> Figure:
     """The KL of each latent, the most used first, one panel for each remedy, and the remedy's numbers in words.
 

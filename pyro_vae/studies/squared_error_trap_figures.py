@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.data.image_shapes import height_and_width
 from pyro_vae.errors import InputError
 from pyro_vae.plots import draw_on_axes, style
@@ -25,6 +26,7 @@ COLOUR_OF = {SQUARED_ERROR: style.RED, LATENT_DISTANCE: style.BLUE, LOG_PX: styl
 BETWEEN, LINE = 7, 4  # pixels between two pictures, and from one line of numbers to the next
 
 
+@check_call
 def plot_squared_error_trap(found: SquaredErrorTrap, *, share: float | None = None, row: int | None = None) -> Figure:
     """A picture, the same with a piece cut off and moved by one pixel, the measures of both, and how often each agrees.
 

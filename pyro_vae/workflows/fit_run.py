@@ -19,6 +19,7 @@ from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.objectives.make_objective import make_objective
 from pyro_vae.inference.svi.callbacks import Callback
+from pyro_vae.inference.svi.checkpoint import CHECKPOINT, require_checkpoint_of
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
 from pyro_vae.inference.svi.progress import Style
 from pyro_vae.loggers.open_logger import OpenLogger, RunLogger, logger_opener
@@ -254,6 +255,8 @@ class _Job:
         group = self.group
         if self.resuming:
             require_same_data(self.folder, self.data.fingerprint)
+            if group.is_main:
+                require_checkpoint_of(self.folder / CHECKPOINT, self.program)
         elif group.is_main:
             write_config(self.folder, self._config() | recipe_of(self.program))
             write_conditions(self.folder, self.data.train)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.atomic_write import require_path
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.objectives_by_name import OBJECTIVES, ObjectiveConfig
@@ -100,6 +101,7 @@ class FitSettings:
         from pyro_vae.data import NAMED_DATASETS  # late: --help needs no data
 
         def absolute(path: str) -> str:
+            require_path(Path(path))
             is_path = path not in NAMED_DATASETS and (Path(path).exists() or Path(path.rpartition("#")[0]).is_file())
             return str(Path(path).resolve()) if is_path else path
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import part_seed, seeded
 from pyro_vae.data import NAMED_DATASETS, Dataset, Measure, Split, load_data
 from pyro_vae.data.columns import Column, Schema
@@ -52,6 +53,7 @@ CHUNK_ROWS = 12_800  # rows worked on and written at a time
 NewRows = Source | None  # a file, rows in memory, or the run's own test rows
 
 
+@check_call
 def open_run(folder: str | Path, program: str | None = None) -> "Run":
     """A finished run, to prepare, encode, reconstruct, score and draw rows as frames.
 
@@ -216,6 +218,7 @@ class Run:
         """
         return self._frame_of(rows, lambda part, number: reconstruction_frame(self.program(), part, self.prepare))
 
+    @check_call
     def score(
         self,
         rows: NewRows = None,
@@ -254,6 +257,7 @@ class Run:
 
         return self._frame_of(rows, score_part)
 
+    @check_call
     def impute(
         self,
         rows: NewRows = None,
@@ -307,6 +311,7 @@ class Run:
         programs = [fit_resampled(self.folder, self.build, number) for number in numbers] or [self.program()]
         return fill_rows(programs, found, source, preparation, how)
 
+    @check_call
     def sample(
         self, num: int = 64, *, seed: int | None = None, given: Mapping[str, Value] | None = None
     ) -> "pandas.DataFrame":

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from pyro_vae.atomic_write import require_path
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
 from pyro_vae.typing import Program, is_program
@@ -19,6 +20,7 @@ def load_builder(where: str) -> Callable[[Dataset], Program]:
     path = Path(name)
     if not name or not function:
         raise InputError(f"--program {where}: write the file and the function in it, as in my_file.py:build")
+    require_path(path)
     if not path.is_file():
         raise InputError(f"--program {where}: no file {path}")
     spec = spec_from_file_location(f"pyro_vae_program_{path.stem}", path)

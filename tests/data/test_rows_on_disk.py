@@ -8,7 +8,7 @@ import torch
 from large_files import bytes_file, seeded
 from whole_table import whole_table
 
-from pyro_vae.data import load_data
+from pyro_vae.data import load_data, prepare_rows
 from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk import read_large_files, rows_on_disk
 from pyro_vae.data.ondisk.read_large_files import read_rows
@@ -262,3 +262,16 @@ def test_masks_and_negative_and_invalid_indices_behave_as_for_tensors(tmp_path):
     for outside in (20, -21):
         with pytest.raises(IndexError, match="of 20"):
             rows[torch.tensor([outside])]
+
+
+def test_new_rows_of_a_large_file_stay_on_disk_with_the_same_x(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).normal(size=(300, 3))
+    np.save(tmp_path / "new.npy", values)
+    data = load_data(values[:100])
+    prepared = data.prepare(tmp_path / "new.npy")
+    monkeypatch.setattr(prepare_rows, "MAX_NEW_BYTES", 1000)
+    on_disk = data.prepare(tmp_path / "new.npy")
+    assert isinstance(on_disk, SplitOnDisk)
+    assert torch.equal(on_disk.x, prepared.x)
+    for drawn in (load_data(values[:100], standardize=False), load_data(np.rint(values[:100]), dequantize=True)):
+        assert not isinstance(drawn.prepare(tmp_path / "new.npy"), SplitOnDisk)

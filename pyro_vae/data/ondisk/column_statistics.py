@@ -59,5 +59,5 @@ def _check_finite(values: Array, start: int, source: Path, names: tuple[str, ...
     raise InputError(
         f"{source}: a value is {problem}, the first in row {start + row} (counting from 0), column "
         f"{names[column] if names else column}; rows that stay on disk must be complete: remove or fill those rows, or "
-        "read the file into memory (--no-stream, stream=False)"
+        "fit to them in memory (--no-stream, stream=False)"
     )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.atomic_write import require_path
 from pyro_vae.data.annotated.annotated_rows import ANNOTATED_SUFFIXES
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.annotated.read_annotated import read_annotated
@@ -33,6 +34,7 @@ def read_rows(
     header: str = "auto",
     fields: Fields = DEFAULT_FIELDS,
     images: ImageSettings = AS_THEY_ARE,
+    most: int | None = None,
 ) -> Table[Values] | Frame:
     """A file's table, in memory or, with `stream`, its values as `RowsOnDisk`; by default large files stay on disk.
 
@@ -41,19 +43,21 @@ def read_rows(
     Args:
         path: the file, or a folder of images.
         missing: whether NaN, a missing value, is kept; then rows are read into memory.
-        stream: whether rows stay on disk; None: those of more than 1 GiB.
+        stream: whether rows stay on disk; None: those of more than `most` bytes.
         header: whether the first row of a text table holds names: yes, no or auto.
         fields: which parts of annotated rows are read.
         images: how images are read.
+        most: bytes of rows that are read into memory, by default 1 GiB.
 
     Returns:
         Its table, or the data frame of a file of columns that is read into memory.
     """
+    require_path(path)
     if path.suffix.lower() in ANNOTATED_SUFFIXES and path.exists():
         require_no_image_settings(path, images)
         return read_annotated(path, fields, stream)
     if stream is None:
-        stream = not missing and _can_be_streamed(path) and _bytes_in_memory(path) > MAX_BYTES_IN_MEMORY
+        stream = not missing and _can_be_streamed(path) and _bytes_in_memory(path) > (most or MAX_BYTES_IN_MEMORY)
     if not stream:
         return read_file(path, header, fields, images)
     require_no_image_settings(path, images)

@@ -1,6 +1,10 @@
 """Rows that stay in their file and are read when they are indexed, so that memory does not grow with N."""
 
 import math
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +20,10 @@ from pyro_vae.data.stored_rows import Moments, moments_of_blocks
 from pyro_vae.errors import InputError
 
 Array = NDArray[Any]  # of any numbers: a file says of which
+UNREADABLE = (  # what numpy raises for files that are none of its own
+    ValueError, TypeError, OSError, EOFError, KeyError, OverflowError, SyntaxError, RecursionError, MemoryError,
+    NotImplementedError, RuntimeError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 BLOCK_BYTES = 2**20  # of one read
 WINDOW_BYTES = 2**26  # of the blocks in memory
 MAX_BLOCK_ROWS = 2**14  # bounds the memory of the row numbers, which exceeds that of narrow rows
@@ -260,5 +268,5 @@ def open_npy(path: Path) -> np.memmap[Any, Any]:
     """The array in a `.npy` file, memory-mapped: none of it is read."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: not a readable numpy file ({error})") from error

@@ -6,6 +6,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.differentiable_elbo import DifferentiableELBO
 from pyro_vae.inference.objectives.importance_weighted import reparameterized_sites
@@ -34,6 +35,7 @@ class FreeBits_ELBO(DifferentiableELBO):
     >>> fitted = pv.fit(vae, torch.ones(20, 5), epochs=2, loss=FreeBits_ELBO(0.1, each="dimension"))
     """
 
+    @check_call
     def __init__(self, free_bits: float, *, each: str = "site", num_particles: int = 1, **options: object) -> None:
         super().__init__(num_particles, **options)
         if not free_bits >= 0:

@@ -14,6 +14,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import TransformedDistribution
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.context_managers import is_recording
 from pyro_vae.errors import InputError, RowsError
 from pyro_vae.inference.objectives.differentiable_elbo import Arguments, DifferentiableELBO, Keywords, PyroFunction
@@ -50,6 +51,7 @@ class ImportanceWeighted_ELBO(DifferentiableELBO):
     >>> fitted = pv.fit(vae, torch.ones(20, 5), epochs=2, loss=ImportanceWeighted_ELBO(5, dreg=True))
     """
 
+    @check_call
     def __init__(
         self,
         num_particles: int = 8,

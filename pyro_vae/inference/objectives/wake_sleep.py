@@ -9,6 +9,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
+from pyro_vae.argument_checks import check_call
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.differentiable_elbo import Arguments, DifferentiableELBO, Keywords, PyroFunction
 from pyro_vae.inference.objectives.importance_weighted import (
@@ -64,6 +65,7 @@ class ReweightedWakeSleep(DifferentiableELBO):
     True
     """
 
+    @check_call
     def __init__(
         self,
         num_particles: int = 5,

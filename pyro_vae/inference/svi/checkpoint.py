@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from pyro_vae.errors import DamagedFileError, InputError
 from pyro_vae.file_digests import damaged
 from pyro_vae.inference.fit_result import EpochRecord, epoch_record
 from pyro_vae.inference.svi.train_config import TrainConfig
+from pyro_vae.json_records import require_types
+from pyro_vae.programs.parameters import load_state
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"  # in a run's folder
 PREVIOUS = "previous.safetensors"  # beside it, the checkpoint before it
@@ -28,6 +30,17 @@ FINGERPRINT_ROWS = 1000
 PREFIXES = ("now", "best", "optimizer", "best optimizer")  # in the file, of weights and of the method's state
 Counters = Mapping[str, Any]  # of a fit's state: what is no tensor, as JSON
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Counters:
+    """The types of a fit's counters in a file."""
+
+    epoch: int
+    best_epoch: int
+    best_value: float
+    history: Sequence[Mapping[str, object]]
+    restarts: int | None
 
 
 @dataclass
@@ -130,10 +143,7 @@ class Checkpoint:
                 f"{self.path} is of a fit with other settings ({'; '.join(different)}); use the same ones, or another "
                 "folder"
             )
-        try:
-            return FitState.from_file(tensors, metadata)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise damaged(self.path, f"it is not that of a fit: {type(error).__name__} {error}") from error
+        return FitState.from_file(tensors, metadata)
 
     def update(self, state: FitState) -> None:
         """Keep the state after an epoch, and write it where the last writing was long enough ago."""
@@ -165,15 +175,38 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Counters] | None:
     try:
         if not path.exists():
             raise DamagedFileError(f"{path}: missing")
-        return read_tensors(path)
+        return _read_state(path)
     except DamagedFileError as error:
         if not before.exists():
             raise
-        tensors, counters = read_tensors(before)
+        tensors, counters = _read_state(before)
         before.replace(path)
         log.warning("note: %s is damaged or missing: the one before it is used, of epoch %d", path, counters["epoch"])
         log.debug("%s", error)
         return tensors, counters
+
+
+def _read_state(path: Path) -> tuple[dict[str, Tensor], Counters]:
+    """A checkpoint's tensors and counters; `DamagedFileError` for counters that no fit writes."""
+    tensors, counters = read_tensors(path)
+    try:
+        require_types(_Counters, counters, "its counters")
+        FitState.from_file(tensors, counters)
+    except (InputError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(path, f"it is not that of a fit: {type(error).__name__} {error}") from error
+    return tensors, counters
+
+
+def require_checkpoint_of(path: Path, program: object) -> None:
+    """`InputError` for a checkpoint whose weights are not those of a program, which gets its best ones.
+
+    Args:
+        path: the file; nothing is done where there is none.
+        program: the program, before its fit is resumed.
+    """
+    found = read_checkpoint(path)
+    if found is not None:
+        load_state(program, FitState.from_file(*found).best_weights)
 
 
 def checkpoint_settings(config: TrainConfig, loss_name: str, train: Split) -> dict[str, object]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.atomic_write import require_file_path
 from pyro_vae.context_managers import defer_signals, ignore_nan_loss_warnings, limit_threads, seeded, set_training
 from pyro_vae.data import Dataset, RowsGiven, as_split
 from pyro_vae.distributed import ProcessGroup, process_group
@@ -73,6 +74,9 @@ def fit_with(
     Returns:
         The fit's history. `InputError`, `DivergedError` and `RankLostError` as in `fit`.
     """
+    path = None if checkpoint is None else Path(checkpoint) / CHECKPOINT
+    if path is not None:
+        require_file_path(path)
     train = as_split(data, "train")
     held_out = as_split(valid, "valid") if valid is not None else data.valid if isinstance(data, Dataset) else None
     if config.patience and held_out is None:
@@ -80,7 +84,6 @@ def fit_with(
     target = _convert(program, train[:1], device, dtype)
     with use_param_store(program), seeded(config.seed):
         task = FitTask(program, train, held_out, config, labels, target, group or process_group())
-        path = None if checkpoint is None else Path(checkpoint) / CHECKPOINT
         return FitLoop(method, task, callbacks, path).run()
 
 

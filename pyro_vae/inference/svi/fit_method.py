@@ -97,6 +97,8 @@ class FitTask:
         self.rate_factor = 1.0  # the loop lowers it where a fit runs away
         self.num_places, self.places = len(train), train.counted
         self.labels = train.labels if labels is None else labels
+        if self.labels is not None and self.labels.shape != (self.num_places,):
+            raise InputError(f"expected a label for each of {self.num_places} rows, got {tuple(self.labels.shape)}")
         if self.labels is not None and self.places is not None:
             self.labels = self.labels[self.places]
         train, valid = train.without_uncounted(), None if valid is None else valid.without_uncounted()
