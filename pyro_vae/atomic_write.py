@@ -51,8 +51,6 @@ REASONS = {
     errno.EIO: "the disk fails: write to another",
 }
 
-REFUSED_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
-
 
 @contextmanager
 def atomic_path(path: Path, keep_as: Path | None = None) -> Iterator[Path]:
@@ -85,30 +83,6 @@ def atomic_path(path: Path, keep_as: Path | None = None) -> Iterator[Path]:
         raise unwritable(path, error) from error
     finally:
         _remove(temporary)
-
-
-def require_path(path: Path) -> None:
-    """`InputError` for a name that the system refuses: one that is too long, or links that lead to themselves.
-
-    Args:
-        path: the file or folder, which need not exist.
-    """
-    try:
-        path.exists()
-    except OSError as error:
-        raise refused_name(error) from error
-
-
-def refused_name(error: OSError) -> InputError:
-    """The error for a name that the system refused.
-
-    Args:
-        error: what the system said, of a kind in `REFUSED_NAMES`.
-
-    Returns:
-        The error.
-    """
-    return InputError(f"{str(error.filename)!r:.80}: {os.strerror(error.errno or 0)}; try another name")
 
 
 def require_file_path(path: Path) -> None:

@@ -11,8 +11,9 @@ from math import prod
 from pathlib import Path
 
 from pyro_vae import __version__
-from pyro_vae.atomic_write import JsonDict, is_leftover, read_json, read_toml, require_path, write_json, write_toml
+from pyro_vae.atomic_write import JsonDict, is_leftover, read_json, read_toml, write_json, write_toml
 from pyro_vae.errors import InputError
+from pyro_vae.file_names import require_path
 from pyro_vae.folder_lock import LOCK, lock_folder
 from pyro_vae.json_records import require_types
 from pyro_vae.option_registry import MAX_COUNT

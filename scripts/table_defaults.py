@@ -42,7 +42,8 @@ def read_table(name: str) -> pandas.DataFrame:
         columns = ["cylinders", "displacement", "horsepower", "weight", "acceleration", "year", "origin"]
         values, target = data.autompg_data()
         frame = pandas.DataFrame(values[:, :7], columns=columns).assign(mpg=target)
-        return frame.astype({"cylinders": str, "origin": str})
+        origins = frame["origin"].map({1.0: "America", 2.0: "Europe", 3.0: "Japan"})
+        return frame.assign(cylinders=frame["cylinders"].map("{:.0f} cylinders".format), origin=origins)
     values, target = data.boston_housing_data()
     return pandas.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])]).assign(price=target)
 

@@ -97,8 +97,8 @@ def _rank() -> int | None:
 
 
 def _run(words: list[str]) -> int:
-    from pyro_vae.atomic_write import REFUSED_NAMES, refused_name
     from pyro_vae.errors import InputError, RankLostError, UnwritableError
+    from pyro_vae.file_names import REFUSED_NAMES, refused_name
     from pyro_vae.launch_environment import launched_rank
 
     try:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pyro_vae.atomic_write import require_path
 from pyro_vae.data.annotated.annotated_rows import AnnotatedRows
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.annotated.read_annotated import OBS_NAME
@@ -27,6 +26,7 @@ from pyro_vae.data.sparse.read_sparse import SparseMatrix, keep_or_make_dense
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table, require_complete
 from pyro_vae.errors import InputError
+from pyro_vae.file_names import require_path
 
 Source = str | Path | Tensor | Array | DataFrame | SparseMatrix | AnnotatedRows
 SplitSource = Source | FrameParts

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.atomic_write import require_path
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
+from pyro_vae.file_names import require_path
 from pyro_vae.inference.objectives.objectives_by_name import OBJECTIVES, ObjectiveConfig
 from pyro_vae.inference.svi.train_config import DEVICE, DTYPE, TrainConfig
 from pyro_vae.option_registry import Option, Value, options_of, require_known

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-from pyro_vae.atomic_write import require_path
 from pyro_vae.data import Dataset
 from pyro_vae.errors import InputError
+from pyro_vae.file_names import require_path
 from pyro_vae.typing import Program, is_program
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.atomic_write import require_path
 from pyro_vae.data.annotated.annotated_rows import ANNOTATED_SUFFIXES
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.annotated.read_annotated import read_annotated
@@ -21,6 +20,7 @@ from pyro_vae.data.split_rows import random_parts
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
+from pyro_vae.file_names import require_path
 
 MAX_BYTES_IN_MEMORY = 2**30  # of a file's rows; a larger file stays on disk
 DEFAULT_FIELDS = Fields()

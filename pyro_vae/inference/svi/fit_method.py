@@ -219,7 +219,8 @@ class FitTask:
             if is_check_due and not math.isfinite(total):
                 raise DivergedError(f"the objective became {float(total)}")
             on_step()
-        if self.config.max_restarts and not self.config.kl_warmup and (fall := fall_in_epoch(first)):
+        is_watched = self.config.max_restarts and not self.config.kl_warmup
+        if is_watched and (fall := fall_in_epoch(first, self.config.beta)):
             raise DivergedError(f"the objective fell by {fall:,.0f} nats per row")
         return total
 

@@ -3,9 +3,9 @@
 A fit has run away where its objective on the training rows was, for three epochs in a row, below that of its best epoch
 by more than ten nats per row (β times as many where β is above 1) and by more than half of what it had gained since its
 first epoch. Epochs of a KL warm-up, whose objective is another one in each, are not compared.
-A fall on the validation rows alone is none: a lower learning
-rate does not help against overfitting. The first epoch, which has no earlier one, has run away where the later half of
-its steps lies below the first step by more than ten nats and the size of that step's objective.
+A fall on the validation rows alone is none: a lower learning rate does not help against overfitting. The first epoch,
+which has no earlier one, has run away where the later half of its steps lies below the first step by more than those
+ten nats and the size of that step's objective.
 
 >>> risen = [EpochRecord(epoch, epoch, elbo=-100.0 / epoch) for epoch in range(1, 9)]
 >>> fall_from_best(risen) is None
@@ -44,15 +44,20 @@ def fall_from_best(history: Sequence[EpochRecord], epochs: int = 1) -> float | N
         return None
     values, last = ([row.training_value or 0.0 for row in rows] for rows in (alike, since))
     fall = max(values) - max(last)
-    least = MIN_FALL * max(1.0, history[-1].beta or 1.0)  # a KL that counts β times moves the objective β times as far
-    return fall if fall > max(least, MIN_SHARE * (max(values) - values[0])) else None
+    return fall if fall > max(_least_fall(history[-1].beta or 1.0), MIN_SHARE * (max(values) - values[0])) else None
 
 
-def fall_in_epoch(losses: Sequence[Tensor | float]) -> float:
+def _least_fall(beta: float) -> float:
+    """Nats per row: a KL that counts β times moves the objective β times as far."""
+    return MIN_FALL * max(1.0, beta)
+
+
+def fall_in_epoch(losses: Sequence[Tensor | float], beta: float = 1.0) -> float:
     """How far the median of the later half of an epoch's losses lies above the first loss, if that is far.
 
     Args:
         losses: of each step, nats per row.
+        beta: the weight of the KL.
 
     Returns:
         The rise, nats per row; 0 where it is not far.
@@ -61,7 +66,7 @@ def fall_in_epoch(losses: Sequence[Tensor | float]) -> float:
         return 0.0
     first = float(losses[0])
     rise = median(float(loss) for loss in losses[len(losses) // 2 :]) - first
-    return rise if rise > MIN_FALL + abs(first) else 0.0
+    return rise if rise > _least_fall(beta) + abs(first) else 0.0
 
 
 def validation_note(history: Sequence[EpochRecord]) -> str:
