@@ -309,7 +309,7 @@ def test_invalid_arguments_raise_input_error():
         (lambda: guides.LowRankNormal(identity, 2, rank=3), "from 1 to the 2 latents"),
         (lambda: guides.FlowGuide(identity, 2, kind="planar"), "try one of coupling, autoregressive"),
         (lambda: guides.MixtureGuide(identity, 2, num_components=1), "two components or more"),
-        (lambda: guides.PerRowNormal(0, 2), "expected rows"),
+        (lambda: guides.PerRowNormal(0, 2), "num_rows must be one or more"),
         (lambda: guides.PerRowNormal(3, 2)(torch.zeros(1, D), rows=torch.tensor([3])), "was given rows 3 to 3"),
     ]:
         with pytest.raises(pv.InputError, match=message):

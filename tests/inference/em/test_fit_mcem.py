@@ -150,7 +150,7 @@ def test_pictures_are_drawn_afresh_and_the_likelihood_starts_at_their_mean():
     data = pv.load_data("digits")
     guide = pv.guides.MeanFieldNormal(pv.nets.mlp(64, 4))
     vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 20, 64)), guide)
-    fitted = fit_mcem(vae, data, epochs=10, batch_size=300, learning_rate=0.3)
+    fitted = fit_mcem(vae, data, epochs=20, batch_size=300, learning_rate=0.3)
     assert vae.num_features == 64
     assert vae.started
     assert fitted.history[-1]["valid_log_joint"] is not None
