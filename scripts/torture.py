@@ -325,10 +325,11 @@ def damage(torture: Torture, flips: int, cuts: int) -> Callable[[Path, random.Ra
 
     def run(place: Path, chance: random.Random) -> dict[str, object]:
         sys.path.insert(0, str(REPOSITORY / "tests"))
-        from run_damage import as_markdown, cut, damage_table, flip
+        from run_damage import FILES, as_markdown, cut, damage_table, flip
 
         shutil.copytree(torture.whole, place / "run")
-        tables = [damage_table(place / "run", flip, flips, 0), damage_table(place / "run", cut, cuts, 1)]
+        flipped = damage_table(place / "run", flip, flips * len(FILES), 0)
+        tables = [flipped, damage_table(place / "run", cut, cuts * len(FILES), 1)]
         return {"table": as_markdown(*tables)}
 
     return run
@@ -341,8 +342,8 @@ PARTS = ("kills", "disks", "writers", "extremes", "damage")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), default=PARTS)
 @click.option("--kills", default=100, help="Fits that are killed.")
-@click.option("--flips", default=1000)
-@click.option("--cuts", default=200)
+@click.option("--flips", default=1000, help="Of each file.")
+@click.option("--cuts", default=200, help="Of each file.")
 @click.option("--seed", default=0)
 @click.option("--write", is_flag=True, help="Write the figures into docs/reliability.md.")
 def main(folder: Path, parts: Sequence[str], kills: int, flips: int, cuts: int, seed: int, write: bool) -> None:
