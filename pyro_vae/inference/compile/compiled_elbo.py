@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from pyro_vae.errors import HandlersWarning, InputError
 from pyro_vae.inference.compile.compiled_step import CompiledStep, as_function_of_tensors
+from pyro_vae.inference.compile.memory_plan import KeptMemory
 from pyro_vae.inference.compile.recorded_operations import Outputs, Untraceable
 from pyro_vae.inference.objectives.differentiable_elbo import Arguments, DifferentiableELBO, Keywords, PyroFunction
 from pyro_vae.inference.objectives.elbo_terms import Terms
@@ -43,6 +44,7 @@ class Compiled_ELBO(ELBO):
         fuse: whether graphs are compiled by `torch.compile` (tens of seconds, once for each shape).
         terms: sums of the ELBO's terms that each call adds to.
         trainable_parameters: gives the parameters of the fit; by default those of the calls alone.
+        keep_gradients: whether a step may overwrite the gradients of the last, which saves memory and time.
 
     >>> import pyro, torch, pyro_vae as pv
     >>> from pyro.infer import SVI
@@ -61,6 +63,7 @@ class Compiled_ELBO(ELBO):
         fuse: bool = False,
         terms: Terms | None = None,
         trainable_parameters: Callable[[], Iterable[Tensor]] = tuple,
+        keep_gradients: bool = False,
     ) -> None:
         self.elbo = cast(Trace_ELBO, elbo or Trace_ELBO())  # what is recorded is a subclass
         if not is_recorded(self.elbo):
@@ -72,6 +75,7 @@ class Compiled_ELBO(ELBO):
             self.elbo.num_particles, self.elbo.max_plate_nesting, vectorize_particles=self.elbo.vectorize_particles
         )
         self.fuse, self.terms, self.trainable_parameters = fuse, terms, trainable_parameters
+        self.memory, self.keep_gradients = KeptMemory(), keep_gradients
         self.fallback_reason = ""
         self.steps: dict[Key, CompiledStep] = {}
         self.check_after = CHECK_INTERVAL  # steps since the last check; fewer where something may have changed
@@ -159,7 +163,7 @@ class Compiled_ELBO(ELBO):
         loss_of_tensors = as_function_of_tensors(self.elbo, model, guide, *tree_flatten((args, kwargs)))
         step = CompiledStep(loss_of_tensors, self.terms, self.trainable_parameters, with_gradients)
         try:
-            step.record(tensors, self.fuse)
+            step.record(tensors, self.fuse, self.memory, self.keep_gradients)
         except Exception as error:  # if the program itself is wrong, the uncompiled call will raise the error
             self._fall_back(error)
             return None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from pyro_vae.inference.compile.executable_graph import RecordedGraph
+from pyro_vae.inference.compile.memory_plan import KeptMemory
 from pyro_vae.inference.compile.record_graph import ScalarGuard, record, replay_rng
 from pyro_vae.inference.compile.recorded_operations import Outputs, Untraceable
 from pyro_vae.inference.objectives.differentiable_elbo import Arguments, DifferentiableELBO, Keywords, PyroFunction
@@ -93,12 +94,14 @@ class CompiledStep:
         gradients = torch.autograd.grad(surrogate, self.parameters, allow_unused=True)
         return tuple(map(_in_parameter_layout, gradients, self.parameters))
 
-    def record(self, tensors: list[Tensor], fuse: bool) -> None:
+    def record(self, tensors: list[Tensor], fuse: bool, memory: KeptMemory, keep_gradients: bool = False) -> None:
         """Record the step twice, with other random numbers, and keep the second graph where it repeats the first.
 
         Args:
             tensors: the tensors among the arguments.
             fuse: whether the graph is compiled by `torch.compile`.
+            memory: where a graph on the CPU that is not compiled writes its results.
+            keep_gradients: whether gradients are among them, so that the next step overwrites those of the last.
         """
         with replay_rng() as reset_rng:
             try:
@@ -113,6 +116,8 @@ class CompiledStep:
                     self.graph.compile(*tensors)
                 elif tensors and tensors[0].is_cuda:
                     self.graph.capture(*tensors)
+                elif tensors and tensors[0].is_cpu:
+                    self.graph.keep_memory(memory, range(1, 1 + len(self.parameters) * keep_gradients))
             finally:
                 reset_rng()
         parameters = [value for value in self.graph.found if isinstance(value, nn.Parameter)]

@@ -1,12 +1,15 @@
 """A recorded function that runs again: as a plain graph, through `torch.compile`, or captured on CUDA."""
 
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx
 
+from pyro_vae.inference.compile.graph_passes import with_python_names
+from pyro_vae.inference.compile.memory_plan import KeptMemory, MemoryPlan
 from pyro_vae.inference.compile.recorded_operations import Outputs, Recording
 
 
@@ -19,15 +22,35 @@ class RecordedGraph:
     """
 
     def __init__(self, recording: Recording) -> None:
-        self.outputs = recording.outputs
+        self.recording, self.outputs = recording, recording.outputs
         self.found = tuple(recording.found[node] for node in recording.graph.nodes if node in recording.found)
         self.written = [storage for storage, _ in recording.before.values()]
-        self.module = fx.GraphModule(torch.nn.Module(), recording.graph)
-        self.run = self.module.forward
+        self.module = fx.GraphModule(torch.nn.Module(), with_python_names(recording.graph))
+        self.num_inputs = sum(node.op == "placeholder" for node in recording.graph.nodes) - len(self.found)
+        self.run: Callable[..., Outputs] = self.module.forward
 
     def __call__(self, *inputs: Tensor) -> Outputs:
         with torch.no_grad():
             return self.run(*inputs, *self.found)
+
+    def keep_memory(self, memory: KeptMemory, kept_outputs: Container[int] = ()) -> None:
+        """Write results into kept memory from now on, in calls of this thread; those of others allocate theirs.
+
+        Args:
+            memory: the memory; graphs that share it are never called at the same time.
+            kept_outputs: the indices of outputs that the next call of any of these graphs may overwrite.
+        """
+        plan, thread, allocating = MemoryPlan(self.recording, memory, kept_outputs), threading.get_ident(), self.run
+
+        def run(*tensors: Tensor) -> Outputs:
+            nonlocal plan
+            if threading.get_ident() != thread:
+                return allocating(*tensors)
+            if plan.is_outdated():
+                plan = MemoryPlan(self.recording, memory, kept_outputs)
+            return plan(*tensors[: self.num_inputs])
+
+        self.run = run
 
     @contextmanager
     def restore_written(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Transformations that shorten a recorded graph and leave its results as they are."""
 
 import operator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx
@@ -17,7 +18,7 @@ IDENTITIES = {  # operations that change nothing where their second argument is 
     aten.div.Tensor: 1,
     aten.pow.Tensor_Scalar: 1,
 }
-PYTHON_NAMES = {  # the same operations by their Python names, whose calls take half the time
+PYTHON_NAMES: dict[object, Callable[..., object]] = {  # the same operations by their Python names, whose calls take half the time
     aten.add.Tensor: torch.add,
     aten.addmm.default: torch.addmm,
     aten.bmm.default: torch.bmm,
@@ -51,7 +52,6 @@ def optimize(recording: Recording) -> None:
     eliminate_common_subexpressions(recording)
     clone_aliased_outputs(recording)
     eliminate_dead_code(recording.graph)
-    use_python_names(recording.graph)
 
 
 def simplify_identities(recording: Recording) -> None:
@@ -118,7 +118,10 @@ def eliminate_dead_code(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def use_python_names(graph: fx.Graph) -> None:
-    """Call operations by their Python names where they have one: the calls take half the time."""
-    for node in graph.nodes:
+def with_python_names(graph: fx.Graph) -> fx.Graph:
+    """A copy that calls operations by their Python names where they have one: the calls take half the time."""
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    for node in copy.nodes:
         node.target = PYTHON_NAMES.get(node.target, node.target)
+    return copy

@@ -185,7 +185,7 @@ class Recorder(DispatchMode):
     def _register(self, value: Tensor, node: fx.Node) -> None:
         self.nodes[id(value)] = node
         node.meta.setdefault("storage", storage_id(value))
-        node.meta.setdefault("layout", (value.shape, value.stride(), value.dtype))
+        node.meta.setdefault("layout", (value.shape, value.stride(), value.dtype, value.device))
         self.alive.append(value)
 
     def _unchanged_argument(self, func: OpOverload, args: Arguments, result: Tensor) -> fx.Node | None:

@@ -15,7 +15,7 @@ class Untraceable(Exception):
 class Recording:
     """A graph of a function's operations on tensors, and what is known of the storages that they use.
 
-    Each node's `meta` has the `storage` of its tensor (a `storage_id`) and its `layout` (shape, strides, dtype).
+    Each node's `meta` has the `storage` of its tensor (a `storage_id`) and its `layout`: shape, strides, dtype, device.
 
     Attributes:
         graph: an fx graph whose placeholders are the inputs and then the found tensors, in order.

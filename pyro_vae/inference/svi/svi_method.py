@@ -69,7 +69,11 @@ class SVIMethod:
         if config.compile or (config.compile is None and is_recorded(loss)):
             parameters = lambda: self.optimizer.parameters.values()  # noqa: E731
             self.compiled = Compiled_ELBO(
-                elbo, fuse=bool(config.compile), terms=self.terms, trainable_parameters=parameters
+                elbo,
+                fuse=bool(config.compile),
+                terms=self.terms,
+                trainable_parameters=parameters,
+                keep_gradients=True,  # the optimizer has used them by then
             )
         model, guide = (self.weigh.around(bind_supported_kwargs(each)) for each in (program.model, program.guide))
         self.svi = SVI(model, guide, self.optimizer, self.compiled or elbo)
