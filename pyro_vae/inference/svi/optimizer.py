@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.errors import InputError
 from pyro_vae.inference.svi.train_config import OPTIMIZERS, TrainConfig
-from pyro_vae.torch_optimizers import without_compiler
+from pyro_vae.torch_optimizers import FusedAdamStep, without_compiler
 
 
 class FusedOptimizer(PyroOptim):
@@ -32,6 +32,7 @@ class FusedOptimizer(PyroOptim):
         self.parameters: dict[str, Tensor] = {}
         self._known: set[int] = set()
         self._torch: torch.optim.Optimizer | None = None
+        self._fused: FusedAdamStep | None = None
         self.has_stepped = False
         self.penalty: Callable[[], Tensor] | None = None
         self.reduce: Callable[[list[Tensor]], None] | None = None
@@ -48,6 +49,7 @@ class FusedOptimizer(PyroOptim):
             return
         self.parameters |= new
         self._known |= {id(value) for value in new.values()}
+        self._fused = None
         if self._torch is None:
             found: Callable[..., torch.optim.Optimizer] = self._entry.load()
             made: Callable[..., torch.optim.Optimizer] = without_compiler(found) if isinstance(found, type) else found
@@ -70,9 +72,11 @@ class FusedOptimizer(PyroOptim):
             penalty.backward()  # type: ignore[no-untyped-call]  # torch has no annotations here
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
-        for group in self._torch.param_groups:
-            group["lr"] = self.learning_rate
-        self._torch.step()
+        if self._fused is None or not self._fused(self.learning_rate):
+            for group in self._torch.param_groups:
+                group["lr"] = self.learning_rate
+            self._torch.step()
+            self._fused = FusedAdamStep(self._torch) if FusedAdamStep.is_supported(self._torch) else None
         for parameter in self.parameters.values():
             parameter.grad = None
 
@@ -92,6 +96,7 @@ class FusedOptimizer(PyroOptim):
         """Load a state of `get_state`; torch moves each tensor to its parameter's device."""
         if self._torch is None:
             return
+        self._fused = None
         indices = {name: i for i, name in enumerate(self.parameters)}
         moments: dict[int, dict[str, Tensor]] = {}
         for full_name, item in state.items():

@@ -43,6 +43,24 @@ def test_a_clip_is_the_joint_norm_of_the_step(fit):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_many_steps_at_changing_rates_with_a_gradient_left_out(name):
+    entry, start = OPTIMIZERS[name], [torch.linspace(-1, 1, 6), torch.ones(2, 3)]
+    ours, theirs = ([nn.Parameter(value.clone()) for value in start] for _ in range(2))
+    optimizer, own = FusedOptimizer(name, 0.1), entry.load()(theirs, lr=0.1, **entry.fixed)
+    optimizer.add_parameters({"first": ours[0], "second": ours[1]})
+    for step in range(9):
+        optimizer.learning_rate = own.param_groups[0]["lr"] = 0.1 / (1 + step)
+        for parameters in (ours, theirs):
+            for i, parameter in enumerate(parameters):
+                parameter.grad = None if step == 5 and i else (start[i] + step).cos()
+        optimizer(ours)
+        own.step()
+        if step == 6:  # as after a checkpoint
+            optimizer.set_state(optimizer.get_state())
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_are_those_of_torchs_own_class_and_its_hooks_are_called(name):
     entry, calls = OPTIMIZERS[name], []
     values = torch.linspace(-1, 1, 6)
