@@ -3,8 +3,10 @@
 The results are in docs/big_data.md.
 """
 
+import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,25 @@ JSON = click.option("--json", "path", type=click.Path(path_type=Path), help="Whe
 @click.group()
 def main() -> None:
     """Measurements of docs/big_data.md."""
+
+
+NUM_COLUMNS = 20  # of the table of `scoring`
+
+
+def table_rows(path: Path, num_rows: int, seed: int) -> Path:
+    """Rows of 20 numbers (float32) on a curved sheet with noise, written in blocks; an existing file is used."""
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng, weights = np.random.default_rng(seed), np.random.default_rng(0).normal(size=(4, NUM_COLUMNS))
+    with path.open("wb") as file:
+        about: Any = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, NUM_COLUMNS)}
+        np.lib.format.write_array_header_1_0(file, about)
+        for start in range(0, num_rows, 100_000):
+            size = min(100_000, num_rows - start)
+            z, noise = rng.normal(size=(size, 2)), rng.normal(size=(size, NUM_COLUMNS))
+            file.write((np.hstack([z, np.sin(2 * z)]) @ weights + 0.3 * noise).astype("<f4").data)
+    return path
 
 
 def synthetic(path: Path, num_rows: int) -> Path:
@@ -117,6 +138,44 @@ def memory(
         peaks = [peak for peak, _ in by_size.values()]
         click.echo(f"{verb:7} largest / smallest peak: {max(peaks) / min(peaks):.3f}")
     _write_json(path, {"threads": torch.get_num_threads(), "peak_mib_and_seconds": found})
+
+
+@main.command()
+@FOLDER
+@click.option("--rows", "sizes", type=int, multiple=True, default=(100_000, 3_000_000), help="Rows of the files.")
+@click.option("--num-samples", default=25, help="Draws for each row scored.")
+@click.option("--interrupt", default=0.3, help="At which share of the scoring's time it is interrupted, once more.")
+@JSON
+def scoring(folder: Path, sizes: tuple[int, ...], num_samples: int, interrupt: float, path: Path | None) -> None:
+    """Fit a table of 20 columns; encode and score files of each size; interrupt the last scoring, and resume it."""
+    run, train = folder / "table-run", table_rows(folder / "table-train.npy", 20_000, 1)
+    if not (run / "evaluation.json").exists():
+        shutil.rmtree(run, ignore_errors=True)
+        measure_peak("fit", "--data", str(train), "--out", str(run))
+    found: dict[str, Any] = {}
+    for num_rows in sizes:
+        file = table_rows(folder / f"table-{num_rows}.npy", num_rows, 2)
+        scores = folder / f"scores-{num_rows}.csv"
+        words = ["score", str(run), str(file), "--num-samples", str(num_samples), "--out", str(scores)]
+        verbs = {"encode": ["encode", str(run), str(file), "--out", str(folder / "latents.npy")], "score": words}
+        for verb, command in verbs.items():
+            peak, seconds = measure_peak(*command)
+            found[f"{verb} {num_rows}"] = {"peak_mib": peak, "seconds": seconds}
+            click.echo(f"{verb:7} {num_rows:>10,} rows: peak {peak:6.0f} MiB, {num_rows / seconds:8.0f} rows/s")
+    whole = hashlib.sha256(scores.read_bytes()).hexdigest()
+    scores.unlink()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyro_vae", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(interrupt * seconds)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1].strip().splitlines()
+    click.echo(f"interrupted: exit code {process.returncode}, {said[-1]}; the file is there: {scores.exists()}")
+    _, resumed = measure_peak(*words, "--resume")
+    is_same = hashlib.sha256(scores.read_bytes()).hexdigest() == whole
+    click.echo(f"resumed in {resumed:.0f} s, to the same bytes: {is_same}")
+    found["resumed"] = {"exit_code": process.returncode, "said": said, "seconds": resumed, "same_bytes": is_same}
+    _write_json(path, {"threads": torch.get_num_threads(), "num_samples": num_samples, **found})
 
 
 @main.command()

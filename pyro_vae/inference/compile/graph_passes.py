@@ -18,7 +18,9 @@ IDENTITIES = {  # operations that change nothing where their second argument is 
     aten.div.Tensor: 1,
     aten.pow.Tensor_Scalar: 1,
 }
-PYTHON_NAMES: dict[object, Callable[..., object]] = {  # the same operations by their Python names, whose calls take half the time
+PYTHON_NAMES: dict[
+    object, Callable[..., object]
+] = {  # the same operations by their Python names, whose calls take half the time
     aten.add.Tensor: torch.add,
     aten.addmm.default: torch.addmm,
     aten.bmm.default: torch.bmm,
