@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import cast
@@ -23,16 +24,16 @@ Key = tuple[bool, PyroFunction, PyroFunction, Hashable]  # with gradients, model
 NUM_FIRST_CHECKS = 3  # calls of a new graph that are all checked
 CHECK_INTERVAL = 500  # steps between later checks, unless `check_after` is less
 MAX_GRAPHS = 16
-MIN_LOSS_CALLS = 20  # calls of the loss without gradients before it is recorded: a short fit makes too few
+MIN_CALLS = 20  # before the next is recorded, which takes about as long as these: a short fit makes too few
 
 
 class Compiled_ELBO(ELBO):
     r"""An ELBO whose program is recorded once into a plain graph of tensor operations, gradients included.
 
-    Values, gradients and random numbers are those that the objective gives, and every call draws new ones. The first
-    call runs uncompiled, by Pyro's handlers; after it each new shape of the arguments is recorded (for the loss without
-    gradients after 20 calls), and each graph is compared with the handlers on its first three batches and again every
-    500 steps. On CUDA graphs are captured, one launch a step.
+    Values, gradients and random numbers are those that the objective gives, and every call draws new ones. Each shape
+    of the arguments is recorded after 20 calls, which run uncompiled, by Pyro's handlers, and each graph is compared
+    with the handlers on its first three batches and again every 500 steps. On CUDA graphs are captured, one launch a
+    step.
 
     What is static is recorded as a constant: numbers that Python computes, `self.training`, which parameters are
     frozen. A program whose operations depend on values, or that differs from its graph, runs uncompiled from then on,
@@ -79,7 +80,8 @@ class Compiled_ELBO(ELBO):
         self.fallback_reason = ""
         self.steps: dict[Key, CompiledStep] = {}
         self.check_after = CHECK_INTERVAL  # steps since the last check; fewer where something may have changed
-        self._has_run, self._num_loss_calls, self._has_warned = False, 0, False
+        self._num_calls: Counter[Key] = Counter()
+        self._has_warned = False
 
     def _get_trace(
         self, model: PyroFunction, guide: PyroFunction, args: Arguments, kwargs: Keywords
@@ -88,7 +90,7 @@ class Compiled_ELBO(ELBO):
         return pair
 
     def loss(self, model: PyroFunction, guide: PyroFunction, *args: object, **kwargs: object) -> Tensor | float:
-        """The loss without gradients; recorded too, after 20 calls.
+        """The loss without gradients, which is recorded too.
 
         Args:
             model: a Pyro function.
@@ -99,9 +101,7 @@ class Compiled_ELBO(ELBO):
         Returns:
             The loss (), nats: a tensor, or a number where the call runs uncompiled.
         """
-        self._num_loss_calls += 1
-        is_frequent = self._has_run and self._num_loss_calls > MIN_LOSS_CALLS
-        if is_frequent and (result := self._run_graph(False, model, guide, args, kwargs)):
+        if result := self._run_graph(False, model, guide, args, kwargs):
             step, outputs = result
             return step.assign(outputs)
         loss = self.elbo.loss(model, guide, *args, **kwargs)
@@ -126,10 +126,9 @@ class Compiled_ELBO(ELBO):
         Returns:
             The loss (), nats: a tensor, or a number where the call runs uncompiled.
         """
-        if self._has_run and (result := self._run_graph(True, model, guide, args, kwargs)):
+        if result := self._run_graph(True, model, guide, args, kwargs):
             step, outputs = result
             return step.assign(outputs)
-        self._has_run = True
         loss = self.elbo.loss_and_grads(model, guide, *args, **kwargs)
         self._warn_of_fallback()
         return loss
@@ -143,12 +142,18 @@ class Compiled_ELBO(ELBO):
         tensors: list[Tensor] = []
         key = (with_gradients, model, guide, _call_signature((args, kwargs), tensors))
         try:
-            step = self.steps.get(key)
+            self._num_calls[key] += 1
         except TypeError as error:
             self._fall_back(Untraceable(f"an argument cannot tell whether it has changed ({error})"))
             return None
+        if len(self._num_calls) > MAX_GRAPHS:
+            self._fall_back(Untraceable(f"its arguments or their shapes keep changing ({MAX_GRAPHS} times)"))
+            return None
+        step = self.steps.get(key)
         if step is not None and step.is_outdated():
             self.steps.clear()  # this call runs uncompiled, which makes missing parameters
+            return None
+        if step is None and self._num_calls[key] <= MIN_CALLS:
             return None
         step = step or self._record_step(key, args, kwargs, tensors)
         outputs = None if step is None else self._run_checked(step, tensors)
@@ -157,9 +162,6 @@ class Compiled_ELBO(ELBO):
     def _record_step(self, key: Key, args: Arguments, kwargs: Keywords, tensors: list[Tensor]) -> CompiledStep | None:
         """Record the step of new arguments; None, and no more graphs, where it cannot be recorded."""
         with_gradients, model, guide, _ = key
-        if len(self.steps) >= MAX_GRAPHS and key not in self.steps:
-            self._fall_back(Untraceable(f"its arguments or their shapes keep changing ({MAX_GRAPHS} graphs)"))
-            return None
         loss_of_tensors = as_function_of_tensors(self.elbo, model, guide, *tree_flatten((args, kwargs)))
         step = CompiledStep(loss_of_tensors, self.terms, self.trainable_parameters, with_gradients)
         try:

@@ -150,7 +150,7 @@ class SVIMethod:
             self.optimizer(self.optimizer.parameters.values())
             return self.reducer.loss
         loss: Loss
-        if self.compiled and not step.is_first and not self.compiled.fallback_reason:
+        if self.compiled and self.compiled.steps:  # empty until the first graph, and after a fallback
             # `SVI.step` without its param capture
             loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, *batch.objective_arguments)
             self.optimizer(self.optimizer.parameters.values())
