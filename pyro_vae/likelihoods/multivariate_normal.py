@@ -19,8 +19,8 @@ class MultivariateNormal(LikelihoodModule):
     r"""Real columns with one correlation of their residuals, $p(x|z) = N(x; f(z), S(z) L L^T S(z))$.
 
     $S(z) = \mathrm{diag}(e^{g(z)})$. L is learned and the same for all z; the network gives the means and the scales. A
-    fit begins at the normal with the training rows' mean and covariance (shrunk after Ledoit & Wolf 2004), so that
-    latents have to explain only what one normal does not. Missing values are integrated out exactly.
+    fit begins at the training rows' mean and what a quarter of their principal components leave of their covariance
+    (shrunk after Ledoit & Wolf 2004): those are left to the latents. Missing values are integrated out exactly.
 
     Args:
         net: a network from (..., K) to (..., 2D): means, and logarithms of scales.
@@ -60,7 +60,7 @@ class MultivariateNormal(LikelihoodModule):
         init_output_bias(self.net, torch.cat([mean, torch.zeros_like(mean)]))
 
     def init_from_rows(self, rows: Tensor) -> None:
-        """L begins at the factor of the rows' covariance, and the network at a constant.
+        """L begins at the factor of a part of the rows' covariance (`ResidualCovariance`), the network at a constant.
 
         Args:
             rows: some training rows (n, D).

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from pyro_vae.nets import positive
 
 LARGEST_LOG_SCALE = 5.0
+MAX_FACTORS = 8  # as many as the latents of a table have by default
 INITIAL_GAIN = 0.1  # of the network's last layer: a fit begins at the single normal
 
 
@@ -29,14 +30,37 @@ class ResidualCovariance(nn.Module):
 
     @torch.no_grad()
     def init_from_rows(self, rows: Tensor) -> None:
-        """L begins at the factor of the rows' covariance, shrunk after Ledoit & Wolf (2004).
+        """L begins at the factor of what a quarter of the principal components, at most eight, leave unexplained.
+
+        Of the whole covariance, latents would have nothing to gain at first: a curved sheet's were all inactive.
 
         Args:
             rows: some training rows (n, D).
         """
-        factor = torch.linalg.cholesky(shrunk_covariance(rows.detach().cpu().double())).to(self.raw_tril)
+        covariance = without_factors(
+            shrunk_covariance(rows.detach().cpu().double()), min(len(self.raw_tril) // 4, MAX_FACTORS)
+        )
+        factor = torch.linalg.cholesky(covariance).to(self.raw_tril)
         self.raw_tril.copy_(factor)
         self.raw_diagonal.copy_((factor.diagonal() - self.floor).clamp(min=1e-4).expm1().log())
+
+
+def without_factors(covariance: Tensor, num_factors: int) -> Tensor:
+    """A covariance whose largest eigenvalues are lowered to the next one.
+
+    Args:
+        covariance: the covariance (D, D).
+        num_factors: how many of them, below D.
+
+    Returns:
+        The covariance (D, D).
+
+    >>> without_factors(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 1).diagonal().tolist()
+    [2.0, 2.0, 1.0]
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    lowered = values.clamp(max=values[len(values) - 1 - num_factors])
+    return (vectors * lowered) @ vectors.T
 
 
 def shrunk_covariance(rows: Tensor) -> Tensor:
