@@ -60,7 +60,8 @@ def without_factors(covariance: Tensor, num_factors: int) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(covariance)
     lowered = values.clamp(max=values[len(values) - 1 - num_factors])
-    return (vectors * lowered) @ vectors.T
+    result: Tensor = vectors @ torch.diag(lowered) @ vectors.T
+    return result
 
 
 def shrunk_covariance(rows: Tensor) -> Tensor:

@@ -67,8 +67,7 @@ def simplify_identities(recording: Recording) -> None:
             continue
         storages = {node.meta.get("storage"), argument.meta.get("storage")}
         if node.meta.get("layout") == argument.meta.get("layout") and not storages & recording.written:
-            node.replace_all_uses_with(argument)
-            recording.graph.erase_node(node)
+            _replace(recording, node, argument)
 
 
 def eliminate_common_subexpressions(recording: Recording) -> None:
@@ -85,8 +84,18 @@ def eliminate_common_subexpressions(recording: Recording) -> None:
         if node.target is operator.getitem or torch.Tag.nondeterministic_seeded not in node.target.tags:
             key = (node.target, str(node.args), str(node.kwargs))
             if (first := computed.setdefault(key, node)) is not node:
-                node.replace_all_uses_with(first)
-                recording.graph.erase_node(node)
+                _replace(recording, node, first)
+
+
+def _replace(recording: Recording, node: fx.Node, other: fx.Node) -> None:
+    """Let another node take a node's place, and its storage that of the node's, also for views."""
+    storage, kept = (each.meta.get("storage") for each in (node, other))
+    node.replace_all_uses_with(other)
+    recording.graph.erase_node(node)
+    if storage != kept and storage is not None:
+        for each in recording.graph.nodes:
+            if each.meta.get("storage") == storage:
+                each.meta["storage"] = kept
 
 
 def clone_aliased_outputs(recording: Recording) -> None:

@@ -45,7 +45,15 @@ class KeptMemory:
         return sum(storage.nbytes() for storage in self.storages)
 
     def allocate(self, num_bytes: int, device: torch.device) -> torch.UntypedStorage:
-        """More memory, which is kept from now on."""
+        """More memory, which is kept from now on.
+
+        Args:
+            num_bytes: its size.
+            device: where it is.
+
+        Returns:
+            The memory.
+        """
         self.storages.append(torch.empty(num_bytes, dtype=torch.uint8, device=device).untyped_storage())
         return self.storages[-1]
 

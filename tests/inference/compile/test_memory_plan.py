@@ -82,7 +82,16 @@ def gradients(x):
     return loss.detach(), gradient
 
 
+def computed_twice(x):
+    y, again = x.exp(), x.exp()  # once in the graph, whose last reader is a view of the second
+    z = y @ WEIGHT
+    for _ in range(4):
+        z = z.sin() @ WEIGHT
+    return z, again.t() @ z
+
+
 FUNCTIONS = (
+    computed_twice,
     transposed_last_read,
     part_of_the_last_read,
     chain,
