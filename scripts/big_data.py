@@ -5,6 +5,7 @@ The results are in docs/big_data.md.
 
 import hashlib
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 
 import click
 import numpy as np
+import pandas
 import torch
 
 import pyro_vae as pv
@@ -27,6 +29,9 @@ from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
 from pyro_vae.data.split import Split
 from pyro_vae.data.table import Table
+from pyro_vae.workflows.build_vae import build_vae
+from pyro_vae.workflows.choose_likelihood import choose_likelihood
+from pyro_vae.workflows.fit_settings import FitSettings
 
 WIDTH = 784
 FOLDER = click.option(
@@ -144,9 +149,12 @@ def memory(
 @FOLDER
 @click.option("--rows", "sizes", type=int, multiple=True, default=(100_000, 3_000_000), help="Rows of the files.")
 @click.option("--num-samples", default=25, help="Draws for each row scored.")
+@click.option("--method", default="is", help="is or auto, which takes about a hundred times as long for such rows.")
 @click.option("--interrupt", default=0.3, help="At which share of the scoring's time it is interrupted, once more.")
 @JSON
-def scoring(folder: Path, sizes: tuple[int, ...], num_samples: int, interrupt: float, path: Path | None) -> None:
+def scoring(
+    folder: Path, sizes: tuple[int, ...], num_samples: int, method: str, interrupt: float, path: Path | None
+) -> None:
     """Fit a table of 20 columns; encode and score files of each size; interrupt the last scoring, and resume it."""
     run, train = folder / "table-run", table_rows(folder / "table-train.npy", 20_000, 1)
     if not (run / "evaluation.json").exists():
@@ -157,6 +165,7 @@ def scoring(folder: Path, sizes: tuple[int, ...], num_samples: int, interrupt: f
         file = table_rows(folder / f"table-{num_rows}.npy", num_rows, 2)
         scores = folder / f"scores-{num_rows}.csv"
         words = ["score", str(run), str(file), "--num-samples", str(num_samples), "--out", str(scores)]
+        words += ["--method", method]
         verbs = {"encode": ["encode", str(run), str(file), "--out", str(folder / "latents.npy")], "score": words}
         for verb, command in verbs.items():
             peak, seconds = measure_peak(*command)
@@ -176,6 +185,58 @@ def scoring(folder: Path, sizes: tuple[int, ...], num_samples: int, interrupt: f
     click.echo(f"resumed in {resumed:.0f} s, to the same bytes: {is_same}")
     found["resumed"] = {"exit_code": process.returncode, "said": said, "seconds": resumed, "same_bytes": is_same}
     _write_json(path, {"threads": torch.get_num_threads(), "num_samples": num_samples, **found})
+
+
+def frame_of(kind: str, num_rows: int) -> pandas.DataFrame:
+    """60 columns of two latents: real ones; or 20 real, 10 each of positive, counts, two values and five levels."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(num_rows, 2)) @ rng.normal(size=(2, 60)) + rng.normal(size=(num_rows, 60))
+    frame = pandas.DataFrame(values, columns=[f"c{i}" for i in range(60)])
+    if kind == "real":
+        return frame
+    names = np.array(["red", "green", "blue", "black", "white"])
+    for i in range(20, 60):
+        column, group = values[:, i], i // 10
+        if group == 2:
+            frame[f"c{i}"] = np.exp(column / 2)
+        elif group == 3:
+            frame[f"c{i}"] = rng.poisson(np.exp(1 + column / 3))
+        else:
+            frame[f"c{i}"] = column > 0 if group == 4 else names[np.digitize(column, [-2, -0.5, 0.5, 2])]
+    return frame
+
+
+@main.command()
+@click.option("--rows", "num_rows", default=200_000)
+@click.option("--epochs", default=3, help="The first is not counted: graphs are recorded in it.")
+@click.option("--compile", "compiled", is_flag=True)
+@click.option("--kind", type=click.Choice(["real", "mixed"]), help="One of them in this process.")
+@JSON
+def columns(num_rows: int, epochs: int, compiled: bool, kind: str | None, path: Path | None) -> None:
+    """An epoch of 60 columns of several kinds against 60 real ones, by default: processor time and peak memory."""
+    if kind is None:
+        words = [sys.executable, __file__, "columns", "--rows", str(num_rows), "--epochs", str(epochs)]
+        for each in ("real", "mixed"):
+            subprocess.run([*words, "--kind", each, *["--compile"] * compiled], check=True)
+        return
+    torch.set_num_threads(1)
+    data, ends = pv.load_data(frame_of(kind, num_rows)), []
+    settings = FitSettings.from_options({"epochs": epochs})
+    settings = settings.with_table_defaults({"epochs"}, data.num_features, len(data.train))
+    vae = build_vae(settings.model, choose_likelihood(settings.model, data), data, 0, data.has_missing)
+    more: dict[str, Any] = {"compile": True} if compiled else {}
+    pv.fit(
+        vae,
+        data.train,
+        settings.training,
+        valid=data.valid,
+        on_epoch=lambda _: ends.append(time.process_time()),
+        **more,
+    )
+    seconds = float(np.median(np.diff(ends)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    click.echo(f"{kind}: {seconds:.1f} s of processor time an epoch of {len(data.train):,} rows, peak {peak:.0f} MiB")
+    _write_json(path, {"kind": kind, "seconds": seconds, "peak_mib": peak})
 
 
 @main.command()

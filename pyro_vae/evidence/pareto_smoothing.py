@@ -7,6 +7,9 @@ import numpy as np
 from pyro_vae.arviz_compat import psislw
 
 MIN_DRAWS = 25  # below this number the tail has too few weights to fit
+MIN_TAIL = 4  # weights, or fewer, have no fit
+MIN_LOG = math.log(np.finfo(float).tiny)
+BLOCK_BYTES = 2**22  # of the numbers at the grid's points for all weights of a tail
 
 
 def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,12 +42,77 @@ def _of_positive(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     khat, smoothed = np.zeros(len(log_weights)), log_weights.mean(axis=1) if len(log_weights) else np.zeros(0)
     uneven = np.ptp(log_weights, axis=1) > 1e-4
     if uneven.any():
-        rows = np.array(log_weights[uneven], dtype=np.float64)
-        smallest = rows.argmin(axis=1)[:, None]  # in no tail: smoothing only shifts it, by log of the weights' sum
-        lowest = np.take_along_axis(rows, smallest, 1)[:, 0]
-        normalized, khat[uneven] = psislw(rows)
-        smoothed[uneven] = lowest - np.take_along_axis(normalized, smallest, 1)[:, 0] - math.log(rows.shape[1])
+        khat[uneven], smoothed[uneven] = _of_uneven(np.array(log_weights[uneven], dtype=np.float64))
     return khat, smoothed
+
+
+def _of_uneven(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """k-hat and the log of the smoothed mean of weights (N, S) that differ: blocks of rows, some one by one."""
+    num_samples, found = rows.shape[1], []
+    size = max(1, BLOCK_BYTES // (8 * tail_length(num_samples) * _grid_size(tail_length(num_samples))))
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        khat, smoothed = _smooth_tails(part)
+        rest = np.isnan(khat)
+        if rest.any():  # ties at the tail's end, weights that underflow, a fit that fails: as ArviZ treats them
+            values = np.array(part[rest])
+            smallest = values.argmin(axis=1)[
+                :, None
+            ]  # in no tail: smoothing only shifts it, by log of the weights' sum
+            lowest = np.take_along_axis(values, smallest, 1)[:, 0]
+            normalized, khat[rest] = psislw(values)
+            smoothed[rest] = lowest - np.take_along_axis(normalized, smallest, 1)[:, 0] - math.log(num_samples)
+        found.append((khat, smoothed))
+    khats, means = zip(*found, strict=True)
+    return np.concatenate(khats), np.concatenate(means)
+
+
+def tail_length(num_samples: int) -> int:
+    """The number of the largest of S weights that a Pareto tail is fitted to, the lesser of S/5 and 3√S.
+
+    >>> tail_length(100), tail_length(10_000)
+    (20, 300)
+    """
+    return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
+
+
+def _grid_size(length: int) -> int:
+    """The number of points at which the posterior of the tail's parameter is computed."""
+    return 30 + math.isqrt(length)
+
+
+def _smooth_tails(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    r"""k-hat (N,) and the log of the smoothed mean (N,) of weights (N, S), NaN where a row is no usual case.
+
+    The generalized Pareto distribution is fitted by the method of Zhang & Stephens (2009), the mean of its parameter's
+    posterior on a grid, with k drawn toward 0.5 as by ten more weights.
+    """
+    num_samples = log_weights.shape[1]
+    length = tail_length(num_samples)
+    grid_size = _grid_size(length)
+    largest = log_weights.max(axis=1, keepdims=True)
+    sorted_weights = np.sort(log_weights - largest, axis=1)
+    body, tail = sorted_weights[:, :-length], sorted_weights[:, -length:]
+    with np.errstate(all="ignore"):
+        cutoff = np.exp(body[:, -1:])
+        excess = np.exp(tail) - cutoff
+        grid = 1 - np.sqrt(grid_size / (np.arange(1, grid_size + 1) - 0.5))
+        b = grid / (3 * excess[:, [int(length / 4 + 0.5) - 1]]) + 1 / excess[:, -1:]
+        k = np.log1p(-b[:, :, None] * excess[:, None, :]).mean(-1)
+        log_likelihood = length * (np.log(-b / k) - k - 1)
+        weights = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
+        weights /= weights.sum(1, keepdims=True)
+        weights[weights < 10 * np.finfo(float).eps] = 0
+        b_mean = (b * weights).sum(1) / weights.sum(1)
+        k_mean = np.log1p(-b_mean[:, None] * excess).mean(1)
+        sigma, khat = -k_mean / b_mean, (length * k_mean + 5) / (length + 10)
+        levels = np.log1p(-np.arange(0.5, length) / length)
+        expected = sigma[:, None] * np.expm1(-khat[:, None] * levels) / khat[:, None] + cutoff
+        total = np.exp(body).sum(1) + np.minimum(expected, 1).sum(1)
+        smoothed = largest[:, 0] + np.log(total / num_samples)
+    is_usual = (tail[:, 0] > body[:, -1]) & (body[:, -1] > MIN_LOG) & (sigma > 0) & (np.abs(khat) > 1e-12)
+    is_usual &= np.isfinite(khat) & np.isfinite(smoothed) & (length > MIN_TAIL)
+    return np.where(is_usual, khat, np.nan), np.where(is_usual, smoothed, np.nan)
 
 
 def khat_limit(num_samples: int) -> float:

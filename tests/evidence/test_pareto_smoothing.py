@@ -1,10 +1,11 @@
-"""k-hat through ArviZ: its values, its edges, and the sign that the two lines of ArviZ disagree on."""
+"""k-hat: its values, its edges, and ArviZ's numbers."""
 
 import numpy as np
 import pytest
 from oracles import LinearGaussian
 
 import pyro_vae as pv
+from pyro_vae.arviz_compat import psislw
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit, pareto_smoothed
 
 
@@ -42,3 +43,33 @@ def test_edges():
     assert np.isnan(pareto_smoothed(np.zeros((2, MIN_DRAWS - 1)))).all()
     assert khat_limit(100) == pytest.approx(0.5)
     assert khat_limit(10**9) == 0.7
+
+
+def tails(kind, rng, num_samples):
+    """Log weights (60, S) of a kind."""
+    size = (60, num_samples)
+    if kind == "light":
+        return rng.normal(size=size)
+    if kind == "heavy":
+        return -rng.uniform(0.1, 3, (60, 1)) * np.log(rng.random(size)) - 800
+    if kind == "bounded":
+        return np.log(rng.random(size))
+    if kind == "ties":
+        return np.round(rng.normal(size=size), 1)
+    if kind == "underflow":
+        return rng.normal(size=size) * 400
+    if kind == "one outlier":
+        return np.where(np.arange(num_samples) == 3, 50.0, rng.normal(size=size))
+    return rng.normal(size=size) * 1e-3 + 1e4
+
+
+@pytest.mark.parametrize("num_samples", [25, 26, 60, 200, 1000, 5000])
+@pytest.mark.parametrize("kind", ["light", "heavy", "bounded", "ties", "underflow", "one outlier", "nearly equal"])
+def test_all_rows_at_once_are_arvizs_one_by_one(kind, num_samples):
+    log_weights = tails(kind, np.random.default_rng(num_samples), num_samples)
+    khat, smoothed = pareto_smoothed(log_weights)
+    normalized, expected = psislw(log_weights.copy())
+    np.testing.assert_allclose(khat, expected, rtol=1e-7, atol=1e-9)
+    least = log_weights.argmin(1)[:, None]
+    mean = np.take_along_axis(log_weights - normalized, least, 1)[:, 0] - np.log(num_samples)
+    np.testing.assert_allclose(smoothed, mean, rtol=1e-12, atol=1e-9)

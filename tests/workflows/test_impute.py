@@ -153,7 +153,19 @@ def test_the_command_says_what_it_did(folder, frame, tmp_path, capsys):
     with_holes(frame).to_csv(tmp_path / "holes.csv", index=False)
     command = ["impute", str(folder / "run"), str(tmp_path / "holes.csv"), "--out"]
     with pytest.raises(SystemExit, match="0"):
-        main([*command, str(tmp_path / "a.parquet"), "--num-imputations", "2", "--num-samples", "200", "--seed", "3", "--json"])
+        main(
+            [
+                *command,
+                str(tmp_path / "a.parquet"),
+                "--num-imputations",
+                "2",
+                "--num-samples",
+                "200",
+                "--seed",
+                "3",
+                "--json",
+            ]
+        )
     record = json.loads(capsys.readouterr().out)
     assert (record["num_rows"], record["num_imputations"], record["method"]) == (280, 2, "draws")
     assert record["num_filled"] == int(with_holes(frame)[COLUMNS].isna().sum().sum())
