@@ -30,19 +30,21 @@ class ResidualCovariance(nn.Module):
 
     @torch.no_grad()
     def init_from_rows(self, rows: Tensor) -> None:
-        """L begins at the factor of what a quarter of the principal components, at most eight, leave unexplained.
+        """L begins at what a quarter of the correlations' principal components, at most eight, leave unexplained.
 
         Of the whole covariance, latents would have nothing to gain at first: a curved sheet's were all inactive.
 
         Args:
             rows: some training rows (n, D).
         """
-        covariance = without_factors(
-            shrunk_covariance(rows.detach().cpu().double()), min(len(self.raw_tril) // 4, MAX_FACTORS)
-        )
-        factor = torch.linalg.cholesky(covariance).to(self.raw_tril)
+        covariance = shrunk_covariance(rows.detach().cpu().double())
+        scale = covariance.diagonal().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+        correlation = covariance / scale[:, None] / scale
+        rest = without_factors(correlation, min(len(scale) // 4, MAX_FACTORS))
+        factor = scale[:, None] * torch.linalg.cholesky(rest)
         self.raw_tril.copy_(factor)
-        self.raw_diagonal.copy_((factor.diagonal() - self.floor).clamp(min=1e-4).expm1().log())
+        above_floor = (factor.diagonal() - self.floor).clamp(min=1e-4)
+        self.raw_diagonal.copy_(above_floor + (-torch.expm1(-above_floor)).log())  # softplus gives it
 
 
 def without_factors(covariance: Tensor, num_factors: int) -> Tensor:

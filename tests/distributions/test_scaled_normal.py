@@ -93,8 +93,10 @@ def test_a_fit_begins_at_a_part_of_one_normal_and_is_recorded():
         vae.init_from_data(rows.mean(0), rows)
         if compiled is None:
             p = part(torch.zeros(1, 2))
-            values, vectors = np.linalg.eigh(LedoitWolf().fit(rows.double().numpy()).covariance_)
-            sigma = (vectors * values[[0, 1, 2, 2]]) @ vectors.T
+            whole = LedoitWolf().fit(rows.double().numpy()).covariance_
+            units = np.sqrt(np.outer(np.diag(whole), np.diag(whole)))
+            values, vectors = np.linalg.eigh(whole / units)
+            sigma = (vectors * values[[0, 1, 2, 2]]) @ vectors.T * units
             factor = p.scale[0, :, None] * part.residual()
             np.testing.assert_allclose((factor @ factor.T).detach().numpy(), sigma, rtol=0.15, atol=0.1)
         elbos.append([epoch.elbo for epoch in pv.fit(vae, rows, epochs=3, compile=compiled).history])

@@ -38,8 +38,11 @@ def test_a_fit_begins_at_what_a_quarter_of_the_components_leave():
     residual = ResidualCovariance(8, floor=1e-3)
     residual.init_from_rows(rows)
     factor = residual().detach().double()
+    covariance = shrunk_covariance(rows.double())
+    scale = covariance.diagonal().sqrt()
+    factor = factor / scale[:, None]
     found = torch.linalg.eigvalsh(factor @ factor.T)
-    expected = torch.linalg.eigvalsh(shrunk_covariance(rows.double()))
+    expected = torch.linalg.eigvalsh(covariance / scale[:, None] / scale)
     torch.testing.assert_close(found[:6], expected[:6], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found[6:], expected[5].expand(2), rtol=1e-3, atol=1e-4)
 
@@ -48,3 +51,13 @@ def test_without_factors_keeps_the_directions():
     covariance = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)  # of eigenvalues 3 and 1
     torch.testing.assert_close(without_factors(covariance, 1), torch.eye(2, dtype=torch.float64))
     torch.testing.assert_close(without_factors(covariance, 0), covariance)
+
+
+def test_columns_in_other_units_begin_at_their_own_scales():
+    """The largest column is no principal component, and its scale is not that of the others."""
+    rows = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1.0, 50.0, 1e4])
+    residual = ResidualCovariance(4, floor=1e-6)
+    residual.init_from_rows(rows)
+    deviations = residual().square().sum(1).sqrt()
+    assert deviations.isfinite().all()
+    assert ((deviations / rows.std(0))[1:] > 0.8).all()  # the least column has what is drawn to the mean of all

@@ -23,7 +23,7 @@ STANDARD_LIBRARY, INFERENCE = Path(contextlib.__file__).parent, Path(__file__).p
 Key = tuple[bool, PyroFunction, PyroFunction, Hashable]  # with gradients, model, guide, signature of the arguments
 NUM_FIRST_CHECKS = 3  # calls of a new graph that are all checked
 CHECK_INTERVAL = 500  # steps between later checks, unless `check_after` is less
-MAX_GRAPHS = 16
+MAX_SHAPES = 16  # of arguments with gradients, and as many without
 MIN_CALLS = 20  # before the next is recorded, which takes about as long as these: a short fit makes too few
 
 
@@ -45,7 +45,7 @@ class Compiled_ELBO(ELBO):
         fuse: whether graphs are compiled by `torch.compile` (tens of seconds, once for each shape).
         terms: sums of the ELBO's terms that each call adds to.
         trainable_parameters: gives the parameters of the fit; by default those of the calls alone.
-        keep_gradients: whether a step may overwrite the gradients of the last, which saves memory and time.
+        reuse_gradients: whether a step may overwrite the gradients of the last, which are then None at each call.
 
     >>> import pyro, torch, pyro_vae as pv
     >>> from pyro.infer import SVI
@@ -64,7 +64,7 @@ class Compiled_ELBO(ELBO):
         fuse: bool = False,
         terms: Terms | None = None,
         trainable_parameters: Callable[[], Iterable[Tensor]] = tuple,
-        keep_gradients: bool = False,
+        reuse_gradients: bool = False,
     ) -> None:
         self.elbo = cast(Trace_ELBO, elbo or Trace_ELBO())  # what is recorded is a subclass
         if not is_recorded(self.elbo):
@@ -76,11 +76,11 @@ class Compiled_ELBO(ELBO):
             self.elbo.num_particles, self.elbo.max_plate_nesting, vectorize_particles=self.elbo.vectorize_particles
         )
         self.fuse, self.terms, self.trainable_parameters = fuse, terms, trainable_parameters
-        self.memory, self.keep_gradients = KeptMemory(), keep_gradients
+        self.memory, self.reuse_gradients = KeptMemory(), reuse_gradients
         self.fallback_reason = ""
         self.steps: dict[Key, CompiledStep] = {}
         self.check_after = CHECK_INTERVAL  # steps since the last check; fewer where something may have changed
-        self._num_calls: Counter[Key] = Counter()
+        self._num_calls: dict[bool, Counter[Key]] = {True: Counter(), False: Counter()}  # with gradients or without
         self._has_warned = False
 
     def _get_trace(
@@ -141,19 +141,22 @@ class Compiled_ELBO(ELBO):
             return None
         tensors: list[Tensor] = []
         key = (with_gradients, model, guide, _call_signature((args, kwargs), tensors))
+        num_calls = self._num_calls[with_gradients]
         try:
-            self._num_calls[key] += 1
+            is_known = key in num_calls
         except TypeError as error:
             self._fall_back(Untraceable(f"an argument cannot tell whether it has changed ({error})"))
             return None
-        if len(self._num_calls) > MAX_GRAPHS:
-            self._fall_back(Untraceable(f"its arguments or their shapes keep changing ({MAX_GRAPHS} times)"))
+        if not is_known and len(num_calls) >= MAX_SHAPES:
+            if with_gradients:
+                self._fall_back(Untraceable(f"its arguments or their shapes keep changing ({MAX_SHAPES} times)"))
             return None
+        num_calls[key] += 1
         step = self.steps.get(key)
         if step is not None and step.is_outdated():
             self.steps.clear()  # this call runs uncompiled, which makes missing parameters
             return None
-        if step is None and self._num_calls[key] <= MIN_CALLS:
+        if step is None and num_calls[key] <= MIN_CALLS:
             return None
         step = step or self._record_step(key, args, kwargs, tensors)
         outputs = None if step is None else self._run_checked(step, tensors)
@@ -165,7 +168,7 @@ class Compiled_ELBO(ELBO):
         loss_of_tensors = as_function_of_tensors(self.elbo, model, guide, *tree_flatten((args, kwargs)))
         step = CompiledStep(loss_of_tensors, self.terms, self.trainable_parameters, with_gradients)
         try:
-            step.record(tensors, self.fuse, self.memory, self.keep_gradients)
+            step.record(tensors, self.fuse, self.memory, self.reuse_gradients)
         except Exception as error:  # if the program itself is wrong, the uncompiled call will raise the error
             self._fall_back(error)
             return None
@@ -190,6 +193,7 @@ class Compiled_ELBO(ELBO):
         self.fallback_reason = first_line if isinstance(error, Untraceable) else f"{type(error).__name__}, {first_line}"
         self.fallback_reason += _user_line(error)
         self.steps.clear()
+        self._num_calls, self.memory = {True: Counter(), False: Counter()}, KeptMemory()
 
     def _warn_of_fallback(self) -> None:
         """Warn once, after an uncompiled call: an error of the program itself has been raised by then."""

@@ -90,18 +90,18 @@ class CompiledStep:
 
     def _gradients(self, surrogate: Tensor) -> Outputs:
         if not self.with_gradients or not surrogate.requires_grad or not self.parameters:
-            return ()
+            return (None,) * len(self.parameters)
         gradients = torch.autograd.grad(surrogate, self.parameters, allow_unused=True)
         return tuple(map(_in_parameter_layout, gradients, self.parameters))
 
-    def record(self, tensors: list[Tensor], fuse: bool, memory: KeptMemory, keep_gradients: bool = False) -> None:
+    def record(self, tensors: list[Tensor], fuse: bool, memory: KeptMemory, reuse_gradients: bool = False) -> None:
         """Record the step twice, with other random numbers, and keep the second graph where it repeats the first.
 
         Args:
             tensors: the tensors among the arguments.
             fuse: whether the graph is compiled by `torch.compile`.
             memory: where a graph on the CPU that is not compiled writes its results.
-            keep_gradients: whether gradients are among them, so that the next step overwrites those of the last.
+            reuse_gradients: whether gradients are among them, so that the next step overwrites those of the last.
         """
         with replay_rng() as reset_rng:
             try:
@@ -117,7 +117,7 @@ class CompiledStep:
                 elif tensors and tensors[0].is_cuda:
                     self.graph.capture(*tensors)
                 elif tensors and tensors[0].is_cpu:
-                    self.graph.keep_memory(memory, range(1, 1 + len(self.parameters) * keep_gradients))
+                    self.graph.keep_memory(memory, range(1, 1 + len(self.parameters) * reuse_gradients))
             finally:
                 reset_rng()
         parameters = [value for value in self.graph.found if isinstance(value, nn.Parameter)]

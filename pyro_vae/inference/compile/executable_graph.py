@@ -25,6 +25,7 @@ class RecordedGraph:
         self.recording, self.outputs = recording, recording.outputs
         self.found = tuple(recording.found[node] for node in recording.graph.nodes if node in recording.found)
         self.written = [storage for storage, _ in recording.before.values()]
+        recording.before = {}  # copies of what has been restored
         self.module = fx.GraphModule(torch.nn.Module(), with_python_names(recording.graph))
         self.num_inputs = sum(node.op == "placeholder" for node in recording.graph.nodes) - len(self.found)
         self.run: Callable[..., Outputs] = self.module.forward
@@ -33,21 +34,21 @@ class RecordedGraph:
         with torch.no_grad():
             return self.run(*inputs, *self.found)
 
-    def keep_memory(self, memory: KeptMemory, kept_outputs: Container[int] = ()) -> None:
-        """Write results into kept memory from now on, in calls of this thread; those of others allocate theirs.
+    def keep_memory(self, memory: KeptMemory, reused_outputs: Container[int] = ()) -> None:
+        """Write results into kept memory from now on, in calls of its thread; those of others allocate theirs.
 
         Args:
             memory: the memory; graphs that share it are never called at the same time.
-            kept_outputs: the indices of outputs that the next call of any of these graphs may overwrite.
+            reused_outputs: the indices of outputs that the next call of any of these graphs may overwrite.
         """
-        plan, thread, allocating = MemoryPlan(self.recording, memory, kept_outputs), threading.get_ident(), self.run
+        plan, allocating = MemoryPlan(self.recording, memory, reused_outputs), self.run
 
         def run(*tensors: Tensor) -> Outputs:
             nonlocal plan
-            if threading.get_ident() != thread:
+            if threading.get_ident() != memory.thread:
                 return allocating(*tensors)
             if plan.is_outdated():
-                plan = MemoryPlan(self.recording, memory, kept_outputs)
+                plan = MemoryPlan(self.recording, memory, reused_outputs)
             return plan(*tensors[: self.num_inputs])
 
         self.run = run

@@ -5,6 +5,7 @@ more, a pointwise result that of its own argument where it is the last to read i
 """
 
 import operator
+import threading
 from collections.abc import Callable, Container
 from typing import cast
 
@@ -38,6 +39,7 @@ class KeptMemory:
 
     def __init__(self) -> None:
         self.storages: list[torch.UntypedStorage] = []
+        self.thread = threading.get_ident()  # whose calls may use it
 
     @property
     def num_bytes(self) -> int:
@@ -64,21 +66,25 @@ class MemoryPlan:
     Args:
         recording: the recording, optimized.
         memory: the memory; no other plan that uses it may run at the same time.
-        kept_outputs: the indices of outputs that are kept too: the next call of any plan overwrites them.
+        reused_outputs: the indices of outputs in kept memory, which the next call of any plan overwrites.
     """
 
-    def __init__(self, recording: Recording, memory: KeptMemory, kept_outputs: Container[int] = ()) -> None:
+    def __init__(self, recording: Recording, memory: KeptMemory, reused_outputs: Container[int] = ()) -> None:
+        with torch.inference_mode(False), torch.no_grad():  # what is kept is used in other calls' modes
+            self._plan(recording, memory, reused_outputs)
+
+    def _plan(self, recording: Recording, memory: KeptMemory, reused_outputs: Container[int]) -> None:
         self._graph, self._memory = fx.Graph(), memory
         self._nodes: dict[fx.Node, fx.Node] = {}  # of the recording's graph, to those of this one
         self._known: dict[fx.Node, Tensor | list[Tensor]] = {}  # what is the same tensor in every call
         self._values: dict[int, tuple[fx.Node, Tensor]] = {}  # placeholders of tensors, by the tensors' ids
         self._owned: dict[int, torch.UntypedStorage] = {}  # kept memory, by the recorded storage
         self._free = list(memory.storages)
-        self._last_storages = _last_storages(recording.graph)
+        self._dying = _last_storages(recording.graph)
         (end,) = (node for node in recording.graph.nodes if node.op == "output")
         (outputs,) = end.args
         assert isinstance(outputs, (tuple, list))
-        fresh = [node for i, node in enumerate(outputs) if isinstance(node, fx.Node) and i not in kept_outputs]
+        fresh = [node for i, node in enumerate(outputs) if isinstance(node, fx.Node) and i not in reused_outputs]
         self._not_kept = recording.external | {node.meta.get("storage") for node in fresh}
         self._last_placeholder: fx.Node | None = None
         for node in recording.graph.nodes:
@@ -89,7 +95,7 @@ class MemoryPlan:
         for node in recording.graph.nodes:
             if node.op == "call_function":
                 self._add(node)
-                for storage in self._last_storages.get(node, ()):
+                for storage in self._dying.get(node, ()):
                     if storage in self._owned:
                         self._free.append(self._owned.pop(storage))
         self._graph.output(map_arg(outputs, self._node_of))
@@ -97,35 +103,36 @@ class MemoryPlan:
         self._run = fx.GraphModule(torch.nn.Module(), self._graph).forward
         storages = {storage_id(value) for value in self.values}
         found = [value for value in recording.found.values() if storage_id(value) in storages]
-        self._addresses = [(value, value.data_ptr()) for value in found]
+        self._found = [(value, _place(value)) for value in found]
 
     def __call__(self, *inputs: Tensor) -> Outputs:
         outputs: Outputs = self._run(*inputs, *self.values)
         return outputs
 
     def is_outdated(self) -> bool:
-        """Whether a found tensor has got other memory, of which there are no views here."""
-        return any(value.data_ptr() != address for value, address in self._addresses)
+        """Whether a found tensor has got other memory or strides, of which there are no views here."""
+        return any(_place(value) != place for value, place in self._found)
 
     def _add(self, node: fx.Node) -> None:
         """Add an operation to the graph, unless its result is a tensor that is known beforehand."""
-        func = node.target
+        func, first = node.target, node.args[0] if node.args else None
+        assert callable(func)
         is_known = all(each in self._known for each in node.all_input_nodes)
         if func in ALLOCATIONS and (memory := self._kept_memory(node)) is not None:
             self._known[node] = memory
         elif is_known and node.all_input_nodes and _is_view(node):
             arguments, keywords = map_arg((node.args, node.kwargs), lambda each: cast(Argument, self._known[each]))
             self._known[node] = cast(Tensor, func(*arguments, **keywords))  # type: ignore[operator]  # it is one
+        elif torch.Tag.inplace_view in getattr(func, "tags", ()):  # it changes the tensor itself, which is kept
+            alias = self._graph.call_function(aten.alias.default, (map_arg(first, self._node_of),))
+            self._nodes[node] = self._graph.call_function(func, (alias, *node.args[1:]), node.kwargs)
         elif (form := _out_form(func)) is not None and (memory := self._kept_memory(node)) is not None:
             target, name = form
             self._call(target, node, {name: self._placeholder(memory)})
             self._known[node] = memory
         else:
-            assert callable(func)
             self._nodes[node] = self._call(PYTHON_NAMES.get(func, func), node)
-            first = node.args[0] if node.args else None
-            is_mutable = isinstance(func, OpOverload) and func._schema.is_mutable
-            if is_mutable and isinstance(first, fx.Node) and first in self._known and _layout(first) == _layout(node):
+            if isinstance(first, fx.Node) and first in self._known and _returns_first(func, first, node):
                 self._known[node] = self._known[first]
 
     def _call(self, target: Operation, node: fx.Node, more: dict[str, Argument] | None = None) -> fx.Node:
@@ -152,16 +159,16 @@ class MemoryPlan:
         if storage in {each.meta.get("storage") for each in node.all_input_nodes}:
             return None  # not new
         shape, stride, dtype, device = layout
-        self._owned[storage] = self._last_read(node) or self._take(_num_bytes(layout), device)
+        self._owned[storage] = self._take_over_argument(node) or self._take(_num_bytes(layout), device)
         return torch.empty(0, dtype=dtype, device=device).set_(self._owned[storage], 0, shape, stride)  # type: ignore[call-overload]  # torch's stub lacks it
 
-    def _last_read(self, node: fx.Node) -> torch.UntypedStorage | None:
+    def _take_over_argument(self, node: fx.Node) -> torch.UntypedStorage | None:
         """The kept memory of an argument that a pointwise operation is the last to read, element by element."""
         if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
             return None
         for each in node.all_input_nodes:
             storage = each.meta.get("storage")
-            if storage not in self._owned or storage not in self._last_storages.get(node, ()):
+            if storage not in self._owned or storage not in self._dying.get(node, ()):
                 continue
             sharing = [other for other in node.all_input_nodes if other.meta.get("storage") == storage]
             known = [self._known.get(other) for other in sharing]
@@ -193,12 +200,19 @@ def _last_storages(graph: fx.Graph) -> dict[fx.Node, list[int]]:
     return found
 
 
+def _returns_first(func: Target, first: fx.Node, node: fx.Node) -> bool:
+    """Whether an operation writes into its first argument and returns it, in the same layout."""
+    is_written = isinstance(func, OpOverload) and bool(func._schema.arguments) and func._schema.arguments[0].is_write
+    return is_written and _layout(first) == _layout(node)
+
+
 def _is_view(node: fx.Node) -> bool:
     """Whether an operation returns views of its arguments, and does nothing else."""
     if not isinstance(node.target, OpOverload):
         return node.target is operator.getitem  # a part of several
     schema = node.target._schema
-    return not schema.is_mutable and all(each.alias_info is not None for each in schema.returns)
+    is_alias = [each.alias_info is not None for each in schema.returns]
+    return not schema.is_mutable and bool(is_alias) and all(is_alias)
 
 
 def _out_form(func: Target) -> tuple[Operation, str] | None:
@@ -208,6 +222,8 @@ def _out_form(func: Target) -> tuple[Operation, str] | None:
     if not isinstance(func, OpOverload) or func._schema.is_mutable or len(func._schema.returns) != 1:
         return None
     taken = [(each.name, str(each.type)) for each in func._schema.arguments]
+    if any(name == "reduction" for name, _ in taken):  # they resize a result of one number
+        return None
     for name in func.overloadpacket.overloads():
         form = getattr(func.overloadpacket, name)
         written = [each for each in form._schema.arguments if each.kwarg_only and each.is_write]
@@ -216,6 +232,10 @@ def _out_form(func: Target) -> tuple[Operation, str] | None:
             by_name = PYTHON_NAMES.get(func) if written[0].name == "out" else None
             return by_name or form, written[0].name
     return None
+
+
+def _place(value: Tensor) -> tuple[int, tuple[int, ...]]:
+    return value.data_ptr(), value.stride()
 
 
 def _layout(node: fx.Node) -> Layout | None:

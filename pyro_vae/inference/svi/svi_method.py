@@ -73,7 +73,7 @@ class SVIMethod:
                 fuse=bool(config.compile),
                 terms=self.terms,
                 trainable_parameters=parameters,
-                keep_gradients=True,  # the optimizer has used them by then
+                reuse_gradients=True,  # the optimizer has used them by then
             )
         model, guide = (self.weigh.around(bind_supported_kwargs(each)) for each in (program.model, program.guide))
         self.svi = SVI(model, guide, self.optimizer, self.compiled or elbo)
@@ -150,17 +150,17 @@ class SVIMethod:
             self.optimizer(self.optimizer.parameters.values())
             return self.reducer.loss
         loss: Loss
-        if self.compiled and self.compiled.steps:  # empty until the first graph, and after a fallback
-            # `SVI.step` without its param capture
-            loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, *batch.objective_arguments)
-            self.optimizer(self.optimizer.parameters.values())
-        else:
-            try:
-                with pyro.validation_enabled(step.is_first):
+        try:
+            with pyro.validation_enabled(step.is_first):
+                if self.compiled and self.compiled.steps:  # empty until the first graph, and after a fallback
+                    # `SVI.step` without its param capture
+                    loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, *batch.objective_arguments)
+                    self.optimizer(self.optimizer.parameters.values())
+                else:
                     loss = self.svi.step(*batch.objective_arguments)
-            except ValueError:  # torch's, of a value outside its support
-                self._require_latents_inside(batch)
-                raise
+        except ValueError:  # torch's, of a value outside its support
+            self._require_latents_inside(batch)
+            raise
         if self.task.uncertain_latents and not math.isfinite(self.terms.kl):
             self._require_latents_inside(batch)
         if step.is_first and self.optimizer.parameters and not self.optimizer.has_stepped:

@@ -90,8 +90,30 @@ def computed_twice(x):
     return z, again.t() @ z
 
 
+def writes_elsewhere(x):
+    noise, out = torch.empty_like(x), torch.empty_like(x)
+    y = torch.ops.aten.rrelu_with_noise(x.exp() - 1, noise, 0.1, 0.3, True) + 0  # it writes its second argument
+    torch.add(y, x, out=out)
+    return y, out * 2
+
+
+def reduced_losses(x):
+    p = x.sigmoid()
+    of = (nn.functional.binary_cross_entropy, nn.functional.soft_margin_loss, nn.functional.mse_loss)
+    return tuple(loss(p, (x > 0).float(), reduction=kind) for loss in of for kind in ("mean", "sum", "none"))
+
+
+def views_in_place(x):
+    y = x[:, :3].exp()
+    y.t_()
+    return y @ y.t(), y.unsqueeze_(0) + 1
+
+
 FUNCTIONS = (
     computed_twice,
+    writes_elsewhere,
+    reduced_losses,
+    views_in_place,
     transposed_last_read,
     part_of_the_last_read,
     chain,
@@ -126,7 +148,7 @@ def test_results_have_the_bits_of_those_in_memory_of_their_own(function, keeps_o
 def test_outputs_are_new_unless_they_are_kept():
     x, memory = torch.randn(6, 6), KeptMemory()
     graph = record(chain, x)
-    plan = MemoryPlan(graph.recording, memory, kept_outputs=[0])
+    plan = MemoryPlan(graph.recording, memory, reused_outputs=[0])
     with torch.no_grad():
         (kept, new), (kept_again, new_again) = plan(x), plan(x + 1)
     assert kept.data_ptr() == kept_again.data_ptr()
@@ -163,7 +185,7 @@ def test_a_parameter_with_other_memory_is_noticed():
 def test_calls_of_other_threads_do_not_meet():
     x = torch.randn(6, 6)
     graph = record(chain, x)
-    graph.keep_memory(KeptMemory(), kept_outputs=[0])
+    graph.keep_memory(KeptMemory(), reused_outputs=[0])
     kept, _ = graph(x)
     before, found = kept.clone(), []
     thread = threading.Thread(target=lambda: found.append(graph(x + 1)[0]))
@@ -171,3 +193,22 @@ def test_calls_of_other_threads_do_not_meet():
     thread.join()
     assert kept.equal(before)
     assert found[0].equal(graph(x + 1)[0])
+
+
+def test_a_plan_made_in_inference_mode_runs_outside_it():
+    x = torch.randn(6, 6)
+    graph = record(chain, x)
+    with torch.inference_mode():
+        graph.keep_memory(KeptMemory())
+        graph(x)
+    assert graph(x)[0].equal((chain(x))[0])
+
+
+def test_other_strides_in_the_same_memory_are_noticed():
+    weight, x = nn.Parameter(torch.randn(6, 6)), torch.randn(6, 6)
+    graph = record(lambda x: (x @ weight.t(),), x)
+    graph.keep_memory(KeptMemory())
+    graph(x)
+    weight.data = weight.data.t()
+    with torch.no_grad():
+        torch.testing.assert_close(graph(x)[0], x @ weight.t())
