@@ -18,6 +18,7 @@ def pytest_collection_finish():
     """What is imported and collected lives to the end: the collector of garbage need not look through it again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(autouse=True)

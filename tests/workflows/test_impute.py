@@ -11,6 +11,7 @@ import pytest
 import pyro_vae as pv
 from pyro_vae.cli.main import main
 from pyro_vae.data.customers import customers
+from pyro_vae.workflows import read_run
 from pyro_vae.workflows.fit_run import fit_resampled, fit_run
 
 COLUMNS = ["signup", "segment", "city", "revenue", "orders", "satisfaction"]
@@ -200,9 +201,15 @@ def test_own_rows_and_arrays(run, tmp_path):
     assert filled["x2"].notna().all()
 
 
-def test_a_bootstrap_draws_by_programs_of_resampled_rows(run, frame):
+def test_a_bootstrap_draws_by_programs_of_resampled_rows(run, frame, monkeypatch):
     """Draws of one program differ less than those of programs that saw other rows; observed cells stay."""
-    holed = with_holes(frame).head(40)
+    holed, programs = with_holes(frame).head(40), []
+
+    def keep_program(*arguments):
+        programs.append(fit_resampled(*arguments))
+        return programs[-1]
+
+    monkeypatch.setattr(read_run, "fit_resampled", keep_program)
     found = run.impute(holed, num_imputations=4, bootstrap=2, num_samples=100)
     assert list(found["imputation"].unique()) == [1, 2, 3, 4]
     pandas.testing.assert_frame_equal(found, run.impute(holed, num_imputations=4, bootstrap=2, num_samples=100))
@@ -210,7 +217,7 @@ def test_a_bootstrap_draws_by_programs_of_resampled_rows(run, frame):
     for m in range(4):
         part = found[found["imputation"] == m + 1]
         np.testing.assert_array_equal(part["revenue"].to_numpy()[known], holed["revenue"].to_numpy()[known])
-    first, second = (fit_resampled(run.folder, None, number).state_dict() for number in (1, 2))
+    first, second = (program.state_dict() for program in programs[:2])
     assert any(not first[name].equal(second[name]) for name in first)
     for wrong, message in (({"bootstrap": 3}, "no multiple"), ({"bootstrap": 2, "method": "mean"}, "for draws")):
         with pytest.raises(pv.InputError, match=message):
