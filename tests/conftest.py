@@ -31,6 +31,12 @@ def hermetic():
 
 
 @pytest.fixture
+def without_figures(monkeypatch):
+    """Fits of tables and pictures draw no figures, which take half a second."""
+    monkeypatch.setattr("pyro_vae.plots.fit_figures.write_figures", lambda *_: [])
+
+
+@pytest.fixture
 def tiny_vae():
     """A VAE of 6 binary values with two latents, and 60 rows for it."""
     import torch

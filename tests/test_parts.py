@@ -243,7 +243,7 @@ def test_every_guide_and_prior_works_with_one_latent(name, prior):
     guide = ONE_LATENT[name](lambda outputs: nets.mlp(3, 8, outputs))
     vae = pv.VAE(prior(1), likelihoods.Normal(nets.mlp(1, 8, 3), scale="learned"), guide)
     x = torch.randn(60, 1) * torch.tensor([1.0, -1.0, 0.5]) + 0.1 * torch.randn(60, 3)
-    fitted = pv.fit(vae, x, valid=x, epochs=5, batch_size=10, learning_rate=0.01)
+    fitted = pv.fit(vae, x, valid=x, epochs=3, batch_size=10, learning_rate=0.02)
     assert fitted.history[-1]["valid_elbo"] > fitted.history[0]["valid_elbo"]
 
 

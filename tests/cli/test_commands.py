@@ -419,6 +419,7 @@ def test_a_normal_likelihood_gets_grey_levels(capsys, tmp_path):
         "--guide mixture --components 2",
     ],
 )
+@pytest.mark.usefixtures("without_figures")
 def test_every_option_of_the_model_fits_and_comes_back(options, capsys, pictures, tmp_path):
     run = tmp_path / "run"
     found = json_of(capsys, "fit", "--data", pictures, "--epochs", 1, *options.split(), "--out", run)

@@ -113,6 +113,7 @@ def test_curves_and_sizes_make_figure_3(tmp_path, capsys):
     assert (tmp_path / "c" / "figures" / "learning.png").exists()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_saved_runs_on_the_same_rows(tmp_path, capsys):
     for name, extra in {
         "a": [],

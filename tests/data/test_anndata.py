@@ -229,10 +229,10 @@ def test_commands_write_results_into_a_copy(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pyro_vae.plots.fit_figures.write_figures", lambda *_: [])
     source = annotated(
-        sparse.csr_matrix(np.log1p(counts(240))), layers={"counts": sparse.csr_matrix(counts(240))}, uns={"a": {"b": 1}}
+        sparse.csr_matrix(np.log1p(counts(120))), layers={"counts": sparse.csr_matrix(counts(120))}, uns={"a": {"b": 1}}
     )
-    source.obsm["X_pca"] = np.arange(480.0).reshape(240, 2)
-    source.raw = annotated(counts(240))
+    source.obsm["X_pca"] = np.arange(240.0).reshape(120, 2)
+    source.raw = annotated(counts(120))
     source.write_h5ad("a.h5ad")
     before = (tmp_path / "a.h5ad").read_bytes()
     fit = ["fit", "--data", "a.h5ad", "--layer", "counts", "--label", "cell_type", "--epochs", 1, "--hidden", 4]
@@ -250,7 +250,7 @@ def test_commands_write_results_into_a_copy(tmp_path, monkeypatch, capsys):
     scores = pandas.read_csv("s.csv")
     np.testing.assert_allclose(found.obsm["X_vae"], latents[[f"z{i}" for i in range(1, 9)]], rtol=1e-6)
     assert latents["obs_name"].tolist() == scores["obs_name"].tolist() == found.obs_names.tolist()
-    assert [None if isinstance(x, float) else x for x in latents["cell_type"]] == list(CELLS[np.arange(240) % 4])
+    assert [None if isinstance(x, float) else x for x in latents["cell_type"]] == list(CELLS[np.arange(120) % 4])
     np.testing.assert_allclose(found.obs["log_px"], scores["log_px"], rtol=1e-12)
     assert found.obs["anomaly"].tolist() == (scores["anomaly"] == 1).tolist()
     names = ["cell_type", "cluster", "depth", "log_px", "khat", "percentile", "anomaly"]
@@ -264,7 +264,7 @@ def test_commands_write_results_into_a_copy(tmp_path, monkeypatch, capsys):
     assert np.array_equal(found.obsm["X_pca"], source.obsm["X_pca"])
     assert found.uns["a"]["b"] == 1
     assert np.array_equal(found.raw.X, source.raw.X)
-    assert found.obs["cell_type"].isna().sum() == 60
+    assert found.obs["cell_type"].isna().sum() == 30
 
 
 def test_copies_that_cannot_be_written_are_refused_before_any_work(tmp_path, monkeypatch, capsys):

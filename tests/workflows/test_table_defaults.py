@@ -22,7 +22,9 @@ def curved_sheet(num_rows, seed=0):
 def test_a_curved_sheet_is_found_where_one_normal_would_do_to_begin_with():
     """Of the whole covariance as a beginning all latents stay inactive, two nats below."""
     data = pv.load_data(curved_sheet(1600))
-    settings = FitSettings.from_options({}).with_table_defaults((), data.num_features, len(data.train))
+    settings = FitSettings.from_options({"epochs": 60}).with_table_defaults(
+        {"epochs"}, data.num_features, len(data.train)
+    )
     vae = build_vae(settings.model, choose_likelihood(settings.model, data), data, 0, data.has_missing)
     fitted = pv.fit(vae, data.train, settings.training, valid=data.valid, seed=0, progress="none")
     best = fitted.history[fitted.best_epoch - 1]
