@@ -67,10 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_streams()
     logging.getLogger("pyro_vae").addHandler(EchoHandler(logging.WARNING))
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     if _rank() is not None:
         signal.signal(signal.SIGINT, _interrupt)
-    code = _run(words)
+    try:
+        code = _run(words)
+    finally:  # of a call from Python: processes that it forks later have to end by SIGTERM
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
     if _rank() is not None:  # Gloo's threads, torn down with the interpreter, now and then abort it
         sys.stdout.flush()
         sys.stderr.flush()

@@ -15,7 +15,7 @@ from processes import Command
 
 import pyro_vae as pv
 from pyro_vae.atomic_write import read_json, read_json_lines, read_tensors
-from pyro_vae.cli.main import _run
+from pyro_vae.cli.main import _run, main
 
 KEYS = {
     "run", "model", "way", "fit_method", "split", "measure", "elbo", "reconstruction", "kl", "log_px", "log_px_kind",
@@ -335,6 +335,14 @@ def wait_for_epochs(folder, n):
             return
         time.sleep(0.01)
     raise AssertionError(f"{folder}: no {n} epochs within a minute")
+
+
+def test_a_call_from_python_leaves_the_handler_of_sigterm_as_it_was():
+    """A process that is forked later, as joblib's are, would not end by it: GridSearchCV hung now and then."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="0"):
+        main(["datasets", "--json"])
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
