@@ -44,7 +44,7 @@ class FusedAdamStep:
     """The fused step of torch's Adam or AdamW, on lists of tensors that `step` itself gathers and groups at each call.
 
     The numbers are the same; for small networks a step takes a third of the time. It is made of an optimizer that has
-    taken a step on all its parameters, and ends with its `load_state_dict` and `add_param_group`.
+    taken a step on all its parameters, and made anew after its `load_state_dict` and `add_param_group`.
 
     Args:
         optimizer: the optimizer, of one group that `is_supported`.

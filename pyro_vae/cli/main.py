@@ -72,12 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         code = _run(words)
+        if _rank() is not None:  # Gloo's threads, torn down with the interpreter, now and then abort it
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     finally:  # of a call from Python: processes that it forks later have to end by SIGTERM
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-    if _rank() is not None:  # Gloo's threads, torn down with the interpreter, now and then abort it
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
     sys.exit(code)
 
 

@@ -56,9 +56,7 @@ def _of_uneven(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rest = np.isnan(khat)
         if rest.any():  # ties at the tail's end, weights that underflow, a fit that fails: as ArviZ treats them
             values = np.array(part[rest])
-            smallest = values.argmin(axis=1)[
-                :, None
-            ]  # in no tail: smoothing only shifts it, by log of the weights' sum
+            smallest = values.argmin(axis=1)[:, None]  # in no tail: smoothing shifts it by log of the weights' sum
             lowest = np.take_along_axis(values, smallest, 1)[:, 0]
             normalized, khat[rest] = psislw(values)
             smoothed[rest] = lowest - np.take_along_axis(normalized, smallest, 1)[:, 0] - math.log(num_samples)

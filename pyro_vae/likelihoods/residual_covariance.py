@@ -7,7 +7,7 @@ from pyro_vae.nets import positive
 
 LARGEST_LOG_SCALE = 5.0
 MAX_FACTORS = 8  # as many as the latents of a table have by default
-INITIAL_GAIN = 0.1  # of the network's last layer: a fit begins at the single normal
+INITIAL_GAIN = 0.1  # of the network's last layer: its outputs begin near a constant
 
 
 class ResidualCovariance(nn.Module):
