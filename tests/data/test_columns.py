@@ -13,6 +13,7 @@ from whole_table import whole_table
 
 import pyro_vae as pv
 from pyro_vae.data.columns import KINDS, Column, Schema
+from pyro_vae.data.columns.choose_columns import choose_columns
 from pyro_vae.data.columns.column_options import parse_kinds
 from pyro_vae.data.columns.column_values import decimals_of, precision_of
 from pyro_vae.data.frames import frame_like
@@ -360,3 +361,13 @@ def test_shares_that_float32_cannot_tell_from_one_are_inside():
     values = np.tile([0.2, 0.7, 1 - 1e-10, 1e-12], 20)
     data = pv.load_data(pandas.DataFrame({"share": values}), columns={"share": "bounded"}, coding="columns")
     assert 0 < data.train.x.min() < data.train.x.max() < 1
+
+
+@pytest.mark.parametrize("number", [8, 9])
+def test_of_many_columns_eight_are_named(number):
+    schema = Schema(tuple(Column(f"c{i}", "real") for i in range(number)), coding="columns")
+    with pytest.raises(pv.InputError) as error:
+        choose_columns(["other"], schema, number)
+    assert str(error.value).startswith("no column 'other'; there are c0, c1, c2, c3, c4, c5, c6, c7")
+    assert ("c7, …, or numbers from 0 to 8" in str(error.value)) == (number == 9)
+    assert ("c7, or numbers from 0 to 7" in str(error.value)) == (number == 8)

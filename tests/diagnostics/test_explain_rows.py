@@ -12,6 +12,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae.data.customers import STRANGE
 from pyro_vae.errors import InputError
+from pyro_vae.evidence.column_blocks import ColumnShortlist
 
 D, MOVED = 30, {0: 4, 1: 17, 2: 25}
 
@@ -116,3 +117,12 @@ def test_what_cannot_be_explained():
         pv.diagnostics.explain_rows(linear_vae(), digits)
     with pytest.raises(InputError, match="discrete ones that the guide draws"):
         pv.diagnostics.explain_rows(Discrete(), torch.randn(4, 3))
+
+
+def test_densities_of_values_are_summed_over_the_numbers_of_a_column():
+    shortlist = object.__new__(ColumnShortlist)
+    each = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
+    shortlist.columns = [slice(0, 2), slice(2, 3)]
+    assert shortlist._by_column(each).tolist() == [[3.0, 4.0], [24.0, 32.0]]
+    shortlist.columns = [slice(i, i + 1) for i in range(3)]
+    assert shortlist._by_column(each) is each

@@ -14,6 +14,9 @@ from oracles import LinearGaussian
 import pyro_vae as pv
 from pyro_vae.data import Measure, Split
 from pyro_vae.evidence import exact_log_px, shared_grid
+from pyro_vae.evidence.grid_quadrature import AdaptiveGrid
+from pyro_vae.programs.find_plates import find_plates
+from pyro_vae.programs.row_inputs import checked_batch
 from pyro_vae.programs.shared_latents import SharedLatents
 
 
@@ -235,3 +238,18 @@ def test_a_spike_that_the_shared_grid_misses_is_found_by_the_guide(double, rows_
     with pytest.raises(pv.InputError, match="guide's draws find more probability"):
         pv.exact_evidence(pv.Program(model, guide), torch.zeros(2, 1))
     assert rows_of_their_own == [2]
+
+
+def test_a_rows_first_box_is_around_the_draws_of_guide_and_prior():
+    guide = pv.guides.MeanFieldNormal(torch.nn.Linear(3, 4))
+    with torch.no_grad():
+        guide.net.weight.zero_()
+        guide.net.bias.copy_(torch.tensor([2.0, -1.0, 0.0, 0.0]))
+    vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(torch.nn.Linear(2, 3)), guide)
+    batch = checked_batch(vae, torch.ones(4, 3), {})
+    with torch.no_grad():
+        grid = AdaptiveGrid(vae, find_plates(vae, batch), batch, 1000)
+    spread = float(torch.nn.functional.softplus(torch.tensor(0.0)))
+    assert (grid.low <= torch.tensor([0.0, -1.0]) - 3 * spread).all()  # of the prior around 0, of the guide around −1
+    assert (grid.low + grid.width >= torch.tensor([2.0, 0.0]) + 3 * spread).all()
+    assert (grid.width < 40).all()

@@ -102,9 +102,11 @@ MIXED_ROWS = torch.tensor(
 @pytest.mark.parametrize("guide", ["wide", "shifted and narrow"])
 def test_bits_counts_and_levels_have_their_conditional_probabilities(guide):
     vae = mixed_vae({"wide": Fixed(dim=1), "shifted and narrow": Fixed(-3.0, 0.1, dim=1)}[guide])
-    filled = impute_rows(vae, MIXED_ROWS, M, num_samples=2000)
-    modes = impute_rows(vae, MIXED_ROWS, method="mode", num_samples=2000).values[0]
-    means = impute_rows(vae, MIXED_ROWS, method="mean", num_samples=2000).values[0]
+    filled = impute_rows(vae, MIXED_ROWS, M, num_samples=800)
+    modes = means = None
+    if guide == "wide":  # the weights of draws, modes and means are the same
+        modes = impute_rows(vae, MIXED_ROWS, method="mode", num_samples=800).values[0]
+        means = impute_rows(vae, MIXED_ROWS, method="mean", num_samples=800).values[0]
     for i, row in enumerate(MIXED_ROWS):
         z, weights, likelihood = on_grid(vae, row)
         bound = 4.5 * 0.5 / math.sqrt(1 / (1 / M + 1 / float(filled.ess[i])))
@@ -116,10 +118,10 @@ def test_bits_counts_and_levels_have_their_conditional_probabilities(guide):
             probs = (likelihood.each_log_prob(at.expand(-1, len(z), -1))[..., column].exp() * weights).sum(1)
             found = (filled.values[:, i, column, None] == torch.arange(values)).double().mean(0)
             assert ((found - probs).abs() < bound).all(), (i, column, found, probs)
-            if column != 1 and float(probs.sort().values.diff()[-1]) > 0.05:
+            if means is not None and column != 1 and float(probs.sort().values.diff()[-1]) > 0.05:
                 assert modes[i, column] == means[i, column] == probs.argmax()
         for column in (1, 3):
-            if row[column].isnan():
+            if means is not None and row[column].isnan():
                 mean = float((likelihood.mean[:, column] * weights).sum())
                 second = float(((likelihood.variance + likelihood.mean.square())[:, column] * weights).sum())
                 error = 5 * math.sqrt((second - mean**2) / float(filled.ess[i]))

@@ -30,17 +30,17 @@ def folder(tmp_path_factory, frame):
         patch.setattr("pyro_vae.plots.fit_figures.write_figures", lambda *_: [])
         fit_run(folder / "run", data=str(folder / "customers.csv"), **options)
     (folder / "customers.csv").unlink()
-    frame.iloc[[*range(60), *STRANGE]].to_csv(folder / "new.csv", index=False)
+    frame.iloc[[*range(25), *STRANGE]].to_csv(folder / "new.csv", index=False)
     return folder
 
 
 def test_the_planted_values_come_first(folder, frame):
     """Of each strange row a planted value, of usual rows nothing; numbers of other rows stay as they were."""
-    run, rows = pv.open_run(folder / "run"), frame.iloc[[*range(60), *STRANGE]].reset_index(drop=True)
+    run, rows = pv.open_run(folder / "run"), frame.iloc[[*range(25), *STRANGE]].reset_index(drop=True)
     plain, found = run.score(rows), run.score(rows, explain=True)
     assert list(found.columns) == [*plain.columns, *EXPLAINED]
     pandas.testing.assert_frame_equal(found[plain.columns], plain)
-    for place, (number, planted) in enumerate(STRANGE.items(), start=60):
+    for place, (number, planted) in enumerate(STRANGE.items(), start=25):
         row = found.iloc[place]
         assert row["anomaly"] == 1
         assert row["column_1"] in planted, number
@@ -54,7 +54,7 @@ def test_the_command_says_it_in_words_and_json(folder, frame, capsys, monkeypatc
     """Chunks are explained one by one; the types of a first chunk without any flagged row fit the others."""
     out = folder / "scores.parquet"
     words = ["score", str(folder / "run"), str(folder / "new.csv"), "--explain", "--out", str(out)]
-    monkeypatch.setattr(score_rows, "CHUNK_ROWS", 50)
+    monkeypatch.setattr(score_rows, "CHUNK_ROWS", 20)
     assert _run([*words, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     table = pandas.read_parquet(out)

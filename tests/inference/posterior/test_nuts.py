@@ -8,6 +8,7 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae import guides, nets
+from pyro_vae.inference.posterior.nuts import Posterior
 
 
 class Bent(nn.Module):
@@ -36,3 +37,16 @@ def test_a_flow_bends_where_mean_field_cannot():
         gaps[name] = (exact - pv.log_evidence(vae, x, num_samples=500).elbo).mean().item()
     assert gaps["mean-field"] > 0.4
     assert -0.01 < gaps["flow"] < 0.1
+
+
+def posterior(rhat=1.009, ess=201.0, divergences=0):
+    draws = torch.zeros(2, 5, 3, 1)
+    return Posterior(draws, draws[0], torch.full((3, 1), rhat), torch.full((3, 1), ess), divergences, ("z",))
+
+
+def test_what_is_trusted_and_what_is_said():
+    assert posterior().trusted
+    assert not posterior(rhat=1.01).trusted
+    assert not posterior(ess=200.0).trusted  # a hundred for each of two chains
+    assert not posterior(divergences=1).trusted
+    assert "3 rows, 1 latents, 2 chains of 5: r-hat up to 1.009, ESS from 201, 0 divergences" in repr(posterior())
