@@ -167,3 +167,11 @@ class DataConfig(Settings):
         None, "path", "The validation rows, where they are a file of their own.", metavar="PATH", group=DATA
     )
     test: str | None = setting(None, "path", "The test rows, likewise.", metavar="PATH", group=DATA)
+    check_rows: int | None = setting(
+        None,
+        int,
+        "Validation rows that are set aside for `pyro-vae check` and choose nothing; by default half of them, at most "
+        "1,000, where there are 100 or more.",
+        minimum=0,
+        group=DATA,
+    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pyro_vae.data.columns import Schema
@@ -48,6 +49,7 @@ class Dataset:
         layer: the layer of annotated rows that holds the values; None for X, and for other data.
         holds_counts: whether the source says that its whole numbers are counts, of any size.
         images: how the images of a folder were read.
+        check: rows set aside for checks of the fitted model, which chose nothing; None where there are none.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Dataset:
     layer: str | None = None
     holds_counts: bool = False
     images: ImageSettings = AS_THEY_ARE
+    check: Split | None = None
 
     def __post_init__(self) -> None:
         for name, given in (("training", self.train), ("validation", self.valid), ("test", self.test)):
@@ -134,9 +137,34 @@ class Dataset:
 
     def split(self, name: str) -> Split:
         splits = {"train": self.train, "valid": self.valid, "test": self.test}
+        if self.check is not None:
+            splits["check"] = self.check
         if not isinstance(name, str) or name not in splits:
             raise InputError(f"no split called {name!r:.60}; try one of {', '.join(splits)}")
         return splits[name]
+
+    def set_aside(self, num_rows: int, seed: int = 0) -> "Dataset":
+        """The same data with some validation rows set aside for checks: they choose nothing in a fit.
+
+        Args:
+            num_rows: how many; 0 sets none aside.
+            seed: of the choice.
+
+        Returns:
+            The data set with its `check` rows, and with as many validation rows less. Its fingerprint is the same.
+        """
+        if not num_rows:
+            return self
+        if not 0 < num_rows < len(self.valid):
+            raise InputError(
+                f"check_rows {num_rows}: there are {len(self.valid)} validation rows, of which some have to choose "
+                "the epoch"
+            )
+        order = torch.randperm(len(self.valid), generator=torch.Generator().manual_seed(seed))
+        kept, taken = order[num_rows:].sort().values, order[:num_rows].sort().values
+        other = replace(self, valid=self.valid.keep(kept), check=self.valid.take(taken).with_fields(name="check"))
+        other.__dict__["fingerprint"] = self.fingerprint
+        return other
 
     @cached_property
     def fingerprint(self) -> str:
@@ -176,6 +204,7 @@ def load_data(
     root: str | Path | None = None,
     stream: bool | None = None,
     layer: str | None = None,
+    check_rows: int | None = None,
     seed: int = 0,
 ) -> Dataset:
     """A data set by name, from a file or a folder of images, or from memory.
@@ -221,6 +250,7 @@ def load_data(
             memory does not grow with N, rows come in a block shuffle, and at most 10,000 rows each are held out
             (docs/big_data.md).
         layer: the layer of annotated rows that holds the values, `raw` for those of `adata.raw`; by default X.
+        check_rows: how many validation rows are set aside for checks of the model, as `data.check`; None for none.
         seed: the seed of the order of rows before they are split (files: 80 % training, 10 % validation, 10 % test).
 
     Returns:
@@ -229,7 +259,9 @@ def load_data(
     chosen: dict[str, object] = {"missing": missing, "header": header, "coding": coding, "image_shape": image_shape}
     chosen |= {"gray": gray, "resize": resize, "binarize": binarize, "dequantize": dequantize, "stream": stream}
     chosen |= {"standardize": standardize, "label": label, "weights": weights, "split": split, "group": group}
-    for option, value in (chosen | {"layer": layer, "schema": schema, "data_root": root}).items():
+    for option, value in (
+        chosen | {"layer": layer, "schema": schema, "data_root": root, "check_rows": check_rows}
+    ).items():
         options_of(DataConfig)[option].check(value)
     SEED.check(seed)
     if columns is not None and not _are_kinds(columns):
@@ -259,7 +291,8 @@ def load_data(
     first, second, third = (make_split(key, each, measure) for key, each in zip(names, tables, strict=True))
     title = str(name) if isinstance(name, (str, Path)) else "memory"
     said = loaded.description, columns_read, tables[0].notes
-    return Dataset(title, first, second, third, *said, layer, table.holds_counts, images)
+    data = Dataset(title, first, second, third, *said, layer, table.holds_counts, images)
+    return data.set_aside(check_rows or 0)
 
 
 def _measure(

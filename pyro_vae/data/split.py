@@ -138,6 +138,22 @@ class Split:
     def __dlpack_device__(self) -> object:
         return self.x.__dlpack_device__()
 
+    def with_fields(self, **fields: Any) -> "Split":
+        """The same rows with other fields; their fixed draw is kept where it is one of the same measure.
+
+        `dataclasses.replace` would draw the rows of a part of a split anew.
+
+        Args:
+            **fields: the fields that differ, apart from `stored`.
+
+        Returns:
+            The split.
+        """
+        other = replace(self, **fields)
+        if other.measure == self.measure and "_fixed_draw" in self.__dict__:
+            other.__dict__["_fixed_draw"] = self.__dict__["_fixed_draw"]
+        return other
+
     def head(self, num_rows: int) -> "Split":
         """The first rows, with the same fixed draw."""
         split = self._with_rows(slice(num_rows), self.stored[:num_rows])
@@ -273,9 +289,10 @@ class Split:
         if self.counted is None:
             return self
         check_weights(torch.as_tensor(self.weights), len(self))
-        return self._without_others(self.counted)
+        return self.keep(self.counted)
 
-    def _without_others(self, rows: Tensor) -> "Split":
+    def keep(self, rows: Tensor) -> "Split":
+        """The rows at some indices (n,) in order, on disk where these are, with the same fixed draw."""
         return self.take(rows)
 
     @property

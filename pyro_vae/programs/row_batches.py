@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -231,7 +230,7 @@ def rows_to_score(data: RowsGiven, rows: Tensor | None, labels: Tensor | None) -
     """
     split = as_split(data, "test")
     if labels is not None:
-        split = replace(split, labels=labels)
+        split = split.with_fields(labels=labels)
     if rows is None and split.name == "train":
         rows = torch.arange(len(split))
     for name, value in {"labels": split.labels, "rows": rows}.items():

@@ -308,4 +308,4 @@ class VAEDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin
 
 def _weighted(split: Split, weights: Tensor) -> Split:
     assert split.index is not None  # the rows of a frame that was divided have their numbers
-    return replace(split, weights=weights[split.index])
+    return split.with_fields(weights=weights[split.index])

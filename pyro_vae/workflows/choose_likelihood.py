@@ -78,6 +78,7 @@ def _load(config: DataConfig, rows: SplitSource) -> Dataset:
         gray=config.gray,
         resize=config.resize,
         root=config.data_root,
+        check_rows=config.check_rows,
         stream=config.stream,
         layer=config.layer,
         header=config.header,

@@ -188,6 +188,9 @@ class _Job:
         build = None if own is None else load_builder(own)
         self.settings = settings = settings.with_absolute_paths()
         self.data = load_dataset(settings.data, settings.model.likelihood)
+        if settings.data.check_rows is None:
+            self.settings = settings = settings.with_check_rows(len(self.data.valid))
+            self.data = self.data.set_aside(settings.data.check_rows or 0)
         if own is None and self.data.image_shape is None:
             size = self.data.num_features, len(self.data.train)
             self.settings = settings = settings.with_table_defaults(given, *size)

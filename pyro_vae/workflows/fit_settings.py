@@ -44,6 +44,9 @@ def fit_options() -> dict[str, Option]:
     return options_of(DataConfig) | model_options() | objective | training | last
 
 
+MIN_VALID_ROWS, MAX_CHECK_ROWS = 100, 1000  # validation rows of which some are set aside, and how many at most
+
+
 @dataclass(frozen=True)
 class FitSettings:
     """The settings of one run, checked.
@@ -109,6 +112,23 @@ class FitSettings:
         given = self.values["data"]
         values = given | {name: absolute(str(given[name])) for name in names if given[name] is not None}
         return replace(self, data=DataConfig(**values), values=self.values | {"data": values})  # type: ignore[arg-type]  # checked there
+
+    def with_check_rows(self, num_valid: int) -> "FitSettings":
+        """The same settings with the number of validation rows that are set aside for checks.
+
+        Half of them, at most 1,000, where there are 100 or more; a number that was given stays.
+
+        Args:
+            num_valid: the number of validation rows.
+
+        Returns:
+            The settings.
+        """
+        given = self.data.check_rows
+        number = min(num_valid // 2, MAX_CHECK_ROWS) if num_valid >= MIN_VALID_ROWS else 0
+        number = number if given is None else given
+        values = self.values | {"data": self.values["data"] | {"check_rows": number}}
+        return replace(self, data=replace(self.data, check_rows=number), values=values)
 
     def with_table_defaults(self, given: Collection[str], num_features: int, num_rows: int) -> "FitSettings":
         """The same settings with the defaults of a table.
@@ -195,13 +215,16 @@ def settings_of_earlier_version(config: Mapping[str, Any]) -> dict[str, Value]:
         config: the content of the run's `config.toml`.
 
     Returns:
-        `gray` for the images of a folder: 0.1.0 read colours as grey levels.
+        `gray` for the images of a folder: 0.1.0 read colours as grey levels; `check_rows` 0: no rows were set aside.
     """
     from pyro_vae.data.read_files import is_image_source  # late: --help needs no data
 
     data = config.get("data", {})
     name = data.get("data", "")
-    return {} if "gray" in data or not isinstance(name, str) or not is_image_source(Path(name)) else {"gray": True}
+    found: dict[str, Value] = {} if "check_rows" in data else {"check_rows": 0}
+    if "gray" not in data and isinstance(name, str) and is_image_source(Path(name)):
+        found["gray"] = True
+    return found
 
 
 def require_program(config: Mapping[str, Any], source: str, program: str | None) -> None:

@@ -163,7 +163,7 @@ class Run:
                     raise InputError(f"{name}: columns of another data set; this run was fitted to {config.data}")
             found = data.split(split)
             self._check_width(found.shape[1], data.name)
-            return replace(found, name=split, measure=self.measure)
+            return found.with_fields(name=split, measure=self.measure)
         return self.prepare(name, self._header)
 
     @property

@@ -54,7 +54,7 @@ class SplitOnDisk(StoredSplit):
         split.__dict__["_fixed_draw"] = self._fixed_x(stored, as_index(rows, len(self)))
         return split
 
-    def _without_others(self, rows: Tensor) -> Split:
+    def keep(self, rows: Tensor) -> Split:
         others = torch.ones(len(self), dtype=torch.bool)
         others[rows] = False
         return self._with_rows(rows, self.stored.without(self.source_index(others)))
