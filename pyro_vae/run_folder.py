@@ -19,6 +19,7 @@ from pyro_vae.json_records import require_types
 from pyro_vae.option_registry import MAX_COUNT
 
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"
+CHECK = "check.json"  # verdicts about the model
 REFERENCE = "reference.safetensors"  # scores of validation rows
 FOLDERS = ("figures", "checkpoint", "tensorboard")  # in a run's folder
 CONDITIONS = "conditions.safetensors"  # of training rows, where columns are given

@@ -17,6 +17,7 @@ from pyro_vae.cli.streams import keep_streams
 COMMANDS = {  # name: (the module that holds it, what the list of commands says)
     "fit": ("fit", "Train a VAE on images or a table, score it and draw it."),
     "evaluate": ("evaluate", "Score a run: ELBO, its terms, log p(x) with its errors."),
+    "check": ("check", "Say whether a run's model is right."),
     "score": ("score", "Score the rows of a file: log p(x) of each, anomalies flagged."),
     "compare": ("compare", "Compare models, fit methods, or saved runs."),
     "study": ("study", "Measure what the study notes claim."),

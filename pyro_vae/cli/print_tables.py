@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from pyro_vae.cli.echo import echo
 from pyro_vae.data.split import density_name
+from pyro_vae.diagnostics.checks.model_check import ModelCheck
+from pyro_vae.diagnostics.checks.verdicts import WORDS
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.pareto_smoothing import khat_limit
 
@@ -263,6 +265,22 @@ def _print_columns(lines: Sequence[Sequence[str]], indent: str = "") -> None:
     for number, line in enumerate(lines):
         cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
         echo(indent + "  ".join(cells).rstrip(), bold=number == 0)
+
+
+def print_check(found: ModelCheck, title: str) -> None:
+    """Print the verdicts of a check, those that matter first, and what to try.
+
+    Args:
+        found: the check.
+        title: the line above them.
+    """
+    echo(title, bold=True)
+    for verdict in found.by_level:
+        p = "" if verdict.p_value is None else f"p = {verdict.p_value:.2g}"
+        echo(f"\n{verdict.title}: {WORDS[verdict.level]}" + (f" ({p})" if p else ""), bold=verdict.level == "matters")
+        echo(f"  {verdict.effect}")
+        if verdict.advice:
+            echo(f"  try: {verdict.advice}")
 
 
 def print_rows(rows: Sequence[Mapping[str, object]]) -> None:

@@ -2,6 +2,11 @@ from .aggregate_posterior import AggregatePosterior as AggregatePosterior
 from .aggregate_posterior import aggregate as aggregate
 from .anomaly_scores import Scores as Scores
 from .anomaly_scores import score as score
+from .checks.check_program import check as check
+from .checks.check_size import CheckSize as CheckSize
+from .checks.model_check import ModelCheck as ModelCheck
+from .checks.verdicts import Finding as Finding
+from .checks.verdicts import Verdict as Verdict
 from .density_grid import density_on_grid as density_on_grid
 from .gaps import Gaps as Gaps
 from .gaps import inference_gaps as inference_gaps
@@ -21,16 +26,21 @@ from .two_sample_test import two_sample as two_sample
 
 __all__ = [
     "AggregatePosterior",
+    "CheckSize",
     "Explanations",
+    "Finding",
     "Gaps",
     "LatentUsage",
+    "ModelCheck",
     "NearestRows",
     "PooledEstimate",
     "SampleComparison",
     "Scores",
     "StrangeColumn",
     "TwoSample",
+    "Verdict",
     "aggregate",
+    "check",
     "compare_samples",
     "density_on_grid",
     "explain_rows",

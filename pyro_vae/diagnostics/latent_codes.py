@@ -16,7 +16,7 @@ from pyro_vae.programs.plates import PlateStructure, require_density
 from pyro_vae.programs.program_defaults import no_density_reason
 from pyro_vae.programs.row_batches import ScoredRows, rows_to_score
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
-from pyro_vae.programs.sample_rows import require_unread
+from pyro_vae.programs.sample_rows import inputs_of_rows, require_unread
 from pyro_vae.programs.traces import Site, draw_observed, sample_sites
 from pyro_vae.typing import Program, RowLatents, Rows, is_program
 
@@ -132,7 +132,9 @@ def sample_prior_codes(program: Program, num_draws: int, like: RowsGiven, *, see
     """
     require_density(program)
     split, (device, dtype) = as_split(like, "train"), device_and_dtype(program)
-    placeholder = Batch(torch.zeros(num_draws, split.shape[1], device=device, dtype=dtype))
+    x = torch.zeros(num_draws, split.shape[1], device=device, dtype=dtype)
+    conditions = {name: value.to(device) for name, value in inputs_of_rows(split, num_draws).items()}
+    placeholder = Batch.of(x, conditions)  # of a conditional prior
     given = {"rows": torch.arange(len(split)), "num_rows": len(split), **split.row_inputs(slice(None))}
     few = Batch.of(split.x.to(device, dtype), given).take(torch.arange(min(2, len(split)), device=device))
     with PYRO_LOCK, poutine.block(), seeded(seed), use_param_store(program), evaluating(program):

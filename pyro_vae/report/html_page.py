@@ -32,6 +32,7 @@ from pyro_vae.plots import style
 from pyro_vae.plots.fit_figures import write_figures
 from pyro_vae.plots.latent_figures import draw_latent_figures
 from pyro_vae.plots.latent_view import require_program
+from pyro_vae.report.check_summary import ShownCheck, shown_check
 from pyro_vae.report.improbable_rows import ImprobableRows, improbable_rows
 from pyro_vae.report.latent_explorer import Explorer, explorer, fitting_rows, reason_for_no_explorer
 from pyro_vae.report.numbers_in_words import Number, number, numbers
@@ -99,6 +100,7 @@ class _Run:
     split: str
     num_samples: int
     seed: int
+    check: Table | None = None
 
     @property
     def best_epoch(self) -> int:
@@ -123,6 +125,7 @@ class PageContent:
     others: list[tuple[str, EvidenceRecord]]
     unscored: str
     improbable: ImprobableRows | None
+    check: ShownCheck | None
     figures: list[PageFigure]
     left_out: str
     explorer: Explorer | None
@@ -142,6 +145,7 @@ def write_report(
     config: Table,
     records: Mapping[str, Table],
     history: Sequence[Table],
+    check: Table | None = None,
     split: str = "valid",
     num_rows: int = NUM_ROWS,
     num_samples: int = NUM_SAMPLES,
@@ -160,6 +164,7 @@ def write_report(
         config: what the run's `config.toml` holds.
         records: what its `evaluation.json` holds: the records of the evidence by split and method.
         history: what its `metrics.jsonl` holds: the epochs of the fit.
+        check: what its `check.json` holds, if it was checked.
         split: the split whose rows can be clicked on.
         num_rows: so many of them at most.
         num_samples: draws for log p(x) of each of them, where it is not exact.
@@ -187,7 +192,7 @@ def write_report(
     rows = fitting_rows(data.split(split), num_rows)
     known = {name: EvidenceRecord.from_dict(record) for name, record in records.items()}
     epochs = [EpochRecord.from_dict(row) for row in history]
-    run = _Run(folder, program, data, rows, config, known, epochs, split, num_samples, seed)
+    run = _Run(folder, program, data, rows, config, known, epochs, split, num_samples, seed, check)
     write_atomic(path, page(_content(run)).encode())
     return path
 
@@ -219,6 +224,7 @@ def _content(run: _Run) -> PageContent:
         others=[(name, record) for name, record in run.records.items() if record is not main],
         unscored=unscored,
         improbable=improbable_rows(run.program, run.data, run.rows, found, run.seed),
+        check=shown_check(run.check),
         figures=_page_figures(run, found),
         left_out=left_out,
         explorer=None if left_out else explorer(run.program, run.data, run.rows, found, run.seed),

@@ -5,7 +5,7 @@ from pathlib import Path
 from pyro_vae.atomic_write import read_json, read_json_lines
 from pyro_vae.errors import InputError
 from pyro_vae.report.html_page import write_report
-from pyro_vae.run_folder import EVALUATION, METRICS, lock_run
+from pyro_vae.run_folder import CHECK, EVALUATION, METRICS, lock_run
 from pyro_vae.workflows.read_run import Run
 
 
@@ -44,6 +44,7 @@ def report_run(
             run.data(),
             config=run.config,
             records=read_json(evaluation) if is_finished else {},
+            check=read_json(run.folder / CHECK) if (run.folder / CHECK).exists() else None,
             history=read_json_lines(run.folder / METRICS, complete=is_finished),
             split=split,
             num_rows=num_rows,

@@ -1,0 +1,258 @@
+"""Predictive checks: statistics of rows beside those of replicates, data sets of as many rows drawn from the model."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.diagnostics.checks.row_statistics import RowStatistics, Statistic, original_values
+from pyro_vae.diagnostics.checks.verdicts import Finding, Verdict
+from pyro_vae.errors import InputError
+from pyro_vae.programs.sample_rows import sample
+from pyro_vae.typing import Program
+
+BLOCK_VALUES = 4_000_000  # of x that are drawn and compared at a time
+NORMAL_QUANTILE = 1.959963984540054  # 97.5 %
+SHOWN = 20  # findings that a verdict keeps
+
+
+PREDICTIVE_WORDS = {
+    "columns": (
+        "Mean, standard deviation, share of zeros, quantiles and extremes of each column, and the shares of its "
+        "levels, in "
+        "the rows and in data sets of as many rows drawn from the model.",
+        "A column whose shape is wrong needs another family: --column NAME=KIND (positive, count, bounded, …), a "
+        "student-t "
+        "likelihood for heavy tails, or a positive column with zeros for a share of zeros.",
+    ),
+    "mean picture": (
+        "The mean of each pixel, in the rows and in data sets of as many pictures drawn from the model.",
+        "The model draws some kinds of pictures too often or too rarely: a prior that can follow the rows (--prior "
+        "vamp or "
+        "flow), more latents, or more epochs.",
+    ),
+    "pairs": (
+        "Correlations of each pair of columns (numbers by their normal scores, levels by their indicators), in the "
+        "rows and "
+        "in data sets of as many rows drawn from the model.",
+        "The model lacks dependence between these columns: more latents (--latent-dim), a fit that runs longer, or "
+        "--likelihood multivariate-normal, whose residuals are correlated.",
+    ),
+    "pictures": (
+        "Brightness, contrast and the number of connected strokes of pictures, in the rows and in draws.",
+        "Too many strokes are isolated pixels: pixels are drawn independently given z. More latents, a convolutional "
+        "network (--network), or a likelihood of grey levels.",
+    ),
+    "statistics": ("Statistics of your own, in the rows and in data sets drawn from the model.", ""),
+}
+
+
+def draw_replicates(
+    program: Program, rows: Split, num_replicates: int, seed: int, decimals: Mapping[int, int] = MappingProxyType({})
+) -> Iterator[Array]:
+    """Replicates of rows: as many draws from the model, with the same gaps, conditions and other inputs.
+
+    Args:
+        program: the program.
+        rows: the rows (n).
+        num_replicates: the number R of replicates.
+        seed: of the draws.
+        decimals: the number of decimals of some columns' values, to which draws are rounded as samples are.
+
+    Yields:
+        Array: some of the replicates, (r, n, D) in original units, NaN where the rows have gaps.
+    """
+    n, width = rows.shape
+    some = max(1, min(num_replicates, BLOCK_VALUES // (n * width)))
+    for start in range(0, num_replicates, some):
+        number = min(some, num_replicates - start)
+        x = draw_like(program, rows, number, seed + start)
+        mask = None if rows.mask is None else rows.mask.repeat(number, 1)
+        values = original_values(rows, x, mask)
+        for i, digits in decimals.items():
+            values[:, i] = values[:, i].round(digits)
+        yield values.reshape(number, n, width)
+
+
+def draw_like(program: Program, rows: Split, num_sets: int, seed: int) -> Tensor:
+    """Draws from the model, as many as there are rows, some sets of them, with the rows' conditions and other inputs.
+
+    A model that reads x besides observing it, as a conditional one of a user's may, is given the rows.
+
+    Args:
+        program: the program.
+        rows: the rows (n).
+        num_sets: the number r of sets.
+        seed: of the draws.
+
+    Returns:
+        The draws (r n, D), as the program sees rows.
+    """
+    n, width = rows.shape
+    inputs = {"labels": rows.labels, **rows.inputs}
+    given = {name: value for name, value in inputs.items() if value is not None}
+    tiled = {name: value.repeat(num_sets, *[1] * (value.dim() - 1)) for name, value in given.items()}
+    try:
+        drawn = sample(program, num_sets * n, num_features=width, seed=seed, row_inputs=tiled)
+    except InputError as error:
+        try:
+            drawn = sample(program, num_sets * n, seed=seed, x=rows.x.repeat(num_sets, 1), row_inputs=tiled)
+        except InputError:
+            raise error from None
+    if drawn.shape[1] != width:
+        raise InputError(f"the model draws rows of {drawn.shape[1]} values, and these have {width}")
+    return drawn
+
+
+@dataclass(frozen=True)
+class ReplicateTest:
+    r"""Statistics of rows beside those of replicates.
+
+    Each statistic is standardized by the replicates' median and by the half width of their central 95 % on its side;
+    $\max_s |z_s|$ is compared with that of each replicate. Rows and replicates are standardized together, so that they
+    are exchangeable if the model is right, and the p-value $(1 + \#\{r: \max|z^r| \geq \max|z|\}) / (R + 1)$ is exact,
+    apart from the correction for estimated parameters.
+
+    Attributes:
+        statistics: the S statistics.
+        rows: their values in the rows (S,).
+        replicates: those in the replicates (R, S).
+        inflation: the variance of the rows' difference from the model over that of the replicates: 1 + n / N where N
+            rows estimated the parameters.
+    """
+
+    statistics: Sequence[Statistic]
+    rows: Array
+    replicates: Array
+    inflation: float = 1.0
+
+    def __post_init__(self) -> None:
+        together = np.concatenate([self.rows[None], self.replicates])
+        centre = np.median(together, 0)
+        low, high = np.quantile(together, [0.025, 0.975], 0)
+        smallest = np.asarray([max(each.resolution, 1e-12) for each in self.statistics])
+        down, up = (np.maximum(side / NORMAL_QUANTILE, smallest) for side in (centre - low, high - centre))
+        deviations = together - centre
+        z = deviations / np.where(deviations < 0, down, up)
+        z[0] /= math.sqrt(self.inflation)
+        self.__dict__["z"], self.__dict__["null"] = z[0], np.abs(z[1:]).max(1)
+
+    @property
+    def p_value(self) -> float:
+        """The p-value of the largest |z|."""
+        null: Array = self.__dict__["null"]
+        return float((1 + (null >= self.largest).sum()) / (1 + len(null)))
+
+    @property
+    def largest(self) -> float:
+        """The largest |z| of the rows."""
+        return float(np.abs(self.__dict__["z"]).max())
+
+    def findings(self) -> tuple[Finding, ...]:
+        """The statistics, those whose difference matters most first, the significant ones before the others."""
+        z, null = self.__dict__["z"], self.__dict__["null"]
+        limit = np.sort(null)[min(len(null) - 1, math.ceil(0.95 * (len(null) + 1)) - 1)]
+        model, spread = self.replicates.mean(0), self.replicates.std(0)
+        matters = np.asarray([each.matters for each in self.statistics])
+        relative = np.abs(self.rows - model) / matters
+        is_significant = np.abs(z) >= limit
+        order = np.lexsort((-np.abs(z), -relative, ~is_significant))[:SHOWN]
+        return tuple(
+            Finding(
+                self.statistics[s].name,
+                float(self.rows[s]),
+                float(model[s]),
+                float(spread[s]),
+                float(z[s]),
+                self.statistics[s].unit,
+                float(relative[s]),
+                bool(is_significant[s]),
+            )
+            for s in order
+        )
+
+
+def compare_statistics(
+    program: Program,
+    rows: Split,
+    kinds: dict[str, RowStatistics],
+    num_replicates: int,
+    num_training: int,
+    seed: int,
+    decimals: Mapping[int, int] = MappingProxyType({}),
+) -> dict[str, ReplicateTest]:
+    """Kinds of statistics of rows, each beside its replicates, from the same draws.
+
+    Args:
+        program: the program.
+        rows: rows held out (n).
+        kinds: the statistics by kind.
+        num_replicates: the number R of replicates.
+        num_training: the number N of rows that estimated the program's parameters; 0 where they are known.
+        seed: of the draws.
+        decimals: the number of decimals of some columns' values.
+
+    Returns:
+        The tests by kind.
+    """
+    values = original_values(rows)[None]
+    parts: dict[str, list[Array]] = {name: [] for name in kinds}
+    for block in draw_replicates(program, rows, num_replicates, seed, decimals):
+        for name, kind in kinds.items():
+            parts[name].append(kind(block))
+    inflation = 1 + len(rows) / num_training if num_training else 1.0
+    return {
+        name: ReplicateTest(kind.statistics, kind(values)[0], np.concatenate(parts[name]), inflation)
+        for name, kind in kinds.items()
+        if len(kind.statistics)
+    }
+
+
+def predictive_verdict(name: str, title: str, meaning: str, advice: str, test: ReplicateTest) -> Verdict:
+    """The verdict of a test of statistics.
+
+    Args:
+        name: the check's name.
+        title: the check in words.
+        meaning: what it looks at.
+        advice: what to try where something was found.
+        test: the test.
+
+    Returns:
+        The verdict, without a level.
+    """
+    findings = test.findings()
+    found = [finding for finding in findings if finding.is_significant]
+    first = (found or findings)[0]
+    return Verdict(
+        name,
+        title,
+        effect=describe_finding(first),
+        meaning=meaning,
+        advice=advice,
+        statistic=test.largest,
+        p_value=test.p_value,
+        findings=findings,
+        relative=max((finding.relative for finding in found), default=0.0),
+    )
+
+
+def describe_finding(finding: Finding) -> str:
+    """A finding in words, as in "mean of age: 40.1 in the rows, 38.2 ± 0.4 in the model"."""
+    unit = f" {finding.unit}" if finding.unit else ""
+    model = f"{format_number(finding.model)} ± {format_number(finding.model_se)}"
+    return f"{finding.name}: {format_number(finding.rows)}{unit} in the rows, {model} in the model"
+
+
+def format_number(value: float) -> str:
+    """A number with three significant digits, and all digits before its point.
+
+    >>> format_number(1234.5), format_number(0.012345), format_number(2.0)
+    ('1234', '0.0123', '2')
+    """
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,0 +1,267 @@
+"""The whole check: verdicts of programs and rows of every kind, their levels, and the tests of draws beside rows."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from linear_programs import drawn_rows, linear_vae, ppca
+from pyro_models import CASES
+
+import pyro_vae as pv
+from pyro_vae.diagnostics import checks
+from pyro_vae.diagnostics.checks.check_families import CheckFamilies, CheckTask
+from pyro_vae.diagnostics.checks.draws_and_rows import (
+    kernel_test,
+    memorization_verdict,
+    precision_recall,
+    squared_distances,
+)
+from pyro_vae.diagnostics.checks.model_check import FAMILIES
+from pyro_vae.diagnostics.checks.row_densities import (
+    RowDensities,
+    baseline_verdict,
+    density_verdicts,
+    khat_verdict,
+    lost_by_lowest,
+)
+from pyro_vae.diagnostics.checks.verdicts import Verdict, adjust, with_levels
+from pyro_vae.diagnostics.two_sample_test import combine_p_values
+from pyro_vae.errors import InputError
+from pyro_vae.registry import ModelConfig
+from pyro_vae.workflows.build_vae import build_vae
+from pyro_vae.workflows.choose_likelihood import choose_likelihood
+from pyro_vae.workflows.fit_settings import fit_options
+
+SMALL = pv.diagnostics.CheckSize(num_replicates=40, num_simulations=60, num_draws=19, num_samples=20, num_rows=60)
+NAMES = ["columns", "pairs", "classifier", "kernel", "guide", "joint", "coverage", "log p(x)", "lowest rows"]
+
+
+def verdict(name, p_value, relative=0.0):
+    return Verdict(name, name, advice="change it", p_value=p_value, relative=relative)
+
+
+def test_a_level_is_significance_over_all_verdicts_first_and_size_second():
+    found = with_levels(
+        [verdict("a", 0.001, 0.5), verdict("b", 0.001, 2.0), verdict("c", 0.04, 9.0), verdict("d", 0.9)]
+    )
+    assert [each.level for each in found] == ["small", "matters", "none", "none"]
+    assert [each.adjusted for each in found] == pytest.approx([0.002, 0.002, 0.04 * 4 / 3, 0.9])
+    assert [each.advice for each in found] == ["change it", "change it", "", ""]
+    assert with_levels([Verdict("e", "e", "matters")])[0].level == "matters"
+    assert adjust([]) == []
+
+
+def test_combined_p_values_of_one_test_are_its_own():
+    assert combine_p_values([0.2]) == pytest.approx(0.2)
+    assert combine_p_values([1e-12, 0.9]) == pytest.approx(2e-12, rel=0.01)
+    assert 0 < combine_p_values([1.0, 1.0]) <= 1
+
+
+def test_the_kernel_statistic_is_the_mean_over_pairs():
+    g = np.random.default_rng(0)
+    first, second = g.normal(size=(15, 3)), g.normal(size=(15, 3)) + 1.0
+    points = np.concatenate([first, second])
+    distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    assert squared_distances(points, points) == pytest.approx(distances**2, abs=1e-9)
+    width = np.median(distances[np.triu_indices(30, 1)] ** 2)
+    kernel = np.exp(-(distances**2) / width / 2)
+    off = ~np.eye(15, dtype=bool)
+    expected = kernel[:15, :15][off].mean() + kernel[15:, 15:][off].mean() - 2 * kernel[:15, 15:].mean()
+    mmd, p_value = kernel_test(first, second, np.random.default_rng(1))
+    assert mmd**2 == pytest.approx(expected)
+    assert p_value <= 0.01
+    assert kernel_test(first, g.normal(size=(15, 3)), np.random.default_rng(1))[1] > 0.05
+
+
+def test_precision_and_recall_see_what_is_drawn_and_what_is_not():
+    g = np.random.default_rng(0)
+    two = np.concatenate([g.normal(size=(100, 2)), g.normal(size=(100, 2)) + 20])
+    one, far = g.normal(size=(200, 2)), g.normal(size=(200, 2)) - 50
+    assert precision_recall(two, one).precision > 0.9
+    assert precision_recall(two, one).recall == pytest.approx(0.5, abs=0.1)  # the other half is never drawn
+    assert precision_recall(two, far).precision == 0
+    assert precision_recall(two, two).recall == 1
+
+
+def test_copies_of_training_rows_are_memorization_and_new_draws_are_not():
+    g = np.random.default_rng(0)
+    training, rows, new = (g.normal(size=(200, 3)) for _ in range(3))
+    copies = training[g.integers(200, size=300)]
+    found = memorization_verdict(copies, rows, training, 0)
+    assert found.p_value == pytest.approx(1 / 1000)
+    assert "300 of 300 draws equal a training row" in found.effect
+    assert found.relative > 1
+    assert memorization_verdict(new, rows, training, 0).p_value > 0.05
+    few = g.integers(0, 3, size=(700, 1)).astype(float)  # of values that all sets share
+    assert memorization_verdict(few[:300], few[300:500], few[500:], 0).p_value > 0.05
+
+
+def densities(rows, draws, training=None):
+    return {each.name: each for each in density_verdicts(RowDensities(rows, draws, training), 0)}
+
+
+def test_log_px_of_rows_beside_draws_and_training_rows():
+    g = np.random.default_rng(0)
+    draws, rows = g.normal(-50, 2, 1600), g.normal(-50, 2, 400)
+    right = densities(rows, draws, g.normal(-50, 2, 400))
+    assert min(each.p_value for each in right.values()) > 0.05
+    wrong = densities(rows - 3, draws, draws)
+    assert wrong["log p(x)"].p_value < 1e-6
+    assert wrong["log p(x)"].statistic == pytest.approx(-3.0, abs=0.3)
+    assert wrong["overfitting"].p_value < 1e-6
+    assert wrong["overfitting"].relative > 1
+    outliers = rows.copy()
+    outliers[:4] = -400
+    assert densities(outliers, draws)["lowest rows"].p_value <= 0.01
+    assert lost_by_lowest(np.asarray([0.0] * 99 + [-100.0])) == pytest.approx(1.0)
+    khat = np.full(400, 0.3), np.full(1600, 0.3)
+    khat[0][:40] = 0.9
+    assert khat_verdict(*khat, 100).p_value < 1e-6
+
+
+def test_a_baseline_that_is_better_is_found_and_one_that_is_not_is_not():
+    g = np.random.default_rng(0)
+    base = g.normal(-10, 1, 200)
+    assert baseline_verdict("one normal", base - 0.5 + g.normal(0, 1, 200), base).p_value < 1e-6
+    assert baseline_verdict("one normal", base + 0.5, base).p_value > 0.99
+
+
+def test_a_model_that_is_right_has_no_verdict_and_all_say_what_they_saw():
+    found = pv.diagnostics.check(ppca(), drawn_rows(300, seed=1), training=drawn_rows(300, seed=2), num_training=0)
+    assert {each.level for each in found.verdicts} == {"none"}
+    assert [each.name for each in found.verdicts] == [
+        "columns", "pairs", "classifier", "kernel", "memorization", "guide", "joint", "coverage", "log p(x)",
+        "lowest rows", "overfitting", "aggregate", "latents",
+    ]  # fmt: skip
+    assert all(each.effect and each.meaning for each in found.verdicts)
+    assert "nothing found" in repr(found)
+    values = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert (values["num_rows"], values["num_replicates"], len(values["verdicts"])) == (300, 400, 13)
+    with pytest.raises(InputError, match="no verdict 'x'; there are columns"):
+        found["x"]
+
+
+def test_a_check_is_repeatable_and_leaves_the_generators_alone():
+    program, rows, before = linear_vae(), drawn_rows(60), torch.get_rng_state()
+    first, second = (pv.diagnostics.check(program, rows, size=SMALL, seed=3) for _ in range(2))
+    assert first.to_dict()["verdicts"] == second.to_dict()["verdicts"]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_check_of_pyros_models_computes_what_it_can_and_says_why_not(name):
+    case = CASES[name]
+    found = pv.diagnostics.check(case.build(), case.split, size=SMALL)
+    assert found.num_rows >= 10
+    for each in found.verdicts:
+        assert (each.level == "not computed") == (not each.meaning)
+        assert each.effect
+        assert "Trace Shapes" not in each.effect
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def mixed(num_rows=200, gaps=0.0):
+    g = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {"a": g.normal(size=num_rows), "b": g.lognormal(size=num_rows), "c": g.poisson(3, num_rows)}
+    )
+    frame["d"], frame["e"] = g.choice(["x", "y", "z"], num_rows), frame["a"] + g.normal(size=num_rows)
+    return frame.mask(g.random(frame.shape) < gaps)
+
+
+def recipe_of(data):
+    likelihood = choose_likelihood(ModelConfig(latent_dim=2), data)
+    return build_vae(ModelConfig(latent_dim=2), likelihood, data, 0, data.has_missing)
+
+
+DATA = {
+    "gaps": lambda: pv.load_data(mixed(gaps=0.2)),
+    "weights": lambda: pv.load_data(mixed().assign(w=np.arange(200.0)), weights="w"),
+    "set aside": lambda: pv.load_data(mixed(400), check_rows=15),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_check_of_a_table_names_its_columns_and_levels(name):
+    data = DATA[name]()
+    found = pv.diagnostics.check(recipe_of(data), data, size=SMALL)
+    assert not [each for each in found.verdicts if each.level == "not computed"]
+    assert {each.name for each in found.verdicts} > {"columns", "pairs", "baseline", "memorization", "latents"}
+    assert found.num_training == int((data.train.relative_weights != 0).sum() if name == "weights" else len(data.train))
+    named = " ".join(each.name for each in found["columns"].findings + found["pairs"].findings)
+    assert any(f"of {column}" in named or f"in {column}" in named for column in "abce")
+    assert found.rows == ("rows set aside for checks" if name == "set aside" else "validation rows")
+
+
+def test_the_rows_of_a_check():
+    data = pv.load_data("digits", check_rows=50)
+    assert (len(data.valid), len(data.check), data.check.name) == (130, 50, "check")
+    whole = pv.load_data("digits")
+    assert data.fingerprint == whole.fingerprint
+    found = torch.cat([data.valid.index, data.check.index]).sort().values
+    assert torch.equal(found, whole.valid.index.sort().values)
+    place = (whole.valid.index == data.check.index[0]).nonzero()[0, 0]
+    assert torch.equal(data.check.x[0], whole.valid.x[place])  # the same fixed draw of binary pixels
+    assert torch.equal(data.check.with_fields(name="other").x, data.check.x)
+    assert torch.equal(data.split("check").x, data.check.x)
+    with pytest.raises(InputError, match="there are 180 validation rows, of which some have to choose the epoch"):
+        whole.set_aside(180)
+    with pytest.raises(InputError, match="no split called 'check'"):
+        whole.split("check")
+
+
+def test_bad_arguments_of_a_check_are_refused():
+    program, rows = ppca(), drawn_rows(60)
+    for given, message in (
+        ({"families": ["column"]}, "no check 'column'; there are columns, pairs"),
+        ({"data": rows[:9]}, "a check needs 10 rows or more, got 9"),
+        ({"data": drawn_rows(60)[:, :3]}, "have 3 columns, and the program is of rows of 4"),
+        ({"size": 1000}, "size"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pv.diagnostics.check(program, **{"data": rows, **given})
+    with pytest.raises(InputError, match="num_replicates"):
+        pv.diagnostics.CheckSize(num_replicates=1)
+    data = pv.load_data("digits")
+    with pytest.raises(InputError, match="no rows 'all' to check; there are check, valid, test"):
+        pv.diagnostics.check(program, data, split="all")
+
+
+def test_a_time_limit_lowers_the_numbers_of_draws_and_never_raises_them():
+    rows = drawn_rows(200)
+    quick = pv.diagnostics.check(linear_vae(), rows, families=["columns", "guide"], time_limit=0.2)
+    assert (quick.size.num_replicates, quick.size.num_simulations) == (320, 200)
+    slow = pv.diagnostics.check(linear_vae(), rows, families=["columns"], time_limit=600.0)
+    assert slow.size == pv.diagnostics.CheckSize()
+
+
+def test_an_unfitted_program_has_a_prior_predictive_check():
+    data = pv.load_data("digits")
+    guide = pv.guides.MeanFieldNormal(pv.nets.mlp(64, 8, 4))
+    vae = pv.VAE(pv.priors.StandardNormal(2), pv.likelihoods.Bernoulli(pv.nets.mlp(2, 8, 64)), guide)
+    found = pv.diagnostics.check(vae, data, families=["columns", "pictures"], size=SMALL)
+    assert [each.name for each in found.verdicts] == ["columns", "pictures"]
+    assert found["pictures"].findings[0].unit in ("of the range", "strokes")
+    assert "validation rows, which chose the epoch" in found.notes[0]
+
+
+def test_every_family_is_computed_by_one_method():
+    task = CheckTask(ppca(), pv.data.as_split(drawn_rows(20), "check"), None, 0, (), None, {}, {}, 0)
+    families = CheckFamilies(task, SMALL)
+    found = {name: families.verdicts(name) for name in FAMILIES}
+    without = {name for name, verdicts in found.items() if not verdicts}
+    assert without == {"pictures", "statistics", "memorization", "k-hat", "baseline"}
+    assert math.isfinite(found["columns"][0].statistic)
+
+
+def test_options_that_advice_names_exist():
+    source = "".join(path.read_text() for path in Path(checks.__file__).parent.glob("*.py"))
+    named = set(re.findall(r"--([a-z][a-z-]+)", source))
+    known = {name.replace("_", "-") for name in fit_options()} | {"split", "check-rows"}
+    assert len(named) > 10
+    assert named <= known
