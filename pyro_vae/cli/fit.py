@@ -149,6 +149,6 @@ def _print(done: Any) -> None:
         echo(f"  {missing}")
     if (folder / TENSORBOARD).exists():
         echo(f"  {TENSORBOARD}/  tensorboard --logdir {folder / TENSORBOARD}")
-    echo(f"\nNext: pyro-vae check {folder} says whether the model is right, and what to try;")
+    echo(f"\nNext: pyro-vae check {folder} says whether the model is right;")
     echo(f"      pyro-vae report {folder} makes a page to explore it in a browser;")
     echo(f"      pyro-vae evaluate {folder} scores the test rows, once all choices are made.")
