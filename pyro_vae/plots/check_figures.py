@@ -86,7 +86,7 @@ def draw_findings(axes: Axes, findings: list[Finding]) -> None:
     axes.axvspan(-1.96, 1.96, color="0.92", zorder=0)
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.set_yticks(places, [style.escape_mathtext(finding.name) for finding in findings])
-    axes.set_xlabel("(rows − model) / standard error")
+    axes.set_xlabel("(rows − model) / standard error", loc="right")  # of a narrow axis too
 
 
 def draw_ranks(axes: Axes, curves: Curves) -> None:

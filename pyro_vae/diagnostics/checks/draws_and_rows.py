@@ -12,7 +12,7 @@ from pyro_vae.diagnostics.two_sample_test import classify
 
 NUM_PERMUTATIONS = 999
 NEIGHBOURS = 3
-NAMED_COLUMNS = 5
+NAMED_COLUMNS, MIN_LOST = 5, 0.02  # columns that are named, and the AUC that is lost without one
 MATTERS_AUC = 0.15  # above one half
 MATTERS_MMD = 0.15
 MATTERS_NEARER = 0.1  # above one half
@@ -61,11 +61,10 @@ def classifier_verdict(rows: Array, draws: Array, columns: RowColumns, seed: int
         meaning="Boosted trees are fitted to tell rows held out from draws of the model, in five folds; the p-value "
         "comes "
         "from permuted labels in each (Lopez-Paz and Oquab, arXiv:1610.06545).",
-        advice="The draws differ from the rows in a way that trees see, mostly in the columns below. Where columns "
-        "and pairs "
-        "show nothing, look at their values: numbers on a grid (a count, a category, a rounded number) need a kind "
-        "that has "
-        "one (--column NAME=KIND). Otherwise try more latents or wider layers.",
+        advice=CLASSIFIER_ADVICE
+        if findings
+        else "The draws differ from the rows in a way that trees see, in no single "
+        "column or pixel: try more latents, wider layers (--hidden), or another likelihood.",
         statistic=found.auc,
         p_value=found.p_value,
         findings=findings,
@@ -93,7 +92,7 @@ def _used_columns(rows: Array, draws: Array, columns: RowColumns, seed: int) -> 
     return tuple(
         Finding(f"AUC lost without {columns.names[i]}", float(lost.importances_mean[i]), 0.0, nan, nan)
         for i in order
-        if lost.importances_mean[i] > 0
+        if lost.importances_mean[i] > MIN_LOST
     )
 
 
@@ -138,6 +137,13 @@ def squared_distances(first: Array, second: Array) -> Array:
     """
     squares = (first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * first @ second.T
     return np.maximum(squares, 0.0)
+
+
+CLASSIFIER_ADVICE = (
+    "The draws differ from the rows in a way that trees see, mostly in the columns below. Where columns and pairs show "
+    "nothing, look at their values: numbers on a grid (a count, a category, a rounded number) need a kind that has one "
+    "(--column NAME=KIND). Otherwise try more latents or wider layers (--hidden)."
+)
 
 
 @dataclass(frozen=True)
