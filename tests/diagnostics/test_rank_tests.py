@@ -1,4 +1,4 @@
-"""The ranks of exchangeable draws: exact p-values, bands, and what simulation-based calibration finds in a faulty guide."""
+"""The ranks of exchangeable draws: exact p-values, bands, and what calibration finds in a faulty guide."""
 
 import numpy as np
 import pyro
