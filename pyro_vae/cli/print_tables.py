@@ -275,6 +275,11 @@ def print_check(found: ModelCheck, title: str) -> None:
         title: the line above them.
     """
     echo(title, bold=True)
+    size = found.size
+    echo(
+        f"{size.num_replicates} replicates, {size.num_simulations} simulated rows with {size.num_draws} draws each, "
+        f"log p(x) of {min(size.num_scored, found.num_rows)} rows by {size.num_samples} draws"
+    )
     for verdict in found.by_level:
         p = "" if verdict.p_value is None else f"p = {verdict.p_value:.2g}"
         echo(f"\n{verdict.title}: {WORDS[verdict.level]}" + (f" ({p})" if p else ""), bold=verdict.level == "matters")

@@ -171,7 +171,7 @@ class DataConfig(Settings):
         None,
         int,
         "Validation rows that are set aside for `pyro-vae check` and choose nothing; by default half of them, at most "
-        "1,000, where there are 100 or more.",
+        "1,000, where there are 100 or more and no groups.",
         minimum=0,
         group=DATA,
     )

@@ -155,13 +155,17 @@ class Dataset:
         """
         if not num_rows:
             return self
-        if not 0 < num_rows < len(self.valid):
+        counted = torch.arange(len(self.valid)) if self.valid.counted is None else self.valid.counted
+        if not 0 < num_rows < len(counted):
             raise InputError(
-                f"check_rows {num_rows}: there are {len(self.valid)} validation rows, of which some have to choose "
+                f"check_rows {num_rows}: there are {len(counted)} validation rows, of which some have to choose "
                 "the epoch"
             )
-        order = torch.randperm(len(self.valid), generator=torch.Generator().manual_seed(seed))
-        kept, taken = order[num_rows:].sort().values, order[:num_rows].sort().values
+        order = torch.randperm(len(counted), generator=torch.Generator().manual_seed(seed))
+        taken = counted[order[:num_rows]].sort().values
+        is_kept = torch.ones(len(self.valid), dtype=torch.bool)
+        is_kept[taken] = False
+        kept = is_kept.nonzero()[:, 0]
         other = replace(self, valid=self.valid.keep(kept), check=self.valid.take(taken).with_fields(name="check"))
         other.__dict__["fingerprint"] = self.fingerprint
         return other

@@ -150,8 +150,9 @@ class Split:
             The split.
         """
         other = replace(self, **fields)
-        if other.measure == self.measure and "_fixed_draw" in self.__dict__:
-            other.__dict__["_fixed_draw"] = self.__dict__["_fixed_draw"]
+        if other.measure == self.measure:
+            kept = ("_fixed_draw", "mask", "_dtype")  # what a part of a split has from the whole of it
+            other.__dict__.update({name: self.__dict__[name] for name in kept if name in self.__dict__})
         return other
 
     def head(self, num_rows: int) -> "Split":

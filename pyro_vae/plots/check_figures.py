@@ -30,7 +30,7 @@ def check_figure(verdict: Verdict) -> Figure | None:
     if verdict.name in ("columns", "pairs", "pictures", "statistics") and verdict.findings:
         shown = [finding for finding in verdict.findings if np.isfinite(finding.z)][:SHOWN]
         return _figure(lambda axes: draw_findings(axes, shown), height=0.9 + 0.3 * len(shown))
-    if verdict.name == "aggregate":
+    if verdict.name == "aggregate" and verdict.curves:
         return _figure(lambda axes: draw_codes(axes, verdict.curves), height=4.2)
     if "draws" in verdict.curves:
         words = "classifier's probability that it is a row" if verdict.name == "classifier" else "log p(x), nats"

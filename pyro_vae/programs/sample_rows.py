@@ -87,7 +87,7 @@ def sample_means(
 
 
 def inputs_of_rows(rows: Split, n: int) -> dict[str, Tensor]:
-    """A split's own inputs and conditions for n new rows: those of its first rows, repeated where it has fewer.
+    """A split's labels, own inputs and conditions for n new rows: those of its first rows, repeated where it has fewer.
 
     Args:
         rows: the split.
@@ -97,7 +97,8 @@ def inputs_of_rows(rows: Split, n: int) -> dict[str, Tensor]:
         The row inputs by name.
     """
     index = torch.arange(n) % len(rows)
-    return {name: value[index] for name, value in rows.inputs.items()}
+    given = {"labels": rows.labels, **rows.inputs}
+    return {name: value[index] for name, value in given.items() if value is not None}
 
 
 def _placeholder(program: Program, n: int, num_features: int | None) -> Tensor:

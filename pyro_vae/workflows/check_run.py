@@ -83,8 +83,9 @@ def check_run(
         )
         for note in found.notes:
             log(f"note: {note}")
+        page = check_page(found, run.folder.resolve().name, describe_run(run.config, data)).encode()
         write_json(run.folder / CHECK, found.to_dict())
-        write_atomic(path, check_page(found, run.folder.resolve().name, describe_run(run.config, data)).encode())
+        write_atomic(path, page)
     return found, path
 
 

@@ -198,7 +198,12 @@ def _dataset(opened: list[Run], settings: Settings) -> Dataset:
             )
         ours, theirs = first.split(settings["split"]), other.split(settings["split"])
         if ours.shape != theirs.shape or ours.fingerprint != theirs.fingerprint:
-            raise InputError(f"{run.folder} was fitted to other rows than {opened[0].folder}: they cannot be compared")
+            same = settings["split"] != "test" and first.test.fingerprint == other.test.fingerprint
+            remedy = "; their test rows are the same (--split test)" if same else ""
+            raise InputError(
+                f"{run.folder} has other {settings['split']} rows than {opened[0].folder}: they cannot be compared"
+                f"{remedy}"
+            )
         if other.train.measure != first.train.measure:
             raise InputError(
                 f"{run.folder} prepares its rows differently from {opened[0].folder} (one is standardized, or another "

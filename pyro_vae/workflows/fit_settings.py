@@ -116,7 +116,8 @@ class FitSettings:
     def with_check_rows(self, num_valid: int) -> "FitSettings":
         """The same settings with the number of validation rows that are set aside for checks.
 
-        Half of them, at most 1,000, where there are 100 or more; a number that was given stays.
+        Half of them, at most 1,000, where there are 100 or more and no groups, whose rows stay together; a number that
+        was given stays.
 
         Args:
             num_valid: the number of validation rows.
@@ -125,7 +126,8 @@ class FitSettings:
             The settings.
         """
         given = self.data.check_rows
-        number = min(num_valid // 2, MAX_CHECK_ROWS) if num_valid >= MIN_VALID_ROWS else 0
+        is_split = num_valid >= MIN_VALID_ROWS and self.data.group is None
+        number = min(num_valid // 2, MAX_CHECK_ROWS) if is_split else 0
         number = number if given is None else given
         values = self.values | {"data": self.values["data"] | {"check_rows": number}}
         return replace(self, data=replace(self.data, check_rows=number), values=values)

@@ -56,8 +56,7 @@ def load_builder(where: str) -> Callable[[Dataset], Program]:
         if not is_program(program):
             raise InputError(
                 f"--program {where}: {where.rpartition(':')[2]} returned {type(program).__name__}, which has no "
-                "model and guide; "
-                "and guide; return a VAE, pyro_vae.Program(model, guide), or any object with both"
+                "model and guide; return a VAE, pyro_vae.Program(model, guide), or any object with both"
             )
         return program
 

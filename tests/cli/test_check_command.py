@@ -120,3 +120,12 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     code, _, err = command(capsys, "check", tmp_path / "none")
     assert code == 2
     assert "none" in err
+
+
+def test_of_grouped_rows_none_are_set_aside(tmp_path):
+    g = np.random.default_rng(0)
+    table = np.column_stack([g.normal(size=(1200, 2)), np.arange(1200) // 10])
+    np.savetxt(tmp_path / "t.csv", table, delimiter=",", header="a,b,household", comments="")
+    fit_run(tmp_path / "r", data=str(tmp_path / "t.csv"), group="household", epochs=1, hidden=(8,))
+    data = pv.open_run(tmp_path / "r").data()
+    assert (data.check, len(data.valid) >= 100) == (None, True)

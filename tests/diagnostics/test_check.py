@@ -3,18 +3,23 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from linear_programs import drawn_rows, linear_vae, ppca
 from pyro_models import CASES
 
 import pyro_vae as pv
+from pyro_vae.data.row_weights import effective_rows
 from pyro_vae.diagnostics import checks
 from pyro_vae.diagnostics.checks.check_families import CheckFamilies, CheckTask
+from pyro_vae.diagnostics.checks.check_program import representative_rows
 from pyro_vae.diagnostics.checks.draws_and_rows import (
     kernel_test,
     memorization_verdict,
@@ -22,6 +27,7 @@ from pyro_vae.diagnostics.checks.draws_and_rows import (
     squared_distances,
 )
 from pyro_vae.diagnostics.checks.model_check import FAMILIES
+from pyro_vae.diagnostics.checks.predictive_checks import ReplicateTest
 from pyro_vae.diagnostics.checks.row_densities import (
     RowDensities,
     baseline_verdict,
@@ -29,10 +35,12 @@ from pyro_vae.diagnostics.checks.row_densities import (
     khat_verdict,
     lost_by_lowest,
 )
+from pyro_vae.diagnostics.checks.row_statistics import Statistic
 from pyro_vae.diagnostics.checks.verdicts import Verdict, adjust, with_levels
 from pyro_vae.diagnostics.two_sample_test import combine_p_values
 from pyro_vae.errors import InputError
 from pyro_vae.registry import ModelConfig
+from pyro_vae.report.check_page import check_page
 from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import choose_likelihood
 from pyro_vae.workflows.fit_settings import fit_options
@@ -159,10 +167,12 @@ def test_a_check_of_pyros_models_computes_what_it_can_and_says_why_not(name):
     found = pv.diagnostics.check(case.build(), case.split, size=SMALL)
     assert found.num_rows >= 10
     for each in found.verdicts:
-        assert (each.level == "not computed") == (not each.meaning)
+        assert each.meaning or each.level == "not computed"
         assert each.effect
         assert "Trace Shapes" not in each.effect
     json.dumps(found.to_dict(), allow_nan=False)
+    page = check_page(found, name)
+    assert page.count('class="verdict"') == len(found.verdicts)
 
 
 def mixed(num_rows=200, gaps=0.0):
@@ -190,9 +200,9 @@ DATA = {
 def test_a_check_of_a_table_names_its_columns_and_levels(name):
     data = DATA[name]()
     found = pv.diagnostics.check(recipe_of(data), data, size=SMALL)
-    assert not [each for each in found.verdicts if each.level == "not computed"]
+    assert all(each.meaning for each in found.verdicts)  # computed, if perhaps of too few replicates to say
     assert {each.name for each in found.verdicts} > {"columns", "pairs", "baseline", "memorization", "latents"}
-    assert found.num_training == int((data.train.relative_weights != 0).sum() if name == "weights" else len(data.train))
+    assert found.num_training == round(effective_rows(data.train.weights) or len(data.train))
     named = " ".join(each.name for each in found["columns"].findings + found["pairs"].findings)
     assert any(f"of {column}" in named or f"in {column}" in named for column in "abce")
     assert found.rows == ("rows set aside for checks" if name == "set aside" else "validation rows")
@@ -262,6 +272,109 @@ def test_every_family_is_computed_by_one_method():
 def test_options_that_advice_names_exist():
     source = "".join(path.read_text() for path in Path(checks.__file__).parent.glob("*.py"))
     named = set(re.findall(r"--([a-z][a-z-]+)", source))
-    known = {name.replace("_", "-") for name in fit_options()} | {"split", "check-rows"}
+    known = {name.replace("_", "-") for name in fit_options()} | {"split", "check-rows", "num-replicates", "debug"}
     assert len(named) > 10
     assert named <= known
+
+
+def test_rows_are_some_in_random_order_and_count_by_their_weights():
+    sorted_rows = pv.data.as_split(drawn_rows(2000, seed=4)[drawn_rows(2000, seed=4)[:, 0].argsort()], "check")
+    some = representative_rows(sorted_rows, 300, seed=0)
+    assert some.shape == (300, 4)
+    assert abs(float(some.x[:, 0].mean() - sorted_rows.x[:, 0].mean())) < 0.2
+    assert (some.x[:, 0].diff() < 0).any()
+    found = pv.diagnostics.check(ppca(), sorted_rows, families=["columns", "densities"], num_training=0)
+    assert {each.level for each in found.verdicts} == {"none"}
+    weights = torch.arange(2000.0)
+    weighted = sorted_rows.with_fields(weights=weights)
+    kept = representative_rows(weighted, 2000, seed=0)
+    assert kept.weights is None
+    assert len(kept) == pytest.approx(1000, abs=80)
+    expected = float((sorted_rows.x[:, 0] * weights).sum() / weights.sum())
+    assert float(kept.x[:, 0].mean()) == pytest.approx(expected, abs=0.1)
+    assert "rows have weights" in pv.diagnostics.check(ppca(), weighted, families=["columns"], size=SMALL).notes[0]
+
+
+def test_rows_that_count_are_set_aside():
+    frame = mixed(400).assign(w=np.where(np.arange(400) % 4 == 0, 1.0, 0.0))
+    data = pv.load_data(frame, weights="w", check_rows=5)
+    assert (data.check.weights > 0).all()
+    with pytest.raises(InputError, match="of which some have to choose the epoch"):
+        pv.load_data(frame, weights="w", check_rows=30)
+
+
+def test_a_statistic_that_is_no_number_of_a_replicate_is_not_computed_and_infinite_draws_are_not_found():
+    calls = []
+
+    def sometimes(rows):
+        calls.append(rows)
+        return math.nan if len(calls) == 20 else float(rows.mean())
+
+    given = {"families": ["statistics"], "statistics": {"sometimes": sometimes}, "size": SMALL}
+    found = pv.diagnostics.check(ppca(), drawn_rows(60), **given)["statistics"]
+    assert (found.level, found.effect[:34]) == ("not computed", "statistic sometimes is no finite n")
+    g = np.random.default_rng(0)
+    replicates = g.normal(size=(300, 2))
+    replicates[:5, 0], replicates[5, 1] = math.inf, math.nan
+    test = ReplicateTest([Statistic("a", 1.0), Statistic("b", 1.0)], g.normal(size=2), replicates)
+    assert test.p_value > 0.02
+    assert all(math.isfinite(each.model) for each in test.findings())
+
+
+def test_too_few_replicates_are_said_to_be_too_few():
+    others = [verdict(name, 0.5) for name in "bcde"]
+    few = replace(verdict("a", 1 / 41, 9.0), smallest_p=1 / 41)
+    found = with_levels([few, *others])[0]
+    assert (found.level, found.advice) == ("not computed", "")
+    assert "--num-replicates 320" in found.effect
+    assert with_levels([replace(few, p_value=2 / 41), *others])[0].level == "none"
+    assert with_levels([replace(few, p_value=1 / 321, smallest_p=1 / 321), *others])[0].level == "matters"
+    rows = drawn_rows(60) * torch.tensor([3.0, 1, 1, 1])
+    assert pv.diagnostics.check(ppca(), rows, families=["columns"], size=SMALL)["columns"].smallest_p == 1 / 41
+
+
+class ByLabel(torch.nn.Module):
+    """A prior around 3 or −3, by the label, and the posterior as guide."""
+
+    def model(self, x, labels):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(labels * 6.0 - 3.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None].expand(*z.shape, 2), 1.0).to_event(1), obs=x)
+
+    def guide(self, x, labels):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal((labels * 6.0 - 3.0 + x.sum(-1)) / 3, (1 / 3) ** 0.5))
+
+
+def test_labels_of_rows_are_those_of_draws_in_every_check():
+    g = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 2 * torch.ones(200, dtype=torch.long)
+    z = labels * 6.0 - 3.0 + torch.randn(200, generator=g)
+    rows = pv.Split("check", z[:, None] + torch.randn(200, 2, generator=g), labels=labels)
+    size = pv.diagnostics.CheckSize(num_replicates=320, num_simulations=200, num_scored=50)
+    found = pv.diagnostics.check(ByLabel(), rows, size=size)
+    assert {each.level for each in found.verdicts if each.name != "latents"} == {"none"}
+    assert len(found.verdicts) >= 10
+
+
+def test_an_error_of_a_users_program_costs_its_own_check_alone():
+    class Broken(torch.nn.Module):
+        def model(self, x):
+            return ppca_model.model(x)
+
+        def guide(self, x):
+            raise KeyError("nothing here")
+
+    ppca_model = ppca()
+    found = pv.diagnostics.check(Broken(), drawn_rows(60), size=SMALL)
+    assert found["columns"].level != "not computed"
+    assert found["guide"].effect == "the program ended with KeyError: 'nothing here'"
+
+
+def test_other_fields_keep_the_gaps_of_a_split():
+    x = drawn_rows(20)
+    observed = torch.rand(20, 4) < 0.5
+    split = pv.data.as_split(x, "check").with_mask(observed).with_fields(name="other")
+    assert torch.equal(split.mask, observed)
+    data = pv.load_data(mixed(400, gaps=0.3), check_rows=15)
+    assert data.check.mask is not None

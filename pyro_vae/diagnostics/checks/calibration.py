@@ -198,7 +198,7 @@ def _latents_verdict(found: Simulations, test: RankTest) -> Verdict:
                 float(coverage[k]),
                 INTERVAL,
                 math.sqrt(INTERVAL * (1 - INTERVAL) / found.u.shape[1]),
-                float(test.scores[k]),
+                float((coverage[k] - INTERVAL) / math.sqrt(INTERVAL * (1 - INTERVAL) / found.u.shape[1])),
                 relative=float(relative),
                 is_significant=bool(test.scores[k] >= test.limit),
             )

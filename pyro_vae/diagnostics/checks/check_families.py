@@ -1,5 +1,6 @@
 """The checks of one program by family; what several need is computed once."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from pyro_vae.data.columns import Column
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.diagnostics.baseline_densities import BaselineDensity, fit_picture_density, fit_table_density
 from pyro_vae.diagnostics.checks.calibration import Simulations, calibration_verdicts, simulate_posteriors
-from pyro_vae.diagnostics.checks.check_size import CheckSize
+from pyro_vae.diagnostics.checks.check_size import MIN_ROWS, CheckSize
 from pyro_vae.diagnostics.checks.draws_and_rows import (
     classifier_verdict,
     coordinates,
@@ -42,13 +43,15 @@ from pyro_vae.diagnostics.checks.row_statistics import (
     original_values,
 )
 from pyro_vae.diagnostics.checks.verdicts import Verdict, not_computed
-from pyro_vae.diagnostics.latent_usage import measure_latent_usage
+from pyro_vae.diagnostics.latent_usage import LatentUsage, measure_latent_usage
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.auto_evidence import auto_evidence
 from pyro_vae.evidence.importance_sampling import log_evidence
 from pyro_vae.evidence.log_px_result import LogPx
 from pyro_vae.typing import Density, Program
 
+log = logging.getLogger(__name__)
+MIN_TRAINING_PER_ROW = 8  # of tests that are not corrected for estimated parameters
 DRAWS_PER_ROW = 2  # whose log p(x) is compared with that of rows
 MAX_DESCRIBED = 10_000_000  # values of training rows whose scales and quantiles are taken
 
@@ -103,7 +106,8 @@ class CheckFamilies:
             return self._others[name]()
         except InputError as error:
             return [not_computed(name, FAMILIES[name], first_words(error))]
-        except (RuntimeError, ValueError, IndexError) as error:  # of a user's program; the other checks are not lost
+        except Exception as error:  # of a user's program; the other checks are not lost
+            log.debug("%s", name, exc_info=True)
             reason = f"the program ended with {type(error).__name__}: {first_words(error)}"
             return [not_computed(name, FAMILIES[name], reason)]
 
@@ -123,7 +127,7 @@ class CheckFamilies:
         }
 
     @cached_property
-    def _tests(self) -> dict[str, ReplicateTest] | InputError:
+    def _tests(self) -> dict[str, ReplicateTest | InputError] | InputError:
         """All predictive statistics, from the same replicates; the error where the model draws no rows."""
         kinds: dict[str, RowStatistics] = {"columns": ColumnStatistics(self.columns, len(self.rows))}
         picture = self.columns.image_shape is not None
@@ -156,10 +160,13 @@ class CheckFamilies:
             wide = name == "pairs" and self.columns.image_shape is None and len(self.columns.names) > 1
             reason = f"more than {MAX_PAIRED} columns and levels, whose pairs are too many to name"
             return [not_computed(name, FAMILIES[name], reason)] if wide else []
+        test = tests[name]
+        if isinstance(test, InputError):
+            return [not_computed(name, FAMILIES[name], first_words(test))]
         meaning, advice = PREDICTIVE_WORDS["mean picture" if self._is_mean_picture(name) else name]
-        verdict = predictive_verdict(name, FAMILIES[name], meaning, advice, tests[name])
+        verdict = predictive_verdict(name, FAMILIES[name], meaning, advice, test)
         if self._is_mean_picture(name):
-            pictures = (tests[name].rows, tests[name].replicates.mean(0))
+            pictures = (test.rows, test.replicates.mean(0))
             shape = self.columns.image_shape
             curves = {key: value.reshape(shape) for key, value in zip(("rows", "model"), pictures, strict=True)}
             verdict = replace(verdict, title="Mean picture of rows and of draws", curves=curves)
@@ -171,24 +178,38 @@ class CheckFamilies:
 
     @cached_property
     def _draws(self) -> Array:
-        """Three sets of as many draws as rows, (3, n, D) in original units."""
-        return np.concatenate(
-            list(draw_replicates(self.program, self.rows, 3, self.seed + 10_007, self.columns.decimals))
-        )
+        """Two sets of as many draws as rows, (2, n, D) in original units; `InputError` where some are not finite."""
+        return self._draw(self._few_rows, 2, 10_007)
+
+    def _draw(self, like: Split, num_sets: int, seed: int) -> Array:
+        """Sets of draws with the gaps, conditions and other inputs of rows, in original units."""
+        seed += self.seed
+        drawn = np.concatenate(list(draw_replicates(self.program, like, num_sets, seed, self.columns.decimals)))
+        if np.isinf(drawn).any():
+            raise InputError("the model draws values that are infinite")
+        return drawn
+
+    @cached_property
+    def _few_rows(self) -> Split:
+        """The rows, at most an eighth of the training rows: of more, estimated parameters would be found for faults."""
+        N = self.task.num_training
+        return self.rows if not N else self.rows.head(max(MIN_ROWS, N // MIN_TRAINING_PER_ROW))
 
     def _classifier(self) -> list[Verdict]:
-        return [classifier_verdict(original_values(self.rows), self._draws[0], self.columns, self.seed)]
+        return [classifier_verdict(original_values(self._few_rows), self._draws[0], self.columns, self.seed)]
 
     def _kernel(self) -> list[Verdict]:
         rows, draws, others = (
-            coordinates(each, self.columns) for each in (original_values(self.rows), *self._draws[:2])
+            coordinates(each, self.columns) for each in (original_values(self._few_rows), *self._draws)
         )
         return [kernel_verdict(rows, draws, others, self.seed)]
 
     def _memorization(self) -> list[Verdict]:
         if self.training is None:
             return []
-        values = (np.concatenate(self._draws), *map(original_values, self._some_training))
+        some = self._some_training  # draws like both, or gaps and conditions would tell
+        drawn = np.concatenate([self._draw(each, 1, 30_011 + i)[0] for i, each in enumerate(some)])
+        values = (drawn, *map(original_values, some))
         draws, rows, training = (coordinates(each, self.columns) for each in values)
         return [memorization_verdict(draws, rows, training, self.seed)]
 
@@ -197,8 +218,10 @@ class CheckFamilies:
         """The rows, and as many training rows, drawn without replacement."""
         assert self.training is not None
         n = min(len(self.rows), len(self.training))
-        chosen = np.random.default_rng(self.seed).choice(len(self.training), n, replace=False)
-        return self.rows.head(n), self.training.take(torch.from_numpy(np.sort(chosen)))
+        weights = self.training.weights
+        p = None if weights is None else (weights / weights.sum()).cpu().numpy()
+        chosen = np.random.default_rng(self.seed).choice(len(self.training), n, replace=False, p=p)
+        return self.rows.head(n), self.training.take(torch.from_numpy(chosen)).with_fields(weights=None)
 
     @cached_property
     def _simulations(self) -> Simulations:
@@ -214,7 +237,7 @@ class CheckFamilies:
 
     @cached_property
     def _some_rows(self) -> Split:
-        return self.rows.head(self.size.num_scored)
+        return self._few_rows.head(self.size.num_scored)
 
     @cached_property
     def _scored(self) -> LogPx:
@@ -262,15 +285,18 @@ class CheckFamilies:
         return None if data is None else fit_table_density(data) or fit_picture_density(data)
 
     def _aggregate(self) -> list[Verdict]:
-        return [aggregate_verdict(self.program, self.rows, self.seed)]
+        return [aggregate_verdict(self.program, self._few_rows, self._usage.names, self.seed)]
+
+    @cached_property
+    def _usage(self) -> LatentUsage:
+        return measure_latent_usage(self.program, self.rows, seed=self.seed)
 
     def _latents(self) -> list[Verdict]:
-        usage = measure_latent_usage(self.program, self.rows, seed=self.seed)
         try:
             moved = moved_columns(self._simulations, self.rows, self.columns)
         except InputError:  # the guide's family says why
             moved = {}
-        return [usage_verdict(usage, moved)]
+        return [usage_verdict(self._usage, moved)]
 
 
 def _as_rows(rows: Split, x: torch.Tensor) -> Split:
@@ -283,5 +309,6 @@ def _as_rows(rows: Split, x: torch.Tensor) -> Split:
 
 
 def first_words(error: Exception) -> str:
-    """An error's message without the shapes of sites that Pyro appends to it."""
-    return " ".join(str(error).split()).partition(" Trace Shapes:")[0]
+    """An error's message without what is added for other places: the shapes of sites, and where a traceback is."""
+    words = " ".join(str(error).split()).partition(" Trace Shapes:")[0]
+    return words.removesuffix("; --debug shows where")

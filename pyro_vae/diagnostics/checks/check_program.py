@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from pyro_vae.argument_checks import check_call
 from pyro_vae.data import Dataset, RowsGiven, Split, as_split
 from pyro_vae.data.columns import Column
 from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.data.row_weights import effective_rows
 from pyro_vae.diagnostics.checks.check_families import CheckFamilies, CheckTask
 from pyro_vae.diagnostics.checks.check_size import MIN_REPLICATES, MIN_ROWS, MIN_SIMULATIONS, CheckSize
 from pyro_vae.diagnostics.checks.model_check import FAMILIES, ModelCheck
@@ -91,14 +93,16 @@ def check(
     notes: list[str] = []
     rows, words, trained, columns = _rows_and_training(data, training, split, notes)
     size = size or CheckSize()
-    rows = rows.without_uncounted().head(size.num_rows)
+    if rows.weights is not None:
+        notes.append("The rows have weights: the check is of rows that were drawn in proportion to these.")
+    rows = representative_rows(rows, size.num_rows, seed)
     if len(rows) < MIN_ROWS:
         raise InputError(f"a check needs {MIN_ROWS} rows or more, got {len(rows)}; give more rows, or --split valid")
     width = num_features_of(program)
     if width is not None and width != rows.shape[1]:
         raise InputError(f"these rows have {rows.shape[1]} columns, and the program is of rows of {width}")
     if num_training is None:
-        num_training = 0 if trained is None else len(trained)
+        num_training = 0 if trained is None else round(effective_rows(trained.weights) or len(trained))
     require_numbers(statistics or {}, rows)
     dataset = data if isinstance(data, Dataset) else None
     task = CheckTask(program, rows, trained, num_training, columns, dataset, statistics or {}, matters or {}, seed)
@@ -106,13 +110,32 @@ def check(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroDensityWarning)
         if time_limit is not None:
-            size = size.scaled(_factor(task, size, time_limit))
+            size = size.scaled(_factor(task, size, time_limit, chosen))
         families_of = CheckFamilies(task, size)
         for name in FAMILIES:
             if name in chosen:
                 verdicts += families_of.verdicts(name)
     seconds = time.perf_counter() - began
     return ModelCheck(with_levels(verdicts), words, len(rows), num_training, size, seconds, tuple(notes))
+
+
+def representative_rows(split: Split, num_rows: int, seed: int) -> Split:
+    """Some rows in random order, each kept in proportion to its weight, so that those that are left count alike.
+
+    Args:
+        split: the rows.
+        num_rows: how many at most.
+        seed: of the choice.
+
+    Returns:
+        The rows, without weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(split), generator=generator)
+    if split.weights is not None:
+        weights = split.weights.cpu()[order]
+        order = order[torch.rand(len(order), generator=generator) < weights / weights.max()]
+    return split.take(order[:num_rows]).with_fields(weights=None)
 
 
 def require_numbers(statistics: Mapping[str, Callable[[Array], float]], rows: Split) -> None:
@@ -153,18 +176,21 @@ def _rows_of(data: Dataset, split: str | None, notes: list[str]) -> tuple[Split,
     return data.split(split), WORDS_OF_ROWS[split]
 
 
-def _factor(task: CheckTask, size: CheckSize, seconds: float) -> float:
-    """How many times the numbers of draws a time allows, from a trial of some replicates and simulations."""
+def _factor(task: CheckTask, size: CheckSize, seconds: float, chosen: Sequence[str]) -> float:
+    """How many times the numbers of draws a time allows, from a trial of a few of the chosen families' draws."""
     small = replace(size, num_replicates=MIN_REPLICATES, num_simulations=MIN_SIMULATIONS, num_scored=MIN_ROWS)
-    for _ in range(2):  # the first trial also imports and finds plates
-        trial, began = CheckFamilies(task, small), time.perf_counter()
-        trial.verdicts("columns")
-        drawn = time.perf_counter()
-        trial.verdicts("guide")
-        simulated = time.perf_counter()
-        trial.verdicts("densities")
-        scored = time.perf_counter()
-    spent = (drawn - began) / small.num_replicates * size.num_replicates
-    spent += (simulated - drawn) / small.num_simulations * size.num_simulations
-    spent += (scored - simulated) / small.num_scored * min(size.num_scored, len(task.rows))
+    numbers = {
+        "columns": size.num_replicates / small.num_replicates,
+        "guide": size.num_simulations / small.num_simulations,
+        "densities": min(size.num_scored, len(task.rows)) / small.num_scored,
+    }
+    spent = 0.0
+    for name in numbers.keys() & set(chosen):
+        for _ in range(2):  # the first trial also imports and finds plates
+            trial, began = CheckFamilies(task, small), time.perf_counter()
+            trial.verdicts(name)
+            once = time.perf_counter() - began
+            if once > seconds:
+                break
+        spent += once * numbers[name]
     return min(1.0, seconds / max(spent, 1e-3))

@@ -18,12 +18,13 @@ MOVED = 3  # columns named for each latent
 MIN_CORRELATION = 0.1
 
 
-def aggregate_verdict(program: Program, rows: Split, seed: int) -> Verdict:
+def aggregate_verdict(program: Program, rows: Split, names: tuple[str, ...], seed: int) -> Verdict:
     """Draws of q(z|x) over rows beside draws of the prior: equal in distribution if model and guide are right.
 
     Args:
         program: the program.
         rows: rows held out (n).
+        names: the latents' names.
         seed: of the draws and the permutations.
 
     Returns:
@@ -35,11 +36,12 @@ def aggregate_verdict(program: Program, rows: Split, seed: int) -> Verdict:
     mmd, p_value = kernel_test(codes / scale, prior / scale, np.random.default_rng(seed))
     shift, ratio = (codes.mean(0) - prior.mean(0)) / scale, codes.std(0) / scale
     worst = int(np.argmax(np.abs(np.log(np.maximum(ratio, 1e-6))) + np.abs(shift)))
+    name = names[worst] if len(names) == codes.shape[1] else f"latent {worst + 1}"
     correlation = _largest_correlation(codes)
     return Verdict(
         "aggregate",
         "Aggregate posterior beside the prior",
-        effect=f"MMD {mmd:.3f}; latent {worst + 1} has shift {shift[worst]:+.2f} and standard deviation "
+        effect=f"MMD {mmd:.3f}; {name} has shift {shift[worst]:+.2f} and standard deviation "
         f"× {ratio[worst]:.2f} of the prior's; largest correlation of two latents {correlation:.2f}",
         meaning="Latents drawn from q(z|x) for rows held out are distributed as the prior if model and guide are "
         "right. "

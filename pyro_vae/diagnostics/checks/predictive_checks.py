@@ -13,7 +13,7 @@ from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.diagnostics.checks.row_statistics import RowStatistics, Statistic, original_values
 from pyro_vae.diagnostics.checks.verdicts import Finding, Verdict
 from pyro_vae.errors import InputError
-from pyro_vae.programs.sample_rows import sample
+from pyro_vae.programs.sample_rows import inputs_of_rows, sample
 from pyro_vae.typing import Program
 
 BLOCK_VALUES = 4_000_000  # of x that are drawn and compared at a time
@@ -94,9 +94,7 @@ def draw_like(program: Program, rows: Split, num_sets: int, seed: int) -> Tensor
         The draws (r n, D), as the program sees rows.
     """
     n, width = rows.shape
-    inputs = {"labels": rows.labels, **rows.inputs}
-    given = {name: value for name, value in inputs.items() if value is not None}
-    tiled = {name: value.repeat(num_sets, *[1] * (value.dim() - 1)) for name, value in given.items()}
+    tiled = inputs_of_rows(rows, num_sets * n)
     try:
         drawn = sample(program, num_sets * n, num_features=width, seed=seed, row_inputs=tiled)
     except InputError as error:
@@ -107,6 +105,15 @@ def draw_like(program: Program, rows: Split, num_sets: int, seed: int) -> Tensor
     if drawn.shape[1] != width:
         raise InputError(f"the model draws rows of {drawn.shape[1]} values, and these have {width}")
     return drawn
+
+
+def _finite(values: Array) -> Array:
+    """Statistics (R, S) with the largest finite value of each in place of those that are infinite or no number."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return values
+    largest = np.where(finite, np.abs(values), 0.0).max(0)
+    return np.where(finite, values, np.where(values == -np.inf, -largest, largest))
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ class ReplicateTest:
     inflation: float = 1.0
 
     def __post_init__(self) -> None:
-        together = np.concatenate([self.rows[None], self.replicates])
+        together = _finite(np.concatenate([self.rows[None], self.replicates]))
         centre = np.median(together, 0)
         low, high = np.quantile(together, [0.025, 0.975], 0)
         smallest = np.asarray([max(each.resolution, 1e-12) for each in self.statistics])
@@ -146,7 +153,7 @@ class ReplicateTest:
     def p_value(self) -> float:
         """The p-value of the largest |z|."""
         null: Array = self.__dict__["null"]
-        return float((1 + (null >= self.largest).sum()) / (1 + len(null)))
+        return float((1 + (~(null < self.largest)).sum()) / (1 + len(null)))
 
     @property
     def largest(self) -> float:
@@ -157,7 +164,8 @@ class ReplicateTest:
         """The statistics, those whose difference matters most first, the significant ones before the others."""
         z, null = self.__dict__["z"], self.__dict__["null"]
         limit = np.sort(null)[min(len(null) - 1, math.ceil(0.95 * (len(null) + 1)) - 1)]
-        model, spread = self.replicates.mean(0), self.replicates.std(0)
+        known = _finite(self.replicates)
+        model, spread = known.mean(0), known.std(0)
         matters = np.asarray([each.matters for each in self.statistics])
         relative = np.abs(self.rows - model) / matters
         is_significant = np.abs(z) >= limit
@@ -185,7 +193,7 @@ def compare_statistics(
     num_training: int,
     seed: int,
     decimals: Mapping[int, int] = MappingProxyType({}),
-) -> dict[str, ReplicateTest]:
+) -> dict[str, ReplicateTest | InputError]:
     """Kinds of statistics of rows, each beside its replicates, from the same draws.
 
     Args:
@@ -198,18 +206,23 @@ def compare_statistics(
         decimals: the number of decimals of some columns' values.
 
     Returns:
-        The tests by kind.
+        The tests by kind, or why there is none.
     """
     values = original_values(rows)[None]
     parts: dict[str, list[Array]] = {name: [] for name in kinds}
+    errors: dict[str, InputError] = {}
     for block in draw_replicates(program, rows, num_replicates, seed, decimals):
         for name, kind in kinds.items():
-            parts[name].append(kind(block))
+            if name not in errors:
+                try:
+                    parts[name].append(kind(block))
+                except InputError as error:
+                    errors[name] = error
     inflation = 1 + len(rows) / num_training if num_training else 1.0
-    return {
+    return errors | {
         name: ReplicateTest(kind.statistics, kind(values)[0], np.concatenate(parts[name]), inflation)
         for name, kind in kinds.items()
-        if len(kind.statistics)
+        if len(kind.statistics) and name not in errors
     }
 
 
@@ -237,6 +250,7 @@ def predictive_verdict(name: str, title: str, meaning: str, advice: str, test: R
         advice=advice,
         statistic=test.largest,
         p_value=test.p_value,
+        smallest_p=1 / (1 + len(test.replicates)),
         findings=findings,
         relative=max((finding.relative for finding in found), default=0.0),
     )
@@ -255,4 +269,4 @@ def format_number(value: float) -> str:
     >>> format_number(1234.5), format_number(0.012345), format_number(2.0)
     ('1234', '0.0123', '2')
     """
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:.3g}"

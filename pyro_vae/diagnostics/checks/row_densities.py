@@ -181,8 +181,8 @@ def baseline_verdict(name: str, program: Array, baseline: Array) -> Verdict:
         meaning="A density in closed form, fitted to the same training rows by EM. A model that falls behind it has "
         "not "
         "learned what it could.",
-        advice=f"Use {name} (pyro-vae compare), or fit longer, with more latents, or with --likelihood "
-        "multivariate-normal.",
+        advice=f"Use {name} (pyro-vae compare), or fit longer, with more latents, or a likelihood whose residuals are "
+        "correlated.",
         statistic=float(gain.mean()),
         p_value=p_value,
         relative=-float(gain.mean()) / MATTERS_NATS,

@@ -13,6 +13,7 @@ from pyro_vae.data.columns import Column
 from pyro_vae.data.columns.column import WITH_LEVELS
 from pyro_vae.data.image_shapes import ImageShape
 from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.errors import InputError
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MAX_WIDTH = 200  # columns; of wider rows the means and standard deviations are compared, and no pairs
@@ -314,4 +315,8 @@ class OwnStatistics:
         Returns:
             The values (R, S).
         """
-        return np.asarray([[float(function(each)) for function in self.functions.values()] for each in rows])
+        found = np.asarray([[float(function(each)) for function in self.functions.values()] for each in rows])
+        if not (finite := np.isfinite(found).all(0)).all():
+            name = [*self.functions][int(np.argmin(finite))]
+            raise InputError(f"statistic {name} is no finite number of some rows that are drawn from the model")
+        return found

@@ -71,6 +71,7 @@ class Verdict:
         advice: what to try; empty where there is nothing to mend.
         statistic: the statistic that was tested.
         p_value: the probability of one as large if the model is right; None where nothing was tested.
+        smallest_p: the smallest p-value that the test can have, where that is not next to nothing.
         adjusted: the p-value adjusted by Benjamini and Hochberg over the verdicts of the check.
         findings: the statistics behind it, those that matter most first.
         relative: the size of the effect, in multiples of what matters.
@@ -85,6 +86,7 @@ class Verdict:
     advice: str = ""
     statistic: float | None = None
     p_value: float | None = None
+    smallest_p: float | None = None
     adjusted: float | None = None
     findings: tuple[Finding, ...] = ()
     relative: float = 0.0
@@ -134,6 +136,9 @@ def with_levels(verdicts: Sequence[Verdict], significance: float = SIGNIFICANCE)
 
 
 def _with_level(verdict: Verdict, adjusted: float, significance: float) -> Verdict:
+    if adjusted > significance and verdict.smallest_p is not None and (verdict.p_value or 0) <= verdict.smallest_p:
+        few = f"{verdict.effect}; no data set drawn from the model is as far off, of too few: --num-replicates 320"
+        return replace(verdict, adjusted=adjusted, level="not computed", effect=few, advice="")
     level: Level = "none" if adjusted > significance else "matters" if verdict.relative >= 1 else "small"
     advice = "" if level == "none" else verdict.advice
     return replace(verdict, adjusted=adjusted, level=level, advice=advice)
