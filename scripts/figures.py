@@ -60,11 +60,12 @@ def inside(run: Path, names: tuple[str, ...]) -> None:
 
 @cli.command()
 @click.argument("run", type=click.Path(exists=True, path_type=Path))
-def page(run: Path) -> None:
-    """The top of a run's report as a browser shows it; write the report first (pyro-vae report RUN)."""
+@click.option("--name", type=click.Choice(["report", "check"]), default="report", help="Which page.")
+def page(run: Path, name: str) -> None:
+    """The top of a run's report or check as a browser shows it; write it first (pyro-vae report RUN, or check RUN)."""
     options = ["--headless=new", "--no-sandbox", "--hide-scrollbars", "--window-size=1280,1400"]
-    address = (run / "report.html").resolve().as_uri()
-    subprocess.run(["chromium", *options, f"--screenshot={IMAGES / 'report.png'}", address], check=True)
+    address = (run / f"{name}.html").resolve().as_uri()
+    subprocess.run(["chromium", *options, f"--screenshot={IMAGES / f'{name}.png'}", address], check=True)
 
 
 @cli.command("your-data")
