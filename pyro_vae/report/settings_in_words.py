@@ -1,6 +1,7 @@
 """The settings of a run in words: what was fitted to what, each group of settings, and the program's recipe."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pyro_vae.data import Dataset
@@ -19,16 +20,17 @@ def describe_run(config: Table, data: Dataset) -> str:
     Returns:
         The sentence.
     """
+    name = Path(data.name).name or data.name  # of a file without its folder
     model, rows = config.get("model", {}), f"{len(data.train):,} rows of {data.num_features} columns"
     if data.image_shape:
         kind = "colour images" if is_colour(data.image_shape) else "images"
         rows = f"{len(data.train):,} {kind} of {describe_shape(height_and_width(data.image_shape))} pixels"
     if own := config.get("about", {}).get("program"):
-        return f"{own}, a program of its author's own, fitted to {data.name}: {rows}."
+        return f"{own}, a program of its author's own, fitted to {name}: {rows}."
     if not model:
-        return f"A program fitted to {data.name}: {rows}."
+        return f"A program fitted to {name}: {rows}."
     K = model.get("latent_dim", 0)
-    return f"A variational autoencoder with {K} latent dimension{'s' if K != 1 else ''}, fitted to {data.name}: {rows}."
+    return f"A variational autoencoder with {K} latent dimension{'s' if K != 1 else ''}, fitted to {name}: {rows}."
 
 
 def settings(group: Table) -> list[tuple[str, str]]:
