@@ -29,6 +29,9 @@ OUT_FORMS: dict[
     aten.relu.default: (lambda x, out: torch.clamp_min(x, 0, out=out), "out"),
     aten.clone.default: (lambda x, out, **_: out.copy_(x), "out"),
 }
+ARITHMETIC = {  # with a number as second argument, which torch makes a tensor of and casts, in each call
+    getattr(getattr(aten, name), form) for name in ("add", "sub", "mul", "div") for form in ("Tensor", "Scalar")
+}
 MAX_WASTE = 2  # a result takes memory of at most so many times its own size
 Operation = Callable[..., object]
 Layout = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
@@ -79,6 +82,7 @@ class MemoryPlan:
         self._known: dict[fx.Node, Tensor | list[Tensor]] = {}  # what is the same tensor in every call
         self._values: dict[int, tuple[fx.Node, Tensor]] = {}  # placeholders of tensors, by the tensors' ids
         self._owned: dict[int, torch.UntypedStorage] = {}  # kept memory, by the recorded storage
+        self._constants: dict[tuple[float, torch.dtype], Tensor] = {}
         self._free = list(memory.storages)
         self._dying = _last_storages(recording.graph)
         (end,) = (node for node in recording.graph.nodes if node.op == "output")
@@ -137,7 +141,23 @@ class MemoryPlan:
 
     def _call(self, target: Operation, node: fx.Node, more: dict[str, Argument] | None = None) -> fx.Node:
         arguments, keywords = map_arg((node.args, node.kwargs), self._node_of)
+        if (constant := self._constant(node)) is not None:
+            arguments = arguments[0], self._placeholder(constant)
         return self._graph.call_function(target, arguments, {**keywords, **(more or {})})
+
+    def _constant(self, node: fx.Node) -> Tensor | None:
+        """The number that a tensor of the result's type is combined with, as such a tensor; None in other cases."""
+        layout, number = _layout(node), node.args[1] if len(node.args) == 2 else None
+        if node.target not in ARITHMETIC or node.kwargs or layout is None or not isinstance(number, (int, float)):
+            return None
+        first = node.args[0]
+        known = _layout(first) if isinstance(first, fx.Node) else None
+        if known is None or known[2:] != layout[2:] or not layout[2].is_floating_point or layout[3].type != "cpu":
+            return None
+        key = float(number), layout[2]
+        if key not in self._constants:
+            self._constants[key] = torch.tensor(number, dtype=layout[2])
+        return self._constants[key]
 
     def _node_of(self, node: fx.Node) -> fx.Node:
         known = self._known.get(node)
