@@ -71,6 +71,7 @@ class Dataset:
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} training, {len(self.valid)} validation, {len(self.test)} test rows"
+        sizes += "" if self.check is None else f", {len(self.check)} set aside for checks,"
         parts = [f"{self.name}: {sizes} of {self.num_features}", self.measure, *self.notes]
         return f"Dataset({'; '.join(parts)})"
 

@@ -37,6 +37,8 @@ def describe_fit(
         The lines.
     """
     rows = f"{len(data.train)} training, {len(data.valid)} validation and {len(data.test)} test rows"
+    if data.check is not None:
+        rows += f", {len(data.check)} set aside for pyro-vae check,"
     labels = f", labels from {data.label_name!r}" if data.label_name else ""
     lines = [f"{data.name}: {rows} of {data.num_features} columns{labels}"]
     lines += [f"  {line}" for line in data.schema.describe()] if data.schema.modelled else []
