@@ -133,7 +133,7 @@ def sample_prior_codes(program: Program, num_draws: int, like: RowsGiven, *, see
     require_density(program)
     split, (device, dtype) = as_split(like, "train"), device_and_dtype(program)
     x = torch.zeros(num_draws, split.shape[1], device=device, dtype=dtype)
-    conditions = {name: value.to(device) for name, value in inputs_of_rows(split, num_draws).items()}
+    conditions = {name: value.to(device) for name, value in inputs_of_rows(split, num_draws, labels=True).items()}
     placeholder = Batch.of(x, conditions)  # of a conditional prior
     given = {"rows": torch.arange(len(split)), "num_rows": len(split), **split.row_inputs(slice(None))}
     few = Batch.of(split.x.to(device, dtype), given).take(torch.arange(min(2, len(split)), device=device))

@@ -86,18 +86,19 @@ def sample_means(
     return _draw(program, batch, seed, lambda site: distribution_mean(site["fn"]))
 
 
-def inputs_of_rows(rows: Split, n: int) -> dict[str, Tensor]:
-    """A split's labels, own inputs and conditions for n new rows: those of its first rows, repeated where it has fewer.
+def inputs_of_rows(rows: Split, n: int, *, labels: bool = False) -> dict[str, Tensor]:
+    """A split's own inputs and conditions for n new rows: those of its first rows, repeated where it has fewer.
 
     Args:
         rows: the split.
         n: the number of new rows.
+        labels: whether their labels are among them, where there are any.
 
     Returns:
         The row inputs by name.
     """
     index = torch.arange(n) % len(rows)
-    given = {"labels": rows.labels, **rows.inputs}
+    given = {"labels": rows.labels if labels else None, **rows.inputs}
     return {name: value[index] for name, value in given.items() if value is not None}
 
 

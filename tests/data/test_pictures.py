@@ -392,7 +392,7 @@ def test_what_is_read_as_images(tmp_path):
     assert {name: is_image_source(tmp_path / name) for name in expected} == expected
     for name, is_image in expected.items():  # 0.1.0 read colours as grey levels
         config = {"data": {"data": str(tmp_path / name)}}
-        assert settings_of_earlier_version(config) == ({"gray": True} if is_image else {})
+        assert settings_of_earlier_version(config) == {"check_rows": 0} | ({"gray": True} if is_image else {})
 
 
 def test_more_pixels_than_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):

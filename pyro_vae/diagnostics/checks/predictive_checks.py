@@ -94,7 +94,7 @@ def draw_like(program: Program, rows: Split, num_sets: int, seed: int) -> Tensor
         The draws (r n, D), as the program sees rows.
     """
     n, width = rows.shape
-    tiled = inputs_of_rows(rows, num_sets * n)
+    tiled = inputs_of_rows(rows, num_sets * n, labels=True)
     try:
         drawn = sample(program, num_sets * n, num_features=width, seed=seed, row_inputs=tiled)
     except InputError as error:
