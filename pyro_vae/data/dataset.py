@@ -93,7 +93,8 @@ class Dataset:
     @property
     def has_missing(self) -> bool:
         """Whether some value of some split is missing."""
-        return any(split.mask is not None for split in (self.train, self.valid, self.test))
+        splits = (self.train, self.valid, self.test, self.check)
+        return any(split is not None and split.mask is not None for split in splits)
 
     @property
     def preparation(self) -> Preparation:
@@ -159,8 +160,8 @@ class Dataset:
         counted = torch.arange(len(self.valid)) if self.valid.counted is None else self.valid.counted
         if not 0 < num_rows < len(counted):
             raise InputError(
-                f"check_rows {num_rows}: there are {len(counted)} validation rows, of which some have to choose "
-                "the epoch"
+                f"check_rows {num_rows}: there are {len(counted)} validation rows, of which some have to choose the "
+                "epoch"
             )
         order = torch.randperm(len(counted), generator=torch.Generator().manual_seed(seed))
         taken = counted[order[:num_rows]].sort().values

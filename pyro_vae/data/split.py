@@ -259,6 +259,20 @@ class Split:
         split.__dict__["mask"] = None if self.mask is None else self.mask[rows]
         return split
 
+    def with_draw(self, x: Tensor) -> "Split":
+        """As many other rows with the measure, the gaps and the inputs of these, as draws of a model have them.
+
+        Args:
+            x: the rows, as a program sees them (N, D).
+
+        Returns:
+            A split in memory, whose fixed draw they are.
+        """
+        split = self._with_rows(slice(None), x, Split)
+        drawn = x if self.mask is None else torch.where(self.mask, x, 0.0)
+        split.__dict__.update(_fixed_draw=drawn, mask=self.mask)
+        return split
+
     def with_mask(self, observed: Tensor) -> "Split":
         """The same rows and the same fixed draw, as if only some of the values had been observed.
 

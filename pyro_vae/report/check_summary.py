@@ -49,5 +49,4 @@ def shown_check(kept: Mapping[str, object] | None) -> ShownCheck | None:
 def _shown(verdict: Mapping[str, object]) -> ShownVerdict:
     level, p_value = str(verdict["level"]), verdict.get("p_value")
     number = format_number(p_value) if isinstance(p_value, float) else ""
-    words = {str(name): text for name, text in WORDS.items()}[level]
-    return ShownVerdict(str(verdict.get("title", "")), level, words, number, str(verdict.get("effect", "")))
+    return ShownVerdict(str(verdict.get("title", "")), level, WORDS[level], number, str(verdict.get("effect", "")))

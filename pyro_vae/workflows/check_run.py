@@ -64,7 +64,12 @@ def check_run(
             f"{path}: the page of a check is written as .html, not {path.suffix or 'a file without an ending'}"
         )
     require_file_path(path)
-    own = dict(load_statistic(where) for where in statistics)
+    own: dict[str, Callable[[Array], float]] = {}
+    for where in statistics:
+        name, function = load_statistic(where)
+        if name in own:
+            raise InputError(f"--statistic {where}: there is another {name}; give one of the functions another name")
+        own[name] = function
     with lock_run(Path(folder)):
         run = Run(Path(folder), program)
         fitted, data = run.program(), run.data()

@@ -201,8 +201,8 @@ def _dataset(opened: list[Run], settings: Settings) -> Dataset:
             same = settings["split"] != "test" and first.test.fingerprint == other.test.fingerprint
             remedy = "; their test rows are the same (--split test)" if same else ""
             raise InputError(
-                f"{run.folder} has other {settings['split']} rows than {opened[0].folder}: they cannot be compared"
-                f"{remedy}"
+                f"{run.folder} has other {settings['split']} rows than {opened[0].folder}: they cannot be "
+                f"compared{remedy}"
             )
         if other.train.measure != first.train.measure:
             raise InputError(

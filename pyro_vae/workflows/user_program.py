@@ -55,8 +55,8 @@ def load_builder(where: str) -> Callable[[Dataset], Program]:
             program: object = build(data) if takes_data else build()
         if not is_program(program):
             raise InputError(
-                f"--program {where}: {where.rpartition(':')[2]} returned {type(program).__name__}, which has no "
-                "model and guide; return a VAE, pyro_vae.Program(model, guide), or any object with both"
+                f"--program {where}: {where.rpartition(':')[2]} returned {type(program).__name__}, which has no model "
+                "and guide; return a VAE, pyro_vae.Program(model, guide), or any object with both"
             )
         return program
 

@@ -130,3 +130,12 @@ def test_of_grouped_rows_none_are_set_aside(tmp_path):
     fit_run(tmp_path / "r", data=str(tmp_path / "t.csv"), group="household", epochs=1, hidden=(8,))
     data = pv.open_run(tmp_path / "r").data()
     assert (data.check, len(data.valid) >= 100) == (None, True)
+
+
+def test_two_statistics_of_one_name_are_refused(run, tmp_path, capsys):
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("def mean(rows):\n    return rows.mean()\n")
+    given = [word for name in ("a.py", "b.py") for word in ("--statistic", f"{tmp_path / name}:mean")]
+    code, _, err = command(capsys, "check", run, *given)
+    assert code == 2
+    assert "there is another mean; give one of the functions another name" in err

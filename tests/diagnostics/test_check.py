@@ -378,3 +378,24 @@ def test_other_fields_keep_the_gaps_of_a_split():
     assert torch.equal(split.mask, observed)
     data = pv.load_data(mixed(400, gaps=0.3), check_rows=15)
     assert data.check.mask is not None
+
+
+def test_draws_have_the_gaps_and_inputs_of_the_rows_that_they_are_beside():
+    observed = torch.rand(20, 4, generator=torch.Generator().manual_seed(0)) < 0.5
+    rows = pv.Split("check", drawn_rows(20), labels=torch.arange(20)).with_mask(observed)
+    found = rows.with_draw(drawn_rows(20, seed=3))
+    assert torch.equal(found.x, torch.where(observed, drawn_rows(20, seed=3), 0.0))
+    assert torch.equal(found.mask, observed)
+    assert torch.equal(found.labels, rows.labels)
+    assert pv.Split("check", drawn_rows(5)).with_draw(drawn_rows(5, seed=1)).mask is None
+
+
+def test_gaps_in_rows_that_are_set_aside_are_gaps_of_the_data():
+    whole = pv.load_data(mixed(400))
+    stored = whole.valid.stored.clone()
+    aside = whole.set_aside(15).check.index
+    stored[torch.isin(whole.valid.index, aside), 0] = math.nan
+    data = replace(whole, valid=replace(whole.valid, stored=stored)).set_aside(15)
+    assert data.has_missing
+    assert not data.check.mask[:, 0].any()
+    assert data.valid.mask is None or data.valid.mask.all()

@@ -90,7 +90,7 @@ def test_the_scores_are_the_smallest_binomial_tail_and_the_band_is_where_they_st
 )
 def test_what_is_found_in_a_guide(guide, found, not_found):
     program = linear_vae(guide)
-    simulations = simulate_posteriors(program, torch_rows(), 800, 59, seed=1)
+    simulations = simulate_posteriors(program, torch_rows(), 800, 59, seed=2)
     verdicts = {verdict.name: verdict for verdict in calibration_verdicts(simulations, seed=2)}
     for name in found.split():
         assert verdicts[name].p_value <= 0.003, name
@@ -178,3 +178,13 @@ def test_reference_points_depend_on_x_and_have_the_scale_of_the_latents():
     assert points.mean(0) == pytest.approx(u.mean(0))
     assert np.array_equal(points, reference_points(x, u, np.random.default_rng(1)))
     assert not np.allclose(points[0], points[1])
+
+
+def test_the_p_values_of_a_guide_that_is_the_posterior_are_uniform():
+    program = linear_vae(Posterior())
+    found = [
+        [each.p_value for each in calibration_verdicts(simulate_posteriors(program, torch_rows(), 60, 19, seed), seed)]
+        for seed in range(25)
+    ]
+    for name, p_values in zip(("guide", "joint", "coverage"), zip(*found, strict=True), strict=True):
+        assert kstest(p_values, "uniform").pvalue > 0.005, name

@@ -26,6 +26,7 @@ from pyro_vae.programs.unconstrained_joint import UnconstrainedJoint
 from pyro_vae.typing import Program
 
 POINTS_PER_BLOCK = 20_000
+FEW_ROWS = 8  # that a program is looked at with
 INTERVAL = 0.9  # whose coverage is reported
 MATTERS_COVERAGE = 0.05
 MATTERS_SHIFT = 0.25  # standard deviations of the guide
@@ -68,55 +69,47 @@ def simulate_posteriors(
         The rows, the latents and their log densities.
     """
     some = max(1, POINTS_PER_BLOCK // (num_draws + 1))
-    parts = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    space: _Space | None = None
     with PYRO_LOCK, torch.no_grad(), use_param_store(program), seeded(seed), evaluating(program):
         for start in range(0, num_simulations, some):
-            number = min(some, num_simulations - start)
-            placeholder = _placeholder(program, like, number, start)
-            parts.append(_simulate_block(program, placeholder, num_draws))
-    return Simulations(
-        np.concatenate([part.u for part in parts], 1),
-        np.concatenate([part.log_joint for part in parts], 1),
-        np.concatenate([part.x for part in parts]),
-        parts[0].names,
-    )
+            index = torch.arange(start, min(start + some, num_simulations)) % len(like)
+            placeholder = checked_batch(program, torch.zeros(len(index), like.shape[1]), like.row_inputs(index))
+            with pyro.validation_enabled(False):
+                x, latents = simulate(program, placeholder)
+                x = x if placeholder.mask is None else torch.where(placeholder.mask, x, 0.0)
+                batch = Batch.of(x, placeholder.row_inputs)
+                space = space or _Space(program, batch)
+                parts.append((*space.draw(batch, latents, num_draws), x))
+    assert space is not None
+    u, log_joint, x = (torch.cat(each, axis) for each, axis in zip(zip(*parts, strict=True), (1, 1, 0), strict=True))
+    flat, log_p, rows = (each.double().cpu().numpy() for each in (u, log_joint, x))
+    return Simulations(flat, log_p, rows, space.names)
 
 
-def _placeholder(program: Program, like: Split, number: int, start: int) -> Batch:
-    """So many rows of zeros with the inputs of rows."""
-    index = (torch.arange(number) + start) % len(like)
-    inputs = {"labels": like.labels, "mask": like.mask, **like.inputs}
-    taken = {name: value[index] for name, value in inputs.items() if value is not None}
-    return checked_batch(program, torch.zeros(number, like.shape[1]), taken)
+class _Space:
+    """The latents of a program as points u, found once from some rows, and draws of its guide there."""
 
+    def __init__(self, program: Program, batch: Batch) -> None:
+        few = batch.take(torch.arange(min(FEW_ROWS, len(batch.x)), device=batch.x.device))
+        plates = find_plates_on_few(program, few, lambda: batch)[1]
+        self.vectorized = LogWeightSampler(program, plates, batch).vectorized
+        self.joint = UnconstrainedJoint(program, plates, batch)
+        self.names = _names(program, plates, few, self.joint)
 
-def _simulate_block(program: Program, placeholder: Batch, L: int) -> Simulations:
-    with pyro.validation_enabled(False):
-        x, latents = simulate(program, placeholder)
-        if placeholder.mask is not None:
-            x = torch.where(placeholder.mask, x, 0.0)
-        batch = Batch.of(x, placeholder.row_inputs)
-        plates = find_plates_on_few(program, batch.take(torch.arange(min(8, len(x)))), lambda: batch)[1]
-        sampler = LogWeightSampler(program, plates, batch)
-        single = UnconstrainedJoint(program, plates, batch)
-        first = single.flat({name: value for name, value in latents.items() if name in single.sizes})[None]
-        joint = single.over(batch, L) if sampler.vectorized else single
-        draws = joint.from_guide() if sampler.vectorized else torch.stack([single.from_guide() for _ in range(L)])
-        u = torch.cat([first, draws])
-        log_joint = _log_joint(single, u, sampler.vectorized)
-        flat, log_p, rows = (each.double().cpu().numpy() for each in (u, log_joint, x))
-        return Simulations(flat, log_p, rows, _names(program, plates, batch, single))
-
-
-def _log_joint(single: UnconstrainedJoint, u: Tensor, is_vectorized: bool) -> Tensor:
-    if is_vectorized:
-        return single.over(single.batch, len(u)).at(u).log_joint
-    return torch.stack([single.at(each).log_joint for each in u])
+    def draw(self, batch: Batch, latents: dict[str, Tensor], num_draws: int) -> tuple[Tensor, Tensor]:
+        """u of the latents that rows came from and of L draws of the guide, (L + 1, n, K), and log p(x, u)."""
+        single = self.joint.over(batch)
+        known = single.flat({name: value for name, value in latents.items() if name in single.sizes})[None]
+        if self.vectorized:
+            u = torch.cat([known, single.over(batch, num_draws).from_guide()])
+            return u, single.over(batch, num_draws + 1).at(u).log_joint
+        u = torch.cat([known, torch.stack([single.from_guide() for _ in range(num_draws)])])
+        return u, torch.stack([single.at(each).log_joint for each in u])
 
 
 def _names(program: Program, plates: PlateStructure, batch: Batch, joint: UnconstrainedJoint) -> tuple[str, ...]:
-    few = batch.take(torch.arange(min(2, len(batch.x))))
-    sites = plates.code_sites(sample_sites(trace_program(program, few)[1]))
+    sites = plates.code_sites(sample_sites(trace_program(program, batch)[1]))
     names = latent_names(plates, {name: sites[name] for name in joint.sizes if name in sites})
     return names if len(names) == joint.dim else tuple(f"u[{k}]" for k in range(joint.dim))
 
@@ -193,8 +186,7 @@ def _latents_verdict(found: Simulations, test: RankTest) -> Verdict:
         findings.append(
             Finding(
                 f"{name}: 90 % intervals (the posterior is shifted by {shift[k]:+.2f} of the guide's standard "
-                "deviations, "
-                f"and {ratio[k]:.2f} times as wide)",
+                f"deviations, and {ratio[k]:.2f} times as wide)",
                 float(coverage[k]),
                 INTERVAL,
                 math.sqrt(INTERVAL * (1 - INTERVAL) / found.u.shape[1]),
@@ -211,8 +203,8 @@ def _latents_verdict(found: Simulations, test: RankTest) -> Verdict:
         "Calibration of the guide",
         effect=first.name.replace("90 % intervals", f"90 % intervals hold {first.rows:.1%} of the latents"),
         meaning="Latents z are drawn from the prior and rows x from the likelihood at z; if the guide is the "
-        "posterior, "
-        "the rank of z among draws of q(z|x) is uniform. Below 90 % the guide is too narrow or off; above, too wide.",
+        "posterior, the rank of z among draws of q(z|x) is uniform. Below 90 % the guide is too narrow or off; "
+        "above, too wide.",
         advice="The guide is not the posterior of the model: try a richer one (--guide full-rank, --guide flow), "
         "wider hidden layers, or more epochs. log p(x) by importance sampling corrects for it; codes and their "
         "spread do not.",
@@ -231,9 +223,9 @@ def _joint_verdict(test: RankTest) -> Verdict:
         "joint",
         "Rank of log p(x, z)",
         effect=f"the guide's 90 % of most probable draws hold {within:.1%} of the latents that rows came from",
-        meaning="The rank of log p(x, z) among draws of q(z|x), which depends on x: a guide that ignores x passes the "
-        "ranks of z, and fails here (Modrák et al., arXiv:2211.02383). Below 90 % the guide stays too close to the "
-        "mode.",
+        meaning="The rank of log p(x, z) among draws of q(z|x), which depends on x: a guide that ignores x passes "
+        "the ranks of z, and fails here (Modrák et al., arXiv:2211.02383). Below 90 % the guide stays too close to "
+        "the mode.",
         advice="See the advice on the guide's calibration.",
         statistic=float(test.scores.max()),
         p_value=test.p_value,
@@ -250,11 +242,10 @@ def _coverage_verdict(test: RankTest) -> Verdict:
         "Expected coverage (TARP)",
         effect=f"expected coverage is off by {worst:.1%} at most, {levels[0]:.1%} at {INTERVAL:.0%}",
         meaning="Regions around random points that depend on x, of each credibility, should hold the latents as "
-        "often as "
-        "that (Lemos et al., arXiv:2302.03026). Unlike ranks of single latents it sees correlations that the guide "
-        "lacks.",
-        advice="See the advice on the guide's calibration; where ranks of single latents are uniform, the guide lacks "
-        "correlations: --guide full-rank or --guide flow.",
+        "often as that (Lemos et al., arXiv:2302.03026). Unlike ranks of single latents it sees correlations that "
+        "the guide lacks.",
+        advice="See the advice on the guide's calibration; where ranks of single latents are uniform, the guide "
+        "lacks correlations: --guide full-rank or --guide flow.",
         statistic=float(test.scores.max()),
         p_value=test.p_value,
         relative=worst / MATTERS_COVERAGE,

@@ -105,10 +105,10 @@ class CheckFamilies:
                 return self._predictive(name)
             return self._others[name]()
         except InputError as error:
-            return [not_computed(name, FAMILIES[name], first_words(error))]
+            return [not_computed(name, FAMILIES[name], error)]
         except Exception as error:  # of a user's program; the other checks are not lost
             log.debug("%s", name, exc_info=True)
-            reason = f"the program ended with {type(error).__name__}: {first_words(error)}"
+            reason = f"the program ended with {type(error).__name__}: {error}"
             return [not_computed(name, FAMILIES[name], reason)]
 
     @property
@@ -155,14 +155,14 @@ class CheckFamilies:
     def _predictive(self, name: str) -> list[Verdict]:
         tests = self._tests
         if isinstance(tests, InputError):
-            return [not_computed(name, FAMILIES[name], first_words(tests))] if name == "columns" else []
+            return [not_computed(name, FAMILIES[name], tests)] if name == "columns" else []
         if name not in tests:
             wide = name == "pairs" and self.columns.image_shape is None and len(self.columns.names) > 1
             reason = f"more than {MAX_PAIRED} columns and levels, whose pairs are too many to name"
             return [not_computed(name, FAMILIES[name], reason)] if wide else []
         test = tests[name]
         if isinstance(test, InputError):
-            return [not_computed(name, FAMILIES[name], first_words(test))]
+            return [not_computed(name, FAMILIES[name], test)]
         meaning, advice = PREDICTIVE_WORDS["mean picture" if self._is_mean_picture(name) else name]
         verdict = predictive_verdict(name, FAMILIES[name], meaning, advice, test)
         if self._is_mean_picture(name):
@@ -247,7 +247,8 @@ class CheckFamilies:
     def _more_draws(self) -> Split:
         """Draws of the model as rows of the same measure, gaps and inputs, two for each row."""
         drawn = draw_like(self.program, self._some_rows, DRAWS_PER_ROW, self.seed + 20_011)
-        return _as_rows(self._some_rows.take(torch.arange(len(self._some_rows)).repeat(DRAWS_PER_ROW)), drawn)
+        several = self._some_rows.take(torch.arange(len(self._some_rows)).repeat(DRAWS_PER_ROW))
+        return several.with_draw(drawn.cpu())
 
     def _densities(self) -> list[Verdict]:
         scored = {"rows": self._scored, "draws": self._score(self._more_draws)}
@@ -294,21 +295,6 @@ class CheckFamilies:
     def _latents(self) -> list[Verdict]:
         try:
             moved = moved_columns(self._simulations, self.rows, self.columns)
-        except InputError:  # the guide's family says why
+        except Exception:  # the verdict about the guide says why
             moved = {}
         return [usage_verdict(self._usage, moved)]
-
-
-def _as_rows(rows: Split, x: torch.Tensor) -> Split:
-    """Draws as rows of the same measure, gaps and inputs, whose log p(x) compares with theirs."""
-    split = rows.with_mask(torch.ones(rows.shape, dtype=torch.bool) if rows.mask is None else rows.mask)
-    split.__dict__["_fixed_draw"] = x.cpu() if rows.mask is None else torch.where(rows.mask, x.cpu(), 0.0)
-    if rows.mask is None:
-        split.__dict__["mask"] = None
-    return split
-
-
-def first_words(error: Exception) -> str:
-    """An error's message without what is added for other places: the shapes of sites, and where a traceback is."""
-    words = " ".join(str(error).split()).partition(" Trace Shapes:")[0]
-    return words.removesuffix("; --debug shows where")

@@ -34,7 +34,7 @@ def coordinates(rows: Array, columns: RowColumns) -> Array:
         return np.nan_to_num(rows) / float(np.sqrt((columns.scale**2).mean()))
     parts = [np.nan_to_num(normal_scores(rows, columns))]
     for i, levels in columns.levels.items():
-        parts.append((rows[:, i, None] == np.arange(len(levels))) / np.sqrt(2) * 2)
+        parts.append((rows[:, i, None] == np.arange(len(levels))) * np.sqrt(2))  # two levels are 2 apart
     return np.concatenate(parts, 1)
 
 
@@ -58,13 +58,12 @@ def classifier_verdict(rows: Array, draws: Array, columns: RowColumns, seed: int
         "Classifier two-sample test",
         effect=f"a classifier tells rows from draws with AUC {found.auc:.3f} (0.5: it cannot; 1: always)"
         + (f", mostly by {findings[0].name.removeprefix('AUC lost without ')}" if findings else ""),
-        meaning="Boosted trees are fitted to tell rows held out from draws of the model, in five folds; the p-value "
-        "comes "
-        "from permuted labels in each (Lopez-Paz and Oquab, arXiv:1610.06545).",
+        meaning="Boosted trees are fitted to tell rows held out from draws of the model, in five folds; the p-value is "
+        "that of the ranks of their scores in each (Lopez-Paz and Oquab, arXiv:1610.06545).",
         advice=CLASSIFIER_ADVICE
         if findings
-        else "The draws differ from the rows in a way that trees see, in no single "
-        "column or pixel: try more latents, wider layers (--hidden), or another likelihood.",
+        else "The draws differ from the rows in a way that trees see, in no single column or pixel: try more "
+        "latents, wider layers (--hidden), or another likelihood.",
         statistic=found.auc,
         p_value=found.p_value,
         findings=findings,
@@ -140,9 +139,9 @@ def squared_distances(first: Array, second: Array) -> Array:
 
 
 CLASSIFIER_ADVICE = (
-    "The draws differ from the rows in a way that trees see, mostly in the columns below. Where columns and pairs show "
-    "nothing, look at their values: numbers on a grid (a count, a category, a rounded number) need a kind that has one "
-    "(--column NAME=KIND). Otherwise try more latents or wider layers (--hidden)."
+    "The draws differ from the rows in a way that trees see, mostly in the columns below. Where columns and pairs "
+    "show nothing, look at their values: numbers on a grid (a count, a category, a rounded number) need a kind that "
+    "has one (--column NAME=KIND). Otherwise try more latents or wider layers (--hidden)."
 )
 
 
@@ -199,11 +198,10 @@ def kernel_verdict(rows: Array, draws: Array, others: Array, seed: int) -> Verdi
         effect=f"MMD {mmd:.3f}; precision {found.precision:.2f} and recall {found.recall:.2f}, where draws among "
         f"themselves have {expected.precision:.2f} and {expected.recall:.2f}",
         meaning="The distance of the two distributions' means in the feature space of a Gaussian kernel, 0 for equal "
-        "ones "
-        "(at most 1.4). Precision is the share of draws among the rows, recall the share of rows among the draws.",
+        "ones (at most 1.4). Precision is the share of draws among the rows, recall the share of rows among the "
+        "draws.",
         advice="Low precision: draws where no rows are (holes of the aggregate posterior; a richer prior). Low "
-        "recall: rows "
-        "that the model does not draw (more latents, or a likelihood with heavier tails).",
+        "recall: rows that the model does not draw (more latents, or a likelihood with heavier tails).",
         statistic=mmd,
         p_value=p_value,
         findings=findings,
@@ -243,8 +241,7 @@ def memorization_verdict(draws: Array, rows: Array, training: Array, seed: int) 
         effect=f"{share:.1%} of draws are nearest to a training row, of as many held out (50 % without memorization)"
         + (f"; {copies} of {format_number(len(draws))} draws equal a training row" if copies else ""),
         meaning="Among equally many training rows and rows held out, the nearest to a draw is as often one as the "
-        "other, "
-        "unless the model has memorized rows.",
+        "other, unless the model has memorized rows.",
         advice="The model has memorized training rows: use a smaller network, fewer epochs, or a larger --scale.",
         statistic=share,
         p_value=float((1 + (null >= share - 1e-12).sum()) / (1 + NUM_PERMUTATIONS)),

@@ -41,11 +41,10 @@ def aggregate_verdict(program: Program, rows: Split, names: tuple[str, ...], see
     return Verdict(
         "aggregate",
         "Aggregate posterior beside the prior",
-        effect=f"MMD {mmd:.3f}; {name} has shift {shift[worst]:+.2f} and standard deviation "
-        f"× {ratio[worst]:.2f} of the prior's; largest correlation of two latents {correlation:.2f}",
+        effect=f"MMD {mmd:.3f}; {name} has shift {shift[worst]:+.2f} and standard deviation × {ratio[worst]:.2f} of "
+        f"the prior's; largest correlation of two latents {correlation:.2f}",
         meaning="Latents drawn from q(z|x) for rows held out are distributed as the prior if model and guide are "
-        "right. "
-        "Where they are not, draws of the prior fall into holes that no row uses.",
+        "right. Where they are not, draws of the prior fall into holes that no row uses.",
         advice="Try a prior that can follow the rows: --prior vamp, mixture or flow.",
         statistic=mmd,
         p_value=p_value,
@@ -87,11 +86,9 @@ def usage_verdict(usage: LatentUsage, moved: dict[str, str]) -> Verdict:
         "matters" if collapsed else "none",
         effect=f"{active} of {number} latents are active" + ("; the posterior has collapsed" if collapsed else ""),
         meaning="The posterior mean of an active latent varies over rows by more than 0.01; the others say nothing "
-        "about a "
-        "row, and could be left out.",
+        "about a row, and could be left out.",
         advice="No latent is used: the likelihood explains the rows alone. Give it less freedom (--likelihood "
-        "normal), warm "
-        "up the KL term (--kl-warmup), or use --free-bits."
+        "normal), warm up the KL term (--kl-warmup), or use --free-bits."
         if collapsed
         else "",
         statistic=float(active),

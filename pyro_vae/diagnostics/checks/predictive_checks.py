@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
@@ -24,22 +25,18 @@ SHOWN = 20  # findings that a verdict keeps
 PREDICTIVE_WORDS = {
     "columns": (
         "Mean, standard deviation, share of zeros, quantiles and extremes of each column, and the shares of its "
-        "levels, in "
-        "the rows and in data sets of as many rows drawn from the model.",
+        "levels, in the rows and in data sets of as many rows drawn from the model.",
         "A column whose shape is wrong needs another family: --column NAME=KIND (positive, count, bounded, …), a "
-        "student-t "
-        "likelihood for heavy tails, or a positive column with zeros for a share of zeros.",
+        "student-t likelihood for heavy tails, or a positive column with zeros for a share of zeros.",
     ),
     "mean picture": (
         "The mean of each pixel, in the rows and in data sets of as many pictures drawn from the model.",
         "The model draws some kinds of pictures too often or too rarely: a prior that can follow the rows (--prior "
-        "vamp or "
-        "flow), more latents, or more epochs.",
+        "vamp or flow), more latents, or more epochs.",
     ),
     "pairs": (
         "Correlations of each pair of columns (numbers by their normal scores, levels by their indicators), in the "
-        "rows and "
-        "in data sets of as many rows drawn from the model.",
+        "rows and in data sets of as many rows drawn from the model.",
         "The model lacks dependence between these columns: more latents (--latent-dim), a fit that runs longer, or "
         "--likelihood multivariate-normal, whose residuals are correlated.",
     ),
@@ -138,31 +135,37 @@ class ReplicateTest:
     replicates: Array
     inflation: float = 1.0
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _z(self) -> Array:
+        """The standardized statistics of the rows and of the replicates, (R + 1, S)."""
         together = _finite(np.concatenate([self.rows[None], self.replicates]))
         centre = np.median(together, 0)
         low, high = np.quantile(together, [0.025, 0.975], 0)
         smallest = np.asarray([max(each.resolution, 1e-12) for each in self.statistics])
         down, up = (np.maximum(side / NORMAL_QUANTILE, smallest) for side in (centre - low, high - centre))
         deviations = together - centre
-        z = deviations / np.where(deviations < 0, down, up)
+        z: Array = deviations / np.where(deviations < 0, down, up)
         z[0] /= math.sqrt(self.inflation)
-        self.__dict__["z"], self.__dict__["null"] = z[0], np.abs(z[1:]).max(1)
+        return z
+
+    @cached_property
+    def _null(self) -> Array:
+        """The largest |z| of each replicate, (R,)."""
+        return np.asarray(np.abs(self._z[1:]).max(1))
 
     @property
     def p_value(self) -> float:
         """The p-value of the largest |z|."""
-        null: Array = self.__dict__["null"]
-        return float((1 + (~(null < self.largest)).sum()) / (1 + len(null)))
+        return float((1 + (~(self._null < self.largest)).sum()) / (1 + len(self._null)))
 
     @property
     def largest(self) -> float:
         """The largest |z| of the rows."""
-        return float(np.abs(self.__dict__["z"]).max())
+        return float(np.abs(self._z[0]).max())
 
     def findings(self) -> tuple[Finding, ...]:
         """The statistics, those whose difference matters most first, the significant ones before the others."""
-        z, null = self.__dict__["z"], self.__dict__["null"]
+        z, null = self._z[0], self._null
         limit = np.sort(null)[min(len(null) - 1, math.ceil(0.95 * (len(null) + 1)) - 1)]
         known = _finite(self.replicates)
         model, spread = known.mean(0), known.std(0)

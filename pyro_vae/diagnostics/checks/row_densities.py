@@ -60,13 +60,11 @@ def _beside_draws(found: RowDensities, seed: int) -> Verdict:
         "log p(x)",
         "log p(x) of rows and of draws",
         effect=f"rows have {found.rows.mean():.2f} nats, draws of the model {found.draws.mean():.2f}: {lower:+.2f} "
-        "nats a "
-        "row",
-        meaning="If the model is right, its draws and rows held out have the same distribution of log p(x). Lower rows "
-        "are less probable than the model expects; higher ones mean that the model is too wide.",
+        "nats a row",
+        meaning="If the model is right, its draws and rows held out have the same distribution of log p(x). Lower "
+        "rows are less probable than the model expects; higher ones mean that the model is too wide.",
         advice="Rows below draws: overfitting, or tails that are too light. Rows above draws: a scale that is too "
-        "large, or "
-        "draws where no rows are.",
+        "large, or draws where no rows are.",
         statistic=lower,
         p_value=p_value,
         relative=abs(lower) / _spread(found.draws) / MATTERS_SD,
@@ -82,7 +80,7 @@ def lost_by_lowest(values: Array) -> Array:
 
 
 def _dominating(found: RowDensities, seed: int) -> Verdict:
-    """The lowest rows beside as many draws: rows and draws are exchangeable if the model is right."""
+    """The lowest rows beside those of draws, with which they are exchangeable if the model is right."""
     generator = np.random.default_rng(seed)
     n = len(found.rows)
     pooled = np.concatenate([found.rows, found.draws])
@@ -96,8 +94,8 @@ def _dominating(found: RowDensities, seed: int) -> Verdict:
         effect=f"the {lowest} least probable of {n} rows take {lost:.2f} nats a row off the mean, {expected:.2f} "
         "among draws",
         meaning="A mean log p(x) may hang on a few rows that the model finds all but impossible.",
-        advice="Look at these rows (pyro-vae score, or the report): errors in the data, or tails that are too light (a "
-        "student-t family).",
+        advice="Look at these rows (pyro-vae score, or the report): errors in the data, or tails that are too light "
+        "(a student-t family).",
         statistic=lost,
         p_value=float((1 + (null >= lost).sum()) / (1 + NUM_SHUFFLES)),
         relative=(lost - expected) / _spread(found.draws) / MATTERS_SD,
@@ -113,8 +111,7 @@ def _overfitting(found: RowDensities, training: Array) -> Verdict:
         "overfitting",
         "Training rows beside rows held out",
         effect=f"training rows have {training.mean():.2f} nats, rows held out {found.rows.mean():.2f}: a gap of "
-        f"{gap:+.2f} "
-        "nats a row",
+        f"{gap:+.2f} nats a row",
         meaning="What a fit gains on the rows that it was fitted to and not on others.",
         advice="Overfitting: fewer epochs (--patience), smaller layers (--hidden), or more rows.",
         statistic=gap,
@@ -146,11 +143,9 @@ def khat_verdict(rows: Array, draws: Array, num_samples: int) -> Verdict:
         effect=f"the guide misses the posterior of {shares[0]:.1%} of rows and {shares[1]:.1%} of draws (k-hat above "
         f"{limit:.2f})",
         meaning="An amortized guide may suit rows of the model and not real ones: where only rows have high k-hat, "
-        "the model "
-        "or the guide is wrong there; where both have, the guide is.",
+        "the model or the guide is wrong there; where both have, the guide is.",
         advice="The guide fails on real rows more than on the model's: the model is wrong for them, or they are "
-        "unlike the "
-        "training rows. pyro-vae score names them.",
+        "unlike the training rows. pyro-vae score names them.",
         statistic=shares[0] - shares[1],
         p_value=float(fisher_exact(table, alternative="greater").pvalue),
         findings=(Finding("share of rows with k-hat above its limit", *shares, float("nan"), float("nan")),),
@@ -179,8 +174,7 @@ def baseline_verdict(name: str, program: Array, baseline: Array) -> Verdict:
         f"log p(x) beside {name}",
         effect=f"the model is {gain.mean():+.2f} ± {error:.2f} nats a row from {name} ({baseline.mean():.2f})",
         meaning="A density in closed form, fitted to the same training rows by EM. A model that falls behind it has "
-        "not "
-        "learned what it could.",
+        "not learned what it could.",
         advice=f"Use {name} (pyro-vae compare), or fit longer, with more latents, or a likelihood whose residuals are "
         "correlated.",
         statistic=float(gain.mean()),

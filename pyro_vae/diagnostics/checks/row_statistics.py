@@ -297,8 +297,7 @@ class OwnStatistics:
 
     Args:
         functions: the functions by name.
-        scales: how large a difference of each matters; by default a difference of the replicates' standard deviation
-            over single rows does not exist, and every significant one is reported as small.
+        scales: how large a difference of each matters; one without is small, however large it is.
     """
 
     def __init__(self, functions: Mapping[str, Callable[[Array], float]], scales: Mapping[str, float] | None = None):

@@ -62,7 +62,7 @@ class Verdict:
     """What one check says.
 
     Attributes:
-        name: the check's name, as `families` selects it.
+        name: its own; a family (`families`) has one verdict or several.
         title: the check in words.
         level: `none` where nothing was found; `small` where there is a difference that is too small to matter, and
             `matters` where it is not; `not computed` where the program or the rows do not allow the check.
@@ -144,15 +144,17 @@ def _with_level(verdict: Verdict, adjusted: float, significance: float) -> Verdi
     return replace(verdict, adjusted=adjusted, level=level, advice=advice)
 
 
-def not_computed(name: str, title: str, reason: str) -> Verdict:
+def not_computed(name: str, title: str, reason: str | Exception) -> Verdict:
     """The verdict of a check that this program or these rows do not allow.
 
     Args:
         name: the check's name.
         title: the check in words.
-        reason: why.
+        reason: why. What an error's message has for other places is left out: the shapes of sites, and where a
+            traceback is.
 
     Returns:
         The verdict.
     """
-    return Verdict(name, title, "not computed", effect=reason)
+    words = " ".join(str(reason).split()).partition(" Trace Shapes:")[0]
+    return Verdict(name, title, "not computed", effect=words.removesuffix("; --debug shows where"))

@@ -82,7 +82,7 @@ class MemoryPlan:
         self._known: dict[fx.Node, Tensor | list[Tensor]] = {}  # what is the same tensor in every call
         self._values: dict[int, tuple[fx.Node, Tensor]] = {}  # placeholders of tensors, by the tensors' ids
         self._owned: dict[int, torch.UntypedStorage] = {}  # kept memory, by the recorded storage
-        self._constants: dict[tuple[float, torch.dtype], Tensor] = {}
+        self._constants: dict[tuple[str, torch.dtype], Tensor] = {}
         self._free = list(memory.storages)
         self._dying = _last_storages(recording.graph)
         (end,) = (node for node in recording.graph.nodes if node.op == "output")
@@ -154,7 +154,7 @@ class MemoryPlan:
         known = _layout(first) if isinstance(first, fx.Node) else None
         if known is None or known[2:] != layout[2:] or not layout[2].is_floating_point or layout[3].type != "cpu":
             return None
-        key = float(number), layout[2]
+        key = repr(number), layout[2]  # 0.0 and −0.0 are equal
         if key not in self._constants:
             self._constants[key] = torch.tensor(number, dtype=layout[2])
         return self._constants[key]

@@ -212,3 +212,15 @@ def test_other_strides_in_the_same_memory_are_noticed():
     weight.data = weight.data.t()
     with torch.no_grad():
         torch.testing.assert_close(graph(x)[0], x @ weight.t())
+
+
+def test_numbers_of_arithmetic_are_kept_apart_by_their_signs_and_types():
+    def function(x):
+        return x * 0.0, x * -0.0, x.double() / 3, x / 3, x + 1e-30
+
+    x = torch.tensor([1.0, -2.0])
+    graph = record(function, x)
+    graph.keep_memory(KeptMemory())
+    for found, expected in zip(graph(x), function(x), strict=True):
+        assert torch.equal(found, expected)
+        assert torch.equal(found.signbit(), expected.signbit())
