@@ -209,15 +209,14 @@ def frame_of(kind: str, num_rows: int) -> pandas.DataFrame:
 @main.command()
 @click.option("--rows", "num_rows", default=200_000)
 @click.option("--epochs", default=3, help="The first is not counted: graphs are recorded in it.")
+@click.option("--turns", default=5, help="Of both, one after the other; the median of their ratios counts.")
 @click.option("--compile", "compiled", is_flag=True)
-@click.option("--kind", type=click.Choice(["real", "mixed"]), help="One of them in this process.")
+@click.option("--kind", type=click.Choice(["real", "mixed"]), help="One of them, in this process.")
 @JSON
-def columns(num_rows: int, epochs: int, compiled: bool, kind: str | None, path: Path | None) -> None:
+def columns(num_rows: int, epochs: int, turns: int, compiled: bool, kind: str | None, path: Path | None) -> None:
     """An epoch of 60 columns of several kinds against 60 real ones, by default: processor time and peak memory."""
     if kind is None:
-        words = [sys.executable, __file__, "columns", "--rows", str(num_rows), "--epochs", str(epochs)]
-        for each in ("real", "mixed"):
-            subprocess.run([*words, "--kind", each, *["--compile"] * compiled], check=True)
+        _write_json(path, _ratio_in_turns(num_rows, epochs, turns, compiled))
         return
     torch.set_num_threads(1)
     data, ends = pv.load_data(frame_of(kind, num_rows)), []
@@ -237,6 +236,21 @@ def columns(num_rows: int, epochs: int, compiled: bool, kind: str | None, path: 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     click.echo(f"{kind}: {seconds:.1f} s of processor time an epoch of {len(data.train):,} rows, peak {peak:.0f} MiB")
     _write_json(path, {"kind": kind, "seconds": seconds, "peak_mib": peak})
+
+
+def _ratio_in_turns(num_rows: int, epochs: int, turns: int, compiled: bool) -> dict[str, Any]:
+    """Each kind in a process of its own, in turns, and the median of their ratios."""
+    found: dict[str, list[dict[str, Any]]] = {"real": [], "mixed": []}
+    for _ in range(turns):
+        for kind, measured in found.items():
+            with tempfile.NamedTemporaryFile(suffix=".json") as file:
+                words = ["--rows", str(num_rows), "--epochs", str(epochs), "--kind", kind, "--json", file.name]
+                words += ["--compile"] * compiled
+                subprocess.run([sys.executable, __file__, "columns", *words], check=True)
+                measured.append(json.load(file))
+    ratios = [mixed["seconds"] / real["seconds"] for real, mixed in zip(found["real"], found["mixed"], strict=True)]
+    click.echo(f"mixed ÷ real: {', '.join(f'{ratio:.2f}' for ratio in ratios)}; median {np.median(ratios):.2f}")
+    return {"ratios": ratios, "median": float(np.median(ratios)), **found}
 
 
 @main.command()

@@ -42,12 +42,17 @@ class TransformedNormal(TorchDistribution):
         Returns:
             The two.
         """
-        is_inside = torch.where(self.is_log | self.is_logit, value > 0, True) & (~self.is_logit | (value < 1))
+        transformed, log_slope, is_inside = self._transform(value)
+        return torch.where(is_inside, transformed, math.nan), torch.where(is_inside, log_slope, -math.inf)
+
+    def _transform(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, those of 0.5 outside the support, and whether each value is inside."""
+        is_bounded = self.is_log | self.is_logit
+        is_inside = torch.where(is_bounded, value > 0, True) & (~self.is_logit | (value < 1))
         safe = torch.where(is_inside, value, 0.5)
-        log = torch.where(self.is_log | self.is_logit, safe, 1.0).log()
+        log = torch.where(is_bounded, safe, 1.0).log()
         log_rest = torch.log1p(torch.where(self.is_logit, -safe, 0.0))
-        transformed = torch.where(self.is_log | self.is_logit, log - log_rest, safe)
-        return torch.where(is_inside, transformed, math.nan), torch.where(is_inside, -log - log_rest, -math.inf)
+        return torch.where(is_bounded, log - log_rest, safe), -(log + log_rest), is_inside
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.observed_log_prob(value, None)
@@ -62,21 +67,18 @@ class TransformedNormal(TorchDistribution):
         Returns:
             The log densities (...), 0 where nothing was observed.
         """
-        transformed, log_slope = self.transform(value)
-        is_outside = log_slope == -math.inf
-        if observed is not None:
-            is_outside, log_slope = is_outside & observed, torch.where(observed, log_slope, 0.0)
-        transformed = torch.where(transformed.isnan(), 0.0, transformed)
+        transformed, log_slope, is_inside = self._transform(value)
         if observed is None:
             log_prob = self.normal.log_prob(transformed)
         else:
-            log_prob = self.normal.observed_log_prob(transformed, observed)
-        return torch.where(is_outside.any(-1), -math.inf, log_prob + log_slope.sum(-1))
+            is_inside, log_slope = is_inside | ~observed, torch.where(observed, log_slope, 0.0)
+            log_prob = self.normal.observed_log_prob(torch.where(observed, transformed, 0.0), observed)
+        return torch.where(is_inside.all(-1), log_prob + log_slope.sum(-1), -math.inf)
 
     def each_log_prob(self, value: Tensor) -> Tensor:
         """The log density of each value alone, (..., D)."""
-        transformed, log_slope = self.transform(value)
-        return torch.where(log_slope == -math.inf, -math.inf, self.normal.each_log_prob(transformed) + log_slope)
+        transformed, log_slope, is_inside = self._transform(value)
+        return torch.where(is_inside, self.normal.each_log_prob(transformed) + log_slope, -math.inf)
 
     def condition(self, value: Tensor, observed: Tensor) -> "TransformedNormal":
         """The distribution of all values given those that were observed.

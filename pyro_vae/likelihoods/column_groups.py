@@ -88,7 +88,8 @@ class NormalGroup(ColumnGroup):
     """Real numbers and dates, normal."""
 
     def forward(self, out: Tensor) -> Distribution:
-        return stable_densities.Normal(out[..., 0, :], positive(out[..., 1, :], self.floor))
+        loc, raw_scale = out.unbind(-2)
+        return stable_densities.Normal(loc, positive(raw_scale, self.floor))
 
     def init_from_values(self, x: Tensor) -> Tensor:
         return self._loc_and_scale(x)
@@ -101,15 +102,16 @@ class StudentTGroup(NormalGroup):
         self.raw_df = nn.Parameter(torch.full((len(columns),), 2.0))
 
     def forward(self, out: Tensor) -> Distribution:
-        df = positive(self.raw_df, 2.01)
-        return stable_densities.StudentT(df, out[..., 0, :], positive(out[..., 1, :], self.floor))
+        loc, raw_scale = out.unbind(-2)
+        return stable_densities.StudentT(positive(self.raw_df, 2.01), loc, positive(raw_scale, self.floor))
 
 
 class LogNormalGroup(NormalGroup):
     """Positive numbers, whose logarithms are normal."""
 
     def forward(self, out: Tensor) -> Distribution:
-        return LogNormal(out[..., 0, :], positive(out[..., 1, :], self.floor))
+        loc, raw_scale = out.unbind(-2)
+        return LogNormal(loc, positive(raw_scale, self.floor))
 
     def init_from_values(self, x: Tensor) -> Tensor:
         return self._loc_and_scale(_log(x))
@@ -119,7 +121,8 @@ class LogitNormalGroup(NormalGroup):
     """Shares, whose logits are normal."""
 
     def forward(self, out: Tensor) -> Distribution:
-        return LogitNormal(out[..., 0, :], positive(out[..., 1, :], self.floor))
+        loc, raw_scale = out.unbind(-2)
+        return LogitNormal(loc, positive(raw_scale, self.floor))
 
     def init_from_values(self, x: Tensor) -> Tensor:
         return self._loc_and_scale(_logit(x))
@@ -141,8 +144,8 @@ class CorrelatedGroup(ColumnGroup):
         self.register_buffer("is_logit", torch.tensor([kind == "bounded" for kind in kinds]), persistent=False)
 
     def forward(self, out: Tensor) -> Distribution:
-        scale = bounded_scale(out[..., 1, :])
-        normal = ScaledMultivariateNormal(out[..., 0, :], scale, self.residual())
+        loc, raw_scale = out.unbind(-2)
+        normal = ScaledMultivariateNormal(loc, bounded_scale(raw_scale), self.residual())
         return TransformedNormal(normal, self.is_log, self.is_logit)
 
     def init_from_values(self, x: Tensor) -> Tensor:
@@ -163,8 +166,8 @@ class ZeroOrLogNormalGroup(ColumnGroup):
         self.register_buffer("log_unit", scales.log(), persistent=False)
 
     def forward(self, out: Tensor) -> Distribution:
-        loc = out[..., 1, :] + self.log_unit
-        return ZeroOrLogNormal(out[..., 0, :], loc, positive(out[..., 2, :], self.floor))
+        zero_logits, loc, raw_scale = out.unbind(-2)
+        return ZeroOrLogNormal(zero_logits, loc + self.log_unit, positive(raw_scale, self.floor))
 
     def init_from_values(self, x: Tensor) -> Tensor:
         return torch.cat([_share(x == 0).logit()[None], self._loc_and_scale(_log(x) - self.log_unit)])
@@ -174,7 +177,8 @@ class GammaGroup(ColumnGroup):
     """Positive numbers, Gamma with a mean and a concentration from the network."""
 
     def forward(self, out: Tensor) -> Distribution:
-        return Gamma(out[..., 0, :].clamp(max=LARGEST_LOG_RATE), positive(out[..., 1, :], self.floor))
+        log_mean, raw_concentration = out.unbind(-2)
+        return Gamma(log_mean.clamp(max=LARGEST_LOG_RATE), positive(raw_concentration, self.floor))
 
     def init_from_values(self, x: Tensor) -> Tensor:
         values = torch.where(x > 0, x, math.nan)
@@ -188,7 +192,8 @@ class BetaGroup(ColumnGroup):
     """Shares, Beta with a mean and a concentration from the network."""
 
     def forward(self, out: Tensor) -> Distribution:
-        return Beta(out[..., 0, :], positive(out[..., 1, :], self.floor))
+        logits, raw_concentration = out.unbind(-2)
+        return Beta(logits, positive(raw_concentration, self.floor))
 
     def init_from_values(self, x: Tensor) -> Tensor:
         values = torch.where((x > 0) & (x < 1), x, math.nan)
@@ -207,7 +212,7 @@ class NegativeBinomialGroup(ColumnGroup):
 
     def forward(self, out: Tensor) -> Distribution:
         total_count = self.log_total_count.clamp(*TOTAL_COUNTS).exp()
-        return stable_densities.NegativeBinomial(total_count, self._logits(out[..., 0, :], total_count))
+        return stable_densities.NegativeBinomial(total_count, self._logits(out.squeeze(-2), total_count))
 
     @staticmethod
     def _logits(log_mean: Tensor, total_count: Tensor) -> Tensor:
@@ -224,8 +229,8 @@ class ZeroInflatedGroup(NegativeBinomialGroup):
 
     def forward(self, out: Tensor) -> Distribution:
         total_count = self.log_total_count.clamp(*TOTAL_COUNTS).exp()
-        logits = self._logits(out[..., 1, :], total_count)
-        return ZeroInflatedNegativeBinomial(out[..., 0, :], total_count, logits)
+        zero_logits, log_mean = out.unbind(-2)
+        return ZeroInflatedNegativeBinomial(zero_logits, total_count, self._logits(log_mean, total_count))
 
     def init_from_values(self, x: Tensor) -> Tensor:
         share = (_share(x == 0) / 2).clamp(max=0.9)
@@ -243,7 +248,8 @@ class LogisticGroup(NormalGroup):
         self.register_buffer("step", steps, persistent=False)
 
     def forward(self, out: Tensor) -> Distribution:
-        return LogisticSteps(out[..., 0, :], positive(out[..., 1, :], self.floor), self.step)
+        loc, raw_scale = out.unbind(-2)
+        return LogisticSteps(loc, positive(raw_scale, self.floor), self.step)
 
     def init_from_values(self, x: Tensor) -> Tensor:
         return self._loc_and_scale(x * math.sqrt(3) / math.pi) * x.new_tensor([[math.pi / math.sqrt(3)], [1.0]])
@@ -257,6 +263,7 @@ class LevelsGroup(ColumnGroup):
     def _add_parameters(self, columns: Sequence[Column]) -> None:
         sizes = [len(column.levels) for column in columns]
         self.register_buffer("num_levels", torch.tensor(sizes), persistent=False)
+        self.is_full = min(sizes) == _next_power_of_two(max(sizes))  # no output is unused
 
     @classmethod
     def width(cls, column: Column) -> int:
@@ -265,8 +272,10 @@ class LevelsGroup(ColumnGroup):
 
     def forward(self, out: Tensor) -> Distribution:
         logits = out.transpose(-1, -2)
-        is_beyond = torch.arange(logits.shape[-1], device=out.device) >= self.num_levels[:, None]
-        return Levels(logits.masked_fill(is_beyond, -math.inf), self.num_levels, UNSEEN)
+        if not self.is_full:
+            is_beyond = torch.arange(logits.shape[-1], device=out.device) >= self.num_levels[:, None]
+            logits = logits.masked_fill(is_beyond, -math.inf)
+        return Levels(logits, self.num_levels, UNSEEN)
 
     def init_from_values(self, x: Tensor) -> Tensor:
         width = _next_power_of_two(int(self.num_levels.max()))

@@ -1,6 +1,6 @@
 """The input of a network that reads a table: each column as its kind calls for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -85,18 +85,19 @@ class ColumnEncoder(nn.Module):
         width = self.num_columns + self.num_appended
         mask = x[..., width : width + self.num_columns] if self.masked else None
         x, appended = x[..., : self.num_columns], x[..., self.num_columns : width]
-        with_zeros = x.index_select(-1, self._zero)
-        logs = (with_zeros / self._unit).clamp(min=TINY).log() * (with_zeros > 0)
+        transformed: list[tuple[Tensor, list[Callable[[Tensor], Tensor]]]] = [
+            (self._plain, [lambda values: values]),
+            (self._log, [lambda values: values.clamp(min=TINY).log()]),
+            (self._zero, [self._log_or_zero, lambda values: (values == 0).to(x.dtype)]),
+            (self._logit, [lambda values: torch.logit(values.clamp(TINY, 1 - TINY))]),
+            (self._count, [lambda values: torch.log1p(values.clamp(min=0))]),
+            (self._level_column, [lambda values: (values == self._level).to(x.dtype)]),
+        ]
         parts = [
-            self._observed(x.index_select(-1, self._plain), mask, self._plain),
-            self._observed(x.index_select(-1, self._log).clamp(min=TINY).log(), mask, self._log),
-            self._observed(logs, mask, self._zero),
-            self._observed((with_zeros == 0).to(x.dtype), mask, self._zero),
-            self._observed(torch.logit(x.index_select(-1, self._logit).clamp(TINY, 1 - TINY)), mask, self._logit),
-            self._observed(torch.log1p(x.index_select(-1, self._count).clamp(min=0)), mask, self._count),
-            self._observed(
-                (x.index_select(-1, self._level_column) == self._level).to(x.dtype), mask, self._level_column
-            ),
+            self._observed(function(x.index_select(-1, columns)), mask, columns)
+            for columns, functions in transformed
+            if len(columns)
+            for function in functions
         ]
         if self.embedding is not None:
             code = torch.minimum(x.index_select(-1, self._embedded).long().clamp(min=0), self._last)
@@ -110,6 +111,9 @@ class ColumnEncoder(nn.Module):
             parts.append(appended)
         out: Tensor = self.net(torch.cat(parts, -1))
         return out
+
+    def _log_or_zero(self, values: Tensor) -> Tensor:
+        return (values / self._unit).clamp(min=TINY).log() * (values > 0)
 
     @staticmethod
     def _observed(values: Tensor, mask: Tensor | None, columns: Tensor) -> Tensor:

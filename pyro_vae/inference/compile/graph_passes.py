@@ -48,9 +48,13 @@ PYTHON_NAMES: dict[
 }
 
 
+UNARY = (aten.exp.default, aten.log.default, aten.neg.default, aten.sigmoid.default, aten.tanh.default)
+
+
 def optimize(recording: Recording) -> None:
     """Apply all transformations to the recording's graph, in place."""
     simplify_identities(recording)
+    expand_results(recording)
     eliminate_common_subexpressions(recording)
     clone_aliased_outputs(recording)
     eliminate_dead_code(recording.graph)
@@ -68,6 +72,32 @@ def simplify_identities(recording: Recording) -> None:
         storages = {node.meta.get("storage"), argument.meta.get("storage")}
         if node.meta.get("layout") == argument.meta.get("layout") and not storages & recording.written:
             _replace(recording, node, argument)
+
+
+def expand_results(recording: Recording) -> None:
+    """Compute functions of each element before a tensor is expanded, and expand their results.
+
+    Only for results that pointwise operations read, whose strides do not matter.
+    """
+    for node in list(recording.graph.nodes):
+        if node.op != "call_function" or node.target not in UNARY:
+            continue
+        (expanded,) = node.args
+        is_pointwise = all(torch.Tag.pointwise in getattr(user.target, "tags", ()) for user in node.users)
+        if not is_pointwise or not isinstance(expanded, fx.Node) or expanded.target is not aten.expand.default:
+            continue
+        source, shape = expanded.args[:2]
+        if not isinstance(source, fx.Node) or {node.meta["storage"], source.meta["storage"]} & recording.written:
+            continue
+        size, strides, dtype, device = source.meta["layout"]
+        values = node.target(torch.empty_strided(size, strides, dtype=dtype, device="meta"))
+        with recording.graph.inserting_before(node):
+            small = recording.graph.call_function(node.target, (source,))
+            result = recording.graph.call_function(aten.expand.default, (small, shape))
+        for each, layout in ((small, values), (result, values.expand(node.meta["layout"][0]))):
+            each.meta |= {"storage": node.meta["storage"], "layout": (layout.shape, layout.stride(), dtype, device)}
+        node.replace_all_uses_with(result)
+        recording.graph.erase_node(node)
 
 
 def eliminate_common_subexpressions(recording: Recording) -> None:

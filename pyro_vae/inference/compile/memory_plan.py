@@ -28,6 +28,10 @@ OUT_FORMS: dict[
     aten.div.Scalar: (torch.div, "out"),
     aten.relu.default: (lambda x, out: torch.clamp_min(x, 0, out=out), "out"),
     aten.clone.default: (lambda x, out, **_: out.copy_(x), "out"),
+    aten._to_copy.default: (lambda x, out, **_: out.copy_(x), "out"),
+    aten.new_zeros.default: (lambda x, size, out, **_: out.zero_(), "out"),
+    aten.isnan.default: (lambda x, out: torch.ne(x, x, out=out), "out"),
+    aten.masked_fill.Scalar: (lambda x, mask, value, out: out.copy_(x).masked_fill_(mask, value), "out"),
 }
 ARITHMETIC = {  # with a number as second argument, which torch makes a tensor of and casts, in each call
     getattr(getattr(aten, name), form) for name in ("add", "sub", "mul", "div") for form in ("Tensor", "Scalar")
@@ -228,8 +232,10 @@ def _returns_first(func: Target, first: fx.Node, node: fx.Node) -> bool:
 
 def _is_view(node: fx.Node) -> bool:
     """Whether an operation returns views of its arguments, and does nothing else."""
+    if node.target in (operator.getitem, aten._unsafe_view.default):  # a part of several, or of what has no other view
+        return True
     if not isinstance(node.target, OpOverload):
-        return node.target is operator.getitem  # a part of several
+        return False
     schema = node.target._schema
     is_alias = [each.alias_info is not None for each in schema.returns]
     return not schema.is_mutable and bool(is_alias) and all(is_alias)

@@ -34,6 +34,21 @@ def other_types(x):
     return y, (~y).float() * x, x.to(torch.float64).exp().log1p(), torch.where(y, x, -x)
 
 
+def masked_and_copied(x):
+    y = x.masked_fill(x > 1, -torch.inf)
+    wide = y[:1].masked_fill(x < 0, 2.0)  # the mask is the larger one
+    zeros = x.new_zeros(3, 2)
+    zeros[0] += x[0, :2]
+    flat = (y * 2).t().reshape(36)
+    return y.isnan() | (y / 0).isnan(), wide, zeros, flat + flat.double().float(), y.exp().double() @ WEIGHT.double()
+
+
+def expanded_scale(x):
+    scale = WEIGHT[0].sigmoid().expand(6, 6)  # of which only one row is computed
+    kept = scale.exp()  # and returned, with its own strides
+    return (x / scale - scale.log() - scale.t().log().neg(), kept, scale.neg().view(36), scale.log().add_(1.0))
+
+
 def draws(x):
     z = torch.randn_like(x) * x.exp()
     torch.rand(3)  # whose numbers are not used, and would be other ones without it
@@ -118,6 +133,8 @@ FUNCTIONS = (
     part_of_the_last_read,
     chain,
     other_types,
+    masked_and_copied,
+    expanded_scale,
     draws,
     writes,
     gathers,
@@ -137,12 +154,26 @@ def test_results_have_the_bits_of_those_in_memory_of_their_own(function, keeps_o
     for seed in range(3):
         x = torch.randn(6, 6, generator=torch.Generator().manual_seed(seed))
         found = []
-        for run in (graph, plan):
+        for run in (function, graph, plan):
             BUFFER.fill_(1.0)
             torch.manual_seed(seed)
             with torch.no_grad():
                 found.append([*(value.clone() for value in run(x)), BUFFER.clone()])
-        assert all(a.dtype == b.dtype and a.equal(b) for a, b in zip(*found, strict=True))
+        assert all(a.dtype == b.dtype == c.dtype and a.equal(b) and b.equal(c) for a, b, c in zip(*found, strict=True))
+
+
+def test_functions_of_expanded_tensors_are_computed_once_for_each_of_their_elements():
+    def log_prob(x, scale):
+        wide = scale.expand(50, 6, 6)
+        return (-0.5 * (x / wide).square() - wide.log()).sum(), (x - wide.sigmoid()).sum(0)
+
+    x, scale = torch.randn(50, 6, 6), torch.rand(6, 6)
+    graph = record(log_prob, x, scale)
+    found = graph(x, scale), MemoryPlan(graph.recording, KeptMemory())(x, scale)
+    for each in found:
+        assert all(a.equal(b) for a, b in zip(each, log_prob(x, scale), strict=True))
+    computed = [node for node in graph.recording.graph.nodes if "log" in node.name or "sigmoid" in node.name]
+    assert [node.meta["layout"][0] for node in computed] == [(6, 6), (6, 6)]
 
 
 def test_outputs_are_new_unless_they_are_kept():
