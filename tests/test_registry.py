@@ -39,6 +39,7 @@ def build(data=None, **settings):
     return build_vae(config, choose_likelihood(config, data), data, seed=0)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_prior_registered_at_run_time_is_fitted_saved_and_loaded(shifted, tmp_path):
     done = fit_run(
         tmp_path / "run", data="two-moons", prior=shifted, shift=2.0, epochs=1, latent_dim=1, hidden=(4,), device="cpu"

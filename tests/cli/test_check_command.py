@@ -60,6 +60,7 @@ def test_rows_set_aside_choose_nothing_and_are_the_same_whenever_the_run_is_read
 
 
 @pytest.mark.parametrize(("given", "number"), [({"check_rows": 0}, 0), ({"check_rows": 30}, 30)])
+@pytest.mark.usefixtures("without_figures")
 def test_the_number_of_rows_set_aside_can_be_given(tmp_path, given, number, capsys):
     fit_run(tmp_path / "r", data="digits", epochs=1, hidden=(8,), **given)
     data = pv.open_run(tmp_path / "r").data()

@@ -147,6 +147,7 @@ def test_people_see_tables(run, capsys):
     assert "4 epochs, finished" in command(capsys, "info", run)[1]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_config_repeats_a_run_bit_for_bit(run, capsys, tmp_path):
     json_of(capsys, "fit", "--config", run / "config.toml", "--out", tmp_path / "again")
     ours, again = (read_tensors(folder / "model.safetensors")[0] for folder in (run, tmp_path / "again"))
@@ -155,6 +156,7 @@ def test_config_repeats_a_run_bit_for_bit(run, capsys, tmp_path):
     assert first == second
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_flag_beats_config_beats_default(capsys, tmp_path):
     (tmp_path / "c.toml").write_text(
         'epochs = 1\nhidden = [7]\n[data]\ndata = "digits"\n[training]\nlearning-rate = 0.005\n'
@@ -384,6 +386,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
         assert group in run.stdout
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_columns_are_known_by_name(capsys, tmp_path, monkeypatch):
     import pandas
 
@@ -472,6 +475,7 @@ def shared_mean():
 """
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_program_of_ones_own_is_fitted_scored_and_resumed(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
@@ -490,6 +494,7 @@ def test_a_program_of_ones_own_is_fitted_scored_and_resumed(capsys, tmp_path, mo
         assert "add --program own.py:build" in err
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_conditional_program_is_fitted_from_the_command_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
@@ -508,6 +513,7 @@ def test_categories_with_gaps_are_fitted(capsys, tmp_path, monkeypatch):
     assert json_of(capsys, *words, "--out", "run")["measure"] == "counting measure on {0, …, 2}^3, observed values only"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_program_whose_rows_have_no_weight_is_fitted_and_says_so(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
@@ -519,6 +525,7 @@ def test_a_program_whose_rows_have_no_weight_is_fitted_and_says_so(capsys, tmp_p
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_counts_and_gaps_need_no_more_than_they_say(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)

@@ -119,6 +119,7 @@ def test_without_the_package_nothing_is_begun(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_command_logs_and_a_resumed_run_goes_on_by_itself(tmp_path, capsys):
     run = tmp_path / "run"
     assert _run(["fit", *SMALL, "--out", str(run)]) == 0
@@ -134,6 +135,7 @@ def test_the_command_logs_and_a_resumed_run_goes_on_by_itself(tmp_path, capsys):
     assert [event.step for event in found.Images("samples")] == [3]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_begun_without_it_can_be_resumed_with_it(tmp_path, capsys):
     run = tmp_path / "run"
     assert _run(["fit", *SMALL[:-2], "--out", str(run), "--json"]) == 0

@@ -102,6 +102,7 @@ def test_new_pictures_of_a_run(run, folder, tmp_path):
         opened.prepare(np.zeros((3, 20), dtype=np.uint8))
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_of_the_version_that_read_colours_as_grey(folder, tmp_path):
     """Its config.toml has neither `gray` nor `resize`."""
     smaller = tmp_path / "pictures"
@@ -119,6 +120,7 @@ def test_a_run_of_the_version_that_read_colours_as_grey(folder, tmp_path):
     assert fit_run(resume=done.folder).record["log_px"] is not None
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_binarized_colours_are_of_each_channel(folder, tmp_path):
     done = fit_run(tmp_path / "run", data=str(folder), resize=SIZE, binarize="stochastic", **FEW)
     assert done.record["measure"] == "counting measure on {0, 1}^144"

@@ -134,6 +134,7 @@ def test_new_rows_without_a_condition_are_refused(run, frame):
         run.score(frame.head(4).assign(segment=["Retail", "Public", None, "Retail"]))
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_with_conditions_is_ranked_with_no_other(done, run, tmp_path):
     data = done.data.name
     plain = fit_run(tmp_path / "plain", data=data, drop=("segment", "age"), **SMALL)

@@ -29,6 +29,7 @@ def done(tmp_path_factory):
     return fit_run(tmp_path_factory.mktemp("runs") / "digits", log=lines.append, **SMALL), lines
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_fit_is_the_commands_fit(done, tmp_path):
     made, lines = done
     assert _run(["fit", *WORDS, "--out", str(tmp_path / "b"), "--json"]) == 0
@@ -57,6 +58,7 @@ def test_a_run_is_evaluated_scored_and_exported(done, tmp_path):
     assert encode_run(folder, out=tmp_path / "e.csv").num_columns == 2
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_is_resumed_with_its_own_settings(tmp_path):
     whole = fit_run(tmp_path / "whole", **SMALL)
 

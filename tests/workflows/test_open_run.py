@@ -116,6 +116,7 @@ def test_what_does_not_fit_is_refused(folder, frame):
             run.encode(rows)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_named_table_is_read_as_in_the_fit(tmp_path):
     fit_run(tmp_path / "run", data="customers", label="churned", epochs=1, hidden=(8,))
     run = pv.open_run(tmp_path / "run")
@@ -124,6 +125,7 @@ def test_a_named_table_is_read_as_in_the_fit(tmp_path):
         run.rows("swiss-roll", "test")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_of_an_array_gives_frames_too(tmp_path):
     values = np.random.default_rng(0).normal(size=(200, 3))
     np.save(tmp_path / "x.npy", values)
