@@ -263,7 +263,7 @@ class LevelsGroup(ColumnGroup):
     def _add_parameters(self, columns: Sequence[Column]) -> None:
         sizes = [len(column.levels) for column in columns]
         self.register_buffer("num_levels", torch.tensor(sizes), persistent=False)
-        self.is_full = min(sizes) == _next_power_of_two(max(sizes))  # no output is unused
+        self.widest, self.has_equal_sizes = max(sizes), min(sizes) == max(sizes)
 
     @classmethod
     def width(cls, column: Column) -> int:
@@ -271,9 +271,9 @@ class LevelsGroup(ColumnGroup):
         return _next_power_of_two(len(column.levels))
 
     def forward(self, out: Tensor) -> Distribution:
-        logits = out.transpose(-1, -2)
-        if not self.is_full:
-            is_beyond = torch.arange(logits.shape[-1], device=out.device) >= self.num_levels[:, None]
+        logits = out[..., : self.widest, :].transpose(-1, -2)
+        if not self.has_equal_sizes:
+            is_beyond = torch.arange(self.widest, device=out.device) >= self.num_levels[:, None]
             logits = logits.masked_fill(is_beyond, -math.inf)
         return Levels(logits, self.num_levels, UNSEEN)
 

@@ -21,27 +21,55 @@ IDENTITIES = {  # operations that change nothing where their second argument is 
 PYTHON_NAMES: dict[
     object, Callable[..., object]
 ] = {  # the same operations by their Python names, whose calls take half the time
+    aten._log_softmax.default: torch._log_softmax,
+    aten._log_softmax_backward_data.default: torch._log_softmax_backward_data,
     aten.add.Tensor: torch.add,
     aten.addmm.default: torch.addmm,
+    aten.all.dim: torch.all,
+    aten.any.dim: torch.any,
+    aten.bitwise_and.Tensor: torch.bitwise_and,
+    aten.bitwise_not.default: torch.bitwise_not,
+    aten.bitwise_or.Tensor: torch.bitwise_or,
     aten.bmm.default: torch.bmm,
     aten.cat.default: torch.cat,
+    aten.clamp.default: torch.clamp,
+    aten.digamma.default: torch.digamma,
     aten.div.Tensor: torch.div,
+    aten.eq.Scalar: torch.eq,
+    aten.eq.Tensor: torch.eq,
     aten.exp.default: torch.exp,
     aten.expand.default: Tensor.expand,
+    aten.gather.default: torch.gather,
+    aten.ge.Scalar: torch.ge,
+    aten.ge.Tensor: torch.ge,
+    aten.gt.Scalar: torch.gt,
+    aten.gt.Tensor: torch.gt,
+    aten.index_select.default: torch.index_select,
+    aten.le.Scalar: torch.le,
+    aten.le.Tensor: torch.le,
+    aten.lgamma.default: torch.lgamma,
     aten.log.default: torch.log,
+    aten.log1p.default: torch.log1p,
+    aten.logsumexp.default: torch.logsumexp,
+    aten.lt.Scalar: torch.lt,
+    aten.lt.Tensor: torch.lt,
     aten.mm.default: torch.mm,
     aten.mul.Scalar: torch.mul,
     aten.mul.Tensor: torch.mul,
     aten.neg.default: torch.neg,
     aten.pow.Tensor_Scalar: torch.pow,
     aten.relu.default: torch.relu,
+    aten.scatter_add.default: torch.scatter_add,
     aten.sigmoid.default: torch.sigmoid,
     aten.softplus.default: torch.nn.functional.softplus,
+    aten.stack.default: torch.stack,
     aten.sub.Tensor: torch.sub,
     aten.sum.default: torch.sum,
     aten.sum.dim_IntList: torch.sum,
     aten.t.default: torch.t,
     aten.tanh.default: torch.tanh,
+    aten.tril.default: torch.tril,
+    aten.triu.default: torch.triu,
     aten.unsqueeze.default: torch.unsqueeze,
     aten.view.default: Tensor.view,
     aten.where.self: torch.where,
@@ -89,12 +117,13 @@ def expand_results(recording: Recording) -> None:
         source, shape = expanded.args[:2]
         if not isinstance(source, fx.Node) or {node.meta["storage"], source.meta["storage"]} & recording.written:
             continue
-        size, strides, dtype, device = source.meta["layout"]
-        values = node.target(torch.empty_strided(size, strides, dtype=dtype, device="meta"))
+        size, strides, _, _ = source.meta["layout"]
+        wide, _, dtype, device = node.meta["layout"]
+        values = torch.empty_like(torch.empty_strided(size, strides))  # its strides are those of the result
         with recording.graph.inserting_before(node):
             small = recording.graph.call_function(node.target, (source,))
             result = recording.graph.call_function(aten.expand.default, (small, shape))
-        for each, layout in ((small, values), (result, values.expand(node.meta["layout"][0]))):
+        for each, layout in ((small, values), (result, values.expand(wide))):
             each.meta |= {"storage": node.meta["storage"], "layout": (layout.shape, layout.stride(), dtype, device)}
         node.replace_all_uses_with(result)
         recording.graph.erase_node(node)
