@@ -27,6 +27,7 @@ from pyro_vae.programs.sample_rows import sample
 
 K, D = 2, 5
 MOST_VERDICTS = 16  # of a whole page: a single family is held to 0.05 / 16, which is stricter than the page
+NUM_REFITS = 24
 Record = dict[str, Any]
 
 
@@ -119,12 +120,18 @@ def refit(seed: int) -> Record:
         x = sample(truth, num_training + num_rows, num_features=D, seed=20_000 + seed)
         model = pv.PPCA(K, D)
         pv.fit_closed_form(model, x[:num_training])
-        for name, number in (("corrected", None), ("uncorrected", 0)):
+        g = np.random.default_rng(seed)
+        resampled = [x[torch.from_numpy(g.integers(0, num_training, num_training))] for _ in range(NUM_REFITS)]
+        refits = [pv.PPCA(K, D) for _ in resampled]
+        for each, rows in zip(refits, resampled, strict=True):
+            pv.fit_closed_form(each, rows)
+        for name, number, programs in (("corrected", None, ()), ("uncorrected", 0, ()), ("by refits", None, refits)):
             checked = pv.diagnostics.check(
                 model,
                 x[num_training:],
                 training=x[:num_training],
                 num_training=number,
+                refits=programs,
                 families=["columns", "pairs"],
                 size=pv.diagnostics.CheckSize(num_replicates=300),
                 seed=seed,

@@ -58,6 +58,15 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
     help="How long it may take, as in 30s or 5m; by default as long as the fit, or 20s. It sets the numbers of draws.",
 )
 @_size_options
+@option(
+    GROUP,
+    "--bootstrap",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="B",
+    help="Fit B programs to training rows drawn with replacement, 12 or more: what estimated parameters do to a "
+    "statistic is then measured; by default 1 + n / N bounds it.",
+)
 @option(GROUP, "--seed", type=int, default=0, help="Seed of all draws.")
 @setting_options("device", group=GROUP)
 @option(

@@ -1,5 +1,6 @@
 """The checks of a run's model: verdicts kept with the run, and a page about them."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,8 @@ from pyro_vae.inference.svi.fit_svi import pick_device
 from pyro_vae.report.check_page import check_page
 from pyro_vae.report.settings_in_words import describe_run
 from pyro_vae.run_folder import CHECK, EVALUATION, lock_run
+from pyro_vae.typing import Program
+from pyro_vae.workflows.fit_run import fit_resampled
 from pyro_vae.workflows.read_run import Run
 from pyro_vae.workflows.user_program import errors_as_input, load_function
 
@@ -32,6 +35,7 @@ def check_run(
     time_limit: float | None = None,
     device: str = "auto",
     program: str | None = None,
+    bootstrap: int = 0,
     out: str | Path | None = None,
     seed: int = 0,
     log: Callable[[str], None] = lambda line: None,
@@ -51,6 +55,8 @@ def check_run(
             It sets the numbers of draws once; they are kept with the verdicts.
         device: where: `auto` is an accelerator, if there is one.
         program: `FILE.py:FUNCTION` of a program of one's own.
+        bootstrap: how many programs are fitted to the run's training rows drawn with replacement, each as long as the
+            fit took: how the model's statistics vary between them corrects for estimated parameters.
         out: the page, by default `check.html` in the folder.
         seed: of all draws.
         log: called with each note.
@@ -64,6 +70,8 @@ def check_run(
             f"{path}: the page of a check is written as .html, not {path.suffix or 'a file without an ending'}"
         )
     require_file_path(path)
+    if bootstrap == 1:
+        raise InputError("--bootstrap 1: one fit has no variance; give 12 or more, or none")
     own: dict[str, Callable[[Array], float]] = {}
     for where in statistics:
         name, function = load_statistic(where)
@@ -75,6 +83,7 @@ def check_run(
         fitted, data = run.program(), run.data()
         if isinstance(fitted, nn.Module):
             fitted.to(pick_device(device))
+        refits = [_refitted(run, program, number, device, log) for number in range(1, bootstrap + 1)]
         limit = max(LEAST_SECONDS, _seconds_of_fit(run.folder)) if time_limit is None else time_limit
         found = check(
             fitted,
@@ -84,6 +93,7 @@ def check_run(
             size=size,
             time_limit=limit if size is None or time_limit is not None else None,
             split=split,
+            refits=refits,
             seed=seed,
         )
         for note in found.notes:
@@ -92,6 +102,15 @@ def check_run(
         write_json(run.folder / CHECK, found.to_dict())
         write_atomic(path, page)
     return found, path
+
+
+def _refitted(run: Run, program: str | None, number: int, device: str, log: Callable[[str], None]) -> Program:
+    began = time.perf_counter()
+    found = fit_resampled(run.folder, program, number)
+    if isinstance(found, nn.Module):
+        found.to(pick_device(device))
+    log(f"fitted to rows drawn with replacement, {number}: {time.perf_counter() - began:.0f} s")
+    return found
 
 
 def _seconds_of_fit(folder: Path) -> float:

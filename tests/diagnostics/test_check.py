@@ -18,6 +18,7 @@ from pyro_models import CASES
 import pyro_vae as pv
 from pyro_vae.data.row_weights import effective_rows
 from pyro_vae.diagnostics import checks
+from pyro_vae.diagnostics.baseline_densities import fit_baselines
 from pyro_vae.diagnostics.checks.check_families import CheckFamilies, CheckTask
 from pyro_vae.diagnostics.checks.check_program import representative_rows
 from pyro_vae.diagnostics.checks.draws_and_rows import (
@@ -201,7 +202,14 @@ def test_a_check_of_a_table_names_its_columns_and_levels(name):
     data = DATA[name]()
     found = pv.diagnostics.check(recipe_of(data), data, size=SMALL)
     assert all(each.meaning for each in found.verdicts)  # computed, if perhaps of too few replicates to say
-    assert {each.name for each in found.verdicts} > {"columns", "pairs", "baseline", "memorization", "latents"}
+    assert {each.name for each in found.verdicts} > {
+        "columns",
+        "pairs",
+        "baseline: mixture of 5",
+        "baseline: independent columns",
+        "memorization",
+        "latents",
+    }
     assert found.num_training == round(effective_rows(data.train.weights) or len(data.train))
     named = " ".join(each.name for each in found["columns"].findings + found["pairs"].findings)
     assert any(f"of {column}" in named or f"in {column}" in named for column in "abce")
@@ -232,6 +240,7 @@ def test_bad_arguments_of_a_check_are_refused():
         ({"data": rows[:9]}, "a check needs 10 rows or more, got 9"),
         ({"data": drawn_rows(60)[:, :3]}, "have 3 columns, and the program is of rows of 4"),
         ({"size": 1000}, "size"),
+        ({"refits": [ppca()]}, "one refit has no variance"),
     ):
         with pytest.raises(InputError, match=message):
             pv.diagnostics.check(program, **{"data": rows, **given})
@@ -248,6 +257,30 @@ def test_a_time_limit_lowers_the_numbers_of_draws_and_never_raises_them():
     assert (quick.size.num_replicates, quick.size.num_simulations) == (320, 200)
     slow = pv.diagnostics.check(linear_vae(), rows, families=["columns"], time_limit=600.0)
     assert slow.size == pv.diagnostics.CheckSize()
+
+
+BASELINES = {
+    "table of reals": (lambda: pv.load_data(mixed(400)[["a", "e"]]), ["one normal", "mixture of 5 normals"]),
+    "few rows": (lambda: pv.load_data(mixed(30)[["a", "e"]]), ["one normal"]),
+    "columns of several kinds": (lambda: pv.load_data(mixed(200)), ["independent columns", "mixture of 5"]),
+    "bits": (lambda: pv.load_data("digits"), ["independent pixels", "mixture of 10"]),
+    "grey levels": (lambda: pv.load_data("digits", binarize="none", dequantize=True), ["PPCA of 20 latents"]),
+    "given a column": (lambda: pv.load_data(mixed(200), given=("d",)), ["mixture of 5"]),
+}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_baselines_of_each_kind_of_data(name):
+    load, names = BASELINES[name]
+    data = load()
+    found = fit_baselines(data)
+    assert [each.name for each in found] == names
+    scores = [each.score(data.valid) for each in found]
+    assert {each.measure for each in scores} == {data.valid.measure_name}
+    means = [float(each.log_px.mean()) for each in scores]
+    assert all(math.isfinite(mean) for mean in means)
+    if name in ("bits", "columns of several kinds"):
+        assert means[1] > means[0]  # their columns depend on each other
 
 
 def test_an_unfitted_program_has_a_prior_predictive_check():

@@ -13,7 +13,13 @@ from scipy.stats import kstest
 import pyro_vae as pv
 from pyro_vae.data.columns import Column
 from pyro_vae.diagnostics.checks.picture_statistics import PictureStatistics, count_strokes
-from pyro_vae.diagnostics.checks.predictive_checks import ReplicateTest, draw_replicates, format_number
+from pyro_vae.diagnostics.checks.predictive_checks import (
+    ReplicateTest,
+    compare_statistics,
+    draw_replicates,
+    format_number,
+    refit_inflation,
+)
 from pyro_vae.diagnostics.checks.row_statistics import (
     ColumnStatistics,
     PairStatistics,
@@ -184,3 +190,36 @@ def test_columns_with_kinds_have_their_names_levels_and_units():
 
 def test_numbers_in_words():
     assert [format_number(value) for value in (0.0, 1234.5, -0.001234, 99.96)] == ["0", "1234", "-0.00123", "100"]
+
+
+def test_the_correction_by_refits_is_that_of_known_variances():
+    """Statistics with variances 1/n of which parameters add 1/N, a third of it, and nothing; and a constant one."""
+    g, n, N, R, B = np.random.default_rng(0), 15, 70, 4000, 2000
+    replicates = np.concatenate([g.normal(0, n**-0.5, (R, 3)), np.ones((R, 1))], 1)
+    moved = g.normal(0, np.sqrt([1 / N, 1 / (3 * N), 0.0]), (B, 3))
+    refitted = [np.concatenate([m + g.normal(0, n**-0.5, (75, 3)), np.ones((75, 1))], 1) for m in moved]
+    found = refit_inflation(replicates, refitted)
+    exact = np.asarray([1 + n / N, 1 + n / (3 * N), 1.0, 1.0])
+    error = 4 * (exact - 1 + 1 / 75) * np.sqrt(2 / B + 2 / R)  # of variances, four standard errors
+    assert (np.abs(found - exact) <= error + 1e-9).all(), (found, exact)
+
+
+def test_refits_of_a_normal_add_what_its_closed_form_says():
+    """A normal's mean and covariance, and what it does not estimate: rows whose second column is always the same."""
+    x = drawn_rows(85)
+    train, rows = x[:70], x[70:]
+    g = torch.Generator().manual_seed(0)
+    programs = []
+    for chosen in [torch.arange(70)] + [torch.randint(70, (70,), generator=g) for _ in range(150)]:
+        model = pv.GaussianMixture(1, 4, regularization="reg_covar")
+        pv.fit_em(model, train[chosen])
+        programs.append(model)
+    kinds = {"columns": ColumnStatistics(columns_of(train.numpy()), len(rows))}
+    split = pv.data.as_split(rows, "check")
+    found = compare_statistics(programs[0], split, kinds, 2000, 70, 0, refits=programs[1:])["columns"]
+    names = [each.name for each in found.statistics]
+    inflation = found.inflation[[names.index(f"mean of {column}") for column in "abcd"]]
+    assert inflation == pytest.approx(np.full(4, 1 + 15 / 70), abs=4 * 15 / 70 * math.sqrt(2 / 150) + 0.01)
+    bound = compare_statistics(programs[0], split, kinds, 2000, 70, 0)["columns"]
+    assert bound.inflation == 1 + 15 / 70
+    assert (found.replicates == bound.replicates).all()

@@ -11,7 +11,7 @@ import torch
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.columns import Column
 from pyro_vae.data.ondisk.rows_on_disk import Array
-from pyro_vae.diagnostics.baseline_densities import BaselineDensity, fit_picture_density, fit_table_density
+from pyro_vae.diagnostics.baseline_densities import fit_baselines
 from pyro_vae.diagnostics.checks.calibration import Simulations, calibration_verdicts, simulate_posteriors
 from pyro_vae.diagnostics.checks.check_size import MIN_ROWS, CheckSize
 from pyro_vae.diagnostics.checks.draws_and_rows import (
@@ -70,6 +70,7 @@ class CheckTask:
         statistics: statistics of a user's by name.
         matters: how large a difference of each of these matters.
         seed: of all draws.
+        refits: the program fitted to training rows drawn with replacement, several times; empty for none.
     """
 
     program: Program
@@ -81,6 +82,7 @@ class CheckTask:
     statistics: Mapping[str, Callable[[Array], float]]
     matters: Mapping[str, float]
     seed: int
+    refits: Sequence[Program] = ()
 
 
 class CheckFamilies:
@@ -148,6 +150,7 @@ class CheckFamilies:
                 self.task.num_training,
                 self.seed,
                 self.columns.decimals,
+                self.task.refits,
             )
         except InputError as error:
             return error
@@ -272,18 +275,14 @@ class CheckFamilies:
         return [khat_verdict(khat[0], khat[1], self.size.num_samples)]
 
     def _baseline(self) -> list[Verdict]:
-        density = self._baseline_density
-        if density is None:
+        if self.task.data is None:
             return []
-        scored = density.score(self._some_rows)
-        if scored.measure != self._scored.measure:
-            return []
-        return [baseline_verdict(density.name, np.asarray(self._scored.log_px), np.asarray(scored.log_px))]
-
-    @cached_property
-    def _baseline_density(self) -> BaselineDensity | None:
-        data = self.task.data
-        return None if data is None else fit_table_density(data) or fit_picture_density(data)
+        scored = {each.name: each.score(self._some_rows) for each in fit_baselines(self.task.data)}
+        return [
+            baseline_verdict(name, np.asarray(self._scored.log_px), np.asarray(found.log_px))
+            for name, found in scored.items()
+            if found.measure == self._scored.measure
+        ]
 
     def _aggregate(self) -> list[Verdict]:
         return [aggregate_verdict(self.program, self._few_rows, self._usage.names, self.seed)]

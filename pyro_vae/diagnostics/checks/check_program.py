@@ -44,6 +44,7 @@ def check(
     time_limit: float | None = None,
     split: str | None = None,
     num_training: int | None = None,
+    refits: Sequence[Program] = (),
     seed: int = 0,
 ) -> ModelCheck:
     r"""Whether a model is right: predictive checks, calibration of the guide, draws beside rows, with verdicts.
@@ -73,6 +74,8 @@ def check(
         split: which rows of a data set: `check`, `valid` or `test`.
         num_training: how many rows estimated the parameters, by default the number of training rows: statistics of the
             rows differ from the model's by 1 + n / N times their variance. 0 for known parameters.
+        refits: the program fitted to training rows drawn with replacement, a dozen times or more: how statistics of
+            the model vary between them takes the place of n / N, which bounds it.
         seed: of all draws.
 
     Returns:
@@ -104,8 +107,12 @@ def check(
     if num_training is None:
         num_training = 0 if trained is None else round(effective_rows(trained.weights) or len(trained))
     require_numbers(statistics or {}, rows)
+    if len(refits) == 1:
+        raise InputError("one refit has no variance: give several programs, or none")
     dataset = data if isinstance(data, Dataset) else None
-    task = CheckTask(program, rows, trained, num_training, columns, dataset, statistics or {}, matters or {}, seed)
+    task = CheckTask(
+        program, rows, trained, num_training, columns, dataset, statistics or {}, matters or {}, seed, refits
+    )
     verdicts: list[Verdict] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroDensityWarning)
@@ -116,7 +123,9 @@ def check(
             if name in chosen:
                 verdicts += families_of.verdicts(name)
     seconds = time.perf_counter() - began
-    return ModelCheck(with_levels(verdicts), words, len(rows), num_training, size, seconds, tuple(notes))
+    return ModelCheck(
+        with_levels(verdicts), words, len(rows), num_training, size, seconds, tuple(notes), num_refits=len(refits)
+    )
 
 
 def representative_rows(split: Split, num_rows: int, seed: int) -> Split:

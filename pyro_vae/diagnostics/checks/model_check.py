@@ -35,6 +35,7 @@ class ModelCheck:
         size: the numbers of draws.
         seconds: how long it took.
         notes: what a reader has to know.
+        num_refits: the number of refits that say how statistics vary with the parameters; 0 for the bound 1 + n / N.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -44,6 +45,7 @@ class ModelCheck:
     size: CheckSize
     seconds: float
     notes: tuple[str, ...] = field(default=())
+    num_refits: int = 0
 
     def __getitem__(self, name: str) -> Verdict:
         found = {verdict.name: verdict for verdict in self.verdicts}
@@ -69,6 +71,7 @@ class ModelCheck:
             "rows": self.rows,
             "num_rows": self.num_rows,
             "num_training": self.num_training,
+            "num_refits": self.num_refits,
             **{name: value for name, value in asdict(self.size).items() if name != "num_rows"},
             "seconds": self.seconds,
             "notes": list(self.notes),

@@ -20,6 +20,7 @@ from pyro_vae.typing import Program
 BLOCK_VALUES = 4_000_000  # of x that are drawn and compared at a time
 NORMAL_QUANTILE = 1.959963984540054  # 97.5 %
 SHOWN = 20  # findings that a verdict keeps
+REFIT_SHARE = 4  # a refit has this share of the replicates
 
 
 PREDICTIVE_WORDS = {
@@ -126,14 +127,14 @@ class ReplicateTest:
         statistics: the S statistics.
         rows: their values in the rows (S,).
         replicates: those in the replicates (R, S).
-        inflation: the variance of the rows' difference from the model over that of the replicates: 1 + n / N where N
-            rows estimated the parameters.
+        inflation: the variance of the rows' difference from the model over that of the replicates, one for all
+            statistics or for each (S,): 1 + n / N where N rows estimated the parameters, or from refits.
     """
 
     statistics: Sequence[Statistic]
     rows: Array
     replicates: Array
-    inflation: float = 1.0
+    inflation: float | Array = 1.0
 
     @cached_property
     def _z(self) -> Array:
@@ -145,7 +146,7 @@ class ReplicateTest:
         down, up = (np.maximum(side / NORMAL_QUANTILE, smallest) for side in (centre - low, high - centre))
         deviations = together - centre
         z: Array = deviations / np.where(deviations < 0, down, up)
-        z[0] /= math.sqrt(self.inflation)
+        z[0] /= np.sqrt(self.inflation)
         return z
 
     @cached_property
@@ -196,6 +197,7 @@ def compare_statistics(
     num_training: int,
     seed: int,
     decimals: Mapping[int, int] = MappingProxyType({}),
+    refits: Sequence[Program] = (),
 ) -> dict[str, ReplicateTest | InputError]:
     """Kinds of statistics of rows, each beside its replicates, from the same draws.
 
@@ -207,11 +209,42 @@ def compare_statistics(
         num_training: the number N of rows that estimated the program's parameters; 0 where they are known.
         seed: of the draws.
         decimals: the number of decimals of some columns' values.
+        refits: the program fitted to training rows drawn with replacement, several times: what estimated parameters
+            add to the variance of each statistic is that of its mean between them; without them 1 + n / N bounds it.
 
     Returns:
         The tests by kind, or why there is none.
     """
     values = original_values(rows)[None]
+    found = _replicate_statistics(program, rows, kinds, num_replicates, seed, decimals)
+    errors = {name: each for name, each in found.items() if isinstance(each, InputError)}
+    replicates = {name: each for name, each in found.items() if not isinstance(each, InputError)}
+    bound = 1 + len(rows) / num_training if num_training else 1.0
+    inflation: dict[str, float | Array] = dict.fromkeys(replicates, bound)
+    if refits:
+        known = {name: kinds[name] for name in replicates}
+        drawn = [
+            _replicate_statistics(each, rows, known, max(1, num_replicates // REFIT_SHARE), seed + i + 1, decimals)
+            for i, each in enumerate(refits)
+        ]
+        for name in known:
+            inflation[name] = refit_inflation(replicates[name], [_require(each[name]) for each in drawn])
+    return errors | {
+        name: ReplicateTest(kinds[name].statistics, kinds[name](values)[0], each, inflation[name])
+        for name, each in replicates.items()
+        if len(kinds[name].statistics)
+    }
+
+
+def _replicate_statistics(
+    program: Program,
+    rows: Split,
+    kinds: Mapping[str, RowStatistics],
+    num_replicates: int,
+    seed: int,
+    decimals: Mapping[int, int],
+) -> dict[str, Array | InputError]:
+    """Kinds of statistics of replicates (R, S), from the same draws; or why there are none."""
     parts: dict[str, list[Array]] = {name: [] for name in kinds}
     errors: dict[str, InputError] = {}
     for block in draw_replicates(program, rows, num_replicates, seed, decimals):
@@ -221,12 +254,33 @@ def compare_statistics(
                     parts[name].append(kind(block))
                 except InputError as error:
                     errors[name] = error
-    inflation = 1 + len(rows) / num_training if num_training else 1.0
-    return errors | {
-        name: ReplicateTest(kind.statistics, kind(values)[0], np.concatenate(parts[name]), inflation)
-        for name, kind in kinds.items()
-        if len(kind.statistics) and name not in errors
-    }
+    return errors | {name: np.concatenate(each) for name, each in parts.items() if name not in errors}
+
+
+def _require(found: Array | InputError) -> Array:
+    if isinstance(found, InputError):
+        raise found
+    return found
+
+
+def refit_inflation(replicates: Array, refitted: Sequence[Array]) -> Array:
+    r"""What estimated parameters do to the variance of each statistic's difference from the model.
+
+    $1 + \mathrm{Var}_b(\bar T_b) / \mathrm{Var}(T)$, less the Monte-Carlo variance of the means, and at least 1.
+
+    Args:
+        replicates: statistics of the model's replicates (R, S).
+        refitted: for each refit b those of its own replicates (R_b, S).
+
+    Returns:
+        The factors (S,).
+    """
+    variance = _finite(replicates).var(0)
+    finite = [_finite(each) for each in refitted]
+    between = np.stack([each.mean(0) for each in finite]).var(0, ddof=1)
+    noise = np.mean([each.var(0, ddof=1) / len(each) for each in finite], 0)
+    added = np.maximum(between - noise, 0.0)
+    return np.asarray(1 + np.divide(added, variance, out=np.zeros_like(added), where=variance > 0))
 
 
 def predictive_verdict(name: str, title: str, meaning: str, advice: str, test: ReplicateTest) -> Verdict:

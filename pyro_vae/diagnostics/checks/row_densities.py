@@ -170,7 +170,7 @@ def baseline_verdict(name: str, program: Array, baseline: Array) -> Verdict:
     error = float(gain.std(ddof=1) / math.sqrt(len(gain)))
     p_value = float(t.cdf(gain.mean() / max(error, 1e-12), len(gain) - 1))
     return Verdict(
-        "baseline",
+        f"baseline: {name}",
         f"log p(x) beside {name}",
         effect=f"the model is {gain.mean():+.2f} ± {error:.2f} nats a row from {name} ({baseline.mean():.2f})",
         meaning="A density in closed form, fitted to the same training rows by EM. A model that falls behind it has "
