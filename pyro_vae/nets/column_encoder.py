@@ -109,7 +109,7 @@ class ColumnEncoder(nn.Module):
             parts.append(mask)
         if self.num_appended:
             parts.append(appended)
-        out: Tensor = self.net(torch.cat(parts, -1))
+        out: Tensor = self.net(torch.cat(parts, -1) if parts else x)  # x of no columns is of width 0
         return out
 
     def _log_or_zero(self, values: Tensor) -> Tensor:

@@ -1,17 +1,12 @@
 """One self-contained page about a check: each verdict with its number, its picture, what it means and what to try."""
 
-import base64
-import io
 from dataclasses import dataclass
-from importlib import resources
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from pyro_vae.diagnostics.checks.model_check import ModelCheck
 from pyro_vae.diagnostics.checks.predictive_checks import format_number
 from pyro_vae.diagnostics.checks.verdicts import WORDS, Verdict
 from pyro_vae.plots.check_figures import check_figure
+from pyro_vae.report.page_template import png_address, png_of, render_page
 
 SHOWN = 8  # statistics in a verdict's table
 
@@ -36,14 +31,13 @@ def check_page(found: ModelCheck, title: str, subtitle: str = "") -> str:
     Returns:
         HTML.
     """
-    assets = resources.files("pyro_vae.report") / "page"
-    css, template = ((assets / name).read_text("utf-8") for name in ("report.css", "check.html"))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = lambda value: "" if value is None or value != value else format_number(value)
     shown = [_Shown(verdict, WORDS[verdict.level], _picture(verdict)) for verdict in found.by_level]
-    return environment.from_string(template).render(
-        title=title, subtitle=subtitle, found=found, shown=shown, summary=summary(found), most=SHOWN, css=Markup(css)
-    )
+    values = {"title": title, "subtitle": subtitle, "found": found, "shown": shown, "summary": summary(found)}
+    return render_page("check.html", values | {"most": SHOWN}, _number)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or value != value else format_number(value)
 
 
 def summary(found: ModelCheck) -> str:
@@ -60,8 +54,4 @@ def summary(found: ModelCheck) -> str:
 
 def _picture(verdict: Verdict) -> str:
     figure = check_figure(verdict)
-    if figure is None:
-        return ""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=130)
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    return "" if figure is None else png_address(png_of(figure, dpi=130))

@@ -1,20 +1,14 @@
 """One self-contained page about a run: its numbers and what they mean, its figures, and an explorer of its latents."""
 
-import base64
-import hashlib
 import io
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import matplotlib as mpl
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-from matplotlib.figure import Figure
 from PIL import Image
 
 from pyro_vae.argument_checks import check_call
@@ -36,6 +30,7 @@ from pyro_vae.report.check_summary import ShownCheck, shown_check
 from pyro_vae.report.improbable_rows import ImprobableRows, improbable_rows
 from pyro_vae.report.latent_explorer import Explorer, explorer, fitting_rows, reason_for_no_explorer
 from pyro_vae.report.numbers_in_words import Number, number, numbers
+from pyro_vae.report.page_template import png_address, png_of, render_page
 from pyro_vae.report.settings_in_words import Table, describe_run, recipe, settings
 from pyro_vae.typing import Program
 
@@ -255,14 +250,8 @@ def _log_px_words(found: LogPx) -> str:
 
 
 def page(content: PageContent) -> str:
-    """The page with style, script and data inside; what JSON holds cannot end the script it stands in."""
-    assets = resources.files("pyro_vae.report") / "page"
-    css, script, template = ((assets / name).read_text("utf-8") for name in ("report.css", "report.js", "report.html"))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # the only script that may run
-    parts = {"css": Markup(css), "script": Markup(script), "script_digest": digest}
-    return environment.from_string(template).render(vars(content), **parts)
+    """The page with style, script and data inside."""
+    return render_page("report.html", vars(content), number, script="report.js")
 
 
 def _trained(run: _Run) -> str:
@@ -287,7 +276,7 @@ def _page_figures(run: _Run, found: LogPx | None) -> list[PageFigure]:
     log_px = None if found is None else found.log_px
     with style.figure_style(), mpl.rc_context({"backend": "agg"}):
         for drawing in draw_latent_figures(run.program, run.data, run.rows, log_px, seed=run.seed):
-            shown[drawing.name] = _page_figure(drawing.name, drawing.title, drawing.caption, _png(drawing.figure))
+            shown[drawing.name] = _page_figure(drawing.name, drawing.title, drawing.caption, png_of(drawing.figure))
     return list(shown.values())
 
 
@@ -309,13 +298,7 @@ def _is_own(path: Path) -> bool:
     return False
 
 
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
-
-
 def _page_figure(name: str, title: str, caption: str, png: bytes) -> PageFigure:
     with Image.open(io.BytesIO(png)) as image:
         width, height = image.size
-    return PageFigure(name, title, caption, "data:image/png;base64," + base64.b64encode(png).decode(), width, height)
+    return PageFigure(name, title, caption, png_address(png), width, height)
