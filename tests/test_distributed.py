@@ -106,7 +106,7 @@ def twenty_steps(prepare=lambda x: x):
 
 
 def whole_runs():
-    options = {"valid": rows(60, seed=2), "epochs": 8, "batch_size": 50, "learning_rate": 0.02, "progress": "none"}
+    options = {"valid": rows(2000, seed=2), "epochs": 8, "batch_size": 50, "learning_rate": 0.02, "progress": "none"}
     return [pv.fit(vae(), rows(200), seed=seed, **options).history[-1]["valid_elbo"] for seed in SEEDS]
 
 
@@ -299,7 +299,8 @@ def test_whole_runs_end_where_those_of_one_process_do(single, found, size):
         single["whole"], dtype=torch.float64
     )
     assert difference.abs().max() > 0  # other noise
-    assert abs(difference.mean()) < 3 * difference.std() / len(SEEDS) ** 0.5
+    # the draws of validation are those of all seeds: 2,000 terms with a standard deviation of half a nat
+    assert abs(difference.mean()) < 3 * (difference.var() / len(SEEDS) + 0.5**2 / 2000).sqrt()
 
 
 def test_scores_do_not_depend_on_how_many_processes_there_are(single, found):

@@ -27,6 +27,11 @@ def study_once(folder, *words):
     return folder, stop.value.code, out.getvalue()
 
 
+@pytest.fixture
+def without_study_figures(monkeypatch):
+    monkeypatch.setattr("pyro_vae.studies.autoencoder_vs_vae.draw_encoders", lambda *_: [])
+
+
 @pytest.fixture(scope="module")
 def one_seed(tmp_path_factory):
     return study_once(tmp_path_factory.mktemp("one") / "c", "--seeds", "1", "--json")
@@ -65,6 +70,7 @@ def test_a_table_without_labels_has_what_exists(capsys, tmp_path):
     assert {path.name for path in (tmp_path / "c" / "figures").iterdir()} == {"sizes.png", "codes.png"}
 
 
+@pytest.mark.usefixtures("without_study_figures")
 def test_another_split_is_measured_anew_and_networks_are_not_fitted_again(capsys, tmp_path, one_seed):
     folder, _, _ = one_seed
     before = (folder / "ae-2-0" / "model.safetensors").stat().st_mtime_ns
@@ -91,6 +97,7 @@ def test_one_latent_has_its_pictures_too(capsys, tmp_path):
     assert (tmp_path / "c" / "figures" / "codes.png").exists()
 
 
+@pytest.mark.usefixtures("without_study_figures")
 def test_the_roll_is_said_and_kept(capsys, tmp_path, monkeypatch):
     from pyro_vae.studies import swiss_roll
     from pyro_vae.studies.autoencoder_vs_vae_encoders import Training
@@ -128,6 +135,7 @@ def test_wrong_words_are_errors_that_leave_nothing(capsys, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("without_study_figures")
 def test_the_spelling_of_before_is_the_same_study(capsys, tmp_path, one_seed):
     _, out, _ = run(capsys, *BEFORE, *FEW[2:], "--seeds", "1", "--json", "--out", str(tmp_path / "c"))
     found = [json.loads(text)["rows"] for text in (one_seed[2], out)]
