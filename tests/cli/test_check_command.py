@@ -140,3 +140,22 @@ def test_two_statistics_of_one_name_are_refused(run, tmp_path, capsys):
     code, _, err = command(capsys, "check", run, *given)
     assert code == 2
     assert "there is another mean; give one of the functions another name" in err
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_fits_to_resampled_rows_say_how_statistics_vary(tmp_path, capsys):
+    np.savetxt(tmp_path / "t.csv", np.random.default_rng(0).normal(size=(150, 3)), delimiter=",")
+    fit_run(tmp_path / "r", data=str(tmp_path / "t.csv"), epochs=1, hidden=(8,), latent_dim=1)
+    size = pv.diagnostics.CheckSize(num_replicates=40)
+    lines: list[str] = []
+    bound, _ = check_run(tmp_path / "r", size=size, families=["columns"])
+    found, page = check_run(tmp_path / "r", size=size, families=["columns"], bootstrap=3, log=lines.append)
+    assert (bound.num_refits, found.num_refits) == (0, 3)
+    assert sum("rows drawn with replacement" in line for line in lines) == 3
+    assert "3 refits to rows drawn with replacement" in page.read_text()
+    assert read_json(tmp_path / "r" / "check.json")["num_refits"] == 3
+    each, other = ({one.name: one.z for one in check["columns"].findings} for check in (bound, found))
+    assert len({round(other[name] / each[name], 6) for name in each.keys() & other.keys()}) > 1
+    code, _, err = command(capsys, "check", tmp_path / "r", "--bootstrap", 1)
+    assert code == 2
+    assert "one fit has no variance; give 12 or more, or none" in err
