@@ -7,7 +7,7 @@ from pyro_vae.option_registry import Settings, setting
 BINARIZE = ("stochastic", "fixed", "threshold", "none")
 MISSING = ("auto", "refuse", "mask")
 HEADER = ("auto", "yes", "no")
-CODING = ("auto", "columns", "one-hot")
+CODING = ("auto", "columns", "one-hot", "plain")
 DATA = "Data"
 
 
@@ -159,7 +159,7 @@ class DataConfig(Settings):
         "auto",
         str,
         "How a row of columns with kinds is written as numbers: columns, one for each, for --likelihood columns; "
-        "one-hot, for likelihoods of real numbers; auto.",
+        "one-hot, for likelihoods of real numbers; plain, the numbers themselves, where there are no levels; auto.",
         choices=CODING,
         group=DATA,
     )

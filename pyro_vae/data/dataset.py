@@ -247,8 +247,9 @@ def load_data(
             linear model), which becomes a condition; or that of each count by its name.
         schema: a file of kinds (`data.schema.to_toml`), or a run's `config.toml`.
         coding: how a row of columns with kinds is written as numbers: columns, a number for each, for
-            `likelihoods.Columns` and `ColumnsMixture`; one-hot, for likelihoods of real numbers; auto, the first where
-            some column is no real number.
+            `likelihoods.Columns` and `ColumnsMixture`; one-hot, for likelihoods of real numbers; plain, the numbers
+            themselves, where there are no levels; auto, the first where some column is no real number, or is given a
+            kind that has a distribution of its own.
         valid: the validation rows, where they are a file or frame of their own.
         test: the test rows, likewise.
         root: the folder of torchvision's data sets; by default the cache, downloading.

@@ -48,6 +48,7 @@ from pyro_vae.workflows.fit_baseline import Baseline, fit_baseline
 from pyro_vae.workflows.fit_messages import Log, describe_fit, dominating_rows, reason_of_interruption, warnings_to_log
 from pyro_vae.workflows.fit_settings import (
     FitSettings,
+    coding_of_run,
     fit_options,
     flatten_config,
     require_program,
@@ -128,7 +129,8 @@ def _settings_of_run(folder: Path, given: Given, program: str | None) -> dict[st
         raise InputError(f"a run is resumed with its own settings: leave out {next(iter(given))}, or start a new run")
     config = read_config(folder)
     require_program(config, str(folder / CONFIG), program)
-    kept = settings_of_earlier_version(config) | flatten_config(config, fit_options(), str(folder / CONFIG))
+    said = flatten_config(config, fit_options(), str(folder / CONFIG))
+    kept = settings_of_earlier_version(config) | said | coding_of_run(config)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()}
 
 

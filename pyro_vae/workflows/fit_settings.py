@@ -229,6 +229,21 @@ def settings_of_earlier_version(config: Mapping[str, Any]) -> dict[str, Value]:
     return found
 
 
+def coding_of_run(config: Mapping[str, Any]) -> dict[str, Value]:
+    """The coding that a run's columns were read with, where its settings leave it open: what auto means may change.
+
+    Args:
+        config: the content of the run's `config.toml`.
+
+    Returns:
+        `coding`, or nothing.
+    """
+    schema = config.get("schema")
+    if not isinstance(schema, Mapping) or config.get("data", {}).get("coding", "auto") != "auto":
+        return {}
+    return {"coding": str(schema.get("coding", "plain"))}
+
+
 def require_program(config: Mapping[str, Any], source: str, program: str | None) -> None:
     """Raise `InputError` where a configuration is of a user's own program, which no file may name, and none is given.
 

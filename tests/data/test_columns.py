@@ -371,3 +371,46 @@ def test_of_many_columns_eight_are_named(number):
     assert str(error.value).startswith("no column 'other'; there are c0, c1, c2, c3, c4, c5, c6, c7")
     assert ("c7, …, or numbers from 0 to 8" in str(error.value)) == (number == 9)
     assert ("c7, or numbers from 0 to 7" in str(error.value)) == (number == 8)
+
+
+STATED_KINDS = {
+    "none": ({}, "plain"),
+    "real": ({"b": "real"}, "plain"),
+    "positive": ({"b": "positive"}, "columns"),
+    "bounded": ({"s": "bounded"}, "columns"),
+    "a count among reals": ({"c": "count"}, "columns"),
+    "whole numbers": ({"c": "integer"}, "columns"),
+    "an identifier": ({"c": "id"}, "plain"),
+}
+
+
+@pytest.mark.parametrize("case", STATED_KINDS)
+def test_a_kind_that_is_said_has_its_distribution(case):
+    """Kinds that are inferred leave a table of numbers as it is; one that the user says counts."""
+    kinds, coding = STATED_KINDS[case]
+    g = np.random.default_rng(0)
+    frame = pandas.DataFrame({"a": g.normal(size=90), "b": g.lognormal(size=90), "s": g.uniform(size=90)})
+    frame["c"] = g.poisson(3.0, 90)
+    assert pv.load_data(frame, columns=kinds).schema.coding == coding
+    assert pv.load_data(frame, columns=kinds, coding="plain").schema.coding == "plain"
+    counts = frame[["c"]].assign(d=frame["c"] + 1)
+    assert pv.load_data(counts, columns={"c": "count"}).schema.coding == "plain"  # as for all tables of counts
+
+
+def test_a_family_in_a_file_of_kinds_counts(tmp_path):
+    g = np.random.default_rng(0)
+    frame = pandas.DataFrame({"a": g.normal(size=90), "b": g.lognormal(size=90)})
+    data = pv.load_data(frame)
+    data.schema.to_toml(tmp_path / "kinds.toml")
+    assert pv.load_data(frame, schema=tmp_path / "kinds.toml").schema.coding == "plain"
+    text = (tmp_path / "kinds.toml").read_text(encoding="utf-8")
+    text = text.replace("[columns.a]\n", '[columns.a]\nfamily = "student-t"\n')
+    (tmp_path / "kinds.toml").write_text(text, encoding="utf-8")
+    again = pv.load_data(frame, schema=tmp_path / "kinds.toml")
+    assert (again.schema.coding, again.schema["a"].distribution) == ("columns", "student-t")
+
+
+def test_levels_are_no_plain_numbers():
+    frame = pandas.DataFrame({"a": np.arange(60) / 7, "d": ["x", "y", "z"] * 20})
+    with pytest.raises(pv.InputError, match="take --coding columns, or one-hot"):
+        pv.load_data(frame, coding="plain")

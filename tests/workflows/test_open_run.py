@@ -134,3 +134,22 @@ def test_a_run_of_an_array_gives_frames_too(tmp_path):
     assert list(run.reconstruct(values[:5]).columns) == ["index", "x1", "x2", "x3"]
     assert list(run.encode(values[:5]).columns) == ["index", "z1", "z2"]
     assert len(run.score()) == 20
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_of_the_version_that_gave_stated_kinds_no_distribution(tmp_path):
+    """What auto means is what it meant when the run was fitted: its columns are read as they were."""
+    g = np.random.default_rng(0)
+    frame = pandas.DataFrame({"a": g.normal(size=90), "b": g.lognormal(size=90)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    given = {"data": str(tmp_path / "t.csv"), "column": ("b=positive",), "coding": "plain", "epochs": 1}
+    fit_run(tmp_path / "r", hidden=(4,), latent_dim=1, **given)
+    before = pv.open_run(tmp_path / "r").data()
+    config = tmp_path / "r" / "config.toml"
+    lines = config.read_text(encoding="utf-8").splitlines(keepends=True)[1:]  # without the digest
+    assert 'coding = "plain"\n' in lines
+    config.write_text("".join(lines).replace('coding = "plain"', 'coding = "auto"'), encoding="utf-8")
+    after = pv.open_run(tmp_path / "r").data()
+    assert after.fingerprint == before.fingerprint
+    assert after.train.measure == before.train.measure
+    assert after.train.x.equal(before.train.x)

@@ -40,6 +40,7 @@ NEAR_ID = 0.9  # the share of different values above which text names its row
 DWARFS = 1e4  # times the spread of the others: a value that would decide the column's scale alone
 MAX_DWARFED = 0.01  # the share of rows with such a value
 MIN_ZEROS = 0.02  # the share of zeros from which a positive column has a probability of 0
+NOT_REAL = ("positive", "bounded", "count", "integer")
 REPEATED = 0.2  # the share of one value in a column of real numbers that is said
 MIN_FOR_ID = 20  # rows
 MAX_LOOKED_AT = 100_000  # training rows by which shapes of distributions are judged; ranges are those of all
@@ -74,7 +75,18 @@ def infer_schema(
         columns.append(_completed(column, rows[name], values[name], source, frame.has_names))
         _require_condition(columns[-1], source)
     columns = _with_exposures(columns, options.exposures.get(ALL_COUNTS), source)
-    return Schema(tuple(_with_equal_columns_noted(columns, rows)), frame.has_names).coded(options.coding)
+    schema = Schema(tuple(_with_equal_columns_noted(columns, rows)), frame.has_names)
+    return schema.coded(_coding(schema, options))
+
+
+def _coding(schema: Schema, options: ColumnOptions) -> str:
+    """The coding: that by kinds where the user says one that no density of real numbers has, or names a family."""
+    if options.coding != "auto":
+        return options.coding
+    named = {name for name, text in options.kinds.items() if text.partition(":")[0] in NOT_REAL}
+    has_kind = any(column.name in named or column.family for column in schema.modelled)
+    are_counts = {column.kind for column in schema.modelled} == {"count"}  # as they are by default
+    return "columns" if has_kind and not are_counts else "auto"
 
 
 def _with_exposures(columns: Sequence[Column], of_all: str | None, source: str) -> list[Column]:

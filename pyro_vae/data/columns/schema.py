@@ -187,6 +187,8 @@ class Schema:
                 f"{self.exposures[0]} is the exposure of counts, whose distribution a row of codes does not have: take "
                 "--likelihood columns, or leave --exposure out"
             )
+        if coding == "plain" and self.is_mixed:
+            raise InputError("columns with levels are no plain numbers: take --coding columns, or one-hot")
         if coding == "one-hot" and not self.is_mixed:  # real numbers and counts are their own codes
             coding = "plain"
         return replace(self, coding=coding)
