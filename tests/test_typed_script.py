@@ -14,7 +14,7 @@ CODE = "".join(line[4:] + "\n" for line in README.splitlines() if line.startswit
 NOT_READ = (  # by the type checker: large, and in no type of what README calls
     "torch._dynamo", "torch._export", "torch._functorch", "torch._higher_order_ops", "torch._inductor", "torch._refs",
     "torch.ao", "torch.distributed", "torch.export", "torch.fx", "torch.jit", "torch.onnx", "torch.package",
-    "torch.profiler", "torch.quantization", "torch.testing", "pyro.contrib", "sympy", "matplotlib", "sklearn", "scipy",
+    "torch.profiler", "torch.quantization", "torch.testing", "sympy", "matplotlib", "sklearn", "scipy",
     "pandas", "polars", "narwhals", "hypothesis", "arviz", "IPython", "jinja2", "PIL", "torchvision", "tensorboard",
 )  # fmt: skip
 
