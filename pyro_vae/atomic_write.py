@@ -132,6 +132,11 @@ class DeferUnwritable:
         return True
 
 
+def is_partial(path: Path) -> bool:
+    """Whether a file is one that a process has not finished, or is writing."""
+    return bool(PARTIAL.fullmatch(path.name) or OLD_PARTIAL.fullmatch(path.name))
+
+
 def is_leftover(path: Path) -> bool:
     """Whether a file is one that a killed process did not finish."""
     found = PARTIAL.fullmatch(path.name)

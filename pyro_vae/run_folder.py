@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 
 from pyro_vae import __version__
-from pyro_vae.atomic_write import JsonDict, is_leftover, read_json, read_toml, write_json, write_toml
+from pyro_vae.atomic_write import JsonDict, is_partial, read_json, read_toml, write_json, write_toml
 from pyro_vae.errors import InputError
 from pyro_vae.file_names import require_path
 from pyro_vae.folder_lock import LOCK, lock_folder
@@ -201,9 +201,11 @@ def require_unused(folder: Path) -> None:
     require_path(folder)
     if folder.is_file():
         raise InputError(f"{folder} is a file: name a folder that is new or empty")
-    if (folder / CONFIG).exists():
+    # looked through once, as another process may begin a run here
+    names = [path.name for path in folder.iterdir() if not is_partial(path)] if folder.is_dir() else []
+    if CONFIG in names:
         raise InputError(f"{folder} holds a run already: go on with it (--resume {folder}), or name another folder")
-    if folder.is_dir() and any(path.name != LOCK and not is_leftover(path) for path in folder.iterdir()):
+    if any(name != LOCK for name in names):
         raise InputError(f"{folder} holds other files: name a folder that is new or empty")
 
 

@@ -45,6 +45,19 @@ def test_of_two_processes_one_wins_each_of_many_races(tmp_path):
     assert {path.name for path in tmp_path.glob("*/.*")} == set()
 
 
+def test_a_folder_in_which_a_config_is_being_written_holds_no_other_files(tmp_path):
+    """A fit that begins at the same time meets the lock, and not a message about files that are none of the user's."""
+    from pyro_vae.atomic_write import atomic_path, is_leftover
+    from pyro_vae.run_folder import require_unused
+
+    with atomic_path(tmp_path / "config.toml") as partial:
+        partial.write_text("a = 1")
+        assert not is_leftover(partial)
+        require_unused(tmp_path)
+    with pytest.raises(pv.InputError, match="holds a run already"):
+        require_unused(tmp_path)
+
+
 def test_two_fits_into_one_folder(table_csv, tmp_path):
     words = ["fit", "--data", table_csv, "--epochs", 2, "--hidden", 4, "--out", tmp_path / "run", "--json"]
     both = [Command(*words) for _ in range(2)]
