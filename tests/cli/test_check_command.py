@@ -42,7 +42,7 @@ def test_verdicts_are_printed_kept_and_shown_on_a_page(run, capsys):
         assert verdict["level"] in LEVELS
     assert "<script" not in page
     assert page.count("data:image/png") >= 8
-    code, out, _ = command(capsys, "check", run, *SMALL, "--json")
+    code, out, _ = command(capsys, "check", run, *SMALL, "--num-rows", "20", "--num-scored", "10", "--json")
     assert code == 0
     assert json.loads(out).keys() > {"run", "path", "verdicts", "num_rows", "seconds"}
     code, out, _ = command(capsys, "report", run, "--num-rows", "20")

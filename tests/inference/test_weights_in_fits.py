@@ -190,7 +190,7 @@ def test_linear_vae_with_weights_ends_at_weighted_ppca() -> None:
     likelihood = pv.likelihoods.Normal(pv.nets.mlp(1, 3), scale="learned")
     guide = pv.guides.MeanFieldNormal(pv.nets.mlp(3, 2))
     vae = pv.VAE(pv.priors.StandardNormal(1), likelihood, guide).double()
-    options = {"epochs": 1500, "batch_size": 60, "learning_rate": 0.05, "num_particles": 16}
+    options = {"epochs": 800, "batch_size": 60, "learning_rate": 0.05, "num_particles": 16}
     pv.fit(vae, split(x, weights), **options)
     reached = pv.exact_evidence(vae, split(x, weights)).log_px_mean
     assert best - 0.01 < reached <= best + 1e-9
