@@ -211,7 +211,8 @@ class Entry:
         made: Any = importlib.import_module(module)
         for name in names.split("."):
             made = getattr(made, name)
-        return made  # type: ignore[no-any-return]  # a dotted path may name anything
+        loaded: Callable[..., Any] = made
+        return loaded
 
     def keywords(self, settings: Mapping[str, Value]) -> dict[str, Value]:
         """The keyword arguments of the constructor: those it stands for, and its options, given or by default."""

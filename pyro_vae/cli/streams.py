@@ -29,7 +29,7 @@ class KeptStream(io.TextIOBase):
         return self.stream.encoding
 
     @property
-    def errors(self) -> str | None:  # type: ignore[override]
+    def errors(self) -> str | None:  # type: ignore[override]  # likewise
         return self.stream.errors
 
     @property

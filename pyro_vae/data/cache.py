@@ -44,7 +44,7 @@ def write_cache(path: Path, **arrays: NDArray[np.generic]) -> None:
         **arrays: the arrays by name.
     """
     with contextlib.suppress(OSError), atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy has a keyword allow_pickle
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_cache(path: Path, *names: str) -> dict[str, NDArray[np.generic]] | None:

@@ -100,7 +100,7 @@ class NormalMixture(TorchDistribution):
         return torch.stack(dimensions, -1)
 
 
-class Mixture(dist.MixtureSameFamily):  # type: ignore[misc]  # Pyro makes this class at run time
+class Mixture(dist.MixtureSameFamily):
     """`MixtureSameFamily` for components whose `log_prob` does not broadcast over points."""
 
     def _pad(self, x: Tensor) -> Tensor:

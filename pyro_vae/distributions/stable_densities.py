@@ -38,7 +38,7 @@ class Normal(dist.Normal):
         return -0.5 * standard.square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
 
 
-class StudentT(dist.StudentT):  # type: ignore[misc]  # Pyro makes this class at run time
+class StudentT(dist.StudentT):
     r"""Student's t, $-\tfrac{\nu + 1}{2} \log(1 + t^2) - \log B$ with $t = (x - \mu) / (\sigma \sqrt\nu)$.
 
     Above $t = 10^8$ the logarithm is $2 \log t$, and log B, a difference of log-gamma functions, is taken in float64.
@@ -74,7 +74,7 @@ class StudentT(dist.StudentT):  # type: ignore[misc]  # Pyro makes this class at
         return result
 
 
-class ContinuousBernoulli(dist.ContinuousBernoulli):  # type: ignore[misc]
+class ContinuousBernoulli(dist.ContinuousBernoulli):
     r"""Grey levels in [0, 1] given logits l, $\log p(x) = -|l| y + \log \frac{|l|}{1 - e^{-|l|}}$.
 
     y is x where l is negative and 1 − x where it is positive: an exponential density cut at one. torch takes the
@@ -175,7 +175,7 @@ class LogRatePoisson(dist.Poisson):
 
     def __init__(self, log_rate: Tensor, validate_args: bool | None = None) -> None:
         self.log_rate = log_rate
-        super().__init__(log_rate.exp(), validate_args=validate_args)  # type: ignore[no-untyped-call]
+        super().__init__(log_rate.exp(), validate_args=validate_args)  # type: ignore[no-untyped-call]  # Pyro's
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "LogRatePoisson":
         return LogRatePoisson(self.log_rate.expand(torch.Size(batch_shape)), validate_args=False)
@@ -187,7 +187,7 @@ class LogRatePoisson(dist.Poisson):
         return (x * log_rate - log_rate.exp() - torch.lgamma(x + 1)).to(self.log_rate.dtype)
 
 
-class NegativeBinomial(dist.NegativeBinomial):  # type: ignore[misc]
+class NegativeBinomial(dist.NegativeBinomial):
     """Pyro's negative binomial with a positive total count, its density in float64.
 
     Args:

@@ -18,7 +18,7 @@ class Labels(dist.Categorical):
         self.table = self.logits
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "Labels":
-        new: Labels = super().expand(torch.Size(batch_shape), self.__new__(Labels))  # type: ignore[no-untyped-call]  # torch's
+        new: Labels = super().expand(torch.Size(batch_shape), self.__new__(Labels))
         new.table = self.table
         return new
 

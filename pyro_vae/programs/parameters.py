@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyro
 import torch
@@ -94,7 +94,7 @@ class ParamStoreModule(nn.Module):
         for name, value in store._params.items():
             if id(value) not in known:
                 value.__class__ = nn.Parameter
-                self._parameters[PARAM_PREFIX + name] = value  # type: ignore[assignment]  # by the line before
+                self._parameters[PARAM_PREFIX + name] = cast(nn.Parameter, value)
         for key in [key for key in self._parameters if key.startswith(PARAM_PREFIX)]:
             if store._params.get(key.removeprefix(PARAM_PREFIX)) is not self._parameters[key]:
                 del self._parameters[key]

@@ -154,7 +154,8 @@ def _convert(value: object, converted: dict[int, object]) -> object:
     if isinstance(value, weakref.ref):  # a transform's inverse, which is made again
         return None
     if type(value) in (list, tuple):
-        return type(value)(_convert(part, converted) for part in value)  # type: ignore[attr-defined,call-arg]
+        parts = [_convert(part, converted) for part in cast(list[object] | tuple[object, ...], value)]
+        return parts if isinstance(value, list) else tuple(parts)
     if not isinstance(value, Distribution | Transform):
         return value
     wide = converted[id(value)] = copy.copy(value)

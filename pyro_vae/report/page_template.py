@@ -4,7 +4,6 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 
 def render_page(
-    name: str, values: Mapping[str, object], number: Callable[[Any], str], script: str | None = None
+    name: str, values: Mapping[str, object], number: Callable[[float | None], str], script: str | None = None
 ) -> str:
     """A page from a template of `report/page`; what JSON holds cannot end the script it stands in.
 

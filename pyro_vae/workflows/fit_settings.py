@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
@@ -111,7 +111,7 @@ class FitSettings:
         names = ("data", "data_root", "schema", "valid", "test")
         given = self.values["data"]
         values = given | {name: absolute(str(given[name])) for name in names if given[name] is not None}
-        return replace(self, data=DataConfig(**values), values=self.values | {"data": values})  # type: ignore[arg-type]  # checked there
+        return replace(self, data=DataConfig(**cast(dict[str, Any], values)), values=self.values | {"data": values})
 
     def with_check_rows(self, num_valid: int) -> "FitSettings":
         """The same settings with the number of validation rows that are set aside for checks.

@@ -1,6 +1,7 @@
 """Annotated rows as tables: X or a layer as values, `var_names` as columns, a column of `obs` as labels."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,15 +90,14 @@ def _other_matrices(data: AnnotatedRows) -> Mapping[str, object]:
     return raw | {name: data.layers[name] for name in data.layers}
 
 
-def _names(names: object) -> tuple[str, ...]:
-    return tuple(map(str, names))  # type: ignore[call-overload]
+def _names(names: Iterable[object]) -> tuple[str, ...]:
+    return tuple(map(str, names))
 
 
 def _require_apart(columns: tuple[str, ...], source: Path) -> None:
     if len(set(columns)) == len(columns):
         return
-    seen: set[str] = set()
-    repeated = next(name for name in columns if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+    repeated = next(name for name, number in Counter(columns).items() if number > 1)
     raise InputError(f"{source}: two variables are called {repeated!r}; adata.var_names_make_unique() names them apart")
 
 

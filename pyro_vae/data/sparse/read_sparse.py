@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,12 @@ from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
 
 MAX_DENSE_BYTES = 2**30  # of rows that are made dense because they have to be
+
+
+class CompressedMatrix(Protocol):
+    """A matrix in rows, columns or blocks, whose indices can be checked."""
+
+    def check_format(self, full_check: bool = True) -> None: ...
 
 
 @runtime_checkable
@@ -34,7 +40,7 @@ class SparseMatrix(Protocol):
     @property
     def nnz(self) -> int: ...
 
-    def astype(self, dtype: Any) -> "SparseMatrix": ...
+    def astype(self, dtype: object) -> "SparseMatrix": ...
 
     def tocsr(self, copy: bool = ...) -> Any: ...
 
@@ -81,7 +87,7 @@ def _rows(matrix: SparseMatrix, source: Path) -> tuple[SparseRows, tuple[str, ..
     """The rows in canonical form, each entry once, none of them zero; and what was done."""
     try:
         if matrix.format in ("csr", "csc", "bsr"):
-            matrix.check_format(full_check=True)  # type: ignore[attr-defined]  # these have it
+            cast(CompressedMatrix, matrix).check_format(full_check=True)
         given = _num_given(matrix)
         csr = _to_csr(matrix)
     except (ValueError, IndexError) as error:

@@ -15,7 +15,7 @@ from torch._ops import OpOverload
 from torch.fx.node import Argument, Target, map_arg
 
 from pyro_vae.inference.compile.graph_passes import PYTHON_NAMES
-from pyro_vae.inference.compile.recorded_operations import Outputs, Recording, storage_id
+from pyro_vae.inference.compile.recorded_operations import Outputs, Recording, storage_id, tensor_in
 
 aten = torch.ops.aten
 ALLOCATIONS = (aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default)
@@ -130,7 +130,7 @@ class MemoryPlan:
             self._known[node] = memory
         elif is_known and node.all_input_nodes and _is_view(node):
             arguments, keywords = map_arg((node.args, node.kwargs), lambda each: cast(Argument, self._known[each]))
-            self._known[node] = cast(Tensor, func(*arguments, **keywords))  # type: ignore[operator]  # it is one
+            self._known[node] = cast(Callable[..., Tensor], func)(*arguments, **keywords)
         elif torch.Tag.inplace_view in getattr(func, "tags", ()):  # it changes the tensor itself, which is kept
             alias = self._graph.call_function(aten.alias.default, (map_arg(first, self._node_of),))
             self._nodes[node] = self._graph.call_function(func, (alias, *node.args[1:]), node.kwargs)
@@ -184,7 +184,7 @@ class MemoryPlan:
             return None  # not new
         shape, stride, dtype, device = layout
         self._owned[storage] = self._take_over_argument(node) or self._take(_num_bytes(layout), device)
-        return torch.empty(0, dtype=dtype, device=device).set_(self._owned[storage], 0, shape, stride)  # type: ignore[call-overload]  # torch's stub lacks it
+        return tensor_in(self._owned[storage], dtype, shape, stride)
 
     def _take_over_argument(self, node: fx.Node) -> torch.UntypedStorage | None:
         """The kept memory of an argument that a pointwise operation is the last to read, element by element."""

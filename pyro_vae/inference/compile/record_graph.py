@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from pyro_vae.context_managers import DispatchMode, is_recording, recording
 from pyro_vae.inference.compile.executable_graph import RecordedGraph
 from pyro_vae.inference.compile.graph_passes import optimize
-from pyro_vae.inference.compile.recorded_operations import Outputs, Recording, Untraceable, storage_id
+from pyro_vae.inference.compile.recorded_operations import Outputs, Recording, Untraceable, storage_id, tensor_in
 from pyro_vae.inference.objectives.differentiable_elbo import Arguments, Keywords
 
 aten = torch.ops.aten
@@ -216,7 +216,8 @@ class Recorder(DispatchMode):
             self.written.add(storage := storage_id(value))
             self._node_of(value)
             if storage in self.external and storage not in self.before:
-                whole = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())  # type: ignore[call-overload]  # torch's stub lacks it
+                memory = value.untyped_storage()
+                whole = tensor_in(memory, torch.uint8, (memory.nbytes(),), (1,))
                 self.before[storage] = whole, whole.clone()
 
 

@@ -1,7 +1,9 @@
 """The operations recorded of a function, as plain data: the graph, and the facts that its transformations need."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx
 
 Outputs = tuple[Tensor | None, ...]
@@ -32,6 +34,12 @@ class Recording:
     written: set[int]
     external: set[int]
     before: dict[int, tuple[Tensor, Tensor]]
+
+
+def tensor_in(storage: torch.UntypedStorage, dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """A tensor from the beginning of some memory."""
+    made: Tensor = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, 0, shape, stride)  # type: ignore[call-overload]  # torch's stub lacks it
+    return made
 
 
 def storage_id(value: Tensor) -> int:

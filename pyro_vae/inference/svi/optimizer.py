@@ -69,7 +69,7 @@ class FusedOptimizer(PyroOptim):
         if self.reduce is not None:
             self.reduce(list(self.parameters.values()))
         if self.penalty is not None and (penalty := self.penalty()).requires_grad:
-            penalty.backward()  # type: ignore[no-untyped-call]  # torch has no annotations here
+            penalty.backward()
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
         if self._fused is None or not self._fused(self.learning_rate):
