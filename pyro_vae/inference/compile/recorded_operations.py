@@ -37,7 +37,17 @@ class Recording:
 
 
 def tensor_in(storage: torch.UntypedStorage, dtype: torch.dtype, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """A tensor from the beginning of some memory."""
+    """A tensor from the beginning of some memory.
+
+    Args:
+        storage: the memory.
+        dtype: the tensor's type.
+        shape: its shape.
+        stride: its strides, in elements.
+
+    Returns:
+        The tensor.
+    """
     made: Tensor = torch.empty(0, dtype=dtype, device=storage.device).set_(storage, 0, shape, stride)  # type: ignore[call-overload]  # torch's stub lacks it
     return made
 
