@@ -1,6 +1,9 @@
 """One self-contained page about a check: each verdict with its number, its picture, what it means and what to try."""
 
+import re
 from dataclasses import dataclass
+
+from markupsafe import Markup, escape
 
 from pyro_vae.diagnostics.checks.model_check import ModelCheck
 from pyro_vae.diagnostics.checks.predictive_checks import format_number
@@ -13,10 +16,11 @@ SHOWN = 8  # statistics in a verdict's table
 
 @dataclass(frozen=True)
 class _Shown:
-    """A verdict with its picture as a data URI, empty where it has none."""
+    """A verdict with its advice as HTML, and its picture as a data URI, empty where it has none."""
 
     verdict: Verdict
     words: str
+    advice: Markup
     picture: str
 
 
@@ -31,9 +35,17 @@ def check_page(found: ModelCheck, title: str, subtitle: str = "") -> str:
     Returns:
         HTML.
     """
-    shown = [_Shown(verdict, WORDS[verdict.level], _picture(verdict)) for verdict in found.by_level]
+    shown = [
+        _Shown(verdict, WORDS[verdict.level], _with_options(verdict.advice), _picture(verdict))
+        for verdict in found.by_level
+    ]
     values = {"title": title, "subtitle": subtitle, "found": found, "shown": shown, "summary": summary(found)}
     return render_page("check.html", values | {"most": SHOWN}, _number)
+
+
+def _with_options(advice: str) -> Markup:
+    """Advice with its options as code, which does not break at their hyphens."""
+    return Markup(re.sub(r"(--[a-z][a-z-]*)", r'<code class="whole">\1</code>', str(escape(advice))))
 
 
 def _number(value: float | None) -> str:

@@ -88,11 +88,11 @@ def _dominating(found: RowDensities, seed: int) -> Verdict:
     lost = float(lost_by_lowest(found.rows))
     lowest = max(1, math.ceil(LOWEST * n))
     expected = float(lost_by_lowest(found.draws))
+    few = f"the least probable of {n} rows takes" if lowest == 1 else f"the {lowest} least probable of {n} rows take"
     return Verdict(
         "lowest rows",
         "Rows that dominate the mean",
-        effect=f"the {lowest} least probable of {n} rows take {lost:.2f} nats a row off the mean, {expected:.2f} "
-        "among draws",
+        effect=f"{few} {lost:.2f} nats a row off the mean, {expected:.2f} among draws",
         meaning="A mean log p(x) may hang on a few rows that the model finds all but impossible.",
         advice="Look at these rows (pyro-vae score, or the report): errors in the data, or tails that are too light "
         "(a student-t family).",
