@@ -432,3 +432,15 @@ def test_gaps_in_rows_that_are_set_aside_are_gaps_of_the_data():
     assert data.has_missing
     assert not data.check.mask[:, 0].any()
     assert data.valid.mask is None or data.valid.mask.all()
+
+
+def test_latents_are_told_of_where_the_columns_that_they_move_are_not_known(monkeypatch):
+    """The reason is said by the verdict itself: the calibration of the guide may not be among the checks."""
+
+    def fail(*_):
+        raise ValueError("no draws")
+
+    monkeypatch.setattr("pyro_vae.diagnostics.checks.check_families.moved_columns", fail)
+    found = pv.diagnostics.check(linear_vae(), drawn_rows(60), families=["latents"], size=SMALL)["latents"]
+    assert found.effect
+    assert found.meaning.endswith("Which columns each moves is not known: no draws")

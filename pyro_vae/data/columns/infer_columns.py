@@ -40,7 +40,7 @@ NEAR_ID = 0.9  # the share of different values above which text names its row
 DWARFS = 1e4  # times the spread of the others: a value that would decide the column's scale alone
 MAX_DWARFED = 0.01  # the share of rows with such a value
 MIN_ZEROS = 0.02  # the share of zeros from which a positive column has a probability of 0
-NOT_REAL = ("positive", "bounded", "count", "integer")
+OWN_DISTRIBUTION = ("positive", "bounded", "count", "integer")  # kinds of numbers that have one, if they are said
 REPEATED = 0.2  # the share of one value in a column of real numbers that is said
 MIN_FOR_ID = 20  # rows
 MAX_LOOKED_AT = 100_000  # training rows by which shapes of distributions are judged; ranges are those of all
@@ -80,10 +80,10 @@ def infer_schema(
 
 
 def _coding(schema: Schema, options: ColumnOptions) -> str:
-    """The coding: that by kinds where the user says one that no density of real numbers has, or names a family."""
+    """The coding: that by kinds where the user says one with a distribution of its own, or names a family."""
     if options.coding != "auto":
         return options.coding
-    named = {name for name, text in options.kinds.items() if text.partition(":")[0] in NOT_REAL}
+    named = {name for name, text in options.kinds.items() if text.partition(":")[0] in OWN_DISTRIBUTION}
     has_kind = any(column.name in named or column.family for column in schema.modelled)
     are_counts = {column.kind for column in schema.modelled} == {"count"}  # as they are by default
     return "columns" if has_kind and not are_counts else "auto"

@@ -42,7 +42,7 @@ from pyro_vae.diagnostics.checks.row_statistics import (
     describe_columns,
     original_values,
 )
-from pyro_vae.diagnostics.checks.verdicts import Verdict, not_computed
+from pyro_vae.diagnostics.checks.verdicts import Verdict, not_computed, reason_in_words
 from pyro_vae.diagnostics.latent_usage import LatentUsage, measure_latent_usage
 from pyro_vae.errors import InputError
 from pyro_vae.evidence.auto_evidence import auto_evidence
@@ -293,7 +293,9 @@ class CheckFamilies:
 
     def _latents(self) -> list[Verdict]:
         try:
-            moved = moved_columns(self._simulations, self.rows, self.columns)
-        except Exception:  # the verdict about the guide says why
-            moved = {}
-        return [usage_verdict(self._usage, moved)]
+            moved, reason = moved_columns(self._simulations, self.rows, self.columns), ""
+        except Exception as error:  # of a user's program; what else is known of its latents is not lost
+            log.debug("moved columns", exc_info=True)
+            moved, reason = {}, f" Which columns each moves is not known: {reason_in_words(error)}"
+        verdict = usage_verdict(self._usage, moved)
+        return [replace(verdict, meaning=verdict.meaning + reason)]

@@ -150,11 +150,15 @@ def not_computed(name: str, title: str, reason: str | Exception) -> Verdict:
     Args:
         name: the check's name.
         title: the check in words.
-        reason: why. What an error's message has for other places is left out: the shapes of sites, and where a
-            traceback is.
+        reason: why.
 
     Returns:
         The verdict.
     """
+    return Verdict(name, title, "not computed", effect=reason_in_words(reason))
+
+
+def reason_in_words(reason: str | Exception) -> str:
+    """A reason without what an error's message has for other places: the shapes of sites, and where a traceback is."""
     words = " ".join(str(reason).split()).partition(" Trace Shapes:")[0]
-    return Verdict(name, title, "not computed", effect=words.removesuffix("; --debug shows where"))
+    return words.removesuffix("; --debug shows where")
