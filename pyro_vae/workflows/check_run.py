@@ -83,6 +83,8 @@ def check_run(
         fitted, data = run.program(), run.data()
         if isinstance(fitted, nn.Module):
             fitted.to(pick_device(device))
+        if bootstrap:  # what cannot be checked is refused before anything is fitted
+            check(fitted, data, families=(), statistics=own, size=size, split=split)
         refits = [_refitted(run, program, number, device, log) for number in range(1, bootstrap + 1)]
         limit = max(LEAST_SECONDS, _seconds_of_fit(run.folder)) if time_limit is None else time_limit
         found = check(

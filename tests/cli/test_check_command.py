@@ -159,3 +159,12 @@ def test_fits_to_resampled_rows_say_how_statistics_vary(tmp_path, capsys):
     code, _, err = command(capsys, "check", tmp_path / "r", "--bootstrap", 1)
     assert code == 2
     assert "one fit has no variance; give 12 or more, or none" in err
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_what_cannot_be_checked_is_refused_before_programs_are_fitted(tmp_path, monkeypatch):
+    np.savetxt(tmp_path / "t.csv", np.random.default_rng(0).normal(size=(60, 3)), delimiter=",")
+    fit_run(tmp_path / "r", data=str(tmp_path / "t.csv"), epochs=1, hidden=(8,), latent_dim=1)
+    monkeypatch.setattr("pyro_vae.workflows.check_run.fit_resampled", None)
+    with pytest.raises(pv.InputError, match="a check needs 10 rows or more, got 6"):
+        check_run(tmp_path / "r", bootstrap=3)
