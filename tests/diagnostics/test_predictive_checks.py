@@ -16,10 +16,10 @@ from pyro_vae.diagnostics.checks.picture_statistics import PictureStatistics, co
 from pyro_vae.diagnostics.checks.predictive_checks import (
     ReplicateTest,
     compare_statistics,
-    draw_replicates,
     format_number,
     refit_inflation,
 )
+from pyro_vae.diagnostics.checks.replicates import draw_replicates
 from pyro_vae.diagnostics.checks.row_statistics import (
     ColumnStatistics,
     PairStatistics,

@@ -27,10 +27,9 @@ from pyro_vae.diagnostics.checks.predictive_checks import (
     PREDICTIVE_WORDS,
     ReplicateTest,
     compare_statistics,
-    draw_like,
-    draw_replicates,
     predictive_verdict,
 )
+from pyro_vae.diagnostics.checks.replicates import draw_like, draw_replicates
 from pyro_vae.diagnostics.checks.row_densities import RowDensities, baseline_verdict, density_verdicts, khat_verdict
 from pyro_vae.diagnostics.checks.row_statistics import (
     MAX_PAIRED,
