@@ -12,7 +12,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.evidence.impute_blocks import choose_points
-from pyro_vae.workflows.fit_run import resampled_rows
+from pyro_vae.workflows.fit_resampled import resampled_rows
 
 
 class Recorder:

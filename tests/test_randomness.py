@@ -28,7 +28,7 @@ from pyro_vae.inference.svi.fit_method import VALUES, FitTask
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.programs.parameters import DeviceAndDtype
 from pyro_vae.workflows.conditions_file import MAX_ROWS, some_conditions
-from pyro_vae.workflows.fit_run import resampled_rows
+from pyro_vae.workflows.fit_resampled import resampled_rows
 
 FALSE_ALARM = 1e-6
 TARGET = DeviceAndDtype(torch.device("cpu"), torch.float32)

@@ -18,7 +18,7 @@ from pyro_vae.report.check_page import check_page
 from pyro_vae.report.settings_in_words import describe_run
 from pyro_vae.run_folder import CHECK, EVALUATION, lock_run
 from pyro_vae.typing import Program
-from pyro_vae.workflows.fit_run import fit_resampled
+from pyro_vae.workflows.fit_resampled import fit_resampled
 from pyro_vae.workflows.read_run import Run
 from pyro_vae.workflows.user_program import errors_as_input, load_function
 

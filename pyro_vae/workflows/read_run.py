@@ -37,7 +37,7 @@ from pyro_vae.workflows.choose_likelihood import load_dataset
 from pyro_vae.workflows.conditions_file import read_conditions, some_conditions
 from pyro_vae.workflows.explain_scores import explain_flagged
 from pyro_vae.workflows.fill_rows import FilledRows, Imputing, fill_rows
-from pyro_vae.workflows.fit_run import fit_resampled
+from pyro_vae.workflows.fit_resampled import fit_resampled
 from pyro_vae.workflows.fit_settings import coding_of_run, settings_of_earlier_version
 from pyro_vae.workflows.reference_scores import estimate_alike, read_reference_scores
 from pyro_vae.workflows.row_frames import code_frame, describe_rows, reconstruction_frame, score_frame, values_frame

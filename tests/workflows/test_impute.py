@@ -12,7 +12,8 @@ import pyro_vae as pv
 from pyro_vae.cli.main import main
 from pyro_vae.data.customers import customers
 from pyro_vae.workflows import read_run
-from pyro_vae.workflows.fit_run import fit_resampled, fit_run
+from pyro_vae.workflows.fit_resampled import fit_resampled
+from pyro_vae.workflows.fit_run import fit_run
 
 COLUMNS = ["signup", "segment", "city", "revenue", "orders", "satisfaction"]
 
