@@ -23,10 +23,10 @@ import pandas
 import torch
 
 import pyro_vae as pv
-from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk import rows_on_disk
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
+from pyro_vae.data.prepare_rows import make_split
 from pyro_vae.data.split import Split
 from pyro_vae.data.table import Table
 from pyro_vae.workflows.build_vae import build_vae

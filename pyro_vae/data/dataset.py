@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.columns import Schema
-from pyro_vae.data.columns.column_options import ALL_COUNTS, ColumnOptions
+from pyro_vae.data.columns.column_options import ColumnOptions, require_exposures, require_kinds, require_names
 from pyro_vae.data.columns.conditions import scale_conditions
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
-from pyro_vae.data.image_shapes import ImageShape, as_image_shape, describe_shape, is_colour
+from pyro_vae.data.image_shapes import ImageShape, as_image_shape, describe_shape
+from pyro_vae.data.infer_measure import measure_of_table
 from pyro_vae.data.load_tables import ReadOptions, Source, SplitSource, load_tables
 from pyro_vae.data.prepare_rows import Preparation, draw_dense, make_split
-from pyro_vae.data.reference_measure import Measure, infer_measure, measure_of_columns
 from pyro_vae.data.split import Split
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table
@@ -271,20 +271,18 @@ def load_data(
     ).items():
         options_of(DataConfig)[option].check(value)
     SEED.check(seed)
-    if columns is not None and not _are_kinds(columns):
-        raise InputError(f"columns must be kinds by name, as in {{'age': 'count'}}, got {columns!r:.60}")
     shape = None if image_shape is None else as_image_shape(image_shape)
     images = ImageSettings(gray, None if resize is None else (resize[0], resize[1]))
     about = ColumnOptions(
-        columns or {},
+        require_kinds(columns),
         label,
-        _names(id),
-        _names(drop),
+        require_names(id),
+        require_names(drop),
         weights,
         split,
         group,
-        _names(given),
-        _exposures(exposure),
+        require_names(given),
+        require_exposures(exposure),
         schema,
         coding,
     )
@@ -292,7 +290,7 @@ def load_data(
     loaded = load_tables(name, options)
     _check_training_table(loaded.tables[0])
     table, *others = scale_conditions(loaded.tables)
-    measure, columns_read = _measure(table, loaded.levels, binarize, dequantize, standardize)
+    measure, columns_read = measure_of_table(table, loaded.levels, binarize, dequantize, standardize)
     measure = replace(measure, conditions=tuple(column.name for column in table.schema.conditions))
     tables, names = [draw_dense(each, measure) for each in (table, *others)], ("train", "valid", "test")
     first, second, third = (make_split(key, each, measure) for key, each in zip(names, tables, strict=True))
@@ -300,50 +298,6 @@ def load_data(
     said = loaded.description, columns_read, tables[0].notes
     data = Dataset(title, first, second, third, *said, layer, table.holds_counts, images)
     return data.set_aside(check_rows or 0)
-
-
-def _measure(
-    table: Table[Values],
-    levels: int | None,
-    binarize: str | None,
-    dequantize: bool,
-    standardize: bool | None,
-) -> tuple[Measure, Schema]:
-    """The measure of the training table, and its schema, with shifts and scales where columns have kinds."""
-    values, schema = table.values, table.schema
-    if schema.coding == "columns" and isinstance(values, Tensor):
-        if dequantize or standardize is not None or binarize not in (None, "none"):
-            raise InputError(
-                "columns with kinds are prepared by their kinds: leave binarize, dequantize and standardize out, or "
-                "choose coding='one-hot' (--coding one-hot)"
-            )
-        return measure_of_columns(schema, values)
-    standardize = False if table.holds_counts and standardize is None else standardize
-    kinds = schema.is_coded, is_colour(table.image_shape)
-    return infer_measure(values, levels, binarize, dequantize, standardize, *kinds), schema
-
-
-def _exposures(exposure: str | Mapping[str, str]) -> Mapping[str, str]:
-    if isinstance(exposure, str):
-        return {ALL_COUNTS: exposure} if exposure else {}
-    if not isinstance(exposure, Mapping) or not all(
-        isinstance(name, str) for pair in exposure.items() for name in pair
-    ):
-        raise InputError(
-            f"exposure must be the name of a column, or names by that of a count, as in {{'claims': 'days'}}; got "
-            f"{exposure!r:.60}"
-        )
-    return exposure
-
-
-def _are_kinds(columns: object) -> bool:
-    return isinstance(columns, Mapping) and all(isinstance(kind, str) for kind in columns.values())
-
-
-def _names(given: str | Sequence[str]) -> tuple[str, ...]:
-    if not isinstance(given, (str, list, tuple)) or not all(isinstance(name, str) for name in given):
-        raise InputError(f"id and drop must be names of columns, got {given!r:.60}")
-    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _check_training_table(table: Table[Values]) -> None:

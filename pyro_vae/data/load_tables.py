@@ -17,11 +17,11 @@ from pyro_vae.data.frame_tables import MIN_ROWS, FrameParts, split_frame, stack_
 from pyro_vae.data.frames import DataFrame, Frame
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
 from pyro_vae.data.image_shapes import ImageShape, describe_shape
+from pyro_vae.data.infer_measure import infer_levels
 from pyro_vae.data.named_datasets import NAMED_DATASETS
 from pyro_vae.data.ondisk.read_large_files import read_rows, split_rows
 from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.data.read_files import read_memory, require_no_image_settings
-from pyro_vae.data.reference_measure import infer_levels
 from pyro_vae.data.sparse.read_sparse import SparseMatrix, keep_or_make_dense
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table, require_complete

@@ -17,13 +17,14 @@ from pyro_vae.data.frame_tables import frame_by_schema
 from pyro_vae.data.frames import Frame
 from pyro_vae.data.image_settings import AS_THEY_ARE, ImageSettings
 from pyro_vae.data.image_shapes import ImageShape, describe_shape, is_colour
+from pyro_vae.data.infer_measure import observed_values
 from pyro_vae.data.load_tables import Source
 from pyro_vae.data.ondisk.column_statistics import validate_rows
 from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.ondisk.rows_on_disk import RowsOnDisk
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
 from pyro_vae.data.read_files import read_memory
-from pyro_vae.data.reference_measure import Measure, observed_values
+from pyro_vae.data.reference_measure import Measure
 from pyro_vae.data.sparse.read_sparse import keep_or_make_dense, made_dense
 from pyro_vae.data.sparse.sparse_rows import SparseRows
 from pyro_vae.data.sparse.sparse_split import SparseSplit

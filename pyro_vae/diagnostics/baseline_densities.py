@@ -8,7 +8,7 @@ import torch
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.columns.conditions import GIVEN, original_codes
-from pyro_vae.data.reference_measure import product_measure
+from pyro_vae.data.infer_measure import product_measure
 from pyro_vae.evidence.conditional_evidence import conditional_evidence
 from pyro_vae.evidence.exact_log_px import exact_evidence
 from pyro_vae.evidence.log_px_result import LogPx

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.image_shapes import is_colour
-from pyro_vae.data.reference_measure import observed_values
+from pyro_vae.data.infer_measure import observed_values
 from pyro_vae.plots import style
 
 

@@ -11,7 +11,7 @@ from pyro_vae.allocation_limit import limit_allocation
 from pyro_vae.context_managers import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.columns import Column, Schema
-from pyro_vae.data.reference_measure import observed_values
+from pyro_vae.data.infer_measure import observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.guides import CategoricalGuide, MaskAwareGuide
 from pyro_vae.likelihoods.columns import Columns

@@ -9,8 +9,8 @@ from pyro_vae.data.columns import Schema
 from pyro_vae.data.columns.column_options import parse_exposures, parse_kinds, split_names
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.data.image_shapes import is_colour
+from pyro_vae.data.infer_measure import are_counts, observed_values
 from pyro_vae.data.load_tables import SplitSource
-from pyro_vae.data.reference_measure import are_counts, observed_values
 from pyro_vae.errors import InputError
 from pyro_vae.option_registry import Value
 from pyro_vae.registry import LIKELIHOODS, ModelConfig

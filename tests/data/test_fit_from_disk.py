@@ -10,9 +10,9 @@ from large_files import line_file
 import pyro_vae as pv
 from pyro_vae.cli.main import _run
 from pyro_vae.data import load_data
-from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk import rows_on_disk
 from pyro_vae.data.ondisk.read_large_files import read_rows
+from pyro_vae.data.prepare_rows import make_split
 from pyro_vae.data.table import Table
 
 

@@ -9,11 +9,11 @@ from large_files import bytes_file, seeded
 from whole_table import whole_table
 
 from pyro_vae.data import load_data, prepare_rows
-from pyro_vae.data.dataset import make_split
 from pyro_vae.data.ondisk import read_large_files, rows_on_disk
 from pyro_vae.data.ondisk.read_large_files import read_rows
 from pyro_vae.data.ondisk.rows_on_disk import rows_from_npy
 from pyro_vae.data.ondisk.split_on_disk import SplitOnDisk
+from pyro_vae.data.prepare_rows import make_split
 from pyro_vae.data.reference_measure import Measure
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError

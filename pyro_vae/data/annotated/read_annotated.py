@@ -12,7 +12,7 @@ from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.annotated.read_matrix import EntryFiles, read_head, read_matrix
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.columns.infer_columns import LABEL_COLUMNS
-from pyro_vae.data.reference_measure import observed_values
+from pyro_vae.data.infer_measure import observed_values
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table, encode_labels
 from pyro_vae.errors import InputError

@@ -72,6 +72,36 @@ class ColumnOptions:
         return bool(self.roles or self.schema or self.given or self.exposures)
 
 
+def require_kinds(columns: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Kinds by name as they were given; `InputError` for what is none."""
+    if columns is not None and not _are_texts(columns):
+        raise InputError(f"columns must be kinds by name, as in {{'age': 'count'}}, got {columns!r:.60}")
+    return columns or {}
+
+
+def require_exposures(exposure: str | Mapping[str, str]) -> Mapping[str, str]:
+    """The exposure of each count by its name, `ALL_COUNTS` for one of all; `InputError` for what is none."""
+    if isinstance(exposure, str):
+        return {ALL_COUNTS: exposure} if exposure else {}
+    if not _are_texts(exposure):
+        raise InputError(
+            f"exposure must be the name of a column, or names by that of a count, as in {{'claims': 'days'}}; got "
+            f"{exposure!r:.60}"
+        )
+    return exposure
+
+
+def require_names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of columns, of which one may be given as a text; `InputError` for what is none."""
+    if not isinstance(given, (str, list, tuple)) or not all(isinstance(name, str) for name in given):
+        raise InputError(f"id and drop must be names of columns, got {given!r:.60}")
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _are_texts(given: object) -> bool:
+    return isinstance(given, Mapping) and all(isinstance(text, str) for pair in given.items() for text in pair)
+
+
 def parse_kinds(texts: Sequence[str]) -> dict[str, str]:
     """NAME=KIND texts as a mapping; `InputError` for one without `=`, and for a name given twice.
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.columns.column_values import Level
+from pyro_vae.data.infer_measure import measure_of_columns, product_measure
 from pyro_vae.data.ondisk.rows_on_disk import Array
-from pyro_vae.data.reference_measure import measure_of_columns, product_measure
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table, condition_codes, known_labels, relabelled
 from pyro_vae.errors import InputError
