@@ -77,7 +77,17 @@ class FitRun:
 
 
 class FitJob:
-    """A fit by settings: everything that is checked and made before it begins, the fit, and what its folder holds."""
+    """A fit by settings: everything that is checked and made before it begins, the fit, and what its folder holds.
+
+    Args:
+        settings: the settings, from which program and data are made.
+        given: those that were given, by name: defaults of tables do not replace them.
+        out: the run's folder; None for a new one under `runs/`.
+        own: a program of one's own, as `FILE.py:FUNCTION`.
+        resuming: whether the folder holds the interrupted fit.
+        log: called with each line about what is done.
+        debug: whether the trace of a figure that fails is printed.
+    """
 
     def __init__(
         self,
@@ -124,7 +134,16 @@ class FitJob:
     def fit_program(
         self, checkpoint: Path | None = None, callbacks: Sequence[Callback] = (), progress: Style = "none"
     ) -> FitResult:
-        """`fit` with the run's settings; an objective has its own number of particles."""
+        """`fit` with the run's settings; an objective has its own number of particles.
+
+        Args:
+            checkpoint: the folder that keeps the state of the fit, if any.
+            callbacks: called at the start, after each epoch and at the end.
+            progress: how progress is shown.
+
+        Returns:
+            The fit's history; the program has the best weights.
+        """
         settings, training = self.settings, self.settings.training
         return fit(
             self.program,

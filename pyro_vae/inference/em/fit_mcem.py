@@ -28,7 +28,7 @@ from pyro_vae.inference.fit_result import FitResult, MCEMEpoch
 from pyro_vae.inference.posterior.hmc import State, state_at, transition
 from pyro_vae.inference.svi.callbacks import Callback, OnEpoch
 from pyro_vae.inference.svi.fit_loop import fit_with
-from pyro_vae.inference.svi.fit_method import FitTask, Step
+from pyro_vae.inference.svi.fit_method import WITHOUT_GUIDE, FitTask, Step, Unread
 from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.progress import Style, all_callbacks
 from pyro_vae.inference.svi.train_config import TrainConfig, TrainOverrides
@@ -40,13 +40,7 @@ from pyro_vae.typing import Program, RowLatents
 INITIAL_STEP_SIZE = 0.1  # of the leapfrog integrator
 ADAPTATION_RATE = 0.5  # of the log step size, towards the target acceptance
 MCEM_CONFIG = TrainConfig(optimizer="adagrad", learning_rate=0.02, schedule="constant")
-WITHOUT_EFFECT = {  # settings that it does not read: the values they may have
-    "beta": (1.0,),
-    "kl_warmup": (0.0,),
-    "num_particles": (None, 1),
-    "patience": (None, 0),
-    "compile": (None, False),
-}
+UNREAD: Unread = {**WITHOUT_GUIDE, "patience": (None, 0)}
 
 
 @check_call
@@ -145,6 +139,7 @@ class MCEMMethod:
     """
 
     name = "Monte-Carlo EM"
+    without_effect = UNREAD
 
     def __init__(self, leapfrog: int = 10, target_accept: float = 0.9, updates: int = 5) -> None:
         if leapfrog < 1 or updates < 0 or not 0 < target_accept < 1:
@@ -158,9 +153,6 @@ class MCEMMethod:
         """Set up the optimizer of the parameters that log p(x, u) has a gradient in, and draw the chains' start."""
         if not task.group.is_single:
             raise InputError("Monte-Carlo EM runs as one process: start it without torchrun")
-        for name, allowed in WITHOUT_EFFECT.items():
-            if getattr(task.config, name) not in allowed:
-                raise InputError(f"Monte-Carlo EM has no guide and no bound, so {name} has no effect: leave it out")
         self.task = task
         self._set_up_optimizer(task)
         with torch.no_grad(), evaluating(task.program), pyro.validation_enabled(False):
@@ -240,7 +232,7 @@ class MCEMMethod:
         batch = step.batch
         assert batch.rows is not None
         rows = batch.rows.cpu()
-        self.optimizer.learning_rate = self.task.rate(step.done)
+        self.optimizer.start_step(step)
         with pyro.validation_enabled(step.is_first):
             with evaluating(self.task.program):
                 joint = self._joint(batch)

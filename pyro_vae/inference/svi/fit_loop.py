@@ -111,6 +111,9 @@ class FitLoop:
     ) -> None:
         self.method, self.task, self.config, self.group = method, task, task.config, task.group
         self.callbacks, self.path = callbacks if task.group.is_main else (), path
+        for setting, allowed in method.without_effect.items():
+            if (value := getattr(task.config, setting)) not in allowed:
+                raise InputError(f"{method.name} does not read {setting}, so {value} has no effect: leave it out")
         method.prepare(task)
         self.state = FitState(
             copy_state(task.program), best_method=method.state() if self.config.max_restarts else None

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -43,6 +43,14 @@ from pyro_vae.typing import Program
 
 START_ROWS = 1000  # shown to a program's `init_from_data`
 VALUES = 10**9 + 1  # the stream of values that are drawn anew in each epoch
+Unread = Mapping[str, tuple[object, ...]]  # settings that a fit method does not read, and what they may be
+READS_ALL: Unread = {}
+WITHOUT_GUIDE: Unread = {  # settings of the ELBO and its step, at what they are unless given
+    "beta": (1.0,),
+    "kl_warmup": (0.0,),
+    "num_particles": (None, 1),
+    "compile": (None, False),
+}
 FINITE_CHECK_INTERVAL = 50  # steps; on an accelerator each check of a value waits for the device
 Loss = Tensor | float
 
@@ -54,12 +62,16 @@ class Step:
     Attributes:
         batch: the rows of this process, none where a small last batch has too few for all processes.
         num_rows: the number of rows of the batch in all processes.
+        epoch: the number of its epoch, from zero.
         done: the epochs before it, with a fraction.
+        learning_rate: the schedule's, lower after restarts.
     """
 
     batch: Batch
     num_rows: int
+    epoch: int
     done: float
+    learning_rate: float
 
     @property
     def is_first(self) -> bool:
@@ -240,7 +252,8 @@ class FitTask:
             batch = self.batch(self.train.batch(index, pixels), index)
             if epoch == 0 and len(index):
                 self.check(batch)
-            yield Step(batch, len(rows), epoch + number * self.batch_size / self.num_rows)
+            done = epoch + number * self.batch_size / self.num_rows
+            yield Step(batch, len(rows), epoch, done, self.rate(done))
 
     def _epoch_generators(self, epoch: int) -> tuple[torch.Generator, torch.Generator]:
         """Seed an epoch's random numbers; the generators of the rows' order and of values that are drawn anew."""
@@ -262,6 +275,13 @@ class FitMethod(Protocol):
     @property
     def name(self) -> str:
         """Of the method and its objective, once it is prepared: another one does not resume its checkpoint."""
+
+    @property
+    def without_effect(self) -> Unread:
+        """The settings of `TrainConfig` that it does not read, with the values that they may have: others are refused.
+
+        `WITHOUT_GUIDE` are those of a method without a bound; a method without `FusedOptimizer` adds its settings.
+        """
 
     def prepare(self, task: FitTask) -> None:
         """Before the first epoch: take the task, and refuse (`InputError`) what the method cannot fit."""

@@ -1,6 +1,7 @@
 """One fused torch optimizer for all parameters, with the interface of Pyro's optimizers."""
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import pyro
 import torch
@@ -11,14 +12,19 @@ from pyro_vae.errors import InputError
 from pyro_vae.inference.svi.train_config import OPTIMIZERS, TrainConfig
 from pyro_vae.torch_optimizers import FusedAdamStep, without_compiler
 
+if TYPE_CHECKING:
+    from pyro_vae.inference.svi.fit_method import Step
+
 
 class FusedOptimizer(PyroOptim):
     """A `PyroOptim` with one torch optimizer for all parameters, where Pyro's own makes one for each.
 
-    Before a step `reduce`, if set, replaces the gradients by those of the whole batch of all processes; the gradient
-    of `penalty`, if set, is added, which no reported number includes; and gradients are clipped by their joint norm
-    where `clip` is given. After the step they are None. Parameters keep the order in which they were added, so that
-    sums over them have the same bits in each run. `has_stepped` tells whether the last call had any parameters.
+    A fit method calls `start_step` before a batch. In a call, `reduce`, if set, replaces the gradients by those of the
+    whole batch of all processes; then the gradient of `penalty`, if set, is added, which no reported number includes;
+    then gradients are clipped by their joint norm where `clip` is given; then the parameters are changed, and their
+    gradients are None. What comes after `reduce` has to be the same in all processes. Parameters keep the order in
+    which they were added, so that sums over them have the same bits in each run. `has_stepped` tells whether the last
+    call had any parameters.
 
     Args:
         name: the optimizer, an entry of `OPTIMIZERS`.
@@ -41,6 +47,14 @@ class FusedOptimizer(PyroOptim):
     def from_config(cls, config: TrainConfig) -> "FusedOptimizer":
         """The optimizer that the training settings describe."""
         return cls(config.optimizer, config.learning_rate, config.clip)
+
+    def start_step(self, step: "Step") -> None:
+        """Take the learning rate of a batch and, where settings need it, its epoch.
+
+        Args:
+            step: the batch and its place in the fit.
+        """
+        self.learning_rate = step.learning_rate
 
     def add_parameters(self, parameters: dict[str, Tensor]) -> None:
         """Train these parameters too, by name; those that are known or frozen are left out."""

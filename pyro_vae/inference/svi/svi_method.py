@@ -18,7 +18,7 @@ from pyro_vae.inference.compile.compiled_elbo import Compiled_ELBO, is_recorded
 from pyro_vae.inference.fit_result import EpochRecord, map_record
 from pyro_vae.inference.objectives.elbo_terms import RowWeighted, Terms
 from pyro_vae.inference.objectives.row_weights import RowWeightedEnum_ELBO, require_weighable
-from pyro_vae.inference.svi.fit_method import FitTask, Loss, Step
+from pyro_vae.inference.svi.fit_method import READS_ALL, FitTask, Loss, Step
 from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.prepare_fit import default_loss, loss_name, vectorize_particles
 from pyro_vae.programs.latent_support import latents_outside, outside_error
@@ -38,6 +38,8 @@ class SVIMethod:
     Args:
         loss: any of Pyro's trace ELBOs; by default `Trace_ELBO`, `TraceEnum_ELBO` where sites are enumerated.
     """
+
+    without_effect = READS_ALL
 
     def __init__(self, loss: ELBO | None = None) -> None:
         self.loss, self.name = loss, "SVI"  # once it is prepared the objective's name
@@ -143,7 +145,7 @@ class SVIMethod:
         """Take one step of `SVI`; its loss on the batch of all processes, a number or a tensor on the device."""
         batch, config = step.batch, self.task.config
         self.reducer.share = len(batch.x) / step.num_rows
-        self.optimizer.learning_rate = self.task.rate(step.done)
+        self.optimizer.start_step(step)
         self._set_kl_weight(config.kl_weight(step.done))
         if not len(batch.x):  # this rank has no row of a small last batch, and takes part in the reduction
             self.reducer.loss = 0.0

@@ -1,7 +1,9 @@
 """Callbacks and fit methods: one protocol for every iterative fit, and a loop that holds any method."""
 
 import dataclasses
+import re
 import typing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,7 +120,7 @@ def test_settings_are_a_config_with_overrides(tiny_vae):
         pv.fit(vae, x, callback=[])
     with pytest.raises(pv.InputError, match="its own number of particles"):
         pv.fit(vae, x, loss=Trace_ELBO(2), num_particles=2)
-    with pytest.raises(pv.InputError, match="beta has no effect"):
+    with pytest.raises(pv.InputError, match="Monte-Carlo EM does not read beta"):
         fit_mcem(vae, x, beta=2.0)
 
 
@@ -153,10 +155,14 @@ def test_monte_carlo_em_resumes_in_the_same_loop(tiny_vae, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in copy_state(vae).items())
 
 
+UNREAD = {"clip": (None,)}
+
+
 class MeanMethod:
     """A fit method of a test: sets PPCA's mean to the batches' mean, moving half of the way each epoch."""
 
     name = "mean"
+    without_effect = UNREAD
 
     def prepare(self, task):
         self.task, self.moved = task, torch.zeros(())
@@ -183,6 +189,8 @@ def test_a_fit_method_is_one_object_and_one_entry(monkeypatch):
     fitted = fit_with(MeanMethod(), pv.PPCA(1, 3), x, TrainConfig(epochs=6))
     assert fitted.history[-1].elbo > fitted.history[0].elbo
     assert fitted.best_epoch == 6
+    with pytest.raises(pv.InputError, match=r"mean does not read clip, so 3\.0 has no effect: leave it out"):
+        fit_with(MeanMethod(), pv.PPCA(1, 3), x, TrainConfig(epochs=6, clip=3.0))
     monkeypatch.setattr(FIT_METHODS, "_entries", dict(FIT_METHODS._entries))
     entry = FitMethodEntry("mean", f"{__name__}:MeanMethod", "half of the way", models=("pyro_vae.models.ppca:PPCA",))
     FIT_METHODS.register(entry)
@@ -218,3 +226,16 @@ def test_every_callback_that_started_ends(tiny_vae):
     with pytest.raises(ValueError, match="no start"):
         pv.fit(*tiny_vae, epochs=1, callbacks=[first, Raises()])
     assert ended == [first]
+
+
+def test_the_fit_method_that_contributors_copy_runs():
+    """The class in CONTRIBUTING.md fits a program, and refuses settings of a guide."""
+    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    source = re.search(r'```python\n(""".*?class ExactGradientMethod:.*?)```', text, re.S)[1]
+    names = {}
+    exec(compile(source, "CONTRIBUTING.md", "exec"), names)
+    method, x = names["ExactGradientMethod"], torch.randn(40, 3) + 5
+    fitted = fit_with(method(), pv.PPCA(1, 3), x, TrainConfig(epochs=6, learning_rate=0.1))
+    assert fitted.history[-1].elbo > fitted.history[0].elbo
+    with pytest.raises(pv.InputError, match="does not read beta"):
+        fit_with(method(), pv.PPCA(1, 3), x, TrainConfig(beta=2.0))

@@ -11,6 +11,7 @@ from pyro_vae.inference.fit_result import EpochRecord, MAPEpoch, MCEMEpoch
 from pyro_vae.inference.svi import fit_loop
 from pyro_vae.inference.svi.callbacks import CallbackBase
 from pyro_vae.inference.svi.fit_loop import fit_with
+from pyro_vae.inference.svi.fit_method import READS_ALL
 from pyro_vae.inference.svi.restarts import EPOCHS_BELOW, fall_from_best, fall_in_epoch, validation_note
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.programs.parameters import copy_state
@@ -200,6 +201,7 @@ class Failing:
     """A fit method that takes some steps and then has no number."""
 
     name = "failing"
+    without_effect = READS_ALL
 
     def __init__(self, steps):
         self.steps, self.epochs = steps, 0
