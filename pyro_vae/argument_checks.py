@@ -17,7 +17,7 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import MAX_COUNT, shown
+from pyro_vae.options import MAX_COUNT, shown
 from pyro_vae.typing import Density, Guide, Likelihood, Prior, Program, is_program
 
 Kind = tuple[Callable[[object], bool], str]

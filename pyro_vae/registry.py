@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import Entry, Option, Registry, Value, check_owned, options_of, setting
+from pyro_vae.option_registry import Entry, Registry, check_owned
+from pyro_vae.options import Option, Value, options_of, setting
 
 MODEL = "Model"
 

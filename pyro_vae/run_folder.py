@@ -16,7 +16,7 @@ from pyro_vae.errors import InputError
 from pyro_vae.file_names import require_path
 from pyro_vae.folder_lock import LOCK, lock_folder
 from pyro_vae.json_records import require_types
-from pyro_vae.option_registry import MAX_COUNT
+from pyro_vae.options import MAX_COUNT
 
 CONFIG, WEIGHTS, METRICS, EVALUATION = "config.toml", "model.safetensors", "metrics.jsonl", "evaluation.json"
 CHECK = "check.json"  # verdicts about the model

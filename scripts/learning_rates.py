@@ -22,7 +22,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.errors import DivergedError
 from pyro_vae.inference.objectives.make_objective import make_objective
 from pyro_vae.inference.svi.train_config import TrainConfig
-from pyro_vae.option_registry import Value
+from pyro_vae.options import Value
 from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.registry import GUIDES, NETWORKS, PRIORS
 from pyro_vae.workflows.build_vae import build_vae

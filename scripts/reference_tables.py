@@ -12,7 +12,8 @@ from pyro_vae.data.named_datasets import NAMED_DATASETS
 from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS
 from pyro_vae.inference.objectives.objectives_by_name import OBJECTIVES
 from pyro_vae.inference.svi.train_config import OPTIMIZERS, SCHEDULES
-from pyro_vae.option_registry import Entry, Option
+from pyro_vae.option_registry import Entry
+from pyro_vae.options import Option
 from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS
 from pyro_vae.workflows.fit_settings import fit_options
 

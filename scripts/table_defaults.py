@@ -16,7 +16,7 @@ import torch
 import pyro_vae as pv
 from pyro_vae.data import Dataset, Split
 from pyro_vae.data.customers import draw_customers
-from pyro_vae.option_registry import Value
+from pyro_vae.options import Value
 from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import choose_likelihood
 from pyro_vae.workflows.fit_settings import FitSettings

@@ -14,7 +14,8 @@ from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
 from pyro_vae.inference.objectives.objectives_by_name import OBJECTIVES, ObjectiveConfig
 from pyro_vae.inference.svi.train_config import OPTIMIZERS, SCHEDULES, TrainConfig
-from pyro_vae.option_registry import Entry, Option, Registry, options_of, require_known
+from pyro_vae.option_registry import Entry, Registry, require_known
+from pyro_vae.options import Option, options_of
 from pyro_vae.registry import KINDS, ModelConfig
 from pyro_vae.workflows.fit_settings import FitSettings, fit_options
 

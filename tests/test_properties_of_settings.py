@@ -10,7 +10,7 @@ from random_examples import attempt, examples
 
 from pyro_vae.atomic_write import read_toml, write_toml
 from pyro_vae.inference.svi.train_config import TrainConfig
-from pyro_vae.option_registry import MAX_COUNT, MAX_SEED, options_of
+from pyro_vae.options import MAX_COUNT, MAX_SEED, options_of
 from pyro_vae.workflows.fit_settings import FitSettings, fit_options, flatten_config
 
 OPTIONS = fit_options()

@@ -15,7 +15,8 @@ from pyro_vae.cli.main import _run
 from pyro_vae.constructor_args import CONSTRUCTORS
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import Entry, Option
+from pyro_vae.option_registry import Entry
+from pyro_vae.options import Option
 from pyro_vae.registry import GUIDES, KINDS, LIKELIHOODS, NETWORKS, PRIORS, ModelConfig, model_options
 from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import choose_likelihood, load_dataset

@@ -26,7 +26,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import pyro_vae as pv
 from pyro_vae.data.customers import customers
 from pyro_vae.evidence.evidence_methods import Estimator
-from pyro_vae.option_registry import options_of
+from pyro_vae.options import options_of
 from pyro_vae.sklearn import VAEDensity
 from pyro_vae.workflows import fit_settings
 from pyro_vae.workflows.fit_settings import fit_options

@@ -21,7 +21,7 @@ from pyro_vae.cli.option_types import (
 from pyro_vae.cli.print_json import print_json
 from pyro_vae.cli.setting_options import setting_options
 from pyro_vae.diagnostics.checks.check_size import GROUP, CheckSize
-from pyro_vae.option_registry import options_of
+from pyro_vae.options import options_of
 
 SIZES = options_of(CheckSize)
 

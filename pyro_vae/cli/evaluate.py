@@ -22,7 +22,7 @@ from pyro_vae.cli.print_json import print_json
 from pyro_vae.cli.setting_options import setting_options
 from pyro_vae.cli.streams import progress_style
 from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, GROUP, Estimator
-from pyro_vae.option_registry import Option, options_of
+from pyro_vae.options import Option, options_of
 
 
 def evidence_option(of: Option) -> Decorator:

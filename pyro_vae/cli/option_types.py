@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import MAX_COUNT, MAX_SEED, Option
+from pyro_vae.options import MAX_COUNT, MAX_SEED, Option
 from pyro_vae.workflows.fit_settings import fit_options, flatten_config
 
 Decorator = Callable[[Any], Any]

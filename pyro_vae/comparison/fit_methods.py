@@ -8,7 +8,8 @@
 from dataclasses import dataclass, field, replace
 
 from pyro_vae.inference.svi.train_config import TRAINING, TrainConfig
-from pyro_vae.option_registry import Entry, Registry, setting
+from pyro_vae.option_registry import Entry, Registry
+from pyro_vae.options import setting
 
 TABLE_EPOCHS, TABLE_RATE = 20, 4.0  # factors on the epochs and learning rate of a network, for a q that is a table
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pyro_vae.option_registry import Settings, setting
+from pyro_vae.options import Settings, setting
 
 BINARIZE = ("stochastic", "fixed", "threshold", "none")
 MISSING = ("auto", "refuse", "mask")

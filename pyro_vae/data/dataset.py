@@ -29,7 +29,7 @@ from pyro_vae.data.split import Split
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import Option, options_of
+from pyro_vae.options import Option, options_of
 
 SEED = Option("seed", int, 0, "Seed of the order of rows.")
 

@@ -32,7 +32,7 @@ from pyro_vae.data.split import Split
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table, condition_codes, relabelled, require_complete, table_from_frame
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import options_of
+from pyro_vae.options import options_of
 
 if TYPE_CHECKING:
     import pandas

@@ -11,7 +11,8 @@ from torch import Tensor
 from pyro_vae.data.data_config import DataConfig
 from pyro_vae.errors import InputError
 from pyro_vae.json_records import require_types
-from pyro_vae.option_registry import options_of, require_known
+from pyro_vae.option_registry import require_known
+from pyro_vae.options import options_of
 
 UNSET = (("coded", False), ("num_with_zeros", 0))
 GIVEN_WORDS = ", given "  # before the names of conditions, in the name of a measure

@@ -7,7 +7,8 @@ entry here, with the options that it alone owns.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pyro_vae.option_registry import Entry, Option, Registry, Settings, Value, check_owned, setting
+from pyro_vae.option_registry import Entry, Registry, check_owned
+from pyro_vae.options import Option, Settings, Value, setting
 
 GROUP = "Evidence"
 PRIOR_SHARE = Option("prior_share", float, 0.0, "share of draws from the prior.", minimum=0, maximum=1, group=GROUP)

@@ -27,7 +27,7 @@ from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.svi.fit_svi import fit
 from pyro_vae.inference.svi.train_config import DEVICE, TrainConfig
 from pyro_vae.models.vae import VAE
-from pyro_vae.option_registry import Value
+from pyro_vae.options import Value
 from pyro_vae.programs.sample_rows import sample
 from pyro_vae.registry import ModelConfig
 from pyro_vae.sklearn.check_rows import RandomState, RowsFormat, as_seed, check_rows, divide_rows

@@ -19,7 +19,8 @@ from pyro_vae.models.conditional_vae import ConditionalVAE
 from pyro_vae.models.semi_supervised_vae import SemiSupervisedVAE
 from pyro_vae.models.vae import VAE
 from pyro_vae.nets import AppendedInputs, ColumnEncoder, log1p, mlp
-from pyro_vae.option_registry import Entry, Value
+from pyro_vae.option_registry import Entry
+from pyro_vae.options import Value
 from pyro_vae.part_bases import LikelihoodModule
 from pyro_vae.registry import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, ModelConfig, NetworkEntry
 from pyro_vae.resource_limits import free_memory

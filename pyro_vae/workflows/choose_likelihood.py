@@ -12,7 +12,7 @@ from pyro_vae.data.image_shapes import is_colour
 from pyro_vae.data.infer_measure import are_counts, observed_values
 from pyro_vae.data.load_tables import SplitSource
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import Value
+from pyro_vae.options import Value
 from pyro_vae.registry import LIKELIHOODS, ModelConfig
 from pyro_vae.workflows.choose_families import choose_families
 

@@ -6,7 +6,8 @@ from typing import Any
 from pyro_vae.comparison.fit_methods import FIT_METHODS, Budget
 from pyro_vae.comparison.models_by_name import MODEL_NAMES
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import Option, options_of, require_known, setting
+from pyro_vae.option_registry import require_known
+from pyro_vae.options import Option, options_of, setting
 from pyro_vae.workflows.fit_settings import fit_options
 
 Settings = dict[str, Any]  # of a comparison: values by the names of the options, and what else a preset says

@@ -23,7 +23,7 @@ from pyro_vae.inference.svi.checkpoint import CHECKPOINT, require_checkpoint_of
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
 from pyro_vae.inference.svi.progress import Style
 from pyro_vae.loggers.open_logger import OpenLogger, RunLogger, logger_opener
-from pyro_vae.option_registry import Value
+from pyro_vae.options import Value
 from pyro_vae.programs.row_inputs import probe_batch
 from pyro_vae.run_folder import (
     EVALUATION,

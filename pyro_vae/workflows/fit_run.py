@@ -5,7 +5,7 @@ from pathlib import Path
 from pyro_vae.distributed import process_group
 from pyro_vae.errors import InputError
 from pyro_vae.inference.svi.progress import Style
-from pyro_vae.option_registry import Value
+from pyro_vae.options import Value
 from pyro_vae.run_folder import require_unused
 from pyro_vae.workflows.fit_job import FitJob, FitRun
 from pyro_vae.workflows.fit_messages import Log

@@ -11,7 +11,8 @@ from pyro_vae.errors import InputError
 from pyro_vae.file_names import require_path
 from pyro_vae.inference.objectives.objectives_by_name import OBJECTIVES, ObjectiveConfig
 from pyro_vae.inference.svi.train_config import DEVICE, DTYPE, TrainConfig
-from pyro_vae.option_registry import Option, Value, options_of, require_known
+from pyro_vae.option_registry import require_known
+from pyro_vae.options import Option, Value, options_of
 from pyro_vae.registry import ModelConfig, model_options
 
 # of tables; chosen on validation rows of several (docs/design.md)

@@ -28,7 +28,7 @@ from pyro_vae.errors import ImputationWarning, InputError, ZeroDensityWarning
 from pyro_vae.evidence.estimate_log_px import estimate_log_px
 from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.log_px_result import LogPx
-from pyro_vae.option_registry import options_of
+from pyro_vae.options import options_of
 from pyro_vae.programs.sample_rows import sample
 from pyro_vae.run_folder import CONFIG, WEIGHTS, read_config
 from pyro_vae.serialization import load

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pyro_vae.option_registry import Value
+from pyro_vae.options import Value
 from pyro_vae.run_folder import CONFIG, read_config
 from pyro_vae.workflows.fit_settings import (
     coding_of_run,

@@ -8,7 +8,7 @@ import pytest
 import pyro_vae as pv
 from pyro_vae.data import DataConfig
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import options_of
+from pyro_vae.options import options_of
 from pyro_vae.workflows import choose_likelihood
 
 

@@ -9,7 +9,7 @@ import pyro_vae as pv
 from pyro_vae.evidence.evidence_methods import EVIDENCE_METHODS, Estimator, EvidenceMethod
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.evidence.log_px_result import LogPx
-from pyro_vae.option_registry import Option
+from pyro_vae.options import Option
 from pyro_vae.workflows.evaluate_run import evaluate_split
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.models import SemiSupervisedVAE
-from pyro_vae.option_registry import options_of
+from pyro_vae.options import options_of
 from pyro_vae.registry import ModelConfig
 
 C, D, K, N = 3, 5, 2, 8

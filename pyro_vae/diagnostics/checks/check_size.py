@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from pyro_vae.option_registry import Settings, setting
+from pyro_vae.options import Settings, setting
 
 MIN_ROWS, MIN_REPLICATES, MIN_SIMULATIONS = 10, 10, 20
 LEAST = {"num_replicates": 320, "num_simulations": 200, "num_scored": 50}  # of what a time limit leaves

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pyro_vae.option_registry import Entry, Option, Registry, Value, check_owned, options_of, setting
+from pyro_vae.option_registry import Entry, Registry, check_owned
+from pyro_vae.options import Option, Value, options_of, setting
 
 GROUP = "Objective"
 MODULE = "pyro_vae.inference.objectives.make_objective"

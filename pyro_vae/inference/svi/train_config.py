@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from pyro_vae.errors import InputError
-from pyro_vae.option_registry import Entry, Option, Registry, Settings, options_of, require_known, setting
+from pyro_vae.option_registry import Entry, Registry, require_known
+from pyro_vae.options import Option, Settings, options_of, setting
 
 OPTIMIZERS = Registry(
     "optimizer",
