@@ -56,7 +56,7 @@ class _LocScale(PriorModule):
         except RuntimeError as error:
             raise InputError(f"loc has {locs.numel()} values and scale {scales.numel()}; give both K values") from error
         if not (scales > 0).all():
-            raise InputError("scale is a standard deviation: every value must be positive")
+            raise InputError("every scale must be positive")
         self.learned = learned
         if learned:
             self.loc, self.log_scale = nn.Parameter(locs.clone()), nn.Parameter(scales.log())

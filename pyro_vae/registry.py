@@ -51,8 +51,9 @@ SCALE = _option(
     "scale",
     "scale",
     None,
-    "Standard deviation of a normal, student-t or discretized-logistic likelihood, in the units of the model's x: a "
-    "number, or learned (one for all), per-feature (one for each column), or network (an output of the decoder).",
+    "Standard deviation of a normal, student-t or discretized-logistic likelihood, not of a prior, in the units of the "
+    "model's x: a number, or learned (one for all), per-feature (one for each column), or network (an output of the "
+    "decoder).",
 )
 
 
@@ -243,7 +244,7 @@ def _with_described_choices(option: Option, registry: Registry[Any]) -> Option:
     if option.name == "network":
         images = " and ".join(entry.name for entry in registry.values() if entry.for_images)
         return replace(option, help=f"{option.help}; {images} for images.")
-    return replace(option, help="; ".join([option.help, *described]) + ".")
+    return replace(option, help="; ".join([option.help.rstrip("."), *described]) + ".")
 
 
 def _help_with_defaults(name: str) -> str:

@@ -172,7 +172,10 @@ def _with_shown_default(told: dict[str, Any]) -> dict[str, Any]:
 def _checker(option: Option) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def check(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value is not None:
-            option.check(value)
+            try:
+                option.check(value)
+            except InputError as error:
+                raise InputError(str(error).replace(option.name, option.flag, 1)) from error
         return value
 
     return check

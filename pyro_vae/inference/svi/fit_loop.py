@@ -25,7 +25,7 @@ from pyro_vae.inference.svi.checkpoint import (
     quick_fingerprint,
 )
 from pyro_vae.inference.svi.fit_method import FitMethod, FitTask
-from pyro_vae.inference.svi.restarts import EPOCHS_BELOW, RATE_FACTOR, fall_from_best, validation_note
+from pyro_vae.inference.svi.restarts import EPOCHS_BELOW, RATE_FACTOR, FirstEpochFall, fall_from_best, validation_note
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.validation_elbo import collapse_advice
 from pyro_vae.programs.parameters import (
@@ -111,6 +111,7 @@ class FitLoop:
     ) -> None:
         self.method, self.task, self.config, self.group = method, task, task.config, task.group
         self.callbacks, self.path = callbacks if task.group.is_main else (), path
+        self._first_fall: float | None = None  # of the first epoch, where it had to be taken again
         for setting, allowed in method.without_effect.items():
             if (value := getattr(task.config, setting)) not in allowed:
                 raise InputError(f"{method.name} does not read {setting}, so {value} has no effect: leave it out")
@@ -162,6 +163,9 @@ class FitLoop:
             try:
                 record = self.method.epoch(state.epoch, lambda: self._step_taken(callbacks))
             except DivergedError as error:
+                if isinstance(error, FirstEpochFall) and self._is_no_smaller(error.fall):
+                    self._go_on_unwatched()
+                    continue
                 if not self._may_go_back or state.epoch == self._steps == 0:  # of no step, no rate is the cause
                     raise self._diverged(str(error)) from error
                 self._go_back(str(error))
@@ -201,13 +205,34 @@ class FitLoop:
     def _may_go_back(self) -> bool:
         return self.state.best_method is not None and self.state.restarts < self.config.max_restarts
 
+    def _is_no_smaller(self, fall: float) -> bool:
+        """Whether the first epoch fell as far as at a higher learning rate, nats per row: then the rate is no cause."""
+        before, self._first_fall = self._first_fall, fall
+        return before is not None and fall >= before
+
+    def _go_on_unwatched(self) -> None:
+        """Start the first epoch again at the learning rate of the settings, and let it end where it ends."""
+        self.task.watches_first_epoch = False
+        self._load_best(restarts=0)
+        if self.group.is_main:
+            log.warning(
+                "note: a lower learning rate makes the fall no smaller: single rows are that improbable at first, and "
+                "the fit goes on at %.2g",
+                self.config.learning_rate,
+            )
+
+    def _load_best(self, restarts: int) -> None:
+        """Set the best weights and the fit method's state there, and the learning rate of so many restarts."""
+        state = self.state
+        state.restarts = restarts
+        load_state(self.task.program, state.best_weights)
+        self.method.load_state({name: value.clone() for name, value in (state.best_method or {}).items()})
+        self.task.rate_factor = RATE_FACTOR**restarts
+
     def _go_back(self, reason: str) -> None:
         """Continue from the best weights and the fit method's state there, with a lower learning rate."""
         state = self.state
-        state.restarts += 1
-        load_state(self.task.program, state.best_weights)
-        self.method.load_state({name: value.clone() for name, value in (state.best_method or {}).items()})
-        self.task.rate_factor = RATE_FACTOR**state.restarts
+        self._load_best(state.restarts + 1)
         if self.group.is_main:
             log.warning(
                 "note: %s after epoch %d: the fit goes back to the weights of epoch %d, with a learning rate of %.2g "

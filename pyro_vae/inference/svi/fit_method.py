@@ -18,7 +18,7 @@ from pyro_vae.errors import DivergedError, InputError, PrecisionWarning
 from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.svi.count_flops import CountFlops
 from pyro_vae.inference.svi.prepare_fit import check_batches
-from pyro_vae.inference.svi.restarts import fall_in_epoch
+from pyro_vae.inference.svi.restarts import FirstEpochFall, fall_in_epoch
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.validation_elbo import HeldOutRows
 from pyro_vae.models.exact_density import Density, rows_with_nan
@@ -107,6 +107,7 @@ class FitTask:
     ) -> None:
         self.program, self.config, self.target, self.group = program, config, target, group
         self.rate_factor = 1.0  # the loop lowers it where a fit runs away
+        self.watches_first_epoch = bool(config.max_restarts and not config.kl_warmup)
         self.num_places, self.places = len(train), train.counted
         self.labels = train.labels if labels is None else labels
         if self.labels is not None and self.labels.shape != (self.num_places,):
@@ -216,8 +217,8 @@ class FitTask:
             on_step: called after each step.
 
         Returns:
-            The sum of the losses over all rows; `DivergedError` where it is not finite, and where the first epoch ends
-            far below its beginning.
+            The sum of the losses over all rows; `DivergedError` where it is not finite, and `FirstEpochFall` where the
+            first epoch ends far below its beginning.
         """
         set_training(self.program, True)
         total: Loss = 0.0
@@ -231,9 +232,8 @@ class FitTask:
             if is_check_due and not math.isfinite(total):
                 raise DivergedError(f"the objective became {float(total)}")
             on_step()
-        is_watched = self.config.max_restarts and not self.config.kl_warmup
-        if is_watched and (fall := fall_in_epoch(first, self.config.beta)):
-            raise DivergedError(f"the objective fell by {fall:,.0f} nats per row")
+        if self.watches_first_epoch and (fall := fall_in_epoch(first, self.config.beta)):
+            raise FirstEpochFall(fall)
         return total
 
     def end_epoch(self, parameters: Iterable[Tensor]) -> None:

@@ -5,7 +5,8 @@ by more than ten nats per row (β times as many where β is above 1) and by more
 first epoch. Epochs of a KL warm-up, whose objective is another one in each, are not compared.
 A fall on the validation rows alone is none: a lower learning rate does not help against overfitting. The first epoch,
 which has no earlier one, has run away where the later half of its steps lies below the first step by more than those
-ten nats and the size of that step's objective.
+ten nats and the size of that step's objective. Single rows of large counts can do that too: where a lower learning
+rate makes the fall no smaller, the rate is not its cause, and the fit goes on at the first one.
 
 >>> risen = [EpochRecord(epoch, epoch, elbo=-100.0 / epoch) for epoch in range(1, 9)]
 >>> fall_from_best(risen) is None
@@ -19,6 +20,7 @@ from statistics import median
 
 from torch import Tensor
 
+from pyro_vae.errors import DivergedError
 from pyro_vae.inference.fit_result import EpochRecord
 
 RATE_FACTOR = 0.25  # of the learning rate, at each restart
@@ -26,6 +28,14 @@ MIN_FALL = 10.0  # nats per row below the best epoch
 MIN_SHARE = 0.5  # of what had been gained since the first epoch
 MIN_STEPS = 2  # of an epoch whose later half is compared with its first step
 EPOCHS_BELOW = 3  # what one epoch has lost, the next often makes good
+
+
+class FirstEpochFall(DivergedError):
+    """The first epoch ended far below its beginning, by `fall` nats per row."""
+
+    def __init__(self, fall: float) -> None:
+        super().__init__(f"the objective fell by {fall:,.0f} nats per row")
+        self.fall = fall
 
 
 def fall_from_best(history: Sequence[EpochRecord], epochs: int = 1) -> float | None:

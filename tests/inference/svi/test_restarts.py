@@ -197,6 +197,19 @@ def test_without_validation_rows_the_epochs_that_ran_away_are_not_kept(monkeypat
     assert values[fitted.best_epoch - 1] > max(values) - max(10.0, 0.5 * (max(values) - values[0]))
 
 
+def test_where_a_lower_rate_is_no_remedy_the_fit_goes_on(caplog):
+    """Rates exp(linear(z)) of large counts are astronomical at first, at any learning rate: the fit mends them."""
+    torch.manual_seed(1)
+    likelihood, guide = pv.likelihoods.Poisson(pv.nets.linear(2, 4)), pv.guides.MeanFieldNormal(pv.nets.linear(4, 4))
+    vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
+    x = torch.poisson((1.5 * torch.randn(120, 1) * torch.tensor([1.0, -1.0, 0.5, 1.0]) + 1).exp())
+    fitted = pv.fit(vae, x, epochs=4, batch_size=20, learning_rate=0.03)
+    assert [record.restarts for record in fitted.history] == [0, 0, 0, 0]
+    assert fitted.history[-1].elbo > fitted.history[0].elbo
+    assert caplog.records[-1].message.startswith("note: a lower learning rate makes the fall no smaller")
+    assert fitted.history[0].learning_rate > 0.001  # that of the settings, and not a quarter of it
+
+
 class Failing:
     """A fit method that takes some steps and then has no number."""
 
