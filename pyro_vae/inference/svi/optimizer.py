@@ -46,7 +46,7 @@ class FusedOptimizer(PyroOptim):
     @classmethod
     def from_config(cls, config: TrainConfig) -> "FusedOptimizer":
         """The optimizer that the training settings describe."""
-        return cls(config.optimizer, config.learning_rate, config.clip)
+        return cls(config.optimizer, config.learning_rate, clip=config.clip)
 
     def start_step(self, step: "Step") -> None:
         """Take the learning rate of a batch and, where settings need it, its epoch.
