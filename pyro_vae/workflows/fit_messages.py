@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_vae.data import Dataset
 from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import CollapseWarning, HandlersWarning, PrecisionWarning
+from pyro_vae.options import Value
 from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import probe_batch
@@ -48,8 +49,21 @@ def describe_fit(
         return "\n".join([*lines, f"program {own}; {measure}"])
     scale = "" if likelihood.scale is None else f" with scale {likelihood.scale}"
     lines.append(f"likelihood {likelihood.name}{scale}: {likelihood.reason}; {measure}")
-    lines.append(f"prior {model.prior}, guide {model.guide}, network {model.network}, K = {model.latent_dim}")
+    parts = [f"{kind} {_part(model, kind)}" for kind in ("prior", "guide", "network")]
+    lines.append(", ".join([*parts, f"K = {model.latent_dim}"]))
     return "\n".join(lines)
+
+
+def _part(model: ModelConfig, kind: str) -> str:
+    """The name of a part, with the options that were given for it."""
+    entry = model.parts()[kind]
+    given = {option.name: model.options.get(option.name) for option in entry.options}
+    words = [f"{name} {_shown(value)}" for name, value in given.items() if value is not None and value is not False]
+    return f"{entry.name} ({', '.join(words)})" if words else entry.name
+
+
+def _shown(value: Value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ def test_a_fit_is_the_commands_fit(done, tmp_path):
     ours, theirs = (pv.load(folder).state_dict() for folder in (made.folder, tmp_path / "b"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert "likelihood bernoulli" in "\n".join(lines)
+    assert "prior standard-normal, guide mean-field, network mlp (hidden 12), K = 2" in "\n".join(lines)
     assert len(made.fitted.history) == 2
     assert {path.name for path in made.figures} >= {"training.png", "manifold.png"}
 
