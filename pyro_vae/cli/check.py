@@ -46,8 +46,8 @@ def _size_options(command: Callable[..., None]) -> Callable[..., None]:
     "statistics",
     multiple=True,
     metavar="FILE.py:FUNCTION",
-    help="A statistic of your own: a function of rows, an array in original units, that returns a number. May be "
-    "repeated.",
+    help="A statistic of your own: a function that returns a number of rows, a data frame where columns have names, "
+    "else an array in original units. May be repeated.",
 )
 @option(
     GROUP,

@@ -8,10 +8,10 @@ from typing import cast
 from torch import nn
 
 from pyro_vae.atomic_write import read_json, require_file_path, write_atomic, write_json
-from pyro_vae.data.ondisk.rows_on_disk import Array
 from pyro_vae.diagnostics.checks.check_program import check
 from pyro_vae.diagnostics.checks.check_size import CheckSize
 from pyro_vae.diagnostics.checks.model_check import ModelCheck
+from pyro_vae.diagnostics.checks.own_statistics import OwnStatistic
 from pyro_vae.errors import InputError
 from pyro_vae.inference.svi.fit_svi import pick_device
 from pyro_vae.report.check_page import check_page
@@ -49,7 +49,8 @@ def check_run(
         split: `check`, `valid` or `test`; by default the rows set aside for checks, or without them the validation
             rows.
         families: which checks; by default all.
-        statistics: functions of rows (n, D) in original units, as `FILE.py:FUNCTION`, each of which returns a number.
+        statistics: functions of rows, as `FILE.py:FUNCTION`, each of which returns a number: of a data frame where
+            columns have names, else of an array (n, D) in original units.
         size: the numbers of rows and draws.
         time_limit: seconds that the draws may take; by default the time of the fit, or 20 seconds if that is longer.
             It sets the numbers of draws once; they are kept with the verdicts.
@@ -72,7 +73,7 @@ def check_run(
     require_file_path(path)
     if bootstrap == 1:
         raise InputError("--bootstrap 1: one fit has no variance; give 12 or more, or none")
-    own: dict[str, Callable[[Array], float]] = {}
+    own: dict[str, OwnStatistic] = {}
     for where in statistics:
         name, function = load_statistic(where)
         if name in own:
@@ -123,18 +124,18 @@ def _seconds_of_fit(folder: Path) -> float:
     return float(seconds) if isinstance(seconds, (int, float)) else 0.0
 
 
-def load_statistic(where: str) -> tuple[str, Callable[[Array], float]]:
+def load_statistic(where: str) -> tuple[str, OwnStatistic]:
     """A statistic of a user's, by its function's name; what its code raises becomes an `InputError`.
 
     Args:
         where: `FILE.py:FUNCTION`.
 
     Returns:
-        The name and the function of rows (n, D).
+        The name and the function of rows.
     """
     function, path = load_function(where, "--statistic")
 
-    def statistic(rows: Array) -> float:
+    def statistic(rows: object) -> float:
         with errors_as_input(f"--statistic {where}", path):
             return cast(float, function(rows))  # `check` says where it is no number
 

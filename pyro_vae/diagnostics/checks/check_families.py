@@ -22,6 +22,7 @@ from pyro_vae.diagnostics.checks.draws_and_rows import (
 )
 from pyro_vae.diagnostics.checks.latent_checks import aggregate_verdict, moved_columns, usage_verdict
 from pyro_vae.diagnostics.checks.model_check import FAMILIES
+from pyro_vae.diagnostics.checks.own_statistics import OwnStatistics
 from pyro_vae.diagnostics.checks.picture_statistics import PictureStatistics
 from pyro_vae.diagnostics.checks.predictive_checks import (
     PREDICTIVE_WORDS,
@@ -34,7 +35,6 @@ from pyro_vae.diagnostics.checks.row_densities import RowDensities, baseline_ver
 from pyro_vae.diagnostics.checks.row_statistics import (
     MAX_PAIRED,
     ColumnStatistics,
-    OwnStatistics,
     PairStatistics,
     RowColumns,
     RowStatistics,

@@ -1,23 +1,20 @@
 """Whether a model is right: all checks of a program on rows held out, and their verdicts together."""
 
-import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from pyro_vae.argument_checks import check_call
 from pyro_vae.data import Dataset, RowsGiven, Split, as_split
-from pyro_vae.data.columns import Column
-from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.data.columns import Column, Schema
 from pyro_vae.data.row_weights import effective_rows
 from pyro_vae.diagnostics.checks.check_families import CheckFamilies, CheckTask
 from pyro_vae.diagnostics.checks.check_size import MIN_REPLICATES, MIN_ROWS, MIN_SIMULATIONS, CheckSize
 from pyro_vae.diagnostics.checks.model_check import FAMILIES, ModelCheck
-from pyro_vae.diagnostics.checks.row_statistics import original_values
+from pyro_vae.diagnostics.checks.own_statistics import OwnStatistic, require_numbers, statistics_of_arrays
 from pyro_vae.diagnostics.checks.verdicts import Verdict, with_levels
 from pyro_vae.errors import InputError, ZeroDensityWarning
 from pyro_vae.programs.program_defaults import num_features_of
@@ -38,7 +35,7 @@ def check(
     *,
     families: Sequence[str] | None = None,
     training: RowsGiven | None = None,
-    statistics: Mapping[str, Callable[[Array], float]] | None = None,
+    statistics: Mapping[str, OwnStatistic] | None = None,
     matters: Mapping[str, float] | None = None,
     size: CheckSize | None = None,
     time_limit: float | None = None,
@@ -66,7 +63,8 @@ def check(
             rows that chose nothing.
         families: which checks, by default all (`FAMILIES`).
         training: the training rows, where `data` is no data set: for scales, overfitting and memorization.
-        statistics: functions of rows (n, D) in original units, by name, each of which returns a number.
+        statistics: functions of rows by name, each of which returns a number: of a data frame where the data set's
+            columns have names, with levels as they are written, else of an array (n, D) in original units.
         matters: how large a difference of each of these matters; every significant one is `small` by default.
         size: the numbers of rows and draws.
         time_limit: seconds that the check may take: a trial of a few draws lowers their numbers once, where
@@ -106,13 +104,13 @@ def check(
         raise InputError(f"these rows have {rows.shape[1]} columns, and the program is of rows of {width}")
     if num_training is None:
         num_training = 0 if trained is None else round(effective_rows(trained.weights) or len(trained))
-    require_numbers(statistics or {}, rows)
+    schema = data.schema if isinstance(data, Dataset) else Schema()
+    own = statistics_of_arrays(statistics or {}, schema, rows)
+    require_numbers(own, rows)
     if len(refits) == 1:
         raise InputError("one refit has no variance: give several programs, or none")
     dataset = data if isinstance(data, Dataset) else None
-    task = CheckTask(
-        program, rows, trained, num_training, columns, dataset, statistics or {}, matters or {}, seed, refits
-    )
+    task = CheckTask(program, rows, trained, num_training, columns, dataset, own, matters or {}, seed, refits)
     verdicts: list[Verdict] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZeroDensityWarning)
@@ -145,19 +143,6 @@ def representative_rows(split: Split, num_rows: int, seed: int) -> Split:
         weights = split.weights.cpu()[order]
         order = order[torch.rand(len(order), generator=generator) < weights / weights.max()]
     return split.take(order[:num_rows]).with_fields(weights=None)
-
-
-def require_numbers(statistics: Mapping[str, Callable[[Array], float]], rows: Split) -> None:
-    """`InputError` for a statistic that is no number of the rows.
-
-    Args:
-        statistics: functions of rows (n, D) in original units by name.
-        rows: the rows.
-    """
-    for name, function in statistics.items():
-        found: object = function(original_values(rows))
-        if not isinstance(found, (int, float, np.number)) or not math.isfinite(found):
-            raise InputError(f"statistic {name}: it has to return a finite number, got {found!r:.60}")
 
 
 def _rows_and_training(

@@ -1,7 +1,7 @@
 """Statistics of rows in their original units, for many sets of rows at once: of columns, of pairs, of one's own."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +13,6 @@ from pyro_vae.data.columns import Column
 from pyro_vae.data.columns.column import WITH_LEVELS
 from pyro_vae.data.image_shapes import ImageShape
 from pyro_vae.data.ondisk.rows_on_disk import Array
-from pyro_vae.errors import InputError
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MAX_WIDTH = 200  # columns; of wider rows the means and standard deviations are compared, and no pairs
@@ -290,32 +289,3 @@ def normal_scores(rows: Array, columns: RowColumns) -> Array:
         scores -= np.log1p(np.maximum(places[0] - values, 0) / scale)
         parts.append(scores)
     return np.stack(parts, -1) if parts else np.zeros((*rows.shape[:-1], 0))
-
-
-class OwnStatistics:
-    """Statistics of a user's: functions of rows (n, D) in original units that return a number.
-
-    Args:
-        functions: the functions by name.
-        scales: how large a difference of each matters; one without is small, however large it is.
-    """
-
-    def __init__(self, functions: Mapping[str, Callable[[Array], float]], scales: Mapping[str, float] | None = None):
-        self.functions = functions
-        known = scales or {}
-        self.statistics = [Statistic(name, known.get(name, np.inf)) for name in functions]
-
-    def __call__(self, rows: Array) -> Array:
-        """The statistics of each set.
-
-        Args:
-            rows: sets of rows (R, n, D).
-
-        Returns:
-            The values (R, S).
-        """
-        found = np.asarray([[float(function(each)) for function in self.functions.values()] for each in rows])
-        if not (finite := np.isfinite(found).all(0)).all():
-            name = [*self.functions][int(np.argmin(finite))]
-            raise InputError(f"statistic {name} is no finite number of some rows that are drawn from the model")
-        return found
