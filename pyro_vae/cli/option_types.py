@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -172,10 +173,7 @@ def _with_shown_default(told: dict[str, Any]) -> dict[str, Any]:
 def _checker(option: Option) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def check(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value is not None:
-            try:
-                option.check(value)
-            except InputError as error:
-                raise InputError(str(error).replace(option.name, option.flag, 1)) from error
+            replace(option, name=option.flag).check(value)  # a message names what was typed
         return value
 
     return check

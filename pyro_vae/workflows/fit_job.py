@@ -44,9 +44,7 @@ from pyro_vae.workflows.class_labels import describe_labels, num_classes, requir
 from pyro_vae.workflows.conditions_file import write_conditions
 from pyro_vae.workflows.fit_baseline import Baseline, fit_baseline
 from pyro_vae.workflows.fit_messages import Log, describe_fit, dominating_rows, reason_of_interruption, warnings_to_log
-from pyro_vae.workflows.fit_settings import (
-    FitSettings,
-)
+from pyro_vae.workflows.fit_settings import FitSettings
 from pyro_vae.workflows.metrics_file import MetricsFile, drop_later_epochs
 from pyro_vae.workflows.reference_scores import write_reference_scores
 from pyro_vae.workflows.user_program import load_builder
@@ -160,6 +158,15 @@ class FitJob:
         )
 
     def run(self, logger: str | None, progress: Style) -> FitRun:
+        """Fit, score and draw, in the run's folder.
+
+        Args:
+            logger: `tensorboard`, or none.
+            progress: how progress is shown.
+
+        Returns:
+            The run that was fitted.
+        """
         self.progress: Style = progress
         open_logger = logger_opener(logger, self.out if self.resuming else None)
         with ExitStack() as locks:

@@ -10,11 +10,12 @@ from torch import Tensor
 from pyro_vae.data import Dataset
 from pyro_vae.distributed import ProcessGroup
 from pyro_vae.errors import CollapseWarning, HandlersWarning, PrecisionWarning
+from pyro_vae.option_registry import Entry
 from pyro_vae.options import Value
 from pyro_vae.programs.find_plates import find_plates
 from pyro_vae.programs.row_batches import describe_measure
 from pyro_vae.programs.row_inputs import probe_batch
-from pyro_vae.registry import ModelConfig
+from pyro_vae.registry import KINDS, ModelConfig
 from pyro_vae.typing import Program
 from pyro_vae.workflows.choose_likelihood import LikelihoodChoice
 
@@ -48,7 +49,8 @@ def describe_fit(
     if likelihood is None:
         return "\n".join([*lines, f"program {own}; {measure}"])
     scale = "" if likelihood.scale is None else f" with scale {likelihood.scale}"
-    lines.append(f"likelihood {likelihood.name}{scale}: {likelihood.reason}; {measure}")
+    options = _given_options(model, KINDS["likelihood"][likelihood.name], leave_out="scale")
+    lines.append(f"likelihood {likelihood.name}{scale}{options}: {likelihood.reason}; {measure}")
     parts = [f"{kind} {_part(model, kind)}" for kind in ("prior", "guide", "network")]
     lines.append(", ".join([*parts, f"K = {model.latent_dim}"]))
     return "\n".join(lines)
@@ -57,9 +59,14 @@ def describe_fit(
 def _part(model: ModelConfig, kind: str) -> str:
     """The name of a part, with the options that were given for it."""
     entry = model.parts()[kind]
-    given = {option.name: model.options.get(option.name) for option in entry.options}
+    return f"{entry.name}{_given_options(model, entry)}"
+
+
+def _given_options(model: ModelConfig, entry: Entry, leave_out: str = "") -> str:
+    """The options of a part that were given, in parentheses."""
+    given = {option.flag[2:]: model.options.get(option.name) for option in entry.options if option.name != leave_out}
     words = [f"{name} {_shown(value)}" for name, value in given.items() if value is not None and value is not False]
-    return f"{entry.name} ({', '.join(words)})" if words else entry.name
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _shown(value: Value) -> str:

@@ -25,7 +25,14 @@ from pyro_vae.inference.svi.checkpoint import (
     quick_fingerprint,
 )
 from pyro_vae.inference.svi.fit_method import FitMethod, FitTask
-from pyro_vae.inference.svi.restarts import EPOCHS_BELOW, RATE_FACTOR, FirstEpochFall, fall_from_best, validation_note
+from pyro_vae.inference.svi.restarts import (
+    EPOCHS_BELOW,
+    RATE_FACTOR,
+    FirstEpochFall,
+    fall_from_best,
+    restarts_without_remedy,
+    validation_note,
+)
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.inference.svi.validation_elbo import collapse_advice
 from pyro_vae.programs.parameters import (
@@ -111,7 +118,7 @@ class FitLoop:
     ) -> None:
         self.method, self.task, self.config, self.group = method, task, task.config, task.group
         self.callbacks, self.path = callbacks if task.group.is_main else (), path
-        self._first_fall: float | None = None  # of the first epoch, where it had to be taken again
+        self._falls: dict[int, float] = {}  # of the first epoch, by the number of restarts
         for setting, allowed in method.without_effect.items():
             if (value := getattr(task.config, setting)) not in allowed:
                 raise InputError(f"{method.name} does not read {setting}, so {value} has no effect: leave it out")
@@ -163,8 +170,8 @@ class FitLoop:
             try:
                 record = self.method.epoch(state.epoch, lambda: self._step_taken(callbacks))
             except DivergedError as error:
-                if isinstance(error, FirstEpochFall) and self._is_no_smaller(error.fall):
-                    self._go_on_unwatched()
+                if isinstance(error, FirstEpochFall) and (restarts := self._without_remedy(error.fall)) is not None:
+                    self._go_on_unwatched(restarts)
                     continue
                 if not self._may_go_back or state.epoch == self._steps == 0:  # of no step, no rate is the cause
                     raise self._diverged(str(error)) from error
@@ -205,20 +212,20 @@ class FitLoop:
     def _may_go_back(self) -> bool:
         return self.state.best_method is not None and self.state.restarts < self.config.max_restarts
 
-    def _is_no_smaller(self, fall: float) -> bool:
-        """Whether the first epoch fell as far as at a higher learning rate, nats per row: then the rate is no cause."""
-        before, self._first_fall = self._first_fall, fall
-        return before is not None and fall >= before
+    def _without_remedy(self, fall: float) -> int | None:
+        """The number of restarts to go on with where the last one is no remedy for the first epoch's fall, or None."""
+        self._falls[self.state.restarts] = fall
+        return restarts_without_remedy(self._falls)
 
-    def _go_on_unwatched(self) -> None:
-        """Start the first epoch again at the learning rate of the settings, and let it end where it ends."""
+    def _go_on_unwatched(self, restarts: int) -> None:
+        """Take the first epoch again at the learning rate of so many restarts, and let it end where it ends."""
         self.task.watches_first_epoch = False
-        self._load_best(restarts=0)
+        self._load_best(restarts)
         if self.group.is_main:
             log.warning(
-                "note: a lower learning rate makes the fall no smaller: single rows are that improbable at first, and "
-                "the fit goes on at %.2g",
-                self.config.learning_rate,
+                "note: a lower learning rate does not halve the fall, so that the rate is not its cause: single rows "
+                "are that improbable at first, and the fit goes on with a learning rate of %.2g",
+                self.config.learning_rate * self.task.rate_factor,
             )
 
     def _load_best(self, restarts: int) -> None:

@@ -274,7 +274,7 @@ class FitMethod(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the method and its objective, once it is prepared: another one does not resume its checkpoint."""
+        """Of the method, and once it is prepared of its objective: another one does not resume its checkpoint."""
 
     @property
     def without_effect(self) -> Unread:

@@ -6,7 +6,9 @@ first epoch. Epochs of a KL warm-up, whose objective is another one in each, are
 A fall on the validation rows alone is none: a lower learning rate does not help against overfitting. The first epoch,
 which has no earlier one, has run away where the later half of its steps lies below the first step by more than those
 ten nats and the size of that step's objective. Single rows of large counts can do that too: where a lower learning
-rate makes the fall no smaller, the rate is not its cause, and the fit goes on at the first one.
+rate does not halve the fall, the rate is not its cause, and the fit goes on at the highest of the rates whose fall is
+within a factor of two of the least. Epochs at the beginning that lie a hundred times as far below the best one as the
+epoch after them do not count as what had been gained.
 
 >>> risen = [EpochRecord(epoch, epoch, elbo=-100.0 / epoch) for epoch in range(1, 9)]
 >>> fall_from_best(risen) is None
@@ -15,7 +17,7 @@ True
 77.5
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from torch import Tensor
@@ -26,6 +28,7 @@ from pyro_vae.inference.fit_result import EpochRecord
 RATE_FACTOR = 0.25  # of the learning rate, at each restart
 MIN_FALL = 10.0  # nats per row below the best epoch
 MIN_SHARE = 0.5  # of what had been gained since the first epoch
+FAR = 100  # times as far below the best epoch as the next one
 MIN_STEPS = 2  # of an epoch whose later half is compared with its first step
 EPOCHS_BELOW = 3  # what one epoch has lost, the next often makes good
 
@@ -36,6 +39,25 @@ class FirstEpochFall(DivergedError):
     def __init__(self, fall: float) -> None:
         super().__init__(f"the objective fell by {fall:,.0f} nats per row")
         self.fall = fall
+
+
+def restarts_without_remedy(falls: Mapping[int, float]) -> int | None:
+    """How many restarts the fit goes on with, where lower learning rates are no remedy for a fall in the first epoch.
+
+    Args:
+        falls: of each try that ended, by its number of restarts, nats per row, in their order.
+
+    Returns:
+        The least number of restarts whose fall is within a factor of two of the least one; None where the last restart
+        has halved the fall, or was the first try.
+
+    >>> restarts_without_remedy({0: 1e6, 1: 500.0}), restarts_without_remedy({0: 1e6, 1: 500.0, 2: 400.0})
+    (None, 1)
+    """
+    *before, last = falls.values()
+    if not before or last < before[-1] / 2:
+        return None
+    return min(restarts for restarts, fall in falls.items() if fall <= 2 * min(falls.values()))
 
 
 def fall_from_best(history: Sequence[EpochRecord], epochs: int = 1) -> float | None:
@@ -54,7 +76,17 @@ def fall_from_best(history: Sequence[EpochRecord], epochs: int = 1) -> float | N
         return None
     values, last = ([row.training_value or 0.0 for row in rows] for rows in (alike, since))
     fall = max(values) - max(last)
-    return fall if fall > max(_least_fall(history[-1].beta or 1.0), MIN_SHARE * (max(values) - values[0])) else None
+    gained = max(values) - _first_of_scale(values)
+    return fall if fall > max(_least_fall(history[-1].beta or 1.0), MIN_SHARE * gained) else None
+
+
+def _first_of_scale(values: Sequence[float]) -> float:
+    """The first of some objectives, without those at the beginning that lie far below any scale of the others."""
+    below = [max(values) - value for value in values]
+    for number in range(1, len(values)):
+        if min(below[:number]) > FAR * (below[number] + MIN_FALL):
+            return values[number]
+    return values[0]
 
 
 def _least_fall(beta: float) -> float:
@@ -93,7 +125,7 @@ def validation_note(history: Sequence[EpochRecord]) -> str:
         return ""
     values = [row.selection_value or 0.0 for row in rows]
     best = values.index(max(values))
-    if values[best] - values[-1] <= max(MIN_FALL, MIN_SHARE * (values[best] - values[0])):
+    if values[best] - values[-1] <= max(MIN_FALL, MIN_SHARE * (values[best] - _first_of_scale(values))):
         return ""
     before, after = rows[best].training_value, rows[-1].training_value
     fell = (

@@ -1,6 +1,8 @@
 """Fits that run away: noticed, taken back to their best weights with a lower learning rate, and told."""
 
 import dataclasses
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +14,13 @@ from pyro_vae.inference.svi import fit_loop
 from pyro_vae.inference.svi.callbacks import CallbackBase
 from pyro_vae.inference.svi.fit_loop import fit_with
 from pyro_vae.inference.svi.fit_method import READS_ALL
-from pyro_vae.inference.svi.restarts import EPOCHS_BELOW, fall_from_best, fall_in_epoch, validation_note
+from pyro_vae.inference.svi.restarts import (
+    EPOCHS_BELOW,
+    FirstEpochFall,
+    fall_from_best,
+    fall_in_epoch,
+    validation_note,
+)
 from pyro_vae.inference.svi.train_config import TrainConfig
 from pyro_vae.programs.parameters import copy_state
 from pyro_vae.workflows.fit_messages import dominating_rows
@@ -35,6 +43,8 @@ HISTORIES = {  # the last epochs' objectives, and the fall that is found
     "less than ten nats": (history([-3.0, -2.9, -12.0, -12.0, -12.0]), None),
     "from the first epoch on": (history([-3.0, -50.0, -40.0, -60.0]), 37.0),
     "too few epochs": (history([-3.0, -500.0, -400.0]), None),
+    "a first epoch beyond any scale": (history([-8.9e10, -200.0, -190.0, -1e6, -1e7, -1e8]), 999_810.0),
+    "two of them": (history([-8.9e10, -8.9e10, -200.0, -190.0, -300.0, -310.0, -320.0]), 110.0),
     "each epoch of a warm-up has its own objective": (
         history([*RISEN, -300.0, -400.0, -500.0], beta=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
         None,
@@ -197,17 +207,91 @@ def test_without_validation_rows_the_epochs_that_ran_away_are_not_kept(monkeypat
     assert values[fitted.best_epoch - 1] > max(values) - max(10.0, 0.5 * (max(values) - values[0]))
 
 
-def test_where_a_lower_rate_is_no_remedy_the_fit_goes_on(caplog):
-    """Rates exp(linear(z)) of large counts are astronomical at first, at any learning rate: the fit mends them."""
+def counts():
+    """A program whose rates exp(linear(z)) of large counts are astronomical at first, and rows."""
     torch.manual_seed(1)
     likelihood, guide = pv.likelihoods.Poisson(pv.nets.linear(2, 4)), pv.guides.MeanFieldNormal(pv.nets.linear(4, 4))
     vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
-    x = torch.poisson((1.5 * torch.randn(120, 1) * torch.tensor([1.0, -1.0, 0.5, 1.0]) + 1).exp())
-    fitted = pv.fit(vae, x, epochs=4, batch_size=20, learning_rate=0.03)
-    assert [record.restarts for record in fitted.history] == [0, 0, 0, 0]
-    assert fitted.history[-1].elbo > fitted.history[0].elbo
-    assert caplog.records[-1].message.startswith("note: a lower learning rate makes the fall no smaller")
-    assert fitted.history[0].learning_rate > 0.001  # that of the settings, and not a quarter of it
+    return vae, torch.poisson((1.5 * torch.randn(120, 1) * torch.tensor([1.0, -1.0, 0.5, 1.0]) + 1).exp())
+
+
+def test_where_a_lower_rate_is_no_remedy_the_fit_goes_on(caplog, tmp_path):
+    given = {"epochs": 4, "batch_size": 20, "learning_rate": 0.03}
+    vae, x = counts()
+    fitted = pv.fit(vae, x, **given)
+    assert caplog.records[-1].message.startswith("note: a lower learning rate does not halve the fall")
+    unwatched, _ = counts()
+    once = pv.fit(unwatched, x, max_restarts=0, **given)
+    assert [replace(row, seconds=0.0) for row in fitted.history] == [replace(row, seconds=0.0) for row in once.history]
+    assert fitted.best_epoch == 3  # of −9e10, −9e10, −197, −508: the fourth has fallen, beside the third
+    resumed, _ = counts()
+    pv.fit(resumed, x, checkpoint=tmp_path, callbacks=[StopAfter(1)], **given)
+    pv.fit(resumed, x, checkpoint=tmp_path, **given)
+    assert all(torch.equal(value, copy_state(vae)[name]) for name, value in copy_state(resumed).items())
+
+
+class StopAfter(CallbackBase):
+    """Ends a fit after some epochs."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_epoch(self, fit):
+        fit.stop = len(fit.history) == self.epochs
+
+
+class Falling:
+    """A fit method whose first epoch falls by some nats at each learning rate, or has no number where it is NaN."""
+
+    name = "falling"
+    without_effect = READS_ALL
+
+    def __init__(self, falls):
+        self.falls, self.tried = falls, []
+
+    def prepare(self, task):
+        self.task = task
+
+    def epoch(self, index, on_step):
+        rate = self.task.rate(0)
+        self.tried.append(rate)
+        on_step()
+        fall = self.falls[rate]
+        if math.isnan(fall):
+            raise pv.DivergedError("the objective became nan")
+        if self.task.watches_first_epoch:
+            raise FirstEpochFall(fall)
+        return EpochRecord(index + 1, index + 1, elbo=-1.0, learning_rate=rate)
+
+    def state(self):
+        return {}
+
+    def load_state(self, state):
+        pass
+
+
+NONE = math.nan
+TRIES = {  # the fall at each rate, the rates that are tried, and how it ends: at which restarts, or diverged
+    "no smaller": ([185, 250, 0, 0], [1, 1 / 4, 1], 0),
+    "a little smaller": ([500, 499, 0, 0], [1, 1 / 4, 1], 0),
+    "much smaller, then no smaller": ([1e12, 500, 501, 0], [1, 1 / 4, 1 / 16, 1 / 4], 1),
+    "larger in the end": ([1.68e7, 11_670, 2_818, 26_010], [1, 1 / 4, 1 / 16, 1 / 64, 1 / 16], 2),
+    "no number, then no smaller": ([NONE, NONE, 500, 500], [1, 1 / 4, 1 / 16, 1 / 64, 1 / 16], 2),
+    "halved each time": ([1e11, 1e9, 841_705, 12_849], [1, 1 / 4, 1 / 16, 1 / 64], None),
+}
+
+
+@pytest.mark.parametrize(("falls", "tried", "restarts"), TRIES.values(), ids=TRIES)
+def test_the_rate_of_a_first_epoch_that_falls(falls, tried, restarts):
+    method = Falling(dict(zip((1.0, 1 / 4, 1 / 16, 1 / 64), falls, strict=True)))
+    config = TrainConfig(epochs=1, learning_rate=1.0, schedule="constant")
+    if restarts is None:
+        with pytest.raises(pv.DivergedError, match="after 3 of 3 restarts"):
+            fit_with(method, small_vae(), table()[0], config)
+    else:
+        fitted = fit_with(method, small_vae(), table()[0], config)
+        assert [row.restarts for row in fitted.history] == [restarts]
+    assert method.tried == tried
 
 
 class Failing:
