@@ -1,5 +1,6 @@
 """Importance weights from traces: one matrix (S, N) of log p(x, z) − log q(z | x), for any program."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from pyro_vae.context_managers import DispatchMode, evaluating, seeded
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, RowsError
 from pyro_vae.programs.enumeration import enumerate_sites
 from pyro_vae.programs.log_densities import enumerated_weight_terms, log_weight_terms
 from pyro_vae.programs.masked_latents import require_masks_alike
@@ -19,6 +20,8 @@ from pyro_vae.programs.plates import PlateStructure, require_row_plate
 from pyro_vae.programs.row_inputs import Batch, bind_supported_kwargs
 from pyro_vae.programs.traces import SubstituteLatents, Wrapper, sample_sites, trace_program, unchanged
 from pyro_vae.typing import LogWeights, Program
+
+MAX_LOG_RATIO = 100.0  # nats
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,10 @@ class LogWeightSampler:
             )
         require_masks_alike(model, guide)
         likelihood, ratio = log_weight_terms(model, guide, keep, on_support=on_support)
-        return LogWeightTerms(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
+        found = LogWeightTerms(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
+        if not from_prior and sample_sites(guide).keys() <= sample_sites(model).keys():  # no auxiliary latents
+            _require_possible(found.log_ratio)
+        return found
 
     def _summed_out(self, batch: Batch, draws: int, on_support: bool) -> LogWeightTerms:
         """Log weights of draws from the guide with the latents that it enumerates summed out."""
@@ -202,6 +208,21 @@ class CountOperations(DispatchMode):
                 if isinstance(value, Tensor):
                     self.bytes += value.numel() * value.element_size()
         return result
+
+
+def _require_possible(log_ratio: LogWeights) -> None:
+    r"""`RowsError` where log p(z) − log q(z|x) of a draw z ~ q is more than a density can make it.
+
+    $E_q[p(z)/q(z|x)] \le 1$, so by Markov's inequality a draw exceeds t nats with probability $e^{-t}$ at most.
+    """
+    largest = float(log_ratio.max()) if log_ratio.numel() else -math.inf
+    if largest > MAX_LOG_RATIO:
+        row = int(log_ratio.amax(0).argmax())
+        raise RowsError(
+            f"row {row} of a block has a draw of the guide whose log p(z) − log q(z|x) is {largest:.4g} nats, which is "
+            f"above {MAX_LOG_RATIO:.0f} with probability e^−{MAX_LOG_RATIO:.0f} at most: rounding has spoiled log q "
+            "(take --dtype float64, dtype=torch.float64, or another scale of the values), or the prior is no density"
+        )
 
 
 def _are_close(first: Tensor, second: Tensor) -> bool:
