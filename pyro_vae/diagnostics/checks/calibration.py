@@ -185,7 +185,7 @@ def _latents_verdict(found: Simulations, test: RankTest) -> Verdict:
         )
         findings.append(
             Finding(
-                f"{name}: 90 % intervals (the posterior is shifted by {shift[k]:+.2f} of the guide's standard "
+                f"{name}: 90% intervals (the posterior is shifted by {shift[k]:+.2f} of the guide's standard "
                 f"deviations, and {ratio[k]:.2f} times as wide)",
                 float(coverage[k]),
                 INTERVAL,
@@ -201,9 +201,9 @@ def _latents_verdict(found: Simulations, test: RankTest) -> Verdict:
     return Verdict(
         "guide",
         "Calibration of the guide",
-        effect=first.name.replace("90 % intervals", f"90 % intervals hold {first.rows:.1%} of the latents"),
+        effect=first.name.replace("90% intervals", f"90% intervals hold {first.rows:.1%} of the latents"),
         meaning="Latents z are drawn from the prior and rows x from the likelihood at z; if the guide is the "
-        "posterior, the rank of z among draws of q(z|x) is uniform. Below 90 % the guide is too narrow or off; "
+        "posterior, the rank of z among draws of q(z|x) is uniform. Below 90% the guide is too narrow or off; "
         "above, too wide.",
         advice="The guide is not the posterior of the model: try a richer one (--guide full-rank, --guide flow), "
         "wider hidden layers, or more epochs. log p(x) by importance sampling corrects for it; codes and their "
@@ -222,9 +222,9 @@ def _joint_verdict(test: RankTest) -> Verdict:
     return Verdict(
         "joint",
         "Rank of log p(x, z)",
-        effect=f"the guide's 90 % of most probable draws hold {within:.1%} of the latents that rows came from",
+        effect=f"the guide's 90% of most probable draws hold {within:.1%} of the latents that rows came from",
         meaning="The rank of log p(x, z) among draws of q(z|x), which depends on x: a guide that ignores x passes "
-        "the ranks of z, and fails here (Modrák et al., arXiv:2211.02383). Below 90 % the guide stays too close to "
+        "the ranks of z, and fails here (Modrák et al., arXiv:2211.02383). Below 90% the guide stays too close to "
         "the mode.",
         advice="See the advice on the guide's calibration.",
         statistic=float(test.scores.max()),

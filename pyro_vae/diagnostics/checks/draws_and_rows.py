@@ -238,7 +238,7 @@ def memorization_verdict(draws: Array, rows: Array, training: Array, seed: int) 
     return Verdict(
         "memorization",
         "Draws beside training rows",
-        effect=f"{share:.1%} of draws are nearest to a training row, of as many held out (50 % without memorization)"
+        effect=f"{share:.1%} of draws are nearest to a training row, of as many held out (50% without memorization)"
         + (f"; {copies} of {format_number(len(draws))} draws equal a training row" if copies else ""),
         meaning="Among equally many training rows and rows held out, the nearest to a draw is as often one as the "
         "other, unless the model has memorized rows.",
