@@ -112,8 +112,8 @@ def page(seed: int) -> Record:
     return {"p_values": verdicts, "found": [each.name for each in found.verdicts if each.level in ("small", "matters")]}
 
 
-def refit(seed: int) -> Record:
-    """Predictive p-values of a model fitted to rows of the truth, with the correction for that and without."""
+def refit(seed: int, num_refits: int) -> Record:
+    """Predictive p-values of a model fitted to rows of the truth, with the corrections for that and without."""
     found: Record = {}
     truth = linear_model(seed)
     for num_training, num_rows in ((70, 15), (4000, 500)):
@@ -121,11 +121,12 @@ def refit(seed: int) -> Record:
         model = pv.PPCA(K, D)
         pv.fit_closed_form(model, x[:num_training])
         g = np.random.default_rng(seed)
-        resampled = [x[torch.from_numpy(g.integers(0, num_training, num_training))] for _ in range(NUM_REFITS)]
+        resampled = [x[torch.from_numpy(g.integers(0, num_training, num_training))] for _ in range(num_refits)]
         refits = [pv.PPCA(K, D) for _ in resampled]
         for each, rows in zip(refits, resampled, strict=True):
             pv.fit_closed_form(each, rows)
-        for name, number, programs in (("corrected", None, ()), ("uncorrected", 0, ()), ("by refits", None, refits)):
+        ways = [("corrected", None, []), ("uncorrected", 0, []), *([("by refits", None, refits)] if refits else [])]
+        for name, number, programs in ways:
             checked = pv.diagnostics.check(
                 model,
                 x[num_training:],
@@ -243,7 +244,8 @@ def print_tables(folder: Path) -> None:
     if refits := read(folder / "refits.jsonl"):
         for case in sorted(refits[0].keys() - {"case", "seed"}):
             for family in ("columns", "pairs"):
-                click.echo(f"refit {case:<24} {family:<8} {share([row[case][family] <= 0.05 for row in refits])}")
+                p = [row[case][family] for row in refits if case in row]
+                click.echo(f"refit {case:<24} {family:<8} {share([value <= 0.05 for value in p])}")
     for kind in ("guides", "models"):
         rows = read(folder / f"{kind}.jsonl")
         for case in dict.fromkeys(row["case"] for row in rows):
@@ -259,13 +261,14 @@ def print_tables(folder: Path) -> None:
 @click.argument("what", type=click.Choice(["size", "refits", "guides", "models", "tables"]))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--repetitions", type=int, help="1,000 of sizes, 200 of powers.")
-def main(what: str, folder: Path, repetitions: int | None) -> None:
+@click.option("--refits", default=NUM_REFITS, show_default=True, help="Fits to resampled rows of each refit; 0: none.")
+def main(what: str, folder: Path, repetitions: int | None, refits: int) -> None:
     """Run what is missing, and print the tables."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     repeat: dict[str, tuple[list[str], int, Callable[[str, int], Record]]] = {
         "size": (["right"], 1000, lambda _, seed: page(seed)),
-        "refits": (["right"], 1000, lambda _, seed: refit(seed)),
+        "refits": (["right"], 1000, lambda _, seed: refit(seed, refits)),
         "guides": (list(GUIDES), 200, guide),
         "models": (list(MODELS), 200, model),
     }
