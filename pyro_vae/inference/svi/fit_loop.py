@@ -30,7 +30,6 @@ from pyro_vae.inference.svi.restarts import (
     RATE_FACTOR,
     FirstEpochFall,
     fall_from_best,
-    restarts_without_remedy,
     validation_note,
 )
 from pyro_vae.inference.svi.train_config import TrainConfig
@@ -118,7 +117,7 @@ class FitLoop:
     ) -> None:
         self.method, self.task, self.config, self.group = method, task, task.config, task.group
         self.callbacks, self.path = callbacks if task.group.is_main else (), path
-        self._falls: dict[int, float] = {}  # of the first epoch, by the number of restarts
+        self._fall_at_rest: float | None = None  # of the first epoch, at a learning rate of zero
         for setting, allowed in method.without_effect.items():
             if (value := getattr(task.config, setting)) not in allowed:
                 raise InputError(f"{method.name} does not read {setting}, so {value} has no effect: leave it out")
@@ -170,8 +169,8 @@ class FitLoop:
             try:
                 record = self.method.epoch(state.epoch, lambda: self._step_taken(callbacks))
             except DivergedError as error:
-                if isinstance(error, FirstEpochFall) and (restarts := self._without_remedy(error.fall)) is not None:
-                    self._go_on_unwatched(restarts)
+                if isinstance(error, FirstEpochFall) and self._falls_at_rest(error.fall):
+                    self._go_on_unwatched()
                     continue
                 if not self._may_go_back or state.epoch == self._steps == 0:  # of no step, no rate is the cause
                     raise self._diverged(str(error)) from error
@@ -212,20 +211,27 @@ class FitLoop:
     def _may_go_back(self) -> bool:
         return self.state.best_method is not None and self.state.restarts < self.config.max_restarts
 
-    def _without_remedy(self, fall: float) -> int | None:
-        """The number of restarts to go on with where the last one is no remedy for the first epoch's fall, or None."""
-        self._falls[self.state.restarts] = fall
-        return restarts_without_remedy(self._falls)
+    def _falls_at_rest(self, fall: float) -> bool:
+        """Whether the first epoch falls at least half as far at a learning rate of zero: the rate is not the cause."""
+        if self._fall_at_rest is None:
+            self._load_best(self.state.restarts)
+            self.task.rate_factor = 0.0
+            try:
+                self.method.epoch(self.state.epoch, lambda: None)
+                self._fall_at_rest = 0.0
+            except DivergedError as error:
+                self._fall_at_rest = error.fall if isinstance(error, FirstEpochFall) else 0.0
+            self._load_best(self.state.restarts)
+        return self._fall_at_rest >= fall / 2
 
-    def _go_on_unwatched(self, restarts: int) -> None:
-        """Take the first epoch again at the learning rate of so many restarts, and let it end where it ends."""
+    def _go_on_unwatched(self) -> None:
+        """Take the first epoch again at the same learning rate, and let it end where it ends."""
         self.task.watches_first_epoch = False
-        self._load_best(restarts)
+        self._load_best(self.state.restarts)
         if self.group.is_main:
             log.warning(
-                "note: a lower learning rate does not halve the fall, so that the rate is not its cause: single rows "
-                "are that improbable at first, and the fit goes on with a learning rate of %.2g",
-                self.config.learning_rate * self.task.rate_factor,
+                "note: the first epoch ends far below its beginning at any learning rate, since single rows are that "
+                "improbable at first: the fit goes on"
             )
 
     def _load_best(self, restarts: int) -> None:

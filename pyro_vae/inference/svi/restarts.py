@@ -5,9 +5,9 @@ by more than ten nats per row (β times as many where β is above 1) and by more
 first epoch. Epochs of a KL warm-up, whose objective is another one in each, are not compared.
 A fall on the validation rows alone is none: a lower learning rate does not help against overfitting. The first epoch,
 which has no earlier one, has run away where the later half of its steps lies below the first step by more than those
-ten nats and the size of that step's objective. Single rows of large counts can do that too: where a lower learning
-rate does not halve the fall, the rate is not its cause, and the fit goes on at the highest of the rates whose fall is
-within a factor of two of the least. Epochs at the beginning that lie a hundred times as far below the best one as the
+ten nats and the size of that step's objective. Single rows of large counts can do that too, at any learning rate: where
+the epoch falls at least half as far at a rate of zero, the rate is not the cause, and the fit goes on without that
+watch. Epochs at the beginning that lie a hundred times as far below the best one as the
 epoch after them do not count as what had been gained.
 
 >>> risen = [EpochRecord(epoch, epoch, elbo=-100.0 / epoch) for epoch in range(1, 9)]
@@ -17,7 +17,7 @@ True
 77.5
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 
 from torch import Tensor
@@ -39,25 +39,6 @@ class FirstEpochFall(DivergedError):
     def __init__(self, fall: float) -> None:
         super().__init__(f"the objective fell by {fall:,.0f} nats per row")
         self.fall = fall
-
-
-def restarts_without_remedy(falls: Mapping[int, float]) -> int | None:
-    """How many restarts the fit goes on with, where lower learning rates are no remedy for a fall in the first epoch.
-
-    Args:
-        falls: of each try that ended, by its number of restarts, nats per row, in their order.
-
-    Returns:
-        The least number of restarts whose fall is within a factor of two of the least one; None where the last restart
-        has halved the fall, or was the first try.
-
-    >>> restarts_without_remedy({0: 1e6, 1: 500.0}), restarts_without_remedy({0: 1e6, 1: 500.0, 2: 400.0})
-    (None, 1)
-    """
-    *before, last = falls.values()
-    if not before or last < before[-1] / 2:
-        return None
-    return min(restarts for restarts, fall in falls.items() if fall <= 2 * min(falls.values()))
 
 
 def fall_from_best(history: Sequence[EpochRecord], epochs: int = 1) -> float | None:
