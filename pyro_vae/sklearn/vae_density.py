@@ -55,9 +55,9 @@ class VAEDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin
         guide: q(z|x): mean-field, full-rank, low-rank, flow, iaf or mixture.
         network: Encoder and decoder networks: mlp, gated-mlp or linear.
         hidden: Hidden layers of the encoder, mirrored by the decoder; by default (500,).
-        scale: Standard deviation of a normal, student-t or discretized-logistic likelihood, in the units of the model's
-            x: a number, or learned (one for all), per-feature (one for each column), or network (an output of the
-            decoder).
+        scale: Standard deviation of a normal, student-t or discretized-logistic likelihood, not of a prior, in the
+            units of the model's x: a number, or learned (one for all), per-feature (one for each column), or network
+            (an output of the decoder).
         components: Components of a mixture (prior mixture: 50; guide mixture: 4).
         columns: the kinds of columns by name, in place of those that their values suggest, as in `load_data`.
         missing: NaN and empty cells: refuse them, or mask: model the observed values, with the mask as input of the
