@@ -16,7 +16,7 @@ from pyro_vae.typing import Program
 from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
 from pyro_vae.workflows.row_frames import code_frame, describe_rows, latent_frame, reconstruction_frame
 from pyro_vae.workflows.row_progress import RowProgress
-from pyro_vae.workflows.row_writers import ANNOTATED, WRITERS, open_row_writer, require_writer
+from pyro_vae.workflows.row_writers import ANNOTATED, WRITERS, open_row_writer, require_not_read, require_writer
 
 if TYPE_CHECKING:
     import pandas
@@ -63,6 +63,7 @@ def sample_run(
     run = Run(Path(folder), program)
     path = run.folder / f"samples{_ending(run)}" if out is None else Path(out)
     require_writer(path)
+    require_not_read(path, run.source_files)
     width = run.about["num_features"]
     require_disk(num * width * BYTES_PER_VALUE, path, f"{num:,} rows of {width}", "draw fewer (--num)")
     run.program()  # made before the seed: initial weights are drawn too
@@ -160,6 +161,7 @@ def _export(
     path = run.folder / f"{stem}{'' if data else f'-{split}'}{ending}" if out is None else Path(out)
     source = None if data is None else Path(data)
     require_writer(path, endings, source)
+    require_not_read(path, [source, *run.source_files])
     rows, program = run.rows(data, split), run.program()
     chunks = rows.chunks(chunk_rows(rows.shape[1], CHUNK_ROWS))
     parts = ((describe_rows(part, run.prepare), function(program, part)) for part in chunks)

@@ -8,7 +8,7 @@ from pyro_vae.data.formula_quotes import quote_formula
 from pyro_vae.json_records import Record
 from pyro_vae.workflows.fill_rows import Imputing
 from pyro_vae.workflows.read_run import Run
-from pyro_vae.workflows.row_writers import open_row_writer, require_writer
+from pyro_vae.workflows.row_writers import open_row_writer, require_not_read, require_writer
 from pyro_vae.workflows.source_frames import IMPUTATION, INDEX
 
 
@@ -70,6 +70,7 @@ def impute_run(
     run, began = Run(Path(folder), program), time.perf_counter()
     path = run.folder / "imputed.csv" if out is None else Path(out)
     require_writer(path)
+    require_not_read(path, [None if data is None else Path(data), *run.source_files])
     how = Imputing(method, num_imputations, num_samples, seed, bootstrap)
     filled = run.fill(data, split, how, as_written=path.suffix == ".csv")
     frame, ids = filled.frame, [column.name for column in run.schema.ids]

@@ -112,6 +112,12 @@ class Run:
                 f"{self.folder / CONFIG}: {len(names)} columns, and rows of {width}: bring back a copy of it"
             )
 
+    @property
+    def source_files(self) -> tuple[Path, ...]:
+        """The files that the run's data were read from, which nothing may replace."""
+        data = self.config["data"]
+        return tuple(Path(data[name]) for name in ("data", "valid", "test", "schema") if data.get(name))
+
     def program(self) -> Program:
         """The run's program, read once; `InputError` for one of the user's own that `--program` does not build."""
         return self._program

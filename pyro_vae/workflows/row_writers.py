@@ -1,6 +1,6 @@
 """Files of rows that a user gets back, written chunk by chunk, whole or not at all: the format is by the ending."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -196,6 +196,18 @@ def require_writer(path: Path, endings: tuple[str, ...] = tuple(WRITERS), source
         )
     if path.exists() and path.samefile(source):
         raise InputError(f"{path}: is the file that is read; give the copy another name")
+
+
+def require_not_read(path: Path, read: Iterable[Path | None]) -> None:
+    """`InputError` where a file to be written is one of those that are read, whose content would be lost.
+
+    Args:
+        path: the file to be written.
+        read: the files that are read, of which some may not exist.
+    """
+    for source in read:
+        if source is not None and source.exists() and path.exists() and path.samefile(source):
+            raise InputError(f"{path}: is the file that is read, and would be lost; give another --out")
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from pyro_vae.workflows.read_run import CHUNK_ROWS, Run
 from pyro_vae.workflows.reference_scores import digest_of_weights
 from pyro_vae.workflows.row_frames import describe_rows, score_frame
 from pyro_vae.workflows.row_progress import RowProgress, words_of_seconds
-from pyro_vae.workflows.row_writers import ANNOTATED, open_row_writer, require_writer
+from pyro_vae.workflows.row_writers import ANNOTATED, open_row_writer, require_not_read, require_writer
 from pyro_vae.workflows.unfinished_scores import UnfinishedScores
 
 NUM_LOWEST = 5
@@ -178,6 +178,7 @@ def score_rows(
     require_writer(path, ENDINGS, source)
     unfinished = UnfinishedScores(path, resume)
     run = Run(folder, program)
+    require_not_read(path, [source, *run.source_files])
     if explain:
         require_no_pictures(run.image_shape)
     rows, scored = run.rows(data, split), run.program()
