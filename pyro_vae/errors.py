@@ -39,6 +39,10 @@ class ZeroDensityWarning(UserWarning):
     """Some rows have a density of zero, or none that can be computed; the message says which, and why."""
 
 
+class UnknownValueWarning(UserWarning):
+    """Some new rows hold levels that no training row had, or values that their column cannot have."""
+
+
 class ImputationWarning(UserWarning):
     """Some rows' missing values are not to be trusted, or stay missing; the message says which, and why."""
 

@@ -2,6 +2,8 @@
 
 import logging
 import unicodedata
+from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -31,6 +33,24 @@ def echo(text: object = "", *, err: bool = False, bold: bool = False, nl: bool =
     """
     shown = printable(text)
     click.echo(click.style(shown, bold=True) if bold else shown, err=err, nl=nl)
+
+
+def echo_warning(
+    show: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any, **options: Any
+) -> None:
+    """A warning of this package as a line on standard error, without the line of code that it comes from.
+
+    Args:
+        show: `warnings.showwarning`, for other warnings.
+        message: the warning.
+        category: its class.
+        *where: its file and line.
+        **options: of `show`.
+    """
+    if category.__module__ == "pyro_vae.errors":
+        echo(f"note: {message}", err=True)
+    else:
+        show(message, category, *where, **options)
 
 
 class EchoHandler(logging.Handler):

@@ -1,17 +1,19 @@
 """The command line: parse, call one function, print. Nothing heavy is imported until a command runs."""
 
+import functools
 import importlib
 import logging
 import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from pyro_vae.cli.echo import EchoHandler, echo
+from pyro_vae.cli.echo import EchoHandler, echo, echo_warning
 from pyro_vae.cli.streams import keep_streams
 
 COMMANDS = {  # name: (the module that holds it, what the list of commands says)
@@ -68,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_streams()
     logging.getLogger("pyro_vae").addHandler(EchoHandler(logging.WARNING))
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before, shown = signal.signal(signal.SIGTERM, _interrupt), warnings.showwarning
+    warnings.showwarning = functools.partial(echo_warning, shown)
     if _rank() is not None:
         signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -79,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             os._exit(code)
     finally:  # of a call from Python: processes that it forks later have to end by SIGTERM
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        warnings.showwarning = shown
     sys.exit(code)
 
 

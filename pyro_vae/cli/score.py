@@ -92,7 +92,7 @@ def score(ctx: click.Context, run: Path, data: str | None, as_json: bool, debug:
     if as_json:
         print_json(summary)
     else:
-        _print(summary, totals.lowest)
+        _print(summary, totals.lowest, "" if data is not None else f" {options['split']}")
     if summary.num_with_number == 0:
         click.get_current_context().exit(1)
 
@@ -111,13 +111,13 @@ def _number(summary: Record) -> str:
     return "−∞" if summary["log_px"] is None else f"{summary['log_px']:.2f}"
 
 
-def _print(summary: Record, lowest: list[tuple[float, str]]) -> None:
+def _print(summary: Record, lowest: list[tuple[float, str]], split: str) -> None:
     from pyro_vae.cli.print_tables import weighted_words
     from pyro_vae.data.split import density_name
 
     count, flagged = summary["num_data"], summary["num_anomalies"]
     echo(
-        f"{summary['path']}: {count} rows{weighted_words(summary['effective_rows'])}, mean "
+        f"{summary['path']}: {count}{split} rows{weighted_words(summary['effective_rows'])}, mean "
         f"{density_name(summary['measure'])} {_number(summary)} nats ({summary['log_px_kind']}); "
         f"{summary['measure']}"
     )

@@ -1,5 +1,6 @@
 """New rows prepared as those that a program was fitted to: its columns in their order, its measure, its labels."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import Tensor
 from pyro_vae.data.annotated.annotated_rows import ANNOTATED_SUFFIXES, AnnotatedRows
 from pyro_vae.data.annotated.fields import Fields
 from pyro_vae.data.columns import Column, Schema
+from pyro_vae.data.columns.column_range import unknown_values
 from pyro_vae.data.columns.conditions import GIVEN, Value, given_codes, original_codes, require_conditions, standardized
 from pyro_vae.data.columns.infer_columns import LABEL_COLUMNS
 from pyro_vae.data.data_config import DataConfig
@@ -31,7 +33,7 @@ from pyro_vae.data.sparse.sparse_split import SparseSplit
 from pyro_vae.data.split import Split
 from pyro_vae.data.stored_rows import Values
 from pyro_vae.data.table import Table, condition_codes, relabelled, require_complete, table_from_frame
-from pyro_vae.errors import InputError
+from pyro_vae.errors import InputError, UnknownValueWarning
 from pyro_vae.options import options_of
 
 if TYPE_CHECKING:
@@ -115,12 +117,22 @@ class Preparation:
 
     def _of_frame(self, frame: Frame) -> Table[Values]:
         if self.schema.modelled:
-            return table_from_frame(frame_by_schema(frame, self.schema), self.schema)
+            frame = frame_by_schema(frame, self.schema)
+            table = table_from_frame(frame, self.schema)
+            self._warn_of_unknown_values(frame, table.values)
+            return table
         names = list(frame.values.columns)  # the program was fitted to an array: by their places
         labels = [name for name in names if frame.has_names and name.lower() in LABEL_COLUMNS][:1]
         own = self.schema.label or Column("label", "label")
         columns = [replace(own, name=name) if name in labels else Column(name, "real") for name in names]
         return table_from_frame(frame, Schema(tuple(columns), has_names=False))
+
+    def _warn_of_unknown_values(self, frame: Frame, codes: Tensor) -> None:
+        """`UnknownValueWarning` for each column with a level of no training row, or a value that it cannot have."""
+        shift, scale = (codes.new_tensor(values) for values in (self.measure.shift, self.measure.scale))
+        x = (codes - shift) / scale if self.measure.scale else codes
+        for words in unknown_values(frame.values, codes.numpy(), x.numpy(), self.schema):
+            warnings.warn(f"{frame.source}: {words}", UnknownValueWarning, stacklevel=4)
 
     def _of_array(self, table: Table[Values], name: str) -> Table[Values]:
         """The table with its columns in the order of the fit, where both know their names, and the fit's labels."""

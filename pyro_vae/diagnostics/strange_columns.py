@@ -23,6 +23,7 @@ from pyro_vae.context_managers import evaluating, part_seed, seeded
 from pyro_vae.data import Dataset, RowsGiven, Split
 from pyro_vae.data.columns import Schema
 from pyro_vae.data.columns.choose_columns import column_slices
+from pyro_vae.data.columns.column_range import column_range
 from pyro_vae.data.image_shapes import ImageShape
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
 from pyro_vae.errors import InputError, ZeroDensityWarning
@@ -92,7 +93,7 @@ class Explanations:
         Returns:
             The columns; none where no single column is strange given the others.
         """
-        nats = self.nats[row].nan_to_num(nan=math.inf)
+        nats = self.nats[row].nan_to_num(math.inf, neginf=-math.inf)
         lowest = nats.argsort()[:num].tolist()
         return [StrangeColumn(self.columns[i], i, float(nats[i])) for i in lowest if nats[i] < below]
 
@@ -117,7 +118,8 @@ def explain_rows(
 
     Models with a density of their own have the first term exactly. Others have both from draws around the modes of
     p(z | x) and p(z | x_−d), as in `conditional_evidence`; of more than 20 columns a first guess from draws of p(z | x)
-    chooses those that are computed. A row whose values are strange only together, each usual given the others, has no
+    chooses those that are computed. A value that its column cannot have is −∞, and the row's others are judged without
+    it. A row whose values are strange only together, each usual given the others, has no
     strange column.
 
     Raises `InputError` for pictures, for a program whose model takes no mask, and for latents that have no modes.
@@ -141,6 +143,10 @@ def explain_rows(
     require_no_pictures(split.image_shape)
     slices = column_slices(schema, split.shape[1])
     observed = torch.ones(split.shape, dtype=torch.bool) if split.mask is None else split.mask.cpu()
+    impossible = _impossible_values(schema, split) & observed
+    if impossible.any():
+        observed = observed & ~impossible
+        split = split.with_mask(observed)
     wanted = torch.stack([observed[:, numbers].any(1) for numbers in slices.values()], 1)
     task = _Task(program, split, rows, list(slices.values()), num_samples, memory_mib, seed, group)
     if not isinstance(program, Density):
@@ -153,7 +159,18 @@ def explain_rows(
         found = task.of_pairs(pairs, observed)
         for whole, values in zip((nats, se, is_bad), found, strict=True):
             whole[pairs[:, 0], pairs[:, 1]] = values
+    nats[torch.stack([impossible[:, numbers].any(1) for numbers in slices.values()], 1)] = -math.inf
     return Explanations(tuple(slices), nats, se, is_bad)
+
+
+def _impossible_values(schema: Schema, split: Split) -> Tensor:
+    """Which values (N, D) their column cannot have."""
+    found = torch.zeros(split.shape, dtype=torch.bool)
+    if schema.coding == "columns":
+        x = split.x.cpu().double().numpy()
+        for place, column in enumerate(schema.modelled):
+            found[:, place] = torch.from_numpy(~column_range(column).contains(x[:, place]))
+    return found
 
 
 def require_no_pictures(image_shape: ImageShape | None) -> None:

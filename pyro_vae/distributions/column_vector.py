@@ -1,34 +1,14 @@
 """A row of a table as one event: columns of several families."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from pyro_vae.data.columns.column_range import WHOLE_TOLERANCE, ColumnRange
 from pyro_vae.distributions.discrete_values import DependentValues, EachValue
-
-WHOLE_TOLERANCE = 1e-2  # of a number of steps, which float32 rounds
-
-
-@dataclass(frozen=True)
-class ColumnRange:
-    """The values that a column can have.
-
-    Attributes:
-        low: the smallest.
-        high: the largest.
-        is_open: whether the ends are left out.
-        step: between its values; 0 for real numbers.
-    """
-
-    low: float = -math.inf
-    high: float = math.inf
-    is_open: bool = False
-    step: float = 0.0
 
 
 class ColumnSupport(constraints.Constraint):
@@ -37,12 +17,13 @@ class ColumnSupport(constraints.Constraint):
     Args:
         ranges: of the columns (D).
         placeholders: a value inside each range.
+        values: the values of each in words, with its name.
     """
 
     event_dim = 0
 
-    def __init__(self, ranges: Sequence[ColumnRange], placeholders: Sequence[float]) -> None:
-        self.ranges, self.placeholders = tuple(ranges), tuple(placeholders)
+    def __init__(self, ranges: Sequence[ColumnRange], placeholders: Sequence[float], values: Sequence[str]) -> None:
+        self.ranges, self.placeholders, self.values = tuple(ranges), tuple(placeholders), tuple(values)
         super().__init__()
 
     @property

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pyro_vae.constructor_args import part
 from pyro_vae.data.columns import Column, Schema
-from pyro_vae.distributions.column_vector import ColumnRange, ColumnSupport, ColumnVector
+from pyro_vae.data.columns.column_range import column_range, range_in_words
+from pyro_vae.distributions.column_vector import ColumnSupport, ColumnVector
 from pyro_vae.errors import InputError
 from pyro_vae.likelihoods import column_groups
 from pyro_vae.likelihoods.column_groups import ColumnGroup
@@ -176,18 +177,11 @@ def column_support(columns: Sequence[Column]) -> ColumnSupport:
     Returns:
         The constraint of its values.
     """
-    return ColumnSupport(*zip(*(_range_and_placeholder(column) for column in columns), strict=True))
+    placeholders = [_placeholder(column) for column in columns]
+    values = [f"{column.name} ({range_in_words(column)})" for column in columns]
+    return ColumnSupport([column_range(column) for column in columns], placeholders, values)
 
 
-def _range_and_placeholder(column: Column) -> tuple[ColumnRange, float]:
-    if column.kind == "positive":
-        return (ColumnRange(0.0), 0.0) if column.has_zeros else (ColumnRange(0.0, is_open=True), 1.0)
-    if column.kind == "bounded":
-        return ColumnRange(0.0, 1.0, is_open=True), 0.5
-    if column.kind == "count":
-        return ColumnRange(0.0, step=1.0), 0.0
-    if column.kind == "integer":
-        return ColumnRange(step=1 / column.scale), 0.0
-    if column.levels:
-        return ColumnRange(0.0, float(len(column.levels)), step=1.0), 0.0
-    return ColumnRange(), 0.0
+def _placeholder(column: Column) -> float:
+    """A value inside the column's range, in units of x."""
+    return {"positive": 0.0 if column.has_zeros else 1.0, "bounded": 0.5}.get(column.kind, 0.0)

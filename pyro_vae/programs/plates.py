@@ -11,7 +11,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae.errors import InputError, PointMassError, RowsError
 from pyro_vae.programs.program_defaults import no_density_reason
-from pyro_vae.programs.support import is_static
+from pyro_vae.programs.support import column_support_of, innermost, is_static
 from pyro_vae.programs.traces import Site, base_constraint
 
 ONE_SIZE = (
@@ -141,8 +141,20 @@ class PlateStructure:
             low, high = wrong.min().item(), wrong.max().item()
             raise InputError(
                 f"x holds values outside the support of the likelihood: found {low:.3g} to {high:.3g}, expected "
-                f"{_describe(self.support)}"
+                f"{_describe(self.support)}{self._first_outside(self.support, x, mask)}"
             )
+
+    @staticmethod
+    def _first_outside(support: Constraint, x: Tensor, mask: Tensor | None) -> str:
+        """Where the first value lies that is outside the support, in words; empty where rows have it as a whole."""
+        each = innermost(support).check(x)
+        outside = ~each if mask is None or each.shape != x.shape else ~each & mask
+        if outside.shape != x.shape or x.dim() != 2 or not outside.any():
+            return ""
+        row, column = (int(i) for i in outside.nonzero()[0])
+        columns = column_support_of(support)
+        name = f"{column}" if columns is None else columns.values[column]
+        return f"; first in row {row} of a batch, column {name}"
 
     @staticmethod
     def _inside(support: Constraint, x: Tensor, mask: Tensor | None) -> Tensor:

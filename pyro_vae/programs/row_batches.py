@@ -13,6 +13,7 @@ from pyro_vae.data import RowsGiven, Split, as_split
 from pyro_vae.data.prepare_rows import require_same_preparation
 from pyro_vae.data.split import OBSERVED_ONLY
 from pyro_vae.distributed import SINGLE_PROCESS, ProcessGroup
+from pyro_vae.distributions.column_vector import ColumnSupport
 from pyro_vae.errors import InputError, ZeroDensityWarning
 from pyro_vae.programs.find_plates import find_plates_on_few, find_row_by_row
 from pyro_vae.programs.observed_support import outside_reason, rows_outside_support
@@ -20,7 +21,7 @@ from pyro_vae.programs.parameters import device_and_dtype
 from pyro_vae.programs.plates import PlateStructure, require_density
 from pyro_vae.programs.program_defaults import check_labels, fitted_measure_of
 from pyro_vae.programs.row_inputs import Batch, require_mask, require_taken
-from pyro_vae.programs.support import require_density_of_columns
+from pyro_vae.programs.support import column_support_of, require_density_of_columns
 from pyro_vae.typing import Program
 
 Result = TypeVar("Result")
@@ -93,6 +94,8 @@ class ScoredRows:
 
     def _set_reasons(self, program: Program) -> None:
         """Why each row of density zero has it; `InputError` where all rows have."""
+        if (columns := column_support_of(self.plates.support)) is not None:
+            self._set_reasons_of_columns(columns)
         counts: dict[str, int] = {}
         for start in range(0, len(self.split), SUPPORT_BATCH_SIZE if self.plates.constrained else len(self.split) + 1):
             batch = self.batch(start, start + SUPPORT_BATCH_SIZE)
@@ -106,9 +109,20 @@ class ScoredRows:
                 "site a distribution with that support, or check the column"
             )
 
+    def _set_reasons_of_columns(self, support: ColumnSupport) -> None:
+        """Why rows have density zero in which a column has a value that it cannot have."""
+        for start in range(0, len(self.split), SUPPORT_BATCH_SIZE):
+            batch = self.batch(start, start + SUPPORT_BATCH_SIZE)
+            outside = ~support.check(batch.x)
+            if batch.mask is not None:
+                outside &= batch.mask
+            for row, column in outside.nonzero().flip(0).tolist():  # the first column is kept
+                self.reasons[start + row] = f"a value lies outside the support of column {support.values[column]}"
+
     def _leave_out(self, allow_zero: bool) -> None:
         rows = sorted(self.reasons)
-        named = ", ".join(str(row) for row in rows[:NAMED_ROWS]) + (", …" if len(rows) > NAMED_ROWS else "")
+        places = self.split.source_index(torch.tensor(rows[:NAMED_ROWS])).tolist()  # of a chunk's rows, in the file
+        named = ", ".join(map(str, places)) + (", …" if len(rows) > NAMED_ROWS else "")
         message = f"{len(rows)} of {self.num_rows} rows have density zero (rows {named}): {self.reasons[rows[0]]}"
         if not allow_zero or len(rows) == self.num_rows:
             raise InputError(f"{message}; remove these rows")

@@ -131,6 +131,12 @@ def innermost(support: Constraint) -> Constraint:
     return support
 
 
+def column_support_of(support: Constraint | None) -> ColumnSupport | None:
+    """The support of each column, where it is one of a row of columns."""
+    columns = None if support is None else innermost(support)
+    return columns if isinstance(columns, ColumnSupport) else None
+
+
 def is_everywhere(support: Constraint) -> bool:
     """Whether a constraint allows every real number."""
     return isinstance(innermost(support), type(constraints.real))
@@ -153,7 +159,7 @@ def require_density_of_columns(support: Constraint | None, measure: Measure) -> 
         support: the support of x, if the model observes it at one site.
         measure: the measure of the rows.
     """
-    if not measure.counted or support is None or support.is_discrete or isinstance(innermost(support), ColumnSupport):
+    if not measure.counted or support is None or support.is_discrete or column_support_of(support) is not None:
         return
     raise InputError(CODES)
 
@@ -235,7 +241,7 @@ def values_in_words(support: Constraint | None, num_values: int) -> list[tuple[s
     Returns:
         A pair for each kind of values.
     """
-    if support is not None and isinstance(columns := innermost(support), ColumnSupport):
+    if (columns := column_support_of(support)) is not None:
         counted = columns.num_counted
         return [(words, size) for words, size in (("values of columns", counted), ("", num_values - counted)) if size]
     return [(discrete_values(support), num_values)]

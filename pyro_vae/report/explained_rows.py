@@ -3,19 +3,17 @@
 import datetime
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from pyro_vae.data import Split
 from pyro_vae.data.prepare_rows import Preparation
-from pyro_vae.diagnostics.strange_columns import Explanations
+from pyro_vae.diagnostics.strange_columns import Explanations, StrangeColumn
 from pyro_vae.json_records import Record
 
-if TYPE_CHECKING:
-    pass
-
+UNKNOWN_LEVEL = "a level that no training row had"
 NUM_COLUMNS = 3  # of a row that are named
 LARGE = 1e6  # a number from which no decimals are written
 
@@ -60,12 +58,20 @@ def explained_rows(found: Explanations, rows: Split, preparation: Preparation, l
     Returns:
         N rows.
     """
-    values, names = preparation.to_frame(rows.x), row_names(rows)
+    x, names, schema = rows.x, row_names(rows), preparation.schema
+    values, exact = (preparation.to_frame(x, rounded) for rounded in (True, False))
+
+    def value(row: int, each: StrangeColumn) -> str | float | None:
+        levels = schema.modelled[each.number].levels if schema.coding == "columns" else ()
+        if levels and x[row, each.number] >= len(levels):
+            return UNKNOWN_LEVEL
+        frame = exact if each.nats == -math.inf else values  # 2.5 is no count, and would be rounded to one
+        return plain_value(frame[each.name].iloc[row])
+
     result = []
     for row, (name, number) in enumerate(zip(names, log_px.tolist(), strict=True)):
         columns = [
-            ExplainedColumn(each.name, plain_value(values[each.name].iloc[row]), each.nats)
-            for each in found.strangest(row, NUM_COLUMNS)
+            ExplainedColumn(each.name, value(row, each), each.nats) for each in found.strangest(row, NUM_COLUMNS)
         ]
         result.append(ExplainedRow(name, number, columns))
     return result

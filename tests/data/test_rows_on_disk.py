@@ -275,3 +275,11 @@ def test_new_rows_of_a_large_file_stay_on_disk_with_the_same_x(tmp_path, monkeyp
     assert torch.equal(on_disk.x, prepared.x)
     for drawn in (load_data(values[:100], standardize=False), load_data(np.rint(values[:100]), dequantize=True)):
         assert not isinstance(drawn.prepare(tmp_path / "new.npy"), SplitOnDisk)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("of_images", [{"gray": True}, {"resize": (8, 8)}], ids=["gray", "resize"])
+def test_what_is_for_folders_of_images_is_refused(tmp_path, stream, of_images):
+    np.save(tmp_path / "x.npy", np.zeros((100, 16), np.uint8))
+    with pytest.raises(InputError, match="is for images and folders of images; leave it out"):
+        load_data(tmp_path / "x.npy", stream=stream, **of_images)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -11,7 +12,7 @@ from oracles import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.evidence import score_blocks, shared_grid
-from pyro_vae.evidence.auto_evidence import AutoEvidence, auto_evidence
+from pyro_vae.evidence.auto_evidence import AutoEvidence, _with_exact, auto_evidence
 from pyro_vae.evidence.exact_log_px import Exact
 
 
@@ -240,3 +241,16 @@ def test_a_row_of_density_zero_is_said_and_the_others_stay():
     torch.testing.assert_close(found.log_px[others], every.log_px[others], rtol=0, atol=1e-3)
     assert found.stages == {"modes": 11, "density zero": 1}
     assert found.khat_bad == every.khat_bad == 0
+
+
+def test_the_reasons_of_rows_with_and_without_an_exact_value_are_their_own(vae):
+    x = torch.rand(3, 30).round()
+    found = replace(auto_evidence(vae, x, 8, exact=False), reasons={0: "sampled", 1: "sampled too"})
+    error, zero = torch.tensor([math.inf, 0.0, 0.0]).double(), torch.zeros(3).double()
+    reasons = {0: "not resolved", 2: "outside"}
+    about = {"measure": found.measure, "method": "grid", "reasons": reasons}
+    known = Exact(log_px=zero - 7.0, mc_se=zero, error=error, **about)
+    merged = _with_exact(found, known)
+    assert merged.reasons == {0: "sampled", 2: "outside"}
+    assert merged.log_px.tolist() == [found.log_px[0], -7.0, -7.0]
+    assert merged.stage == (found.stage[0], "exact", "exact")

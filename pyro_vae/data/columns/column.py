@@ -172,6 +172,8 @@ class Column:
             return column_values.as_dates(codes, self.dtype, self.format, self.precision)
         if not (self.kind in NUMBERS or (as_numbers and self.is_numeric)):
             return column_values.as_levels(codes, self.levels, self.dtype, self.kind == "ordinal")
+        if self.kind == "bounded" and rounded and self.low is not None and self.high is not None:
+            codes = np.clip(codes, min(0.0, self.low), max(1.0, self.high))  # without the margin that its ends have
         return column_values.as_numbers(codes, self.dtype, self.kind, rounded, self.decimals)
 
     def describe(self, width: int = 0) -> str:
