@@ -146,6 +146,16 @@ def test_the_history_has_fits_columns_and_no_bound(tiny_vae):
     assert fit_mcem(vae, x, epochs=1).history[0]["valid_log_joint"] is None
 
 
+def test_log_joints_are_those_of_the_columns_in_their_own_units():
+    torch.manual_seed(0)
+    train = pv.load_data(torch.randn(300, 3).numpy() * [1.0, 20.0, 0.3]).train
+    rows = [fit_mcem(LinearGaussian(2, 3), x, valid=x, epochs=1, updates=0).history[0] for x in (train, train.x)]
+    jacobian = train.log_jacobian.mean().item()
+    assert abs(jacobian) > 1
+    for name in ("log_joint", "valid_log_joint"):
+        assert rows[0][name] - rows[1][name] == pytest.approx(jacobian, abs=1e-4)
+
+
 def test_pictures_are_drawn_afresh_and_the_likelihood_starts_at_their_mean():
     data = pv.load_data("digits")
     guide = pv.guides.MeanFieldNormal(pv.nets.mlp(64, 4))

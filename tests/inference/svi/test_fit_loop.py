@@ -18,7 +18,7 @@ from pyro_vae.inference.em.fit_mcem import MCEMMethod, fit_mcem
 from pyro_vae.inference.fit_result import EMEpoch, EpochRecord, FitResult, MCEMEpoch
 from pyro_vae.inference.svi.callbacks import CallbackBase
 from pyro_vae.inference.svi.fit_loop import fit_with
-from pyro_vae.inference.svi.progress import all_callbacks
+from pyro_vae.inference.svi.progress import all_callbacks, make_bar
 from pyro_vae.inference.svi.train_config import TrainConfig, TrainOverrides
 from pyro_vae.models.bayesian_mixture import BayesianGaussianMixture
 from pyro_vae.programs.parameters import copy_state
@@ -239,3 +239,9 @@ def test_the_fit_method_that_contributors_copy_runs():
     assert fitted.history[-1].elbo > fitted.history[0].elbo
     with pytest.raises(pv.InputError, match="does not read beta"):
         fit_with(method(), pv.PPCA(1, 3), x, TrainConfig(beta=2.0))
+
+
+def test_a_bar_is_on_standard_error_and_leaves_no_line_behind():
+    bar = make_bar()
+    assert bar.console.stderr
+    assert bar.live.transient
