@@ -215,3 +215,8 @@ def test_a_copy_on_a_device_has_the_same_rows_and_draws():
     assert copy.fingerprint == data.train.fingerprint
     drawn = [split.batch(rows, torch.Generator().manual_seed(0)) for split in (copy, data.train)]
     assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "digits", "mnist-5k"])
+def test_pictures_have_the_levels_that_their_pixels_are_divided_by(name):
+    assert NAMED_DATASETS[name].levels == (16 if name == "digits" else 255)

@@ -283,3 +283,8 @@ def test_what_is_for_folders_of_images_is_refused(tmp_path, stream, of_images):
     np.save(tmp_path / "x.npy", np.zeros((100, 16), np.uint8))
     with pytest.raises(InputError, match="is for images and folders of images; leave it out"):
         load_data(tmp_path / "x.npy", stream=stream, **of_images)
+
+
+def test_rows_on_disk_take_no_memory(tmp_path):
+    bytes_file(tmp_path / "x.npy", 200)
+    assert load_data(tmp_path / "x.npy", stream=True).train.memory_bytes == 0

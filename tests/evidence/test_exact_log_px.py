@@ -241,3 +241,17 @@ def test_guides_outside_of_the_prior_are_said():
     found = pv.annealed_evidence(program, x, 50, start="prior")
     torch.testing.assert_close(found.log_px.float(), known.log(), rtol=0, atol=0.03)
     torch.testing.assert_close(pv.exact_evidence(program, x).log_px.float(), known.log(), rtol=0, atol=1e-3)
+
+
+def test_latents_with_too_many_values_are_refused_with_their_number():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(20)).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(20)).to_event(1))
+
+    with pytest.raises(pv.InputError, match="the latents have 1,048,576 values together, too many to sum over"):
+        pv.exact_evidence(pv.Program(model, guide), torch.zeros(3, 1))

@@ -253,3 +253,10 @@ def test_a_rows_first_box_is_around_the_draws_of_guide_and_prior():
     assert (grid.low <= torch.tensor([0.0, -1.0]) - 3 * spread).all()  # of the prior around 0, of the guide around −1
     assert (grid.low + grid.width >= torch.tensor([2.0, 0.0]) + 3 * spread).all()
     assert (grid.width < 40).all()
+
+
+def test_a_doubled_box_has_the_same_centre():
+    box = shared_grid._Box(torch.tensor([-1.0, 3.0]), torch.tensor([2.0, 0.5]))
+    twice = box.doubled()
+    assert torch.equal(twice.width, 2 * box.width)
+    assert torch.equal(twice.low + twice.width / 2, box.low + box.width / 2)

@@ -245,3 +245,11 @@ def test_a_bar_is_on_standard_error_and_leaves_no_line_behind():
     bar = make_bar()
     assert bar.console.stderr
     assert bar.live.transient
+
+
+@pytest.mark.parametrize("method", [pv.fit, fit_mcem])
+def test_validation_rows_of_another_width_are_refused(method):
+    likelihood, guide = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 6)), pv.guides.MeanFieldNormal(pv.nets.mlp(6, 4))
+    vae = pv.VAE(pv.priors.StandardNormal(2), likelihood, guide)
+    with pytest.raises(pv.InputError, match="training rows of 6 columns, and validation rows of 5"):
+        method(vae, torch.ones(20, 6), valid=torch.ones(9, 5), epochs=1)
