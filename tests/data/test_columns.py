@@ -366,6 +366,14 @@ def test_shares_that_float32_cannot_tell_from_one_are_inside():
     assert 0 < data.train.x.min() < data.train.x.max() < 1
 
 
+def test_draws_of_shares_stay_inside_ends_that_rows_reach():
+    values = np.tile([0.0, 0.2, 0.7, 1.0], 20)
+    data = pv.load_data(pandas.DataFrame({"share": values}), columns={"share": "bounded"}, coding="columns")
+    x = torch.tensor([[1e-6], [0.5], [1 - 1e-6]])  # beyond both ends by nearly the margin that x has
+    assert data.preparation.to_frame(x)["share"].tolist() == [0.0, pytest.approx(0.5), 1.0]
+    assert data.preparation.to_frame(x, rounded=False)["share"].min() < 0
+
+
 @pytest.mark.parametrize("number", [8, 9])
 def test_of_many_columns_eight_are_named(number):
     schema = Schema(tuple(Column(f"c{i}", "real") for i in range(number)), coding="columns")

@@ -114,6 +114,12 @@ def replicate_test(rows, replicates, inflation=1.0):
     return ReplicateTest([Statistic("s", 1.0), Statistic("t", 1.0)], rows, replicates, inflation)
 
 
+def test_what_rounding_leaves_of_zero_is_zero():
+    replicates = np.random.default_rng(0).normal(size=(400, 2))
+    found = replicate_test(np.asarray([-8.1e-9, 2.5e-5]), replicates).findings()
+    assert {each.name: each.rows for each in found} == {"s": 0.0, "t": 2.5e-5}
+
+
 def test_z_is_the_difference_in_standard_errors_and_the_correction_divides_it():
     g = np.random.default_rng(0)
     replicates = g.normal([5.0, 1.0], [2.0, 0.1], size=(4000, 2))

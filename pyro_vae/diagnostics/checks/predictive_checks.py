@@ -19,6 +19,7 @@ from pyro_vae.typing import Program
 NORMAL_QUANTILE = 1.959963984540054  # 97.5 %
 SHOWN = 20  # findings that a verdict keeps
 REFIT_SHARE = 4  # a refit has this share of the replicates
+ROUNDING = 1e-6  # of what matters: a statistic below it is zero
 
 
 PREDICTIVE_WORDS = {
@@ -116,11 +117,13 @@ class ReplicateTest:
         matters = np.asarray([each.matters for each in self.statistics])
         relative = np.abs(self.rows - model) / matters
         is_significant = np.abs(z) >= limit
+        least = np.where(np.isfinite(matters), ROUNDING * matters, 0.0)  # x has the digits of float32
+        rows = np.where(np.abs(self.rows) < least, 0.0, self.rows)
         order = np.lexsort((-np.abs(z), -relative, ~is_significant))[:SHOWN]
         return tuple(
             Finding(
                 self.statistics[s].name,
-                float(self.rows[s]),
+                float(rows[s]),
                 float(model[s]),
                 float(spread[s]),
                 float(z[s]),
