@@ -5,10 +5,10 @@
 
 A mutant is one change: another comparison, operator or constant, None in place of a returned value, a `not` or a
 statement left out, the sides of a subtraction or division exchanged. It is made in a copy of the tree, FOLDER/tree. The
-tests whose context covers the line (of a line that runs at import: those of its file) run until one fails, the most
-specific first, for at most a minute of one core. A mutant that no test fails on *survives*, as does one on a line that
-no test runs, or whose tests take longer. Each result is kept as FOLDER/mutants/NUMBER.json and is not made again. Needs
-pytest-cov, and a system with `fork`.
+tests whose context covers the line (of a line that runs at import: those of its file) run until one fails, for at most
+a minute of one core: those in files named after the line's first, and of each those that run the fewest lines. A mutant
+that no test fails on *survives*, as does one on a line that no test runs, or whose tests take longer. Each result is
+kept as FOLDER/mutants/NUMBER.json and is not made again. Needs pytest-cov, and a system with `fork`.
 """
 
 import ast
@@ -167,6 +167,20 @@ def breadth(contexts: Contexts) -> Counter[str]:
     return Counter(test for lines in contexts.values() for tests in lines.values() for test in tests)
 
 
+def closeness(test: str, file: str) -> int:
+    """How close a test is to a file by their names: 2 in one named after it, or in it; 1 in one of its folder; else 0.
+
+    >>> closeness("tests/data/test_read_csv.py::test_a", "pyro_vae/data/read_csv.py")
+    2
+    >>> closeness("tests/data/test_columns.py::test_a", "pyro_vae/data/read_csv.py")
+    1
+    """
+    where, path = test.partition("::")[0], Path(file)
+    if where == file or path.stem in where:
+        return 2
+    return int(path.parent.name in Path(where).parts)
+
+
 def run_tests(tree: Path, tests: Sequence[str], log: Path, seconds: int) -> int:
     """The exit code of pytest on some tests in a process of its own; `OUT_OF_TIME` where they take too long.
 
@@ -243,12 +257,14 @@ class Mutation:
         return found
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """The tests that run a mutant's line, the most specific first."""
+        """The tests that run a mutant's line: those named after its file first, and the most specific of each."""
         lines = self.contexts.get(mutant.file, {})
         tests = lines.get(mutant.line, [])
         if tests == [AT_IMPORT]:
             tests = list(dict.fromkeys(test for of_line in lines.values() for test in of_line))
-        return sorted(set(tests) - {AT_IMPORT}, key=lambda test: (self.breadth[test], test))
+        return sorted(
+            set(tests) - {AT_IMPORT}, key=lambda test: (-closeness(test, mutant.file), self.breadth[test], test)
+        )
 
     def run(self, number: int, mutant: Mutant) -> dict[str, object]:
         """The result of a mutant, which is made unless it is there."""

@@ -38,9 +38,22 @@ def test_the_mutants_of_a_line(line):
         assert each.source(line.encode()).decode() == line.replace(each.before, each.after, 1)
 
 
+@pytest.mark.parametrize(
+    ("test", "close"),
+    [
+        ("tests/data/test_read_csv.py::test_a", 2),
+        ("pyro_vae/data/read_csv.py::pyro_vae.data.read_csv.separator", 2),
+        ("tests/data/test_columns.py::test_a", 1),
+        ("tests/test_docs.py::test_data", 0),
+    ],
+)
+def test_tests_named_after_a_file_are_the_closest(test, close):
+    assert mutants.closeness(test, "pyro_vae/data/read_csv.py") == close
+
+
 def test_a_mutant_is_killed_by_the_test_of_its_line_and_kept(tmp_path):
-    pytest.importorskip("pytest_cov")  # which the script asks for, and the tests of the package do not
     """One of two lines has a test that fails on each change; the other has none that does."""
+    pytest.importorskip("pytest_cov")  # which the script asks for, and the tests of the package do not
     tree, folder = tmp_path / "root", tmp_path / "out"
     (tree / "pyro_vae_tiny").mkdir(parents=True)
     (tree / "pyro_vae_tiny" / "__init__.py").write_text(
