@@ -62,8 +62,8 @@ def classifier_verdict(rows: Array, draws: Array, columns: RowColumns, seed: int
         "that of the ranks of their scores in each (Lopez-Paz and Oquab, arXiv:1610.06545).",
         advice=CLASSIFIER_ADVICE
         if findings
-        else "The draws differ from the rows in a way that trees see, in no single column or pixel: try more "
-        "latents, wider layers (--hidden), or another likelihood.",
+        else "The draws differ from the rows in a way that trees see, and not by one column or pixel alone: mend what "
+        "columns, pairs or pictures say first, then try more latents, wider layers (--hidden), or another likelihood.",
         statistic=found.auc,
         p_value=found.p_value,
         findings=findings,
