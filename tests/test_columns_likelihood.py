@@ -12,7 +12,7 @@ import pyro_vae as pv
 from pyro_vae.data.columns import Column, Schema
 from pyro_vae.distributions.counted_columns import Levels, LogisticSteps, ZeroInflatedNegativeBinomial
 from pyro_vae.distributions.real_columns import Beta, Gamma, LogitNormal, LogNormal, ZeroOrLogNormal
-from pyro_vae.likelihoods.column_groups import UNSEEN
+from pyro_vae.likelihoods.column_groups import UNSEEN, BetaGroup
 from pyro_vae.likelihoods.columns import SCALE_FLOOR, group_columns
 
 G = np.random.default_rng(0)
@@ -421,3 +421,10 @@ def test_a_thousand_columns_and_five_hundred_levels():
     encoder = pv.nets.ColumnEncoder(pv.nets.mlp(pv.nets.ColumnEncoder.num_inputs(schema), 16, 8), schema)
     assert encoder(x).shape == (100, 8)
     assert SCALE_FLOOR > 0
+
+
+def test_shares_without_a_value_inside_begin_in_the_middle():
+    group = BetaGroup([Column("a", "bounded", family="beta"), Column("b", "bounded", family="beta")], 0.01)
+    x = torch.tensor([[0.0, 0.2], [1.0, 0.4], [math.nan, 0.6]])
+    begin = group(group.init_from_values(x)[None].movedim(0, 0))
+    assert begin.mean.squeeze().tolist() == pytest.approx([0.5, 0.4], abs=1e-6)

@@ -288,6 +288,7 @@ def test_invalid_arguments_raise_input_error():
         (lambda: nets.conv((8, 8), 3, outputs=2)(torch.zeros(1, 63)), "images of 8×8 was given rows of 63"),
         (lambda: priors.StandardNormal(0), "at least one latent"),
         (lambda: priors.Normal([0.0, 1.0], [1.0, -1.0]), "every scale must be positive"),
+        (lambda: priors.Normal([0.0, 1.0], [1.0, 0.0]), "every scale must be positive"),
         (lambda: priors.Laplace([0.0, 1.0], [1.0, 1.0, 1.0]), "loc has 2 values and scale 3"),
         (lambda: priors.MixtureOfNormals(2, 0), "at least one component"),
         (lambda: priors.FlowPrior(2, layers=0), "layers must be one or more"),

@@ -38,6 +38,7 @@ def read_npy(path: Path) -> Table[Tensor]:
     """
     array = _load(path, mapped=True)
     if isinstance(array, NpzFile):
+        array.close()
         raise InputError(f"{path}: holds an archive, not one array; name it .npz")
     require_memory(array.nbytes + 8 * array.size, str(path), "leave its rows on disk (--stream), or give fewer")
     return table_from_array(np.array(array) if array.dtype == np.uint8 else array, path)  # others are copied there
@@ -55,6 +56,11 @@ def read_npz(path: Path) -> Table[Values]:
     archive = _load(path)
     if isinstance(archive, np.ndarray):
         raise InputError(f"{path}: holds one array, not an archive; name it .npy")
+    with archive:
+        return _table_in(archive, path)
+
+
+def _table_in(archive: NpzFile, path: Path) -> Table[Values]:
     names = list(archive.files)
     for name in names:
         _require_declared(path, name)

@@ -425,3 +425,10 @@ def test_levels_are_no_plain_numbers():
     frame = pandas.DataFrame({"a": np.arange(60) / 7, "d": ["x", "y", "z"] * 20})
     with pytest.raises(pv.InputError, match="take --coding columns, or one-hot"):
         pv.load_data(frame, coding="plain")
+
+
+def test_one_hot_codes_are_said_with_the_columns_that_have_them():
+    frame = pandas.DataFrame({"x": NORMAL, "kind": cycle("a", "b", "c"), "y": NORMAL[::-1]})
+    assert "kind coded as numbers, categories one-hot: densities are of these codes, and not of the table" in (
+        pv.load_data(frame, coding="one-hot").notes
+    )

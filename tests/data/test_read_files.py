@@ -1,6 +1,8 @@
 """Files and arrays in memory: the values, columns, labels and images read from them, and the errors."""
 
 import datetime
+import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -237,3 +239,19 @@ def test_values_without_a_spread_are_refused_in_memory_and_on_disk(largest, stre
         return
     with pytest.raises(pv.InputError, match=r"column 1 \(counting from 0\) has values too large to standardize"):
         pv.load_data(tmp_path / "x.npy", stream=stream or None)
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (900, r"x.npz: x is cut off: its shape \(100, 3\) takes 1,200 bytes, and it has 1,0"),
+        (1199, "x.npz: x cannot be read"),  # by less than its header takes
+    ],
+)
+def test_an_archive_whose_array_is_shorter_than_it_says_is_refused(held, message, tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (100, 3)})
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue() + bytes(held))
+    with pytest.raises(pv.InputError, match=message):
+        pv.load_data(tmp_path / "x.npz")
