@@ -204,6 +204,7 @@ def run_tests(tree: Path, tests: Sequence[str], log: Path, seconds: int) -> int:
             os.chdir(tree)
             sys.path[:0] = [str(tree), str(tree / "scripts")]
             os.environ["PYTHONPATH"] = str(tree)
+            sys.dont_write_bytecode = False  # tests of many files are collected in seconds if pytest keeps them
             import pytest
 
             code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=line", *tests]))
