@@ -290,7 +290,7 @@ def load_data(
     loaded = load_tables(name, options)
     _check_training_table(loaded.tables[0])
     table, *others = scale_conditions(loaded.tables)
-    measure, columns_read = measure_of_table(table, loaded.levels, binarize, dequantize, standardize)
+    measure, columns_read = measure_of_table(table, loaded.levels, binarize, dequantize, standardize, others)
     measure = replace(measure, conditions=tuple(column.name for column in table.schema.conditions))
     tables, names = [draw_dense(each, measure) for each in (table, *others)], ("train", "valid", "test")
     first, second, third = (make_split(key, each, measure) for key, each in zip(names, tables, strict=True))

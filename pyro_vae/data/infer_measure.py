@@ -1,5 +1,6 @@
 """The choice of a reference measure from the training values."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -22,6 +23,7 @@ def measure_of_table(
     binarize: str | None,
     dequantize: bool,
     standardize: bool | None,
+    others: Sequence[Table[Values]] = (),
 ) -> tuple[Measure, Schema]:
     """The measure of the training table, and its schema, with shifts and scales where columns have kinds.
 
@@ -33,6 +35,7 @@ def measure_of_table(
         binarize: how pixels become 0 or 1; None: chosen by the values.
         dequantize: whether uniform noise is added to integers.
         standardize: whether columns are standardized; None: chosen by the values.
+        others: the validation and test rows: where they are no counts, the training rows are not taken for counts.
 
     Returns:
         The measure, and the schema.
@@ -44,8 +47,10 @@ def measure_of_table(
                 "columns with kinds are prepared by their kinds: leave binarize, dequantize and standardize out, or "
                 "choose coding='one-hot' (--coding one-hot)"
             )
-        return measure_of_columns(schema, values)
+        return measure_of_columns(schema, values, [each.values for each in others if isinstance(each.values, Tensor)])
     standardize = False if table.holds_counts and standardize is None else standardize
+    if standardize is None and levels is None and binarize in (None, "none") and not dequantize and are_counts(values):
+        standardize = None if all(are_whole_from_zero(other.values) for other in others) else True
     kinds = schema.is_coded, is_colour(table.image_shape)
     return infer_measure(values, levels, binarize, dequantize, standardize, *kinds), schema
 
@@ -104,7 +109,7 @@ def infer_measure(
     return Measure(levels, binarize, dequantize, shift, scale, coded=coded).check()
 
 
-def measure_of_columns(schema: Schema, values: Tensor) -> tuple[Measure, Schema]:
+def measure_of_columns(schema: Schema, values: Tensor, others: Sequence[Tensor] = ()) -> tuple[Measure, Schema]:
     """The measure of columns with kinds, from their training values, and the schema with their shifts and scales.
 
     Real numbers and dates are standardized, positive ones divided by their geometric mean, shares brought to (0, 1),
@@ -113,11 +118,15 @@ def measure_of_columns(schema: Schema, values: Tensor) -> tuple[Measure, Schema]
     Args:
         schema: the columns.
         values: the training values (N, D), NaN where one is missing.
+        others: those of validation and test rows: whether shares reach their ends.
 
     Returns:
         The measure, and the schema.
     """
-    found = {column.name: _with_scale(column, values[:, i]) for i, column in enumerate(schema.modelled)}
+    found = {
+        column.name: _with_scale(column, values[:, i], [other[:, i] for other in others])
+        for i, column in enumerate(schema.modelled)
+    }
     schema = replace(schema, columns=tuple(found.get(column.name, column) for column in schema.columns))
     return product_measure(schema), schema
 
@@ -139,8 +148,8 @@ def product_measure(schema: Schema) -> Measure:
     return Measure(shift=shift, scale=scale, counted=counted, num_with_zeros=num_with_zeros)
 
 
-def _with_scale(column: Column, values: Tensor) -> Column:
-    """A column with the shift and scale of its training values (N,)."""
+def _with_scale(column: Column, values: Tensor, others: Sequence[Tensor]) -> Column:
+    """A column with the shift and scale of its training values (N,); `others` are those of validation and test rows."""
     known = values[~values.isnan()]
     if column.kind in ("real", "datetime", "integer"):
         mean, deviation, largest = (each.item() for each in _column_moments(known[:, None], None))
@@ -151,7 +160,8 @@ def _with_scale(column: Column, values: Tensor) -> Column:
     if column.kind == "bounded":
         low, high = min(0.0, float(known.min())), max(1.0, float(known.max()))
         last = high - torch.finfo(torch.float32).eps * (high - low)  # beyond it float32 knows the end only
-        margin = (high - low) / (2 * len(known)) if bool(((known <= low) | (known >= last)).any()) else 0.0
+        reaches_end = any(bool(((each <= low) | (each >= last)).any()) for each in (known, *others))
+        margin = (high - low) / (2 * len(known)) if reaches_end else 0.0
         return replace(column, shift=low - margin, scale=high - low + 2 * margin)
     return column
 
@@ -196,7 +206,13 @@ def observed_values(values: Values) -> Tensor:
 def are_counts(values: Values) -> bool:
     """Whether all values are whole numbers from 0 to at most 1000, and not all of them 0 or 1."""
     values = observed_values(values)
-    return bool((values >= 0).all() and 1 < values.max() <= MAX_COUNT and (values == values.round()).all())
+    return are_whole_from_zero(values) and 1 < float(values.max()) <= MAX_COUNT
+
+
+def are_whole_from_zero(values: Values) -> bool:
+    """Whether all values are whole numbers from 0."""
+    values = observed_values(values)
+    return bool((values >= 0).all() and (values == values.round()).all())
 
 
 def _column_moments(values: Values, levels: int | None) -> tuple[Tensor, Tensor, Tensor]:

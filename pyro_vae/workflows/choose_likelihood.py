@@ -110,7 +110,8 @@ def choose_likelihood(config: ModelConfig, data: Dataset) -> LikelihoodChoice:
         sense.
     """
     name, stored = config.likelihood, observed_values(data.train.stored)
-    _require_support(name, stored, data)
+    for split in (data.train, data.valid, data.test):
+        _require_support(name, observed_values(split.stored), data)
     reason = "asked for"
     if name == "auto":
         name, reason = _infer_likelihood(stored, data)

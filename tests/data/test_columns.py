@@ -15,10 +15,13 @@ import pyro_vae as pv
 from pyro_vae.data.columns import KINDS, Column, Schema
 from pyro_vae.data.columns.choose_columns import choose_columns
 from pyro_vae.data.columns.column_options import parse_kinds
+from pyro_vae.data.columns.column_range import column_range
 from pyro_vae.data.columns.column_values import decimals_of, precision_of
 from pyro_vae.data.frames import frame_like
 from pyro_vae.data.read_files import read_memory
 from pyro_vae.errors import UnknownValueWarning
+from pyro_vae.registry import ModelConfig
+from pyro_vae.workflows.choose_likelihood import choose_likelihood
 
 N = 60
 G = np.random.default_rng(0)
@@ -432,3 +435,61 @@ def test_one_hot_codes_are_said_with_the_columns_that_have_them():
     assert "kind coded as numbers, categories one-hot: densities are of these codes, and not of the table" in (
         pv.load_data(frame, coding="one-hot").notes
     )
+
+
+OTHER_ROWS = {  # of a kind that the training rows have: a value of a later row, and the kind that all can have
+    "a fraction among counts": ("count", 2.5, "real", "count in the training rows, but not in validation and test"),
+    "below zero among counts": ("count", -1, "integer", "count in the training rows, but not in validation and test"),
+    "a large count": ("count", 90_000, "count", ""),
+    "a fraction among integers": ("integer", 2.5, "real", "not all whole"),
+    "zero among positive": ("positive", 0.0, "positive", ""),
+    "below zero among positive": ("positive", -2.0, "real", "positive in the training rows, but not in validation"),
+    "above one among shares": ("bounded", 1.5, "real", "bounded in the training rows, but not in validation and test"),
+    "a share": ("bounded", 1.0, "bounded", ""),
+}
+
+
+@pytest.mark.parametrize("place", ["valid", "test"])
+@pytest.mark.parametrize("case", OTHER_ROWS)
+def test_a_kind_is_one_that_validation_and_test_rows_can_have(case, place):
+    """A fit ended with an error in units of the network, or a list of values, at such a row; or evaluate did."""
+    kind, value, expected, note = OTHER_ROWS[case]
+    g = np.random.default_rng(1)
+    values = {
+        "count": g.poisson(3.0, 100),
+        "integer": g.integers(-50, 50, 100),
+        "positive": np.exp(g.normal(size=100)),
+        "bounded": g.permutation(np.linspace(0.01, 0.99, 100)),
+    }[kind]
+    frame = pandas.DataFrame({"x": values, "kind": ["a", "b"] * 50}).astype({"x": object})
+    frame.loc[90 if place == "valid" else 97, "x"] = value
+    frame["x"] = pandas.to_numeric(frame["x"])
+    parts = ["train"] * 90 + ["valid"] * 5 + ["test"] * 5
+    data = pv.load_data(frame.assign(split=parts), split="split")
+    column = data.schema["x"]
+    assert column.kind == expected
+    assert note in column.note
+    assert column.high < 90  # of the training rows
+    assert bool(
+        np.all([column_range(column).contains(part.x[:, 0].double().numpy()) for part in (data.valid, data.test)])
+    )
+    if expected != kind:
+        with pytest.raises(pv.InputError, match=f"column x has values from .*; {kind} takes"):
+            pv.load_data(frame.assign(split=parts), split="split", columns={"x": kind})
+    elif value == 0.0:
+        assert column.has_zeros
+
+
+@pytest.mark.parametrize("value", [-1.0, 2.5])
+def test_arrays_are_counts_where_validation_and_test_rows_are_too(value):
+    x = np.random.default_rng(0).poisson(3.0, (400, 5)).astype(float)
+    data = pv.load_data(x)
+    assert data.train.measure.scale == ()
+    for part in (data.valid, data.test):
+        other = x.copy()
+        other[int(part.source_index(slice(None))[2]), 1] = value
+        found = pv.load_data(other)
+        assert len(found.train.measure.scale) == 5
+        assert choose_likelihood(ModelConfig(), found).name == "multivariate-normal"
+        with pytest.raises(pv.InputError, match="a negative-binomial likelihood needs whole numbers from 0"):
+            choose_likelihood(ModelConfig(likelihood="negative-binomial"), found)

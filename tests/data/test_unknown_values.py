@@ -182,6 +182,31 @@ def test_conditions_and_labels_too(frame, given):
     ]
 
 
+@pytest.mark.parametrize("constant", [1, 0.5, "same", True])
+@pytest.mark.parametrize("coding", ["columns", "one-hot"])
+def test_a_column_that_did_not_vary_and_now_does(frame, constant, coding):
+    table = frame[["t", "price", "city"]].assign(fixed=constant)
+    data = pv.load_data(table, coding=coding)
+    rows = table.head(12).astype({"fixed": object})
+    rows.loc[[ROW, 7], "fixed"] = 7
+    rows.loc[8, "fixed"] = None
+    with pytest.warns(UnknownValueWarning) as said:
+        data.prepare(rows)
+    assert str(said[0].message).endswith(
+        f"fixed: a value other than {constant}, which all training rows had, so that it is not modelled, in 2 of 12 "
+        f"rows, first 7 in row {ROW}"
+    )
+
+
+def test_a_column_that_varies_in_other_rows_alone_is_said(frame):
+    split = ["train"] * 280 + ["valid"] * 10 + ["test"] * 10
+    table = frame[["t", "price", "city"]].assign(fixed=0, split=split)
+    assert pv.load_data(table, split="split").schema["fixed"].note == "left out: it does not vary"
+    table.loc[285, "fixed"] = 1
+    found = pv.load_data(table, split="split").schema["fixed"].note
+    assert found == "left out: it does not vary in the training rows"
+
+
 def test_one_hot_codes_know_their_levels(frame):
     data = pv.load_data(frame[["t", "price", "city"]], coding="one-hot")
     with pytest.warns(UnknownValueWarning, match="city: a level that no training row had in 1 of 12 rows, first Rome"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyro_vae.data.columns.column import Column
+from pyro_vae.data.columns.column_values import factorize_levels
 from pyro_vae.data.columns.schema import Schema
 from pyro_vae.data.ondisk.rows_on_disk import Array
 
@@ -103,12 +104,21 @@ def unknown_values(frame: "pandas.DataFrame", codes: Array, x: Array, schema: Sc
             continue
         found += 1
         if found <= MAX_NOTES:
-            row, has = int(np.argmin(is_known)), "a level that no training row had"
-            has = has if column.levels else f"a value that it cannot have ({range_in_words(column)})"
-            number = f"{int((~is_known).sum())} of {len(codes)} rows"
-            yield f"{column.name}: {has} in {number}, first {frame[column.name].iloc[row]} in row {row}"
+            row, number = int(np.argmin(is_known)), f"{int((~is_known).sum())} of {len(codes)} rows"
+            cell = frame[column.name].iloc[row]
+            yield f"{column.name}: {_strange_in_words(column)} in {number}, first {cell} in row {row}"
     if found > MAX_NOTES:
         yield f"{found - MAX_NOTES} more columns hold values that they cannot have"
+
+
+def _strange_in_words(column: Column) -> str:
+    if column.constant is not None:
+        return f"a value other than {column.constant}, which all training rows had, so that it is not modelled,"
+    return (
+        "a level that no training row had"
+        if column.levels
+        else f"a value that it cannot have ({range_in_words(column)})"
+    )
 
 
 def _known_cells(frame: "pandas.DataFrame", codes: Array, x: Array, schema: Schema) -> Iterator[tuple[Column, Array]]:
@@ -121,5 +131,8 @@ def _known_cells(frame: "pandas.DataFrame", codes: Array, x: Array, schema: Sche
         elif schema.coding == "columns":
             yield column, column_range(column).contains(x[:, start])
     for column in schema:
+        if column.constant is not None and column.name in frame:
+            places, levels = factorize_levels(frame[column.name], (column.constant,))
+            yield column, np.array([*(level == column.constant for level in levels), True])[places]  # −1: missing
         if (column.given or column.kind == "label") and column.levels and column.name in frame:
             yield column, column.encode(frame[column.name], column.name) != len(column.levels)

@@ -127,8 +127,11 @@ def _completed(
     column = replace(column, dtype=dtype_name(all_rows))
     if column.kind not in ("id", "ignored"):
         require_values(all_rows, source)
-    if not column.kind:
+    is_inferred = not column.kind
+    if is_inferred:
         column = _infer(column, rows, all_rows, source, has_names)
+        if column.constant is not None and len(factorize_levels(all_rows)[1]) > 1:
+            column = replace(column, note=f"{column.note} in the training rows")
     if column.kind in WITH_LEVELS and not column.levels:
         return replace(column, levels=_levels(column, rows, source))
     if column.kind in WITH_LEVELS:
@@ -144,12 +147,43 @@ def _completed(
     known = numbers[~np.isnan(numbers)]
     if not len(known):
         raise InputError(f"{source}: column {column.name} has no value in any training row; leave it out")
-    _require_range(column, known, source)
+    if column.kind in OWN_DISTRIBUTION:
+        values = to_numbers(all_rows, source)
+        if is_inferred:
+            column = _wide_enough(column, values)
+        _require_range(column, known, values[~np.isnan(values)], source)
     is_date = column.kind == "datetime"
     precision, decimals = (precision_of(known), None) if is_date else ("", decimals_of(known))
-    column = replace(column, has_zeros=column.kind == "positive" and bool((known == 0).any()))
+    has_zeros = column.has_zeros or bool((known == 0).any())
+    column = replace(column, has_zeros=column.kind == "positive" and has_zeros)
     return replace(
         column, low=float(known.min()), high=float(known.max()), precision=precision, decimals=decimals or None
+    )
+
+
+def _wide_enough(column: Column, values: Array) -> Column:
+    """A column of numbers with a kind that validation and test rows can have too, with a note if it is another.
+
+    A value that the kind of the training rows cannot have would have density zero.
+
+    Args:
+        column: the column, its kind inferred from the training rows.
+        values: the numbers of all rows.
+
+    Returns:
+        The column.
+    """
+    known = values[~np.isnan(values)]
+    low, high, is_whole = known.min(), known.max(), bool((known == np.rint(known)).all())
+    if column.kind == "positive" and low >= 0:
+        return replace(column, has_zeros=column.has_zeros or bool(low == 0))
+    is_inside = {"count": is_whole and low >= 0, "integer": is_whole, "bounded": low >= 0 and high <= 1}
+    if is_inside.get(column.kind, False):
+        return column
+    kind = "integer" if column.kind == "count" and is_whole else "real"
+    note = f"{column.kind} in the training rows, but not in validation and test rows: {low:g} to {high:g}"
+    return replace(
+        column, kind=kind, note=note if is_whole or column.kind in ("positive", "bounded") else f"{note}, not all whole"
     )
 
 
@@ -165,13 +199,16 @@ def _as_in(levels: Sequence[Level], rows: "pandas.Series[Any]") -> tuple[Level, 
     return tuple(by_text.get(str(level), level) for level in levels)
 
 
-def _require_range(column: Column, values: Array, source: str) -> None:
-    """`InputError` for values that a kind that was asked for cannot have."""
+def _require_range(column: Column, known: Array, values: Array, source: str) -> None:
+    """`InputError` for values that a kind that was asked for cannot have: of shares those beyond the training rows'."""
     is_whole = bool((values == np.rint(values)).all())
+    low, high = min(0.0, float(known.min())), max(1.0, float(known.max()))
     wrong = {
         "positive": not (values >= 0).all() and "numbers from 0",
         "count": not (is_whole and (values >= 0).all()) and "whole numbers from 0",
         "integer": not is_whole and "whole numbers",
+        "bounded": not ((values >= low) & (values <= high)).all()
+        and f"those of its training rows, {low:g} to {high:g}",
     }.get(column.kind)
     if wrong:
         raise InputError(
