@@ -110,7 +110,7 @@ def choose_likelihood(config: ModelConfig, data: Dataset) -> LikelihoodChoice:
         sense.
     """
     name, stored = config.likelihood, observed_values(data.train.stored)
-    for split in (data.train, data.valid, data.test):
+    for split in (each for each in (data.train, data.valid, data.test) if len(each)):
         _require_support(name, observed_values(split.stored), data)
     reason = "asked for"
     if name == "auto":

@@ -10,6 +10,7 @@ from whole_table import whole_table
 
 import pyro_vae as pv
 from pyro_vae.data.table import encode_labels
+from pyro_vae.errors import UnknownValueWarning
 
 G = np.random.default_rng(0)
 REALS = np.round(G.normal(size=(30, 3)), 4)
@@ -267,7 +268,10 @@ def test_new_rows_are_prepared_as_the_training_rows_were(tmp_path):
         assert new.labels.tolist() == [2] * len(new)
     values = data.prepare(frame[["age", "income", "visits"]].to_numpy()[:5])
     assert torch.equal(values.x, data.prepare(frame.iloc[:5]).x)
-    unseen = data.prepare(only_dogs.assign(label="fish"))
+    with pytest.warns(
+        UnknownValueWarning, match="label: a level that no training row had in 11 of 11 rows, first fish"
+    ):
+        unseen = data.prepare(only_dogs.assign(label="fish"))
     assert unseen.labels.tolist() == [-1] * len(unseen)
     with pytest.raises(pv.InputError, match="no column income; this run was fitted to age, income, visits"):
         data.prepare(only_dogs.drop(columns="income"))

@@ -15,6 +15,8 @@ from pyro_vae.workflows import read_run
 from pyro_vae.workflows.fit_resampled import fit_resampled
 from pyro_vae.workflows.fit_run import fit_run
 
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.errors.UnknownValueWarning")  # of rare cities
+
 COLUMNS = ["signup", "segment", "city", "revenue", "orders", "satisfaction"]
 
 
