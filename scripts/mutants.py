@@ -5,10 +5,11 @@
 
 A mutant is one change: another comparison, operator or constant, None in place of a returned value, a `not` or a
 statement left out, the sides of a subtraction or division exchanged. It is made in a copy of the tree, FOLDER/tree. The
-tests whose context covers the line (of a line that runs at import: those of its file) run until one fails, for at most
-a minute of one core: those in files named after the line's first, and of each those that run the fewest lines. A mutant
-that no test fails on *survives*, as does one on a line that no test runs, or whose tests take longer. Each result is
-kept as FOLDER/mutants/NUMBER.json and is not made again. Needs pytest-cov, and a system with `fork`.
+tests whose context covers the line (of a line that runs at import: those of its file, by name if need be) run until one
+fails, for at most a minute of one core: those in files named after the line's first, and of each those that run the
+fewest lines. A mutant that no test fails on *survives*, as does one on a line that no test runs, or whose tests take
+longer. Each result is kept as FOLDER/mutants/NUMBER.json and is not made again. Needs pytest-cov, and a system with
+`fork`.
 """
 
 import ast
@@ -263,6 +264,8 @@ class Mutation:
         tests = lines.get(mutant.line, [])
         if tests == [AT_IMPORT]:
             tests = list(dict.fromkeys(test for of_line in lines.values() for test in of_line))
+            if set(tests) == {AT_IMPORT}:  # a file that runs at import only
+                tests = [test for test in self.breadth if closeness(test, mutant.file) == 2]
         return sorted(
             set(tests) - {AT_IMPORT}, key=lambda test: (-closeness(test, mutant.file), self.breadth[test], test)
         )
