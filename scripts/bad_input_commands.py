@@ -11,7 +11,7 @@ NUMBERS: dict[str, tuple[str, ...]] = {  # options that are numbers, and what ea
     "fit --data rows.csv --out new": (
         *(f"--{name} {value}" for name in (
             "epochs", "batch-size", "learning-rate", "clip", "beta", "kl-warmup", "num-particles", "patience",
-            "latent-dim", "seed",
+            "latent-dim", "seed", "check-rows", "max-restarts",
         ) for value in NOT_NUMBERS),
         "--epochs 0", "--epochs -1", "--epochs 1.5", "--batch-size 0", "--batch-size -3", "--learning-rate 0",
         "--learning-rate -1", "--learning-rate 1e400", "--clip 0", "--clip -1", "--beta -1", "--kl-warmup -1",
@@ -20,7 +20,16 @@ NUMBERS: dict[str, tuple[str, ...]] = {  # options that are numbers, and what ea
         "--hidden ''", "--hidden 0", "--hidden -5", "--hidden nan", "--hidden 4,,4", "--hidden 4,x",
         "--prior mixture --components 0", "--prior mixture --components nan", "--guide low-rank --rank 0",
         "--guide low-rank --rank 99", "--guide flow --flow-layers 0", "--free-bits -1", "--free-bits nan",
-        "--loss elbo --free-bits inf",
+        "--loss elbo --free-bits inf", "--check-rows -1", "--check-rows 100000", "--max-restarts -1",
+    ),
+    "check run": (
+        *(f"--{name} {value}" for name in (
+            "time", "num-rows", "num-replicates", "num-simulations", "num-draws", "num-scored", "num-samples",
+            "bootstrap", "seed",
+        ) for value in NOT_NUMBERS),
+        "--time 0", "--time -5s", "--time 5", "--time 5x", "--num-rows 0", "--num-replicates 0", "--num-simulations 1",
+        "--num-draws 0", "--num-scored -1", "--num-samples 0", "--bootstrap -1", "--bootstrap 1",
+        "--seed 99999999999999999999999999",
     ),
     "evaluate run": (
         *(f"--{name} {value}" for name in ("num-samples", "num-rows", "memory-mib", "seed") for value in NOT_NUMBERS),
@@ -76,6 +85,10 @@ HUGE = (  # sizes that no memory and no disk holds
     "impute run bad/one_gap.csv --num-samples 1000000000000 --out new.csv",
     "impute run bad/one_gap.csv --num-imputations 1000000000000 --out new.csv",
     "report run --num-samples 1000000000000 --out new.html",
+    "check run --num-samples 1000000000000",
+    "check run --num-draws 1000000000000",
+    "check run --num-replicates 1000000000000",
+    "check run --num-simulations 1000000000000",
     "compare run --num-samples 1000000000000 --out new",
     "fit --data rows.csv --latent-dim 1000000000000 --out new",
     "fit --data rows.csv --latent-dim 100000000 --out new",
@@ -151,8 +164,13 @@ CONTRADICTIONS = (
     "evaluate ''", "info ''", "info", "info nothing", "info a_file", "info run run", "score run absent.csv",
     "score nothing rows.csv", "score run digits", "encode run pictures", "encode pictures_run rows.csv",
     "reconstruct run rows.csv rows.csv", "sample nothing", "sample run rows.csv", "impute run pictures",
-    "impute pictures_run rows.csv", "report nothing", "report empty_folder", "report run --split none",
-    "compare nothing", "compare run a_file", "compare run pictures_run --out new",
+    "impute pictures_run rows.csv", "check", "check nothing", "check a_file", "check own_run", "check run run",
+    "check run --split train", "check run --device none", "check run --statistic own.py",
+    "check run --statistic own.py:", "check run --statistic absent.py:mean", "check run --statistic own.py:absent",
+    "check run --statistic own.py:raises", "check run --statistic syntax.py:mean", "check run --program own.py:other",
+    f"{FIT} --exposure z", f"{FIT} --exposure a=z", f"{FIT} --exposure =a", f"{FIT} --given z", f"{FIT} --given a --given b --given c",
+    f"{FIT} --semi-supervised", f"{FIT} --semi-supervised --label z", "report nothing", "report empty_folder",
+    "report run --split none", "compare nothing", "compare run a_file", "compare run pictures_run --out new",
     "compare --model none --out new", "compare --model ppca: --out new", "compare --model ppca:x --out new",
     "compare --model ppca:0 --out new", "compare --model ppca:nan --out new", "compare --model : --out new",
     "compare --preset none", "compare --fit-method none --out new", "compare --curve none --out new",
@@ -179,7 +197,13 @@ ENVIRONMENTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("info run", {"WORLD_SIZE": "2", "RANK": "1"}),
     ("datasets", {"WORLD_SIZE": "abc"}),
 )
-ALL = ("evaluate {}", "score {} rows.csv --out new.csv", "sample {} --out new.csv", "report {} --out new.html")
+ALL = (
+    "evaluate {}",
+    "score {} rows.csv --out new.csv",
+    "sample {} --out new.csv",
+    "report {} --out new.html",
+    "check {}",
+)
 SOME = ("evaluate {}", "sample {} --out new.csv")
 INFO_TOO = {"about_text", "about_list", "format_text", "format_list", "format_later", "training_text", "model_text",
             "data_text"}  # fmt: skip
@@ -220,6 +244,8 @@ def _outputs() -> Iterator[Line]:
             yield "output paths", f"{line} --out {where}", {}
     for name in ("a_folder.csv", "a_file/new.html", f"{long}.html"):
         yield "output paths", f"report run --out {name}", {}
+    for name in ("a_folder.csv", "a_file/new.html", f"{long}.html", "new.csv", "new", "''"):
+        yield "output paths", f"check run --out {name}", {}
     for name in ("a_folder.csv", "a_file/new.nc", f"{long}.nc", "''"):
         yield "output paths", f"evaluate run --netcdf {name}", {}
 
