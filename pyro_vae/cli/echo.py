@@ -36,19 +36,26 @@ def echo(text: object = "", *, err: bool = False, bold: bool = False, nl: bool =
 
 
 def echo_warning(
-    show: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any, **options: Any
+    show: Callable[..., None],
+    is_said: bool,
+    message: Warning | str,
+    category: type[Warning],
+    *where: Any,
+    **options: Any,
 ) -> None:
     """A warning of this package as a line on standard error, without the line of code that it comes from.
 
     Args:
         show: `warnings.showwarning`, for other warnings.
+        is_said: whether this process says it; of several one does.
         message: the warning.
         category: its class.
         *where: its file and line.
         **options: of `show`.
     """
     if category.__module__ == "pyro_vae.errors":
-        echo(f"note: {message}", err=True)
+        if is_said:
+            echo(f"note: {message}", err=True)
     else:
         show(message, category, *where, **options)
 

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_streams()
     logging.getLogger("pyro_vae").addHandler(EchoHandler(logging.WARNING))
     before, shown = signal.signal(signal.SIGTERM, _interrupt), warnings.showwarning
-    warnings.showwarning = functools.partial(echo_warning, shown)
+    warnings.showwarning = functools.partial(echo_warning, shown, not _rank())
     if _rank() is not None:
         signal.signal(signal.SIGINT, _interrupt)
     try:

@@ -119,8 +119,7 @@ def explain_rows(
     Models with a density of their own have the first term exactly. Others have both from draws around the modes of
     p(z | x) and p(z | x_−d), as in `conditional_evidence`; of more than 20 columns a first guess from draws of p(z | x)
     chooses those that are computed. A value that its column cannot have is −∞, and the row's others are judged without
-    it. A row whose values are strange only together, each usual given the others, has no
-    strange column.
+    it. A row whose values are strange only together, each usual given the others, has no strange column.
 
     Raises `InputError` for pictures, for a program whose model takes no mask, and for latents that have no modes.
 
