@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ from pyro_vae.data.columns.column import Column
 from pyro_vae.data.columns.column_values import factorize_levels
 from pyro_vae.data.columns.schema import Schema
 from pyro_vae.data.ondisk.rows_on_disk import Array
+from pyro_vae.errors import InputError
 
 if TYPE_CHECKING:
     import pandas
@@ -84,6 +85,57 @@ def range_in_words(column: Column) -> str:
     if column.levels:
         return f"its {len(column.levels)} levels"
     return {"count": "whole numbers from 0 on", "integer": "whole numbers"}.get(column.kind, "numbers")
+
+
+def wide_enough(column: Column, values: Array) -> Column:
+    """A column of numbers with a kind that validation and test rows can have too, with a note if it is another.
+
+    A value that the kind of the training rows cannot have would have density zero.
+
+    Args:
+        column: the column, its kind inferred from the training rows.
+        values: the numbers of all rows.
+
+    Returns:
+        The column.
+    """
+    known = values[~np.isnan(values)]
+    low, high, is_whole = known.min(), known.max(), bool((known == np.rint(known)).all())
+    if column.kind == "positive" and low >= 0:
+        return replace(column, has_zeros=column.has_zeros or bool(low == 0))
+    is_inside = {"count": is_whole and low >= 0, "integer": is_whole, "bounded": low >= 0 and high <= 1}
+    if is_inside.get(column.kind, False):
+        return column
+    kind = "integer" if column.kind == "count" and is_whole else "real"
+    note = f"{column.kind} in the training rows, but not in validation and test rows: {low:g} to {high:g}"
+    return replace(
+        column, kind=kind, note=note if is_whole or column.kind in ("positive", "bounded") else f"{note}, not all whole"
+    )
+
+
+def require_range(column: Column, known: Array, values: Array, source: str) -> None:
+    """`InputError` for values that a kind that was asked for cannot have.
+
+    Args:
+        column: the column.
+        known: its training values (n,), whose ends those of shares may not leave.
+        values: the values of all rows (N,), none missing.
+        source: where they come from, for the message.
+    """
+    is_whole = bool((values == np.rint(values)).all())
+    low, high = min(0.0, float(known.min())), max(1.0, float(known.max()))
+    wrong = {
+        "positive": not (values >= 0).all() and "numbers from 0",
+        "count": not (is_whole and (values >= 0).all()) and "whole numbers from 0",
+        "integer": not is_whole and "whole numbers",
+        "bounded": not ((values >= low) & (values <= high)).all()
+        and f"those of its training rows, {low:g} to {high:g}",
+    }.get(column.kind)
+    if wrong:
+        raise InputError(
+            f"{source}: column {column.name} has values from {values.min():g} to {values.max():g}; {column.kind} takes "
+            f"{wrong}"
+        )
 
 
 def unknown_values(frame: "pandas.DataFrame", codes: Array, x: Array, schema: Schema) -> Iterator[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pyro_vae.data.columns import ROLES, WITH_LEVELS, Column, Schema
 from pyro_vae.data.columns.column_options import ALL_COUNTS, ColumnOptions, described_columns
+from pyro_vae.data.columns.column_range import require_range, wide_enough
 from pyro_vae.data.columns.column_values import (
     ISO_DATE,
     Level,
@@ -150,40 +151,14 @@ def _completed(
     if column.kind in OWN_DISTRIBUTION:
         values = to_numbers(all_rows, source)
         if is_inferred:
-            column = _wide_enough(column, values)
-        _require_range(column, known, values[~np.isnan(values)], source)
+            column = wide_enough(column, values)
+        require_range(column, known, values[~np.isnan(values)], source)
     is_date = column.kind == "datetime"
     precision, decimals = (precision_of(known), None) if is_date else ("", decimals_of(known))
     has_zeros = column.has_zeros or bool((known == 0).any())
     column = replace(column, has_zeros=column.kind == "positive" and has_zeros)
     return replace(
         column, low=float(known.min()), high=float(known.max()), precision=precision, decimals=decimals or None
-    )
-
-
-def _wide_enough(column: Column, values: Array) -> Column:
-    """A column of numbers with a kind that validation and test rows can have too, with a note if it is another.
-
-    A value that the kind of the training rows cannot have would have density zero.
-
-    Args:
-        column: the column, its kind inferred from the training rows.
-        values: the numbers of all rows.
-
-    Returns:
-        The column.
-    """
-    known = values[~np.isnan(values)]
-    low, high, is_whole = known.min(), known.max(), bool((known == np.rint(known)).all())
-    if column.kind == "positive" and low >= 0:
-        return replace(column, has_zeros=column.has_zeros or bool(low == 0))
-    is_inside = {"count": is_whole and low >= 0, "integer": is_whole, "bounded": low >= 0 and high <= 1}
-    if is_inside.get(column.kind, False):
-        return column
-    kind = "integer" if column.kind == "count" and is_whole else "real"
-    note = f"{column.kind} in the training rows, but not in validation and test rows: {low:g} to {high:g}"
-    return replace(
-        column, kind=kind, note=note if is_whole or column.kind in ("positive", "bounded") else f"{note}, not all whole"
     )
 
 
@@ -197,24 +172,6 @@ def _as_in(levels: Sequence[Level], rows: "pandas.Series[Any]") -> tuple[Level, 
     """Levels that were written as text with the type that the values have."""
     by_text: dict[str, Level] = {str(level): level for level in factorize_levels(rows)[1]}
     return tuple(by_text.get(str(level), level) for level in levels)
-
-
-def _require_range(column: Column, known: Array, values: Array, source: str) -> None:
-    """`InputError` for values that a kind that was asked for cannot have: of shares those beyond the training rows'."""
-    is_whole = bool((values == np.rint(values)).all())
-    low, high = min(0.0, float(known.min())), max(1.0, float(known.max()))
-    wrong = {
-        "positive": not (values >= 0).all() and "numbers from 0",
-        "count": not (is_whole and (values >= 0).all()) and "whole numbers from 0",
-        "integer": not is_whole and "whole numbers",
-        "bounded": not ((values >= low) & (values <= high)).all()
-        and f"those of its training rows, {low:g} to {high:g}",
-    }.get(column.kind)
-    if wrong:
-        raise InputError(
-            f"{source}: column {column.name} has values from {values.min():g} to {values.max():g}; {column.kind} takes "
-            f"{wrong}"
-        )
 
 
 def _levels(column: Column, rows: "pandas.Series[Any]", source: str) -> tuple[Level, ...]:
