@@ -165,6 +165,7 @@ class FitResult:
             last restart, or, for EM and CAVI, "tolerance".
         seconds: its wall time.
         advice: what to try where most latents are inactive or a bound still rises, else empty.
+        precision: the type of the products of layers in its steps, "float32" or "bfloat16".
     """
 
     history: list[EpochRecord]
@@ -172,6 +173,7 @@ class FitResult:
     stopped: str
     seconds: float
     advice: str = ""
+    precision: str = "float32"
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON can hold it."""

@@ -18,7 +18,7 @@ from pyro_vae.evidence.evidence_methods import Estimator
 from pyro_vae.evidence.evidence_record import EvidenceRecord
 from pyro_vae.inference.fit_result import FitResult
 from pyro_vae.inference.objectives.make_objective import make_objective
-from pyro_vae.inference.svi.callbacks import Callback
+from pyro_vae.inference.svi.callbacks import Callback, CallbackBase, RunningFit
 from pyro_vae.inference.svi.checkpoint import CHECKPOINT, require_checkpoint_of
 from pyro_vae.inference.svi.fit_svi import fit, pick_device
 from pyro_vae.inference.svi.progress import Style
@@ -194,7 +194,7 @@ class FitJob:
             if group.is_main:
                 require_checkpoint_of(self.folder / CHECKPOINT, self.program)
         elif group.is_main:
-            write_config(self.folder, self._config() | recipe_of(self.program))
+            write_config(self.folder, self.config | recipe_of(self.program))
             write_conditions(self.folder, self.data.train)
         try:
             if not group.is_main:
@@ -215,7 +215,8 @@ class FitJob:
                     self._save_interrupted(error)
             raise
 
-    def _config(self) -> dict[str, object]:
+    @property
+    def config(self) -> dict[str, object]:
         """The run's `config.toml`, its program apart: version, data fingerprint, every setting, the measure."""
         data = self.data
         about: dict[str, object] = {"data": data.name, "fingerprint": data.fingerprint}
@@ -231,7 +232,7 @@ class FitJob:
         """The fit itself, its metrics written as they come; if it diverges the folder holds the last good weights."""
         folder = self.folder
         drop_later_epochs(folder)
-        callbacks = [MetricsFile(folder / METRICS), *([] if board is None else [board])]
+        callbacks = [WriteChoice(self), MetricsFile(folder / METRICS), *([] if board is None else [board])]
         try:
             with warnings_to_log(self.log):
                 fitted = self.fit_program(folder, callbacks, self.progress)
@@ -312,6 +313,25 @@ class FitJob:
             f"{reason_of_interruption(error, self.group)} after {done} whole epochs, the best weights so far are kept; "
             f"--resume {self.folder} goes on from there"
         )
+
+
+class WriteChoice(CallbackBase):
+    """Writes the precision that "auto" has chosen into the run's settings, before the first step.
+
+    Args:
+        job: the fit.
+    """
+
+    def __init__(self, job: FitJob) -> None:
+        self.job = job
+
+    def on_fit_start(self, fit: RunningFit) -> None:
+        """Write it, and say it."""
+        job = self.job
+        if job.settings.training.precision == "auto":
+            job.settings = job.settings.with_precision(fit.precision)
+            write_config(job.folder, job.config | recipe_of(job.program))
+            job.log(f"--precision auto: the products of layers are taken in {fit.precision}")
 
 
 def to_cpu(program: Program) -> None:

@@ -41,7 +41,7 @@ def fit_options() -> dict[str, Option]:
         "beta": training.pop("beta"),
         "kl_warmup": training.pop("kl_warmup"),
     }
-    last = {"device": DEVICE, "dtype": DTYPE, "compile": training.pop("compile")}
+    last = {"device": DEVICE, "dtype": DTYPE, **{name: training.pop(name) for name in ("precision", "compile")}}
     return options_of(DataConfig) | model_options() | objective | training | last
 
 
@@ -156,6 +156,18 @@ class FitSettings:
         for group in self.values.values():
             values |= group
         return FitSettings.from_options(values | {name: defaults[name] for name in defaults.keys() - set(given)})
+
+    def with_precision(self, precision: str) -> "FitSettings":
+        """The same settings with the type of products that "auto" has chosen.
+
+        Args:
+            precision: "float32" or "bfloat16".
+
+        Returns:
+            The settings.
+        """
+        values = self.values | {"training": self.values["training"] | {"precision": precision}}
+        return replace(self, training=replace(self.training, precision=precision), values=values)
 
     def is_masked(self, has_missing: bool) -> bool:
         """Whether the mask of missing values is an input of the guide: where some are, or `missing` says so."""

@@ -33,6 +33,7 @@ class RunningFit:
         history: one record for each epoch so far; at the start those of a fit that is resumed.
         stop: a callback sets it, in an epoch, to end the fit after that epoch.
         stopped: why the fit has ended, as in `FitResult`; empty while it runs, and where an error ended it.
+        precision: the type of the products of layers in its steps, "float32" or "bfloat16".
     """
 
     program: Program
@@ -41,6 +42,7 @@ class RunningFit:
     history: list[EpochRecord] = field(default_factory=list)
     stop: bool = False
     stopped: str = ""
+    precision: str = "float32"
 
 
 @runtime_checkable

@@ -138,7 +138,9 @@ class Checkpoint:
         if not isinstance(settings := metadata.get("settings"), dict):
             raise damaged(self.path, "it does not say of which fit it is")
         old, new = asdict(TrainConfig()) | settings, self.settings  # a later setting had its default
-        if different := [f"{name} was {old.get(name)}, is {new[name]}" for name in new if old.get(name) != new[name]]:
+        chosen = ("precision", "auto")  # the file holds which one
+        names = [name for name in new if old.get(name) != new[name] and (name, new[name]) != chosen]
+        if different := [f"{name} was {old.get(name)}, is {new[name]}" for name in names]:
             raise InputError(
                 f"{self.path} is of a fit with other settings ({'; '.join(different)}); use the same ones, or another "
                 "folder"

@@ -137,8 +137,15 @@ class FitLoop:
             checkpoint = Checkpoint(self.path, settings)
             if (saved := checkpoint.load()) is not None:
                 self._restore_state(saved)
+            checkpoint.settings = settings | {"precision": self.task.precision}
         self._synchronize_state()
-        self.running = RunningFit(program, self.config.epochs, self.task.steps_per_epoch, self.state.history)
+        self.running = RunningFit(
+            program,
+            self.config.epochs,
+            self.task.steps_per_epoch,
+            self.state.history,
+            precision=self.task.precision,
+        )
         threads = 1 if self.task.flops_per_step < FLOPS_FOR_THREADS else None
         with Callbacks(self.running, self.callbacks).running() as callbacks:
             try:
@@ -159,7 +166,8 @@ class FitLoop:
         advice = "" if held_out is None else collapse_advice(active, held_out.num_units, self.config.epochs)
         if self.group.is_main and (note := validation_note(history)):
             log.warning("note: %s", note)
-        return FitResult(history, best_epoch, self._stopped(), history[-1].seconds if history else 0.0, advice)
+        seconds = history[-1].seconds if history else 0.0
+        return FitResult(history, best_epoch, self._stopped(), seconds, advice, self.task.precision)
 
     def _run_epochs(self, checkpoint: Checkpoint | None, callbacks: Callbacks) -> None:
         state = self.state

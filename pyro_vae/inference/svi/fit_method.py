@@ -50,6 +50,7 @@ WITHOUT_GUIDE: Unread = {  # settings of the ELBO and its step, at what they are
     "kl_warmup": (0.0,),
     "num_particles": (None, 1),
     "compile": (None, False),
+    "precision": ("float32",),
 }
 FINITE_CHECK_INTERVAL = 50  # steps; on an accelerator each check of a value waits for the device
 Loss = Tensor | float
@@ -107,6 +108,7 @@ class FitTask:
     ) -> None:
         self.program, self.config, self.target, self.group = program, config, target, group
         self.rate_factor = 1.0  # the loop lowers it where a fit runs away
+        self.precision = "float32"  # of the products of layers in the steps; a method that reads the setting chooses it
         self.watches_first_epoch = bool(config.max_restarts and not config.kl_warmup)
         self.num_places, self.places = len(train), train.counted
         self.labels = train.labels if labels is None else labels

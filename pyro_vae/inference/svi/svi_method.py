@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import pyro
 import torch
-from pyro.infer import ELBO, SVI, TraceEnum_ELBO
+from pyro.infer import ELBO, SVI, Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor
 
 from pyro_vae.context_managers import evaluating, seeded, set_training
@@ -15,9 +16,11 @@ from pyro_vae.data.row_weights import weighted_mean
 from pyro_vae.distributed import GradientReducer
 from pyro_vae.errors import DivergedError, InputError
 from pyro_vae.inference.compile.compiled_elbo import Compiled_ELBO, is_recorded
+from pyro_vae.inference.compile.reduced_products import ReducedProducts
 from pyro_vae.inference.fit_result import EpochRecord, map_record
 from pyro_vae.inference.objectives.elbo_terms import RowWeighted, Terms
 from pyro_vae.inference.objectives.row_weights import RowWeightedEnum_ELBO, require_weighable
+from pyro_vae.inference.svi.choose_precision import choose_precision
 from pyro_vae.inference.svi.fit_method import READS_ALL, FitTask, Loss, Step
 from pyro_vae.inference.svi.optimizer import FusedOptimizer
 from pyro_vae.inference.svi.prepare_fit import default_loss, loss_name, vectorize_particles
@@ -30,6 +33,7 @@ from pyro_vae.programs.traces import sample_sites, trace_program
 SEARCH_DRAWS = 20  # of the guide, to name the latent that it drew outside the prior's support
 MIN_KL = -1e4  # nats per row, of exact densities never below 0
 GRAPH_CHECK_STEPS = (1, 1, 1, 100)  # steps between checks of a graph at the start of the first epochs, and of others
+IS_REDUCED = "precision/bfloat16"  # in the method's state: what "auto" has chosen, which a resumed fit keeps
 
 
 class SVIMethod:
@@ -78,10 +82,37 @@ class SVIMethod:
                 reuse_gradients=True,  # the optimizer has used them by then
             )
         model, guide = (self.weigh.around(bind_supported_kwargs(each)) for each in (program.model, program.guide))
-        self.svi = SVI(model, guide, self.optimizer, self.compiled or elbo)
+        around = ReducedProducts().around
+        self._svi = {
+            "float32": SVI(model, guide, self.optimizer, self.compiled or elbo),
+            "bfloat16": SVI(around(model), around(guide), self.optimizer, self.compiled or elbo),
+        }
+        with seeded(config.epoch_seed(-2)), evaluating(program):
+            task.precision = choose_precision(
+                config.precision,
+                task.target,
+                run=lambda: trace_program(program, task.example),
+                gradients=lambda: [self._first_gradient(cast(Trace_ELBO, elbo), svi) for svi in self._svi.values()],
+            )
         if not task.group.is_single:
             self.optimizer.reduce = self.reducer
-            self.svi.loss_and_grads = self.reducer.capture_loss(self.svi.loss_and_grads)
+            for svi in self._svi.values():
+                svi.loss_and_grads = self.reducer.capture_loss(svi.loss_and_grads)
+
+    @property
+    def svi(self) -> SVI:
+        """Of the steps; scores are those of the one in float32."""
+        return self._svi[self.task.precision]
+
+    def _first_gradient(self, elbo: Trace_ELBO, svi: SVI) -> list[Tensor | None]:
+        """The gradient of the objective on the first batch, by Pyro's handlers."""
+        task, parameters = self.task, list(self.optimizer.parameters.values())
+        with seeded(task.config.epoch_seed(-2)), pyro.validation_enabled(False):
+            elbo.loss_and_grads(svi.model, svi.guide, *task.example.objective_arguments)
+        found = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        return found
 
     def _with_row_weights(self, loss: ELBO) -> ELBO:
         """The objective for rows with weights; `RowsError` or `InputError` where it or the program takes none."""
@@ -128,12 +159,17 @@ class SVIMethod:
         return map_record(record) if self.is_map else record
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's moments and step counts."""
-        return self.optimizer.get_state()
+        """The optimizer's moments and step counts, and what "auto" has chosen."""
+        state = self.optimizer.get_state()
+        if self.task.config.precision == "auto":
+            state[IS_REDUCED] = torch.tensor(self.task.precision == "bfloat16")
+        return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Set the optimizer's moments and step counts."""
-        self.optimizer.set_state(state)
+        """Set the optimizer's moments and step counts, and the choice of the fit that is resumed."""
+        if (is_reduced := state.get(IS_REDUCED)) is not None:
+            self.task.precision = "bfloat16" if is_reduced else "float32"
+        self.optimizer.set_state({name: value for name, value in state.items() if name != IS_REDUCED})
 
     def _penalty(self) -> Tensor:
         """−log p(θ)/N, which the objective adds where the program has a prior of its parameters."""
@@ -182,7 +218,9 @@ class SVIMethod:
         self._set_kl_weight(1.0)
         set_training(task.program, False)
         seed, is_first = task.config.epoch_seed(-1), record.epoch == 1
-        loss = task.held_out.mean_loss(self.svi.evaluate_loss, task.plates, task.group, seed, check=is_first)
+        loss = task.held_out.mean_loss(
+            self._svi["float32"].evaluate_loss, task.plates, task.group, seed, check=is_first
+        )
         self._set_kl_weight(beta)
         self.terms.all_reduce(task.group)
         if task.uncertain_latents and not math.isfinite(self.terms.kl):

@@ -94,6 +94,14 @@ class TrainConfig(Settings):
         minimum=0,
         group=TRAINING,
     )
+    precision: str = setting(
+        "float32",
+        str,
+        "Type of the products of linear and convolutional layers in each step; weights, densities and every score stay "
+        "in float32. auto: bfloat16 where it is 1.5 times quicker here and changes the first gradient by at most 2 %.",
+        choices=("float32", "bfloat16", "auto"),
+        group=TRAINING,
+    )
     seed: int = setting(0, int, "Same seed, same machine, same bits.", group=TRAINING)
     compile: bool | None = setting(
         None,
@@ -166,5 +174,6 @@ class TrainOverrides(TypedDict, total=False):
     num_particles: int | None
     patience: int | None
     max_restarts: int
+    precision: str
     seed: int
     compile: bool | None
