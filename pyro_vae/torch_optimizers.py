@@ -54,9 +54,11 @@ class FusedAdamStep:
         (self._group,) = optimizer.param_groups
         self._parameters: list[Tensor] = self._group["params"]
         states = [optimizer.state[parameter] for parameter in self._parameters]
-        self._means, self._squares, self._steps = (
-            [state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")
-        )
+        self._means, self._squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        self._counts = torch.stack([state["step"] for state in states])  # all steps' counts are raised at once
+        self._steps = list(self._counts)
+        for state, step in zip(states, self._steps, strict=True):
+            state["step"] = step
         own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
         self._hooks = (*own, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)
         self._function = torch._fused_adamw_ if self._group["decoupled_weight_decay"] else torch._fused_adam_
@@ -85,7 +87,7 @@ class FusedAdamStep:
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if len(gradients) < len(self._parameters) or any(self._hooks):
             return False
-        torch._foreach_add_(self._steps, 1)
+        self._counts.add_(1)
         beta1, beta2 = self._group["betas"]
         self._function(
             self._parameters,

@@ -21,6 +21,7 @@ import pyro_vae as pv
 from pyro_vae.context_managers import derived_seed, part_seed
 from pyro_vae.data import Measure, Split, as_split
 from pyro_vae.data.ondisk.rows_on_disk import rows_from_npy
+from pyro_vae.data.reference_measure import _bytes_below_255
 from pyro_vae.data.split_rows import random_parts
 from pyro_vae.distributed import ProcessGroup
 from pyro_vae.evidence.impute_blocks import choose_points
@@ -55,10 +56,13 @@ LEVELS = {
 }
 
 
+@pytest.mark.parametrize("draw", [Measure.draw, Measure.draw_again], ids=["fixed", "again"])
 @pytest.mark.parametrize("kind", LEVELS)
-def test_a_pixel_is_one_as_often_as_its_grey_level_says(kind):
+def test_a_pixel_is_one_as_often_as_its_grey_level_says(kind, draw):
     stored = LEVELS[kind]
-    drawn = STOCHASTIC.draw(stored.repeat(4000, 1), torch.Generator().manual_seed(1))
+    drawn = draw(STOCHASTIC, stored.repeat(4000, 1), torch.Generator().manual_seed(1))
+    assert drawn.dtype == torch.float32
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
     assert_counts(drawn.sum(0).long().numpy(), 4000, stored.double().numpy() / 255)
 
 
@@ -70,6 +74,36 @@ def test_pixels_are_drawn_independently():
     flags = torch.stack(drawn).numpy()
     assert_counts(pairs_of(flags), 3000, (128 / 255) ** 2)
     assert_counts(pairs_of(np.concatenate([flags[:-1], flags[1:]], 1)), 2999, (128 / 255) ** 2)
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 21])
+def test_bytes_of_one_random_word_are_independent(width):
+    """Neighbours within 64 bits and across them."""
+    generator, level = torch.Generator().manual_seed(2), torch.randint(1, 255, (width,), dtype=torch.uint8)
+    flags = STOCHASTIC.draw_again(level.repeat(4001, 1), generator).numpy()
+    share = level.double().numpy() / 255
+    assert_counts(flags.sum(0), 4001, share)
+    both = np.outer(share, share)[np.triu_indices(width, 1)]
+    if width > 1:
+        assert_counts(pairs_of(flags), 4001, both)
+    assert_counts((flags[1:] * flags[:-1]).sum(0), 4000, share**2)  # of one column in two rows
+
+
+def test_bytes_are_below_255_and_uniform():
+    for number in (0, 1, 8, 9, 255_001):
+        drawn = _bytes_below_255(number, torch.Generator().manual_seed(4))
+        assert drawn.shape == (number,)
+    assert_counts(np.bincount(drawn.numpy(), minlength=255), 255_001, 1 / 255)
+
+
+def test_values_that_are_no_bytes_of_255_levels_are_drawn_as_before():
+    for measure, stored in (
+        (Measure(levels=9, binarize="stochastic"), torch.randint(0, 10, (5, 4), dtype=torch.uint8)),
+        (STOCHASTIC, torch.rand(5, 4) * 255),
+        (Measure(levels=255, dequantize=True), torch.randint(0, 256, (5, 4), dtype=torch.uint8)),
+    ):
+        pair = [draw(measure, stored, torch.Generator().manual_seed(3)) for draw in (Measure.draw, Measure.draw_again)]
+        assert torch.equal(*pair)
 
 
 def test_dequantizing_noise_is_uniform():

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,6 +105,26 @@ class Measure:
             x = (x.to(wide) - x.new_tensor(self.shift, dtype=wide)) / x.new_tensor(self.scale)
         return x.to(dtype).nan_to_num(nan=0.0)  # missing values, which the mask excludes
 
+    def draw_again(self, stored: Tensor, generator: torch.Generator) -> Tensor:
+        """One more draw of x, for a step of a fit: `draw`'s distribution, by fewer random numbers where x is 8 bits.
+
+        Args:
+            stored: the values (n, D).
+            generator: of the draw.
+
+        Returns:
+            x (n, D).
+        """
+        if (
+            self.binarize == "stochastic"
+            and self.levels == 255
+            and stored.dtype == torch.uint8
+            and stored.device.type == "cpu"
+        ):
+            below = _bytes_below_255(stored.numel(), generator).view(stored.shape)
+            return torch.lt(below, stored, out=torch.empty(stored.shape))
+        return self.draw(stored, generator)
+
     def _bernoulli(self, stored: Tensor, generator: torch.Generator) -> Tensor:
         if stored.dtype == torch.uint8:  # P(r < v) = v / levels exactly, for r uniform on 0 … levels − 1
             levels, device = self.levels or 1, stored.device
@@ -179,3 +200,11 @@ class Measure:
                 "binarized pixels can be neither dequantized nor standardized; add binarize='none' (--binarize none)"
             )
         return self
+
+
+def _bytes_below_255(number: int, generator: torch.Generator) -> Tensor:
+    """Independent bytes (number,), uniform on 0 … 254: eight of each 64 random bits, those of 255 drawn once more."""
+    words = torch.empty(-(-number // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    drawn = words.view(torch.uint8)[:number]
+    again = torch.from_numpy(np.flatnonzero(drawn.numpy() == 255))  # NumPy takes an eighth of torch's time
+    return drawn.index_copy_(0, again, torch.randint(0, 255, again.shape, dtype=torch.uint8, generator=generator))

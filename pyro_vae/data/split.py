@@ -206,8 +206,9 @@ class Split:
             x of these rows, (n, D).
         """
         if not self.measure.is_random:
-            return self[rows]
-        return self.measure.draw(self.stored[rows].to(generator.device), generator)
+            x = rows_at(self._fixed_draw, rows)
+            return x if x.is_floating_point() else x.to(torch.float32)
+        return self.measure.draw_again(rows_at(self.stored, rows).to(generator.device), generator)
 
     @property
     def memory_bytes(self) -> int:
@@ -360,3 +361,18 @@ def density_name(measure: str | None) -> str:
     first, second, more = [*names.split(", ", 2), "", ""][:3]
     names = f"{first}, {second}, …" if more else names
     return f"log p(x | {names})" if names else "log p(x)"
+
+
+def rows_at(values: Tensor | StoredRows, rows: Tensor) -> Tensor:
+    """Some rows, by their index (n,): in one device's memory by `index_select`, which copies bytes ten times as fast.
+
+    Args:
+        values: the rows (N, D).
+        rows: the index.
+
+    Returns:
+        The rows (n, D).
+    """
+    if isinstance(values, Tensor) and values.device == rows.device:
+        return values.index_select(0, rows)
+    return values[rows]

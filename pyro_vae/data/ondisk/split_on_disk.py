@@ -31,7 +31,7 @@ class SplitOnDisk(StoredSplit):
         stored = self.stored.read_from_window(rows)
         if not self.measure.is_random:
             return self._fixed_x(stored, rows)
-        return self.measure.draw(stored.to(generator.device), generator)
+        return self.measure.draw_again(stored.to(generator.device), generator)
 
     def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Every row once, in a block shuffle: rows of a block come close together.
