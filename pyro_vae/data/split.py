@@ -206,8 +206,7 @@ class Split:
             x of these rows, (n, D).
         """
         if not self.measure.is_random:
-            x = rows_at(self._fixed_draw, rows)
-            return x if x.is_floating_point() else x.to(torch.float32)
+            return self[rows]
         return self.measure.draw_again(rows_at(self.stored, rows).to(generator.device), generator)
 
     @property

@@ -109,7 +109,7 @@ def test_the_fixed_draw_of_a_row_does_not_depend_on_the_order_of_reading(tmp_pat
     assert torch.equal(split.head(70).x, x[:70])
     assert torch.equal(torch.cat([chunk.x for chunk in split.chunks(37)]), x)
     assert torch.equal(torch.stack(list(split)), x)
-    assert torch.equal(split.batch(index, seeded()), split.measure.draw(split.stored[index], seeded()))
+    assert torch.equal(split.batch(index, seeded()), split.measure.draw_again(split.stored[index], seeded()))
     errors = (x.double().mean(1) - split.stored[:].double().mean(1) / 255) / (split.stored[:] / 255.0).std(1)
     assert float(errors.mean()) == pytest.approx(0, abs=4 / (160 * 64) ** 0.5 * 2)
 
