@@ -1,6 +1,7 @@
 """Time pyro_vae and other implementations of the same model (arms) alternately, each in a separate process.
 
     python scripts/benchmark.py epoch [--data mnist --data-root DIR] [--rows 60000] [--turns 7] [--figure FILE]
+    python scripts/benchmark.py elbo --out elbo.jsonl        # seconds to a validation ELBO, at five learning rates
     python scripts/benchmark.py sizes --out sizes.jsonl      # batch, latents, hidden units; resumes from the file
     python scripts/benchmark.py evidence                     # log_evidence against the decoder's products
     python scripts/benchmark.py em                           # EM and scikit-learn's, over rows and components
@@ -26,7 +27,7 @@ from typing import Any
 import benchmark_arms as arms
 import benchmark_peers as peers
 import click
-from benchmark_report import BARS, machine, plot_medians, ratio, record, table, verdict
+from benchmark_report import BARS, machine, plot_medians, ratio, record, table, tables_of_marks, verdict
 from benchmark_turns import Arm, Case, MixtureCase, interleave
 
 EPOCH: dict[str, Arm] = {
@@ -42,6 +43,9 @@ EPOCH: dict[str, Arm] = {
     "numpyro": peers.numpyro_jitted,
     "pythae": peers.pythae_trainer,
     "pythae, fused": partial(peers.pythae_trainer, fused=True),
+}
+ELBO = {name: arm for name, arm in EPOCH.items() if name != "floor"} | {
+    "pyro_vae, one-cycle": partial(arms.ours, schedule="one-cycle")
 }
 EVIDENCE: dict[str, Arm] = {"floor": arms.decoder_products, "pyro_vae": arms.evidence}
 EM: dict[str, Arm] = {
@@ -78,8 +82,9 @@ def time_cases(
     out: Path | None,
     as_json: bool,
     figure_path: Path | None,
-) -> None:
-    """Time each case, or read its result from the file; print, store and plot the results."""
+    report: Callable[[dict[str, Any]], str] = table,
+) -> list[dict[str, Any]]:
+    """Time each case, or read its result from the file; print, store and plot the results, and return them."""
     wanted = [name.strip() for name in names.split(";")] if names else list(table_of_arms)
     if unknown := [name for name in wanted if name not in table_of_arms]:
         raise click.BadParameter(f"no arm called {unknown[0]!r}; try {'; '.join(table_of_arms)}")
@@ -95,9 +100,10 @@ def time_cases(
             with out.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(result) + "\n")
         results.append(result)
-        click.echo(json.dumps(result) if as_json else table(result) + "\n")
+        click.echo(json.dumps(result) if as_json else report(result) + "\n")
     if figure_path is not None:
         plot_medians(results, figure_path)
+    return results
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
@@ -154,6 +160,30 @@ def epoch(rows: int, batch_size: int, latent_dim: int, hidden: int, data: str, d
     """A whole training epoch, with binarization and validation. Value: the validation ELBO after the last turn."""
     case = Case(rows, batch_size, latent_dim, hidden, 0, data, data_root, threads, device)
     time_cases("epoch", EPOCH, [case], **how)
+
+
+def decimals(ctx: click.Context, param: click.Parameter, value: str) -> list[float]:
+    return [float(part) for part in value.split(",")]
+
+
+@cli.command()
+@options
+@data_options
+@click.option("--rows", default=55_000, show_default=True, help="Training rows; validation has a twelfth as many.")
+@click.option("--batch-size", default=100, show_default=True)
+@click.option("--rates", default="0.0005,0.001,0.002,0.005,0.01", show_default=True, callback=decimals)
+@click.option("--marks", default="-105,-101,-99.5", show_default=True, callback=decimals, help="Validation ELBOs.")
+def elbo(rows: int, batch_size: int, rates: list[float], marks: list[float], latent_dim: int, hidden: int, data: str,
+         data_root: str | None, threads: int, device: str, as_json: bool, **how: Any) -> None:  # fmt: skip
+    """Seconds to a validation ELBO, with the same optimizer, batch and rate, and at each arm's best rate.
+
+    A turn is an epoch; the time of the first, with compilation, counts too. Rates are constant, but for one arm.
+    """
+    cases = [Case(rows, batch_size, latent_dim, hidden, 0, data, data_root, threads, device, rate) for rate in rates]
+    about = lambda result: f"learning rate {result['case']['learning_rate']:g}: measured"  # noqa: E731
+    results = time_cases("elbo", ELBO, cases, as_json=as_json, report=about, **how)
+    if not as_json:
+        click.echo(tables_of_marks(results, marks))
 
 
 @cli.command()

@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from benchmark_turns import Case, MixtureCase, Unavailable
+from benchmark_turns import Case, MixtureCase, Turns, Unavailable
 from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.context_managers import seeded
+from pyro_vae.inference.fit_result import EpochRecord
 from pyro_vae.inference.svi.validation_elbo import VALID_BATCH_SIZE
 
-RATE = 1e-3
 DRAWS_PER_BLOCK = 8192  # of the decoder's matrix products: blocks that fit the cache
 
 
 def draw(pixels: Tensor) -> Tensor:
-    """Bernoulli(v / 255) for pixels v of 8 bits: the fastest exact method here, used by every torch arm."""
+    """Bernoulli(v / 255) for pixels v of 8 bits, by a random byte for each: in every torch arm but pyro_vae's."""
     return (torch.randint(0, 255, pixels.shape, dtype=torch.uint8, device=pixels.device) < pixels).float()
 
 
@@ -76,12 +76,12 @@ class ByHand(nn.Module):
         return (reconstruction + kl) / len(x)
 
 
-def by_hand(case: Case, turns: Iterator[int], compiled: bool = False) -> float:
+def by_hand(case: Case, turns: Turns, compiled: bool = False) -> float:
     """A plain torch loop: data in one tensor, a permutation, fused Adam, nothing read back before the epoch's end."""
     train, valid = case.splits()
     pixels, held_out = train.stored.to(case.device), valid.x.to(case.device)
     vae = ByHand(case, pixels.shape[1])
-    optimizer = torch.optim.Adam(vae.parameters(), lr=RATE, fused=True)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=case.learning_rate, fused=True)
     training_loss: Callable[[Tensor], Tensor] = vae.loss
     score = training_loss
     if compiled:  # pixels are drawn outside: inside the compiled code that took longer on a CPU
@@ -102,6 +102,7 @@ def by_hand(case: Case, turns: Iterator[int], compiled: bool = False) -> float:
             scores = [score(x) * len(x) for x in held_out.split(VALID_BATCH_SIZE)]
         elbo = -float(torch.stack(scores).sum()) / len(held_out)
         float(total)
+        turns.value = elbo
     return elbo
 
 
@@ -112,7 +113,7 @@ def build_vae(case: Case, num_features: int) -> pv.VAE:
     return pv.VAE(pv.priors.StandardNormal(K), pv.likelihoods.Bernoulli(pv.nets.mlp(K, H, D)), guide)
 
 
-def ours(case: Case, turns: Iterator[int], compiled: bool | None = None) -> float:
+def ours(case: Case, turns: Turns, compiled: bool | None = None, schedule: str = "constant") -> float:
     """`pv.fit`: all that happens between the end of one epoch and the next."""
     keywords: dict[str, Any] = {}
     if "compile" in inspect.signature(pv.fit).parameters:
@@ -121,16 +122,21 @@ def ours(case: Case, turns: Iterator[int], compiled: bool | None = None) -> floa
         raise Unavailable("this fit has no keyword compile")
     train, valid = case.splits()
     vae = build_vae(case, train.shape[1])
+
+    def next_turn(history: list[EpochRecord]) -> None:
+        turns.value = history[-1].valid_elbo
+        next(turns, None)
+
     fitted = pv.fit(
         vae,
         train,
         valid=valid,
         epochs=begin(turns),
         batch_size=case.batch_size,
-        learning_rate=RATE,
-        schedule="constant",
+        learning_rate=case.learning_rate,
+        schedule=schedule,
         device=case.device,
-        on_epoch=lambda history: next(turns, None) and None,
+        on_epoch=next_turn,
         progress="none",
         **keywords,
     )
@@ -159,7 +165,7 @@ def evidence(case: Case, turns: Iterator[int]) -> float:
     """`pv.log_evidence` of rows under a briefly trained VAE."""
     train, _ = case.splits()
     vae = build_vae(case, train.shape[1])
-    pv.fit(vae, train[:1000], epochs=3, learning_rate=RATE, progress="none", device=case.device)
+    pv.fit(vae, train[:1000], epochs=3, learning_rate=case.learning_rate, progress="none", device=case.device)
     x = train[: case.rows]
     for _ in turns:
         found = pv.log_evidence(vae, x, case.num_samples)

@@ -5,15 +5,14 @@ What differs from the examples: the network, and logits where an example has pro
 """
 
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
-from benchmark_arms import RATE, begin, draw, networks, rows_and_mixture
-from benchmark_turns import Case, MixtureCase, Unavailable
+from benchmark_arms import begin, draw, networks, rows_and_mixture
+from benchmark_turns import Case, MixtureCase, Turns, Unavailable
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
 from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
 from torch import Tensor, nn
@@ -44,19 +43,19 @@ class PyroVAE(nn.Module):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
-def stock_pyro(case: Case, turns: Iterator[int], jit: bool = False, fused: bool = False) -> float:
+def stock_pyro(case: Case, turns: Turns, jit: bool = False, fused: bool = False) -> float:
     """Pyro's VAE example: a DataLoader, `SVI.step`, Pyro's own Adam, the loss summed as a Python number."""
     train, valid = case.splits()
     vae, held_out = PyroVAE(case, train.shape[1]), valid.x.to(case.device)
     pyro.clear_param_store()
     objective = JitTrace_ELBO(ignore_jit_warnings=True) if jit else Trace_ELBO()
-    svi = SVI(vae.model, vae.guide, Adam({"lr": RATE, "fused": True} if fused else {"lr": RATE}), objective)
+    svi = SVI(vae.model, vae.guide, Adam({"lr": case.learning_rate, **({"fused": True} if fused else {})}), objective)
     loader = DataLoader(TensorDataset(train.stored), batch_size=case.batch_size, shuffle=True)
     for _ in turns:
         total = 0.0
         for (pixels,) in loader:
             total += svi.step(draw(pixels.to(case.device)))
-        elbo = -sum(svi.evaluate_loss(x) for x in held_out.split(VALID_BATCH_SIZE)) / len(held_out)
+        turns.value = elbo = -sum(svi.evaluate_loss(x) for x in held_out.split(VALID_BATCH_SIZE)) / len(held_out)
     return elbo
 
 
@@ -87,10 +86,10 @@ def numpyro_svi(case: Case, num_features: int) -> Any:
         with numpyro.plate("data", len(x)):
             numpyro.sample("z", npdist.Normal(loc, jnp.exp(log_scale)).to_event(1))
 
-    return numpyro.infer.SVI(model, guide, numpyro.optim.Adam(RATE), numpyro.infer.Trace_ELBO())
+    return numpyro.infer.SVI(model, guide, numpyro.optim.Adam(case.learning_rate), numpyro.infer.Trace_ELBO())
 
 
-def numpyro_jitted(case: Case, turns: Iterator[int]) -> float:
+def numpyro_jitted(case: Case, turns: Turns) -> float:
     """NumPyro's VAE example: the whole epoch one jitted `fori_loop` of `svi.update`."""
     import jax
     import jax.numpy as jnp
@@ -120,6 +119,7 @@ def numpyro_jitted(case: Case, turns: Iterator[int]) -> float:
         _, state = epoch(state, jax.random.key(turn), pixels, rng.permutation(len(pixels)))
         elbo = -float(sum(score(state, x) for x in blocks)) / len(held_out)
         jax.block_until_ready(state)
+        turns.value = elbo
     return elbo
 
 
@@ -170,6 +170,7 @@ def pythae_trainer(case: Case, turns: Any, fused: bool = False) -> float:
 
         def on_log(self, training_config: Any, logs: Any, **kwargs: Any) -> None:
             scored.append(logs["eval_epoch_loss"])
+            turns.value = -scored[-1]
             next(turns, None)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +179,7 @@ def pythae_trainer(case: Case, turns: Any, fused: bool = False) -> float:
             num_epochs=begin(turns),
             per_device_train_batch_size=case.batch_size,
             per_device_eval_batch_size=VALID_BATCH_SIZE,
-            learning_rate=RATE,
+            learning_rate=case.learning_rate,
             optimizer_cls="Adam",
             optimizer_params={"fused": True} if fused else None,
             no_cuda=case.device == "cpu",

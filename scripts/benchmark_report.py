@@ -17,12 +17,20 @@ BARS: dict[str, list[tuple[str, str, float]]] = {  # (arm, other arm, largest ra
         ("pyro_vae", "pythae", 0.55),
         ("pyro_vae", "numpyro", 1.1),
     ],
+    "elbo": [],
     "sizes": [("pyro_vae", "pyro", 1.0)],
     "evidence": [("pyro_vae", "floor", 1.8)],
     "em": [("pyro_vae", "scikit-learn", 0.25)],
     "start-up": [("import pyro_vae", "import pyro", 1.0)],
 }
-REFERENCE = {"epoch": "by hand", "sizes": "by hand", "evidence": "floor", "em": "scikit-learn", "start-up": ""}
+REFERENCE = {
+    "epoch": "by hand",
+    "elbo": "by hand",
+    "sizes": "by hand",
+    "evidence": "floor",
+    "em": "scikit-learn",
+    "start-up": "",
+}
 PACKAGES = ("pyro-vae", "torch", "pyro-ppl", "jax", "jaxlib", "numpyro", "pythae", "scikit-learn")
 
 
@@ -80,6 +88,43 @@ def table(result: dict[str, Any]) -> str:
         cells = [f"{values['ms_per_step']:.3f}", f"{values['per_second']:,.0f}", *ratios, f"{values['first']:.2f}"]
         lines.append(f"| {name} | " + " | ".join([*cells, value]) + " |")
     return "\n".join([*lines, "", *map(verdict, result["bars"])])
+
+
+def seconds_to(values: dict[str, Any], mark: float) -> float | None:
+    """The seconds of an arm until its first turn that ends at a value of at least the mark, compilation included."""
+    total = 0.0
+    for seconds, value in zip([values["first"], *values["seconds"]], values["values"], strict=True):
+        total += seconds
+        if value is not None and value >= mark:
+            return total
+    return None
+
+
+def tables_of_marks(results: list[dict[str, Any]], marks: list[float]) -> str:
+    """Seconds to each mark: all arms at each learning rate, then each arm at its best one, which is named."""
+    names = list(results[0]["arms"])
+    head = ["| arm | " + " | ".join(f"{mark:g}" for mark in marks) + " | reached |", "|---" * (len(marks) + 2) + "|"]
+    best: dict[tuple[str, float], tuple[float, float]] = {}
+    lines: list[str] = []
+    for result in results:
+        rate = result["case"]["learning_rate"]
+        lines += ["", f"Learning rate {rate:g}, {result['turns'] + 1} epochs:", "", *head]
+        for name in names:
+            values, cells = result["arms"][name], []
+            if "missing" in values:
+                lines.append(f"| {name} | not run: {values['missing'].splitlines()[0]} |" + " |" * len(marks))
+                continue
+            for mark in marks:
+                seconds = seconds_to(values, mark)
+                cells.append("" if seconds is None else f"{seconds:.0f}")
+                if seconds is not None:
+                    best[name, mark] = min(best.get((name, mark), (seconds, rate)), (seconds, rate))
+            lines.append(f"| {name} | " + " | ".join([*cells, f"{max(values['values']):.2f}"]) + " |")
+    lines += ["", "Each arm at the best of these rates:", "", head[0].replace(" reached |", ""), head[1][:-4]]
+    for name in names:
+        found = [best.get((name, mark)) for mark in marks]
+        lines.append(f"| {name} | " + " | ".join("" if f is None else f"{f[0]:.0f} ({f[1]:g})" for f in found) + " |")
+    return "\n".join(lines[1:])
 
 
 def verdict(found: dict[str, Any]) -> str:

@@ -39,6 +39,7 @@ class Case:
     data_root: str | None = None
     threads: int = 2
     device: str = "cpu"
+    learning_rate: float = 1e-3
 
     @property
     def whole(self) -> int:
@@ -98,12 +99,13 @@ class Turns(Iterator[int]):
         self.pipe, self.count, self.cuda = pipe, count, cuda
         self.done, self.began = 0, 0.0
         self.measured: float | None = None  # set by an arm whose turn includes setup: the seconds that count
+        self.value: float | None = None  # set by an arm that reaches one in each turn
 
     def __next__(self) -> int:
         if self.done:
             self._synchronize()
             seconds = time.perf_counter() - self.began
-            self.pipe.send({"seconds": seconds if self.measured is None else self.measured})
+            self.pipe.send({"seconds": seconds if self.measured is None else self.measured, "value": self.value})
         if self.done == self.count:
             raise StopIteration
         self.pipe.recv()
@@ -146,7 +148,7 @@ def interleave(chosen: dict[str, Arm], case: Case | MixtureCase, turns: int) -> 
     """Seconds of each turn of each arm, the first turn separate; the reason for an arm that cannot run."""
     restrict_to_cores(case.threads)
     context = get_context("spawn")
-    found: dict[str, dict[str, Any]] = {name: {"seconds": []} for name in chosen}
+    found: dict[str, dict[str, Any]] = {name: {"seconds": [], "values": []} for name in chosen}
     pipes, processes = {}, []
     for name, arm in chosen.items():
         pipes[name], theirs = context.Pipe()
@@ -158,6 +160,7 @@ def interleave(chosen: dict[str, Arm], case: Case | MixtureCase, turns: int) -> 
             reply = _next_reply(pipes[name])
             if "seconds" in reply:
                 found[name]["seconds"].append(reply["seconds"])
+                found[name]["values"].append(reply["value"])
             else:
                 found[name] = {"missing": reply.get("missing", f"ended after {turn} turns")}
                 del pipes[name]

@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parent.parent / "scripts"))
 import benchmark
 from benchmark_arms import ByHand, build_vae, draw
 from benchmark_peers import PyroVAE, numpyro_svi, pythae_model
-from benchmark_report import BARS, plot_medians, ratio, record, table, verdict
+from benchmark_report import BARS, plot_medians, ratio, record, seconds_to, table, tables_of_marks, verdict
 from benchmark_turns import Case, MixtureCase, Turns
 
 COMMAND = Path(benchmark.__file__)
@@ -47,7 +47,7 @@ class Few:
     """So many turns, at once."""
 
     def __init__(self, count):
-        self.count, self.done, self.measured = count, 0, None
+        self.count, self.done, self.measured, self.value = count, 0, None, None
 
     def __iter__(self):
         return self
@@ -224,6 +224,28 @@ def test_ratios_are_paired_and_bars_judged():
     bars = {(bar["arm"], bar["to"]): bar for bar in made()["bars"]}
     assert bars["pyro_vae", "by hand"]["median"] == 0.875
     assert bars["pyro_vae", "numpyro"]["median"] is None
+
+
+def test_seconds_to_a_value_count_the_first_turn_and_every_rate():
+    slow = {"first": 5.0, "seconds": [2.0, 2.0], "values": [-110.0, -104.0, -101.0]}
+    quick = {"first": 1.0, "seconds": [1.0, 1.0], "values": [-120.0, -106.0, -105.0]}
+    assert [seconds_to(slow, mark) for mark in (-110.0, -105.0, -101.5, -100.0)] == [5.0, 7.0, 9.0, None]
+    results = [
+        {"case": {"learning_rate": rate}, "turns": 2, "arms": {"a": a, "b": {"missing": "not installed\nat all"}}}
+        for rate, a in ((0.001, slow), (0.01, quick))
+    ]
+    lines = tables_of_marks(results, [-105.0, -101.0]).splitlines()
+    assert lines[0] == "Learning rate 0.001, 3 epochs:"
+    assert lines[4:6] == ["| a | 7 | 9 | -101.00 |", "| b | not run: not installed | | |"]
+    assert lines[11] == "| a | 3 |  | -105.00 |"
+    assert lines[-4:] == ["| arm | -105 | -101 |", "|---|---|---|", "| a | 3 (0.01) | 9 (0.001) |", "| b |  |  |"]
+
+
+@pytest.mark.parametrize("name", ["by hand", "pyro_vae", "pyro_vae, one-cycle", "pyro"])
+def test_arms_report_a_value_in_each_turn(name):
+    turns = Few(2)
+    assert benchmark.ELBO[name](TINY, turns) == pytest.approx(turns.value)
+    assert -600 < turns.value < -200
 
 
 def test_a_missing_peer_is_named_in_the_table():
