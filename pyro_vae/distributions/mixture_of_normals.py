@@ -38,11 +38,17 @@ class NormalMixture(TorchDistribution):
     has_rsample = True
 
     def __init__(self, loc: Tensor, scale: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
-        rows = broadcast_shape(loc.shape[:-2], scale.shape[:-2], logits.shape[:-1])
-        loc, scale = (value.expand(rows + loc.shape[-2:]) for value in (loc, scale))
-        self.loc, self.scale, self.logits = loc, scale, logits.expand(rows + logits.shape[-1:])
-        self.log_weights = self.logits.log_softmax(-1)
-        super().__init__(loc.shape[:-2], loc.shape[-1:], validate_args=validate_args)
+        rows = torch.Size(broadcast_shape(loc.shape[:-2], scale.shape[:-2], logits.shape[:-1]))
+        log_weights = logits.log_softmax(-1)
+        log_norm = log_weights - scale.log().sum(-1) - loc.shape[-1] / 2 * math.log(2 * math.pi)
+        self._given = loc, scale, logits, log_weights, log_norm  # before they are expanded
+        self._expand_parameters(rows)
+        super().__init__(rows, loc.shape[-1:], validate_args=validate_args)
+
+    def _expand_parameters(self, rows: torch.Size) -> None:
+        loc, scale, logits, log_weights, _ = self._given
+        self.loc, self.scale = (value.expand(rows + value.shape[-2:]) for value in (loc, scale))
+        self.logits, self.log_weights = (value.expand(rows + value.shape[-1:]) for value in (logits, log_weights))
 
     @property
     def mean(self) -> Tensor:
@@ -54,20 +60,25 @@ class NormalMixture(TorchDistribution):
         return second - self.mean.square()
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "NormalMixture":
-        shape = torch.Size(batch_shape)
-        sizes = self.loc.shape[-2:]
-        logits = self.logits.expand(shape + sizes[:1])
-        return NormalMixture(self.loc.expand(shape + sizes), self.scale.expand(shape + sizes), logits, False)
-
-    def _terms(self, value: Tensor) -> Tensor:
-        """log N(z_k; μ_ck, σ_ck²), (..., C, K)."""
-        standard = (value.unsqueeze(-2) - self.loc) / self.scale
-        return -0.5 * standard.square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
+        new = NormalMixture.__new__(NormalMixture)
+        new._given = self._given
+        new._expand_parameters(torch.Size(batch_shape))
+        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        return torch.logsumexp(self.log_weights + self._terms(value).sum(-1), -1)
+        loc, scale, _, _, log_norm = self._given
+        if loc.dim() == scale.dim() == 2 and log_norm.dim() == 1:  # the points' axis last: in a third of the time
+            points = value.reshape(-1, value.shape[-1]).t().contiguous()
+            standard = (points.unsqueeze(1) - loc.t().unsqueeze(-1)) / scale.t().unsqueeze(-1)
+            log_prob = torch.logsumexp(log_norm.unsqueeze(-1) - 0.5 * standard.square().sum(0), 0)
+            log_prob = log_prob.view(value.shape[:-1])
+        else:
+            standard = (value.unsqueeze(-2) - loc) / scale
+            log_prob = torch.logsumexp(log_norm - 0.5 * standard.square().sum(-1), -1)
+        return log_prob.expand(broadcast_shape(self.batch_shape, value.shape[:-1]))
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
