@@ -27,6 +27,7 @@ from pyro_vae.evidence.evidence_record import EvidenceRecord, finite_or_none, me
 from pyro_vae.evidence.log_px_result import LogPx, require_log_probabilities
 from pyro_vae.evidence.pareto_smoothing import MIN_DRAWS, khat_limit, pareto_smoothed
 from pyro_vae.evidence.proposal_mixture import log_mixture
+from pyro_vae.evidence.recorded_weights import RecordedWeights
 from pyro_vae.programs.log_weights import LogWeightSampler
 from pyro_vae.programs.parameters import use_param_store
 from pyro_vae.programs.plates import require_guide_density
@@ -226,6 +227,7 @@ def _summarize_rows(
     """The numbers of `Evidence` for all rows, in batches under the memory budget."""
     sampler = LogWeightSampler(program, scored.plates, scored.first, sum_out=not from_prior)
     size, draws = chunks(num_samples, len(scored.split), sampler.bytes_per_weight(scored.first), memory_mib)
+    weigh = RecordedWeights(sampler)
     plan = [
         (prior, min(draws, count - done))
         for prior, count in ((False, num_samples - from_prior), (True, from_prior))
@@ -238,7 +240,7 @@ def _summarize_rows(
         expected = torch.zeros(2, len(batch.x), dtype=torch.float64)
         done = 0
         for prior, count in plan:
-            weights = sampler(batch, count, from_prior=prior)
+            weights = weigh(batch, count, from_prior=prior)
             likelihood[done : done + count] = weights.log_likelihood
             ratio[done : done + count] = weights.log_ratio
             if weights.expected_likelihood is not None and weights.expected_ratio is not None:

@@ -65,7 +65,7 @@ class LogWeightSampler:
 
     def __init__(self, program: Program, plates: PlateStructure, example: Batch, *, sum_out: bool = False) -> None:
         self.program, self.plates = program, plates
-        self.row_dim = require_row_plate(plates)
+        self.row_dim, self.has_auxiliary = require_row_plate(plates), False
         self._enumerate: Wrapper = partial(enumerate_sites, plates=plates)
         rows = self._some_rows(example, 2)
         with torch.no_grad(), seeded(0), evaluating(program):
@@ -73,7 +73,7 @@ class LogWeightSampler:
             self.sums_out = sum_out and self._supports_enumeration(rows)
 
     def __call__(
-        self, batch: Batch, draws: int, *, from_prior: bool = False, on_support: bool = True
+        self, batch: Batch, draws: int, *, from_prior: bool = False, on_support: bool = True, check: bool = True
     ) -> LogWeightTerms:
         """Log weights of draws from the guide, or the same two terms for draws from the prior.
 
@@ -82,6 +82,7 @@ class LogWeightSampler:
             draws: the number S of draws for each row.
             from_prior: whether the latents are drawn from the prior.
             on_support: whether supports are checked; False to measure what the program alone writes.
+            check: whether draws of the guide that no density allows are refused; False where the caller does it.
 
         Returns:
             The terms, (S, N) nats each.
@@ -111,9 +112,29 @@ class LogWeightSampler:
         require_masks_alike(model, guide)
         likelihood, ratio = log_weight_terms(model, guide, keep, on_support=on_support)
         found = LogWeightTerms(likelihood.reshape(draws, -1), ratio.reshape(draws, -1))
-        if not from_prior and sample_sites(guide).keys() <= sample_sites(model).keys():  # no auxiliary latents
-            _require_possible(found.log_ratio)
+        self.has_auxiliary = not sample_sites(guide).keys() <= sample_sites(model).keys()
+        if not from_prior and check:
+            self.require_possible(found.log_ratio)
         return found
+
+    def require_possible(self, log_ratio: LogWeights) -> None:
+        r"""`RowsError` where log p(z) − log q(z|x) of a draw z ~ q is more than a density can make it.
+
+        $E_q[p(z)/q(z|x)] \le 1$, so by Markov's inequality a draw exceeds t nats with probability $e^{-t}$ at most. It
+        says nothing of a guide with auxiliary latents.
+
+        Args:
+            log_ratio: of draws of the guide (S, N), nats.
+        """
+        largest = float(log_ratio.max()) if log_ratio.numel() and not self.has_auxiliary else -math.inf
+        if largest > MAX_LOG_RATIO:
+            row = int(log_ratio.amax(0).argmax())
+            raise RowsError(
+                f"row {row} of a block has a draw of the guide whose log p(z) − log q(z|x) is {largest:.4g} nats, "
+                f"which is above {MAX_LOG_RATIO:.0f} with probability e^−{MAX_LOG_RATIO:.0f} at most: rounding has "
+                "spoiled log q (take --dtype float64, dtype=torch.float64, or another scale of the values), or the "
+                "prior is no density"
+            )
 
     def _summed_out(self, batch: Batch, draws: int, on_support: bool) -> LogWeightTerms:
         """Log weights of draws from the guide with the latents that it enumerates summed out."""
@@ -208,21 +229,6 @@ class CountOperations(DispatchMode):
                 if isinstance(value, Tensor):
                     self.bytes += value.numel() * value.element_size()
         return result
-
-
-def _require_possible(log_ratio: LogWeights) -> None:
-    r"""`RowsError` where log p(z) − log q(z|x) of a draw z ~ q is more than a density can make it.
-
-    $E_q[p(z)/q(z|x)] \le 1$, so by Markov's inequality a draw exceeds t nats with probability $e^{-t}$ at most.
-    """
-    largest = float(log_ratio.max()) if log_ratio.numel() else -math.inf
-    if largest > MAX_LOG_RATIO:
-        row = int(log_ratio.amax(0).argmax())
-        raise RowsError(
-            f"row {row} of a block has a draw of the guide whose log p(z) − log q(z|x) is {largest:.4g} nats, which is "
-            f"above {MAX_LOG_RATIO:.0f} with probability e^−{MAX_LOG_RATIO:.0f} at most: rounding has spoiled log q "
-            "(take --dtype float64, dtype=torch.float64, or another scale of the values), or the prior is no density"
-        )
 
 
 def _are_close(first: Tensor, second: Tensor) -> bool:

@@ -103,15 +103,9 @@ class CompiledStep:
             memory: where a graph on the CPU that is not compiled writes its results.
             reuse_gradients: whether gradients are among them, so that the next step overwrites those of the last.
         """
+        self.graph = record_static(self.uncompiled, *tensors)
         with replay_rng() as reset_rng:
             try:
-                first = record(self.uncompiled, *tensors)
-                self.graph = record(self.uncompiled, *tensors)
-                if not _same_operations(first, self.graph):
-                    raise Untraceable("its operations differ from call to call")
-                reset_rng()
-                with self.graph.restore_written():
-                    _require_close(self.graph(*tensors), first.outputs)
                 if fuse and self.with_gradients:
                     self.graph.compile(*tensors)
                 elif tensors and tensors[0].is_cuda:
@@ -136,7 +130,7 @@ class CompiledStep:
                     expected = self.uncompiled(*tensors)
                 reset_rng()
                 with self.graph.restore_written():
-                    _require_close(self.graph(*tensors), expected, self._fused_tolerance if fused else None)
+                    require_close(self.graph(*tensors), expected, self._fused_tolerance if fused else None)
             finally:
                 reset_rng()
 
@@ -160,6 +154,31 @@ class CompiledStep:
                 apply_stack(cast(Message, site | {"done": True, "stop": False, "continuation": None}))
         assert loss is not None
         return loss
+
+
+def record_static(function: Callable[..., Outputs], *tensors: Tensor) -> RecordedGraph:
+    """The graph of a function that two calls with other random numbers agree on; `Untraceable` where they do not.
+
+    The random generators are left as they were.
+
+    Args:
+        function: the function.
+        *tensors: what it is called with.
+
+    Returns:
+        Its graph, which has given the first call's numbers again.
+    """
+    with replay_rng() as reset_rng:
+        try:
+            first, graph = record(function, *tensors), record(function, *tensors)
+            if not _same_operations(first, graph):
+                raise Untraceable("its operations differ from call to call")
+            reset_rng()
+            with graph.restore_written():
+                require_close(graph(*tensors), first.outputs)
+            return graph
+        finally:
+            reset_rng()
 
 
 def as_function_of_tensors(
@@ -226,7 +245,14 @@ def _is_equal(a: Tensor, b: Tensor) -> bool:
     return bool(((a == b) | ((a != a) & (b != b))).all())
 
 
-def _require_close(outputs: Outputs, expected: Outputs, tolerance: float | None = None) -> None:
+def require_close(outputs: Outputs, expected: Outputs, tolerance: float | None = None) -> None:
+    """`Untraceable` where a graph's outputs are not those expected, relative to the largest of each.
+
+    Args:
+        outputs: the graph's.
+        expected: those of the function.
+        tolerance: the relative one; by default that of the same operations in the same order.
+    """
     for a, b in zip(outputs, expected, strict=True):
         if (a is None) != (b is None):
             raise Untraceable("other parameters take part from call to call")
