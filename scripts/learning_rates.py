@@ -30,7 +30,6 @@ from pyro_vae.workflows.choose_likelihood import choose_likelihood
 from pyro_vae.workflows.fit_settings import FitSettings
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02)
-DEFAULT = TrainConfig().learning_rate
 TOLERANCE = 2.0  # nats that the default may lie below the best rate
 PARTS: dict[str, Iterable[str]] = {"prior": PRIORS, "guide": GUIDES, "network": NETWORKS}
 FOR_IMAGES = ("conv", "resnet")
@@ -67,6 +66,13 @@ class Fit:
             return {"best": -math.inf, "last": -math.inf, "error": str(error)}
         best, last = fitted.history[fitted.best_epoch - 1], fitted.history[-1]
         return {"best": best.valid_elbo, "last": last.valid_elbo, "history": [dict(row) for row in fitted.history]}
+
+
+def default_rate(data: str, latents: int | None) -> float:
+    """The learning rate of a fit that names none."""
+    settings = FitSettings.from_options({} if latents is None else {"latent_dim": latents})
+    settings = settings if load(data).image_shape is None else settings.with_picture_defaults(())
+    return settings.training.learning_rate
 
 
 def load(name: str) -> Dataset:
@@ -123,12 +129,12 @@ def main(
             restarts = max((row.get("restarts", 0) for row in result.get("history", ())), default=0)
             found.setdefault(f"{fit.kind} {fit.part}", {})[fit.rate] = best, restarts
         for part, results in found.items():
-            print(as_row(name, part, results), flush=True)
+            print(as_row(name, part, results, default_rate(name, latents)), flush=True)
 
 
-def as_row(name: str, part: str, results: dict[float, tuple[float, int]]) -> str:
+def as_row(name: str, part: str, results: dict[float, tuple[float, int]], default: float) -> str:
     numbers = " | ".join(f"{best:.2f}" for best, _ in results.values())
-    below = max(best for best, _ in results.values()) - results[DEFAULT][0] if DEFAULT in results else math.nan
+    below = max(best for best, _ in results.values()) - results[default][0] if default in results else math.nan
     mark = " (!)" if below > TOLERANCE else ""
     return f"| {name} | {part} | {numbers} | {below:.2f}{mark} | {sum(count for _, count in results.values())} |"
 

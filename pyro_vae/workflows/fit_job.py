@@ -110,6 +110,8 @@ class FitJob:
         if own is None and self.data.image_shape is None:
             size = self.data.num_features, len(self.data.train)
             self.settings = settings = settings.with_table_defaults(given, *size)
+        elif own is None:
+            self.settings = settings = settings.with_picture_defaults(given)
         self.likelihood: LikelihoodChoice | None = None
         seed = settings.training.seed
         if build is None:

@@ -15,6 +15,7 @@ from pyro_vae.option_registry import require_known
 from pyro_vae.options import Option, Value, options_of
 from pyro_vae.registry import ModelConfig, model_options
 
+FEW_LATENTS, RATE_OF_FEW = 2, 0.01  # of pictures; chosen on validation rows at five rates (docs/reliability.md)
 # of tables; chosen on validation rows of several (docs/design.md)
 MIN_TABLE_COLUMNS, MAX_TABLE_LATENTS, MIN_TABLE_STEPS, MAX_TABLE_EPOCHS = 4, 8, 2000, 500
 GROUPS = ("data", "model", "objective", "training")
@@ -156,6 +157,20 @@ class FitSettings:
         for group in self.values.values():
             values |= group
         return FitSettings.from_options(values | {name: defaults[name] for name in defaults.keys() - set(given)})
+
+    def with_picture_defaults(self, given: Collection[str]) -> "FitSettings":
+        """The same settings with the default of pictures: a learning rate of 0.01 for one or two latents.
+
+        Args:
+            given: the names of the settings that were given, which stay.
+
+        Returns:
+            The settings.
+        """
+        if self.model.latent_dim > FEW_LATENTS or "learning_rate" in given:
+            return self
+        values = self.values | {"training": self.values["training"] | {"learning_rate": RATE_OF_FEW}}
+        return replace(self, training=replace(self.training, learning_rate=RATE_OF_FEW), values=values)
 
     def with_precision(self, precision: str) -> "FitSettings":
         """The same settings with the type of products that "auto" has chosen.

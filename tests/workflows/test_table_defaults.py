@@ -2,12 +2,15 @@
 
 import numpy as np
 import pandas
+import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.atomic_write import read_toml
 from pyro_vae.likelihoods.residual_covariance import ResidualCovariance, shrunk_covariance, without_factors
 from pyro_vae.workflows.build_vae import build_vae
 from pyro_vae.workflows.choose_likelihood import choose_likelihood
+from pyro_vae.workflows.fit_run import fit_run
 from pyro_vae.workflows.fit_settings import FitSettings
 
 
@@ -63,3 +66,18 @@ def test_columns_in_other_units_begin_at_their_own_scales():
     deviations = residual().square().sum(1).sqrt()
     assert deviations.isfinite().all()
     assert ((deviations / rows.std(0))[1:] > 0.8).all()  # the least column has what is drawn to the mean of all
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "expected"),
+    [
+        ("digits", {}, 0.01),
+        ("digits", {"latent_dim": 1}, 0.01),
+        ("digits", {"latent_dim": 3}, 0.005),
+        ("digits", {"learning_rate": 0.005}, 0.005),
+        ("two-moons", {}, 0.005),
+    ],
+)
+def test_pictures_with_few_latents_have_a_higher_learning_rate(tmp_path, data, options, expected):
+    fit_run(tmp_path / "run", data=data, epochs=1, hidden=(4,), **options)
+    assert read_toml(tmp_path / "run" / "config.toml")["training"]["learning_rate"] == expected

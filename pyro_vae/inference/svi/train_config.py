@@ -58,7 +58,8 @@ class TrainConfig(Settings):
     learning_rate: float = setting(
         5e-3,
         float,
-        "Learning rate; the highest one where a schedule changes it.",
+        "Learning rate; the highest one where a schedule changes it. By default 0.01 for pictures with up to two "
+        "latents.",
         minimum=0,
         exclusive=True,
         group=TRAINING,
