@@ -310,11 +310,12 @@ class FitJob:
     def _save_interrupted(self, error: BaseException) -> None:
         """Keep the best weights of a fit that was interrupted, and log it."""
         save(self.program, self.folder)
-        done = len(read_json_lines(self.folder / METRICS)) or "no"
-        self.log(
-            f"{reason_of_interruption(error, self.group)} after {done} whole epochs, the best weights so far are kept; "
-            f"--resume {self.folder} goes on from there"
+        done = len(read_json_lines(self.folder / METRICS))
+        kept = (
+            f"after {done} whole epochs, the best weights so far are kept" if done else "before the first epoch ended"
         )
+        how = "goes on from there" if done else "begins it anew"
+        self.log(f"{reason_of_interruption(error, self.group)} {kept}; --resume {self.folder} {how}")
 
 
 class WriteChoice(CallbackBase):
