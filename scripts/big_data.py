@@ -174,7 +174,11 @@ def scoring(
     whole = hashlib.sha256(scores.read_bytes()).hexdigest()
     scores.unlink()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pyro_vae", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pyro_vae", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_interrupts,
     )
     time.sleep(interrupt * seconds)
     process.send_signal(signal.SIGINT)
@@ -185,6 +189,11 @@ def scoring(
     click.echo(f"resumed in {resumed:.0f} s, to the same bytes: {is_same}")
     found["resumed"] = {"exit_code": process.returncode, "said": said, "seconds": resumed, "same_bytes": is_same}
     _write_json(path, {"threads": torch.get_num_threads(), "num_samples": num_samples, **found})
+
+
+def _heed_interrupts() -> None:
+    """In a child: the signal that a process in the background of a shell ignores."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def frame_of(kind: str, num_rows: int) -> pandas.DataFrame:
