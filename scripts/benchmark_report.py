@@ -1,5 +1,6 @@
 """Reports of `scripts/benchmark.py`: ratios, targets (bars), a table and a figure."""
 
+import math
 import os
 import platform
 import statistics
@@ -114,12 +115,13 @@ def tables_of_marks(results: list[dict[str, Any]], marks: list[float]) -> str:
             if "missing" in values:
                 lines.append(f"| {name} | not run: {values['missing'].splitlines()[0]} |" + " |" * len(marks))
                 continue
+            reached = [value for value in values["values"] if value is not None]
             for mark in marks:
                 seconds = seconds_to(values, mark)
                 cells.append("" if seconds is None else f"{seconds:.0f}")
                 if seconds is not None:
                     best[name, mark] = min(best.get((name, mark), (seconds, rate)), (seconds, rate))
-            lines.append(f"| {name} | " + " | ".join([*cells, f"{max(values['values']):.2f}"]) + " |")
+            lines.append(f"| {name} | " + " | ".join([*cells, f"{max(reached, default=math.nan):.2f}"]) + " |")
     lines += ["", "Each arm at the best of these rates:", "", head[0].replace(" reached |", ""), head[1][:-4]]
     for name in names:
         found = [best.get((name, mark)) for mark in marks]

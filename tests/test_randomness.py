@@ -106,6 +106,21 @@ def test_values_that_are_no_bytes_of_255_levels_are_drawn_as_before():
         assert torch.equal(*pair)
 
 
+def test_a_batch_takes_every_kind_of_index():
+    split = Split("train", torch.randint(0, 256, (6, 4), dtype=torch.uint8), STOCHASTIC)
+    index = torch.tensor([1, 5])
+    expected = split.batch(index, torch.Generator().manual_seed(3))
+    mask = torch.zeros(6, dtype=torch.bool)
+    mask[index] = True
+    for rows in (index - 6, mask, index.to(torch.int32)):
+        assert torch.equal(split.batch(rows, torch.Generator().manual_seed(3)), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert split.batch(index, torch.Generator()).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_dequantizing_noise_is_uniform():
     measure = Measure(levels=9, dequantize=True)
     noise = 10 * measure.draw(torch.zeros(2000, 10), torch.Generator().manual_seed(0)).flatten().numpy()

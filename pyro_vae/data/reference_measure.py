@@ -122,7 +122,7 @@ class Measure:
             and stored.device.type == "cpu"
         ):
             below = _bytes_below_255(stored.numel(), generator).view(stored.shape)
-            return torch.lt(below, stored, out=torch.empty(stored.shape))
+            return torch.lt(below, stored, out=torch.empty(stored.shape, dtype=torch.float32, device=stored.device))
         return self.draw(stored, generator)
 
     def _bernoulli(self, stored: Tensor, generator: torch.Generator) -> Tensor:
@@ -204,7 +204,8 @@ class Measure:
 
 def _bytes_below_255(number: int, generator: torch.Generator) -> Tensor:
     """Independent bytes (number,), uniform on 0 … 254: eight of each 64 random bits, those of 255 drawn once more."""
-    words = torch.empty(-(-number // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    words = torch.empty(-(-number // 8), dtype=torch.int64, device="cpu").random_(-(2**63), None, generator=generator)
     drawn = words.view(torch.uint8)[:number]
     again = torch.from_numpy(np.flatnonzero(drawn.numpy() == 255))  # NumPy takes an eighth of torch's time
-    return drawn.index_copy_(0, again, torch.randint(0, 255, again.shape, dtype=torch.uint8, generator=generator))
+    other = torch.randint(0, 255, again.shape, dtype=torch.uint8, device="cpu", generator=generator)
+    return drawn.index_copy_(0, again, other)

@@ -372,6 +372,8 @@ def rows_at(values: Tensor | StoredRows, rows: Tensor) -> Tensor:
     Returns:
         The rows (n, D).
     """
-    if isinstance(values, Tensor) and values.device == rows.device:
+    is_plain = isinstance(values, Tensor) and values.device == rows.device and rows.dtype == torch.int64
+    if is_plain and bool((rows >= 0).all()):
+        assert isinstance(values, Tensor)
         return values.index_select(0, rows)
     return values[rows]

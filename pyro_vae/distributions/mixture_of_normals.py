@@ -39,15 +39,14 @@ class NormalMixture(TorchDistribution):
 
     def __init__(self, loc: Tensor, scale: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
         rows = torch.Size(broadcast_shape(loc.shape[:-2], scale.shape[:-2], logits.shape[:-1]))
-        log_weights = logits.log_softmax(-1)
-        log_norm = log_weights - scale.log().sum(-1) - loc.shape[-1] / 2 * math.log(2 * math.pi)
-        self._given = loc, scale, logits, log_weights, log_norm  # before they are expanded
+        scale = scale.expand(scale.shape[:-2] + loc.shape[-2:])
+        self._given = loc, scale, logits, logits.log_softmax(-1)  # without the batch axes of `expand`
         self._expand_parameters(rows)
         super().__init__(rows, loc.shape[-1:], validate_args=validate_args)
 
     def _expand_parameters(self, rows: torch.Size) -> None:
-        loc, scale, logits, log_weights, _ = self._given
-        self.loc, self.scale = (value.expand(rows + value.shape[-2:]) for value in (loc, scale))
+        loc, scale, logits, log_weights = self._given
+        self.loc, self.scale = (value.expand(rows + loc.shape[-2:]) for value in (loc, scale))
         self.logits, self.log_weights = (value.expand(rows + value.shape[-1:]) for value in (logits, log_weights))
 
     @property
@@ -60,16 +59,18 @@ class NormalMixture(TorchDistribution):
         return second - self.mean.square()
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "NormalMixture":
+        rows = self.loc.expand(*batch_shape, *self.loc.shape[-2:]).shape[:-2]  # −1 leaves an axis as it is
         new = NormalMixture.__new__(NormalMixture)
         new._given = self._given
-        new._expand_parameters(torch.Size(batch_shape))
-        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._expand_parameters(rows)
+        TorchDistribution.__init__(new, rows, self.event_shape, validate_args=False)
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        loc, scale, _, _, log_norm = self._given
+        loc, scale, _, log_weights = self._given
+        log_norm = log_weights - scale.log().sum(-1) - loc.shape[-1] / 2 * math.log(2 * math.pi)
         if loc.dim() == scale.dim() == 2 and log_norm.dim() == 1:  # the points' axis last: in a third of the time
             points = value.reshape(-1, value.shape[-1]).t().contiguous()
             standard = (points.unsqueeze(1) - loc.t().unsqueeze(-1)) / scale.t().unsqueeze(-1)

@@ -46,10 +46,13 @@ class RecordedWeights:
         Returns:
             The terms, (S, N) nats each.
         """
-        key = (draws, batch.num_rows, *((name, each.shape, each.stride()) for name, each in _tensors(batch).items()))
-        self.num_calls[key] += 1
-        if not self.is_recorded or from_prior or not batch.x.is_cpu or self.num_calls[key] <= MIN_CALLS:
+        if from_prior or not self.is_recorded or not batch.x.is_cpu:
             return self.sampler(batch, draws, from_prior=from_prior)
+        tensors = _tensors(batch).items()
+        key = (draws, batch.num_rows, *((name, each.shape, each.stride(), each.dtype) for name, each in tensors))
+        self.num_calls[key] += 1
+        if self.num_calls[key] <= MIN_CALLS:
+            return self.sampler(batch, draws)
         try:
             outputs = self._run_graph(key, batch, draws)
         except Exception:  # if the program itself is wrong, the sampler raises the error
@@ -71,17 +74,22 @@ class RecordedWeights:
                 terms = self.sampler(Batch.of(given.pop("x"), given | {"num_rows": batch.num_rows}), draws, check=False)
             return terms.log_likelihood, terms.log_ratio
 
-        if (graph := self.graphs.get(key)) is None:
-            graph = record_static(weigh, *tensors)
-            graph.keep_memory(self.memory)
-            self.graphs[key] = graph
         if (self.num_calls[key] - MIN_CALLS) % CHECK_INTERVAL != 1:
-            return graph(*tensors)
+            return self.graphs[key](*tensors)
         with replay_rng() as reset_rng:
-            expected = weigh(*tensors)
-            reset_rng()
-            outputs = graph(*tensors)
-        require_close(outputs, expected)
+            try:
+                if (graph := self.graphs.get(key)) is None:
+                    graph = record_static(weigh, *tensors)
+                    graph.keep_memory(self.memory)
+                    self.graphs[key] = graph
+                with graph.restore_written():
+                    expected = weigh(*tensors)
+                reset_rng()
+                outputs = graph(*tensors)
+                require_close(outputs, expected)
+            except Exception:
+                reset_rng()  # the handlers take the same draws
+                raise
         return outputs
 
 

@@ -52,3 +52,25 @@ def test_expanding_again_and_narrow_components_far_away():
     expected = reference(1e4 + loc, 1e-3 * scale, logits, value.double())
     torch.testing.assert_close(mixture.log_prob(value).double(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(mixture.mean, NormalMixture(1e4 + loc, 1e-3 * scale, logits).mean.expand(5, 4, K))
+
+
+def test_scales_that_broadcast_over_dimensions():
+    loc, _, logits = parameters((), True)
+    value = torch.randn(7, K)
+    for scale in (torch.full((C, 1), 2.0), torch.full((1, 1), 2.0), torch.full((1, K), 2.0)):
+        expected = reference(loc, scale.expand(C, K), logits, value)
+        torch.testing.assert_close(NormalMixture(loc, scale, logits).log_prob(value).double(), expected)
+
+
+def test_a_mixture_that_is_kept_follows_its_parameters():
+    """In their memory, as an optimizer's step or loaded weights change them; and it can be used in two graphs."""
+    loc, scale, logits = parameters((), True)
+    scale.requires_grad_()
+    mixture, value = NormalMixture(loc, scale, logits).expand((7,)), torch.randn(7, K)
+    for factor in (1.0, 3.0):
+        with torch.no_grad():
+            scale.mul_(factor)
+        found = mixture.log_prob(value)
+        torch.testing.assert_close(found.double(), reference(loc, scale, logits, value))
+        found.sum().backward()
+    assert mixture.expand([-1]).batch_shape == (7,)

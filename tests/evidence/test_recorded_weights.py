@@ -182,3 +182,25 @@ def _scaled(program, x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(torch.zeros(2), program.scale).to_event(1))
         pyro.sample("x", dist.Bernoulli(logits=z[..., :1].expand(*z.shape[:-1], 6)).to_event(1), obs=x)
+
+
+def test_a_graph_is_compared_at_its_first_call_with_draws_of_the_prior_between(monkeypatch, graphs):
+    compared, original = [], recorded_weights.require_close
+
+    def count(*args):
+        compared.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(recorded_weights, "require_close", count)
+    evidence(monkeypatch, Hierarchical(), torch.rand(29, 6).round(), 2, prior_share=0.5)
+    assert len(graphs) == len(compared) > 0
+
+
+def test_a_comparison_that_fails_leaves_the_draws_as_the_handlers_take_them(monkeypatch):
+    def refuse(*args):
+        raise ValueError("not equal")
+
+    x, program = torch.rand(29, 6).round(), Hierarchical()
+    exact = evidence(monkeypatch, program, x, NEVER)
+    monkeypatch.setattr(recorded_weights, "require_close", refuse)
+    assert torch.equal(evidence(monkeypatch, program, x, 2).log_px, exact.log_px)

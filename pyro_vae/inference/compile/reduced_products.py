@@ -26,12 +26,32 @@ R = TypeVar("R")
 LayerCall = Callable[[], object]
 
 
-class ReducedProducts(TorchFunctionMode):
+class LayerMode(TorchFunctionMode):
+    """A mode that sees the calls of layers, while it is entered or within functions that it is put around."""
+
+    def around(self, function: Callable[P, R]) -> Callable[P, R]:
+        """A function inside which the mode is entered.
+
+        Args:
+            function: a model or a guide.
+
+        Returns:
+            A function of the same arguments.
+        """
+
+        def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self:
+                return function(*args, **kwargs)
+
+        return inside
+
+
+class ReducedProducts(LayerMode):
     """Inside, linear and convolutional layers of float32 take products, also those of their gradients, in bfloat16.
 
     Input and weight are rounded to bfloat16 (8 significant bits, a relative error of at most 0.4 %), a product's sum is
     kept in float32 and rounded once; the bias, and all other operations, stay in float32. Layers of other types are
-    unchanged, and so are products that a program takes itself (`x @ weight`).
+    unchanged, and so are products that a program takes itself (`x @ weight`), and those inside torch's attention.
 
     >>> layer, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
     >>> with ReducedProducts():
@@ -46,22 +66,6 @@ class ReducedProducts(TorchFunctionMode):
         if func in LAYERS:
             return _any_layer(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
-
-    def around(self, function: Callable[P, R]) -> Callable[P, R]:
-        """A function whose layers, while it runs, take reduced products.
-
-        Args:
-            function: a model or a guide.
-
-        Returns:
-            A function of the same arguments.
-        """
-
-        def reduced(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self:
-                return function(*args, **kwargs)
-
-        return reduced
 
 
 def reduced_layer(
@@ -78,7 +82,7 @@ def reduced_layer(
         func: one of `LAYERS`.
         input: what it is applied to, as `func` takes it.
         weight: its weight.
-        bias: its bias (C,), if it has one.
+        bias: its bias (C,), if it has one; of a linear layer anything that broadcasts.
         *args: its further arguments.
         **kwargs: its further keyword arguments.
 
@@ -90,13 +94,15 @@ def reduced_layer(
     product = func(input.to(torch.bfloat16), weight.to(torch.bfloat16), None, *args, **kwargs)
     assert isinstance(product, Tensor)
     result = product.to(torch.float32)
-    return result if bias is None else result + bias.view(-1, *[1] * (weight.dim() - 2))
+    if bias is None:
+        return result
+    return result + (bias if func is F.linear else bias.view(-1, *[1] * (weight.dim() - 2)))
 
 
 _any_layer: Callable[..., object] = reduced_layer  # with the arguments as torch passes them on
 
 
-class FindLayers(TorchFunctionMode):
+class FindLayers(LayerMode):
     """Keeps every call of a layer, to be made again: as it is, and with reduced products."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import InputError, PrecisionWarning
-from pyro_vae.inference.compile.reduced_products import FindLayers
+from pyro_vae.inference.compile.reduced_products import FindLayers, LayerMode
 from pyro_vae.programs.parameters import DeviceAndDtype
 
 MIN_SPEED_UP = 1.5  # of the products of a program's own sizes
@@ -18,22 +18,22 @@ NUM_TURNS = 5
 log = logging.getLogger(__name__)
 
 
-def choose_precision(
-    given: str,
-    target: DeviceAndDtype,
-    run: Callable[[], object],
-    gradients: Callable[[], Sequence[Sequence[Tensor | None]]],
-) -> str:
+Run = Callable[[LayerMode], object]  # runs model and guide once, each inside a mode
+Gradient = Sequence[Tensor | None]  # of each parameter, None where it has none
+
+
+def choose_precision(given: str, target: DeviceAndDtype, run: Run, gradient: Callable[[str], Gradient]) -> str:
     """The type of the products of layers in a fit's steps.
 
     Warns (`PrecisionWarning`) where products in bfloat16, which were asked for, change the first gradient by more than
-    2 % of its norm. Raises `InputError` where they were asked for a program of another type than float32.
+    2 % of its norm. Raises `InputError` where they were asked for a program of another type than float32, or for one
+    that has no gradient with them.
 
     Args:
         given: the setting: "float32", "bfloat16", or "auto" to choose.
         target: the device and type of the program.
-        run: runs the program once.
-        gradients: gives the first gradient with products in float32 and in bfloat16, of each parameter.
+        run: runs model and guide once, each inside a mode.
+        gradient: gives the first gradient with products of a type.
 
     Returns:
         "float32" or "bfloat16".
@@ -45,10 +45,19 @@ def choose_precision(
             return "float32"
         dtype = str(target.dtype).removeprefix("torch.")
         raise InputError(f"precision={given!r} is for programs in float32, and this one is in {dtype}: leave it out")
-    if given == "auto" and (ratio := speed_up(run, target.device)) < MIN_SPEED_UP:
-        log.info("products in bfloat16 are %.2g times as quick as in float32 here, so they stay in float32", ratio)
-        return "float32"
-    if (error := gradient_error(*gradients())) <= MAX_GRADIENT_ERROR:
+    exact = gradient("float32")  # an error of the program itself is raised here
+    try:
+        if given == "auto" and (ratio := speed_up(run, target.device)) < MIN_SPEED_UP:
+            log.info("products in bfloat16 are %.2g times as quick as in float32 here, so they stay in float32", ratio)
+            return "float32"
+        error = gradient_error(exact, gradient("bfloat16"))
+    except Exception as failure:  # a kernel that there is not, or layers that are run again outside the program
+        reason = f"{type(failure).__name__}: {' '.join(str(failure).split())[:200]}"
+        if given == "auto":
+            log.info("products stay in float32, since the program does not run with bfloat16 (%s)", reason)
+            return "float32"
+        raise InputError(f"the program does not run with precision={given!r} ({reason}): leave it out") from failure
+    if error <= MAX_GRADIENT_ERROR:
         return "bfloat16"
     message = f"with products in bfloat16 the first gradient changes by {100 * error:.2g} % of its norm"
     if given == "auto":
@@ -59,19 +68,19 @@ def choose_precision(
 
 
 @torch.no_grad()
-def speed_up(run: Callable[[], object], device: torch.device) -> float:
+def speed_up(run: Run, device: torch.device) -> float:
     """How many times quicker the layers of a program are with products in bfloat16, casts included.
 
     Args:
-        run: runs the program once.
+        run: runs model and guide once, each inside a mode.
         device: where it runs.
 
     Returns:
         The ratio of the smallest of five times, taken in turn; 1 where there is no layer. Where the first
         turn is half as quick, that one's.
     """
-    with FindLayers() as found:
-        run()
+    found = FindLayers()
+    run(found)
     if not found.calls:
         return 1.0
     as_they_are, reduced = zip(*found.calls, strict=True)
@@ -98,7 +107,7 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def gradient_error(exact: Sequence[Tensor | None], reduced: Sequence[Tensor | None]) -> float:
+def gradient_error(exact: Gradient, reduced: Gradient) -> float:
     r"""The relative error of a gradient, $\|g' - g\| / \|g\|$ over all parameters together.
 
     Args:

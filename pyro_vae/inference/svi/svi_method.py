@@ -87,12 +87,13 @@ class SVIMethod:
             "float32": SVI(model, guide, self.optimizer, self.compiled or elbo),
             "bfloat16": SVI(around(model), around(guide), self.optimizer, self.compiled or elbo),
         }
-        with seeded(config.epoch_seed(-2)), evaluating(program):
+        trace_elbo, arguments = cast(Trace_ELBO, elbo), task.example.objective_arguments
+        with seeded(config.epoch_seed(-2)), evaluating(program), pyro.validation_enabled(False):
             task.precision = choose_precision(
                 config.precision,
                 task.target,
-                run=lambda: trace_program(program, task.example),
-                gradients=lambda: [self._first_gradient(cast(Trace_ELBO, elbo), svi) for svi in self._svi.values()],
+                run=lambda mode: trace_elbo.loss(mode.around(model), mode.around(guide), *arguments),
+                gradient=lambda precision: self._first_gradient(trace_elbo, self._svi[precision]),
             )
         if not task.group.is_single:
             self.optimizer.reduce = self.reducer
@@ -107,12 +108,13 @@ class SVIMethod:
     def _first_gradient(self, elbo: Trace_ELBO, svi: SVI) -> list[Tensor | None]:
         """The gradient of the objective on the first batch, by Pyro's handlers."""
         task, parameters = self.task, list(self.optimizer.parameters.values())
-        with seeded(task.config.epoch_seed(-2)), pyro.validation_enabled(False):
-            elbo.loss_and_grads(svi.model, svi.guide, *task.example.objective_arguments)
-        found = [parameter.grad for parameter in parameters]
-        for parameter in parameters:
-            parameter.grad = None
-        return found
+        try:
+            with seeded(task.config.epoch_seed(-2)):
+                elbo.loss_and_grads(svi.model, svi.guide, *task.example.objective_arguments)
+            return [parameter.grad for parameter in parameters]
+        finally:
+            for parameter in parameters:
+                parameter.grad = None
 
     def _with_row_weights(self, loss: ELBO) -> ELBO:
         """The objective for rows with weights; `RowsError` or `InputError` where it or the program takes none."""
@@ -159,16 +161,16 @@ class SVIMethod:
         return map_record(record) if self.is_map else record
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's moments and step counts, and what "auto" has chosen."""
+        """The optimizer's moments and step counts, and the precision where it is not simply float32."""
         state = self.optimizer.get_state()
-        if self.task.config.precision == "auto":
+        if self.task.config.precision != "float32":
             state[IS_REDUCED] = torch.tensor(self.task.precision == "bfloat16")
         return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Set the optimizer's moments and step counts, and the choice of the fit that is resumed."""
-        if (is_reduced := state.get(IS_REDUCED)) is not None:
-            self.task.precision = "bfloat16" if is_reduced else "float32"
+        if self.task.config.precision == "auto":
+            self.task.precision = "bfloat16" if state.get(IS_REDUCED) else "float32"
         self.optimizer.set_state({name: value for name, value in state.items() if name != IS_REDUCED})
 
     def _penalty(self) -> Tensor:

@@ -58,8 +58,8 @@ class TrainConfig(Settings):
     learning_rate: float = setting(
         5e-3,
         float,
-        "Learning rate; the highest one where a schedule changes it. By default 0.01 for pictures with up to two "
-        "latents.",
+        "Learning rate; the highest one where a schedule changes it. Unless it is given pyro-vae fit takes 0.01 for "
+        "pictures with up to two latents.",
         minimum=0,
         exclusive=True,
         group=TRAINING,
@@ -98,8 +98,9 @@ class TrainConfig(Settings):
     precision: str = setting(
         "float32",
         str,
-        "Type of the products of linear and convolutional layers in each step; weights, densities and every score stay "
-        "in float32. auto: bfloat16 where it is 1.5 times quicker here and changes the first gradient by at most 2 %.",
+        "Type of the products of linear and convolutional layers of model and guide in steps; weights, densities and "
+        "every score stay in float32. auto: bfloat16 where it is 1.5 times quicker here and changes the first gradient "
+        "by at most 2 %.",
         choices=("float32", "bfloat16", "auto"),
         group=TRAINING,
     )

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 
 import pyro_vae as pv
@@ -63,6 +64,77 @@ def test_what_is_no_layer_of_float32_is_unchanged():
     with ReducedProducts():
         found = F.linear(input=matrix, weight=keywords.weight, bias=keywords.bias)
         assert torch.equal(found, keywords(matrix))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (1, 4), (4, 4), ()])
+def test_a_bias_of_a_linear_layer_broadcasts(shape):
+    """As torch's own: one number for each row where there are as many rows as columns, too."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(4, 3), torch.randn(4, 3), torch.randn(shape)
+    with ReducedProducts():
+        reduced = F.linear(x, weight, bias)
+    torch.testing.assert_close(reduced, x @ weight.T + bias, rtol=0.02, atol=0.1)
+
+
+class Checkpointed(nn.Module):
+    """A network whose backward pass runs it again, outside of the guide."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = pv.nets.mlp(6, 16, 4)
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.net, x, use_reentrant=False)
+
+
+def test_what_does_not_run_in_bfloat16_is_told_or_left_in_float32(monkeypatch):
+    def vae():
+        torch.manual_seed(0)
+        likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 16, 6))
+        return pv.VAE(pv.priors.StandardNormal(2), likelihood, pv.guides.MeanFieldNormal(Checkpointed()))
+
+    monkeypatch.setattr(choose, "speed_up", lambda run, device: 9.0)
+    plain, auto = vae(), vae()
+    pv.fit(plain, rows(), **SETTINGS)
+    assert pv.fit(auto, rows(), precision="auto", **SETTINGS).precision == "float32"
+    assert torch.equal(weights_of(plain), weights_of(auto))
+    with pytest.raises(InputError, match="does not run with precision='bfloat16'"):
+        pv.fit(vae(), rows(), precision="bfloat16", **SETTINGS)
+
+
+def test_layers_inside_a_density_are_not_timed():
+    """A flow prior's networks run in log p(z), which no step reduces."""
+    found = []
+
+    class Keep(choose.FindLayers):
+        def __init__(self):
+            super().__init__()
+            found.append(self.calls)
+
+    torch.manual_seed(0)
+    likelihood = pv.likelihoods.Bernoulli(pv.nets.mlp(2, 16, 6))
+    vae = pv.VAE(pv.priors.FlowPrior(2, layers=2), likelihood, pv.guides.MeanFieldNormal(pv.nets.mlp(6, 16, 4)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "FindLayers", Keep)
+        pv.fit(vae, rows(), precision="auto", epochs=1)
+    assert [len(calls) for calls in found] == [4]
+
+
+@pytest.mark.parametrize("first", ["float32", "bfloat16"])
+def test_auto_goes_on_with_the_precision_of_a_checkpoint(monkeypatch, tmp_path, first):
+    class Stop(CallbackBase):
+        def on_epoch(self, fit):
+            return len(fit.history) == 3
+
+    other = {"float32": 9.0, "bfloat16": 1.0}  # the clock would choose the other one
+    monkeypatch.setattr(choose, "speed_up", lambda run, device: other[first])
+    whole, resumed = make_vae(), make_vae()
+    pv.fit(whole, rows(), precision=first, **SETTINGS)
+    pv.fit(resumed, rows(), precision=first, checkpoint=tmp_path, callbacks=[Stop()], **SETTINGS)
+    for _ in range(2):  # the second time no epoch is left
+        resumed = make_vae()
+        assert pv.fit(resumed, rows(), precision="auto", checkpoint=tmp_path, **SETTINGS).precision == first
+        assert torch.equal(weights_of(whole), weights_of(resumed))
 
 
 def make_vae(hidden=16):
@@ -209,11 +281,13 @@ def test_times_are_those_of_the_layers(monkeypatch):
     clock = iter([0.0, 3.0, 10.0, 11.0] * 6)  # each call of the layers as they are takes 3, reduced 1
     monkeypatch.setattr(choose.time, "perf_counter", lambda: next(clock))
     layer = nn.Linear(3, 2)
-    assert choose.speed_up(lambda: layer(torch.ones(4, 3)), torch.device("cpu")) == 3.0
+    assert choose.speed_up(lambda mode: mode.around(layer)(torch.ones(4, 3)), torch.device("cpu")) == 3.0
     slow = iter([0.0, 1.0, 10.0, 50.0])
     monkeypatch.setattr(choose.time, "perf_counter", lambda: next(slow))
-    assert choose.speed_up(lambda: layer(torch.ones(4, 3)), torch.device("cpu")) == 1 / 40
-    assert choose.speed_up(lambda: torch.ones(3) @ torch.ones(3), torch.device("cpu")) == 1.0
+    assert choose.speed_up(lambda mode: mode.around(layer)(torch.ones(4, 3)), torch.device("cpu")) == 1 / 40
+    assert (
+        choose.speed_up(lambda mode: mode.around(torch.dot)(torch.ones(3), torch.ones(3)), torch.device("cpu")) == 1.0
+    )
 
 
 def test_images_and_torch_compile():
