@@ -15,7 +15,7 @@ from pyro_vae.inference.compile.recorded_operations import Outputs
 from pyro_vae.programs.log_weights import LogWeightSampler, LogWeightTerms
 from pyro_vae.programs.row_inputs import Batch
 
-MIN_CALLS = 20  # by the handlers before a shape is recorded, which takes about as long
+MIN_CALLS = 20  # uncompiled, before a shape is recorded, which takes about as long
 CHECK_INTERVAL = 500  # calls of a graph between comparisons with the handlers
 
 
@@ -23,7 +23,7 @@ class RecordedWeights:
     """A `LogWeightSampler` whose draws from the guide run without Pyro's handlers once there were enough batches.
 
     Numbers and random draws are the sampler's: a graph has the same operations, and writes into memory that is kept. A
-    program that cannot be recorded, or whose graph gives other numbers, is run by the handlers, without a word.
+    program that cannot be recorded, or whose graph gives other numbers, runs uncompiled, without a word.
 
     Args:
         sampler: of the program.
