@@ -65,7 +65,8 @@ class VAEDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin
         epochs: Passes over the training rows, at most; by default those of `pyro-vae fit`, of tables with four columns
             or more enough for 2,000 steps, from 100 to 500.
         batch_size: Rows for each step.
-        learning_rate: Learning rate; the highest one where a schedule changes it.
+        learning_rate: Learning rate; the highest one where a schedule changes it. Unless it is given pyro-vae fit takes
+            0.01 for pictures with up to two latents.
         beta: Weight of the KL term in the objective; reports are always at 1.
         patience: Stop after so many epochs without a better validation ELBO; 0: never.
         validation_fraction: the share of rows that are set aside, by which the best epoch is kept; 0: none, and the
