@@ -10,17 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.inference.objectives.differentiable_elbo import Arguments, Keywords
 
-LAYERS = frozenset(
-    (
-        F.linear,
-        F.conv1d,
-        F.conv2d,
-        F.conv3d,
-        F.conv_transpose1d,
-        F.conv_transpose2d,
-        F.conv_transpose3d,
-    )
-)
+LAYERS = frozenset((F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d))
 P = ParamSpec("P")
 R = TypeVar("R")
 LayerCall = Callable[[], object]
